@@ -1,0 +1,1 @@
+"""Measure: timing, cases, statistics, the main job and the `lrdiff` command."""

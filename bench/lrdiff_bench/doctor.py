@@ -1,0 +1,45 @@
+"""``lrdiff doctor``: what can be used here, and why not."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from rich.text import Text
+
+from lrdiff_bench.screen import make_console, plain_table
+from lrdiff_bench.version import version
+
+__all__ = ["diagnose", "draw"]
+
+LIBRARIES = (
+    "numpy", "safetensors", "scikit-learn", "polars", "pydantic", "typer", "rich", "matplotlib",
+)  # fmt: skip
+
+
+def diagnose() -> dict[str, Any]:
+    """Return versions, devices, threads, compiler and runtimes as a JSON-ready document.
+
+    Example:
+        >>> report = diagnose()
+        >>> [row["name"] for row in report["entries"]][:2]
+        ['lrdiff', 'python']
+    """
+    from lrdiff_export import describe_runtimes
+
+    entries = [{"name": "lrdiff", "version": version(), "detail": "", "reason": None, "available": True}]
+    entries += [entry.to_dict() for entry in describe_runtimes()]
+    for name in LIBRARIES:
+        entries.append(
+            {"name": name, "version": metadata.version(name), "detail": "", "reason": None, "available": True}
+        )
+    return {"format": "lrdiff.doctor", "version": 1, "entries": entries}
+
+
+def draw(report: dict[str, Any]) -> None:
+    """Print the report as a table."""
+    table = plain_table("what", "result", "version", "why")
+    for entry in report["entries"]:
+        mark = Text("ok", style="green") if entry["available"] else Text("no", style="yellow")
+        table.add_row(entry["name"], mark, entry["version"] or "", entry["reason"] or entry["detail"])
+    make_console().print(table)

@@ -1,0 +1,423 @@
+"""The main job: eleven stages from rows to a proven ONNX file, each a section of one summary document.
+
+Every stage returns plain JSON types. The screen (:mod:`lrdiff_bench.screen`) draws a section as soon as it is there;
+``lrdiff trace`` draws the same sections from ``summary.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from lrdiff_bench import pictures
+from lrdiff_bench.run_folder import SUMMARY_FORMAT, SUMMARY_VERSION, json_ready, new_run_folder
+from lrdiff_bench.single_rates import Comparison, bands, compare_single_rates, describe_rates, verdict
+from lrdiff_bench.step_cost import measure_step_cost
+from lrdiff_bench.version import version
+from lrdiff_core.checkpoint import save_checkpoint
+from lrdiff_core.config import RunConfig
+from lrdiff_core.data import Table, load_table
+from lrdiff_core.files import atomic_path, write_json, write_text
+from lrdiff_core.loop import Observation, Setup, Trained, layer_rate_table, score_name, set_up, train
+from lrdiff_core.model import Predictor, TabularNet, constant_columns
+
+__all__ = ["STAGES", "RunResult", "Watcher", "default_folder", "run_job"]
+
+STAGES = (
+    "data",
+    "preprocessing",
+    "features",
+    "training",
+    "metrics",
+    "prediction",
+    "comparison",
+    "step_cost",
+    "export",
+    "parity",
+    "folder",
+)
+TRAIN_STAGES = ("data", "preprocessing", "features", "training", "metrics", "prediction", "folder")
+
+
+class Watcher(Protocol):
+    """What follows a run: the screen, or nothing. A Protocol, so that a notebook can bring its own."""
+
+    def stage(self, name: str, section: dict[str, Any]) -> None:
+        """A stage is done; ``section`` is its part of the summary."""
+
+    def progress(self, name: str, done: int, total: int, note: str) -> None:
+        """A stage has come this far."""
+
+
+class Silent:
+    """A watcher that shows nothing."""
+
+    def stage(self, name: str, section: dict[str, Any]) -> None:
+        pass
+
+    def progress(self, name: str, done: int, total: int, note: str) -> None:
+        pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What :func:`run_job` returns."""
+
+    folder: Path
+    summary: dict[str, Any]
+    trained: Trained
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check of the run held."""
+        return all(self.summary["checks"].values())
+
+
+def default_folder(config: RunConfig) -> Path:
+    """Return ``runs/NAME``, where a run goes that is not told otherwise."""
+    return Path("runs") / config.name
+
+
+def run_job(
+    config: RunConfig,
+    *,
+    out: Path | None = None,
+    stages: Sequence[str] = STAGES,
+    watcher: Watcher | None = None,
+) -> RunResult:
+    """Run the main job and write its folder.
+
+    Args:
+        config: the settings, from :func:`lrdiff_core.make_config`.
+        out: the run folder; ``runs/NAME`` if left out. An earlier run there is replaced.
+        stages: which stages to run; the first six and ``folder`` always are.
+        watcher: told of every stage as it is done.
+
+    Returns:
+        The folder, its summary and the trained model. ``passed`` is false if verification or parity failed; the folder
+        then holds the reports and no ONNX file.
+
+    Raises:
+        LrdiffError: the input cannot be used; nothing is written then.
+
+    Example:
+        >>> import tempfile
+        >>> from lrdiff_core import make_config
+        >>> folder = Path(tempfile.mkdtemp()) / "first"
+        >>> result = run_job(make_config({"epochs": 2}), out=folder, stages=["export"])
+        >>> result.passed, (folder / "model.onnx").is_file()
+        (True, True)
+    """
+    watcher = watcher or Silent()
+    seconds: dict[str, float] = {}
+    summary: dict[str, Any] = {
+        "format": SUMMARY_FORMAT,
+        "version": SUMMARY_VERSION,
+        "name": config.name,
+        "lrdiff": version(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "seconds": seconds,
+        "checks": {},
+    }
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        seconds[name] = round(time.perf_counter() - begun, 3)
+
+    def done(name: str, section: dict[str, Any]) -> None:
+        summary[name] = json_ready(section)
+        watcher.stage(name, summary[name])
+
+    with timed("data"):
+        table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
+    with timed("preprocessing"):
+        setup = set_up(table, config)
+    with new_run_folder(out or default_folder(config)) as folder:
+        done("data", data_section(setup))
+        done("preprocessing", preprocessing_section(setup))
+        done("features", features_section(setup))
+        done("training", training_section(setup, config))
+        with timed("metrics"):
+            trained = train(setup, config, on_epoch=_epochs_to(watcher, config.epochs, table.task))
+        done("metrics", metrics_section(trained))
+        done("prediction", prediction_section(trained))
+        rates = layer_rate_table(setup)
+        comparison: Comparison | None = None
+        if "comparison" in stages:
+            with timed("comparison"):
+                comparison = compare_single_rates(
+                    table, config, rates, on_trial=lambda i, n: watcher.progress("comparison", i, n, "trainings")
+                )
+            done("comparison", comparison_section(comparison))
+        if "step_cost" in stages:
+            with timed("step_cost"):
+                cost = measure_step_cost(trained, config)
+            done("step_cost", cost)
+        _write_training(folder, trained, config, summary)
+        if "export" in stages:
+            with timed("export"):
+                section = export_section(trained, folder)
+            summary["checks"]["verification"] = section["passed"]
+            done("export", section)
+        if "parity" in stages:
+            with timed("parity"):
+                section = parity_section(trained, folder)
+            summary["checks"]["parity"] = section["passed"]
+            done("parity", section)
+        with timed("pictures"):
+            pictures.draw_metrics(folder, summary)
+            if comparison is not None:
+                pictures.draw_comparison(folder, summary)
+        files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+        summary["folder"] = {"files": [*files, "summary.json"]}
+        write_json(folder / "summary.json", json_ready(summary))
+    final = out or default_folder(config)
+    watcher.stage("folder", {**summary["folder"], "path": str(final)})
+    return RunResult(folder=final, summary=summary, trained=trained)
+
+
+def data_section(setup: Setup) -> dict[str, Any]:
+    table, split, sample = setup.rows.table, setup.rows.split, sample_row(setup)
+    return {
+        "name": table.name,
+        "source": table.source,
+        "rows": len(table.features),
+        "features": table.features.shape[1],
+        "feature_names": table.feature_names,
+        "target": table.target_name,
+        "task": table.task,
+        "classes": table.classes,
+        "split": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        "sample": {"row": sample, "values": table.features[sample], "label": label_of(table, sample)},
+        "notes": table.notes,
+    }
+
+
+def preprocessing_section(setup: Setup) -> dict[str, Any]:
+    shape = list(setup.rows.table.features.shape)
+    return {
+        "what": "zero mean, unit variance, fitted on the training rows alone",
+        "shape_in": shape,
+        "shape_out": shape,
+        "constant_columns": constant_columns(setup.net),
+        "fills_missing": setup.net.spec.fills_missing,
+        "sample": standardized_sample(setup),
+    }
+
+
+def features_section(setup: Setup) -> dict[str, Any]:
+    shape = list(setup.rows.table.features.shape)
+    return {"what": "none", "shape_in": shape, "shape_out": shape, "sample": standardized_sample(setup)}
+
+
+def training_section(setup: Setup, config: RunConfig) -> dict[str, Any]:
+    net, rates = setup.net, layer_rate_table(setup)
+    steps = -(-len(setup.rows.split.train) // setup.batch_size)
+    layers = []
+    for name in net.layer_names:
+        layer = net.get_submodule(name)
+        layers.append({
+            "name": name,
+            "weight": list(layer.get_parameter("weight").shape),
+            "parameters": sum(p.numel() for p in layer.parameters()),
+            "rate": rates[name],
+        })  # fmt: skip
+    return {
+        "layers": layers,
+        "optimizer": config.optimizer,
+        "batch_size": setup.batch_size,
+        "epochs": config.epochs,
+        "steps": steps * config.epochs,
+        "device": str(setup.device),
+        "compile": config.compile,
+        "threads": config.threads,
+        "seed": config.seed,
+    }
+
+
+def metrics_section(trained: Trained) -> dict[str, Any]:
+    return {
+        "score": score_name(trained.net.spec.task),
+        "observations": [asdict(row) for row in trained.observations],
+    }
+
+
+def prediction_section(trained: Trained) -> dict[str, Any]:
+    setup, net = trained.setup, trained.net
+    table, sample = setup.rows.table, sample_row(setup)
+    row = torch.from_numpy(table.features[sample])
+    with torch.no_grad():
+        answer = net.predict(row[None])[0]
+    rates = layer_rate_table(setup)
+    return {
+        "row": sample,
+        "label": label_of(table, sample),
+        "task": table.task,
+        "classes": table.classes,
+        "answer": answer.numpy(),
+        "trace": [{**asdict(step), "rate": rates.get(step.layer or "")} for step in net.trace(row)],
+    }
+
+
+def sample_row(setup: Setup) -> int:
+    """Return the row that is followed through all stages: the first of the test split."""
+    return int(setup.rows.split.test[0])
+
+
+def standardized_sample(setup: Setup) -> list[float]:
+    return [float(value) for value in setup.rows.inputs["test"][0]]
+
+
+def comparison_section(comparison: Comparison) -> dict[str, Any]:
+    best_single = comparison.scheme("tuned single")
+    return {
+        "seeds": comparison.seeds,
+        "sweep": comparison.sweep,
+        "tuning_loss": comparison.tuning_loss,
+        "schemes": [
+            {
+                "name": scheme.name,
+                "rates": scheme.rates,
+                "rates_text": describe_rates(scheme.rates),
+                "trials": scheme.trials,
+                "at_edge": scheme.at_edge,
+                "train_loss": bands(scheme.train_loss),
+                "validation_loss": bands(scheme.validation_loss),
+                "train_score": bands(scheme.train_score),
+                "test_loss": bands(scheme.test_loss[:, None])[0],
+                "test_score": bands(scheme.test_score[:, None])[0],
+                "test_loss_by_seed": scheme.test_loss,
+                "diverged": int(np.isinf(scheme.test_loss).sum()),
+            }
+            for scheme in comparison.schemes
+        ],
+        "differences": {
+            "as configured": {**comparison.configured._asdict(), "verdict": verdict(comparison.configured)},
+            "tuned ratios": {**comparison.tuned._asdict(), "verdict": verdict(comparison.tuned)},
+        },
+        "best_single": describe_rates(best_single.rates),
+    }
+
+
+def export_section(trained: Trained, folder: Path) -> dict[str, Any]:
+    from lrdiff_export import VerificationFailed, export_onnx  # here: the exporter takes a second to import
+
+    rows = test_rows(trained)
+    try:
+        report = export_onnx(
+            Predictor(trained.net),
+            folder / "model.onnx",
+            example=torch.from_numpy(rows[:2]),
+            rows=rows,
+            output_names=(answer_name(trained.net.spec.task),),
+            metadata=onnx_metadata(trained.net, layer_rate_table(trained.setup)),
+        ).to_dict()
+    except VerificationFailed as problem:
+        if problem.report is None:
+            raise
+        report = {"verification": problem.report.to_dict()}
+    # The name it will have; while the run is being written its folder has another one.
+    report = {**report, "path": "model.onnx", "passed": report["verification"]["passed"]}
+    write_json(folder / "verification.json", json_ready(report))
+    return report
+
+
+def parity_section(trained: Trained, folder: Path) -> dict[str, Any]:
+    from lrdiff_export import check_parity
+
+    model = folder / "model.onnx"
+    report = check_parity(
+        Predictor(trained.net),
+        test_rows(trained),
+        onnx_bytes_or_path=model if model.is_file() else None,
+        decide=decider(trained.net.spec.task),
+    ).to_dict()
+    write_json(folder / "parity.json", json_ready(report))
+    return report
+
+
+def answer_name(task: str) -> str:
+    """Return what the model's output is called in the ONNX file."""
+    return {"binary": "probability", "multiclass": "probabilities", "regression": "prediction"}[task]
+
+
+def decider(task: str) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Return how an answer [batch, outputs] becomes a decision [batch]; regression has none."""
+    if task == "binary":
+        return lambda answer: answer[:, 0] > 0.5
+    if task == "multiclass":
+        return lambda answer: answer.argmax(axis=1)
+    return None
+
+
+def test_rows(trained: Trained) -> np.ndarray:
+    """Return the raw rows of the test split."""
+    return np.ascontiguousarray(trained.setup.rows.table.features[trained.setup.rows.split.test])
+
+
+def resolved_toml(config: RunConfig, setup: Setup, rates: dict[str, float]) -> str:
+    """Return the settings with nothing left open; ``lrdiff run`` on it repeats the run."""
+    data = config.data if setup.rows.table.source != "file" else str(Path(config.data).resolve())
+    settings = config.model_dump(exclude={"rates", "compare"}, exclude_none=True) | {
+        "data": data,
+        "task": setup.rows.table.task,
+        "hidden": setup.net.spec.hidden,
+        "batch_size": setup.batch_size,
+        "device": setup.device.type,
+    }
+    tables = {"": settings, "rates": rates, "compare": config.compare.model_dump()}
+    lines = []
+    for title, table in tables.items():
+        lines += [f"\n[{title}]"] if title else []
+        # JSON's strings, numbers, arrays and booleans are TOML's too
+        lines += [f"{key} = {json.dumps(json_ready(value), ensure_ascii=False)}" for key, value in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+def label_of(table: Table, row: int) -> str | float:
+    """Return the label of one row: the class's name, or the value."""
+    return table.classes[int(table.target[row])] if table.classes else float(table.target[row])
+
+
+def onnx_metadata(net: TabularNet, rates: dict[str, float]) -> dict[str, str]:
+    """Return what the ONNX file says of itself."""
+    spec = net.spec
+    return {
+        "lrdiff": version(),
+        "task": spec.task,
+        "target": spec.target_name,
+        "features": "\n".join(spec.feature_names),
+        "classes": "\n".join(spec.classes),
+        "rates": "\n".join(f"{layer} = {rate:g}" for layer, rate in rates.items()),
+    }
+
+
+def _epochs_to(watcher: Watcher, epochs: int, task: str) -> Callable[[int, Sequence[Observation]], None]:
+    def tell(epoch: int, news: Sequence[Observation]) -> None:
+        note = "  ".join(f"{row.split} loss {row.loss:.3f} {score_name(task)} {row.score:.3f}" for row in news)
+        watcher.progress("metrics", epoch, epochs, note)
+
+    return tell
+
+
+def _write_training(folder: Path, trained: Trained, config: RunConfig, summary: dict[str, Any]) -> None:
+    import polars
+
+    rates = layer_rate_table(trained.setup)
+    write_text(folder / "config.toml", resolved_toml(config, trained.setup, rates))
+    write_json(folder / "rates.json", json_ready(trained.setup.plan.to_dict()))
+    save_checkpoint(folder / "model.safetensors", trained.net, info={"rates": rates, "impute": config.impute})
+    with atomic_path(folder / "metrics.parquet") as beside:
+        polars.DataFrame([asdict(row) for row in trained.observations]).write_parquet(beside)

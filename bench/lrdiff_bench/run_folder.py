@@ -1,0 +1,142 @@
+"""The folder of a run: it appears whole under its name, or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lrdiff_core.errors import CheckpointError, InputError
+
+__all__ = ["SUMMARY_FORMAT", "SUMMARY_VERSION", "json_ready", "new_run_folder", "read_summary"]
+
+SUMMARY_FORMAT = "lrdiff.run"
+SUMMARY_VERSION = 1
+
+
+@contextmanager
+def new_run_folder(final: Path) -> Iterator[Path]:
+    """Yield a folder beside ``final``; rename it into place when the block ends without an error.
+
+    A run that stands under that name already is replaced; anything else there is left alone and refused.
+
+    Args:
+        final: the run folder's name.
+
+    Raises:
+        InputError: the place cannot be written, or holds something that is not a run.
+    """
+    if final.exists() and not _may_replace(final):
+        raise InputError(f"{final} exists and is not a run folder", help="name another folder with --out, or remove it")
+    beside = final.parent / f".{final.name}.{os.getpid()}.partial"
+    missing = [folder for folder in (final.parent, *final.parent.parents) if not folder.exists()]
+    blocking = [folder for folder in (final.parent, *final.parent.parents) if folder.exists() and not folder.is_dir()]
+    if blocking:
+        raise InputError(
+            f"cannot write {final}: {blocking[0]} is not a folder", help="name a folder you may write to with --out"
+        )
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_overs(final)
+        beside.mkdir()
+    except OSError as problem:
+        raise InputError(
+            f"cannot write {final}: {problem.strerror}", help="name a folder you may write to with --out"
+        ) from problem
+    try:
+        yield beside
+        _swap(beside, final)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        for folder in missing:  # made for nothing, if nothing came of it
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """Read and check ``summary.json`` of a run folder.
+
+    Raises:
+        CheckpointError: no run there, damaged, or of a version this program does not read.
+    """
+    file = run / "summary.json"
+    if not file.is_file():
+        raise CheckpointError(f"no run at {run}", help="name a folder made by `lrdiff run` or `lrdiff train`")
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise CheckpointError(f"{file} is damaged: {problem}", help="run again with `lrdiff run`") from problem
+    if not isinstance(summary, dict) or summary.get("format") != SUMMARY_FORMAT:
+        raise CheckpointError(f"{file} is not the summary of a run", help="name a folder made by `lrdiff run`")
+    if summary.get("version") != SUMMARY_VERSION:
+        raise CheckpointError(
+            f"{file} has version {summary.get('version')}, this program reads {SUMMARY_VERSION}",
+            help="use the lrdiff that wrote it, or run again",
+        )
+    return summary
+
+
+def json_ready(value: Any) -> Any:
+    """Return ``value`` in plain JSON types; a number that is not finite becomes null.
+
+    Example:
+        >>> json_ready({"loss": (0.5, float("inf"))})
+        {'loss': [0.5, None]}
+    """
+    if isinstance(value, dict):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars
+        return json_ready(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _may_replace(final: Path) -> bool:
+    if not final.is_dir():
+        return False
+    return not any(final.iterdir()) or (final / "summary.json").is_file()
+
+
+def _swap(beside: Path, final: Path) -> None:
+    if not final.exists():
+        beside.rename(final)
+        return
+    # Two renames: a crash between them leaves both runs whole, the old one under its retired name.
+    retired = final.parent / f".{final.name}.{os.getpid()}.replaced"
+    final.rename(retired)
+    beside.rename(final)
+    shutil.rmtree(retired)
+
+
+def _remove_left_overs(final: Path) -> None:
+    """Remove what killed runs of the same name left behind, if the process is gone."""
+    pattern = re.compile(rf"\.{re.escape(final.name)}\.(\d+)\.(partial|replaced)")
+    for entry in final.parent.iterdir():
+        found = pattern.fullmatch(entry.name)
+        if found is None or _is_alive(int(found[1])):
+            continue
+        if found[2] == "replaced" and not final.exists():  # killed between the two renames
+            entry.rename(final)
+        else:
+            shutil.rmtree(entry)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere signal 0 ends the process it asks after
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

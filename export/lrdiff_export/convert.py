@@ -1,0 +1,212 @@
+"""From a module to the bytes of an ONNX file: convert, clean, check, serialise."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from lrdiff_core.errors import ConfigError, InputError, UnavailableError
+from lrdiff_export.protobuf import messages
+from lrdiff_export.records import first_line
+from lrdiff_export.reference import evaluation_copy, run_module
+
+__all__ = ["DEFAULT_OPSET", "OLDEST_OPSET", "convert_to_onnx"]
+
+# Opset 20 goes with IR version 9, which ONNX Runtime reads since 1.17 (January 2024) and onnxruntime-web and -node
+# 1.30 read (they refuse 27 and 28). It is torch's own default, and the first opset with Gelu as one node.
+DEFAULT_OPSET = 20
+OLDEST_OPSET = 7  # the oldest that ONNX Runtime promises to read
+LARGEST_FILE = 2**31 - 2**20  # protobuf's 2 GiB, less room for the graph around the weights
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_TRACES = ("doc_string", "metadata_props")  # hold stack traces, and with them the paths of this machine
+
+
+def convert_to_onnx(
+    module: nn.Module,
+    *,
+    example: Tensor,
+    input_name: str = "features",
+    output_names: Sequence[str] = ("output",),
+    opset: int = DEFAULT_OPSET,
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """Convert a module into the bytes of one self-contained ONNX file with a free batch dimension.
+
+    The bytes hold no paths, stack traces or times: the same module gives the same bytes in any process and folder.
+
+    Args:
+        module: takes one float32 tensor, gives a tensor or a tuple of tensors. It is copied to the CPU.
+        example: ``[batch, features...]``, float32, at least one row.
+        input_name: name of the input in the file.
+        output_names: one name an output.
+        opset: operator set of the file; what the exporter cannot reach is refused, never replaced by another.
+        metadata: text to keep in the file's ``metadata_props``, sorted by key.
+
+    Raises:
+        ConfigError: an option is wrong, or does not fit the module.
+        InputError: the module cannot be converted.
+        UnavailableError: onnxscript is missing, or the exporter does not reach this opset.
+
+    Example:
+        >>> data = convert_to_onnx(nn.Linear(3, 1), example=torch.zeros(2, 3))
+        >>> onnx.ModelProto.FromString(data).graph.input[0].name
+        'features'
+
+    Source: https://docs.pytorch.org/docs/stable/onnx_export.html
+    """
+    metadata = dict(metadata or {})
+    check_options(example=example, input_name=input_name, output_names=output_names, opset=opset, metadata=metadata)
+    if importlib.util.find_spec("onnxscript") is None:
+        raise UnavailableError(
+            "exporting needs onnxscript, which is not installed", help="install it: pip install onnxscript"
+        )
+    copied = evaluation_copy(module)
+    _check_module(copied, example, output_names)
+    model = _convert(copied, _two_rows(example), input_name, list(output_names), opset)
+    clean(model, opset=opset, metadata=metadata)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as problem:  # onnx raises several unrelated kinds
+        raise InputError(
+            f"{type(copied).__name__} was converted to a file that onnx's checker refuses: {first_line(problem)}",
+            help="this is a fault of the exporter: try another opset, or report it with the module",
+        ) from problem
+    return model.SerializeToString(deterministic=True)
+
+
+def check_options(
+    *, example: Tensor, input_name: str, output_names: Sequence[str], opset: int, metadata: Mapping[str, str]
+) -> None:
+    """Raise ConfigError if an export option is wrong by itself, before anything is computed."""
+    newest = onnx.defs.onnx_opset_version()
+    if isinstance(opset, bool) or not isinstance(opset, int) or not OLDEST_OPSET <= opset <= newest:
+        raise ConfigError(
+            f"opset is {opset!r}, not a whole number from {OLDEST_OPSET} to {newest}",
+            help=f"{DEFAULT_OPSET} is read by the most runtimes",
+        )
+    if not isinstance(example, Tensor) or example.dtype != torch.float32 or example.ndim < 1 or not example.numel():
+        found = f"{example.dtype} {list(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
+        raise ConfigError(f"example is {found}, not a float32 tensor [batch, features...]", help="give a row or more")
+    if isinstance(output_names, str):
+        raise ConfigError(f"output_names is the text {output_names!r}", help=f"write ({output_names!r},)")
+    names = [input_name, *output_names]
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"{name!r} is no name for an input or output", help="use a text of one character or more")
+        if names.count(name) > 1:
+            raise ConfigError(f"the name {name!r} is used twice", help="inputs and outputs need names of their own")
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not key or not isinstance(value, str):
+            raise ConfigError(f"metadata {key!r}: {value!r} is not text", help="write str keys and str values")
+
+
+def clean(model: onnx.ModelProto, *, opset: int, metadata: Mapping[str, str]) -> None:
+    """Strip what depends on this machine, set the lowest IR version the opset allows, add the caller's metadata.
+
+    Args:
+        model: changed in place.
+        opset: what was asked for; it must be what the model has.
+        metadata: text for ``metadata_props``.
+
+    Raises:
+        UnavailableError: the model has another opset.
+    """
+    found = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+    if found != opset:
+        raise UnavailableError(
+            f"opset {opset} was asked for and the exporter gave {found}", help=f"ask for opset {found} or newer"
+        )
+    for message in messages(model):
+        for field in _TRACES:
+            if field in message.DESCRIPTOR.fields_by_name:
+                message.ClearField(field)
+    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
+    onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
+
+
+def _two_rows(example: Tensor) -> Tensor:
+    """Return two rows: torch.export would take a batch of one for a constant."""
+    rows = example.detach().to("cpu")
+    return torch.cat([rows[:1], rows[-1:]])
+
+
+def _check_module(module: nn.Module, example: Tensor, output_names: Sequence[str]) -> None:
+    name = type(module).__name__
+    size = sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])
+    if size > LARGEST_FILE:
+        raise ConfigError(
+            f"{name} holds {size / 2**30:.1f} GiB of weights, and one ONNX file at most 2 GiB",
+            help="external data is not supported yet: ship a smaller model",
+        )
+    try:
+        outputs = run_module(module, _two_rows(example))
+    except InputError:
+        raise
+    except Exception as problem:
+        raise InputError(
+            f"{name} does not take an example of shape {list(example.shape)}: {first_line(problem)}",
+            help="give an example of the shape the module is called with, [batch, features...]",
+        ) from problem
+    if len(outputs) != len(output_names):
+        raise ConfigError(
+            f"{name} gives {len(outputs)} outputs and output_names has {len(output_names)}",
+            help="give one name an output",
+        )
+
+
+def _convert(
+    module: nn.Module, example: Tensor, input_name: str, output_names: list[str], opset: int
+) -> onnx.ModelProto:
+    try:
+        with _silence():
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[input_name],
+                output_names=output_names,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+            assert program is not None  # only the exporter of old, dynamo=False, gives None
+            model: onnx.ModelProto = program.model_proto
+    except Exception as problem:  # the exporter lets everything through that lies below it
+        raise InputError(
+            f"{type(module).__name__} cannot be converted to ONNX: {_root_cause(problem)}",
+            help="the usual reasons are branches on values and shapes fixed to one batch; --debug shows all causes",
+        ) from problem
+    return model
+
+
+def _root_cause(problem: BaseException) -> str:
+    """First line of the deepest cause: the exporter's own text only says which of its steps failed."""
+    while problem.__cause__ is not None:
+        problem = problem.__cause__
+    return f"{type(problem).__name__}: {first_line(_ESCAPES.sub('', str(problem)))}"
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Quiet the exporter, which warns of its own deprecated calls and prints graphs; failures come as exceptions."""
+    loggers: list[Any] = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,184 @@
+"""The settings of a run: a flat TOML file with a ``[rates]`` and a ``[compare]`` table."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lrdiff_core.errors import ConfigError
+
+__all__ = ["CompareConfig", "Impute", "OptimizerName", "RunConfig", "load_config", "make_config"]
+
+OptimizerName = Literal["sgd", "adam", "adamw"]
+Impute = Literal["none", "mean", "median", "drop"]
+
+Fraction = Annotated[float, Field(gt=0.0, lt=0.5)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class CompareConfig(BaseModel):
+    """How the run is compared with single rates (table ``[compare]``)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    seeds: Annotated[int, Field(ge=10, le=1000)] = 20
+    """Reporting seeds; every scheme is trained on each of them."""
+    tuning_seeds: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Seeds that choose the best rate of the sweep; never reported on."""
+    sweep: Annotated[tuple[float, ...], Field(min_length=2, strict=False)] = (
+        0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3,
+    )  # fmt: skip
+    """Candidate base rates, the same for every tuned scheme."""
+
+
+class RunConfig(BaseModel):
+    """Everything a run depends on; what is left out takes the value shown here.
+
+    Example:
+        >>> config = RunConfig(data="digits", epochs=3)
+        >>> config.optimizer, config.epochs
+        ('adam', 3)
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)] = "run"
+    data: str = "seed"
+    target: str | None = None
+    task: Literal["auto", "binary", "multiclass", "regression"] = "auto"
+    impute: Impute = "none"
+    validation: Fraction = 0.15
+    test: Fraction = 0.15
+    hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False)] | None = None
+    """Hidden sizes; left out: one layer of half the number of features, at least 5, at most 64."""
+    rates: dict[str, float] | None = None
+    """Rate of each layer by name; left out: 0.01 for every layer but the last, 0.001 for the last."""
+    optimizer: OptimizerName = "adam"
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+    batch_size: PositiveInt | None = None
+    """Rows a step; left out: the training rows over 28, at least 16, at most 1024."""
+    epochs: PositiveInt = 10
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    compile: bool = False
+    threads: PositiveInt = 1
+    compare: CompareConfig = CompareConfig()
+
+    def hidden_sizes(self, features: int) -> tuple[int, ...]:
+        """Return the hidden sizes for a table with so many features."""
+        return self.hidden if self.hidden is not None else (min(64, max(5, features // 2)),)
+
+    def rows_per_step(self, training_rows: int) -> int:
+        """Return the batch size for so many training rows."""
+        return self.batch_size if self.batch_size is not None else min(1024, max(16, training_rows // 28))
+
+
+def make_config(settings: Mapping[str, Any], *, where: str = "settings") -> RunConfig:
+    """Check ``settings`` and return a :class:`RunConfig`.
+
+    Args:
+        settings: keys and values as in the TOML file.
+        where: what to call the source in an error.
+
+    Raises:
+        ConfigError: an unknown key, or a value that cannot be.
+        RateError: a rate that is not a positive finite number.
+
+    Example:
+        >>> make_config({"epochs": 3, "rates": {"layer1": 0.01, "layer2": 0.001}}).epochs
+        3
+        >>> make_config({"epoch": 3})
+        Traceback (most recent call last):
+        ...
+        lrdiff_core.errors.ConfigError: unknown key "epoch" in settings
+        help: did you mean "epochs"? keys: ...
+    """
+    _check_rates(settings, where)
+    try:
+        config = RunConfig(**settings)
+    except ValidationError as problem:
+        raise _readable(problem, where) from problem
+    if config.momentum and config.optimizer != "sgd":
+        raise ConfigError(
+            f"momentum is set in {where}, and optimizer {config.optimizer!r} takes none",
+            help='set optimizer = "sgd", or leave momentum out',
+        )
+    return config
+
+
+def load_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a TOML file of settings; :func:`make_config` checks them.
+
+    A relative path in ``data`` is looked up from the folder of the TOML file first.
+
+    Raises:
+        ConfigError: no such file, or not TOML.
+    """
+    file = Path(path)
+    try:
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as problem:
+        raise ConfigError(f"no such file: {file}", help="name a TOML file, or leave it out for the preset") from problem
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"cannot read {file}: {problem}", help="name a TOML file in UTF-8") from problem
+    except tomllib.TOMLDecodeError as problem:
+        raise ConfigError(
+            f"{file} is not TOML: {problem}", help="lines look like: epochs = 10, or in [rates]: layer1 = 0.01"
+        ) from problem
+    data = settings.get("data")
+    if isinstance(data, str) and not Path(data).is_absolute() and (file.parent / data).is_file():
+        settings["data"] = str(file.parent / data)
+    settings.setdefault("name", name_from(file.stem))
+    return settings
+
+
+def _check_rates(settings: Mapping[str, Any], where: str) -> None:
+    """Check rates before the rest, so that one of the wrong type gets the same words as one out of range."""
+    rates, compare = settings.get("rates"), settings.get("compare")
+    sweep = compare.get("sweep") if isinstance(compare, Mapping) else None
+    if rates is None and sweep is None:
+        return
+    if rates is not None and (not isinstance(rates, Mapping) or not rates):
+        raise ConfigError(
+            f"rates in {where} is not a table", help="write a [rates] table with lines like layer1 = 0.01"
+        )
+    from lrdiff_core.rates.values import check_rate  # here: it brings torch, which no other setting needs
+
+    for layer, rate in (rates or {}).items():
+        check_rate(rate, f'learning rate of layer "{layer}"')
+    for rate in sweep if isinstance(sweep, list | tuple) else ():
+        check_rate(rate, f"learning rate in compare.sweep of {where}")
+
+
+def name_from(stem: str) -> str:
+    """Make a run's name from a file's: letters, digits, dots, dashes and underscores, 80 at most."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem).lstrip("._-")
+    return kept[:80] or "run"
+
+
+def _readable(problem: ValidationError, where: str) -> ConfigError:
+    first = problem.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        fields = CompareConfig.model_fields if path[0] == "compare" and len(path) > 1 else RunConfig.model_fields
+        near = difflib.get_close_matches(path[-1], fields, n=1)
+        guess = f'did you mean "{near[0]}"? ' if near else ""
+        return ConfigError(f'unknown key "{key}" in {where}', help=f"{guess}keys: {', '.join(fields)}")
+    value = first["input"]
+    field = RunConfig.model_fields.get(path[0])
+    choices = get_args(field.annotation) if field is not None else ()
+    if first["type"] == "literal_error" and choices:
+        allowed = ", ".join(map(str, choices))
+        near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1, cutoff=0.7)
+        guess = f'did you mean "{near[0]}"? ' if near else ""
+        return ConfigError(f"{key} in {where} is {value!r}", help=f"{guess}one of: {allowed}")
+    reason = first["msg"][0].lower() + first["msg"][1:]
+    return ConfigError(f"{key} in {where} is {value!r}", help=reason)

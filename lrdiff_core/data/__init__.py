@@ -1,0 +1,8 @@
+"""Data in: built-in tables, files people bring, and the split into training, validation and test rows."""
+
+from lrdiff_core.data.builtin import BUILTIN_TABLES
+from lrdiff_core.data.load import load_table, read_features
+from lrdiff_core.data.split import split_table
+from lrdiff_core.data.table import Split, Table, Task
+
+__all__ = ["BUILTIN_TABLES", "Split", "Table", "Task", "load_table", "read_features", "split_table"]

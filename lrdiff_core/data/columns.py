@@ -1,0 +1,145 @@
+"""Feature columns to numbers, with an account of every value that is missing, infinite or too large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+
+from lrdiff_core.data.words import count, quoted
+from lrdiff_core.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = [
+    "MISSING",
+    "Column",
+    "as_column",
+    "boolean_words",
+    "describe_faults",
+    "read_numbers",
+    "read_strings",
+    "refuse_type",
+    "told",
+]
+
+MISSING = ("", "na", "n/a", "null", "nan")
+"""How a missing value is written, in capitals or not, with spaces around it or not."""
+
+_SHOWN = 3  # columns named in one message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of numbers: float64 [rows], NaN where missing, and float32 [rows], what the model sees."""
+
+    name: str
+    exact: np.ndarray
+    values: np.ndarray
+
+    @property
+    def bad(self) -> np.ndarray:
+        """Whether a value is no finite float32, bool [rows]."""
+        return ~np.isfinite(self.values)
+
+    def faults(self) -> str:
+        """Each kind of bad value with its count and first row, counted from 1; empty if there is none."""
+        missing, infinite = np.isnan(self.exact), np.isinf(self.exact)
+        large = self.bad & ~missing & ~infinite
+        first = self.exact[np.flatnonzero(large)[:1]]
+        kinds = [
+            told(missing, "missing"),
+            told(infinite, "infinite"),
+            told(large, "too large for float32", "".join(f"{value:g} in " for value in first)),
+        ]
+        return ", ".join(kind for kind in kinds if kind)
+
+
+def told(mask: np.ndarray, word: str, value: str = "") -> str:
+    """How many rows of ``mask``, bool [rows], are set, and the first, counted from 1; empty if none is.
+
+    Example:
+        >>> told(np.array([False, True, True]), "missing"), told(np.array([True]), "infinite")
+        ('2 missing (first in row 2)', '1 infinite (row 1)')
+    """
+    rows = np.flatnonzero(mask) + 1
+    if not rows.size:
+        return ""
+    lead = "" if rows.size == 1 else "first " if value else "first in "
+    return f"{rows.size} {word} ({lead}{value}row {rows[0]})"
+
+
+def read_strings(column: pl.Series) -> pl.Series:
+    """A column of strings with spaces around them cut off and null for every way to write a missing value."""
+    bare = column.str.strip_chars()
+    return bare.set(bare.str.to_lowercase().is_in(MISSING), None)
+
+
+def boolean_words(strings: pl.Series) -> pl.Series:
+    """1.0 for true, 0.0 for false, in capitals or not; null for anything else."""
+    import polars as pl
+
+    return strings.str.to_lowercase().replace_strict({"true": 1.0, "false": 0.0}, default=None, return_dtype=pl.Float64)
+
+
+def read_numbers(column: pl.Series, *, source: str) -> Column:
+    """One feature column as numbers; ``true`` and ``false`` count as 1 and 0.
+
+    Raises:
+        DataError: the column holds text, with the first bad value and its row, or a type that is no number.
+    """
+    import polars as pl
+
+    if column.dtype == pl.String:
+        strings = read_strings(column)
+        numbers = strings.cast(pl.Float64, strict=False)
+        numbers = numbers.zip_with(numbers.is_not_null(), boolean_words(strings))
+        text = (strings.is_not_null() & numbers.is_null()).arg_true()
+        if len(text):
+            _refuse_text(strings[text[0]], name=column.name, row=text[0] + 1, source=source)
+    elif column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null):
+        numbers = column.cast(pl.Float64)
+    else:
+        refuse_type(column, source=source, use="turn it into numbers, or remove the column")
+    return as_column(column.name, numbers)
+
+
+def as_column(name: str, numbers: pl.Series) -> Column:
+    """A float64 series, null where missing, as a :class:`Column`."""
+    exact = numbers.fill_null(float("nan")).to_numpy()
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is counted as bad
+        return Column(name=name, exact=exact, values=exact.astype(np.float32))
+
+
+def refuse_type(column: pl.Series, *, source: str, use: str) -> NoReturn:
+    """Refuse a column by its type.
+
+    Raises:
+        DataError: always.
+    """
+    kind = str(column.dtype.base_type()).lower()
+    raise DataError(f"column {quoted(column.name)} of {source} is of type {kind}, not numbers", help=use)
+
+
+def _refuse_text(value: str, *, name: str, row: int, source: str) -> NoReturn:
+    parts = value.split(",")
+    if len(parts) == 2 and all(part.lstrip("+-").isdigit() for part in parts):
+        help = f"write decimals with a point: {quoted('.'.join(parts))}"
+    else:
+        help = "turn the column into numbers, or remove it; row 1 is the first row below the header"
+    raise DataError(f"column {quoted(name)} of {source} holds text: {quoted(value)} in row {row}", help=help)
+
+
+def describe_faults(columns: Iterable[Column], *, source: str) -> str | None:
+    """The message on every value that is not a finite number, or None if there is none."""
+    faulty: Sequence[Column] = [column for column in columns if column.bad.any()]
+    if not faulty:
+        return None
+    said = "; ".join(f"{quoted(column.name)} {column.faults()}" for column in faulty[:_SHOWN])
+    more = len(faulty) - _SHOWN
+    return f"{source} has values that are not finite numbers: {said}" + (
+        f"; and {count(more, 'more column')}" if more > 0 else ""
+    )

@@ -1,0 +1,78 @@
+"""How columns, values and choices are worded in messages: always on one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from numbers import Integral
+
+from lrdiff_core.errors import ConfigError
+
+__all__ = ["check_choice", "check_seed", "count", "listed", "nearest_first", "quoted"]
+
+_LONGEST_VALUE = 40  # characters shown of one value
+_LONGEST_LIST = 10  # names shown of one list
+
+
+def quoted(text: str) -> str:
+    """``text`` in double quotes, line ends escaped, the end of a long one left off.
+
+    Example:
+        >>> print(quoted("a\\nb"))
+        "a\\nb"
+    """
+    shown = text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+    return json.dumps(shown, ensure_ascii=not shown.isprintable())
+
+
+def listed(names: Sequence[str]) -> str:
+    """Quoted names with commas, the first ten and how many more there are.
+
+    Example:
+        >>> print(listed(["a", "b"]))
+        "a", "b"
+    """
+    shown = ", ".join(quoted(name) for name in names[:_LONGEST_LIST])
+    more = len(names) - _LONGEST_LIST
+    return shown if more <= 0 else f"{shown} and {more} more"
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun.
+
+    Example:
+        >>> count(1, "row"), count(2, "row"), count(2, "class", "classes")
+        ('1 row', '2 rows', '2 classes')
+    """
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def nearest_first(word: str, names: Sequence[str]) -> list[str]:
+    """``names`` with those spelled most like ``word`` first, equal ones in their own order.
+
+    Example:
+        >>> nearest_first("lable", ["x1", "x2", "label"])
+        ['label', 'x1', 'x2']
+    """
+    return sorted(names, key=lambda name: -SequenceMatcher(None, word.casefold(), name.casefold()).ratio())
+
+
+def check_choice(setting: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a setting that is none of ``choices``.
+
+    Raises:
+        ConfigError: naming the setting, its value and the choices.
+    """
+    if value not in choices:
+        raise ConfigError(f"{setting} is {quoted(str(value))}", help=f"write one of: {', '.join(choices)}")
+
+
+def check_seed(seed: object) -> None:
+    """Refuse a seed that numpy's generators do not take.
+
+    Raises:
+        ConfigError: the seed is negative or not a whole number.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise ConfigError(f"seed is {seed!r}", help="write a whole number from 0 up")

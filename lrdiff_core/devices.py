@@ -1,0 +1,105 @@
+"""Which devices and compilers are here, and why not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from lrdiff_core.errors import UnavailableError
+
+__all__ = ["DeviceStatus", "choose_device", "compiler_status", "device_status", "repeatable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceStatus:
+    """A device or tool by name, what it is, and the reason if it cannot be used here."""
+
+    name: str
+    detail: str
+    reason: str | None = None
+
+    @property
+    def available(self) -> bool:
+        return self.reason is None
+
+
+def device_status(name: str) -> DeviceStatus:
+    """Say whether ``"cpu"``, ``"cuda"`` or ``"mps"`` can be used, and if not, why.
+
+    Example:
+        >>> device_status("cpu").available
+        True
+    """
+    if name == "cpu":
+        return DeviceStatus(name=name, detail=f"{os.cpu_count()} cores, {torch.get_num_threads()} threads in torch")
+    if name == "cuda":
+        if torch.cuda.is_available():
+            return DeviceStatus(name=name, detail=torch.cuda.get_device_name())
+        built = torch.version.cuda is not None
+        reason = "no NVIDIA GPU or driver found" if built else f"torch {torch.__version__} is built without CUDA"
+        return DeviceStatus(name=name, detail="", reason=reason)
+    if name == "mps":
+        if torch.backends.mps.is_available():
+            return DeviceStatus(name=name, detail="Apple GPU")
+        built = torch.backends.mps.is_built()
+        reason = "no Apple GPU found" if built else f"torch {torch.__version__} is built without MPS"
+        return DeviceStatus(name=name, detail="", reason=reason)
+    raise UnavailableError(f"unknown device {name!r}", help="devices: auto, cpu, cuda, mps")
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called ``name``; ``"auto"`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UnavailableError: the device is not here. It is never replaced by another.
+
+    Example:
+        >>> choose_device("cpu")
+        device(type='cpu')
+    """
+    if name == "auto":
+        return torch.device(next(n for n in ("cuda", "mps", "cpu") if device_status(n).available))
+    status = device_status(name)
+    if status.reason is not None:
+        raise UnavailableError(
+            f"device {name} is not available: {status.reason}", help="take --device cpu, or see `lrdiff doctor`"
+        )
+    return torch.device(name)
+
+
+def compiler_status() -> DeviceStatus:
+    """Say whether ``torch.compile`` has the C++ compiler that its CPU code needs."""
+    command = os.environ.get("CXX")
+    found = shutil.which(command) if command else shutil.which("g++") or shutil.which("clang++")
+    if found is None:
+        return DeviceStatus(name="compiler", detail="", reason="no C++ compiler found (g++ or clang++, or set CXX)")
+    return DeviceStatus(name="compiler", detail=found)
+
+
+@contextmanager
+def repeatable(device: torch.device, *, threads: int) -> Iterator[None]:
+    """Fix what a result depends on besides the seed: the thread count, and deterministic kernels on a GPU.
+
+    Everything is put back when the block ends.
+
+    Args:
+        device: where the block computes.
+        threads: threads of one operator on the CPU.
+    """
+    before_threads = torch.get_num_threads()
+    before = torch.are_deterministic_algorithms_enabled()
+    if device.type == "cuda":
+        # cuBLAS reads it when its handle is made; without it deterministic matrix products are refused.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before_threads)
+        torch.use_deterministic_algorithms(before)

@@ -1,0 +1,92 @@
+"""Files that are whole or not there: write beside, flush, rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lrdiff_core.errors import InputError
+
+__all__ = ["atomic_path", "write_bytes", "write_json", "write_text"]
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it into place when the block ends without an error.
+
+    A crash at any moment leaves either the old file or the new one under ``path``, never a part of one.
+
+    Args:
+        path: the final name; its folder must exist.
+
+    Raises:
+        InputError: the folder cannot be written.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> with atomic_path(folder / "a.txt") as beside:
+        ...     _ = beside.write_text("whole")
+        >>> sorted(p.name for p in folder.iterdir())
+        ['a.txt']
+    """
+    final = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=f".tmp{final.suffix}", dir=final.parent)
+    except OSError as problem:
+        raise InputError(
+            f"cannot write {final}: {problem.strerror}", help="name a folder that exists and that you may write to"
+        ) from problem
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        beside.chmod(0o666 & ~umask)  # mkstemp makes 0600; the reader expects the usual mode
+        try:
+            os.replace(beside, final)
+        except OSError as problem:
+            raise InputError(
+                f"cannot write {final}: {problem.strerror}", help="remove what stands under that name, or name another"
+            ) from problem
+        _sync_folder(final.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` to ``path`` as a whole or not at all."""
+    with atomic_path(path) as beside:
+        beside.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` as UTF-8 to ``path`` as a whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | os.PathLike[str], document: Any) -> None:
+    """Write one JSON document, two-space indented, as a whole or not at all.
+
+    Raises:
+        ValueError: a number in the document is NaN or infinite, which JSON cannot hold.
+    """
+    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # folders cannot be opened on Windows
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,327 @@
+"""The training loop: mini-batches in a seeded order, metrics of every split after every epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lrdiff_core.config import OptimizerName, RunConfig
+from lrdiff_core.data import Split, Table, split_table
+from lrdiff_core.devices import choose_device, compiler_status, repeatable
+from lrdiff_core.errors import UnavailableError
+from lrdiff_core.model import ModelSpec, TabularNet, build_model
+from lrdiff_core.optim import SGD, Adam, AdamW
+from lrdiff_core.rates import RatePlan, layer_rates
+from lrdiff_core.seeds import make_generator
+
+__all__ = [
+    "Observation",
+    "Prepared",
+    "Setup",
+    "Trained",
+    "default_rates",
+    "evaluate",
+    "fit",
+    "make_optimizer",
+    "model_spec",
+    "prepare",
+    "score_name",
+    "set_up",
+    "train",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """One row of the metrics: one split after one epoch.
+
+    ``score`` is the accuracy (classification) or the coefficient of determination (regression). ``loss`` is the
+    mean cross-entropy in nats (classification) or the squared error in units of the target's training variance.
+    Both are taken with the weights as they stand at the end of the epoch. A loss that is not finite is kept.
+    """
+
+    epoch: int
+    split: str
+    loss: float
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Rows ready for training: standardized once, on the device, with targets as the loss wants them."""
+
+    table: Table
+    split: Split
+    inputs: dict[str, Tensor]  # split -> [rows, features], standardized
+    targets: dict[str, Tensor]  # split -> [rows, 1] float or [rows] int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Everything decided before the first step, from :func:`set_up`."""
+
+    net: TabularNet  # on ``device``, with its preprocessing fitted
+    plan: RatePlan
+    rows: Prepared
+    device: torch.device
+    batch_size: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What :func:`train` returns."""
+
+    net: TabularNet  # on the CPU
+    setup: Setup
+    observations: tuple[Observation, ...]
+
+    def last(self, split: str) -> Observation:
+        """Return the observation of ``split`` after the last epoch."""
+        return next(row for row in reversed(self.observations) if row.split == split)
+
+
+def score_name(task: str) -> str:
+    """Return what :attr:`Observation.score` is called for ``task``."""
+    return "R2" if task == "regression" else "accuracy"
+
+
+def default_rates(layer_names: Sequence[str]) -> dict[str, float]:
+    """Return the seed example's rates for any depth: 0.01 for every layer but the last, 0.001 for the last.
+
+    Example:
+        >>> default_rates(["layer1", "layer2"])
+        {'layer1': 0.01, 'layer2': 0.001}
+    """
+    last = 0.001 if len(layer_names) > 1 else 0.01
+    return {**dict.fromkeys(layer_names[:-1], 0.01), layer_names[-1]: last}
+
+
+def make_optimizer(
+    name: OptimizerName, groups: list[dict[str, Any]], *, momentum: float = 0.0
+) -> torch.optim.Optimizer:
+    """Build the optimizer called ``name`` over parameter groups that carry their own rates and decay."""
+    return SGD(groups, momentum=momentum) if name == "sgd" else {"adam": Adam, "adamw": AdamW}[name](groups)
+
+
+def model_spec(table: Table, config: RunConfig) -> ModelSpec:
+    """Return the sizes and names of the model for ``table``: they follow the data."""
+    features = table.features.shape[1]
+    return ModelSpec(
+        features=features,
+        hidden=config.hidden_sizes(features),
+        outputs=len(table.classes) if table.task == "multiclass" else 1,
+        task=table.task,
+        feature_names=table.feature_names,
+        classes=table.classes,
+        target_name=table.target_name,
+        fills_missing=config.impute in ("mean", "median"),
+    )
+
+
+def prepare(net: TabularNet, table: Table, split: Split, *, device: torch.device, impute: str = "none") -> Prepared:
+    """Fit the preprocessing on the training rows alone and put all rows on the device, standardized.
+
+    Args:
+        net: its ``standardize`` (and target scale, for regression) are fitted in place.
+        table: the rows.
+        split: which rows are for what.
+        device: where training happens.
+        impute: ``"mean"`` or ``"median"`` when missing values are filled.
+    """
+    training = table.features[split.train]
+    net.standardize.fit(training, fill="median" if impute == "median" else "mean")
+    if table.task == "regression":
+        values = table.target[split.train].astype(np.float64)
+        net.target_mean.fill_(values.mean())
+        net.target_std.fill_(values.std() or 1.0)
+    inputs, targets = {}, {}
+    with torch.no_grad():
+        for part, index in (("train", split.train), ("validation", split.validation), ("test", split.test)):
+            inputs[part] = net.standardize(torch.from_numpy(table.features[index])).to(device)
+            target = torch.from_numpy(table.target[index])
+            if table.task == "binary":
+                target = target.to(torch.float32)[:, None]
+            elif table.task == "regression":
+                target = ((target.to(torch.float32)[:, None]) - net.target_mean) / net.target_std
+            targets[part] = target.to(device)
+    return Prepared(table=table, split=split, inputs=inputs, targets=targets)
+
+
+def loss_function(task: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the loss of ``task`` on logits [batch, outputs] and targets."""
+    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "binary": nn.functional.binary_cross_entropy_with_logits,
+        "multiclass": nn.functional.cross_entropy,
+        "regression": nn.functional.mse_loss,
+    }
+    return losses[task]
+
+
+def fit(
+    net: TabularNet,
+    rows: Prepared,
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    compile: bool = False,
+    on_epoch: Callable[[int, Sequence[Observation]], None] | None = None,
+) -> list[Observation]:
+    """Train ``net`` in place and return the metrics of train and validation for every epoch.
+
+    Args:
+        net: on the device of ``rows``.
+        rows: from :func:`prepare`.
+        optimizer: over the parameters of ``net``.
+        epochs: passes over the training rows.
+        batch_size: rows a step; the last step of an epoch takes what is left.
+        seed: fixes the order of the rows, the same on every device.
+        compile: run the network through ``torch.compile``.
+        on_epoch: called after each epoch with its number and observations.
+    """
+    loss_of = loss_function(rows.table.task)
+    # dynamic: the last, smaller batch must not compile the network a second time
+    network = torch.compile(net.network, dynamic=True) if compile else net.network
+    inputs, targets = rows.inputs["train"], rows.targets["train"]
+    order = make_generator(seed, "order")
+    observations: list[Observation] = []
+    for epoch in range(1, epochs + 1):
+        permutation = torch.randperm(len(inputs), generator=order).to(inputs.device)
+        train_epoch(network, optimizer, loss_of, inputs, targets, permutation.split(batch_size))
+        news = [evaluate(net, rows, part, epoch=epoch) for part in ("train", "validation")]
+        observations += news
+        if on_epoch is not None:
+            on_epoch(epoch, news)
+    return observations
+
+
+def train_epoch(
+    network: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    batches: Sequence[Tensor],
+) -> None:
+    """Take one step for each batch of row numbers.
+
+    Args:
+        network: rows [batch, features] to logits [batch, outputs].
+        optimizer: over its parameters.
+        loss_of: logits and targets to a scalar.
+        inputs: all rows [rows, features].
+        targets: of all rows.
+        batches: row numbers of each step.
+    """
+    for batch in batches:
+        optimizer.zero_grad()
+        loss_of(network(inputs[batch]), targets[batch]).backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def evaluate(net: TabularNet, rows: Prepared, part: str, *, epoch: int = 0) -> Observation:
+    """Return loss and score of one split with the weights as they are."""
+    logits, target = net.network(rows.inputs[part]), rows.targets[part]
+    loss = loss_function(rows.table.task)(logits, target).item()
+    if rows.table.task == "regression":
+        spread = (target - target.mean()).square().mean().item()
+        error = (logits - target).square().mean().item()
+        score = 1.0 - error / spread if spread > 0 else math.nan
+    elif rows.table.task == "binary":
+        score = ((logits > 0) == (target > 0.5)).float().mean().item()
+    else:
+        score = (logits.argmax(dim=1) == target).float().mean().item()
+    return Observation(epoch=epoch, split=part, loss=loss, score=score)
+
+
+def rate_table(config: RunConfig, net: TabularNet) -> dict[str, float]:
+    """Return the rate of each layer: the configured table, or the seed example's rule."""
+    return dict(config.rates) if config.rates is not None else default_rates(net.layer_names)
+
+
+def layer_rate_table(setup: Setup) -> dict[str, float]:
+    """Return the rate of every layer, as the plan has it."""
+    return {layer: setup.plan[f"{layer}.weight"].lr for layer in setup.net.layer_names}
+
+
+def set_up(table: Table, config: RunConfig, *, rates: dict[str, float] | None = None, seed: int | None = None) -> Setup:
+    """Split the rows, build the model and its rate plan, and fit the preprocessing; :func:`train` goes on from there.
+
+    Args:
+        table: the rows, from :func:`lrdiff_core.load_table`.
+        config: the settings.
+        rates: rate of each layer, in place of the configured ones.
+        seed: in place of the configured one.
+
+    Raises:
+        DataError: too few rows to split.
+        RateError: the rates do not fit the layers.
+        UnavailableError: the device or the compiler is not here.
+    """
+    seed = config.seed if seed is None else seed
+    device = choose_device(config.device)
+    if config.compile and (status := compiler_status()).reason is not None:
+        raise UnavailableError(
+            f"--compile needs a compiler: {status.reason}", help="install g++, or leave --compile out"
+        )
+    net = build_model(model_spec(table, config), seed=seed)
+    plan = layer_rates(net, rates if rates is not None else rate_table(config, net), weight_decay=config.weight_decay)
+    split = split_table(table, validation=config.validation, test=config.test, seed=seed)
+    with repeatable(device, threads=config.threads):
+        rows = prepare(net, table, split, device=device, impute=config.impute)
+    return Setup(
+        net=net.to(device),
+        plan=plan,
+        rows=rows,
+        device=device,
+        batch_size=config.rows_per_step(len(split.train)),
+        seed=seed,
+    )
+
+
+def train(
+    setup: Setup,
+    config: RunConfig,
+    *,
+    on_epoch: Callable[[int, Sequence[Observation]], None] | None = None,
+) -> Trained:
+    """Train the main model.
+
+    The seed fixes the split, the initial weights and the order of the rows. The same seed, machine and number of
+    threads give the same weights bit for bit.
+
+    Args:
+        setup: from :func:`set_up`; its model is trained in place.
+        config: the settings.
+        on_epoch: called after each epoch with its number and its observations.
+
+    Example:
+        >>> from lrdiff_core import load_table, make_config, set_up
+        >>> config = make_config({"epochs": 2})
+        >>> trained = train(set_up(load_table("seed"), config), config)
+        >>> [row.split for row in trained.observations]
+        ['train', 'validation', 'train', 'validation', 'test']
+    """
+    optimizer = make_optimizer(config.optimizer, setup.plan.groups(), momentum=config.momentum)
+    with repeatable(setup.device, threads=config.threads):
+        observations = fit(
+            setup.net,
+            setup.rows,
+            optimizer,
+            epochs=config.epochs,
+            batch_size=setup.batch_size,
+            seed=setup.seed,
+            compile=config.compile,
+            on_epoch=on_epoch,
+        )
+        observations.append(evaluate(setup.net, setup.rows, "test", epoch=config.epochs))
+    return Trained(net=setup.net.cpu(), setup=setup, observations=tuple(observations))

@@ -1,0 +1,218 @@
+"""The main model: preprocessing, named linear layers, prediction; raw rows in, answers out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lrdiff_core.seeds import make_generator
+
+__all__ = ["ModelSpec", "Predictor", "Standardize", "TabularNet", "TraceStep", "build_model", "constant_columns"]
+
+# A column whose spread is below the rounding of its own float32 values carries no information.
+CONSTANT_SPREAD = 4 * float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What is needed to build the model again: sizes, task, and what its rows and answers are called."""
+
+    features: int
+    hidden: tuple[int, ...]
+    outputs: int
+    task: Literal["binary", "multiclass", "regression"]
+    feature_names: tuple[str, ...]
+    classes: tuple[str, ...]
+    target_name: str
+    fills_missing: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, document: dict[str, Any]) -> ModelSpec:
+        """Build a spec from :meth:`to_dict`'s result."""
+        plain = dict(document)
+        for key in ("hidden", "feature_names", "classes"):
+            plain[key] = tuple(plain[key])
+        return cls(**plain)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceStep:
+    """One step of a row on its way through the network."""
+
+    name: str
+    layer: str | None  # the layer whose rate applies, if the step has parameters
+    values: tuple[float, ...]
+
+
+class Standardize(nn.Module):
+    """``(x - mean) * inverse_std`` for each column, statistics fixed as buffers.
+
+    A constant column has ``inverse_std`` 0, so that it can never move the prediction. With ``fill`` set, values
+    that are not finite are first replaced by the column's training mean or median.
+
+    Args:
+        features: number of columns.
+        fills_missing: whether non-finite values are filled.
+
+    Example:
+        >>> step = Standardize(1)
+        >>> step.fit(np.array([[1.0], [3.0]], dtype=np.float32))
+        >>> step(torch.tensor([[3.0]]))
+        tensor([[1.]])
+    """
+
+    mean: Tensor  # [features]
+    inverse_std: Tensor  # [features]
+    fill: Tensor  # [features]
+
+    def __init__(self, features: int, *, fills_missing: bool = False) -> None:
+        super().__init__()
+        self.fills_missing = fills_missing
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("inverse_std", torch.ones(features))
+        if fills_missing:
+            self.register_buffer("fill", torch.zeros(features))
+
+    def fit(self, rows: np.ndarray, *, fill: Literal["mean", "median"] = "mean") -> None:
+        """Take the statistics of ``rows`` [rows, features], in float64; missing values are NaN."""
+        exact = rows.astype(np.float64)
+        if self.fills_missing:
+            # A column without a value in these rows gets 0 and is constant: scikit-learn's imputer would drop it.
+            known = np.where(np.isfinite(exact).any(axis=0), exact, 0.0)
+            centre = np.nanmean(known, axis=0) if fill == "mean" else np.nanmedian(known, axis=0)
+            exact = np.where(np.isfinite(exact), exact, centre)
+            self.fill.copy_(torch.from_numpy(centre))
+        mean, std = exact.mean(axis=0), exact.std(axis=0)
+        constant = std <= CONSTANT_SPREAD * np.abs(mean)
+        self.mean.copy_(torch.from_numpy(mean))
+        self.inverse_std.copy_(torch.from_numpy(np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std))))
+
+    def forward(self, rows: Tensor) -> Tensor:  # [batch, features] -> [batch, features]
+        if self.fills_missing:
+            rows = torch.where(torch.isfinite(rows), rows, self.fill)
+        return (rows - self.mean) * self.inverse_std
+
+
+class TabularNet(nn.Module):
+    """Standardize, then ``layer1`` ... ``layerN`` with ReLU between them.
+
+    ``forward`` gives logits (for regression the standardized value); ``predict`` gives what a person asks
+    for. Layers are children named ``layer1``, ``layer2``, ..., so that rates are given by those names.
+
+    Args:
+        spec: sizes, task and names.
+
+    Example:
+        >>> spec = ModelSpec(features=2, hidden=(3,), outputs=1, task="binary", feature_names=("a", "b"),
+        ...                  classes=("no", "yes"), target_name="y")
+        >>> net = build_model(spec, seed=0)
+        >>> net.predict(torch.zeros(4, 2)).shape
+        torch.Size([4, 1])
+    """
+
+    target_mean: Tensor  # [1]
+    target_std: Tensor  # [1]
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.standardize = Standardize(spec.features, fills_missing=spec.fills_missing)
+        sizes = (spec.features, *spec.hidden, spec.outputs)
+        self.layer_names = tuple(f"layer{i}" for i in range(1, len(sizes)))
+        for name, fan_in, fan_out in zip(self.layer_names, sizes[:-1], sizes[1:], strict=True):
+            # Weights come from build_model or a checkpoint; nothing is drawn from the global generator here.
+            self.add_module(name, nn.utils.skip_init(nn.Linear, fan_in, fan_out))
+        if spec.task == "regression":
+            self.register_buffer("target_mean", torch.zeros(1))
+            self.register_buffer("target_std", torch.ones(1))
+
+    def network(self, standardized: Tensor) -> Tensor:  # [batch, features] -> [batch, outputs]
+        """Return the logits of rows that are standardized already."""
+        hidden = standardized
+        for name in self.layer_names[:-1]:
+            hidden = torch.relu(self.get_submodule(name)(hidden))
+        return self.get_submodule(self.layer_names[-1])(hidden)
+
+    def forward(self, rows: Tensor) -> Tensor:  # raw [batch, features] -> logits [batch, outputs]
+        return self.network(self.standardize(rows))
+
+    def predict(self, rows: Tensor) -> Tensor:
+        """Return the answer for raw rows.
+
+        Args:
+            rows: [batch, features], as they come.
+
+        Returns:
+            binary: probability of the second class [batch, 1]; multi-class: probabilities [batch, classes];
+            regression: value in the target's own units [batch, 1].
+        """
+        return self.answer(self.forward(rows))
+
+    def answer(self, logits: Tensor) -> Tensor:
+        """Turn what :meth:`forward` gives into what :meth:`predict` gives."""
+        if self.spec.task == "binary":
+            return torch.sigmoid(logits)
+        if self.spec.task == "multiclass":
+            return torch.softmax(logits, dim=1)
+        return logits * self.target_std + self.target_mean
+
+    @torch.no_grad()
+    def trace(self, row: Tensor) -> list[TraceStep]:
+        """Follow one raw row [features] through the network, step by step."""
+        steps: list[TraceStep] = []
+
+        def note(name: str, value: Tensor, layer: str | None = None) -> Tensor:
+            steps.append(TraceStep(name=name, layer=layer, values=tuple(value.flatten().tolist())))
+            return value
+
+        value = note("input", row.reshape(1, -1))
+        value = note("standardized", self.standardize(value))
+        for name in self.layer_names:
+            value = note(name, self.get_submodule(name)(value), layer=name)
+            if name != self.layer_names[-1]:
+                value = note("ReLU", torch.relu(value))
+        last = {"binary": "sigmoid", "multiclass": "softmax", "regression": "target units"}[self.spec.task]
+        note(last, self.answer(value))
+        return steps
+
+
+class Predictor(nn.Module):
+    """The model as it is shipped: raw rows [batch, features] in, :meth:`TabularNet.predict` out."""
+
+    def __init__(self, net: TabularNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.net.predict(rows)
+
+
+def build_model(spec: ModelSpec, *, seed: int) -> TabularNet:
+    """Build the model with initial weights from ``seed`` alone (torch's default distribution for linear layers).
+
+    Every weight and bias is uniform in ``±1/sqrt(fan_in)``, drawn from a generator of its own.
+    """
+    net = TabularNet(spec)
+    generator = make_generator(seed, "init")
+    with torch.no_grad():
+        for name in net.layer_names:
+            layer = net.get_submodule(name)
+            assert isinstance(layer, nn.Linear)
+            bound = layer.in_features**-0.5
+            layer.weight.uniform_(-bound, bound, generator=generator)
+            layer.bias.uniform_(-bound, bound, generator=generator)
+    return net
+
+
+def constant_columns(net: TabularNet) -> tuple[str, ...]:
+    """Name the columns that were constant in the training rows and so are switched off."""
+    off = (net.standardize.inverse_std == 0).tolist()
+    return tuple(name for name, is_off in zip(net.spec.feature_names, off, strict=True) if is_off)

@@ -1,0 +1,137 @@
+"""Adam, stepped in one pass whatever the number of rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from . import kernel
+from .forms import Setting, Tensors
+from .onepass import OnePass
+
+__all__ = ["Adam", "AdamUpdate"]
+
+
+class AdamUpdate:
+    """The rule of Adam and AdamW in the forms that ``forms.py`` lists."""
+
+    keys: tuple[str, ...] = (
+        *("lr", "weight_decay", "betas", "eps"),
+        *("amsgrad", "maximize", "decoupled_weight_decay", "foreach", "capturable", "differentiable", "fused"),
+    )
+
+    def structure(self, setting: Setting) -> Setting:
+        return setting[4:]
+
+    def columns(self, settings: Sequence[Setting]) -> tuple[list[Any], ...]:
+        return (
+            [s[0] for s in settings],
+            [s[1] for s in settings],
+            [s[2][0] for s in settings],
+            [s[2][1] for s in settings],
+            [s[3] for s in settings],
+        )
+
+    def flags(self, setting: Setting) -> int:
+        amsgrad, maximize, decoupled = setting[4:7]
+        return kernel.DECOUPLED * decoupled | kernel.AMSGRAD * amsgrad | kernel.MAXIMIZE * maximize
+
+    def fused(self, tensors: Tensors, grads: list[Tensor], setting: Setting) -> None:
+        lr, weight_decay, (beta1, beta2), eps, amsgrad, maximize, decoupled = setting[:7]
+        state = tensors.state
+        torch._foreach_add_(state["step"], 1.0)
+        rule = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        rule(
+            tensors.params,
+            grads,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            state["max_exp_avg_sq"] if amsgrad else [],
+            state["step"],
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=weight_decay,
+            eps=eps,
+            amsgrad=amsgrad,
+            maximize=maximize,
+        )
+
+    def foreach(self, tensors: Tensors, grads: list[Tensor], settings: Sequence[Setting]) -> None:
+        params, state = tensors.params, tensors.state
+        amsgrad, maximize, decoupled = settings[0][4:7]
+        torch._foreach_add_(state["step"], 1.0)
+        steps = torch.stack(state["step"]).tolist()
+        if maximize:
+            grads = list(torch._foreach_neg(grads))
+        if decoupled:
+            torch._foreach_mul_(params, [1 - s[0] * s[1] for s in settings])
+        elif any(s[1] for s in settings):
+            grads = list(torch._foreach_add(grads, torch._foreach_mul(params, [s[1] for s in settings])))
+        torch._foreach_lerp_(state["exp_avg"], grads, [1 - s[2][0] for s in settings])
+        torch._foreach_mul_(state["exp_avg_sq"], [s[2][1] for s in settings])
+        torch._foreach_addcmul_(state["exp_avg_sq"], grads, grads, [1 - s[2][1] for s in settings])
+        if amsgrad:
+            torch._foreach_maximum_(state["max_exp_avg_sq"], state["exp_avg_sq"])
+        roots = torch._foreach_sqrt(state["max_exp_avg_sq" if amsgrad else "exp_avg_sq"])
+        torch._foreach_div_(roots, [(1 - s[2][1] ** t) ** 0.5 for s, t in zip(settings, steps, strict=True)])
+        torch._foreach_add_(roots, [s[3] for s in settings])
+        sizes = [-s[0] / (1 - s[2][0] ** t) for s, t in zip(settings, steps, strict=True)]
+        torch._foreach_addcdiv_(params, state["exp_avg"], roots, sizes)
+
+
+class Adam(OnePass, torch.optim.Adam):
+    r"""Adam: same arguments, options, state and results as :class:`torch.optim.Adam`, one pass for all rates.
+
+    .. math::
+        g_t &= \nabla f(\theta_{t-1}) + \lambda \theta_{t-1} \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        \theta_t &= \theta_{t-1} - \gamma\, \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    Args:
+        params: tensors, ``(name, tensor)`` pairs, or dictionaries of parameter groups.
+        lr: rate :math:`\gamma`, a number or a one-element tensor.
+        betas: :math:`\beta_1, \beta_2` in [0, 1).
+        eps: :math:`\epsilon`, added to the denominator.
+        weight_decay: :math:`\lambda`, added to the gradient.
+        amsgrad: divides by the largest :math:`v` seen so far.
+        foreach, fused: if given, PyTorch's own implementation of that name steps the group.
+        maximize: ascends.
+        capturable, differentiable: stepped by PyTorch's own implementation.
+        decoupled_weight_decay: decays as AdamW does.
+
+    State, for each parameter: ``step`` (float32, no dimensions), ``exp_avg``, ``exp_avg_sq`` and, with ``amsgrad``,
+    ``max_exp_avg_sq`` (shape and dtype of the parameter).
+
+    Raises:
+        ValueError: an option out of its interval (torch's own checks).
+
+    Example:
+        >>> import torch
+        >>> from lrdiff_core.optim import Adam
+        >>> body, head = torch.zeros(3, requires_grad=True), torch.zeros(1, requires_grad=True)
+        >>> optimizer = Adam([{"params": [body], "lr": 1e-4}, {"params": [head], "lr": 1e-2}])
+        >>> (body.sum() + head.sum()).backward()
+        >>> optimizer.step()
+        >>> head
+        tensor([-0.0100], requires_grad=True)
+
+    Paper: Kingma and Ba, Adam: A Method for Stochastic Optimization, https://arxiv.org/abs/1412.6980;
+    amsgrad: Reddi et al., On the Convergence of Adam and Beyond, https://openreview.net/forum?id=ryQu7f-RZ
+    """
+
+    _update = AdamUpdate()
+    _symbol = "lrdiff_adam"
+    _torch_class: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
+    _fused_dtypes = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+
+    def _begin(self, param: Tensor, group: dict[str, Any]) -> bool:
+        state = self.state[param]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
+            names = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
+            state.update({name: torch.zeros_like(param, memory_format=torch.preserve_format) for name in names})
+        return False

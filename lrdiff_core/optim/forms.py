@@ -1,0 +1,195 @@
+"""The three forms one pass can take, and what they have in common: tensors side by side, a setting for each.
+
+======== ================================== =====================================================================
+form     used for                           what runs
+======== ================================== =====================================================================
+kernel   CPU, float32, a C compiler is here one call for all tensors and all rates (``kernel.c``)
+fused    CPU otherwise                      PyTorch's fused kernel, once for each distinct setting
+foreach  CUDA                               PyTorch's foreach kernels once, with a list of scalars (one a tensor)
+======== ================================== =====================================================================
+
+A form is made when the structure is prepared and then run every step. It holds the very parameter and state tensors
+of the optimizer, no copies.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from . import kernel
+
+__all__ = ["Form", "Tensors", "Update", "KernelForm", "FusedForm", "ForeachForm", "data_ptr"]
+
+# Mapped over a list, a method of the class costs half of what asking each tensor for it does.
+data_ptr: Callable[[Tensor], int] = torch._C.TensorBase.data_ptr
+
+Setting = tuple[Any, ...]  # the watched options of one parameter group, in the order of Update.keys
+
+# Below this many elements waking a second thread costs more than it saves; PyTorch's own grain size.
+GRAIN = 32768
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensors:
+    """Parameters side by side with their state: ``state[name][i]`` and ``group[i]`` belong to ``params[i]``."""
+
+    params: list[Tensor]
+    state: dict[str, list[Tensor]]
+    group: list[int]  # index into the list of settings
+    fresh: list[bool]  # momentum_buffer holds nothing yet
+
+    def part(self, chosen: Sequence[int]) -> Tensors:
+        """The tensors at the chosen positions."""
+        return Tensors(
+            params=[self.params[i] for i in chosen],
+            state={name: [values[i] for i in chosen] for name, values in self.state.items() if values},
+            group=[self.group[i] for i in chosen],
+            fresh=[self.fresh[i] for i in chosen],
+        )
+
+
+class Update(Protocol):
+    """What an optimizer's own file says about its rule; the forms below apply it."""
+
+    keys: tuple[str, ...]  # the group options watched every step
+
+    def structure(self, setting: Setting) -> Setting:
+        """The part of a setting that decides what is prepared; a change of anything else is only a new number."""
+
+    def columns(self, settings: Sequence[Setting]) -> tuple[list[Any], ...]:
+        """lr, weight_decay, beta1, beta2, eps (as ``kernel.c`` reads them), each with one entry a setting."""
+
+    def flags(self, setting: Setting) -> int:
+        """The bits that ``kernel.c`` reads."""
+
+    def fused(self, tensors: Tensors, grads: list[Tensor], setting: Setting) -> None:
+        """Applies PyTorch's fused kernel with one setting for all tensors."""
+
+    def foreach(self, tensors: Tensors, grads: list[Tensor], settings: Sequence[Setting]) -> None:
+        """Applies foreach kernels with a setting for each tensor; the structure of all settings agrees."""
+
+
+class Form(Protocol):
+    """One way to run a step over many tensors."""
+
+    def tune(self, settings: Sequence[Setting]) -> bool:
+        """Takes new numbers; False if the tensors have to be divided anew."""
+
+    def run(self, grads: list[Tensor]) -> None:
+        """One step, gradients in the order of the tensors; on the CPU contiguous."""
+
+
+class KernelForm:
+    """One call of the compiled kernel: a table of pointers, filled once; each step brings the gradients' pointers."""
+
+    def __init__(self, tensors: Tensors, update: Update, settings: Sequence[Setting], symbol: str) -> None:
+        library = kernel.load()
+        assert library is not None, "the kernel form is chosen only where the kernel loads"
+        count = len(tensors.params)
+        offsets = [0, *accumulate(p.numel() for p in tensors.params)]
+        self._update = update
+        self._tensors = tensors
+        self._call = getattr(library, symbol)
+        self._threaded = offsets[-1] >= GRAIN
+        self._grad = (ctypes.c_void_p * count)()
+        self._columns = {name: (ctypes.c_double * len(settings))() for name in _COLUMNS}
+        state = tensors.state
+        self._arrays: dict[str, ctypes.Array[Any]] = {
+            "param": _pointers(tensors.params, count),
+            "grad": self._grad,
+            "first": _pointers(state.get("exp_avg") or state.get("momentum_buffer") or [], count),
+            "second": _pointers(state.get("exp_avg_sq") or [], count),
+            "largest": _pointers(state.get("max_exp_avg_sq") or [], count),
+            "step": _pointers(state.get("step") or [], count),
+            "offset": (ctypes.c_int64 * (count + 1))(*offsets),
+            "setting": (ctypes.c_int32 * count)(*tensors.group),
+            "fresh": (ctypes.c_uint8 * count)(*tensors.fresh),
+            "flags": (ctypes.c_int32 * len(settings))(*map(update.flags, settings)),
+            "scalars": (ctypes.c_float * (kernel.SCALARS * count))(),
+            **self._columns,
+        }
+        addresses = {name: ctypes.addressof(array) for name, array in self._arrays.items()}
+        self._table = kernel.Table(count=count, threads=1, **addresses)
+        self._address = ctypes.addressof(self._table)
+        self.tune(settings)
+
+    def tune(self, settings: Sequence[Setting]) -> bool:
+        for array, column in zip(self._columns.values(), self._update.columns(settings), strict=True):
+            array[:] = column
+        return True
+
+    def run(self, grads: list[Tensor]) -> None:
+        self._grad[:] = list(map(data_ptr, grads))
+        if self._threaded:
+            self._table.threads = torch.get_num_threads()
+        self._call(self._address)
+        # Autograd has to learn that the parameters changed, as it would from any operation in place.
+        torch.autograd.graph.increment_version(self._tensors.params)
+
+
+_COLUMNS = ("lr", "weight_decay", "beta1", "beta2", "eps")
+
+
+def _pointers(tensors: list[Tensor], count: int) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * count)(*map(data_ptr, tensors))
+
+
+class FusedForm:
+    """PyTorch's fused kernel once for each distinct setting, on lists kept from step to step."""
+
+    def __init__(self, tensors: Tensors, update: Update, settings: Sequence[Setting]) -> None:
+        self._update = update
+        together: dict[Setting, list[int]] = {}
+        for i, group in enumerate(tensors.group):
+            # The first step of a momentum buffer fills it, so it cannot share a call with later ones.
+            together.setdefault((*_numbers(settings[group]), tensors.fresh[i]), []).append(i)
+        self._parts = [(tensors.part(chosen), chosen) for chosen in together.values()]
+        self._settings = settings
+
+    def tune(self, settings: Sequence[Setting]) -> bool:
+        self._settings = settings
+        return all(len({_numbers(settings[g]) for g in set(part.group)}) == 1 for part, _ in self._parts)
+
+    @torch.no_grad()
+    def run(self, grads: list[Tensor]) -> None:
+        for part, chosen in self._parts:
+            self._update.fused(part, [grads[i] for i in chosen], _numbers(self._settings[part.group[0]]))
+
+
+class ForeachForm:
+    """PyTorch's foreach kernels over all tensors at once, each tensor with scalars of its own."""
+
+    def __init__(self, tensors: Tensors, update: Update, settings: Sequence[Setting]) -> None:
+        self._update = update
+        together: dict[Setting, list[int]] = {}
+        for i, group in enumerate(tensors.group):
+            together.setdefault((*update.structure(settings[group]), tensors.fresh[i]), []).append(i)
+        self._parts = [(tensors.part(chosen), chosen) for chosen in together.values()]
+        self.tune(settings)
+
+    def tune(self, settings: Sequence[Setting]) -> bool:
+        self._settings = list(map(_numbers, settings))
+        return True
+
+    @torch.no_grad()
+    def run(self, grads: list[Tensor]) -> None:
+        for part, chosen in self._parts:
+            self._update.foreach(part, [grads[i] for i in chosen], [self._settings[g] for g in part.group])
+
+
+def _numbers(setting: Setting) -> Setting:
+    """The setting with rates (and betas) held as tensors read out, so that equal ones are found equal."""
+    return tuple(_number(value) for value in setting)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.item()
+    return tuple(map(_number, value)) if isinstance(value, tuple | list) else value

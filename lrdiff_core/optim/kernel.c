@@ -1,0 +1,152 @@
+/* One pass over every tensor of a model, each with the settings of its group: float32, CPU.
+ *
+ * kernel.py compiles this file and fills the table; the arithmetic follows PyTorch's fused CPU kernels operation by
+ * operation, so fused multiply-adds are written out and the compiler must not form others (-ffp-contract=off).
+ * Work is divided by elements, not by tensors, and every element is computed alike wherever a division falls:
+ * neither grouping nor thread count changes a bit.
+ */
+#include <math.h>
+#include <stdint.h>
+
+#if !defined(__FMA__) && !defined(__aarch64__)
+#error "fmaf would be a slow library call on this processor"
+#endif
+
+typedef struct {
+    int64_t count;           /* tensors */
+    int64_t threads;
+    float *const *param;     /* [count] */
+    float *const *grad;      /* [count] */
+    float *const *first;     /* [count] exp_avg, or momentum_buffer */
+    float *const *second;    /* [count] exp_avg_sq */
+    float *const *largest;   /* [count] max_exp_avg_sq */
+    float *const *step;      /* [count] one number each */
+    const int64_t *offset;   /* [count + 1] elements before each tensor */
+    const int32_t *setting;  /* [count] which column entry below applies */
+    const uint8_t *fresh;    /* [count] momentum_buffer holds nothing yet */
+    const int32_t *flags;    /* [settings] */
+    const double *lr, *weight_decay, *beta1, *beta2, *eps;  /* [settings]; SGD: beta1 momentum, beta2 dampening */
+    float *scalars;          /* [count * SCALARS] scratch */
+} Table;
+
+enum { DECOUPLED = 1, AMSGRAD = 2, MAXIMIZE = 4, NESTEROV = 8 };
+enum { SCALARS = 8 };
+
+typedef void (*Rule)(const Table *, int64_t tensor, int64_t from, int64_t to);
+
+/* Runs the rule over elements [begin, end) of all tensors laid end to end. */
+static void span(const Table *t, Rule rule, int64_t begin, int64_t end) {
+    int64_t low = 0, high = t->count;
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (t->offset[middle] <= begin) low = middle; else high = middle;
+    }
+    for (int64_t j = low; j < t->count && t->offset[j] < end; j++) {
+        int64_t from = begin > t->offset[j] ? begin - t->offset[j] : 0;
+        int64_t to = (end < t->offset[j + 1] ? end : t->offset[j + 1]) - t->offset[j];
+        if (from < to) rule(t, j, from, to);
+    }
+}
+
+static void every(const Table *t, Rule rule) {
+    int64_t total = t->offset[t->count], threads = t->threads;
+    if (threads <= 1) {
+        span(t, rule, 0, total);
+        return;
+    }
+    int64_t share = ((total + threads - 1) / threads + 15) / 16 * 16; /* 16 floats: one cache line */
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int64_t i = 0; i < threads; i++) {
+        int64_t end = (i + 1) * share;
+        if (i * share < total) span(t, rule, i * share, end < total ? end : total);
+    }
+}
+
+static inline float lerp(float from, float to, float weight) {
+    return fabsf(weight) < 0.5f ? fmaf(weight, to - from, from) : fmaf(weight - 1.0f, to - from, to);
+}
+
+static inline __attribute__((always_inline)) void adam_loop(
+    float *restrict p, const float *restrict g, float *restrict m, float *restrict v, float *restrict top,
+    const float *s, int64_t n, int decoupled, int amsgrad, int maximize) {
+    const float decay = s[0], weight = s[1], beta2 = s[2], rest2 = s[3], size = s[4], root = s[5], eps = s[6];
+    for (int64_t i = 0; i < n; i++) {
+        float grad = maximize ? -g[i] : g[i], param = p[i];
+        if (decoupled) param = param * decay;
+        else grad = fmaf(param, decay, grad);
+        m[i] = lerp(m[i], grad, weight);
+        v[i] = fmaf(rest2 * grad, grad, v[i] * beta2);
+        float square = v[i];
+        if (amsgrad) square = top[i] = top[i] > square ? top[i] : square;
+        p[i] = param + size * m[i] / (sqrtf(square) / root + eps);
+    }
+}
+
+static void adam_rule(const Table *t, int64_t j, int64_t from, int64_t to) {
+    const int32_t k = t->setting[j];
+    /* Without decay both branches agree but for infinities; decoupled is then a multiplication by one. */
+    const int flags = t->flags[k] | (t->weight_decay[k] == 0 ? DECOUPLED : 0);
+    float *p = t->param[j] + from, *m = t->first[j] + from, *v = t->second[j] + from;
+    const float *g = t->grad[j] + from, *s = t->scalars + j * SCALARS;
+    float *top = flags & AMSGRAD ? t->largest[j] + from : v;
+#define CASE(bits) \
+    case bits: adam_loop(p, g, m, v, top, s, to - from, (bits) & DECOUPLED, (bits) & AMSGRAD, (bits) & MAXIMIZE); break;
+    switch (flags) { CASE(0) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) }
+#undef CASE
+}
+
+void lrdiff_adam(const Table *t) {
+    int32_t last = -1;
+    float counted = 0;
+    for (int64_t j = 0; j < t->count; j++) {
+        const int32_t k = t->setting[j];
+        float *s = t->scalars + j * SCALARS;
+        const float step = (*t->step[j] += 1.0f);
+        if (k == last && step == counted) { /* the same settings at the same step as the tensor before */
+            for (int i = 0; i < 7; i++) s[i] = s[i - SCALARS];
+            continue;
+        }
+        last = k, counted = step;
+        const double lr = t->lr[k], beta1 = t->beta1[k], beta2 = t->beta2[k], wd = t->weight_decay[k];
+        s[0] = (float)(t->flags[k] & DECOUPLED || wd == 0 ? 1.0 - lr * wd : wd);
+        s[1] = (float)(1.0 - beta1);
+        s[2] = (float)beta2;
+        s[3] = (float)(1.0 - beta2);
+        s[4] = (float)-(lr / (1.0 - pow(beta1, (double)step)));
+        s[5] = (float)sqrt(1.0 - pow(beta2, (double)step));
+        s[6] = (float)t->eps[k];
+    }
+    every(t, adam_rule);
+}
+
+static inline __attribute__((always_inline)) void sgd_loop(
+    float *restrict p, const float *restrict g, float *restrict buf, const float *s, int64_t n,
+    int maximize, int decays, int momentum, int fresh, int nesterov) {
+    const float rate = s[0], decay = s[1], keep = s[2], take = s[3];
+    for (int64_t i = 0; i < n; i++) {
+        float grad = maximize ? -g[i] : g[i], param = p[i];
+        if (decays) grad = fmaf(param, decay, grad);
+        if (momentum) {
+            float b = fresh ? grad : fmaf(grad, take, buf[i] * keep);
+            buf[i] = b;
+            grad = nesterov ? fmaf(b, keep, grad) : b;
+        }
+        p[i] = fmaf(grad, rate, param);
+    }
+}
+
+static void sgd_rule(const Table *t, int64_t j, int64_t from, int64_t to) {
+    const int32_t k = t->setting[j];
+    const int flags = t->flags[k], momentum = t->beta1[k] != 0, nesterov = momentum && flags & NESTEROV;
+    const float s[4] = {(float)-t->lr[k], (float)t->weight_decay[k], (float)t->beta1[k], (float)(1.0 - t->beta2[k])};
+    float *p = t->param[j] + from, *buf = momentum ? t->first[j] + from : p;
+    const float *g = t->grad[j] + from;
+    const int64_t n = to - from;
+    const int maximize = flags & MAXIMIZE, decays = s[1] != 0;
+    if (!momentum) sgd_loop(p, g, buf, s, n, maximize, decays, 0, 0, 0);
+    else if (t->fresh[j]) sgd_loop(p, g, buf, s, n, maximize, decays, 1, 1, nesterov);
+    else if (nesterov) sgd_loop(p, g, buf, s, n, maximize, decays, 1, 0, 1);
+    else sgd_loop(p, g, buf, s, n, maximize, decays, 1, 0, 0);
+}
+
+void lrdiff_sgd(const Table *t) { every(t, sgd_rule); }

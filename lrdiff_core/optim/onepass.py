@@ -1,0 +1,328 @@
+"""The part that all optimizers share: one prepared pass over all parameter groups instead of one pass for each.
+
+How a step goes
+    1. What was prepared is compared with what is there (:meth:`Plan.gather`): groups and their options, parameters,
+       gradients, state. Only pointers, types and numbers are compared; nothing is built again while they agree.
+    2. Changed numbers (a scheduler's new rate) are written into the prepared tables. Any other change - a group added,
+       a gradient that appears, data swapped, state loaded - prepares anew.
+    3. Each form (see ``forms.py``) runs once.
+
+Which form a group's tensors get is a fixed rule (:meth:`OnePass.forms` tells what was chosen):
+    * torch: the group is stepped by PyTorch's own class, exactly as there, if ``foreach`` or ``fused`` is given, if
+      ``capturable`` or ``differentiable`` is on, or if a parameter, gradient or state is sparse, complex, a tensor
+      subclass, repeated, on a device other than CPU or CUDA or (CPU) not contiguous or of a dtype not named below;
+    * kernel: CPU and float32, where the C compiler is here;
+    * fused: CPU otherwise; float32 and float64, and bfloat16 and float16 for Adam and AdamW;
+    * foreach: CUDA.
+
+Everything else - constructor, ``state_dict``, hooks, ``add_param_group``, pickling - is PyTorch's own code, inherited.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, compress
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import optimizer as torch_optimizer
+from torch.optim.optimizer import Optimizer
+
+from . import kernel, restore
+from .forms import ForeachForm, Form, FusedForm, KernelForm, Setting, Tensors, Update, data_ptr
+
+__all__ = ["OnePass", "Plan"]
+
+_is_contiguous: Callable[[Tensor], bool] = torch._C.TensorBase.is_contiguous
+_grad: Callable[[Tensor], Tensor | None] = vars(torch._C.TensorBase)["grad"].__get__
+_nbytes: Callable[[Tensor], int] = vars(torch._C.TensorBase)["nbytes"].__get__
+_params: Callable[[dict[str, Any]], list[Tensor]] = operator.itemgetter("params")
+
+
+class Plan:
+    """What one optimizer prepared, and what it was prepared for.
+
+    Args:
+        optimizer: whose groups these are.
+        covered: indices of the groups that run here; the others are left to PyTorch's own step.
+    """
+
+    def __init__(self, optimizer: OnePass, covered: list[int]) -> None:
+        update = optimizer._update
+        self.covered = covered
+        self.left = [i for i in range(len(optimizer.param_groups)) if i not in set(covered)]
+        self._update = update
+        self._read = operator.itemgetter(*update.keys)
+        self.count = len(optimizer.param_groups)
+        groups = [optimizer.param_groups[i] for i in covered]
+        self.settings: list[Setting] = list(map(self._read, groups))
+        self.floating = any(isinstance(value, Tensor) for s in self.settings for value in _flat(s))
+        self.ids = list(map(id, chain.from_iterable(map(_params, groups))))
+        self.params, state, group, fresh = [], [], [], []
+        for number, entry in enumerate(groups):
+            for param in entry["params"]:
+                if param.grad is not None:
+                    self.params.append(param)
+                    fresh.append(optimizer._begin(param, entry))
+                    state.append(optimizer.state.get(param, {}))  # get: asking a defaultdict would make one
+                    group.append(number)
+        # Only now: the loop above may have begun the state of parameters seen for the first time.
+        self.passing = any(fresh)
+        self.state_ids = list(map(id, optimizer.state.values()))
+        self.states = state
+        grads = list(map(_grad, chain.from_iterable(map(_params, groups))))
+        self.kinds = list(map(type, grads))
+        self.present = [grad is not None for grad in grads]
+        self.absent = not all(self.present)
+        self.on_cpu = any(param.is_cpu for param in self.params)
+        self.bytes = list(map(_nbytes, self.params))
+        self.pointers = self._pointers()
+        names = sorted(set(chain.from_iterable(state)))
+        self.tensors = Tensors(
+            params=self.params,
+            state={name: [entry.get(name) for entry in state] for name in names},
+            group=group,
+            fresh=fresh,
+        )
+        self.forms = self._forms(optimizer._symbol)
+
+    def _pointers(self) -> list[int]:
+        return list(map(data_ptr, chain(self.params, chain.from_iterable(map(dict.values, self.states)))))
+
+    def _forms(self, symbol: str) -> list[tuple[str, Form, list[int] | None]]:
+        """Name, form and positions (None: all in order) of each set of tensors that runs together."""
+        chosen: dict[tuple[str, torch.device, torch.dtype], list[int]] = {}
+        for i, param in enumerate(self.params):
+            chosen.setdefault((_form_of(param), param.device, param.dtype), []).append(i)
+        forms: list[tuple[str, Form, list[int] | None]] = []
+        for (name, _, _), positions in chosen.items():
+            part = self.tensors.part(positions)
+            form: Form
+            if name == "kernel":
+                form = KernelForm(part, self._update, self.settings, symbol)
+            else:
+                form = (FusedForm if name == "fused" else ForeachForm)(part, self._update, self.settings)
+            forms.append((name, form, None if len(chosen) == 1 else positions))
+        return forms
+
+    def gather(self, optimizer: OnePass) -> list[Tensor] | None:
+        """The gradients of this step if the plan still fits, its numbers brought up to date; None if it does not."""
+        groups = optimizer.param_groups
+        if len(groups) != self.count or self.passing:
+            return None
+        if self.left:
+            groups = [groups[i] for i in self.covered]
+        settings = list(map(self._read, groups))
+        if (settings != self.settings or self.floating) and not self._tune(settings):
+            return None
+        params = list(chain.from_iterable(map(_params, groups)))
+        if list(map(id, params)) != self.ids or list(map(id, optimizer.state.values())) != self.state_ids:
+            return None
+        grads: list[Tensor] = list(map(_grad, params))  # type: ignore[arg-type]
+        if list(map(type, grads)) != self.kinds:
+            return None
+        if self.absent:
+            grads = list(compress(grads, self.present))
+        try:
+            if list(map(_nbytes, grads)) != self.bytes or self._pointers() != self.pointers:
+                return None
+            if self.on_cpu and not all(map(_is_contiguous, grads)):
+                # Data transposed in place keeps its pointer: then it is not the gradients alone that lie otherwise.
+                if not all(map(_is_contiguous, self.params)):
+                    return None
+                grads = [grad.contiguous() if grad.is_cpu else grad for grad in grads]
+        except (RuntimeError, TypeError):  # a sparse gradient, state that is no tensor any more
+            return None
+        return grads
+
+    def _tune(self, settings: list[Setting]) -> bool:
+        """Takes new numbers; False if more than numbers changed."""
+        structure = self._update.structure
+        if list(map(structure, settings)) != list(map(structure, self.settings)):
+            return False
+        self.floating = any(isinstance(value, Tensor) for s in settings for value in _flat(s))
+        self.settings = settings
+        return all(form.tune(settings) for _, form, _ in self.forms)
+
+    def run(self, grads: list[Tensor]) -> None:
+        for _, form, positions in self.forms:
+            form.run(grads if positions is None else [grads[i] for i in positions])
+
+
+def _laid_out(param: Tensor) -> Tensor:
+    """The gradient, on the CPU in rows as the parameter is."""
+    grad = param.grad
+    assert grad is not None
+    return grad.contiguous() if grad.is_cpu else grad
+
+
+def _flat(setting: Setting) -> Iterable[Any]:
+    return chain.from_iterable(value if isinstance(value, tuple | list) else (value,) for value in setting)
+
+
+def _form_of(param: Tensor) -> str:
+    if param.device.type == "cpu":
+        return "kernel" if param.dtype is torch.float32 and kernel.load() is not None else "fused"
+    return "foreach"
+
+
+class OnePass(Optimizer):
+    """Mixed in before one of torch.optim's classes; replaces its step by one pass over all groups."""
+
+    _update: ClassVar[Update]
+    _symbol: ClassVar[str]  # the function of kernel.c
+    _torch_class: ClassVar[type[Optimizer]]
+    _fused_dtypes: ClassVar[frozenset[torch.dtype]]  # that torch's fused CPU kernel steps correctly
+    _plan: Plan | None = None  # no part of the state: made anew after unpickling and deep copies
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Performs one step.
+
+        Args:
+            closure: evaluates the model anew and returns the loss.
+
+        Returns:
+            What the closure returned; None without one.
+        """
+        if torch.compiler.is_compiling() or _observed(self):
+            return self._observed_step() if closure is None else self._observed_step(closure)
+        return self._bare_step(closure)
+
+    # torch wraps every step in a profiler record and two loops over hooks, unless it finds it wrapped already. The
+    # wrapped one is kept for when a hook or a profiler is there to see it.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _bare_step(self, closure: Callable[[], Any] | None = None) -> Any:
+        if torch.compiler.is_compiling() or not _plain(self):
+            return self._torch_step(closure)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        plan = self._plan
+        grads = plan.gather(self) if plan is not None else None
+        if plan is None or grads is None:
+            plan = self._plan = Plan(self, [i for i, group in enumerate(self.param_groups) if self._covers(group)])
+            grads = [_laid_out(param) for param in plan.params]
+        if grads:
+            plan.run(grads)
+        if plan.left:
+            self._torch_groups(plan.left)
+        return loss
+
+    _observed_step = Optimizer.profile_hook_step(_bare_step)
+
+    def _torch_step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """PyTorch's own step, without the wrapper that would run hooks a second time."""
+        step: Any = self._torch_class.step
+        return (step.__wrapped__ if getattr(step, "hooked", False) else step)(self, closure)
+
+    def _torch_groups(self, chosen: list[int]) -> None:
+        """PyTorch's own step for some groups alone."""
+        groups = self.param_groups
+        try:
+            self.param_groups = [groups[i] for i in chosen]
+            self._torch_step()
+        finally:
+            self.param_groups = groups
+
+    def _covers(self, group: dict[str, Any]) -> bool:
+        """Whether the rule at the head of this file gives the group a form of ours."""
+        if group["foreach"] is not None or group["fused"] is not None or group["differentiable"]:
+            return False
+        if group.get("capturable") or any(isinstance(v, Tensor) and v.requires_grad for v in group.values()):
+            return False
+        params = [param for param in group["params"] if param.grad is not None]
+        pointers = [data_ptr(param) for param in params if type(param) in _PLAIN and param.layout is torch.strided]
+        pointers = [pointer for pointer in pointers if pointer]
+        return len(set(pointers)) == len(pointers) and all(map(self._covers_param, params))
+
+    def _covers_param(self, param: Tensor) -> bool:
+        grad = param.grad
+        assert grad is not None
+        if type(param) not in _PLAIN or type(grad) is not Tensor or grad.layout is not torch.strided:
+            return False
+        if grad.dtype is not param.dtype or grad.device != param.device or param.is_inference():
+            return False
+        if param.device.type == "cuda":
+            shaped = param.is_floating_point()
+        else:
+            shaped = param.device.type == "cpu" and param.dtype in self._fused_dtypes and param.is_contiguous()
+        return shaped and all(self._covers_state(param, *item) for item in self.state.get(param, {}).items())
+
+    @staticmethod
+    def _covers_state(param: Tensor, name: str, value: Any) -> bool:
+        if name == "momentum_buffer" and value is None:
+            return True  # torch writes None for a buffer that its first step will fill
+        if type(value) is not Tensor or value.layout is not torch.strided or value.is_inference():
+            return False
+        if name == "step":
+            return value.device.type == "cpu" and value.dtype is torch.float32 and value.numel() == 1
+        alike = value.dtype is param.dtype and value.device == param.device and value.shape == param.shape
+        return alike and (value.is_contiguous() or param.device.type == "cuda")
+
+    def _begin(self, param: Tensor, group: dict[str, Any]) -> bool:
+        """Begins the state of a parameter if it has none, as torch's class does; True if a buffer is still to fill."""
+        raise NotImplementedError
+
+    def forms(self) -> dict[str, int]:
+        """How many tensors each form stepped last: keys ``kernel``, ``fused``, ``foreach``, ``torch``.
+
+        Example:
+            >>> import torch
+            >>> from lrdiff_core.optim import SGD
+            >>> weight = torch.zeros(2, requires_grad=True)
+            >>> weight.grad = torch.ones(2)
+            >>> optimizer = SGD([weight], foreach=True)
+            >>> optimizer.step()
+            >>> optimizer.forms()
+            {'torch': 1}
+        """
+        counts: dict[str, int] = {}
+        if self._plan is not None:
+            for name, _, positions in self._plan.forms:
+                counts[name] = len(self._plan.params if positions is None else positions)
+            left = sum(p.grad is not None for i in self._plan.left for p in self.param_groups[i]["params"])
+            counts |= {"torch": left} if left else {}
+        return counts
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Loads what any optimizer of this kind saved, torch's own included.
+
+        By parameter name where both sides carry names (groups made from ``named_parameters()``), whatever the
+        grouping; by position otherwise, as torch does. Rates held as tensors stay the same objects.
+
+        Args:
+            state_dict: what ``state_dict()`` returned.
+
+        Raises:
+            OptimizerError: names that are missing or left over, or options that differ within one of our groups.
+            ValueError: (by position) the groups differ in number or size.
+        """
+        restore.load(self, super().load_state_dict, state_dict)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._plan = None
+
+
+_PLAIN = (Tensor, Parameter)
+
+
+def _observed(optimizer: Optimizer) -> Any:
+    """Whether a hook or a profiler wants to see the step (or it is being traced, where the wrapper belongs too)."""
+    return (
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or torch_optimizer._global_optimizer_pre_hooks
+        or torch_optimizer._global_optimizer_post_hooks
+        or torch._C._autograd._profiler_enabled()
+    )
+
+
+def _plain(optimizer: Optimizer) -> bool:
+    """Whether only numbers are asked for: no scaler's attributes, no dispatch mode that sees every operation."""
+    return "found_inf" not in optimizer.__dict__ and not torch._C._len_torch_dispatch_stack()

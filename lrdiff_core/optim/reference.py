@@ -1,0 +1,91 @@
+"""Plain twins of the optimizers, in float64: the rules as the papers print them, one parameter at a time.
+
+The tests step them beside the fast ones. They share no code with them, and nothing here is meant to be fast.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["sgd", "adam", "muon"]
+
+State = dict[str, Any]
+
+
+def sgd(
+    param: Tensor, grad: Tensor, state: State, *, lr: float, momentum: float = 0.0, dampening: float = 0.0,
+    weight_decay: float = 0.0, nesterov: bool = False, maximize: bool = False,
+) -> Tensor:  # fmt: skip
+    """The parameter after one step; ``state`` begins empty and is updated.
+
+    Example:
+        >>> sgd(torch.tensor(1.0), torch.tensor(2.0), {}, lr=0.5)
+        tensor(0., dtype=torch.float64)
+    """
+    param = param.double()
+    grad = (-1 if maximize else 1) * grad.double() + weight_decay * param
+    if momentum:
+        first = "momentum_buffer" not in state
+        state["momentum_buffer"] = grad if first else momentum * state["momentum_buffer"] + (1 - dampening) * grad
+        grad = grad + momentum * state["momentum_buffer"] if nesterov else state["momentum_buffer"]
+    return param - lr * grad
+
+
+def adam(
+    param: Tensor, grad: Tensor, state: State, *, lr: float, betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8, weight_decay: float = 0.0, amsgrad: bool = False, maximize: bool = False,
+    decoupled_weight_decay: bool = False,
+) -> Tensor:  # fmt: skip
+    """The parameter after one step of Adam, or of AdamW if the decay is decoupled; ``state`` begins empty.
+
+    Example:
+        >>> adam(torch.tensor(1.0), torch.tensor(2.0), {}, lr=0.5, eps=0.0)
+        tensor(0.5000, dtype=torch.float64)
+    """
+    param, grad = param.double(), (-1 if maximize else 1) * grad.double()
+    if decoupled_weight_decay:
+        param = param * (1 - lr * weight_decay)
+    else:
+        grad = grad + weight_decay * param
+    zero = torch.zeros_like(param)
+    t = state["step"] = state.get("step", 0) + 1
+    m = state["exp_avg"] = betas[0] * state.get("exp_avg", zero) + (1 - betas[0]) * grad
+    v = state["exp_avg_sq"] = betas[1] * state.get("exp_avg_sq", zero) + (1 - betas[1]) * grad**2
+    if amsgrad:
+        v = state["max_exp_avg_sq"] = torch.maximum(state.get("max_exp_avg_sq", zero), v)
+    return param - lr * (m / (1 - betas[0] ** t)) / ((v / (1 - betas[1] ** t)).sqrt() + eps)
+
+
+def muon(
+    param: Tensor, grad: Tensor, state: State, *, lr: float, momentum: float = 0.95, weight_decay: float = 0.1,
+    nesterov: bool = True, ns_steps: int = 5, adjust_lr_fn: str | None = None, eps: float = 1e-7,
+    ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+) -> Tensor:  # fmt: skip
+    """The matrix after one step of Muon; ``state`` begins empty and is updated.
+
+    Example:
+        >>> muon(torch.eye(2), torch.eye(2), {}, lr=0.0)
+        tensor([[1., 0.],
+                [0., 1.]], dtype=torch.float64)
+    """
+    param, grad = param.double(), grad.double()
+    buffer = momentum * state.get("momentum_buffer", torch.zeros_like(grad)) + (1 - momentum) * grad
+    state["momentum_buffer"] = buffer
+    x = (1 - momentum) * grad + momentum * buffer if nesterov else buffer
+    x = x / max(float(x.norm()), eps)
+    a, b, c = ns_coefficients
+    wide = x.shape[0] <= x.shape[1]
+    x = x if wide else x.T
+    for _ in range(ns_steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    x = x if wide else x.T
+    rows, columns = param.shape
+    factor = math.sqrt(max(1, rows / columns))
+    if adjust_lr_fn == "match_rms_adamw":
+        factor = 0.2 * math.sqrt(max(rows, columns))
+    return param * (1 - lr * weight_decay) - lr * factor * x

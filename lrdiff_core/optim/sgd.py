@@ -1,0 +1,123 @@
+"""SGD with momentum, stepped in one pass whatever the number of rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from . import kernel
+from .forms import Setting, Tensors
+from .onepass import OnePass
+
+__all__ = ["SGD", "SGDUpdate"]
+
+
+class SGDUpdate:
+    """The rule of SGD in the forms that ``forms.py`` lists."""
+
+    keys: tuple[str, ...] = (
+        *("lr", "weight_decay", "momentum", "dampening"),
+        *("nesterov", "maximize", "foreach", "differentiable", "fused"),
+    )
+
+    def structure(self, setting: Setting) -> Setting:
+        return (setting[2] != 0, *setting[4:])  # momentum needs a buffer
+
+    def columns(self, settings: Sequence[Setting]) -> tuple[list[Any], ...]:
+        lr, weight_decay, momentum, dampening = ([s[i] for s in settings] for i in range(4))
+        return lr, weight_decay, momentum, dampening, [0.0] * len(settings)
+
+    def flags(self, setting: Setting) -> int:
+        nesterov, maximize = setting[4:6]
+        return kernel.NESTEROV * nesterov | kernel.MAXIMIZE * maximize
+
+    def fused(self, tensors: Tensors, grads: list[Tensor], setting: Setting) -> None:
+        lr, weight_decay, momentum, dampening, nesterov, maximize = setting[:6]
+        torch._fused_sgd_(
+            tensors.params,
+            grads,
+            tensors.state["momentum_buffer"] if momentum else [],
+            weight_decay=weight_decay,
+            momentum=momentum,
+            lr=lr,
+            dampening=dampening,
+            nesterov=nesterov,
+            maximize=maximize,
+            is_first_step=tensors.fresh[0],
+        )
+
+    def foreach(self, tensors: Tensors, grads: list[Tensor], settings: Sequence[Setting]) -> None:
+        nesterov, maximize = settings[0][4:6]
+        if maximize:
+            grads = list(torch._foreach_neg(grads))
+        if any(s[1] for s in settings):
+            grads = list(torch._foreach_add(grads, torch._foreach_mul(tensors.params, [s[1] for s in settings])))
+        if settings[0][2]:
+            buffers = tensors.state["momentum_buffer"]
+            if tensors.fresh[0]:
+                torch._foreach_copy_(buffers, grads)
+            else:
+                torch._foreach_mul_(buffers, [s[2] for s in settings])
+                torch._foreach_add_(buffers, torch._foreach_mul(grads, [1 - s[3] for s in settings]))
+            if nesterov:
+                grads = list(torch._foreach_add(grads, torch._foreach_mul(buffers, [s[2] for s in settings])))
+            else:
+                grads = buffers
+        torch._foreach_add_(tensors.params, torch._foreach_mul(grads, [-s[0] for s in settings]))
+
+
+class SGD(OnePass, torch.optim.SGD):
+    r"""SGD: same arguments, options, state and results as :class:`torch.optim.SGD`, one pass for all rates.
+
+    .. math::
+        g_t &= \nabla f(\theta_{t-1}) + \lambda \theta_{t-1} \\
+        b_t &= \mu b_{t-1} + (1 - \tau) g_t, \qquad b_1 = g_1 \\
+        \theta_t &= \theta_{t-1} - \gamma\, b_t \qquad \text{(Nesterov: } - \gamma (g_t + \mu b_t) \text{)}
+
+    Args:
+        params: tensors, ``(name, tensor)`` pairs, or dictionaries of parameter groups.
+        lr: rate :math:`\gamma`, a number or a one-element tensor.
+        momentum: :math:`\mu`.
+        dampening: :math:`\tau`.
+        weight_decay: :math:`\lambda`, added to the gradient.
+        nesterov: looks one step ahead; needs momentum and no dampening.
+        maximize: ascends.
+        foreach, fused: if given, PyTorch's own implementation of that name steps the group.
+        differentiable: stepped by PyTorch's own implementation.
+
+    State, for each parameter with momentum: ``momentum_buffer`` (shape and dtype of the parameter).
+
+    Raises:
+        ValueError: an option out of its interval (torch's own checks).
+
+    Example:
+        >>> import torch
+        >>> from lrdiff_core.optim import SGD
+        >>> body, head = torch.zeros(3, requires_grad=True), torch.zeros(1, requires_grad=True)
+        >>> optimizer = SGD([{"params": [body], "lr": 0.1}, {"params": [head], "lr": 1.0}], momentum=0.9)
+        >>> (body.sum() + head.sum()).backward()
+        >>> optimizer.step()
+        >>> body, head
+        (tensor([-0.1000, -0.1000, -0.1000], requires_grad=True), tensor([-1.], requires_grad=True))
+
+    Paper: Sutskever et al., On the importance of initialization and momentum in deep learning,
+    https://proceedings.mlr.press/v28/sutskever13.html
+    """
+
+    _update = SGDUpdate()
+    _symbol = "lrdiff_sgd"
+    _torch_class: ClassVar[type[torch.optim.Optimizer]] = torch.optim.SGD
+    # In bfloat16 and float16 torch's fused CPU kernel (2.13) leaves wrong numbers in momentum_buffer.
+    _fused_dtypes = frozenset({torch.float32, torch.float64})
+
+    def _begin(self, param: Tensor, group: dict[str, Any]) -> bool:
+        if group["momentum"] == 0:
+            return False
+        state = self.state[param]
+        if state.get("momentum_buffer") is not None:
+            return False
+        state["momentum_buffer"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        return True

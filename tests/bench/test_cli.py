@@ -1,0 +1,349 @@
+"""The command line: what it does with good input, and what it says of bad input."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lrdiff_bench.cli import main
+
+HEADER = "a,b,y\n"
+ROWS = "".join(f"{i % 7},{i % 5},{'yes' if (i % 7) > (i % 5) else 'no'}\n" for i in range(60))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a run called ``run`` on a file of the user's."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "rows.csv").write_text(HEADER + ROWS)
+    assert main(["train", "--data", str(folder / "rows.csv"), "--target", "y", "--out", str(folder / "run")]) == 0
+    return folder
+
+
+def refused(capsys, arguments, *, status=2):
+    """Run a command that must fail, check the form of the failure, and return its two lines."""
+    before = sorted(Path().rglob("*"))
+    assert main(arguments) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert sorted(Path().rglob("*")) == before, "something was written"
+    lines = err.strip().split("\n")
+    assert len(lines) == 2, err
+    assert lines[0].startswith("error: ")
+    assert lines[1].startswith("help: ")
+    return lines[0].removeprefix("error: "), lines[1].removeprefix("help: ")
+
+
+def write(name, text):
+    Path(name).write_text(text)
+    return name
+
+
+# ---- good input
+
+
+def test_help_answers_at_once_and_does_not_load_torch(here):
+    code = "import sys; from lrdiff_bench.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        times.append(time.perf_counter() - begun)
+        assert done.returncode == 0, "--help loads torch"
+        assert "doctor" in done.stdout
+    assert min(times) < 0.3  # the least of five: the machine may be busy, the command may not be slow
+
+
+@pytest.mark.parametrize("command", ["run", "train", "predict", "export", "verify", "trace", "doctor"])
+def test_every_command_has_help(capsys, command):
+    assert main([command, "--help"]) == 0
+    assert "Usage:" in capsys.readouterr().out
+
+
+def test_predict_writes_the_models_own_answers(trained, here, capsys):
+    import torch
+
+    from lrdiff_core import load_checkpoint
+
+    rows = write("new.csv", "b,other,a\n1,x,2\n4,y,0\n")
+    assert main(["predict", str(trained / "run"), "--data", rows]) == 0
+    printed = capsys.readouterr().out
+    assert main(["predict", str(trained / "run"), "--data", rows, "--out", "answers.csv"]) == 0
+    assert Path("answers.csv").read_text() == printed
+    net, _ = load_checkpoint(trained / "run" / "model.safetensors")
+    with torch.no_grad():
+        p = net.predict(torch.tensor([[2.0, 1.0], [0.0, 4.0]]))[:, 0]
+    lines = [line.split(",") for line in printed.splitlines()]
+    assert lines[0] == ["y", "p(no)", "p(yes)"]
+    assert [float(line[2]) for line in lines[1:]] == pytest.approx(p.tolist())
+    assert [line[0] for line in lines[1:]] == ["yes" if value > 0.5 else "no" for value in p]
+
+
+def test_export_and_verify(trained, here, capsys):
+    assert main(["export", str(trained / "run"), "--out", "m.onnx"]) == 0
+    assert "probability: equal" in capsys.readouterr().out
+    assert main(["verify", "m.onnx", "--run", str(trained / "run"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"]
+    assert report["rows"] == 9
+
+
+def test_verify_fails_with_status_1_on_another_models_file(trained, here, capsys):
+    write("rows.csv", HEADER + ROWS)
+    assert main(["train", "--data", "rows.csv", "--target", "y", "--seed", "5", "--out", "other"]) == 0
+    assert main(["export", "other"]) == 0
+    capsys.readouterr()
+    assert main(["verify", "other/model.onnx", "--run", str(trained / "run")]) == 1
+    assert "probability: DIFFERENT" in capsys.readouterr().out
+
+
+def test_trace_shows_the_stages_again(trained, capsys):
+    assert main(["trace", str(trained / "run")]) == 0
+    out = capsys.readouterr().out
+    for title in ("Data in", "Preprocessing", "Feature engineering", "Training", "Metrics", "Prediction"):
+        assert title in out
+    assert max(len(line) for line in out.splitlines()) <= 80
+
+
+def test_doctor_lists_what_is_here_and_why_the_rest_is_not(capsys):
+    assert main(["doctor"]) == 0
+    table = capsys.readouterr().out
+    assert main(["doctor", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)["entries"]
+    names = {entry["name"] for entry in entries}
+    assert {"lrdiff", "torch", "onnxruntime", "cuda", "mps", "C++ compiler"} <= names
+    for entry in entries:
+        assert entry["available"] == (entry["reason"] is None)
+        assert entry["name"] in table
+
+
+def test_json_is_the_only_thing_on_stdout(trained, here, capsys):
+    assert main(["train", "--data", str(trained / "rows.csv"), "--target", "y", "--out", "r", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary == json.loads(Path("r/summary.json").read_text())
+    assert (summary["format"], summary["version"]) == ("lrdiff.run", 1)
+
+
+def test_a_resolved_configuration_repeats_the_run_bit_for_bit(trained, here):
+    assert main(["train", str(trained / "run" / "config.toml"), "--out", "again"]) == 0
+    for name in ("model.safetensors", "metrics.parquet", "rates.json"):
+        assert Path("again", name).read_bytes() == (trained / "run" / name).read_bytes(), name
+
+
+# ---- bad input: files
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "what", "help"),
+    [
+        ("none.csv", None, r".*none\.csv.*", r".*"),
+        ("empty.csv", "", r".*empty\.csv.* empty.*", r".*"),
+        ("header.csv", "a,b,y\n", r".*header\.csv.* no rows.*", r".*"),
+        ("text.csv", HEADER + ROWS + "1,blue,yes\n", r'.*"b".*"blue".*row 61.*', r".*"),
+        ("nan.csv", HEADER + ROWS + "1,nan,yes\n", r'.*"b".*1 .*row 61.*', r".*--impute mean\|median\|drop.*"),
+        ("inf.csv", HEADER + ROWS + "1,inf,yes\n", r'.*"b".*row 61.*', r".*--impute mean\|median\|drop.*"),
+        ("class.csv", HEADER + "1,2,yes\n3,4,yes\n" * 20, r'.*"yes".*', r".*"),
+        ("few.csv", HEADER + "1,2,yes\n3,4,no\n", r".*", r".*"),
+        ("twice.csv", "a,a,y\n" + ROWS, r'.*"a".*', r".*"),
+    ],
+)
+def test_a_file_that_cannot_be_used(here, capsys, name, text, what, help):
+    if text is not None:
+        write(name, text)
+    said = refused(capsys, ["run", "--data", name, "--target", "y"])
+    assert re.fullmatch(what, said[0]), said
+    assert re.fullmatch(help, said[1]), said
+
+
+def test_a_missing_target_is_named_with_the_columns_there(here, capsys):
+    what, help = refused(capsys, ["run", "--data", write("t.csv", HEADER + ROWS), "--target", "yy"])
+    assert '"yy"' in what
+    assert "y" in help
+    what, help = refused(capsys, ["run", "--data", "t.csv"])
+    assert "--target" in what + help
+
+
+@pytest.mark.parametrize("how", ["mean", "median", "drop"])
+def test_missing_values_are_handled_when_asked(here, capsys, how):
+    write("gaps.csv", HEADER + ROWS + "1,,yes\n,2,no\n")
+    assert main(["train", "--data", "gaps.csv", "--target", "y", "--impute", how, "--out", "r", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["data"]["rows"] == (60 if how == "drop" else 62)
+    assert summary["data"]["notes"]
+    if how != "drop":
+        write("new.csv", "a,b\n1,\n")
+        assert main(["predict", "r", "--data", "new.csv"]) == 0
+        assert main(["export", "r"]) == 0
+
+
+# ---- bad input: settings
+
+
+@pytest.mark.parametrize(
+    ("toml", "what", "help"),
+    [
+        ("epoch = 3\n", 'unknown key "epoch" in my.toml', 'did you mean "epochs"?'),
+        ("[rates]\nlayer1 = -0.1\nlayer2 = 0.1\n", 'learning rate of layer "layer1" is -0.1', "write a number in"),
+        ("[rates]\nlayer1 = 0\nlayer2 = 0.1\n", 'learning rate of layer "layer1" is 0.0', "write a number in"),
+        ("[rates]\nlayer1 = nan\nlayer2 = 0.1\n", 'learning rate of layer "layer1" is nan', "write a number in"),
+        ("[rates]\nlayer1 = 'x'\nlayer2 = 0.1\n", "learning rate of layer \"layer1\" is 'x'", "write a plain number"),
+        (
+            "[rates]\nlayer1 = 0.1\nlayer3 = 0.1\n",
+            'the model has no layer "layer3"',
+            "did you mean layer2? layers of this",
+        ),
+        ("[rates]\nlayer1 = 0.1\n", "the rate table leaves the layer layer2 without a rate", "add a rate: "),
+        ("epochs = = 1\n", "my.toml is not TOML: ", "lines look like: epochs = 10"),
+    ],
+)
+def test_settings_that_cannot_be_used(here, capsys, toml, what, help):
+    said = refused(capsys, ["run", write("my.toml", toml)])
+    assert said[0].startswith(what), said
+    assert said[1].startswith(help), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what", "help"),
+    [
+        (["run", "nothing.toml"], "no such file: nothing.toml", "name a TOML file"),
+        (["run", "--device", "tpu"], "device in the command line is 'tpu'", "one of: auto, cpu, cuda, mps"),
+        (["run", "--task", "rank"], "task in the command line is 'rank'", "one of: auto, binary"),
+        (["run", "--impute", "zero"], "impute in the command line is 'zero'", "one of: none, mean"),
+        (["run", "--seed", "x"], "Invalid value for '--seed'", "see `lrdiff run --help`"),
+        (["run", "--nope"], "No such option", "see `lrdiff run --help`"),
+        (["predict"], "Missing argument 'RUN'", "see `lrdiff predict --help`"),
+        (["fly"], "No such command 'fly'", "see `lrdiff --help`"),
+    ],
+)
+def test_arguments_that_cannot_be_used(here, capsys, arguments, what, help):
+    said = refused(capsys, arguments)
+    assert said[0].startswith(what), said
+    assert said[1].startswith(help), said
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_here_gives_status_3(here, capsys, device):
+    from lrdiff_core.devices import device_status
+
+    if device_status(device).available:
+        pytest.skip(f"{device} is here")
+    what, help = refused(capsys, ["run", "--device", device], status=3)
+    assert what.startswith(f"device {device} is not available: ")
+    assert help == "take --device cpu, or see `lrdiff doctor`"
+
+
+# ---- bad input: folders, checkpoints, ONNX files
+
+
+def test_a_folder_that_cannot_be_written(here, capsys):
+    write("file", "")
+    what, help = refused(capsys, ["train", "--out", "file/run"])
+    assert what == "cannot write file/run: file is not a folder"
+    assert help == "name a folder you may write to with --out"
+
+
+def test_a_folder_that_is_not_a_run_is_not_replaced(here, capsys):
+    Path("precious").mkdir()
+    write("precious/thesis.txt", "years of work")
+    what, _ = refused(capsys, ["train", "--out", "precious"])
+    assert what == "precious exists and is not a run folder"
+    assert Path("precious/thesis.txt").read_text() == "years of work"
+
+
+def damaged(trained, here, name, data):
+    import shutil
+
+    shutil.copytree(trained / "run", here / "run")
+    (here / "run" / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("command", [["trace", "run"], ["export", "run"], ["predict", "run", "--data", "x.csv"]])
+@pytest.mark.parametrize(
+    ("name", "data", "what"),
+    [
+        ("summary.json", b"{", "run/summary.json is damaged: "),
+        ("summary.json", b"{}", "run/summary.json is not the summary of a run"),
+        ("summary.json", b'{"format": "lrdiff.run", "version": 9}', "run/summary.json has version 9, this program"),
+        ("model.safetensors", b"\x80\x04pickle", "run/model.safetensors is damaged or no safetensors file: "),
+        ("config.toml", b"[[[", "run/config.toml is not TOML: "),
+    ],
+)
+def test_a_damaged_run(trained, here, capsys, command, name, data, what):
+    damaged(trained, here, name, data)
+    write("x.csv", "a,b\n1,2\n")
+    assert refused(capsys, command)[0].startswith(what)
+
+
+def test_no_run_there(here, capsys):
+    assert refused(capsys, ["trace", "nowhere"])[0] == "no run at nowhere"
+
+
+def test_a_checkpoint_that_does_not_belong_to_the_run_is_noticed(trained, here, capsys):
+    import shutil
+
+    write("rows.csv", HEADER + ROWS)
+    assert main(["train", "--data", "rows.csv", "--target", "y", "--seed", "9", "--out", "other"]) == 0
+    shutil.copytree(trained / "run", here / "run")
+    shutil.copy("other/model.safetensors", "run/model.safetensors")
+    capsys.readouterr()
+    assert "its summary says" in refused(capsys, ["trace", "run"])[0]
+
+
+@pytest.mark.parametrize("data", [None, b"", b"hello, this is no model", bytes(range(256)) * 40])
+def test_a_file_that_is_no_onnx_model(trained, here, capsys, data):
+    if data is not None:
+        Path("m.onnx").write_bytes(data)
+    assert "m.onnx" in refused(capsys, ["verify", "m.onnx", "--run", str(trained / "run")])[0]
+
+
+def test_rows_to_predict_that_lack_a_column(trained, here, capsys):
+    what, _ = refused(capsys, ["predict", str(trained / "run"), "--data", write("new.csv", "a,c\n1,2\n")])
+    assert '"b"' in what
+
+
+def test_an_interrupt_leaves_nothing_and_ends_with_130(here, capsys, monkeypatch):
+    from lrdiff_bench import job
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "train", interrupted)
+    assert main(["train", "--out", "r"]) == 130
+    assert capsys.readouterr().err.startswith("error: interrupted\nhelp: ")
+    assert list(here.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(here):
+    from lrdiff_core.errors import ConfigError
+
+    with pytest.raises(ConfigError):
+        main(["--debug", "run", "nothing.toml"])
+
+
+def test_a_reader_that_leaves_early_is_no_error(trained):
+    command = f"{sys.executable} -m lrdiff_bench trace {trained / 'run'} | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_columns_of_every_order_give_the_same_answers(trained, here, capsys):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 7, (5, 2))
+    write("ab.csv", "a,b\n" + "".join(f"{a},{b}\n" for a, b in values))
+    write("ba.csv", "b,a\n" + "".join(f"{b},{a}\n" for a, b in values))
+    assert main(["predict", str(trained / "run"), "--data", "ab.csv"]) == 0
+    first = capsys.readouterr().out
+    assert main(["predict", str(trained / "run"), "--data", "ba.csv"]) == 0
+    assert capsys.readouterr().out == first

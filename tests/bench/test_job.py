@@ -1,0 +1,155 @@
+"""The main job end to end: every stage computed, every file there, checks that can fail."""
+
+import copy
+import json
+
+import numpy as np
+import onnxruntime
+import polars
+import pytest
+import torch
+
+from lrdiff_bench import job
+from lrdiff_bench.cli import main
+from lrdiff_bench.job import STAGES, run_job
+from lrdiff_core import load_checkpoint, load_table, make_config
+from lrdiff_export import publish
+
+QUICK = {"epochs": 3, "device": "cpu", "compare": {"seeds": 10, "tuning_seeds": 1, "sweep": [0.003, 0.03]}}
+
+
+class Recorder:
+    """A watcher that keeps what it is told."""
+
+    def __init__(self):
+        self.stages, self.bars = [], set()
+
+    def stage(self, name, section):
+        self.stages.append(name)
+
+    def progress(self, name, done, total, note):
+        assert 0 < done <= total
+        self.bars.add(name)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("job") / "run"
+    recorder = Recorder()
+    result = run_job(make_config({"data": "seed", "name": "seed", **QUICK}), out=folder, watcher=recorder)
+    return result, recorder
+
+
+@pytest.mark.slow
+def test_all_eleven_stages_are_shown_in_order(full):
+    result, recorder = full
+    assert tuple(recorder.stages) == STAGES
+    assert recorder.bars == {"metrics", "comparison"}
+    assert result.passed
+    assert result.summary["checks"] == {"verification": True, "parity": True}
+
+
+@pytest.mark.slow
+def test_the_folder_holds_what_it_should_and_nothing_else(full):
+    result, _ = full
+    assert sorted(entry.name for entry in result.folder.iterdir()) == sorted([
+        "config.toml", "rates.json", "metrics.parquet", "model.safetensors", "model.onnx", "verification.json",
+        "parity.json", "metrics.png", "metrics.svg", "comparison.png", "comparison.svg", "summary.json",
+    ])  # fmt: skip
+    assert sorted(result.summary["folder"]["files"]) == sorted(entry.name for entry in result.folder.iterdir())
+    for name in ("metrics.png", "comparison.png"):
+        assert (result.folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_metrics_file_holds_one_observation_a_row(full):
+    result, _ = full
+    frame = polars.read_parquet(result.folder / "metrics.parquet")
+    assert frame.columns == ["epoch", "split", "loss", "score"]
+    assert frame.shape == (2 * 3 + 1, 4)
+    assert frame.rows(named=True) == result.summary["metrics"]["observations"]
+
+
+@pytest.mark.slow
+def test_the_onnx_file_takes_raw_rows_in_any_batch_and_answers_as_the_checkpoint(full):
+    result, _ = full
+    session = onnxruntime.InferenceSession(result.folder / "model.onnx", providers=["CPUExecutionProvider"])
+    net, _ = load_checkpoint(result.folder / "model.safetensors")
+    rows = load_table("seed").features
+    for count in (1, 5, 1000):
+        (answer,) = session.run(["probability"], {"features": rows[:count]})
+        with torch.no_grad():
+            expected = net.predict(torch.from_numpy(rows[:count])).numpy()
+        assert answer.shape == (count, 1)
+        np.testing.assert_allclose(answer, expected, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_summary_on_disk_is_the_summary_returned(full):
+    result, _ = full
+    assert json.loads((result.folder / "summary.json").read_text()) == result.summary
+    assert set(STAGES) < set(result.summary)
+
+
+@pytest.mark.slow
+def test_every_backend_is_judged_or_says_why_not(full):
+    result, _ = full
+    rows = {row["backend"]: row for row in result.summary["parity"]["results"]}
+    assert set(rows) >= {"eager", "compiled", "onnxruntime", "cuda", "mps"}
+    assert rows["eager"]["status"] == rows["onnxruntime"]["status"] == "agrees"
+    for row in rows.values():
+        assert (row["status"] == "agrees") == (row["reason"] is None)
+
+
+@pytest.mark.slow
+def test_the_screen_keeps_to_eighty_columns_and_is_redrawn_by_trace(full, capsys):
+    result, _ = full
+    assert main(["trace", str(result.folder)]) == 0
+    out = capsys.readouterr().out
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert "\N{HORIZONTAL ELLIPSIS}" not in out, "a table was cut"
+    for number, title in enumerate(("Data in", "Preprocessing", "Feature engineering", "Training", "Metrics",
+                                    "Prediction", "Against single rates", "Cost of a step", "Export", "Parity",
+                                    "The run folder"), start=1):  # fmt: skip
+        assert f"{number:2d} {title}" in out
+    assert "verdict: " in out
+
+
+def test_a_model_that_fails_verification_gets_no_file_and_status_1(tmp_path, monkeypatch, capsys):
+    """Plant a fault: one weight of what is converted is off by one percent."""
+    convert = publish.convert_to_onnx
+
+    def faulty(module, **options):
+        module = copy.deepcopy(module)
+        with torch.no_grad():
+            module.net.layer2.weight[0, 0] *= 1.01
+        return convert(module, **options)
+
+    monkeypatch.setattr(publish, "convert_to_onnx", faulty)
+    monkeypatch.setattr(job, "STAGES", ("export",))
+    assert main(["run", "--out", str(tmp_path / "run")]) == 1
+    out, err = capsys.readouterr()
+    assert "DIFFERENT" in out
+    assert err.startswith("error: a check failed: verification\nhelp: ")
+    assert not (tmp_path / "run" / "model.onnx").exists()
+    report = json.loads((tmp_path / "run" / "verification.json").read_text())
+    assert report["passed"] is False
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
+def test_an_error_half_way_leaves_nothing(tmp_path, monkeypatch):
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(job.pictures, "draw_metrics", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        run_job(make_config(QUICK), out=tmp_path / "a" / "run", stages=())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_run_twice_gives_the_same_bytes(tmp_path):
+    config = make_config({**QUICK, "name": "twice"})
+    for name in ("one", "two"):
+        run_job(config, out=tmp_path / name, stages=("export",))
+    for file in ("config.toml", "rates.json", "metrics.parquet", "model.safetensors", "model.onnx", "metrics.svg"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file

@@ -1,0 +1,128 @@
+"""The run folder appears whole or not at all, whatever happens on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from lrdiff_bench.run_folder import json_ready, new_run_folder, read_summary
+from lrdiff_core.errors import CheckpointError, InputError
+
+SUMMARY = {"format": "lrdiff.run", "version": 1}
+
+
+def make_run(final, text):
+    with new_run_folder(final) as folder:
+        (folder / "summary.json").write_text(json.dumps({**SUMMARY, "text": text}))
+
+
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_nothing_stands_under_the_name_before_the_end(tmp_path):
+    final = tmp_path / "runs" / "a"
+    with new_run_folder(final) as folder:
+        assert not final.exists()
+        (folder / "summary.json").write_text("{}")
+    assert names(final) == ["summary.json"]
+    assert names(final.parent) == ["a"]
+
+
+def test_an_error_leaves_nothing_not_even_the_folder_above(tmp_path):
+    with pytest.raises(ZeroDivisionError), new_run_folder(tmp_path / "x" / "y" / "a") as folder:
+        (folder / "half.txt").write_text("half")
+        raise ZeroDivisionError
+    assert names(tmp_path) == []
+
+
+def test_an_error_leaves_the_earlier_run(tmp_path):
+    make_run(tmp_path / "a", "old")
+    with pytest.raises(ZeroDivisionError), new_run_folder(tmp_path / "a"):
+        raise ZeroDivisionError
+    assert read_summary(tmp_path / "a")["text"] == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_an_earlier_run_is_replaced_as_a_whole(tmp_path):
+    make_run(tmp_path / "a", "old")
+    (tmp_path / "a" / "stale.txt").write_text("of the old run")
+    make_run(tmp_path / "a", "new")
+    assert read_summary(tmp_path / "a")["text"] == "new"
+    assert names(tmp_path / "a") == ["summary.json"]
+    assert names(tmp_path) == ["a"]
+
+
+def test_what_is_not_a_run_is_left_alone(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.txt").write_text("x")
+    (tmp_path / "b").write_text("a file")
+    for name in ("a", "b"):
+        with pytest.raises(InputError, match="exists and is not a run folder"), new_run_folder(tmp_path / name):
+            raise AssertionError("never entered")
+    assert names(tmp_path) == ["a", "b"]
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from lrdiff_bench import run_folder
+if sys.argv[2] == "between":
+    rename = Path.rename
+    def stop(self, target):
+        rename(self, target)
+        print("ready", flush=True); time.sleep(60)
+    Path.rename = stop
+with run_folder.new_run_folder(Path(sys.argv[1])) as folder:
+    (folder / "half.txt").write_text("half")
+    if sys.argv[2] == "within":
+        print("ready", flush=True); time.sleep(60)
+    (folder / "summary.json").write_text("{}")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is a POSIX test")
+@pytest.mark.parametrize("when", ["within", "between"])
+def test_kill_9_leaves_no_half_run_and_the_next_run_cleans_up(tmp_path, when):
+    final = tmp_path / "a"
+    make_run(final, "old")
+    killed = subprocess.Popen([sys.executable, "-c", KILLED, str(final), when], stdout=subprocess.PIPE, text=True)
+    assert killed.stdout.readline() == "ready\n"
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    killed.stdout.close()
+    if when == "within":
+        assert read_summary(final)["text"] == "old"
+    else:  # the old run stands whole under its retired name until the next run puts it back
+        assert not final.exists()
+    with pytest.raises(ZeroDivisionError), new_run_folder(final):
+        assert read_summary(final)["text"] == "old"
+        raise ZeroDivisionError
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_run_in_progress_of_another_process_is_not_cleaned_up(tmp_path):
+    final = tmp_path / "a"
+    other = subprocess.Popen([sys.executable, "-c", KILLED, str(final), "within"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "ready\n"
+        make_run(final, "mine")
+        assert [name for name in names(tmp_path) if name.endswith(".partial")]
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+
+
+def test_numbers_that_json_cannot_hold_become_null():
+    assert json_ready({"a": [float("nan"), 1.0], "b": (float("-inf"),)}) == {"a": [None, 1.0], "b": [None]}
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "null", '"x"', '{"format": "other"}'])
+def test_a_foreign_summary_is_refused(tmp_path, text):
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(CheckpointError):
+        read_summary(tmp_path)

@@ -1,0 +1,204 @@
+"""The timer: its logic against a clock we drive, and its verdicts against the real one."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lrdiff_bench.statistics import Interval
+from lrdiff_bench.timing import Case, Workload, compare_cases, judge, pinned, time_case
+from lrdiff_core.errors import ConfigError
+
+
+class Machine:
+    """A clock and a workload that advances it: reading costs ``tick`` seconds, a step what ``cost`` says."""
+
+    def __init__(self, cost, tick: float = 0.0) -> None:
+        self.now, self.tick, self.cost = 0.0, tick, cost
+        self.steps, self.calls = 0, []
+
+    def clock(self) -> float:
+        self.now += self.tick
+        return self.now
+
+    def step(self) -> None:
+        self.steps += 1
+        self.calls.append("step")
+        self.now += self.cost(self.steps)
+
+    def case(self, name: str = "fake") -> Case:
+        workload = Workload(self.step, lambda: self.calls.append("reset"), lambda: self.calls.append("sync"))
+        return Case(name=name, parameters={"p": 1}, version="7", factory=lambda: workload)
+
+
+def test_block_is_as_long_as_asked() -> None:
+    machine = Machine(lambda step: 1e-5)
+    timing = time_case(machine.case(), samples=4, target_block_seconds=0.01, clock=machine.clock)
+    assert 1000 <= timing.number <= 1500
+    assert timing.samples == pytest.approx([1e-5] * 4)
+    assert (timing.case, timing.parameters, timing.version) == ("fake[p=1]", {"p": 1}, "7")
+    assert timing.settled
+    assert timing.first_step == pytest.approx(1e-5)
+    assert timing.noise.relative_iqr == pytest.approx(0, abs=1e-6)
+
+
+def test_block_grows_until_the_clock_costs_a_thousandth() -> None:
+    machine = Machine(lambda step: 1e-5, tick=1e-4)
+    timing = time_case(machine.case(), samples=2, target_block_seconds=0.001, clock=machine.clock)
+    assert timing.number * 1e-5 >= 1e-4 * 999
+    assert timing.clock_share <= 0.001
+    assert timing.median == pytest.approx(1e-5, rel=0.002)
+
+
+def test_warm_up_goes_on_until_steps_stop_getting_faster() -> None:
+    machine = Machine(lambda step: 1e-3 + 1e-2 * 0.9**step)
+    timing = time_case(machine.case(), samples=3, target_block_seconds=0.01, clock=machine.clock)
+    assert timing.settled
+    assert len(timing.warmup) > 10
+    assert timing.first_step == pytest.approx(1e-3 + 1e-2 * 0.9)
+    assert timing.number * timing.median >= 0.01  # calibrated again once warm
+
+
+def test_warm_up_that_never_settles_ends_and_says_so() -> None:
+    machine = Machine(lambda step: 1e-3 * 1.02**step)
+    timing = time_case(machine.case(), samples=1, target_block_seconds=0.001, clock=machine.clock)
+    assert not timing.settled
+
+
+def test_reset_and_sync_around_every_block() -> None:
+    machine = Machine(lambda step: 0.02)
+    time_case(machine.case(), samples=3, target_block_seconds=0.01, clock=machine.clock)
+    blocks = len(machine.calls) // 4
+    assert machine.calls == ["reset", "sync", "step", "sync"] * blocks
+    assert machine.steps == blocks
+
+
+def test_comparison_alternates_and_keeps_every_sample() -> None:
+    machine, order = Machine(lambda step: 0.0), []
+
+    def case(name: str, cost: float) -> Case:
+        def step() -> None:
+            order.append(name)
+            # a machine that gets slower all the time: alternating must cancel it
+            machine.now += cost * (1 + 0.01 * len(order))
+
+        return Case(name=name, version="1", factory=lambda: Workload(step))
+
+    comparison = compare_cases(case("a", 1.0), case("b", 1.1), rounds=6, target_block_seconds=0.5, clock=machine.clock)
+    assert "".join(order[-24:]) == "abba" * 6
+    assert len(comparison.a.samples) == len(comparison.b.samples) == 12
+    assert len(comparison.ratios) == 6
+    assert comparison.ratio.estimate == pytest.approx(1.1, rel=1e-6)
+    assert comparison.verdict == "slower"
+    dataclasses.asdict(comparison)  # plain enough for JSON
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.90, 0.97, "faster"),
+        (1.03, 1.10, "slower"),
+        (0.99, 1.01, "equivalent"),
+        (0.97, 1.01, "unresolved"),
+        (0.95, 1.05, "unresolved"),
+        (1.01, 1.05, "unresolved"),
+    ],
+)
+def test_verdict(low: float, high: float, verdict: str) -> None:
+    assert judge(Interval((low + high) / 2, low, high, 0.95)) == verdict
+    mirrored = {"faster": "slower", "slower": "faster"}.get(verdict, verdict)
+    assert judge(Interval(2 / (low + high), 1 / high, 1 / low, 0.95)) == mirrored
+
+
+def busy(seconds: float) -> Case:
+    def step() -> None:
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    return Case(name="busy", version="1", factory=lambda: Workload(step))
+
+
+# Two real measurements, on this process's own time: what else the machine does must not fail a test.
+def test_planted_slow_down_is_found() -> None:
+    comparison = compare_cases(
+        busy(200e-6), busy(220e-6), rounds=15, target_block_seconds=0.002, clock=time.process_time
+    )
+    assert comparison.verdict == "slower"
+    assert comparison.ratio.estimate == pytest.approx(1.1, abs=0.03)
+
+
+def test_same_against_same_is_not_called_different() -> None:
+    verdicts = [
+        compare_cases(
+            busy(100e-6), busy(100e-6), rounds=10, target_block_seconds=0.001, clock=time.process_time
+        ).verdict
+        for _ in range(5)
+    ]
+    assert set(verdicts) <= {"equivalent", "unresolved"}
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_threads_and_collector_are_put_back_even_after_an_error(collecting: bool) -> None:
+    import torch
+
+    seen = {}
+
+    def step() -> None:
+        seen.update(threads=torch.get_num_threads(), gc=gc.isenabled())
+        raise RuntimeError("step failed")
+
+    was_collecting, was_threads = gc.isenabled(), torch.get_num_threads()
+    gc.enable() if collecting else gc.disable()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError, match="step failed"):
+            time_case(Case(name="fails", version="1", factory=lambda: Workload(step)), threads=1)
+        assert seen == {"threads": 1, "gc": False}
+        assert gc.isenabled() == collecting
+        assert torch.get_num_threads() == 2
+    finally:
+        gc.enable() if was_collecting else gc.disable()
+        torch.set_num_threads(was_threads)
+
+
+def test_thread_count_is_recorded() -> None:
+    machine = Machine(lambda step: 0.02)
+    assert time_case(machine.case(), samples=1, threads=2, clock=machine.clock).threads == 2
+    with pinned(3) as count:
+        assert count == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"samples": 0}, "samples is 0"),
+        ({"threads": 0}, "threads is 0"),
+        ({"threads": 1.5}, "threads is 1.5"),
+        ({"target_block_seconds": 0.0}, "target_block_seconds is 0.0"),
+    ],
+)
+def test_wrong_options(options: dict, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        time_case(busy(1e-6), **options)
+
+
+def test_too_few_rounds() -> None:
+    with pytest.raises(ConfigError, match=r"rounds is 5\nhelp: write a whole number from 6 up"):
+        compare_cases(busy(1e-6), busy(1e-6), rounds=5)
+
+
+def test_clock_that_stands_still(monkeypatch) -> None:
+    monkeypatch.setattr("lrdiff_bench.timing.MOST_STEPS", 1000)
+    with pytest.raises(ConfigError, match="1000 steps take 0 s"):
+        time_case(Case(name="x", version="1", factory=lambda: Workload(lambda: None)), clock=lambda: 0.0)
+
+
+def test_importing_the_timer_does_not_import_torch() -> None:
+    code = "import sys, lrdiff_bench.timing, lrdiff_bench.cases; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,128 @@
+"""Feature values: text, missing, infinite, too large, and what imputation makes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lrdiff_core.data import load_table
+from lrdiff_core.errors import DataError
+
+IMPUTE_HELP = "`--impute mean|median|drop` fills them in from the training rows, or drops their rows"
+
+
+def refused(path: str, **options) -> tuple[str, str]:
+    with pytest.raises(DataError) as caught:
+        load_table(path, **options)
+    return caught.value.message, caught.value.help
+
+
+def test_text(write):
+    """Row 1 is the first row below the header."""
+    assert refused(write("a,city,y\n1,2,0\n1,Paris,1\n1,Rome,0\n"), target="y") == (
+        'column "city" of t.csv holds text: "Paris" in row 2',
+        "turn the column into numbers, or remove it; row 1 is the first row below the header",
+    )
+    assert refused(write("a;y\n1,5;0\n2,5;1\n"), target="y") == (
+        'column "a" of t.csv holds text: "1,5" in row 1',
+        'write decimals with a point: "1.5"',
+    )
+
+
+def test_text_and_names_stay_on_one_line(write):
+    message, _ = refused(write('"a\nb",y\n"one\n' + "x" * 50 + '",0\n'), target="y")
+    assert message == r'column "a\nb" of t.csv holds text: "one\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx..." in row 1'
+
+
+def test_characters_that_would_move_the_cursor_are_escaped(write):
+    message, _ = refused(write("a,y\nu\u2028v\x1b[2J,0\n"), target="y")
+    assert message == r'column "a" of t.csv holds text: "u\u2028v\u001b[2J" in row 1'
+    assert refused(write("a,y\né,0\n"), target="y")[0] == 'column "a" of t.csv holds text: "é" in row 1'
+
+
+def test_text_in_parquet_follows_the_same_rule(write):
+    write("")
+    pl.DataFrame({"a": ["1.5", " 2 ", "NA", "x"], "y": [0, 1, 0, 1]}).write_parquet("t.parquet")
+    assert refused("t.parquet", target="y")[0] == 'column "a" of t.parquet holds text: "x" in row 4'
+
+
+@pytest.mark.parametrize("cell", ["", "  ", "NA", "N/A", "null", "nan", "NaN", '""'])
+def test_missing(write, cell):
+    name = write(f"a,b,y\n1,2,0\n{cell},2,1\n3,4,0\n4,5,1\n")
+    assert refused(name, target="y") == (
+        't.csv has values that are not finite numbers: "a" 1 missing (row 2)',
+        IMPUTE_HELP,
+    )
+    filled = load_table(name, target="y", impute="mean")
+    assert np.isnan(filled.features[:, 0]).tolist() == [False, True, False, False]
+
+
+def test_every_kind_of_fault_is_counted(write):
+    name = write("a,b,c,d,y\n,1e300,1,,0\nNA,2,inf,-inf,1\n3,-1e39,-Infinity,1,0\n,5,1,1,1\n")
+    assert refused(name, target="y") == (
+        't.csv has values that are not finite numbers: "a" 3 missing (first in row 1); '
+        '"b" 2 too large for float32 (first 1e+300 in row 1); "c" 2 infinite (first in row 2); and 1 more column',
+        IMPUTE_HELP,
+    )
+    message, _ = refused(write("d,a,y\n,1e300,0\n-inf,2,1\n"), target="y")
+    assert message == (
+        't.csv has values that are not finite numbers: "d" 1 missing (row 1), 1 infinite (row 2); '
+        '"a" 1 too large for float32 (1e+300 in row 1)'
+    )
+
+
+@pytest.mark.parametrize("impute", ["mean", "median"])
+def test_fill(write, impute):
+    name = write("a,b,y\n1,2,0\n,inf,1\n3,1e300,0\n4,5,1\n5,,0\n")
+    table = load_table(name, target="y", impute=impute)
+    expected = np.array([[1, 2], [np.nan, np.nan], [3, np.nan], [4, 5], [5, np.nan]], dtype=np.float32)
+    np.testing.assert_array_equal(table.features, expected)
+    assert table.notes == (
+        f"4 values in 2 columns missing or not finite, filled in with the {impute} of the training rows",
+    )
+    assert load_table(write("a,y\n1,0\n2,1\n3,0\n4,1\n"), target="y", impute=impute).notes == ()
+
+
+def test_fill_needs_a_number(write):
+    name = write("a,b,c,y\n1,,inf,0\n2,,,1\n3,,,0\n4,,,1\n")
+    assert refused(name, target="y", impute="median") == (
+        't.csv has no finite number in 2 columns: "b", "c"',
+        "remove them: there is nothing to take a median of",
+    )
+
+
+def test_drop(write):
+    name = write("a,b,y\n1,2,no\n,2,yes\n3,inf,no\n4,5,yes\n5,6,\n7,8,yes\n9,9,no\n")
+    table = load_table(name, target="y", impute="drop")
+    assert table.features.tolist() == [[1, 2], [4, 5], [7, 8], [9, 9]]
+    assert table.target.tolist() == [0, 1, 1, 0]
+    assert table.notes == ("3 of 7 rows dropped for values that are missing or not finite",)
+    assert refused(write("a,b,y\n1,,0\n2,,1\n"), target="y", impute="drop") == (
+        "t.csv has no row without a value that is missing or not finite, so `drop` leaves none",
+        "remove the columns that are mostly missing, or use `--impute mean|median`",
+    )
+
+
+def test_rows_are_counted_in_the_file_and_not_after_dropping(write):
+    message, _ = refused(write("a,y\n,u\n1,u\n1,u\n1,v\n"), target="y", impute="drop")
+    assert message == 'target "y" of t.csv has 1 class with a single row: "v" (row 4)'
+
+
+@pytest.mark.parametrize("impute", ["none", "mean", "median"])
+def test_target_is_never_filled_in(write, impute):
+    help = "`--impute drop` drops these rows; a target is never filled in"
+    assert refused(write("a,y\n1,u\n1,\n1,v\n1,NA\n"), target="y", impute=impute) == (
+        'target "y" of t.csv has rows without a value: 2 missing (first in row 2)',
+        help,
+    )
+    assert refused(write("a,y\n1,1.5\n1,inf\n1,\n1,1e39\n"), target="y", impute=impute) == (
+        'target "y" of t.csv has rows without a value: 1 missing (row 3), 1 infinite (row 2), '
+        "1 too large for float32 (1e+39 in row 4)",
+        help,
+    )
+
+
+def test_booleans_are_one_and_zero(write):
+    table = load_table(write("a,y\ntrue,0\nFALSE,1\nTrue,0\n0.5,1\n"), target="y")
+    assert table.features.ravel().tolist() == [1, 0, 1, 0.5]

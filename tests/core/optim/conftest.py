@@ -1,0 +1,35 @@
+"""Fixtures of the optimizer tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from optim_pairs import PAIRS
+
+from lrdiff_core.optim import kernel
+
+
+@pytest.fixture(params=["kernel", "fused"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both CPU forms in turn: with the compiled kernel and without."""
+    if request.param == "fused":
+        monkeypatch.setattr(kernel, "load", lambda: None)
+    elif kernel.load() is None:
+        pytest.skip("no C compiler here")
+    return str(request.param)
+
+
+@pytest.fixture(params=list(PAIRS))
+def pair(request: pytest.FixtureRequest) -> tuple[type[torch.optim.Optimizer], type[torch.optim.Optimizer]]:
+    """Our class and torch's."""
+    return PAIRS[request.param]
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

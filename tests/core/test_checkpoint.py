@@ -1,0 +1,94 @@
+"""Checkpoints go there and back, and a damaged or foreign one is refused in one line."""
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+
+from lrdiff_core.checkpoint import load_checkpoint, save_checkpoint
+from lrdiff_core.errors import CheckpointError
+from lrdiff_core.model import ModelSpec, build_model
+
+
+@pytest.fixture
+def net():
+    spec = ModelSpec(features=2, hidden=(3,), outputs=1, task="binary", feature_names=("a", "b"), classes=("0", "1"),
+                     target_name="y")  # fmt: skip
+    return build_model(spec, seed=0)
+
+
+def refusal(file):
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(file)
+    assert "\n" not in caught.value.message
+    return caught.value.message
+
+
+def test_weights_and_info_come_back_bit_for_bit(net, tmp_path):
+    save_checkpoint(tmp_path / "m.safetensors", net, info={"rates": {"layer1": 0.01}})
+    again, info = load_checkpoint(tmp_path / "m.safetensors")
+    assert info == {"rates": {"layer1": 0.01}}
+    assert again.spec == net.spec
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in net.state_dict().items())
+    assert not again.training
+
+
+def test_the_same_model_gives_the_same_bytes(net, tmp_path):
+    written = set()
+    for i in range(10):  # safetensors orders several metadata keys at random
+        save_checkpoint(tmp_path / str(i), net, info={"a": 1, "b": 2})
+        written.add((tmp_path / str(i)).read_bytes())
+    assert len(written) == 1
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert refusal(tmp_path / "no.safetensors") == f"no checkpoint at {tmp_path / 'no.safetensors'}"
+
+
+@pytest.mark.parametrize("keep", [0, 4, 20, 0.5, 0.99])
+def test_a_truncated_file_is_refused(net, tmp_path, keep):
+    file = tmp_path / "m.safetensors"
+    save_checkpoint(file, net)
+    data = file.read_bytes()
+    file.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
+    assert refusal(file).startswith(f"{file} is damaged or no safetensors file: ")
+
+
+def test_a_pickle_is_refused(net, tmp_path):
+    torch.save(net.state_dict(), tmp_path / "m.safetensors")
+    assert "is damaged or no safetensors file" in refusal(tmp_path / "m.safetensors")
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path):
+    file = tmp_path / "m.safetensors"
+    safetensors.torch.save_file({"x": torch.ones(1)}, file)
+    assert refusal(file) == f"{file} is a safetensors file, but not a checkpoint of lrdiff"
+
+
+def rewrite(file, change):
+    """Write the checkpoint again with a changed header and the same tensors."""
+    with safetensors.safe_open(file, framework="pt") as opened:
+        metadata, names = opened.metadata(), list(opened.keys())
+        tensors = {name: opened.get_tensor(name) for name in names}
+    header = json.loads(metadata["lrdiff.checkpoint"])
+    change(header, tensors)
+    safetensors.torch.save_file(tensors, file, metadata={"lrdiff.checkpoint": json.dumps(header)})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda h, t: h.update(version=99), "has checkpoint version 99, this program reads 1"),
+        (lambda h, t: h.pop("model"), "has a damaged header: 'model'"),
+        (lambda h, t: h["model"].pop("features"), "has a damaged header: "),
+        (lambda h, t: t.pop("layer1.bias"), "does not fit its own model: layer1.bias"),
+        (lambda h, t: h["model"].update(hidden=[4]), "does not fit its own model: layer1.bias is (3,)"),
+        (lambda h, t: t.update({"layer1.bias": torch.ones(3, dtype=torch.float64)}), "does not fit its own model"),
+    ],
+)  # fmt: skip
+def test_a_header_that_does_not_fit_is_refused(net, tmp_path, change, said):
+    file = tmp_path / "m.safetensors"
+    save_checkpoint(file, net)
+    rewrite(file, change)
+    assert said in refusal(file)

@@ -1,0 +1,115 @@
+"""Settings: what a TOML file may say, and what is said of one that is wrong."""
+
+import math
+
+import pytest
+
+from lrdiff_core.config import RunConfig, load_config, make_config, name_from
+from lrdiff_core.errors import ConfigError, RateError
+from lrdiff_core.presets import PRESETS
+
+
+def message(settings, kind=ConfigError):
+    with pytest.raises(kind) as caught:
+        make_config(settings, where="my.toml")
+    return caught.value.message, caught.value.help
+
+
+def test_every_preset_is_valid():
+    assert PRESETS
+    for name, preset in PRESETS.items():
+        assert make_config(preset).name == name
+
+
+def test_a_toml_file_is_read_with_rates_by_layer_name(tmp_path):
+    file = tmp_path / "my run.toml"
+    file.write_text(
+        'data = "wine"\nhidden = [8, 4]\noptimizer = "sgd"\nmomentum = 0.9\nbatch_size = 16\nepochs = 3\n'
+        "[rates]\nlayer1 = 0.01\nlayer2 = 1e-3\nlayer3 = 1\n[compare]\nseeds = 12\nsweep = [0.01, 0.1]\n"
+    )
+    config = make_config(load_config(file))
+    assert config.rates == {"layer1": 0.01, "layer2": 0.001, "layer3": 1.0}
+    assert (config.hidden, config.epochs, config.batch_size, config.momentum) == ((8, 4), 3, 16, 0.9)
+    assert (config.compare.seeds, config.compare.sweep) == (12, (0.01, 0.1))
+    assert config.name == "my-run"
+
+
+def test_data_is_looked_up_beside_the_toml_file(tmp_path):
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "my.toml").write_text('data = "rows.csv"\n')
+    assert load_config(tmp_path / "my.toml")["data"] == str(tmp_path / "rows.csv")
+
+
+def test_sizes_follow_the_data_unless_they_are_given():
+    assert [RunConfig().hidden_sizes(n) for n in (1, 10, 30, 1000)] == [(5,), (5,), (15,), (64,)]
+    assert RunConfig(hidden=()).hidden_sizes(10) == ()
+    assert [RunConfig().rows_per_step(n) for n in (20, 700, 10**6)] == [16, 25, 1024]
+    assert RunConfig(batch_size=7).rows_per_step(700) == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "what", "help"),
+    [
+        ({"epoch": 3}, 'unknown key "epoch" in my.toml', 'did you mean "epochs"? keys: name, data, target,'),
+        ({"compare": {"seed": 3}}, 'unknown key "compare.seed" in my.toml', 'did you mean "seeds"? keys: seeds,'),
+        ({"zzz": 3}, 'unknown key "zzz" in my.toml', "keys: name, data,"),
+        ({"epochs": 0}, "epochs in my.toml is 0", "input should be greater than or equal to 1"),
+        ({"epochs": 2.5}, "epochs in my.toml is 2.5", "input should be a valid integer"),
+        ({"epochs": "3"}, "epochs in my.toml is '3'", "input should be a valid integer"),
+        ({"hidden": [5, -1]}, "hidden.1 in my.toml is -1", "input should be greater than or equal to 1"),
+        ({"optimizer": "adm"}, "optimizer in my.toml is 'adm'", 'did you mean "adam"? one of: sgd, adam, adamw'),
+        ({"device": "tpu"}, "device in my.toml is 'tpu'", "one of: auto, cpu, cuda, mps"),
+        ({"impute": "zero"}, "impute in my.toml is 'zero'", "one of: none, mean, median, drop"),
+        ({"validation": 0.7}, "validation in my.toml is 0.7", "input should be less than 0.5"),
+        ({"name": "../up"}, "name in my.toml is '../up'", "string should match pattern"),
+        ({"seed": -1}, "seed in my.toml is -1", "input should be greater than or equal to 0"),
+        ({"rates": 0.1}, "rates in my.toml is not a table", "write a [rates] table with lines like layer1 = 0.01"),
+        ({"rates": {}}, "rates in my.toml is not a table", "write a [rates] table with lines like layer1 = 0.01"),
+        ({"compare": {"seeds": 3}}, "compare.seeds in my.toml is 3", "input should be greater than or equal to 10"),
+        (
+            {"optimizer": "adam", "momentum": 0.9},
+            "momentum is set in my.toml, and optimizer 'adam' takes none",
+            'set optimizer = "sgd", or leave momentum out',
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_named_with_the_way_out(settings, what, help):
+    said = message(settings)
+    assert said[0] == what
+    assert said[1].startswith(help)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 0, 0.0, math.nan, math.inf, -math.inf])
+def test_a_rate_outside_the_legal_interval_is_named(rate):
+    what, help = message({"rates": {"layer1": 0.01, "layer2": rate}}, RateError)
+    assert what == f'learning rate of layer "layer2" is {float(rate)!r}'
+    assert help == "write a number in (0, inf), such as 0.001; to stop learning, freeze instead"
+
+
+@pytest.mark.parametrize("rate", ["0.1", True, None, [0.1], {"lr": 0.1}])
+def test_a_rate_that_is_no_number_is_named(rate):
+    what, help = message({"rates": {"layer1": rate}}, RateError)
+    assert what.startswith('learning rate of layer "layer1" is ')
+    assert help == "write a plain number in (0, inf), such as 0.001"
+
+
+def test_a_rate_of_the_sweep_is_checked_too():
+    what, _ = message({"compare": {"sweep": [0.01, -0.1]}}, RateError)
+    assert what == "learning rate in compare.sweep of my.toml is -0.1"
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no such file: .*nothing.toml"):
+        load_config(tmp_path / "nothing.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("epochs = = 3\n")
+    with pytest.raises(ConfigError, match="broken.toml is not TOML: Invalid value"):
+        load_config(broken)
+    broken.write_bytes(b"name = '\xff'\n")
+    with pytest.raises(ConfigError, match="cannot read .*broken.toml"):
+        load_config(broken)
+
+
+@pytest.mark.parametrize(("stem", "name"), [("my data (1)", "my-data--1-"), ("..x", "x"), ("é", "-"), ("", "run")])
+def test_a_name_is_made_from_a_file_name(stem, name):
+    assert name_from(stem) == name if name != "-" else name_from(stem) == "run"

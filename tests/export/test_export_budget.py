@@ -1,0 +1,201 @@
+"""Judging errors: what is allowed, and what is not."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from export_models import MODELS, Bfloat16, Classifier, TwoOutputs, missing_rows, rows_of, seeded
+from torch import Tensor, nn
+
+from lrdiff_core.errors import ConfigError, DataError, InputError
+from lrdiff_export import Yardstick
+from lrdiff_export.reference import evaluate, evaluation_copy
+
+EPS = float(np.finfo(np.float32).eps)
+
+
+class Times(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.tensor(factor))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows * self.factor
+
+
+def judged(module: nn.Module, rows: np.ndarray, outputs: list[np.ndarray]) -> list:
+    yardstick = Yardstick(module, rows)
+    return yardstick.judge(outputs, yardstick.reference(rows))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_eager_float32_is_within_its_own_budget(name: str) -> None:
+    make, rows = MODELS[name]
+    module = seeded(make)
+    for verdict in judged(module, rows, evaluate(evaluation_copy(module), rows)):
+        assert verdict.agrees, verdict
+
+
+def test_the_error_is_in_units_of_epsilon_at_the_scale_of_the_output() -> None:
+    rows = np.array([[1.0], [4.0]], np.float32)
+    off = rows.copy()
+    off[0] += 100 * 4 * EPS  # a hundred units at the scale of the largest output, which is 4
+    (verdict,) = judged(Times(1.0), rows, [off])
+    assert verdict.error == pytest.approx(100)
+    assert verdict.row == 0
+    assert verdict.reason == "error 100 eps, allowed 8"
+
+
+def test_the_floor_holds_where_float32_is_exact_and_well_conditioned() -> None:
+    (budget,) = Yardstick(Times(2.0), rows_of(50, 3)).budgets
+    assert budget.eager_error == 0
+    assert 0.4 < budget.conditioning <= 0.5
+    assert budget.allowed == 8
+
+
+def test_an_ill_conditioned_output_is_allowed_more() -> None:
+    class Cancel(nn.Module):
+        def forward(self, rows: Tensor) -> Tensor:
+            return rows - 1.0
+
+    rows = np.float32(1) + np.float32(1e-4) * rows_of(50, 1)
+    (budget,) = Yardstick(Cancel(), rows).budgets
+    assert budget.eager_error == 0  # the subtraction is exact, and yet
+    assert budget.conditioning > 1e3
+    assert budget.allowed == 4 * budget.conditioning
+
+
+def test_the_budget_is_the_same_every_time() -> None:
+    module, rows = seeded(Classifier), rows_of(30, 10)
+    assert Yardstick(module, rows).budgets == Yardstick(module, rows).budgets
+
+
+def test_outputs_that_are_zero_everywhere_must_be_zero() -> None:
+    make, rows = MODELS["zero"]
+    zero = np.zeros((20, 2), np.float32)
+    (verdict,) = judged(seeded(make), rows, [zero])
+    assert (verdict.agrees, verdict.error) == (True, 0)
+    zero[7, 1] = 1e-6
+    (verdict,) = judged(seeded(make), rows, [zero])
+    assert (verdict.agrees, verdict.row) == (False, 7)
+
+
+def test_nan_and_infinity_must_stand_where_float64_has_them() -> None:
+    rows = missing_rows()
+    right = rows * 2
+    assert judged(Times(2.0), rows, [right])[0].agrees
+    for place, value in (((3, 2), 0.0), ((4, 0), -np.inf), ((5, 9), np.nan), ((6, 6), np.nan)):
+        wrong = right.copy()
+        wrong[place] = value
+        (verdict,) = judged(Times(2.0), rows, [wrong])
+        assert verdict.reason == "NaN or infinity in other places than in float64: 1 of 400 elements"
+        assert (verdict.row, verdict.mismatches) == (place[0], 1)
+
+
+def test_where_float32_must_overflow_infinity_is_right_and_the_rest_is_still_judged() -> None:
+    rows = np.array([[1e30], [1.0]], np.float32)
+    module = Times(1e20)
+    right = np.array([[np.inf], [1e20]], np.float32)
+    assert judged(module, rows, [right])[0].agrees
+    assert not judged(module, rows, [np.array([[3e38], [1e20]], np.float32)])[0].agrees
+    assert not judged(module, rows, [np.array([[np.inf], [1.01e20]], np.float32)])[0].agrees
+
+
+def test_exact_dtypes_are_compared_exactly() -> None:
+    rows = rows_of(100, 10)
+    module = seeded(TwoOutputs)
+    scores, labels = evaluate(module, rows)
+    assert [verdict.agrees for verdict in judged(module, rows, [scores, labels])] == [True, True]
+    labels[5] = (labels[5] + 1) % 3
+    first, second = judged(module, rows, [scores, labels])
+    assert first.agrees
+    assert (second.reason, second.row) == ("1 of 100 elements differ", 5)
+
+
+def test_dtype_shape_and_number_of_outputs_are_compared() -> None:
+    rows = rows_of(6, 3)
+    (verdict,) = judged(Times(1.0), rows, [rows.astype(np.float64)])
+    assert verdict.reason == "dtype float64 instead of float32"
+    (verdict,) = judged(Times(1.0), rows, [rows[:, :1]])
+    assert verdict.reason == "shape [6, 1] instead of [6, 3]"
+    (verdict,) = judged(Times(1.0), rows, [rows, rows])
+    assert verdict.reason == "2 outputs instead of 1"
+
+
+def test_bfloat16_and_float16_arithmetic_leave_the_budget() -> None:
+    module, rows = seeded(Classifier), rows_of(100, 10)
+    (verdict,) = judged(module, rows, evaluate(Bfloat16(seeded(Classifier)), rows))
+    assert verdict.error > 1e3
+    half = evaluate(seeded(Classifier).half(), rows.astype(np.float16))[0].astype(np.float32)
+    assert not judged(module, rows, [half])[0].agrees
+
+
+def test_rows_are_never_written_to() -> None:
+    class InPlace(nn.Module):
+        def forward(self, rows: Tensor) -> Tensor:
+            return rows.sub_(1.0)
+
+    rows = rows_of(5, 3)
+    before = rows.copy()
+    rows.flags.writeable = False
+    Yardstick(InPlace(), rows)
+    assert np.array_equal(rows, before)
+
+
+def test_reports_are_json_without_nan_and_infinity() -> None:
+    rows = rows_of(6, 3)
+    (verdict,) = judged(Times(1.0), rows, [rows[:, :1]])
+    document = json.loads(json.dumps(verdict.to_dict(), allow_nan=False))
+    assert document["error"] is None
+    assert json.dumps(Yardstick(Times(1.0), rows).budgets[0].to_dict(), allow_nan=False)
+
+
+class CastsDown(nn.Module):
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows.float() * 2
+
+
+class FixedConstant(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.linear(rows.float())
+
+
+class GivesBfloat16(nn.Module):
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows.bfloat16()
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "message"),
+    [
+        (CastsDown(), InputError, "CastsDown gives float32 when evaluated in float64: no reference"),
+        (FixedConstant(), InputError, "FixedConstant cannot be evaluated in float64: mat1 and mat2 must have the same"),
+        (GivesBfloat16(), ConfigError, "an output of dtype torch.bfloat16 cannot be compared"),
+    ],
+)
+def test_a_module_without_a_float64_reference_is_refused(module: nn.Module, error: type, message: str) -> None:
+    with pytest.raises(error) as caught:
+        Yardstick(module, rows_of(4, 3))
+    assert caught.value.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.zeros((2, 3)), "rows are float64, not a float32 array"),
+        ([[1.0]], "rows are list, not a float32 array"),
+        (np.zeros((0, 3), np.float32), "rows have shape [0, 3]: nothing to run"),
+        (np.array(1, np.float32), "rows have shape []: nothing to run"),
+    ],
+)
+def test_rows_that_cannot_be_fed_are_named(rows: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        Yardstick(nn.Linear(3, 1), rows)
+    assert caught.value.message == message

@@ -1,0 +1,243 @@
+"""The matrix: what agrees, differs, refuses and is not here, and that nothing passes by running elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from export_models import MODELS, Classifier, rows_of, seeded
+from torch import nn
+
+from lrdiff_core.errors import ConfigError, ModelFileError
+from lrdiff_export import BACKENDS, Backend, ParityReport, check_parity, convert_to_onnx, register_backend
+from lrdiff_export.backends import Predict, TorchBackend, compiler_path
+
+ROWS = rows_of(100, 10)
+CPU = [name for name in BACKENDS if name not in ("compiled", "cuda", "mps")]
+
+
+@pytest.fixture
+def plant() -> Iterator[Any]:
+    """Register backends for one test."""
+    before = dict(BACKENDS)
+    yield register_backend
+    BACKENDS.clear()
+    BACKENDS.update(before)
+
+
+def only(report: ParityReport) -> Any:
+    (result,) = report.results
+    return result
+
+
+def test_the_registry_is_not_empty_and_keeps_its_contract() -> None:
+    assert list(BACKENDS) == ["eager", "compiled", "onnxruntime", "cuda", "mps"]
+    for name, backend in BACKENDS.items():
+        checked: Backend = backend
+        assert checked.name == name
+        assert checked.device in ("cpu", "cuda", "mps")
+        assert checked.dtype == "float32"
+        reason = checked.availability()
+        assert reason is None or (reason and "\n" not in reason)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("model", ["binary", "convolutional", "two outputs"])
+def test_every_backend_here_agrees(name: str, model: str) -> None:
+    if name == "compiled":
+        pytest.skip("slow, has a test of its own")
+    reason = BACKENDS[name].availability()
+    if reason is not None:
+        pytest.skip(reason)
+    make, rows = MODELS[model]
+    result = only(check_parity(seeded(make), rows, backends=[name]))
+    assert (result.status, result.reason) == ("agrees", None)
+    assert result.error <= result.allowed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(compiler_path() is None, reason="no C++ compiler")
+def test_compiled_code_agrees_and_eager_fall_back_is_refused(plant: Any) -> None:
+    result = only(check_parity(seeded(Classifier), ROWS, backends=["compiled"]))
+    assert (result.status, result.reason) == ("agrees", None)
+
+    class Breaks(nn.Module):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            torch._dynamo.graph_break()
+            return rows * 2
+
+    result = only(check_parity(Breaks(), ROWS, backends=["compiled"]))
+    assert result.status == "refused"
+    with torch.compiler.set_stance("force_eager"):
+        result = only(check_parity(seeded(Classifier), ROWS, backends=["compiled"]))
+    assert (result.status, result.reason) == ("refused", "asked for compiled code, torch.compile ran eagerly")
+
+
+def test_without_a_compiler_compiled_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    result = only(check_parity(seeded(Classifier), ROWS, backends=["compiled"]))
+    assert (result.status, result.reason) == ("unavailable", "no C++ compiler (no-such-compiler) on the path")
+
+
+def test_the_whole_matrix_lists_what_is_not_here_and_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.backends.mps, "is_built", lambda: False)
+    report = check_parity(seeded(Classifier), ROWS)
+    assert [result.backend for result in report.results] == list(BACKENDS)
+    assert {result.backend: result.reason for result in report.results} == {
+        "eager": None,
+        "compiled": "no C++ compiler (no-such-compiler) on the path",
+        "onnxruntime": None,
+        "cuda": f"torch {torch.__version__} was built without CUDA",
+        "mps": f"torch {torch.__version__} was built without MPS",
+    }
+    assert report.passed
+    document = report.to_dict()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert (document["passed"], document["reference"], document["rows"]) == (True, "eager float64 on cpu", 100)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.mps, "is_built", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert BACKENDS["cuda"].availability() == "no CUDA device or driver found"
+    assert BACKENDS["mps"].availability() == "no MPS device found (macOS on Apple silicon is needed)"
+
+
+def test_a_matrix_of_absent_backends_only_does_not_pass() -> None:
+    absent = [name for name in ("cuda", "mps") if BACKENDS[name].availability()]
+    assert not check_parity(seeded(Classifier), ROWS, backends=absent).passed
+
+
+def test_a_backend_that_drops_to_bfloat16_differs(plant: Any) -> None:
+    @plant("bf16")
+    class Bf16(TorchBackend):
+        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+            with torch.no_grad():
+                for tensor in [*module.parameters(), *module.buffers()]:
+                    tensor.copy_(tensor.bfloat16())
+            return super().prepare(module, onnx)
+
+    report = check_parity(seeded(Classifier), ROWS, backends=["eager", "bf16"])
+    eager, result = report.results
+    assert (eager.status, result.status) == ("agrees", "differs")
+    assert result.error > 100 * result.allowed
+    assert result.reason == f"output0: error {result.error:.4g} eps, allowed {result.allowed:.4g}"
+    assert not report.passed
+
+
+def test_a_backend_that_reorders_classes_differs_and_its_flips_are_counted(plant: Any) -> None:
+    @plant("reorders")
+    class Reorders(TorchBackend):
+        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+            predict = super().prepare(module, onnx)
+            return lambda rows: [output[:, ::-1] for output in predict(rows)]
+
+    make, rows = MODELS["multi-class"]
+    eager, result = check_parity(
+        seeded(make), rows, backends=["eager", "reorders"], decide=lambda scores: scores.argmax(axis=1)
+    ).results
+    assert (eager.decisions_flipped, result.decisions_flipped) == (0, 100)
+    assert result.status == "differs"
+
+
+def test_a_backend_that_ignores_the_device_it_was_asked_for_is_refused(plant: Any) -> None:
+    @plant("ignores")
+    class Ignores(TorchBackend):
+        device = "cuda"
+
+        def place(self, thing: Any) -> Any:
+            return thing
+
+    result = only(check_parity(seeded(Classifier), ROWS, backends=["ignores"]))
+    assert (result.status, result.reason) == ("refused", "asked for cuda, ran on cpu")
+
+
+def test_a_backend_that_flushes_small_outputs_differs(plant: Any) -> None:
+    @plant("flushes")
+    class Flushes(TorchBackend):
+        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+            predict = super().prepare(module, onnx)
+            return lambda rows: [np.where(np.abs(output) < 1e-3, 0, output) for output in predict(rows)]
+
+    result = only(check_parity(nn.Identity(), 1e-4 * ROWS, backends=["flushes"]))
+    assert result.status == "differs"
+
+
+def test_a_backend_that_crashes_is_refused_with_its_reason_and_released(plant: Any) -> None:
+    released = []
+
+    @plant("crashes")
+    class Crashes(TorchBackend):
+        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+            raise ZeroDivisionError("no such kernel\nsecond line")
+
+        def release(self) -> None:
+            released.append(True)
+
+    result = only(check_parity(seeded(Classifier), ROWS, backends=["crashes"]))
+    assert (result.status, result.reason) == ("refused", "ZeroDivisionError: no such kernel")
+    assert (result.error, result.allowed) == (None, None)
+    assert released == [True]
+
+
+def test_a_backend_that_gives_nothing_differs(plant: Any) -> None:
+    @plant("empty")
+    class Empty(TorchBackend):
+        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+            return lambda rows: []
+
+    result = only(check_parity(seeded(Classifier), ROWS, backends=["empty"]))
+    assert (result.status, result.reason) == ("differs", "all outputs: 0 outputs instead of 1")
+
+
+def test_onnx_bytes_and_files_given_are_what_is_run(tmp_path: Path) -> None:
+    other = convert_to_onnx(seeded(Classifier, 1), example=torch.zeros(1, 10))
+    file = tmp_path / "model.onnx"
+    file.write_bytes(other)
+    for given in (other, file, str(file)):
+        report = check_parity(seeded(Classifier), ROWS, backends=["onnxruntime"], onnx_bytes_or_path=given)
+        assert only(report).status == "differs"
+    with pytest.raises(ModelFileError):
+        check_parity(seeded(Classifier), ROWS, onnx_bytes_or_path=tmp_path / "none.onnx")
+
+
+def test_what_cannot_be_converted_is_refused_by_onnxruntime_alone() -> None:
+    class Branching(nn.Module):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return rows * 2 if rows.sum() > 0 else rows
+
+    eager, runtime = check_parity(Branching(), ROWS, backends=["eager", "onnxruntime"]).results
+    assert (eager.status, runtime.status) == ("agrees", "refused")
+    assert runtime.reason.startswith("Branching cannot be converted to ONNX: ")
+
+
+def test_an_unknown_backend_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_parity(seeded(Classifier), ROWS, backends=["eagre"])
+    assert str(caught.value) == ('no backend "eagre"\nhelp: backends: eager, compiled, onnxruntime, cuda, mps')
+
+
+def test_the_module_is_left_as_it_was() -> None:
+    module = seeded(Classifier).train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    check_parity(module, ROWS, backends=CPU)
+    assert module.training
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def test_tf32_is_off_while_cuda_runs_and_back_afterwards() -> None:
+    from lrdiff_export.backends import _no_tf32
+
+    conv = torch.backends.cudnn.conv
+    before = conv.fp32_precision
+    with _no_tf32():
+        assert (conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision) == ("ieee", "ieee")
+    assert conv.fp32_precision == before
+    assert torch.backends.cudnn.allow_tf32 in (True, False)  # the older switches can still be read
+    assert torch.get_float32_matmul_precision() == "highest"

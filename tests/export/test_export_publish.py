@@ -1,0 +1,160 @@
+"""The gate: a file has its name only after its bytes passed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from export_models import MODELS, OUTPUTS, Classifier, rows_of, seeded
+from torch import nn
+
+import lrdiff_export.publish as publish
+from lrdiff_core.errors import CheckFailed, ConfigError, DataError, InputError
+from lrdiff_export import VerificationFailed, convert_to_onnx, export_onnx
+
+EXAMPLE = torch.zeros(1, 10)
+ROWS = rows_of(100, 10)
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Converts another module than the one it was given."""
+
+    def convert(module: nn.Module, **options: object) -> bytes:
+        return convert_to_onnx(seeded(Classifier, 1), **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(publish, "convert_to_onnx", convert)
+
+
+def test_what_is_published_is_what_was_verified(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    report = export_onnx(
+        seeded(Classifier), file, example=EXAMPLE, rows=ROWS, output_names=["probability"], metadata={"recipe": "seed"}
+    )
+    data = file.read_bytes()
+    assert report.sha256 == report.verification.sha256 == hashlib.sha256(data).hexdigest()
+    assert (report.size, report.opset, report.ir_version, report.rows_are) == (len(data), 20, 9, "held out")
+    assert (report.input_name, report.output_names) == ("features", ("probability",))
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]  # one file, no .onnx.data
+    assert onnx.ModelProto.FromString(data).metadata_props[0].value == "seed"
+    document = report.to_dict()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document["verification"]["passed"] is True
+
+
+@pytest.mark.parametrize("name", ["multi-class", "convolutional", "two outputs"])
+def test_other_models_pass_the_gate(name: str, tmp_path: Path) -> None:
+    make, rows = MODELS[name]
+    file = tmp_path / "model.onnx"
+    example = torch.tensor(rows[:4])
+    report = export_onnx(seeded(make), file, example=example, rows=rows, output_names=OUTPUTS.get(name, ("output",)))
+    assert report.verification.passed
+    assert file.exists()
+
+
+def test_without_rows_they_are_drawn_around_the_example_and_the_report_says_so(tmp_path: Path) -> None:
+    report = export_onnx(seeded(Classifier), tmp_path / "model.onnx", example=torch.tensor(rows_of(5, 10)))
+    assert (report.rows_are, report.verification.rows) == ("drawn", 69)
+
+
+def test_a_failed_verification_leaves_nothing(tmp_path: Path, faulty: None) -> None:
+    with pytest.raises(VerificationFailed) as caught:
+        export_onnx(seeded(Classifier), tmp_path / "model.onnx", example=EXAMPLE, rows=ROWS)
+    assert list(tmp_path.iterdir()) == []
+    problem = caught.value
+    assert isinstance(problem, CheckFailed)
+    assert problem.exit_status == 1
+    assert problem.report is not None
+    assert not problem.report.passed
+    worst = problem.report.worst[0]
+    assert problem.message == (
+        "model.onnx did not pass verification: "
+        f"output 'output': error {worst.error:.4g} eps, allowed {worst.allowed:.4g}"
+    )
+    assert problem.help == "nothing was written; the report lists every batch size, optimisation level and output"
+    assert pickle.loads(pickle.dumps(problem)).message == problem.message
+
+
+def test_a_failed_verification_leaves_an_existing_file_as_it_was(tmp_path: Path, faulty: None) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"the one that works")
+    with pytest.raises(VerificationFailed):
+        export_onnx(seeded(Classifier), file, example=EXAMPLE, rows=ROWS)
+    assert file.read_bytes() == b"the one that works"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_an_existing_file_is_replaced_after_it_passed(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"old")
+    report = export_onnx(seeded(Classifier), file, example=EXAMPLE, rows=ROWS)
+    assert len(file.read_bytes()) == report.size
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_crash_while_renaming_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool) -> None:
+    file = tmp_path / "model.onnx"
+    if existing:
+        file.write_bytes(b"old")
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("power lost")
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(RuntimeError, match="power lost"):
+        export_onnx(seeded(Classifier), file, example=EXAMPLE, rows=ROWS)
+    assert [path.name for path in tmp_path.iterdir()] == (["model.onnx"] if existing else [])
+    if existing:
+        assert file.read_bytes() == b"old"
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    file = tmp_path / "model.onnx"
+    with pytest.raises(InputError) as caught:
+        export_onnx(seeded(Classifier), file, example=EXAMPLE, rows=ROWS)
+    assert caught.value.message == f"cannot write {file}: No space left on device"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_places_and_rows_are_refused_before_converting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> bytes:
+        raise AssertionError("converted")
+
+    monkeypatch.setattr(publish, "convert_to_onnx", never)
+    missing = tmp_path / "no" / "model.onnx"
+    for path, message in (
+        (tmp_path, f"cannot write {tmp_path}: it is a folder"),
+        (missing, f"cannot write {missing}: no folder {missing.parent}"),
+    ):
+        with pytest.raises(InputError) as caught:
+            export_onnx(seeded(Classifier), path, example=EXAMPLE, rows=ROWS)
+        assert caught.value.message == message
+    file = tmp_path / "model.onnx"
+    with pytest.raises(DataError, match=r"^rows have shape \[100, 9\] and the example \[1, 10\]"):
+        export_onnx(seeded(Classifier), file, example=EXAMPLE, rows=ROWS[:, :9].copy())
+    with pytest.raises(DataError, match=r"^rows are float64, not a float32 array"):
+        export_onnx(seeded(Classifier), file, example=EXAMPLE, rows=ROWS.astype(np.float64))
+    with pytest.raises(ConfigError, match=r"^opset is 3, not a whole number from 7 to "):
+        export_onnx(seeded(Classifier), file, example=EXAMPLE, rows=ROWS, opset=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_tied_to_one_batch_size_does_not_pass(tmp_path: Path) -> None:
+    class Fixed(nn.Module):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return rows.mean(dim=0, keepdim=True) + rows * 0 if rows.shape[0] == 2 else rows
+
+    with pytest.raises((InputError, VerificationFailed)):
+        export_onnx(Fixed(), tmp_path / "model.onnx", example=EXAMPLE, rows=ROWS)
+    assert list(tmp_path.iterdir()) == []
