@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lrdiff_core.loop import Observation, Setup, Trained, evaluate, fit, prepare, score_name, set_up, train
     from lrdiff_core.model import ModelSpec, Predictor, TabularNet, build_model, constant_columns
     from lrdiff_core.presets import PRESETS
+    from lrdiff_core.rates import layer_rates, param_groups
 
 _HOME = {
     "checkpoint": ("load_checkpoint", "save_checkpoint"),
@@ -28,6 +29,7 @@ _HOME = {
     "loop": ("Observation", "Setup", "Trained", "evaluate", "fit", "prepare", "score_name", "set_up", "train"),
     "model": ("ModelSpec", "Predictor", "TabularNet", "build_model", "constant_columns"),
     "presets": ("PRESETS",),
+    "rates": ("layer_rates", "param_groups"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -52,10 +54,12 @@ __all__ = [
     "device_status",
     "evaluate",
     "fit",
+    "layer_rates",
     "load_checkpoint",
     "load_config",
     "load_table",
     "make_config",
+    "param_groups",
     "prepare",
     "read_features",
     "repeatable",

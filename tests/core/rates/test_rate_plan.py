@@ -104,6 +104,13 @@ def test_each_group_has_its_own_tensor_rate():
     train(net(), torch.optim.AdamW(groups, capturable=False, foreach=False), steps=0)
 
 
+def test_a_tensor_rate_lies_where_its_parameters_lie():
+    meta = net().to("meta")
+    assert {group["lr"].device.type for group in param_groups(meta).groups(tensor_lr=True)} == {"meta"}
+    meta["body"].to_empty(device="cpu")
+    assert [group["lr"].device.type for group in param_groups(meta).groups(tensor_lr=True)] == ["cpu"]
+
+
 def test_an_optimizer_class_is_asked():
     plan = param_groups(net(), rules=[Rule("head", options={"momentum": 0.9})])
     with pytest.raises(RateError) as caught:
