@@ -16,7 +16,7 @@ OPTIONS = {SGD: {"momentum": 0.9, "nesterov": True}, Adam: {"weight_decay": 0.1}
 
 
 def _run(kind: type[torch.optim.Optimizer], assignment: list[tuple[int, int]], threads: int) -> list[torch.Tensor]:
-    """Parameters after three steps; ``assignment`` gives each parameter a rate and a label that splits groups further."""
+    """Parameters after three steps; ``assignment`` gives each a rate, and a label that splits groups further."""
     params = make(SHAPES)
     groups: dict[tuple[int, int], list[torch.Tensor]] = {}
     for param, at in zip(params, assignment, strict=True):
