@@ -25,10 +25,16 @@ def diagnose() -> dict[str, Any]:
         >>> [row["name"] for row in report["entries"]][:2]
         ['lrdiff', 'python']
     """
+    from lrdiff_core.optim.kernel import missing_reason
     from lrdiff_export import describe_runtimes
 
     entries = [{"name": "lrdiff", "version": version(), "detail": "", "reason": None, "available": True}]
     entries += [entry.to_dict() for entry in describe_runtimes()]
+    reason = missing_reason()
+    told = "compiled: one pass over all rates" if reason is None else ""
+    entries.append(
+        {"name": "optimizer kernel", "version": None, "detail": told, "reason": reason, "available": reason is None}
+    )
     for name in LIBRARIES:
         entries.append(
             {"name": name, "version": metadata.version(name), "detail": "", "reason": None, "available": True}

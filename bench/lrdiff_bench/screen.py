@@ -108,7 +108,7 @@ def numbers(values: Sequence[float | None], *, most: int = 5, digits: int = 3) -
     written = ["n/a" if v is None else f"{v:.{digits}g}" for v in values]
     if len(written) > most:
         written = [*written[: most - 1], "...", written[-1]]
-    return f"[{','.join(written)}]"
+    return f"[{', '.join(written)}]"
 
 
 def shape(sizes: Sequence[int]) -> str:
@@ -357,7 +357,7 @@ def plain_table(*columns: str) -> PlainTable:
     table.add_column(INDENT + columns[0], no_wrap=True)
     for name in columns[1:]:
         words = name in {"split", "why", "result", "rates", "version"}
-        table.add_column(name, justify="left" if words else "right", no_wrap=name != "why")
+        table.add_column(name, justify="left" if words else "right", no_wrap=name != "why", overflow="fold")
     return table
 
 

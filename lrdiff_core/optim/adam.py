@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from . import kernel
-from .forms import Setting, Tensors
+from .forms import Columns, Setting, Tensors
 from .onepass import OnePass
 
 __all__ = ["Adam", "AdamUpdate"]
@@ -23,17 +23,12 @@ class AdamUpdate:
         *("amsgrad", "maximize", "decoupled_weight_decay", "foreach", "capturable", "differentiable", "fused"),
     )
 
-    def structure(self, setting: Setting) -> Setting:
-        return setting[4:]
+    def structure(self, columns: Columns) -> Columns:
+        return columns[4:]
 
-    def columns(self, settings: Sequence[Setting]) -> tuple[list[Any], ...]:
-        return (
-            [s[0] for s in settings],
-            [s[1] for s in settings],
-            [s[2][0] for s in settings],
-            [s[2][1] for s in settings],
-            [s[3] for s in settings],
-        )
+    def numbers(self, columns: Columns) -> tuple[Sequence[Any], ...]:
+        lr, weight_decay, betas, eps = columns[:4]
+        return lr, weight_decay, [pair[0] for pair in betas], [pair[1] for pair in betas], eps
 
     def flags(self, setting: Setting) -> int:
         amsgrad, maximize, decoupled = setting[4:7]
@@ -69,8 +64,8 @@ class AdamUpdate:
             grads = list(torch._foreach_neg(grads))
         if decoupled:
             torch._foreach_mul_(params, [1 - s[0] * s[1] for s in settings])
-        elif any(s[1] for s in settings):
-            grads = list(torch._foreach_add(grads, torch._foreach_mul(params, [s[1] for s in settings])))
+        else:
+            grads = _decayed(grads, params, [s[1] for s in settings])
         torch._foreach_lerp_(state["exp_avg"], grads, [1 - s[2][0] for s in settings])
         torch._foreach_mul_(state["exp_avg_sq"], [s[2][1] for s in settings])
         torch._foreach_addcmul_(state["exp_avg_sq"], grads, grads, [1 - s[2][1] for s in settings])
@@ -81,6 +76,17 @@ class AdamUpdate:
         torch._foreach_add_(roots, [s[3] for s in settings])
         sizes = [-s[0] / (1 - s[2][0] ** t) for s, t in zip(settings, steps, strict=True)]
         torch._foreach_addcdiv_(params, state["exp_avg"], roots, sizes)
+
+
+def _decayed(grads: list[Tensor], params: list[Tensor], decays: list[float]) -> list[Tensor]:
+    """``grad + decay * param``; the product is fused into the sum only where one number serves a whole list."""
+    grads = list(grads)
+    for decay in set(decays) - {0}:
+        chosen = [i for i, other in enumerate(decays) if other == decay]
+        sums = torch._foreach_add([grads[i] for i in chosen], [params[i] for i in chosen], alpha=decay)
+        for i, total in zip(chosen, sums, strict=True):
+            grads[i] = total
+    return grads
 
 
 class Adam(OnePass, torch.optim.Adam):
@@ -100,7 +106,8 @@ class Adam(OnePass, torch.optim.Adam):
         amsgrad: divides by the largest :math:`v` seen so far.
         foreach, fused: if given, PyTorch's own implementation of that name steps the group.
         maximize: ascends.
-        capturable, differentiable: stepped by PyTorch's own implementation.
+        capturable: keeps the step on the device, so that a CUDA graph can hold it.
+        differentiable: stepped by PyTorch's own implementation.
         decoupled_weight_decay: decays as AdamW does.
 
     State, for each parameter: ``step`` (float32, no dimensions), ``exp_avg``, ``exp_avg_sq`` and, with ``amsgrad``,
@@ -128,10 +135,13 @@ class Adam(OnePass, torch.optim.Adam):
     _torch_class: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     _fused_dtypes = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
+    def _needed_state(self, group: dict[str, Any]) -> Set[str]:
+        return {"step", "exp_avg", "exp_avg_sq"} | ({"max_exp_avg_sq"} if group["amsgrad"] else set())
+
     def _begin(self, param: Tensor, group: dict[str, Any]) -> bool:
         state = self.state[param]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
-            names = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
-            state.update({name: torch.zeros_like(param, memory_format=torch.preserve_format) for name in names})
+            state["step"] = torch.zeros((), dtype=torch.float32, device=param.device if group["capturable"] else "cpu")
+            for name in ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])):
+                state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
         return False

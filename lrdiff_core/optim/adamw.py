@@ -26,7 +26,8 @@ class AdamW(Adam, torch.optim.AdamW):
         amsgrad: divides by the largest :math:`v` seen so far.
         foreach, fused: if given, PyTorch's own implementation of that name steps the group.
         maximize: ascends.
-        capturable, differentiable: stepped by PyTorch's own implementation.
+        capturable: keeps the step on the device, so that a CUDA graph can hold it.
+        differentiable: stepped by PyTorch's own implementation.
 
     State, for each parameter: as :class:`~lrdiff_core.optim.Adam`.
 

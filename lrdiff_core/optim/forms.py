@@ -1,4 +1,4 @@
-"""The three forms one pass can take, and what they have in common: tensors side by side, a setting for each.
+"""The three forms that one pass can take, and what they have in common: tensors side by side, a setting for each.
 
 ======== ================================== =====================================================================
 form     used for                           what runs
@@ -6,6 +6,7 @@ form     used for                           what runs
 kernel   CPU, float32, a C compiler is here one call for all tensors and all rates (``kernel.c``)
 fused    CPU otherwise                      PyTorch's fused kernel, once for each distinct setting
 foreach  CUDA                               PyTorch's foreach kernels once, with a list of scalars (one a tensor)
+fused    CUDA with ``capturable``, and SGD  PyTorch's fused kernel, once for each distinct setting
 ======== ================================== =====================================================================
 
 A form is made when the structure is prepared and then run every step. It holds the very parameter and state tensors
@@ -31,14 +32,18 @@ __all__ = ["Form", "Tensors", "Update", "KernelForm", "FusedForm", "ForeachForm"
 data_ptr: Callable[[Tensor], int] = torch._C.TensorBase.data_ptr
 
 Setting = tuple[Any, ...]  # the watched options of one parameter group, in the order of Update.keys
+Columns = tuple[tuple[Any, ...], ...]  # the same for all groups, option by option
 
-# Below this many elements waking a second thread costs more than it saves; PyTorch's own grain size.
-GRAIN = 32768
+# Elements that are worth a thread: about 25 us of work, several times what it takes to wake one.
+GRAIN = 131_072
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tensors:
-    """Parameters side by side with their state: ``state[name][i]`` and ``group[i]`` belong to ``params[i]``."""
+    """Parameters side by side with their state: ``state[name][i]`` and ``group[i]`` belong to ``params[i]``.
+
+    Where the rule needs no such state for a parameter (no momentum in its group, say), None stands in its place.
+    """
 
     params: list[Tensor]
     state: dict[str, list[Tensor]]
@@ -60,10 +65,10 @@ class Update(Protocol):
 
     keys: tuple[str, ...]  # the group options watched every step
 
-    def structure(self, setting: Setting) -> Setting:
-        """The part of a setting that decides what is prepared; a change of anything else is only a new number."""
+    def structure(self, columns: Columns) -> Columns:
+        """What of the settings decides what is prepared; a change of anything else is only a new number."""
 
-    def columns(self, settings: Sequence[Setting]) -> tuple[list[Any], ...]:
+    def numbers(self, columns: Columns) -> tuple[Sequence[Any], ...]:
         """lr, weight_decay, beta1, beta2, eps (as ``kernel.c`` reads them), each with one entry a setting."""
 
     def flags(self, setting: Setting) -> int:
@@ -80,7 +85,7 @@ class Form(Protocol):
     """One way to run a step over many tensors."""
 
     def tune(self, settings: Sequence[Setting]) -> bool:
-        """Takes new numbers; False if the tensors have to be divided anew."""
+        """Takes new numbers, the structure unchanged; False if the tensors have to be divided anew."""
 
     def run(self, grads: list[Tensor]) -> None:
         """One step, gradients in the order of the tensors; on the CPU contiguous."""
@@ -97,7 +102,7 @@ class KernelForm:
         self._update = update
         self._tensors = tensors
         self._call = getattr(library, symbol)
-        self._threaded = offsets[-1] >= GRAIN
+        self._most_threads = max(1, offsets[-1] // GRAIN)
         self._grad = (ctypes.c_void_p * count)()
         self._columns = {name: (ctypes.c_double * len(settings))() for name in _COLUMNS}
         state = tensors.state
@@ -121,14 +126,15 @@ class KernelForm:
         self.tune(settings)
 
     def tune(self, settings: Sequence[Setting]) -> bool:
-        for array, column in zip(self._columns.values(), self._update.columns(settings), strict=True):
-            array[:] = column
+        columns = tuple(zip(*settings, strict=True))
+        for array, numbers in zip(self._columns.values(), self._update.numbers(columns), strict=True):
+            array[:] = list(numbers)
         return True
 
     def run(self, grads: list[Tensor]) -> None:
         self._grad[:] = list(map(data_ptr, grads))
-        if self._threaded:
-            self._table.threads = torch.get_num_threads()
+        if self._most_threads > 1:
+            self._table.threads = min(self._most_threads, torch.get_num_threads())
         self._call(self._address)
         # Autograd has to learn that the parameters changed, as it would from any operation in place.
         torch.autograd.graph.increment_version(self._tensors.params)
@@ -137,8 +143,8 @@ class KernelForm:
 _COLUMNS = ("lr", "weight_decay", "beta1", "beta2", "eps")
 
 
-def _pointers(tensors: list[Tensor], count: int) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * count)(*map(data_ptr, tensors))
+def _pointers(tensors: Sequence[Tensor | None], count: int) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * count)(*[None if tensor is None else data_ptr(tensor) for tensor in tensors])
 
 
 class FusedForm:
@@ -146,21 +152,22 @@ class FusedForm:
 
     def __init__(self, tensors: Tensors, update: Update, settings: Sequence[Setting]) -> None:
         self._update = update
+        self._settings = list(map(_numbers, settings))
         together: dict[Setting, list[int]] = {}
         for i, group in enumerate(tensors.group):
             # The first step of a momentum buffer fills it, so it cannot share a call with later ones.
-            together.setdefault((*_numbers(settings[group]), tensors.fresh[i]), []).append(i)
+            together.setdefault((*self._settings[group], tensors.fresh[i]), []).append(i)
         self._parts = [(tensors.part(chosen), chosen) for chosen in together.values()]
-        self._settings = settings
 
     def tune(self, settings: Sequence[Setting]) -> bool:
-        self._settings = settings
-        return all(len({_numbers(settings[g]) for g in set(part.group)}) == 1 for part, _ in self._parts)
+        self._settings = list(map(_numbers, settings))
+        return all(len({self._settings[group] for group in part.group}) == 1 for part, _ in self._parts)
 
     @torch.no_grad()
     def run(self, grads: list[Tensor]) -> None:
         for part, chosen in self._parts:
-            self._update.fused(part, [grads[i] for i in chosen], _numbers(self._settings[part.group[0]]))
+            self._update.fused(part, [grads[i] for i in chosen], self._settings[part.group[0]])
+            torch.autograd.graph.increment_version(part.params)  # torch's fused kernels leave it out
 
 
 class ForeachForm:
@@ -170,7 +177,9 @@ class ForeachForm:
         self._update = update
         together: dict[Setting, list[int]] = {}
         for i, group in enumerate(tensors.group):
-            together.setdefault((*update.structure(settings[group]), tensors.fresh[i]), []).append(i)
+            together.setdefault(
+                (*update.structure(tuple(zip(settings[group], strict=True))), tensors.fresh[i]), []
+            ).append(i)
         self._parts = [(tensors.part(chosen), chosen) for chosen in together.values()]
         self.tune(settings)
 
@@ -185,11 +194,14 @@ class ForeachForm:
 
 
 def _numbers(setting: Setting) -> Setting:
-    """The setting with rates (and betas) held as tensors read out, so that equal ones are found equal."""
+    """The setting with numbers held in CPU tensors read out, so that equal ones are found equal.
+
+    Tensors on a device stay: reading them would wait for it, and a captured graph has to see them change.
+    """
     return tuple(_number(value) for value in setting)
 
 
 def _number(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.item()
+        return value.item() if value.is_cpu else value
     return tuple(map(_number, value)) if isinstance(value, tuple | list) else value

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Table", "load", "DECOUPLED", "AMSGRAD", "MAXIMIZE", "NESTEROV", "SCALARS"]
+__all__ = ["Table", "load", "missing_reason", "DECOUPLED", "AMSGRAD", "MAXIMIZE", "NESTEROV", "SCALARS"]
 
 DECOUPLED, AMSGRAD, MAXIMIZE, NESTEROV = 1, 2, 4, 8
 SCALARS = 8  # floats of scratch a tensor, as in kernel.c
@@ -43,18 +43,31 @@ class Table(ctypes.Structure):
     ]
 
 
-@functools.cache
 def load() -> ctypes.CDLL | None:
     """The compiled kernel, built now if it is not in the cache; ``None`` where it cannot be had."""
-    if os.environ.get("LRDIFF_KERNEL") == "0" or os.name != "posix":
-        return None
+    return attempt()[0]
+
+
+def missing_reason() -> str | None:
+    """Say why there is no kernel here, in one line; ``None`` if there is one (``lrdiff doctor`` shows it)."""
+    return attempt()[1]
+
+
+@functools.cache
+def attempt() -> tuple[ctypes.CDLL | None, str | None]:
+    """Try once in a process: the kernel, or why there is none."""
+    if os.environ.get("LRDIFF_KERNEL") == "0":
+        return None, "switched off by LRDIFF_KERNEL=0"
+    if os.name != "posix":
+        return None, f"not built on {os.name}"
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        return None
+        return None, "no C compiler found (cc, gcc or clang, or set CC)"
     try:
-        return _open(_cache_folder() / f"kernel-{_fingerprint(compiler)}.so", compiler)
-    except (OSError, subprocess.SubprocessError, AttributeError):
-        return None
+        return _open(_cache_folder() / f"kernel-{_fingerprint(compiler)}.so", compiler), None
+    except (OSError, subprocess.SubprocessError, AttributeError) as problem:
+        told = getattr(problem, "stderr", None) or str(problem).encode()
+        return None, f"{compiler} did not build it: {told.decode(errors='replace').strip().splitlines()[0][:120]}"
 
 
 def _open(path: Path, compiler: str) -> ctypes.CDLL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -135,7 +136,12 @@ class MuonAdamW(AdamW):
             raise
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        # torch's Adam looks for a step in every state; Muon's has none.
+        held = state["state"].items()
+        muon = {param: values for param, values in held if isinstance(values, dict) and "momentum_buffer" in values}
+        rest = {param: values for param, values in held if param not in muon}
+        super().__setstate__({**state, "state": defaultdict(dict, rest)})
+        self.state.update(muon)
         self._muon_defaults = {key: self.defaults[key] for key in _MUON_KEYS}
         for group in self.param_groups:
             for key, value in self._muon_defaults.items():

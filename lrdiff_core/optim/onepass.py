@@ -9,19 +9,24 @@ How a step goes
 
 Which form a group's tensors get is a fixed rule (:meth:`OnePass.forms` tells what was chosen):
     * torch: the group is stepped by PyTorch's own class, exactly as there, if ``foreach`` or ``fused`` is given, if
-      ``capturable`` or ``differentiable`` is on, or if a parameter, gradient or state is sparse, complex, a tensor
-      subclass, repeated, on a device other than CPU or CUDA or (CPU) not contiguous or of a dtype not named below;
+      ``differentiable`` is on, or ``capturable`` off CUDA, or if a parameter, gradient or state is sparse, complex, a
+      tensor subclass, repeated, on a device other than CPU or CUDA, or (CPU) not contiguous or of a dtype not named
+      below;
     * kernel: CPU and float32, where the C compiler is here;
     * fused: CPU otherwise; float32 and float64, and bfloat16 and float16 for Adam and AdamW;
-    * foreach: CUDA.
+    * foreach: CUDA, Adam and AdamW; with ``capturable``, and for SGD, fused;
+    * triton: CUDA, Adam and AdamW, float32, with ``LRDIFF_TRITON=1`` in the environment.
 
 Everything else - constructor, ``state_dict``, hooks, ``add_param_group``, pickling - is PyTorch's own code, inherited.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import operator
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Mapping, Set
 from itertools import chain, compress
 from typing import Any, ClassVar
 
@@ -32,7 +37,7 @@ from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import Optimizer
 
 from . import kernel, restore
-from .forms import ForeachForm, Form, FusedForm, KernelForm, Setting, Tensors, Update, data_ptr
+from .forms import Columns, ForeachForm, Form, FusedForm, KernelForm, Setting, Tensors, Update, data_ptr
 
 __all__ = ["OnePass", "Plan"]
 
@@ -59,7 +64,9 @@ class Plan:
         self.count = len(optimizer.param_groups)
         groups = [optimizer.param_groups[i] for i in covered]
         self.settings: list[Setting] = list(map(self._read, groups))
-        self.floating = any(isinstance(value, Tensor) for s in self.settings for value in _flat(s))
+        columns = tuple(zip(*self.settings, strict=True))
+        self.structure = update.structure(columns) if columns else ()
+        self.floating = bool(columns) and self._has_tensors(columns)
         self.ids = list(map(id, chain.from_iterable(map(_params, groups))))
         self.params, state, group, fresh = [], [], [], []
         for number, entry in enumerate(groups):
@@ -78,6 +85,7 @@ class Plan:
         self.present = [grad is not None for grad in grads]
         self.absent = not all(self.present)
         self.on_cpu = any(param.is_cpu for param in self.params)
+        self.on_device = not all(param.is_cpu for param in self.params)
         self.bytes = list(map(_nbytes, self.params))
         self.pointers = self._pointers()
         names = sorted(set(chain.from_iterable(state)))
@@ -96,13 +104,17 @@ class Plan:
         """Name, form and positions (None: all in order) of each set of tensors that runs together."""
         chosen: dict[tuple[str, torch.device, torch.dtype], list[int]] = {}
         for i, param in enumerate(self.params):
-            chosen.setdefault((_form_of(param), param.device, param.dtype), []).append(i)
+            chosen.setdefault((_form_of(param, self.states[i]), param.device, param.dtype), []).append(i)
         forms: list[tuple[str, Form, list[int] | None]] = []
         for (name, _, _), positions in chosen.items():
             part = self.tensors.part(positions)
             form: Form
             if name == "kernel":
                 form = KernelForm(part, self._update, self.settings, symbol)
+            elif name == "triton":
+                from .triton_adam import TritonForm
+
+                form = TritonForm(part, self._update, self.settings)
             else:
                 form = (FusedForm if name == "fused" else ForeachForm)(part, self._update, self.settings)
             forms.append((name, form, None if len(chosen) == 1 else positions))
@@ -140,12 +152,17 @@ class Plan:
 
     def _tune(self, settings: list[Setting]) -> bool:
         """Takes new numbers; False if more than numbers changed."""
-        structure = self._update.structure
-        if list(map(structure, settings)) != list(map(structure, self.settings)):
+        columns = tuple(zip(*settings, strict=True))
+        structure = self._update.structure(columns)
+        if structure != self.structure:
             return False
-        self.floating = any(isinstance(value, Tensor) for s in settings for value in _flat(s))
         self.settings = settings
+        self.floating = self._has_tensors(columns)
         return all(form.tune(settings) for _, form, _ in self.forms)
+
+    def _has_tensors(self, columns: Columns) -> bool:
+        """Whether some numbers are held in tensors, which change without becoming other objects."""
+        return any(issubclass(kind, Tensor) for kind in set(map(type, chain(*self._update.numbers(columns)))))
 
     def run(self, grads: list[Tensor]) -> None:
         for _, form, positions in self.forms:
@@ -159,14 +176,19 @@ def _laid_out(param: Tensor) -> Tensor:
     return grad.contiguous() if grad.is_cpu else grad
 
 
-def _flat(setting: Setting) -> Iterable[Any]:
-    return chain.from_iterable(value if isinstance(value, tuple | list) else (value,) for value in setting)
-
-
-def _form_of(param: Tensor) -> str:
-    if param.device.type == "cpu":
+def _form_of(param: Tensor, state: dict[str, Any]) -> str:
+    if param.is_cpu:
         return "kernel" if param.dtype is torch.float32 and kernel.load() is not None else "fused"
-    return "foreach"
+    # torch's fused CUDA kernels read the step on the device, where only capturable (or SGD, which has none) puts it.
+    if "step" not in state or not state["step"].is_cpu:
+        return "fused"
+    contiguous = param.is_contiguous() and param.dtype is torch.float32
+    return "triton" if contiguous and os.environ.get("LRDIFF_TRITON") == "1" and _has_triton() else "foreach"
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 class OnePass(Optimizer):
@@ -207,6 +229,8 @@ class OnePass(Optimizer):
         if plan is None or grads is None:
             plan = self._plan = Plan(self, [i for i, group in enumerate(self.param_groups) if self._covers(group)])
             grads = [_laid_out(param) for param in plan.params]
+        if plan.on_device:
+            self._check_capture()
         if grads:
             plan.run(grads)
         if plan.left:
@@ -219,6 +243,11 @@ class OnePass(Optimizer):
         """PyTorch's own step, without the wrapper that would run hooks a second time."""
         step: Any = self._torch_class.step
         return (step.__wrapped__ if getattr(step, "hooked", False) else step)(self, closure)
+
+    def _check_capture(self) -> None:
+        """Torch's own check: capture without ``capturable`` is refused, the reverse warned of."""
+        if "capturable" in self.defaults:
+            getattr(self, "_accelerator_graph_capture_health_check", self._cuda_graph_capture_health_check)()
 
     def _torch_groups(self, chosen: list[int]) -> None:
         """PyTorch's own step for some groups alone."""
@@ -233,14 +262,19 @@ class OnePass(Optimizer):
         """Whether the rule at the head of this file gives the group a form of ours."""
         if group["foreach"] is not None or group["fused"] is not None or group["differentiable"]:
             return False
-        if group.get("capturable") or any(isinstance(v, Tensor) and v.requires_grad for v in group.values()):
+        if any(isinstance(value, Tensor) and value.requires_grad for value in group.values()):
+            return False
+        if group.get("capturable") and not all(param.is_cuda for param in group["params"]):
             return False
         params = [param for param in group["params"] if param.grad is not None]
         pointers = [data_ptr(param) for param in params if type(param) in _PLAIN and param.layout is torch.strided]
         pointers = [pointer for pointer in pointers if pointer]
-        return len(set(pointers)) == len(pointers) and all(map(self._covers_param, params))
+        capturable, needed = bool(group.get("capturable")), self._needed_state(group)
+        return len(set(pointers)) == len(pointers) and all(
+            self._covers_param(param, capturable, needed) for param in params
+        )
 
-    def _covers_param(self, param: Tensor) -> bool:
+    def _covers_param(self, param: Tensor, capturable: bool, needed: Set[str]) -> bool:
         grad = param.grad
         assert grad is not None
         if type(param) not in _PLAIN or type(grad) is not Tensor or grad.layout is not torch.strided:
@@ -251,25 +285,32 @@ class OnePass(Optimizer):
             shaped = param.is_floating_point()
         else:
             shaped = param.device.type == "cpu" and param.dtype in self._fused_dtypes and param.is_contiguous()
-        return shaped and all(self._covers_state(param, *item) for item in self.state.get(param, {}).items())
+        state = self.state.get(param, {})
+        if state and not needed <= state.keys():  # as after amsgrad is turned on mid-run: torch's step raises
+            return False
+        return shaped and all(self._covers_state(param, capturable, *item) for item in state.items())
 
     @staticmethod
-    def _covers_state(param: Tensor, name: str, value: Any) -> bool:
-        if name == "momentum_buffer" and value is None:
-            return True  # torch writes None for a buffer that its first step will fill
+    def _covers_state(param: Tensor, capturable: bool, name: str, value: Any) -> bool:
         if type(value) is not Tensor or value.layout is not torch.strided or value.is_inference():
             return False
         if name == "step":
-            return value.device.type == "cpu" and value.dtype is torch.float32 and value.numel() == 1
+            placed = value.device == param.device if capturable else value.is_cpu
+            return placed and value.dtype is torch.float32 and value.numel() == 1
         alike = value.dtype is param.dtype and value.device == param.device and value.shape == param.shape
         return alike and (value.is_contiguous() or param.device.type == "cuda")
+
+    def _needed_state(self, group: dict[str, Any]) -> Set[str]:
+        """The names that a state, once begun, has to have."""
+        return frozenset()
 
     def _begin(self, param: Tensor, group: dict[str, Any]) -> bool:
         """Begins the state of a parameter if it has none, as torch's class does; True if a buffer is still to fill."""
         raise NotImplementedError
 
     def forms(self) -> dict[str, int]:
-        """How many tensors each form stepped last: keys ``kernel``, ``fused``, ``foreach``, ``torch``.
+        """How many tensors each form stepped last: keys ``kernel``, ``fused``, ``foreach``,
+        ``triton``, ``torch``.
 
         Example:
             >>> import torch
@@ -284,7 +325,8 @@ class OnePass(Optimizer):
         counts: dict[str, int] = {}
         if self._plan is not None:
             for name, _, positions in self._plan.forms:
-                counts[name] = len(self._plan.params if positions is None else positions)
+                stepped = self._plan.params if positions is None else positions
+                counts[name] = counts.get(name, 0) + len(stepped)
             left = sum(p.grad is not None for i in self._plan.left for p in self.param_groups[i]["params"])
             counts |= {"torch": left} if left else {}
         return counts

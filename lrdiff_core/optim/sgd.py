@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import kernel
-from .forms import Setting, Tensors
+from .forms import Columns, Setting, Tensors
 from .onepass import OnePass
 
 __all__ = ["SGD", "SGDUpdate"]
@@ -23,12 +23,11 @@ class SGDUpdate:
         *("nesterov", "maximize", "foreach", "differentiable", "fused"),
     )
 
-    def structure(self, setting: Setting) -> Setting:
-        return (setting[2] != 0, *setting[4:])  # momentum needs a buffer
+    def structure(self, columns: Columns) -> Columns:
+        return (tuple(momentum != 0 for momentum in columns[2]), *columns[4:])  # momentum needs a buffer
 
-    def columns(self, settings: Sequence[Setting]) -> tuple[list[Any], ...]:
-        lr, weight_decay, momentum, dampening = ([s[i] for s in settings] for i in range(4))
-        return lr, weight_decay, momentum, dampening, [0.0] * len(settings)
+    def numbers(self, columns: Columns) -> tuple[Sequence[Any], ...]:
+        return (*columns[:4], (0.0,) * len(columns[0]))
 
     def flags(self, setting: Setting) -> int:
         nesterov, maximize = setting[4:6]
@@ -112,6 +111,12 @@ class SGD(OnePass, torch.optim.SGD):
     _torch_class: ClassVar[type[torch.optim.Optimizer]] = torch.optim.SGD
     # In bfloat16 and float16 torch's fused CPU kernel (2.13) leaves wrong numbers in momentum_buffer.
     _fused_dtypes = frozenset({torch.float32, torch.float64})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for values in self.state.values():  # torch reads a buffer that is None as one that is absent
+            if isinstance(values, dict) and values.get("momentum_buffer", self) is None:
+                del values["momentum_buffer"]
 
     def _begin(self, param: Tensor, group: dict[str, Any]) -> bool:
         if group["momentum"] == 0:

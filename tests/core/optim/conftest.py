@@ -28,8 +28,9 @@ def pair(request: pytest.FixtureRequest) -> tuple[type[torch.optim.Optimizer], t
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
+    """On a busy machine every small parallel region of torch's can cost 8 ms; test_optim_grouping.py uses threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import importlib.util
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,12 +31,13 @@ def _both(pair: Kinds, **options: Any) -> tuple[Optimizer, Optimizer]:
 # Hooks and profilers
 
 
-def test_hooks_run_once_each_and_in_order(pair: Kinds) -> None:
+@pytest.mark.parametrize("foreach", [None, False], ids=["one pass", "torch's own code"])
+def test_hooks_run_once_each_and_in_order(foreach: bool | None, pair: Kinds) -> None:
+    pair[1](make(), lr=0.1)  # patches torch's class, which must not run the hooks a second time
     told: dict[str, list[str]] = {}
     for kind in pair:
         seen = told.setdefault(kind.__module__, [])
-        optimizer = kind(make(SHAPES), lr=0.1)
-        torch.optim.AdamW(make(), lr=0.1)  # patches torch's class, which must not run the hooks a second time
+        optimizer = kind(make(SHAPES), lr=0.1, foreach=foreach)
         handles = [
             register_optimizer_step_pre_hook(lambda *_, seen=seen: seen.append("global before")),
             register_optimizer_step_post_hook(lambda *_, seen=seen: seen.append("global after")),
@@ -44,6 +51,26 @@ def test_hooks_run_once_each_and_in_order(pair: Kinds) -> None:
         optimizer.step()
     ours, theirs = told.values()
     assert ours == theirs == ["global before", "before", "after", "global after"]
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda optimizer, hook: register_optimizer_step_pre_hook(hook),
+        lambda optimizer, hook: register_optimizer_step_post_hook(hook),
+        lambda optimizer, hook: optimizer.register_step_pre_hook(hook),
+        lambda optimizer, hook: optimizer.register_step_post_hook(hook),
+    ],
+    ids=["global before", "global after", "before", "after"],
+)
+def test_one_hook_alone_runs(register: Any, pair: Kinds) -> None:
+    optimizer = pair[0](make(SHAPES), lr=0.1)
+    seen: list[Any] = []
+    handle = register(optimizer, lambda o, args, kwargs: seen.append(o))
+    optimizer.step()
+    handle.remove()
+    optimizer.step()
+    assert seen == [optimizer]
 
 
 def test_pre_hook_may_give_another_closure(pair: Kinds) -> None:
@@ -291,10 +318,9 @@ def test_gradient_of_another_dtype_is_not_read_as_floats(form: str) -> None:
     param.grad = None
     param.grad_dtype = torch.bfloat16
     param.grad = torch.ones(64, dtype=torch.bfloat16)
-    with pytest.raises(RuntimeError, match="dtype"):
-        optimizer.step()  # torch's own step refuses it by name
-        raise RuntimeError("dtype: torch took it")
-    assert optimizer.forms() in ({"torch": 1}, {"kernel": 1}, {"fused": 1})
+    with contextlib.suppress(RuntimeError):  # torch's own step may refuse it
+        optimizer.step()
+    assert optimizer.forms() == {"torch": 1}
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
@@ -332,7 +358,7 @@ def test_foreach_form_gives_torchs_foreach_bits(
 ) -> None:
     from lrdiff_core.optim import onepass
 
-    monkeypatch.setattr(onepass, "_form_of", lambda param: "foreach")
+    monkeypatch.setattr(onepass, "_form_of", lambda param, state: "foreach")
     groups = [{"lr": 0.1, "betas": (0.5, 0.6)}, {"lr": 0.01}, {"lr": 0.02, "weight_decay": 0.3, "eps": 1e-3}]
     ours, theirs = (
         kind(
@@ -344,6 +370,35 @@ def test_foreach_form_gives_torchs_foreach_bits(
     walk(ours, theirs, 4)
     assert set(ours.forms()) == {"foreach"}
     same_bits(ours, theirs)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_triton_form_in_the_interpreter() -> None:
+    """The CUDA kernel, run on the CPU by Triton's interpreter (which has to be chosen before triton is imported)."""
+    script = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from optim_pairs import PAIRS, make, params_of, walk
+from lrdiff_core.optim import onepass
+onepass._form_of = lambda param, state: "triton"
+shapes = [(5, 16), (7,), (), (0,), (64, 33), (3000,)]
+options = [{"lr": 0.1, "betas": (0.5, 0.6)}, {"lr": 0.01}, {"lr": 0.02, "weight_decay": 0.3, "eps": 1e-3}]
+for name in ("Adam", "AdamW"):
+    for more in ({}, {"amsgrad": True, "maximize": True}, {"weight_decay": 0.1}):
+        ours, theirs = (
+            kind([{"params": make(shapes, seed=i), **group} for i, group in enumerate(options)], **more)
+            for kind in PAIRS[name]
+        )
+        walk(ours, theirs, 4)
+        assert ours.forms() == {"triton": 18}
+        for mine, other in zip(params_of(ours), params_of(theirs), strict=True):
+            torch.testing.assert_close(mine, other, rtol=2e-6, atol=1e-6)
+            for key, value in ours.state[mine].items():
+                torch.testing.assert_close(value, theirs.state[other][key], rtol=2e-6, atol=1e-6)
+"""
+    command = [sys.executable, "-c", script, str(Path(__file__).parent)]
+    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # torch.compile
@@ -371,6 +426,7 @@ def test_compiled_step_is_not_compiled_again_for_a_new_rate(kind: type[Optimizer
         optimizers[1].step()
         frames.append(counter.frame_count)
     assert frames[-1] == frames[1] > 0
+    assert optimizers[0].forms() == {}  # traced from torch's own code; ours would break the graph
     for mine, other in zip(*map(params_of, optimizers), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
     torch._dynamo.reset()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optim_pairs import feed, make
 
-from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW, kernel
+from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW, forms, kernel
 
-SHAPES = ((3, 5), (17,), (), (40, 40), (0,), (200, 200), (1,), (8, 3))
+SHAPES = ((3, 5), (17,), (), (40, 40), (0,), (70, 70), (1,), (8, 3))
 RATES = (0.1, 0.01, 0.001)
 OPTIONS = {SGD: {"momentum": 0.9, "nesterov": True}, Adam: {"weight_decay": 0.1}, AdamW: {"amsgrad": True}}
 
@@ -25,7 +27,8 @@ def _run(kind: type[torch.optim.Optimizer], assignment: list[tuple[int, int]], t
     torch.set_num_threads(threads)
     for i in range(3):
         feed(params, seed=i)
-        optimizer.step()
+        with patch.object(forms, "GRAIN", 64):  # so that threads are used at this size
+            optimizer.step()
     return [p.detach() for p in params]
 
 
@@ -47,7 +50,7 @@ def test_any_partition_gives_the_same_bits(
 @pytest.mark.skipif(kernel.load() is None, reason="no C compiler here")
 @settings(max_examples=25, deadline=None)
 @given(
-    sizes=st.lists(st.integers(0, 50_000), min_size=1, max_size=8),
+    sizes=st.lists(st.integers(0, 2000), min_size=1, max_size=8),
     threads=st.integers(1, 5),
 )
 def test_division_among_threads_changes_no_bit(sizes: list[int], threads: int) -> None:
@@ -56,11 +59,11 @@ def test_division_among_threads_changes_no_bit(sizes: list[int], threads: int) -
         torch.set_num_threads(count)
         params = make([(size,) for size in sizes])
         optimizer = AdamW(params)
-        for i in range(2):
-            feed(params, seed=i)
-            optimizer.step()
+        with patch.object(forms, "GRAIN", 64):
+            for i in range(2):
+                feed(params, seed=i)
+                optimizer.step()
         results.append(params)
-    torch.set_num_threads(2)
     assert all(map(torch.equal, *results))
 
 

@@ -153,6 +153,21 @@ def test_change_is_noticed(name: str, pair: Kinds, form: str) -> None:
     assert not all(torch.equal(a, b) for a, b in zip(params_of(ours), before, strict=False))
 
 
+def test_replaced_parameter_without_state_is_noticed(form: str) -> None:
+    """Plain SGD keeps no state that would tell."""
+    optimizer = SGD(make(SHAPES), lr=0.1)
+    feed(params_of(optimizer), seed=0)
+    optimizer.step()
+    old = optimizer.param_groups[0]["params"][0]
+    new = torch.nn.Parameter(old.detach().clone())
+    optimizer.param_groups[0]["params"][0] = new
+    feed(params_of(optimizer), seed=1)
+    before = old.detach().clone()
+    optimizer.step()
+    assert torch.equal(old, before)
+    torch.testing.assert_close(new.detach(), before - 0.1 * new.grad)  # type: ignore[operator]
+
+
 def test_one_buffer_begins_alone(form: str) -> None:
     """A momentum buffer that appears later is filled with its first gradient, as torch's default does."""
     kinds: Kinds = (SGD, torch.optim.SGD)

@@ -65,11 +65,22 @@ def test_missing_and_left_over_names_are_named() -> None:
     with pytest.raises(OptimizerError) as caught:
         mine.load_state_dict(optimizer.state_dict())
     assert str(caught.value) == (
-        "optimizer state does not fit by parameter name: the checkpoint lacks head.bias; the optimizer lacks head.weight\n"
-        "help: build the optimizer over the same parameters, or drop param_names from the checkpoint's groups to load by "
-        "position"
+        "optimizer state does not fit by parameter name: "
+        "the checkpoint lacks head.bias; the optimizer lacks head.weight\n"
+        "help: build the optimizer over the same parameters, or drop param_names from the checkpoint's groups to load "
+        "by position"
     )
     assert not mine.state
+
+
+@pytest.mark.parametrize(
+    ("saved", "mine", "message"),
+    [([0, 1, 2], [0, 1], "the optimizer lacks head.weight$"), ([0, 1], [0, 1, 2], "the checkpoint lacks head.weight$")],
+)
+def test_one_side_may_hold_all_of_the_other(saved: list[int], mine: list[int], message: str) -> None:
+    _, optimizer = _trained(AdamW, saved)
+    with pytest.raises(OptimizerError, match=r"(?m)" + message):
+        AdamW(_named(make(SHAPES), mine)).load_state_dict(optimizer.state_dict())
 
 
 def test_merged_groups_need_equal_options() -> None:
