@@ -23,6 +23,7 @@ __all__ = ["RateCurve", "lr_find", "lr_find_each"]
 SMOOTHING = 0.98  # fastai's weight of the past in the running loss
 DIVERGED = 4.0  # fastai stops where the smoothed loss is 4 times its best
 SKIPPED = 0.1  # of the curve at its start, where the running loss has hardly any past, is never suggested
+NEIGHBOURS = 0.03  # width of the bell that smooths a curve before a rate is suggested, as a share of its steps
 ROUNDING = 1e-9  # a smaller fall of the running loss, relative to it, is none
 LEAST_STEPS = 10
 
@@ -44,9 +45,9 @@ class RateCurve:
         >>> losses = 1 - 0.2 * (np.log10(rates) + 4) + np.maximum(0, np.log10(rates) + 1) * 3
         >>> curve = RateCurve(rates, losses, losses, None, (0.1, 0.001), False)
         >>> f"{curve.suggest('minimum'):.3f}"
-        '0.010'
+        '0.006'
         >>> [f"{rate:.5f}" for rate in curve.suggested_rates("minimum")]
-        ['0.01000', '0.00010']
+        ['0.00631', '0.00006']
     """
 
     rates: np.ndarray
@@ -56,11 +57,14 @@ class RateCurve:
     base_rates: tuple[float, ...]
     diverged: bool
 
-    def suggest(self, how: str = "steepest") -> float:
+    def suggest(self, how: str = "minimum") -> float:
         """A rate from the curve. ::
 
-            steepest   the rate where d smooth / d log(rate) is lowest
-            minimum    the rate where smooth is lowest, divided by 10
+            steepest   the rate where d loss / d log(rate) is lowest
+            minimum    the rate where the loss is lowest, divided by 10; the steadier of the two on small batches
+
+        The loss is the mean over neighbouring steps on both sides, weighted by a bell curve: the running mean
+        ``smooth`` looks back only, and would point to a rate that is too high by as much as it lags behind.
 
         Raises:
             RateError: the loss never fell, or ``how`` is another word.
@@ -68,7 +72,7 @@ class RateCurve:
         if how not in ("steepest", "minimum"):
             raise RateError(f'suggestion "{how}" is unknown', help="write one of: steepest, minimum")
         first = math.ceil(SKIPPED * len(self.rates))
-        rates, smooth = self.rates[first:], self.smooth[first:]
+        rates, smooth = self.rates[first:], _centred(self.losses)[first:]
         if smooth[0] - smooth.min() <= ROUNDING * abs(smooth[0]):
             raise RateError(
                 "the loss never fell in the range test", help="start at a lower rate, or check the loss and the data"
@@ -76,7 +80,7 @@ class RateCurve:
         slopes = np.diff(smooth) / np.diff(np.log(rates))
         return float(rates[slopes.argmin()]) if how == "steepest" else float(rates[smooth.argmin()]) / 10
 
-    def suggested_rates(self, how: str = "steepest") -> list[float]:
+    def suggested_rates(self, how: str = "minimum") -> list[float]:
         """The suggestion as one rate a group: ratios kept, or the swept group's changed and the others as they are."""
         rate = self.suggest(how)
         if self.group is not None:
@@ -182,6 +186,14 @@ def lr_find_each(
         _sweep(model, optimizer, closure, base, [float(i == g) for i in range(len(groups))], g, (low, high, steps))
         for g in live
     ]
+
+
+def _centred(losses: np.ndarray) -> np.ndarray:  # [steps] -> [steps]
+    """Mean of each loss and its neighbours, weighted by a normal curve; a loss that is not finite counts as none."""
+    known = np.isfinite(losses)
+    at = np.arange(len(losses))
+    weights = np.exp(-0.5 * ((at[:, None] - at) / (NEIGHBOURS * len(losses))) ** 2) * known
+    return (weights @ np.where(known, losses, 0.0)) / weights.sum(axis=1)
 
 
 def _sweep(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from lrdiff_bench.bench_commands import BenchGroup, add_bench_commands
+
 if TYPE_CHECKING:
     from lrdiff_core.config import RunConfig
 
@@ -24,6 +26,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+# Without a command, cases are measured: `lrdiff bench`, `lrdiff bench CASE --quick`.
+bench_app = typer.Typer(
+    cls=BenchGroup, help="Measure speed, on this machine: [CASE]..., or a command.", rich_markup_mode=None
+)
+add_bench_commands(bench_app)
+app.add_typer(bench_app, name="bench")
 
 # Enum-like choices are checked by the configuration, so that every wrong value gets the same kind of message.
 ConfigFile = Annotated[str | None, typer.Argument(metavar="[CONFIG.toml]", help="Settings; left out: preset seed.")]
@@ -141,6 +150,83 @@ def trace(run: RunFolder, json: JsonOption = False) -> None:
     for number, name in enumerate((name for name in TITLES if name in summary), start=1):
         heading(console, number, name)
         DRAW[name](console, summary[name])
+
+
+@app.command()
+def rates(
+    target: Annotated[str, typer.Argument(metavar="RUN_OR_MODULE:FACTORY", help="A run folder, or what makes your model, importable from here.")],  # noqa: E501
+    lr: Annotated[float | None, typer.Option("--lr", metavar="R", help="The base rate [0.001].")] = None,
+    weight_decay: Annotated[float | None, typer.Option("--weight-decay", metavar="W", help="For all parameters [0].")] = None,  # noqa: E501
+    rule: Annotated[list[str] | None, typer.Option("--rule", metavar="RULE", help='Such as "head.* lr=0.01"; repeat it, the first that matches wins.')] = None,  # noqa: E501
+    layer_decay: Annotated[float | None, typer.Option("--layer-decay", metavar="D", help="Factor from a layer to the one below.")] = None,  # noqa: E501
+    slices: Annotated[str | None, typer.Option("--slices", metavar="LO:HI", help="First and last layer's fraction of the rate.")] = None,  # noqa: E501
+    head_multiplier: Annotated[float | None, typer.Option("--head-multiplier", metavar="M", help="Factor of the head.")] = None,  # noqa: E501
+    layers: Annotated[list[str] | None, typer.Option("--layers", metavar="NAME", help="The module that holds the blocks; or repeat it for each layer.")] = None,  # noqa: E501
+    no_weight_decay: Annotated[list[str] | None, typer.Option("--no-weight-decay", metavar="PATTERN", help="1d (biases, norms) or a match; repeat it.")] = None,  # noqa: E501
+    list_: Annotated[bool, typer.Option("--list", help="Show names, shapes, modules and depths instead.")] = False,
+    json: JsonOption = False,
+    diff: Annotated[Path | None, typer.Option("--diff", metavar="OTHER", help="Show what changed since this run or rates.json.")] = None,  # noqa: E501
+) -> None:  # fmt: skip
+    """Print which parameter learns how fast: of a run, or of your own model."""
+    from lrdiff_bench.rates_command import list_table, load_model, parameter_rows, plan_of, read_plan
+
+    if list_:
+        rows, reason = parameter_rows(load_model(target), layers or ())
+        if json:
+            _print_json({"parameters": rows, "no_depths": reason})
+        else:
+            _write(list_table(rows, reason) + "\n")
+        return
+    given = {
+        "lr": lr, "weight_decay": weight_decay, "rules": rule, "layer_decay": layer_decay, "slices": slices,
+        "head_multiplier": head_multiplier, "layers": layers, "no_weight_decay": no_weight_decay,
+    }  # fmt: skip
+    plan = plan_of(target, {name: value for name, value in given.items() if value is not None and value != []})
+    shown = plan if diff is None else read_plan(diff).diff(plan)
+    if json:
+        _print_json(shown.to_dict())
+    else:
+        _write(f"{shown}\n")
+
+
+@app.command("lr-find")
+def lr_find(
+    target: Annotated[str | None, typer.Argument(metavar="[RUN_OR_CONFIG]", help="A run folder, a TOML file or a preset; left out: preset seed.")] = None,  # noqa: E501
+    each: Annotated[bool, typer.Option("--each", help="Sweep each group by itself, the others standing still.")] = False,  # noqa: E501
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to [RUN, or runs/NAME-lr-find].")] = None,  # noqa: E501
+    json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Sweep the rates of the main model, suggest some, and draw the loss against the rate."""
+    from lrdiff_bench.lr_find_command import as_text, find_rates, settings_of, write_found
+
+    config, folder = settings_of(target)
+    found = find_rates(config, each=each)
+    files = write_found(found, out or folder)
+    if json:
+        _print_json(found.to_dict() | {"files": list(map(str, files))})
+    else:
+        _write(as_text(found, files) + "\n")
+
+
+@bench_app.command("step")
+def bench_step(
+    peers: Annotated[bool, typer.Option("--peers", help="Also against torch's own optimizers and those of other libraries.")] = False,  # noqa: E501
+    shape: Annotated[list[str] | None, typer.Option("--shape", metavar="NAME", help="Only mlp, transformer, many or bert; repeat it.")] = None,  # noqa: E501
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="One thread count [1, then 2].")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Six rounds a row, no bert: to see that it works.")] = False,
+    json: JsonOption = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Also write the table there.")] = None,
+) -> int:  # fmt: skip
+    """Time the optimizer step: many rates against one, and with --peers against other optimizers."""
+    from lrdiff_bench.step_table import run_table
+
+    document, text = run_table(peers=peers, shapes=shape, threads=threads, quick=quick, out=out)
+    if json:
+        _print_json(document)
+    else:
+        _write(text)
+    missed = [row for row in document["rows"] if row["verdict"] == "missed"]
+    return 1 if missed and not quick else 0  # six rounds on a busy machine fail nothing
 
 
 @app.command()

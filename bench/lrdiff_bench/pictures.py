@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from lrdiff_core.files import atomic_path
 
-__all__ = ["draw_comparison", "draw_metrics"]
+__all__ = ["STYLES", "draw_comparison", "draw_metrics", "save_figure"]
 
 # Okabe and Ito's colours, told apart with any colour vision; each curve also has its own dashes.
 STYLES = (
@@ -44,7 +44,7 @@ def draw_metrics(folder: Path, summary: dict[str, Any]) -> None:
         _finish(panel, label)
     rates = ", ".join(f"{layer['name']} {layer['rate']:g}" for layer in summary["training"]["layers"])
     figure.suptitle(f"{summary['name']}: {rates}", fontsize=11)
-    _save(figure, folder / "metrics")
+    save_figure(figure, folder / "metrics")
 
 
 def draw_comparison(folder: Path, summary: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ def draw_comparison(folder: Path, summary: dict[str, Any]) -> None:
         f"{summary['name']}: differential against single rates, median of {len(section['seeds'])} seeds, 95 % bands",
         fontsize=11,
     )
-    _save(figure, folder / "comparison")
+    save_figure(figure, folder / "comparison")
 
 
 def _finish(panel: Any, label: str) -> None:
@@ -87,7 +87,8 @@ def _plain(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _save(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "svg")) -> None:
+def save_figure(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "svg")) -> None:
+    """Write the figure as ``stem.png`` and ``stem.svg``, each whole or not at all."""
     # A fixed salt and no date: the same run draws the same bytes.
     with mpl.rc_context({"svg.hashsalt": "lrdiff", "svg.fonttype": "none"}):
         for kind in kinds:

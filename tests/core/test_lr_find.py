@@ -205,10 +205,10 @@ def test_suggestions_by_hand():
     smooth = [1.0] * 10 + [0.9, 0.5, 0.4, 0.35, 0.36, 0.5, 1.0, 2.0, 3.0, 4.0]
     curve = curve_of(smooth)
     assert curve.suggest("steepest") == curve.rates[10]
-    assert curve.suggest("minimum") == pytest.approx(curve.rates[13] / 10)
+    assert curve.suggest() == curve.suggest("minimum") == pytest.approx(curve.rates[13] / 10)
     assert curve.suggested_rates("steepest") == pytest.approx([curve.rates[10], curve.rates[10] / 10])
-    assert curve_of(smooth, group=1).suggested_rates() == [1.0, curve.rates[10]]
-    assert curve_of([9.0, 1.0, *[2.0] * 16, 1.9, 1.8]).suggest() > 0.1  # the first tenth does not count
+    assert curve_of(smooth, group=1).suggested_rates() == [1.0, curve.rates[13] / 10]
+    assert curve_of([9.0, 1.0, *[2.0] * 16, 1.9, 1.8]).suggest("steepest") > 0.1  # not the first tenth
     assert json.loads(json.dumps(curve.to_dict(), allow_nan=False))["smooth"] == smooth
 
 

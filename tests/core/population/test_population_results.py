@@ -1,0 +1,254 @@
+"""What comes back: evaluations, scores, frozen parameters, rows by seed, and which path was taken."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from population_models import chain, distance, member, rows_for, step_alone, tabular, tabular_factory
+from test_population_solo import PATHS
+from torch import nn
+
+from lrdiff_core import make_config
+from lrdiff_core.errors import UnavailableError
+from lrdiff_core.loop import train
+from lrdiff_core.population import PopulationData, Scale, native, train_population
+from lrdiff_core.population.network import linear_layers
+from lrdiff_core.rates import Rule, param_groups
+
+RATES = [[0.05, 0.05, 0.05], [0.1, 0.01, 0.02]]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_losses_and_scores_of_every_epoch_are_those_of_the_loop(path: str) -> None:
+    for table in ("seed", "wine"):
+        setup = tabular(table)
+        rates = [[0.01, 0.001]]
+        found = train_population(
+            tabular_factory(setup),
+            PopulationData.of(setup.rows),
+            rates,
+            setup.seed,
+            epochs=3,
+            batch_size=setup.batch_size,
+            path=path,
+        )
+        alone = train(setup, make_config({"epochs": 3}))
+        for split, losses, scores in (
+            ("train", found.train_loss, found.train_score),
+            ("validation", found.held_loss, found.held_score),
+        ):
+            rows = [row for row in alone.observations if row.split == split]
+            assert losses is not None
+            assert scores is not None
+            assert losses[0].tolist() == pytest.approx([row.loss for row in rows], rel=1e-4)
+            assert scores[0].tolist() == pytest.approx([row.score for row in rows], abs=1e-6)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_score_of_a_regression_is_r2(path: str) -> None:
+    data = rows_for("regression")
+    found = train_population(chain(nn.Tanh), data, RATES, 0, epochs=2, batch_size=9, path=path, dtype=torch.float64)
+    assert found.held_loss is not None
+    assert found.held_score is not None
+    assert data.held_targets is not None
+    spread = (data.held_targets - data.held_targets.mean()).square().mean()
+    torch.testing.assert_close(found.held_score, 1 - found.held_loss / spread, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("evaluate", "wanted"), [("epoch", [6, 12, 14]), ("end", [14]), ("never", []), (5, [5, 10, 14])]
+)
+def test_evaluations_come_when_asked_for(path: str, evaluate: str | int, wanted: list[int]) -> None:
+    found = train_population(
+        chain(nn.Tanh), rows_for("binary"), RATES, 0, steps=14, batch_size=9, evaluate=evaluate, path=path
+    )
+    assert found.evaluated_after.tolist() == wanted
+    assert found.train_loss.shape == found.train_score.shape == (2, len(wanted))
+    assert found.steps == 14
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_evaluating_changes_no_weight(path: str) -> None:
+    one, other = (
+        train_population(
+            chain(nn.Tanh),
+            rows_for("binary"),
+            RATES,
+            0,
+            epochs=2,
+            batch_size=9,
+            evaluate=e,
+            path=path,
+            keep_weights=True,
+        )
+        for e in ("never", 1)
+    )
+    assert distance(member(one.weights, 1), {k: v.double() for k, v in member(other.weights, 1).items()}) == 0
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_needs_no_gradient_stays(path: str) -> None:
+    def factory(seed: int) -> nn.Module:
+        model = chain(nn.Tanh)(seed)
+        model[0].requires_grad_(False)
+        return model  # type: ignore[no-any-return]
+
+    found = train_population(
+        factory, rows_for("binary"), [[0.1, 0.1]], 0, optimizer="adamw", weight_decay=0.1,
+        epochs=1, batch_size=9, path=path, keep_weights=True, evaluate="end",
+    )  # fmt: skip
+    from lrdiff_core.population.members import build
+
+    first = build(factory, 0)
+    assert found.weights is not None
+    assert torch.equal(found.weights["0.weight"][0], first[0].weight)  # type: ignore[index]
+    assert not torch.equal(found.weights["5.weight"][0], first[5].weight)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_rows_by_seed(path: str) -> None:
+    data = {seed: rows_for("binary", seed=seed) for seed in (1, 2)}
+    found = train_population(
+        chain(nn.Tanh), data, [RATES[0]] * 3, [2, 1, 2], optimizer="sgd", steps=12, batch_size=9,
+        path=path, keep_weights=True, dtype=torch.float64,
+    )  # fmt: skip
+    for i, seed in enumerate((2, 1, 2)):
+        exact, _ = step_alone(
+            chain(nn.Tanh), data[seed], RATES[0], seed, torch.float64, kind=torch.optim.SGD, steps=12, batch_size=9
+        )
+        assert distance(member(found.weights, i), exact) < 1e-12
+
+
+def test_columns_of_rates_may_follow_a_plan_or_names() -> None:
+    model = chain(nn.Tanh)(0)
+    plan = param_groups(model, lr=0.1, rules=[Rule("5.bias", lr=0.01)])
+    by_plan, by_name = (
+        train_population(
+            chain(nn.Tanh),
+            rows_for("binary"),
+            [[0.1, 0.01]],
+            0,
+            epochs=1,
+            batch_size=9,
+            groups=groups,
+            keep_weights=True,
+        )
+        for groups in (plan, {"0.weight": 0, "0.bias": 0, "3.weight": 0, "5.weight": 0, "5.bias": 1})
+    )
+    assert by_plan.groups == by_name.groups == (("0.weight", "0.bias", "3.weight", "5.weight"), ("5.bias",))
+    assert torch.equal(by_plan.train_loss, by_name.train_loss)
+
+
+def test_one_column_serves_all_layers() -> None:
+    one, three = (
+        train_population(chain(nn.Tanh), rows_for("binary"), rates, 0, epochs=1, batch_size=9)
+        for rates in ([[0.1]], [[0.1, 0.1, 0.1]])
+    )
+    assert torch.equal(one.train_loss, three.train_loss)
+
+
+def test_a_loss_of_ones_own() -> None:
+    data = rows_for("regression")
+    own = PopulationData(inputs=data.inputs, targets=data.targets, task="regression", loss=nn.functional.smooth_l1_loss)
+    found = train_population(chain(nn.Tanh), own, RATES, 0, epochs=1, batch_size=9)
+    assert found.path == "general"
+    assert torch.isfinite(found.train_loss).all()
+    assert torch.isnan(found.train_score).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "taken"),
+    [
+        (nn.Sequential(nn.Linear(2, 2), Scale(2.0), nn.GELU(), nn.Linear(2, 1)), True),
+        (nn.Sequential(nn.Linear(2, 2), nn.GELU(approximate="tanh"), nn.Linear(2, 1)), False),
+        (nn.Sequential(nn.ReLU(), nn.Linear(2, 1)), False),
+        (nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.ReLU(), nn.Linear(2, 1)), False),
+        (nn.Sequential(nn.Linear(2, 2), nn.ReLU(), Scale(2.0), nn.Linear(2, 1)), False),
+        (nn.Sequential(*[nn.Linear(2, 2)] * 2), False),
+        (nn.Linear(2, 1), False),
+    ],
+)
+def test_which_models_are_chains(model: nn.Module, taken: bool) -> None:
+    assert (linear_layers(model) is not None) is taken
+
+
+def test_a_hook_sends_a_chain_to_the_general_path() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    model[0].register_forward_hook(lambda *_: None)
+    assert linear_layers(model) is None
+
+
+def test_without_a_compiler_the_general_path_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LRDIFF_KERNEL", "0")
+    assert train_population(chain(nn.Tanh), rows_for("binary"), RATES, 0, epochs=1, batch_size=9).path == "general"
+    for insisting in ({"path": "kernel"}, {"path": "kernel", "compile": True}):
+        with pytest.raises(UnavailableError, match="LRDIFF_KERNEL=0 is set"):
+            train_population(chain(nn.Tanh), rows_for("binary"), RATES, 0, epochs=1, batch_size=9, **insisting)  # type: ignore[arg-type]
+
+
+def test_a_compiler_that_fails_is_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "false")
+    native._library.cache_clear()
+    assert train_population(chain(nn.ReLU), rows_for("binary"), RATES, 0, epochs=1, batch_size=9).path == "general"
+    with pytest.raises(UnavailableError, match="cannot build the kernel"):
+        train_population(chain(nn.ReLU), rows_for("binary"), RATES, 0, epochs=1, batch_size=9, compile=True)
+
+
+def test_compile_false_compiles_nothing() -> None:
+    found = train_population(chain(nn.Tanh), rows_for("binary"), RATES, 0, epochs=1, batch_size=9, compile=False)
+    assert found.path == "general"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(native.compiler_status().reason is not None, reason="torch.compile needs a C++ compiler")
+def test_the_general_path_under_torch_compile() -> None:
+    plain, compiled = (
+        train_population(
+            chain(nn.Tanh), rows_for("binary"), RATES, 0, epochs=2, batch_size=9, path="general", compile=compile,
+            dtype=torch.float64,
+        )
+        for compile in (False, True)
+    )  # fmt: skip
+    torch.testing.assert_close(compiled.train_loss, plain.train_loss, rtol=1e-11, atol=1e-11)
+
+
+def test_tiles_are_reported() -> None:
+    seen: list[tuple[int, int]] = []
+    train_population(
+        chain(nn.Tanh), rows_for("binary"), RATES * 5, 0, epochs=1, batch_size=9, tile=4,
+        on_tile=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    assert seen == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_importing_populations_brings_no_compiler() -> None:
+    code = "import sys, lrdiff_core.population; print('torch._dynamo' in sys.modules, 'sklearn' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    bare = "import sys, torch; print('torch._dynamo' in sys.modules, 'sklearn' in sys.modules)"
+    assert shown == subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True, check=True).stdout
+
+
+MEMORY = """
+import resource, torch
+from torch import nn
+from lrdiff_core.population import PopulationData, train_population
+data = PopulationData(inputs=torch.randn(64, 10), targets=torch.ones(64, 1), task="binary")
+def model(seed): return nn.Sequential(nn.Linear(10, 5), nn.ReLU(), nn.Linear(5, 1))
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+train_population(model, data, torch.full((64, 2), 0.1), 0, steps=2, batch_size=32, keep_weights=True)
+before = peak()
+found = train_population(model, data, torch.full((200_000, 2), 0.1), 0, steps=2, batch_size=32, keep_weights=True)
+print(found.path, peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_two_hundred_thousand_members_take_little_memory() -> None:
+    """Results are 61 + 4 numbers, rates and their columns 15 doubles a member; the rest is one tile."""
+    shown = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True).stdout.split()
+    if shown[0] == "kernel":
+        assert float(shown[1]) < 0.6  # GiB; a million members then stay under 3

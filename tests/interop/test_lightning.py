@@ -1,0 +1,130 @@
+"""A real Lightning module and Trainer: plan, optimizer and schedule, logged rates, checkpoint and resume."""
+
+import pytest
+import torch
+from interop_setup import (
+    GROUPS,
+    OPTIMIZERS,
+    STEPS,
+    assert_close,
+    is_rate,
+    make_model,
+    make_plan,
+    make_schedule,
+    moved,
+    planned,
+    rows,
+    weights,
+)
+
+pytest.importorskip("lightning", reason="Lightning is not installed: pip install -e .[interop]")
+
+import lightning
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.loggers import CSVLogger
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.filterwarnings("ignore:.*num_workers.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning"),
+]
+
+EPOCHS = 3
+BATCHES = STEPS // EPOCHS
+
+
+class Module(lightning.LightningModule):
+    """What a user writes: three lines of it are the plan."""
+
+    def __init__(self, optimizer="ours", schedule="Schedule"):
+        super().__init__()
+        self.names = optimizer, schedule
+        self.model = make_model()
+        self.plan = make_plan(self.model)
+        self.seen = []
+
+    def training_step(self, batch, index):
+        self.seen.append([group["lr"] for group in self.optimizers().param_groups])
+        x, y = batch
+        loss = (self.model(x) - y).square().mean()
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        optimizer = OPTIMIZERS[self.names[0]](self.plan.groups())
+        schedule = make_schedule(self.names[1], self.plan, optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def fit(module, folder, *, epochs=EPOCHS, resume=None, callbacks=()):
+    """Train; return the trainer and the rates that Lightning's own monitor logged."""
+    monitor = LearningRateMonitor(logging_interval="step")
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=epochs,
+        gradient_clip_val=1.0,
+        logger=CSVLogger(folder),
+        log_every_n_steps=1,
+        callbacks=[monitor, *callbacks],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data = torch.utils.data.TensorDataset(*rows(8 * BATCHES))
+    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=8), ckpt_path=resume)
+    return trainer, monitor.lrs
+
+
+@pytest.mark.parametrize("schedule", ["Schedule", "LambdaLR"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_rates_applied_and_logged_are_the_plans(tmp_path, optimizer, schedule):
+    module = Module(optimizer, schedule)
+    before = weights(module.model)
+    _, logged = fit(module, tmp_path)
+    assert len(module.seen) == STEPS
+    for step, rates in enumerate(module.seen):
+        assert all(map(is_rate, rates, planned(module.plan, step))), step
+    assert len(logged) == len(module.plan.groups()) == GROUPS
+    for group, values in enumerate(logged.values()):
+        assert all(is_rate(value, planned(module.plan, step)[group]) for step, value in enumerate(values))
+    assert moved(before, weights(module.model)) == set(before) - {"0.bias"}
+
+
+def test_the_same_weights_as_with_torchs_optimizer(tmp_path):
+    ours, theirs = Module("ours"), Module("torch", "LambdaLR")
+    fit(ours, tmp_path / "ours")
+    fit(theirs, tmp_path / "theirs")
+    assert_close(weights(ours.model), weights(theirs.model))
+
+
+@pytest.mark.parametrize("then", OPTIMIZERS)
+def test_a_run_goes_on_from_a_checkpoint(tmp_path, then):
+    """With our optimizer bit for bit; torch's own reads the checkpoint as well."""
+    whole, first, second = Module(), Module(), Module(then)
+    fit(whole, tmp_path / "whole")
+    fit(first, tmp_path / "first", epochs=2)[0].save_checkpoint(tmp_path / "first.ckpt")
+    with torch.no_grad():
+        for parameter in second.model.parameters():
+            parameter.zero_()  # all of it must come from the checkpoint
+    trainer, _ = fit(second, tmp_path / "second", resume=tmp_path / "first.ckpt")
+    assert trainer.global_step == STEPS
+    assert second.seen == whole.seen[2 * BATCHES :]
+    if then == "ours":
+        assert not moved(weights(whole.model), weights(second.model))
+    else:
+        assert_close(weights(second.model), weights(whole.model))
+
+
+class Unfreeze(Callback):
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == 1:
+            module.plan.unfreeze(trainer.optimizers[0], "0.bias")
+
+
+def test_unfreezing_midway_changes_no_group(tmp_path):
+    module = Module()
+    before = weights(module.model)
+    trainer, logged = fit(module, tmp_path, callbacks=[Unfreeze()])
+    assert moved(before, weights(module.model)) == set(before)
+    assert len(trainer.optimizers[0].param_groups) == len(logged) == GROUPS
