@@ -23,7 +23,7 @@ CASES: list[tuple[type[torch.optim.Optimizer], Callable[..., torch.Tensor], dict
 ]
 
 
-@pytest.mark.parametrize(("kind", "rule", "options"), CASES, ids=str)
+@pytest.mark.parametrize(("kind", "rule", "options"), CASES, ids=[f"{kind.__name__}-{o}" for kind, _, o in CASES])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 2e-5)], ids=str)
 def test_steps_as_its_twin(
     kind: type[torch.optim.Optimizer],
