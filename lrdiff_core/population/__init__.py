@@ -1,0 +1,15 @@
+"""Populations: thousands of small models trained side by side, each with its own rates and seed.
+
+::
+
+    rows, settings, network  <-  members  <-  work  <-  native (kernel.cpp)  <-  kernel_path  <-  train
+                                                    <-  rules                <-  general_path  <-
+                                                    <-  choice, tiles, result                  <-
+"""
+
+from lrdiff_core.population.network import Scale
+from lrdiff_core.population.result import Population
+from lrdiff_core.population.rows import PopulationData
+from lrdiff_core.population.train import train_population
+
+__all__ = ["Population", "PopulationData", "Scale", "train_population"]

@@ -1,0 +1,104 @@
+"""What a trained population hands back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lrdiff_core.population.settings import Settings
+from lrdiff_core.population.work import Tile, TileResult
+
+__all__ = ["Collected", "Population"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Population:
+    """Everything known about every member, on the CPU, in the order of the rates given.
+
+    Members that diverged keep the weights they had before the step whose loss was not finite; from then on their
+    losses and scores are NaN.
+
+    Args:
+        rates: [members, groups] as given, float64.
+        seeds: [members], int64.
+        groups: names of the parameters in each column of ``rates``.
+        steps: optimizer steps of the whole training.
+        evaluated_after: [evaluations] steps done at each evaluation.
+        train_loss, train_score: [members, evaluations] over all training rows.
+        held_loss, held_score: [members, evaluations] over the held-out rows; None without such rows.
+        step_loss: [members, steps] mean loss of each step's batch before the update; None unless asked for.
+        diverged_after: [members], steps done when the loss was first not finite, -1 for members that stayed finite.
+        weights: final parameters by name, [members, ...] each; None unless asked for.
+        path: ``"kernel"`` or ``"general"``, what trained them.
+
+    A score is the accuracy, or R2 for regression.
+    """
+
+    rates: Tensor
+    seeds: Tensor
+    groups: tuple[tuple[str, ...], ...]
+    steps: int
+    evaluated_after: Tensor
+    train_loss: Tensor
+    train_score: Tensor
+    held_loss: Tensor | None
+    held_score: Tensor | None
+    step_loss: Tensor | None
+    diverged_after: Tensor
+    weights: dict[str, Tensor] | None
+    path: str
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def diverged(self) -> Tensor:
+        """[members], whether the loss was ever not finite."""
+        return self.diverged_after >= 0
+
+
+class Collected:
+    """Results of all members, filled tile by tile, in the settings' dtype."""
+
+    def __init__(self, members: int, settings: Settings) -> None:
+        self.done = 0
+        self.parts: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+        self.diverged = torch.full((members,), -1, dtype=torch.int64)
+        self._members = members
+        self._dtype = settings.dtype
+
+    def put(self, members: Tensor, result: TileResult, tile: Tile) -> None:
+        for name in ("train_loss", "train_score", "held_loss", "held_score", "step_loss"):
+            values: Tensor | None = getattr(result, name)
+            if values is None:
+                continue
+            if name.endswith("score"):
+                values = _r2(values, tile, held=name.startswith("held"))
+            self._store(self.parts, name, members, values)
+        for name, weights in (result.weights or {}).items():
+            self._store(self.weights, name, members, weights)
+        self.diverged[members] = result.diverged_after
+        self.done += len(members)
+
+    def _store(self, into: dict[str, Tensor], name: str, members: Tensor, values: Tensor) -> None:
+        if name not in into:
+            into[name] = torch.empty(self._members, *values.shape[1:], dtype=self._dtype)
+        into[name][members] = values.to(self._dtype)
+
+
+def _r2(values: Tensor, tile: Tile, *, held: bool) -> Tensor:
+    """For regression, the coefficient of determination from the squared error; for other tasks the score itself."""
+    data = tile.data[tile.seeds[0]]
+    if data.task != "regression" or data.loss is not None or (held and data.held_targets is None):
+        return values
+    spreads = []
+    for seed in tile.seeds:
+        targets = tile.data[seed].held_targets if held else tile.data[seed].targets
+        assert targets is not None
+        spread = (targets - targets.mean()).square().mean().item()
+        spreads.append(spread if spread > 0 else math.nan)
+    return 1 - values / torch.tensor(spreads, dtype=values.dtype)[tile.seed_of][:, None]

@@ -1,0 +1,196 @@
+"""Training a population: checks, tiles, and the choice of a path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrdiff_core.devices import choose_device, repeatable
+from lrdiff_core.errors import ConfigError, RateError
+from lrdiff_core.population import general_path, kernel_path
+from lrdiff_core.population.choice import kernel_layers
+from lrdiff_core.population.members import ModelFactory, build, columns, parameter_groups, seed_list
+from lrdiff_core.population.result import Collected, Population
+from lrdiff_core.population.rows import PopulationData, by_seed
+from lrdiff_core.population.settings import Settings
+from lrdiff_core.population.tiles import cut, make_tile
+from lrdiff_core.population.work import Seeded
+from lrdiff_core.rates import RatePlan
+from lrdiff_core.schedules import Shape, as_shape
+
+__all__ = ["train_population"]
+
+
+def train_population(
+    model_factory: ModelFactory,
+    data: PopulationData | Mapping[int, PopulationData],
+    rates: Any,
+    seeds: int | Sequence[int] | Tensor,
+    *,
+    batch_size: int,
+    epochs: int | None = None,
+    steps: int | None = None,
+    optimizer: str = "adam",
+    groups: Mapping[str, int] | RatePlan | None = None,
+    weight_decay: Any = 0.0,
+    momentum: Any = 0.0,
+    nesterov: bool = False,
+    betas: tuple[Any, Any] = (0.9, 0.999),
+    eps: Any = 1e-8,
+    schedule: str | Shape | None = None,
+    evaluate: str | int = "epoch",
+    step_losses: bool = False,
+    keep_weights: bool = False,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    compile: bool | None = None,
+    path: str = "auto",
+    tile: int | None = None,
+    threads: int | None = None,
+    on_tile: Callable[[int, int], None] | None = None,
+) -> Population:
+    r"""Train many models side by side, each with its own rates and seed.
+
+    Every member ends where :func:`lrdiff_core.fit` would have taken it alone: initial weights and the order of its
+    rows follow from its seed, each epoch takes all rows and its last step what is left, and the step is
+
+    .. math:: \theta^{(i)} \leftarrow \mathrm{step}(\theta^{(i)}, \nabla L^{(i)}(\theta^{(i)});\;
+              \gamma^{(i)}_{g}\, s_t, \lambda^{(i)}, \beta^{(i)})
+
+    for member :math:`i`, group :math:`g` and the schedule's factor :math:`s_t`. Sums are taken in another order than
+    alone, so results agree to rounding, which training may amplify.
+
+    Args:
+        model_factory: gives the model of a seed; weights drawn from torch's global generator are fixed by the seed too.
+        data: rows for all members, or rows for each seed. A :class:`TabularNet` is trained on standardized rows,
+            as the loop does.
+        rates: [members, groups], 0 or more.
+        seeds: one for all, or [members]. Members of one seed share initial weights, rows and order.
+        batch_size: rows a step.
+        epochs, steps: the length; one of them.
+        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
+        groups: which parameters each column of ``rates`` serves: column by parameter name, or a rate plan (its
+            ``groups()`` in order), or None: a column for each layer in order, or one column for all. Parameters
+            without ``requires_grad`` stay as they are.
+        weight_decay, momentum, eps, each of betas: one number, [members], or [members, groups].
+        nesterov: SGD with Nesterov's momentum, for all members.
+        schedule: a shape or its name; it multiplies every rate.
+        evaluate: when losses and scores of both splits are taken: ``"epoch"`` (after each), ``"end"``, ``"never"``,
+            or every so many steps and at the end.
+        step_losses: keep the loss of every step.
+        keep_weights: hand the final weights back.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
+        dtype: float32 or float64.
+        compile: None takes the generated kernel where there is one (a chain of linear layers, on a CPU with a C++
+            compiler) and nothing compiled otherwise; True compiles or fails (other paths: ``torch.compile``); False
+            compiles nothing.
+        path: ``"kernel"``, ``"general"`` (any module that torch.func can call), or ``"auto"``.
+        tile: members trained at once; left out, as many as fit 256 MiB. It changes memory and time, not results.
+        threads: None takes torch's number for the kernel, and one for the general path.
+        on_tile: called with members done and members in all, after every tile.
+
+    Returns:
+        Losses, scores and what was asked for, in the order of ``rates``. A member whose loss is not finite is frozen
+        and marked; others do not notice.
+
+    Raises:
+        ConfigError: an option outside its interval; a module that torch.func cannot stack.
+        RateError: rates that do not fit the model.
+        DataError: rows that do not fit the task, the model or each other.
+        UnavailableError: a device or compiler that was asked for is not here.
+
+    Example:
+        >>> from torch import nn
+        >>> rows = torch.arange(8.0)[:, None]
+        >>> data = PopulationData(inputs=rows, targets=(rows > 3.5).float(), task="binary")
+        >>> rates = [[0.1, 0.1], [0.1, 0.01], [1e30, 1e30]]
+        >>> def model(seed): return nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 1))
+        >>> population = train_population(model, data, rates, 0, optimizer="sgd", epochs=3, batch_size=4)
+        >>> population.train_loss.shape, len(population)
+        (torch.Size([3, 3]), 3)
+    """
+    table = _rate_table(rates)
+    seeds = seed_list(seeds, len(table))
+    different = sorted(set(seeds))
+    rows = by_seed(data, different)
+    first_rows = rows[different[0]]
+    settings = Settings(
+        rows=first_rows.rows,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        epochs=epochs,
+        steps=steps,
+        nesterov=nesterov,
+        schedule=None if schedule is None else as_shape(schedule),
+        evaluate=evaluate,
+        step_losses=step_losses,
+        compile=compile,
+        dtype=dtype,
+        path=path,
+        tile=tile,
+        threads=threads,
+    )
+    where = choose_device(device)
+    if where.type == "mps" and dtype == torch.float64:
+        raise ConfigError("dtype is torch.float64, and mps has none", help="write torch.float32, or device='cpu'")
+    before = torch.get_num_threads()
+    # The kernel brings its own threads, and torch's would cost a scheduler slice for every small copy around it.
+    with repeatable(where, threads=1):
+        model = build(model_factory, different[0])
+        names = parameter_groups(model, groups, table.shape[1])
+        own = columns(
+            table,
+            optimizer=optimizer,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            betas=betas,
+            eps=eps,
+            nesterov=nesterov,
+        )
+        group_of = {name: len(names) for name, _ in model.named_parameters()}  # frozen, until a column claims it
+        group_of |= {name: column for column, serves in enumerate(names) for name in serves}
+        layers = kernel_layers(model, first_rows, settings, where)
+        seeded = Seeded(model_factory, (different[0], model), settings)
+        results = Collected(len(table), settings)
+        threads = threads or (before if layers else 1)
+        placed = {key: part.to(where, dtype) for key, part in {id(part): part for part in rows.values()}.items()}
+        for members in cut(seeds, settings, model, seeded, where, first_rows, kernel=layers is not None):
+            one = make_tile([seeds[i] for i in members.tolist()], own.take(members), rows, placed, seeded, settings)
+            if layers is not None:
+                result = kernel_path.train_tile(one, layers, group_of, threads=threads, keep_weights=keep_weights)
+            else:
+                with repeatable(where, threads=threads):
+                    result = general_path.train_tile(
+                        one, model, group_of, where, keep_weights=keep_weights, compile=bool(compile)
+                    )
+            results.put(members, result, one)
+            if on_tile is not None:
+                on_tile(results.done, len(table))
+        return Population(
+            rates=table,
+            seeds=torch.tensor(seeds),
+            groups=names,
+            steps=settings.total_steps,
+            evaluated_after=torch.tensor(settings.evaluated_after(), dtype=torch.int64),
+            train_loss=results.parts["train_loss"],
+            train_score=results.parts["train_score"],
+            held_loss=results.parts["held_loss"] if first_rows.held_rows else None,
+            held_score=results.parts["held_score"] if first_rows.held_rows else None,
+            step_loss=results.parts.get("step_loss"),
+            diverged_after=results.diverged,
+            weights=results.weights if keep_weights else None,
+            path="general" if layers is None else "kernel",
+        )
+
+
+def _rate_table(rates: Any) -> Tensor:
+    try:
+        table = torch.as_tensor(rates, dtype=torch.float64).cpu().contiguous()
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise RateError("rates are no table of numbers", help="give [members, groups]") from problem
+    if table.ndim != 2 or 0 in table.shape:
+        raise RateError(f"rates have the shape {list(table.shape)}", help="give [members, groups], none of them 0")
+    return table
