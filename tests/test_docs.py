@@ -29,7 +29,10 @@ def test_an_example_of_the_readme_runs(number, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("file", [README, *sorted(ROOT.glob("docs/**/*.md")), ROOT / "CONTRIBUTING.md"], ids=lambda f: f.name)
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+
+
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
 def test_links_to_files_lead_somewhere(file):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", file.read_text(encoding="utf-8")):
         if not target.startswith("http"):

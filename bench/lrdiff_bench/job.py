@@ -168,7 +168,7 @@ def run_job(
         _write_training(folder, trained, config, summary)
         if "export" in stages:
             with timed("export"):
-                section = export_section(trained, folder)
+                section = export_section(trained, folder, config)
             summary["checks"]["verification"] = section["passed"]
             done("export", section)
         if "parity" in stages:
@@ -311,25 +311,51 @@ def comparison_section(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def export_section(trained: Trained, folder: Path) -> dict[str, Any]:
-    from lrdiff_export import VerificationFailed, export_onnx  # here: the exporter takes a second to import
+def export_net(
+    net: TabularNet, rows: np.ndarray, file: Path, *, rates: dict[str, float], config: RunConfig, **options: Any
+) -> dict[str, Any]:
+    """Export the main model with everything that its file says of itself, and golden vectors beside it.
 
-    rows = test_rows(trained)
+    Args:
+        net: on the CPU.
+        rows: held-out raw rows [rows, features] to verify on.
+        file: where to.
+        rates: rate of each layer.
+        config: the run's settings.
+        options: further ones of :func:`lrdiff_export.export`.
+
+    Raises:
+        VerificationFailed: the file did not predict as the model; nothing was written.
+    """
+    from lrdiff_export import card_of, export  # here: the exporter takes a second to import
+
+    predictor = Predictor(net)
+    recipe = config.model_dump(include={"optimizer", "epochs", "batch_size", "seed", "hidden"}, mode="json")
+    report = export(
+        predictor,
+        torch.from_numpy(rows[:2]),
+        out=file,
+        rows=rows,
+        output_names=(answer_name(net.spec.task),),
+        card=card_of(predictor, rates=rates, recipe=recipe),
+        decide=decider(net.spec.task),
+        **options,
+    )
+    return {**report.to_dict(), "passed": True}
+
+
+def export_section(trained: Trained, folder: Path, config: RunConfig) -> dict[str, Any]:
+    from lrdiff_export import VerificationFailed
+
+    rates = layer_rate_table(trained.setup)
     try:
-        report = export_onnx(
-            Predictor(trained.net),
-            folder / "model.onnx",
-            example=torch.from_numpy(rows[:2]),
-            rows=rows,
-            output_names=(answer_name(trained.net.spec.task),),
-            metadata=onnx_metadata(trained.net, layer_rate_table(trained.setup)),
-        ).to_dict()
+        report = export_net(trained.net, test_rows(trained), folder / "model.onnx", rates=rates, config=config)
     except VerificationFailed as problem:
         if problem.report is None:
             raise
-        report = {"verification": problem.report.to_dict()}
-    # The name it will have; while the run is being written its folder has another one.
-    report = {**report, "path": "model.onnx", "passed": report["verification"]["passed"]}
+        report = {"verification": problem.report.to_dict(), "golden": [], "passed": False}
+    # The names they will have; while the run is being written its folder has another one. Seconds differ every time.
+    report = {**report, "path": "model.onnx", "golden": [Path(name).name for name in report["golden"]]}
     write_json(folder / "verification.json", json_ready(report))
     return report
 
@@ -389,19 +415,6 @@ def resolved_toml(config: RunConfig, setup: Setup, rates: dict[str, float]) -> s
 def label_of(table: Table, row: int) -> str | float:
     """Return the label of one row: the class's name, or the value."""
     return table.classes[int(table.target[row])] if table.classes else float(table.target[row])
-
-
-def onnx_metadata(net: TabularNet, rates: dict[str, float]) -> dict[str, str]:
-    """Return what the ONNX file says of itself."""
-    spec = net.spec
-    return {
-        "lrdiff": version(),
-        "task": spec.task,
-        "target": spec.target_name,
-        "features": "\n".join(spec.feature_names),
-        "classes": "\n".join(spec.classes),
-        "rates": "\n".join(f"{layer} = {rate:g}" for layer, rate in rates.items()),
-    }
 
 
 def _epochs_to(watcher: Watcher, epochs: int, task: str) -> Callable[[int, Sequence[Observation]], None]:

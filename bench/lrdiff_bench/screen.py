@@ -296,25 +296,65 @@ def draw_export(console: Console, s: dict[str, Any]) -> None:
     else:
         line(console, "no file was written: it did not pass verification", "bold red")
     draw_verification(console, s["verification"])
+    if s.get("golden"):
+        line(console, f"golden vectors: {', '.join(s['golden'])}")
+    if s.get("variants"):
+        draw_variants(console, s["variants"])
+
+
+def draw_variants(console: Console, variants: Sequence[dict[str, Any]]) -> None:
+    """Write what each smaller file is and loses."""
+    table = plain_table("variant", "bytes", "of fp32", "signal to noise", "flipped", "median µs", "fp32 µs")
+    for v in variants:
+        flipped = "" if v["flipped"] is None else f"{v['flipped']} of {v['rows']}"
+        times = (f"{v['median_us']:.1f}", f"{v['median_us_fp32']:.1f}")
+        table.add_row(v["name"], str(v["size"]), f"{v['size_ratio']:.2f}", f"{v['snr_db']:.0f} dB", flipped, *times)
+    console.print(table)
+
+
+def draw_golden(console: Console, s: dict[str, Any]) -> None:
+    """Write how a runtime answered to the golden vectors."""
+    line(console, f"{s['file']} in {s['runtime']} against its golden vectors, {s['rows']} rows")
+    draw_verdicts(console, s["verdicts"], s["problems"])
+
+
+def draw_verdicts(console: Console, verdicts: Sequence[dict[str, Any]], problems: Sequence[str]) -> None:
+    for worst in verdicts:
+        result, style = ("DIFFERENT", "bold red") if worst["reason"] else ("equal", "green")
+        told = f"worst error {eps(worst['error'])} of {eps(worst['allowed'])} eps"
+        line(console, f"{worst['output']}: {result}, {told}", style)
+    for problem in problems[:3]:
+        line(console, problem, "bold red")
+
+
+def draw_latency(console: Console, s: dict[str, Any]) -> None:
+    """Write the time of single calls."""
+    table = plain_table("way", "batch", "threads", "median µs", "p95", "p99")
+    for t in s["times"]:
+        microseconds = (f"{t[key]:.1f}" for key in ("median_us", "p95_us", "p99_us"))
+        table.add_row(t["way"], str(t["batch"]), str(t["threads"]), *microseconds)
+    console.print(table)
+    line(console, f"ONNX Runtime {s['runtime']}, every one of {len(s['nodes'])} nodes on {s['provider']}")
+
+
+def draw_targets(console: Console, s: dict[str, Any]) -> None:
+    """Write the table of runtimes."""
+    table = plain_table("target", "opset up to", "IR up to")
+    for row in s["targets"]:
+        table.add_row(row["target"], str(row["opset"]), str(row["ir_version"]))
+    console.print(table)
 
 
 def draw_verification(console: Console, s: dict[str, Any]) -> None:
-    batches = ", ".join(str(size) for size in dict.fromkeys(case["batch"] for case in s["cases"]))
+    # Runs of older versions have batches alone and no names.
+    sizes = [case["batch"] for case in s["cases"] if case.get("name", "batch").startswith("batch")]
+    batches = ", ".join(str(size) for size in dict.fromkeys(sizes))
     line(
         console,
         f"ONNX Runtime {s['onnxruntime']} against the model on {s['rows']} held-out rows, "
         f"batches of {batches}, optimisations off and full:",
     )
-    for worst in s["worst"]:
-        style = "green" if s["passed"] else "bold red"
-        result = "DIFFERENT" if worst["reason"] else "equal"
-        line(
-            console,
-            f"{worst['output']}: {result}, worst error {eps(worst['error'])} of {eps(worst['allowed'])} eps",
-            style,
-        )
-    for problem in s["problems"][:3]:
-        line(console, problem, "bold red")
+    draw_verdicts(console, s["worst"], s["problems"])
 
 
 def eps(value: float | None) -> str:
@@ -372,6 +412,9 @@ DRAW: dict[str, Callable[[Console, dict[str, Any]], None]] = {
     "step_cost": draw_step_cost,
     "export": draw_export,
     "verify": draw_verification,
+    "golden": draw_golden,
+    "latency": draw_latency,
+    "targets": draw_targets,
     "parity": draw_parity,
     "folder": draw_folder,
 }

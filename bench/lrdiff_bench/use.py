@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from lrdiff_bench.job import answer_name, onnx_metadata
 from lrdiff_bench.run_folder import read_summary
 from lrdiff_core.checkpoint import load_checkpoint
 from lrdiff_core.config import RunConfig, load_config, make_config
@@ -18,7 +17,7 @@ from lrdiff_core.data import load_table, read_features, split_table
 from lrdiff_core.errors import CheckpointError
 from lrdiff_core.model import Predictor, TabularNet
 
-__all__ = ["export_run", "open_run", "predict_file", "retrace", "verify_against_run"]
+__all__ = ["open_run", "predict_file", "retrace", "verify_against_run"]
 
 
 def open_run(run: Path) -> tuple[TabularNet, dict[str, Any], RunConfig]:
@@ -62,30 +61,6 @@ def predict_file(run: Path, data: str) -> str:
     for row in answers:
         table.writerow([spec.classes[int(row.argmax())], *map(_short, row)])
     return out.getvalue()
-
-
-def export_run(run: Path, out: Path | None = None) -> dict[str, Any]:
-    """Export a run's model to ``out`` or ``RUN/model.onnx``, verified on its held-out rows, and return the report.
-
-    Raises:
-        CheckFailed: the file did not predict as the model; nothing was written.
-        CheckpointError: the run cannot be read.
-        DataError: its rows are no longer there.
-    """
-    from lrdiff_export import export_onnx
-
-    net, _, config = open_run(run)
-    rows = held_out_rows(net, config)
-    file = out or run / "model.onnx"
-    report = export_onnx(
-        Predictor(net),
-        file,
-        example=torch.from_numpy(rows[:2]),
-        rows=rows,
-        output_names=(answer_name(net.spec.task),),
-        metadata=onnx_metadata(net, dict(config.rates or {})),
-    ).to_dict()
-    return {**report, "passed": True}
 
 
 def verify_against_run(model: Path, run: Path) -> dict[str, Any]:

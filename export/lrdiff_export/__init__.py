@@ -11,60 +11,117 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lrdiff_export.backends import BACKENDS, Backend, register_backend
-    from lrdiff_export.budget import Budget, Verdict, Yardstick
+    from lrdiff_export.battery import Battery
+    from lrdiff_export.budget import Yardstick
+    from lrdiff_export.card import Card, card_of, read_card
     from lrdiff_export.convert import DEFAULT_OPSET, convert_to_onnx
+    from lrdiff_export.diagnose import Diagnosis, NodeError
+    from lrdiff_export.golden import GoldenReport, verify_golden
+    from lrdiff_export.judging import Budget, Verdict
+    from lrdiff_export.latency import LatencyReport, measure_latency
     from lrdiff_export.modelfile import load_onnx
     from lrdiff_export.parity import BackendResult, ParityReport, check_parity
+    from lrdiff_export.ports import Port
     from lrdiff_export.predictor import OnnxPredictor
-    from lrdiff_export.publish import ExportReport, VerificationFailed, export_onnx
+    from lrdiff_export.publish import ExportReport, VerificationFailed, export, export_onnx
+    from lrdiff_export.runners import RUNNERS, register_runner
     from lrdiff_export.runtimes import RuntimeInfo, describe_runtimes
+    from lrdiff_export.sandbox import Limits, Sandbox, inspect_untrusted, run_untrusted
+    from lrdiff_export.targets import TARGETS, Target, find_target
+    from lrdiff_export.variants import Allowance, VariantReport
     from lrdiff_export.verify import CaseResult, VerificationReport, verify_onnx
 
 __all__ = [
+    "Allowance",
     "BACKENDS",
     "Backend",
     "BackendResult",
+    "Battery",
     "Budget",
+    "Card",
     "CaseResult",
     "DEFAULT_OPSET",
+    "Diagnosis",
     "ExportReport",
+    "GoldenReport",
+    "LatencyReport",
+    "Limits",
+    "NodeError",
     "OnnxPredictor",
     "ParityReport",
+    "Port",
+    "RUNNERS",
     "RuntimeInfo",
+    "Sandbox",
+    "TARGETS",
+    "Target",
+    "VariantReport",
     "VerificationFailed",
     "VerificationReport",
     "Verdict",
     "Yardstick",
+    "card_of",
     "check_parity",
     "convert_to_onnx",
     "describe_runtimes",
+    "export",
     "export_onnx",
+    "find_target",
+    "inspect_untrusted",
     "load_onnx",
+    "measure_latency",
+    "read_card",
     "register_backend",
+    "register_runner",
+    "run_untrusted",
+    "verify_golden",
     "verify_onnx",
 ]
 
 _HOME = {
+    "Allowance": "variants",
     "BACKENDS": "backends",
     "Backend": "backends",
     "BackendResult": "parity",
-    "Budget": "budget",
+    "Battery": "battery",
+    "Budget": "judging",
+    "Card": "card",
     "CaseResult": "verify",
     "DEFAULT_OPSET": "convert",
+    "Diagnosis": "diagnose",
     "ExportReport": "publish",
+    "GoldenReport": "golden",
+    "LatencyReport": "latency",
+    "Limits": "sandbox",
+    "NodeError": "diagnose",
     "OnnxPredictor": "predictor",
     "ParityReport": "parity",
+    "Port": "ports",
+    "RUNNERS": "runners",
     "RuntimeInfo": "runtimes",
+    "Sandbox": "sandbox",
+    "TARGETS": "targets",
+    "Target": "targets",
+    "VariantReport": "variants",
     "VerificationFailed": "publish",
     "VerificationReport": "verify",
-    "Verdict": "budget",
+    "Verdict": "judging",
     "Yardstick": "budget",
+    "card_of": "card",
     "check_parity": "parity",
     "convert_to_onnx": "convert",
     "describe_runtimes": "runtimes",
+    "export": "publish",
     "export_onnx": "publish",
+    "find_target": "targets",
+    "inspect_untrusted": "sandbox",
     "load_onnx": "modelfile",
+    "measure_latency": "latency",
+    "read_card": "card",
     "register_backend": "backends",
+    "register_runner": "runners",
+    "run_untrusted": "sandbox",
+    "verify_golden": "golden",
     "verify_onnx": "verify",
 }
 

@@ -25,7 +25,7 @@ from lrdiff_export.reference import evaluation_copy, run_module, to_numpy
 
 __all__ = ["BACKENDS", "Backend", "Predict", "TorchBackend", "compiler_path", "register_backend"]
 
-Predict = Callable[[np.ndarray], list[np.ndarray]]
+Predict = Callable[..., list[np.ndarray]]  # one array an input, [batch, ...]
 
 
 class Backend(Protocol):
@@ -103,8 +103,8 @@ class TorchBackend:
         """Return a function that runs a copy of ``module`` on the device, and refuses if it ran elsewhere."""
         placed = self.place(evaluation_copy(module))
 
-        def predict(rows: np.ndarray) -> list[np.ndarray]:
-            outputs = run_module(placed, self.place(torch.tensor(rows)))
+        def predict(*rows: np.ndarray) -> list[np.ndarray]:
+            outputs = run_module(placed, *(self.place(torch.tensor(one)) for one in rows))
             for tensor in [*placed.parameters(), *placed.buffers(), *outputs]:
                 check_device(tensor, self.device)
             return [to_numpy(output) for output in outputs]
@@ -156,10 +156,10 @@ class CompiledBackend(TorchBackend):
         # fullgraph: a graph break would run its part eagerly without a word.
         compiled = torch.compile(copied, backend=counted, fullgraph=True, dynamic=False)
 
-        def predict(rows: np.ndarray) -> list[np.ndarray]:
+        def predict(*rows: np.ndarray) -> list[np.ndarray]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # inductor warns of its own deprecated calls
-                outputs = run_module(compiled, torch.tensor(rows))
+                outputs = run_module(compiled, *map(torch.tensor, rows))
             if not graphs:
                 raise CheckFailed(
                     "asked for compiled code, torch.compile ran eagerly", help="see TORCH_COMPILE_DISABLE, set_stance()"
@@ -191,10 +191,10 @@ class OnnxRuntimeBackend:
         if onnx is None:
             raise UnavailableError("no ONNX bytes to run", help="give onnx_bytes_or_path")
         session = open_session(onnx, provider=CPU_PROVIDER)
-        input_name = session.get_inputs()[0].name
+        names = [one.name for one in session.get_inputs()]
 
-        def predict(rows: np.ndarray) -> list[np.ndarray]:
-            return [np.asarray(output) for output in session.run(None, {input_name: rows})]
+        def predict(*rows: np.ndarray) -> list[np.ndarray]:
+            return [np.asarray(output) for output in session.run(None, dict(zip(names, rows, strict=True)))]
 
         return predict
 
@@ -221,9 +221,9 @@ class CudaBackend(TorchBackend):
         """Return a function that runs a copy of ``module`` on CUDA."""
         predict = super().prepare(module, onnx)
 
-        def exactly(rows: np.ndarray) -> list[np.ndarray]:
+        def exactly(*rows: np.ndarray) -> list[np.ndarray]:
             with _no_tf32():
-                return predict(rows)
+                return predict(*rows)
 
         return exactly
 

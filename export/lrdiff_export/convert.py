@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -16,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_core.errors import ConfigError, InputError, UnavailableError
+from lrdiff_export.ports import Tensors, as_tensors, input_names_of
 from lrdiff_export.protobuf import messages
 from lrdiff_export.records import first_line
-from lrdiff_export.reference import evaluation_copy, run_module
+from lrdiff_export.reference import Bound, prepare_module, run_module, two_rows
 
-__all__ = ["DEFAULT_OPSET", "OLDEST_OPSET", "convert_to_onnx"]
+__all__ = ["DEFAULT_OPSET", "OLDEST_OPSET", "Converted", "convert", "convert_to_onnx"]
 
 # Opset 20 goes with IR version 9, which ONNX Runtime reads since 1.17 (January 2024) and onnxruntime-web and -node
 # 1.30 read (they refuse 27 and 28). It is torch's own default, and the first opset with Gelu as one node.
@@ -31,11 +33,35 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _TRACES = ("doc_string", "metadata_props")  # hold stack traces, and with them the paths of this machine
 
 
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """A module on its way into a file.
+
+    Attributes:
+        model: cleaned and checked.
+        module: the evaluation copy that it came from, called by position.
+        program: torch's own graph of it, whose values carry the names that the file's values have.
+        input_names: in the file.
+        output_names: in the file.
+    """
+
+    model: onnx.ModelProto
+    module: nn.Module
+    program: torch.export.ExportedProgram
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+    @property
+    def data(self) -> bytes:
+        """The file's bytes."""
+        return self.model.SerializeToString(deterministic=True)
+
+
 def convert_to_onnx(
     module: nn.Module,
     *,
-    example: Tensor,
-    input_name: str = "features",
+    example: Tensors,
+    input_name: str | Sequence[str] | None = None,
     output_names: Sequence[str] = ("output",),
     opset: int = DEFAULT_OPSET,
     metadata: Mapping[str, str] | None = None,
@@ -45,9 +71,11 @@ def convert_to_onnx(
     The bytes hold no paths, stack traces or times: the same module gives the same bytes in any process and folder.
 
     Args:
-        module: takes one float32 tensor, gives a tensor or a tuple of tensors. It is copied to the CPU.
-        example: ``[batch, features...]``, float32, at least one row.
-        input_name: name of the input in the file.
+        module: takes tensors by position, or by keyword where ``example`` is a mapping; gives a tensor, a tuple of
+            tensors, or a mapping that holds ``output_names``. It is copied to the CPU.
+        example: ``[batch, ...]`` an input, float32, integer or bool, at least one row.
+        input_name: name of the input in the file, or one name an input; by default ``features`` for a single input, a
+            mapping's keys, or the names of forward's arguments.
         output_names: one name an output.
         opset: operator set of the file; what the exporter cannot reach is refused, never replaced by another.
         metadata: text to keep in the file's ``metadata_props``, sorted by key.
@@ -64,42 +92,70 @@ def convert_to_onnx(
 
     Source: https://docs.pytorch.org/docs/stable/onnx_export.html
     """
+    return convert(
+        module, example=example, input_name=input_name, output_names=output_names, opset=opset, metadata=metadata
+    ).data
+
+
+def convert(
+    module: nn.Module,
+    *,
+    example: Tensors,
+    input_name: str | Sequence[str] | None = None,
+    output_names: Sequence[str] = ("output",),
+    opset: int = DEFAULT_OPSET,
+    metadata: Mapping[str, str] | None = None,
+) -> Converted:
+    """Do as :func:`convert_to_onnx`, and keep what diagnosis needs; same arguments, same errors."""
     metadata = dict(metadata or {})
-    check_options(example=example, input_name=input_name, output_names=output_names, opset=opset, metadata=metadata)
+    input_names = check_options(
+        module, example=example, input_name=input_name, output_names=output_names, opset=opset, metadata=metadata
+    )
     if importlib.util.find_spec("onnxscript") is None:
         raise UnavailableError(
             "exporting needs onnxscript, which is not installed", help="install it: pip install onnxscript"
         )
-    copied = evaluation_copy(module)
-    _check_module(copied, example, output_names)
-    model = _convert(copied, _two_rows(example), input_name, list(output_names), opset)
+    tensors = as_tensors(example)
+    keywords = tuple(example) if isinstance(example, Mapping) else None
+    copied = prepare_module(module, tensors, keywords=keywords, outputs=output_names)
+    _check_module(copied, type(module).__name__, tensors, output_names)
+    model, program = _convert(
+        copied, type(module).__name__, [two_rows(one) for one in tensors], list(input_names), list(output_names), opset
+    )
     clean(model, opset=opset, metadata=metadata)
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as problem:  # onnx raises several unrelated kinds
         raise InputError(
-            f"{type(copied).__name__} was converted to a file that onnx's checker refuses: {first_line(problem)}",
+            f"{type(module).__name__} was converted to a file that onnx's checker refuses: {first_line(problem)}",
             help="this is a fault of the exporter: try another opset, or report it with the module",
         ) from problem
-    return model.SerializeToString(deterministic=True)
+    return Converted(
+        model=model, module=copied, program=program, input_names=input_names, output_names=tuple(output_names)
+    )
 
 
 def check_options(
-    *, example: Tensor, input_name: str, output_names: Sequence[str], opset: int, metadata: Mapping[str, str]
-) -> None:
-    """Raise ConfigError if an export option is wrong by itself, before anything is computed."""
+    module: nn.Module,
+    *,
+    example: Tensors,
+    input_name: str | Sequence[str] | None,
+    output_names: Sequence[str],
+    opset: int,
+    metadata: Mapping[str, str],
+) -> tuple[str, ...]:
+    """Raise ConfigError if an export option is wrong by itself, before anything is computed; return input names."""
     newest = onnx.defs.onnx_opset_version()
     if isinstance(opset, bool) or not isinstance(opset, int) or not OLDEST_OPSET <= opset <= newest:
         raise ConfigError(
             f"opset is {opset!r}, not a whole number from {OLDEST_OPSET} to {newest}",
             help=f"{DEFAULT_OPSET} is read by the most runtimes",
         )
-    if not isinstance(example, Tensor) or example.dtype != torch.float32 or example.ndim < 1 or not example.numel():
-        found = f"{example.dtype} {list(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
-        raise ConfigError(f"example is {found}, not a float32 tensor [batch, features...]", help="give a row or more")
+    as_tensors(example)
     if isinstance(output_names, str):
         raise ConfigError(f"output_names is the text {output_names!r}", help=f"write ({output_names!r},)")
-    names = [input_name, *output_names]
+    input_names = input_names_of(module, example, input_name)
+    names = [*input_names, *output_names]
     for name in names:
         if not isinstance(name, str) or not name:
             raise ConfigError(f"{name!r} is no name for an input or output", help="use a text of one character or more")
@@ -108,6 +164,7 @@ def check_options(
     for key, value in metadata.items():
         if not isinstance(key, str) or not key or not isinstance(value, str):
             raise ConfigError(f"metadata {key!r}: {value!r} is not text", help="write str keys and str values")
+    return input_names
 
 
 def clean(model: onnx.ModelProto, *, opset: int, metadata: Mapping[str, str]) -> None:
@@ -134,29 +191,14 @@ def clean(model: onnx.ModelProto, *, opset: int, metadata: Mapping[str, str]) ->
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
 
 
-def _two_rows(example: Tensor) -> Tensor:
-    """Return two rows: torch.export would take a batch of one for a constant."""
-    rows = example.detach().to("cpu")
-    return torch.cat([rows[:1], rows[-1:]])
-
-
-def _check_module(module: nn.Module, example: Tensor, output_names: Sequence[str]) -> None:
-    name = type(module).__name__
+def _check_module(module: nn.Module, name: str, tensors: Sequence[Tensor], output_names: Sequence[str]) -> None:
     size = sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])
     if size > LARGEST_FILE:
         raise ConfigError(
             f"{name} holds {size / 2**30:.1f} GiB of weights, and one ONNX file at most 2 GiB",
             help="external data is not supported yet: ship a smaller model",
         )
-    try:
-        outputs = run_module(module, _two_rows(example))
-    except InputError:
-        raise
-    except Exception as problem:
-        raise InputError(
-            f"{name} does not take an example of shape {list(example.shape)}: {first_line(problem)}",
-            help="give an example of the shape the module is called with, [batch, features...]",
-        ) from problem
+    outputs = run_module(module, *map(two_rows, tensors))
     if len(outputs) != len(output_names):
         raise ConfigError(
             f"{name} gives {len(outputs)} outputs and output_names has {len(output_names)}",
@@ -165,28 +207,33 @@ def _check_module(module: nn.Module, example: Tensor, output_names: Sequence[str
 
 
 def _convert(
-    module: nn.Module, example: Tensor, input_name: str, output_names: list[str], opset: int
-) -> onnx.ModelProto:
+    module: nn.Module, name: str, examples: list[Tensor], input_names: list[str], output_names: list[str], opset: int
+) -> tuple[onnx.ModelProto, torch.export.ExportedProgram]:
+    batch = torch.export.Dim("batch")
+    shapes: tuple[Any, ...] = tuple({0: batch} for _ in examples)
     try:
         with _silence():
             program = torch.onnx.export(
                 module,
-                (example,),
+                tuple(examples),
                 dynamo=True,
                 opset_version=opset,
-                input_names=[input_name],
+                input_names=input_names,
                 output_names=output_names,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                # forward(*tensors) is one argument to torch.export
+                dynamic_shapes=(shapes,) if isinstance(module, Bound) else shapes,
                 verbose=False,
             )
             assert program is not None  # only the exporter of old, dynamo=False, gives None
             model: onnx.ModelProto = program.model_proto
+            exported = program.exported_program
     except Exception as problem:  # the exporter lets everything through that lies below it
         raise InputError(
-            f"{type(module).__name__} cannot be converted to ONNX: {_root_cause(problem)}",
+            f"{name} cannot be converted to ONNX: {_root_cause(problem)}",
             help="the usual reasons are branches on values and shapes fixed to one batch; --debug shows all causes",
         ) from problem
-    return model
+    assert exported is not None
+    return model, exported
 
 
 def _root_cause(problem: BaseException) -> str:

@@ -11,7 +11,7 @@ from lrdiff_core.errors import ModelFileError
 from lrdiff_export.protobuf import DecodeError, messages
 from lrdiff_export.records import first_line
 
-__all__ = ["load_onnx", "parse_onnx"]
+__all__ = ["load_onnx", "model_inputs", "opset_of", "parse_onnx"]
 
 _ELSEWHERE = onnx.TensorProto.EXTERNAL
 _MAKE_ONE = "write one with lrdiff export, or with torch.onnx.export(..., external_data=False)"
@@ -81,3 +81,14 @@ def parse_onnx(data: bytes, *, name: str = "the model") -> onnx.ModelProto:
     except Exception as problem:  # onnx raises several unrelated kinds
         raise ModelFileError(f"{name} is not a valid ONNX model: {first_line(problem)}", help=_MAKE_ONE) from problem
     return model
+
+
+def model_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Return the inputs that must be fed; files of IR version 3 list the weights among the inputs too."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [one for one in model.graph.input if one.name not in weights]
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of the standard operator set; 0 where the model imports none."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)

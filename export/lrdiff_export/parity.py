@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,13 @@ from torch import nn
 
 from lrdiff_core.errors import ConfigError, LrdiffError, UnavailableError
 from lrdiff_export.backends import BACKENDS, Backend
-from lrdiff_export.budget import Verdict, Yardstick
+from lrdiff_export.budget import Yardstick
 from lrdiff_export.convert import convert_to_onnx
+from lrdiff_export.judging import Verdict
 from lrdiff_export.modelfile import load_onnx, parse_onnx
+from lrdiff_export.ports import Arrays, as_arrays
 from lrdiff_export.records import first_line, json_ready
-from lrdiff_export.reference import check_rows
+from lrdiff_export.reference import prepare_module
 
 __all__ = ["AGREES", "DIFFERS", "REFUSED", "UNAVAILABLE", "BackendResult", "ParityReport", "check_parity"]
 
@@ -83,7 +85,7 @@ class ParityReport:
 
 def check_parity(
     module: nn.Module,
-    rows: np.ndarray,
+    rows: Arrays,
     *,
     backends: Sequence[str] | None = None,
     onnx_bytes_or_path: bytes | str | os.PathLike[str] | None = None,
@@ -92,8 +94,8 @@ def check_parity(
     """Predict the same rows with the same weights on every backend and compare with float64 on the CPU.
 
     Args:
-        module: takes one float32 tensor, gives a tensor or a tuple of tensors; it is copied.
-        rows: ``[batch, features...]``, float32.
+        module: takes tensors by position, or by keyword where ``rows`` is a mapping; it is copied.
+        rows: ``[batch, ...]`` an input, float32, integer or bool.
         backends: names from the registry; all of them by default.
         onnx_bytes_or_path: what ONNX backends run; converted from ``module`` when not given.
         decide: from the first output ``[batch, ...]`` to one decision a row ``[batch]``; flips against the decisions
@@ -115,18 +117,21 @@ def check_parity(
     for name in names:
         if name not in BACKENDS:
             raise ConfigError(f'no backend "{name}"', help=f"backends: {', '.join(BACKENDS)}")
-    rows = check_rows(rows)
-    yardstick = Yardstick(module, rows)
-    reference = yardstick.reference(rows)
-    get_onnx = _OnnxSource(module, rows, onnx_bytes_or_path)
-    results = [_compare(BACKENDS[name], module, rows, yardstick, reference, get_onnx, decide) for name in names]
-    return ParityReport(reference="eager float64 on cpu", rows=len(rows), results=tuple(results))
+    keywords = tuple(rows) if isinstance(rows, Mapping) else None
+    arrays = as_arrays(rows)
+    prepared = prepare_module(module, [torch.from_numpy(one[:2].copy()) for one in arrays], keywords=keywords)
+    yardstick = Yardstick(prepared, arrays)
+    get_onnx = _OnnxSource(prepared, arrays, onnx_bytes_or_path)
+    results = [_compare(BACKENDS[name], prepared, arrays, yardstick, get_onnx, decide) for name in names]
+    return ParityReport(reference="eager float64 on cpu", rows=len(arrays[0]), results=tuple(results))
 
 
 class _OnnxSource:
     """ONNX bytes, given or converted once and only if a backend asks."""
 
-    def __init__(self, module: nn.Module, rows: np.ndarray, given: bytes | str | os.PathLike[str] | None) -> None:
+    def __init__(
+        self, module: nn.Module, rows: tuple[np.ndarray, ...], given: bytes | str | os.PathLike[str] | None
+    ) -> None:
         self._module = module
         self._rows = rows
         self._data: bytes | None = None
@@ -139,16 +144,16 @@ class _OnnxSource:
     def __call__(self, outputs: int) -> bytes:
         if self._data is None:
             names = [f"output{index}" for index in range(outputs)]
-            self._data = convert_to_onnx(self._module, example=torch.tensor(self._rows[:2]), output_names=names)
+            example = [torch.tensor(one[:2]) for one in self._rows]
+            self._data = convert_to_onnx(self._module, example=example, output_names=names)
         return self._data
 
 
 def _compare(
     backend: Backend,
     module: nn.Module,
-    rows: np.ndarray,
+    rows: tuple[np.ndarray, ...],
     yardstick: Yardstick,
-    reference: list[np.ndarray],
     get_onnx: _OnnxSource,
     decide: Decide | None,
 ) -> BackendResult:
@@ -157,12 +162,13 @@ def _compare(
             backend=backend.name, device=backend.device, dtype=backend.dtype, status=status, reason=reason, **measured
         )
 
+    reference = yardstick.answers
     missing = backend.availability()
     if missing is not None:
         return result(UNAVAILABLE, missing)
     try:
         onnx = get_onnx(len(reference)) if backend.needs_onnx else None
-        outputs = backend.prepare(module, onnx)(rows.copy())
+        outputs = backend.prepare(module, onnx)(*(one.copy() for one in rows))
     except UnavailableError as problem:
         return result(UNAVAILABLE, problem.message)
     except LrdiffError as problem:

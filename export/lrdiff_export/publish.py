@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+import onnx
+import torch
+from torch import nn
 
-from lrdiff_core.errors import CheckFailed, DataError, InputError
+from lrdiff_core.errors import CheckFailed, ConfigError, DataError, InputError
 from lrdiff_core.files import atomic_path
-from lrdiff_export.convert import DEFAULT_OPSET, check_options, convert_to_onnx
+from lrdiff_export.battery import DRAWN_ROWS, Battery, drawn_rows
+from lrdiff_export.card import PREFIX, Card, card_of, measured_errors, ports_of, weights_sha256
+from lrdiff_export.convert import DEFAULT_OPSET, Converted, check_options, convert
+from lrdiff_export.diagnose import Diagnosis, diagnose
+from lrdiff_export.golden import golden_paths, make_golden
+from lrdiff_export.modelfile import parse_onnx
+from lrdiff_export.ports import Arrays, Port, Tensors, as_arrays, as_tensors
 from lrdiff_export.records import json_ready
-from lrdiff_export.reference import check_rows
-from lrdiff_export.verify import VerificationReport, verify_onnx
+from lrdiff_export.reference import prepare_module, unwrapped
+from lrdiff_export.targets import Target, find_target
+from lrdiff_export.variants import VARIANTS, Allowance, Judged, VariantReport, make_variant
+from lrdiff_export.verify import VerificationReport, run_battery
 
-__all__ = ["ExportReport", "VerificationFailed", "export_onnx"]
-
-DRAWN_ROWS = 64  # rows made up when the caller gives none
+__all__ = ["ExportReport", "VerificationFailed", "export", "export_onnx"]
 
 
 class VerificationFailed(CheckFailed):
@@ -28,9 +37,11 @@ class VerificationFailed(CheckFailed):
 
     Attributes:
         report: what was run and how far off it was; None after the error crossed a process boundary.
+        diagnosis: where it goes wrong first; None if that could not be found.
     """
 
     report: VerificationReport | None = None
+    diagnosis: Diagnosis | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +54,15 @@ class ExportReport:
         size: of the file, in bytes.
         opset: operator set of the file.
         ir_version: format version of the file.
-        input_name: name of the input.
+        input_name: name of the first input.
         output_names: names of the outputs.
+        inputs: name, dtype, shape and unit of each input.
+        outputs: the same of each output.
         rows_are: ``held out`` when the caller gave rows, ``drawn`` when they were made up around the example.
+        target: the runtime that the file was made for; empty when none was named.
+        golden: files of golden vectors beside the model.
+        variants: what was published besides, and what it loses.
+        seconds: spent in ``convert`` (torch's exporter) and ``verify`` (everything that comes on top).
         verification: the whole verification of these bytes.
     """
 
@@ -56,86 +73,246 @@ class ExportReport:
     ir_version: int
     input_name: str
     output_names: tuple[str, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
     rows_are: str
+    target: str
+    golden: tuple[str, ...]
+    variants: tuple[VariantReport, ...]
     verification: VerificationReport
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
         return {**json_ready(self), "verification": self.verification.to_dict()}
 
 
-def export_onnx(
+def export(
     module: nn.Module,
-    path: str | os.PathLike[str],
+    example: Tensors,
     *,
-    example: Tensor,
-    rows: np.ndarray | None = None,
-    input_name: str = "features",
+    out: str | os.PathLike[str],
+    rows: Arrays | None = None,
+    labels: np.ndarray | None = None,
+    score: Callable[[np.ndarray, np.ndarray], float] | None = None,
+    decide: Callable[[np.ndarray], np.ndarray] | None = None,
+    input_names: str | Sequence[str] | None = None,
     output_names: Sequence[str] = ("output",),
-    opset: int = DEFAULT_OPSET,
+    opset: int | None = None,
+    target: str | None = None,
+    variants: Sequence[str] = ("fp32",),
+    allowance: Allowance | None = None,
+    card: Card | None = None,
     metadata: Mapping[str, str] | None = None,
+    golden: bool = True,
 ) -> ExportReport:
-    """Convert a module, verify the bytes in ONNX Runtime, and only then write them under ``path``.
+    """Convert a module, verify the bytes in ONNX Runtime, and only then write them under ``out``.
 
-    If anything fails nothing appears in the folder, and a file already there stays as it is.
+    If anything fails nothing appears in the folder, and files already there stay as they are.
 
     Args:
-        module: takes one float32 tensor, gives a tensor or a tuple of tensors; it is copied, and keeps device and mode.
-        path: the final name; its folder must exist.
-        example: ``[batch, features...]``, float32; gives the shape of a row.
-        rows: held-out rows ``[batch, features...]`` to verify on, float32. Without them 64 rows are drawn from a normal
-            distribution with the example's mean and spread, and the report says so.
-        input_name: name of the input in the file.
+        module: takes tensors by position, or by keyword where ``example`` is a mapping; gives a tensor, a tuple of
+            tensors, or a mapping that holds ``output_names``. It is copied, and keeps device and mode.
+        example: ``[batch, ...]`` an input, float32, integer or bool; gives the shape of a row.
+        out: the final name; its folder must exist. Variants go beside it: ``model.fp16.onnx``.
+        rows: held-out rows ``[batch, ...]`` an input, to verify on. Without them 64 rows are drawn around the example
+            (integers between the smallest and largest in it), and the report says so.
+        labels: ``[batch]`` of ``rows``, for the change of the validation metric that a variant causes.
+        score: from the first output ``[batch, ...]`` and labels to a number, larger is better; the share of right
+            decisions by default.
+        decide: from the first output ``[batch, ...]`` to a decision a row; the largest entry, or above one half where
+            there is one column, by default, if the card says that there are classes.
+        input_names: names of the inputs in the file; by default ``features`` for a single one, a mapping's keys, or
+            the names of forward's arguments.
         output_names: one name an output.
-        opset: operator set of the file, exactly.
-        metadata: text to keep in the file.
+        opset: operator set of the file, exactly; by default the target's, or 20.
+        target: the runtime that must read the file, such as ``onnxruntime-web==1.30``; a row of
+            :mod:`lrdiff_export.targets`.
+        variants: any of ``fp32``, ``fp16``, ``int8`` (dynamic) and ``int8-qdq`` (calibrated on ``rows``); ``fp32`` is
+            always written.
+        allowance: what a variant may lose.
+        card: what the file says of itself; taken from the module where it is one of ours.
+        metadata: more text to keep in the file.
+        golden: write golden vectors beside the model.
 
     Raises:
-        VerificationFailed: the model does not agree with the module; carries the report.
+        VerificationFailed: the model does not agree with the module; carries the report and a diagnosis.
+        CheckFailed: a variant loses more than it may.
         ConfigError, DataError, InputError: an option, the rows, the module or the folder is wrong.
         UnavailableError: the exporter is not here, or does not reach the opset.
 
     Example:
         >>> import pathlib, tempfile
-        >>> import torch
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "model.onnx"
+        >>> report = export(nn.Linear(3, 1), torch.zeros(1, 3), out=file)
+        >>> sorted(path.name for path in file.parent.iterdir())
+        ['model.golden.json', 'model.golden.npz', 'model.onnx']
+    """
+    module = unwrapped(module)
+    final = Path(out)
+    metadata = dict(metadata or {})
+    aim = find_target(target) if target is not None else None
+    opset = _opset_for(opset, aim)
+    # All that can be refused at once is refused before the seconds that conversion takes.
+    names = check_options(
+        module, example=example, input_name=input_names, output_names=output_names, opset=opset, metadata=metadata
+    )
+    if reserved := [key for key in metadata if key.startswith(PREFIX)]:
+        raise ConfigError(
+            f"metadata {reserved[0]!r} begins with {PREFIX!r}", help="such keys are written by the export"
+        )
+    _check_variants(variants)
+    _check_place(final)
+    arrays = _check_held_out(rows, example) if rows is not None else _draw_rows(example)
+
+    begun = time.perf_counter()
+    converted = convert(
+        module, example=example, input_name=input_names, output_names=output_names, opset=opset, metadata=metadata
+    )
+    middle = time.perf_counter()
+    keywords = tuple(example) if isinstance(example, Mapping) else None
+    prepared = prepare_module(module, as_tensors(example), keywords=keywords, outputs=output_names)
+    battery = Battery(prepared, arrays, names=output_names)
+    card = card if card is not None else card_of(module)
+    data, report = _verified(final, converted, battery, card, weights_sha256(module))
+    if aim is not None and report.ir_version > aim.ir_version:
+        raise ConfigError(
+            f"the file has IR version {report.ir_version}, {aim.name} reads {aim.ir_version}",
+            help="ask for an older opset",
+        )
+    files: dict[Path, bytes] = {}
+    if golden:
+        vectors = make_golden(battery, model_sha256=report.sha256, input_names=names, output_names=output_names)
+        files |= dict(zip(golden_paths(final), vectors.files(), strict=True))
+    judged = Judged.of(battery, labels=labels, score=score, decide=decide, classes=bool(card.classes))
+    made: list[VariantReport] = []
+    for name in dict.fromkeys(variants):
+        if name != "fp32":
+            file = final.with_name(f"{final.stem}.{name}{final.suffix}")
+            content, told = make_variant(name, data, battery, judged, path=file, allowance=allowance or Allowance())
+            made.append(told)
+            files[file] = content
+    seconds = {"convert": middle - begun, "verify": time.perf_counter() - middle}
+    _write({final: data, **files})
+    inputs, outputs = ports_of(converted.model, card.units)
+    return ExportReport(
+        path=str(final),
+        sha256=report.sha256,
+        size=report.size,
+        opset=report.opset,
+        ir_version=report.ir_version,
+        input_name=names[0],
+        output_names=tuple(output_names),
+        inputs=inputs,
+        outputs=outputs,
+        rows_are="drawn" if rows is None else "held out",
+        target=aim.name if aim is not None else "",
+        golden=tuple(str(path) for path in golden_paths(final)) if golden else (),
+        variants=tuple(made),
+        verification=report,
+        seconds=seconds,
+    )
+
+
+def export_onnx(
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    example: Tensors,
+    rows: Arrays | None = None,
+    input_name: str | Sequence[str] | None = None,
+    output_names: Sequence[str] = ("output",),
+    opset: int = DEFAULT_OPSET,
+    metadata: Mapping[str, str] | None = None,
+) -> ExportReport:
+    """Do as :func:`export`, one float32 file and nothing beside it.
+
+    Example:
+        >>> import pathlib, tempfile
         >>> file = pathlib.Path(tempfile.mkdtemp()) / "model.onnx"
         >>> report = export_onnx(nn.Linear(3, 1), file, example=torch.zeros(1, 3))
         >>> report.size == file.stat().st_size
         True
     """
-    final = Path(path)
-    metadata = dict(metadata or {})
-    # All that can be refused at once is refused before the seconds that conversion takes.
-    check_options(example=example, input_name=input_name, output_names=output_names, opset=opset, metadata=metadata)
-    _check_place(final)
-    held_out = _check_held_out(rows, example) if rows is not None else _draw_rows(example)
-    data = convert_to_onnx(
-        module, example=example, input_name=input_name, output_names=output_names, opset=opset, metadata=metadata
+    return export(
+        module,
+        example,
+        out=path,
+        rows=rows,
+        input_names=input_name,
+        output_names=output_names,
+        opset=opset,
+        metadata=metadata,
+        golden=False,
     )
-    verification = verify_onnx(data, module, rows=held_out)
-    if not verification.passed:
-        failed = VerificationFailed(
-            f"{final.name} did not pass verification: {verification.problems[0]}",
-            help="nothing was written; the report lists every batch size, optimisation level and output",
+
+
+def _verified(
+    final: Path, converted: Converted, battery: Battery, card: Card, weights: str
+) -> tuple[bytes, VerificationReport]:
+    """Run the graph, write what was measured into the file, and run those very bytes again."""
+    first = run_battery(converted.data, battery)
+    if not first.passed:
+        raise _failure(final, first, converted, battery)
+    model = onnx.ModelProto()
+    model.CopyFrom(converted.model)
+    inputs, outputs = ports_of(model, card.units)
+    texts = {entry.key: entry.value for entry in model.metadata_props}
+    texts |= card.texts(inputs, outputs) | measured_errors(first) | {PREFIX + "weights_sha256": weights}
+    onnx.helper.set_model_props(model, dict(sorted(texts.items())))
+    data = model.SerializeToString(deterministic=True)
+    parse_onnx(data, name=final.name)
+    report = run_battery(data, battery)
+    if not report.passed:
+        raise _failure(final, report, converted, battery)
+    for once, again in zip(first.worst, report.worst, strict=True):
+        if again.error > once.error * (1 + 1e-9):
+            raise CheckFailed(
+                f"{final.name} answers differently when run again: {once.error:.4g} and {again.error:.4g} eps",
+                help="the errors stated inside the file would be wrong; nothing was written",
+            )
+    return data, report
+
+
+def _failure(final: Path, report: VerificationReport, converted: Converted, battery: Battery) -> VerificationFailed:
+    failed = VerificationFailed(
+        f"{final.name} did not pass verification: {report.problems[0]}",
+        help="nothing was written; the report lists every case, optimisation level and output",
+    )
+    failed.report = report
+    if report.cases:
+        failed.diagnosis = diagnose(converted, battery)
+        if failed.diagnosis is not None:
+            failed = _with_help(failed, failed.diagnosis)
+    return failed
+
+
+def _with_help(failed: VerificationFailed, diagnosis: Diagnosis) -> VerificationFailed:
+    told = VerificationFailed(failed.message, help=f"nothing was written; {diagnosis.sentence}")
+    told.report, told.diagnosis = failed.report, diagnosis
+    return told
+
+
+def _opset_for(opset: int | None, target: Target | None) -> int:
+    if target is None:
+        return DEFAULT_OPSET if opset is None else opset
+    if opset is None:
+        return min(DEFAULT_OPSET, target.opset)
+    if isinstance(opset, int) and opset > target.opset:
+        raise ConfigError(
+            f"opset {opset} was asked for and {target.name} reads up to {target.opset}",
+            help=f"leave the opset out, or ask for {target.opset} or older",
         )
-        failed.report = verification
-        raise failed
-    with atomic_path(final) as beside:
-        try:
-            beside.write_bytes(data)
-        except OSError as problem:
-            raise InputError(f"cannot write {final}: {problem.strerror}", help="free some space there") from problem
-    return ExportReport(
-        path=str(final),
-        sha256=verification.sha256,
-        size=verification.size,
-        opset=verification.opset,
-        ir_version=verification.ir_version,
-        input_name=input_name,
-        output_names=tuple(output_names),
-        rows_are="drawn" if rows is None else "held out",
-        verification=verification,
-    )
+    return opset
+
+
+def _check_variants(variants: Sequence[str]) -> None:
+    known = ("fp32", *VARIANTS)
+    if isinstance(variants, str):
+        raise ConfigError(f"variants is the text {variants!r}", help=f"write ({variants!r},)")
+    for name in variants:
+        if name not in known:
+            raise ConfigError(f'no variant "{name}"', help=f"variants: {', '.join(known)}")
 
 
 def _check_place(final: Path) -> None:
@@ -145,22 +322,37 @@ def _check_place(final: Path) -> None:
         raise InputError(f"cannot write {final}: no folder {final.parent}", help="make the folder first")
 
 
-def _check_held_out(rows: np.ndarray, example: Tensor) -> np.ndarray:
-    rows = check_rows(rows)
-    if rows.shape[1:] != tuple(example.shape[1:]):
+def _check_held_out(rows: Arrays, example: Tensors) -> tuple[np.ndarray, ...]:
+    arrays = as_arrays(rows, tuple(example) if isinstance(example, Mapping) else None)
+    tensors = as_tensors(example)
+    if len(arrays) != len(tensors):
         raise DataError(
-            f"rows have shape {list(rows.shape)} and the example {list(example.shape)}",
-            help="rows and example must agree in all but the batch dimension",
+            f"rows are given for {len(arrays)} inputs, the example has {len(tensors)}", help="give one array an input"
         )
-    return rows
+    for array, tensor in zip(arrays, tensors, strict=True):
+        if array.shape[1:] != tuple(tensor.shape[1:]):
+            raise DataError(
+                f"rows have shape {list(array.shape)} and the example {list(tensor.shape)}",
+                help="rows and example must agree in all but the batch dimension",
+            )
+        if torch.from_numpy(array[:0].copy()).dtype != tensor.dtype:
+            raise DataError(f"rows are {array.dtype} and the example is {tensor.dtype}", help="give both in one dtype")
+    return arrays
 
 
-def _draw_rows(example: Tensor) -> np.ndarray:
-    """Return the example's rows and 64 normal ones of its mean and spread, the same in every process."""
-    given = example.detach().to("cpu").numpy()
-    finite = np.where(np.isfinite(given), given, 0.0)
-    spread = finite.std(axis=0)
-    normal = np.random.default_rng(0).standard_normal((DRAWN_ROWS, *given.shape[1:]))
-    # One row, or a constant feature, tells no spread: take that of standardised features.
-    drawn = finite.mean(axis=0) + np.where(spread > 0, spread, 1.0) * normal
-    return np.asarray(np.concatenate([given, drawn.astype(np.float32)]))
+def _draw_rows(example: Tensors) -> tuple[np.ndarray, ...]:
+    """Return the example's rows and 64 drawn ones like them, the same in every process."""
+    given = tuple(one.detach().to("cpu").numpy() for one in as_tensors(example))
+    return tuple(np.concatenate(pair) for pair in zip(given, drawn_rows(given, DRAWN_ROWS), strict=True))
+
+
+def _write(files: Mapping[Path, bytes]) -> None:
+    """Write all files beside, then rename them, the first one last: what lies beside a model is there before it."""
+    first, *others = files
+    with atomic_path(first) as beside:
+        try:
+            beside.write_bytes(files[first])
+        except OSError as problem:
+            raise InputError(f"cannot write {first}: {problem.strerror}", help="free some space there") from problem
+        if others:
+            _write({path: files[path] for path in others})

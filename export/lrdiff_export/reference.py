@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
-from lrdiff_core.errors import ConfigError, DataError, InputError
+from lrdiff_core.errors import ConfigError, InputError
 from lrdiff_export.records import first_line
 
-__all__ = ["check_rows", "evaluate", "evaluation_copy", "float64_copy", "run_module", "to_numpy"]
+__all__ = [
+    "Bound",
+    "evaluate",
+    "evaluation_copy",
+    "float64_copy",
+    "float64_throughout",
+    "prepare_module",
+    "run_module",
+    "to_numpy",
+    "two_rows",
+    "unwrapped",
+]
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return what ``torch.compile`` has wrapped: what is shipped and compared is the module itself."""
+    inner = getattr(module, "_orig_mod", module)
+    assert isinstance(inner, nn.Module)
+    return inner
 
 
 def evaluation_copy(module: nn.Module) -> nn.Module:
@@ -30,8 +51,7 @@ def evaluation_copy(module: nn.Module) -> nn.Module:
         >>> copied.training
         False
     """
-    # torch.compile wraps the module; what is shipped and compared is the module itself.
-    inner = getattr(module, "_orig_mod", module)
+    inner = unwrapped(module)
     try:
         copied = copy.deepcopy(inner)
     except Exception as problem:
@@ -56,12 +76,90 @@ def float64_copy(module: nn.Module) -> nn.Module:
     return evaluation_copy(module).double()
 
 
-def run_module(module: Callable[[Tensor], Any], rows: Tensor) -> list[Tensor]:
+SMALL_MODULE = 1_000_000  # parameters; beyond, threads gain more than they cost
+
+
+class Bound(nn.Module):
+    """A module called by position whose ``inner`` one takes keywords, or gives a mapping.
+
+    Args:
+        inner: the module itself.
+        keywords: names of the arguments, in the order of the tensors; None to pass them by position.
+        outputs: entries of the mapping that it gives; None where it gives tensors.
+
+    Example:
+        >>> Bound(nn.Linear(3, 1), ("input",), None)(torch.zeros(2, 3)).shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, inner: nn.Module, keywords: tuple[str, ...] | None, outputs: tuple[str, ...] | None) -> None:
+        super().__init__()
+        self.inner = inner
+        self.keywords = keywords
+        self.outputs = outputs
+
+    def forward(self, *tensors: Tensor) -> Any:
+        if self.keywords is None:
+            result = self.inner(*tensors)
+        else:
+            result = self.inner(**dict(zip(self.keywords, tensors, strict=True)))
+        return result if self.outputs is None else tuple(result[name] for name in self.outputs)
+
+
+def prepare_module(
+    module: nn.Module,
+    tensors: Sequence[Tensor],
+    *,
+    keywords: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> nn.Module:
+    """Return an evaluation copy that takes tensors by position and gives a tensor or a tuple of tensors.
+
+    Args:
+        module: any device and mode; it is left alone.
+        tensors: one an input, ``[batch, ...]``; one row is run to see what the module gives.
+        keywords: names of forward's arguments, where it is called by them.
+        outputs: which entries to take where it gives a mapping, as the models of ``transformers`` do.
+
+    Raises:
+        InputError: the module cannot be copied, or does not take such tensors.
+        ConfigError: it gives a mapping without such an entry, or no tensors.
+    """
+    copied = evaluation_copy(module)
+    name = type(copied).__name__
+    bound = Bound(copied, tuple(keywords), None) if keywords else copied
+    shapes = " and ".join(str(list(one.shape)) for one in tensors)
+    try:
+        with torch.no_grad():
+            result = bound(*(two_rows(one) for one in tensors))
+    except Exception as problem:
+        raise InputError(
+            f"{name} does not take an example of shape {shapes}: {first_line(problem)}",
+            help="give an example of the shape the module is called with, [batch, features...]",
+        ) from problem
+    if isinstance(result, Mapping):
+        there = [str(key) for key, value in result.items() if isinstance(value, Tensor)]
+        if missing := [one for one in outputs or ["output"] if one not in there]:
+            raise ConfigError(
+                f"{name} gives a mapping without a tensor {missing[0]!r}",
+                help=f"name outputs among those that it gives: {', '.join(there)}",
+            )
+        bound = Bound(copied, tuple(keywords) if keywords else None, tuple(outputs or ["output"]))
+    return bound.eval()
+
+
+def two_rows(example: Tensor) -> Tensor:
+    """Return two rows of ``example`` on the CPU: torch.export would take a batch of one for a constant."""
+    rows = example.detach().to("cpu")
+    return torch.cat([rows[:1], rows[-1:]])
+
+
+def run_module(module: Callable[..., Any], *tensors: Tensor) -> list[Tensor]:
     """Run ``module`` without gradients and return its outputs as a list.
 
     Args:
-        module: takes one tensor, gives one tensor or a tuple of tensors.
-        rows: ``[batch, features...]``.
+        module: takes tensors by position, gives one tensor or a tuple of tensors.
+        tensors: one an input, ``[batch, ...]``.
 
     Raises:
         ConfigError: the module gives something other than tensors.
@@ -71,7 +169,7 @@ def run_module(module: Callable[[Tensor], Any], rows: Tensor) -> list[Tensor]:
         [(4, 2)]
     """
     with torch.no_grad():
-        result = module(rows)
+        result = module(*tensors)
     outputs = [result] if isinstance(result, Tensor) else result
     if not isinstance(outputs, list | tuple) or not outputs or not all(isinstance(one, Tensor) for one in outputs):
         raise ConfigError(
@@ -95,35 +193,79 @@ def to_numpy(output: Tensor) -> np.ndarray:
         ) from problem
 
 
-def evaluate(module: nn.Module, rows: np.ndarray) -> list[np.ndarray]:
+def evaluate(module: nn.Module, *rows: np.ndarray) -> list[np.ndarray]:
     """Run ``module`` on the CPU over NumPy rows.
 
     Args:
         module: on the CPU.
-        rows: ``[batch, features...]``; never written to, even by a module that works in place.
+        rows: one array an input, ``[batch, ...]``; never written to, even by a module that works in place.
 
     Example:
         >>> evaluate(nn.ReLU(), np.array([[-1.0, 2.0]]))
         [array([[0., 2.]])]
     """
-    return [to_numpy(output) for output in run_module(module, torch.tensor(rows))]
+    with _fitting_threads(module):
+        return [to_numpy(output) for output in run_module(module, *map(torch.tensor, rows))]
 
 
-def evaluate_float64(module64: nn.Module, rows: np.ndarray, dtypes: list[np.dtype]) -> list[np.ndarray]:
-    """Run a float64 copy over rows and make sure that float64 is what it computed in.
+@contextmanager
+def _fitting_threads(module: nn.Module) -> Iterator[None]:
+    """Run a small module on one thread: on a busy machine each parallel region can wait a scheduler's slice."""
+    before = torch.get_num_threads()
+    if before == 1 or sum(weight.numel() for weight in module.parameters()) > SMALL_MODULE:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Widen(TorchDispatchMode):
+    """Every float32 that a forward() names is float64: a cast to float32 inside would round the reference."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map(_widen, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _widen(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
+
+
+@contextmanager
+def float64_throughout() -> Iterator[None]:
+    """Compute in float64 inside: new tensors, and whatever would be made or cast to float32."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _Widen():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def evaluate_float64(module64: nn.Module, rows: Sequence[np.ndarray], dtypes: Sequence[np.dtype]) -> list[np.ndarray]:
+    """Run a float64 copy over rows: constants and casts to float32 inside forward() become float64 as well.
 
     Args:
         module64: from :func:`float64_copy`.
-        rows: ``[batch, features...]``, any floating dtype.
+        rows: one array an input, ``[batch, ...]``; floating ones are widened, integers and bools stay.
         dtypes: dtypes of the outputs in float32; floating ones must come back as float64.
 
     Raises:
-        InputError: the module fails in float64, or casts down inside, and so gives no reference.
+        InputError: the module fails in float64, or works in a dtype narrower than float32, and so gives no reference.
+
+    Example:
+        >>> evaluate_float64(nn.Identity(), [np.ones((1, 1), np.float32)], [np.dtype(np.float32)])
+        [array([[1.]])]
     """
     name = type(module64).__name__
     advice = "make constants and casts in forward() follow the dtype of the input"
     try:
-        outputs = evaluate(module64, rows.astype(np.float64))
+        with float64_throughout():
+            outputs = evaluate(module64, *(one.astype(np.float64) if one.dtype.kind == "f" else one for one in rows))
     except InputError:
         raise
     except Exception as problem:
@@ -132,26 +274,3 @@ def evaluate_float64(module64: nn.Module, rows: np.ndarray, dtypes: list[np.dtyp
         if dtype.kind == "f" and output.dtype != np.float64:
             raise InputError(f"{name} gives {output.dtype} when evaluated in float64: no reference", help=advice)
     return outputs
-
-
-def check_rows(rows: np.ndarray) -> np.ndarray:
-    """Return ``rows`` if they can be fed to a model.
-
-    Args:
-        rows: ``[batch, features...]``, float32, at least one row; NaN and infinity are allowed.
-
-    Raises:
-        DataError: another dtype, no batch dimension, or no row.
-
-    Example:
-        >>> check_rows(np.zeros((2, 3), np.float32)).shape
-        (2, 3)
-    """
-    if not isinstance(rows, np.ndarray) or rows.dtype != np.float32:
-        found = rows.dtype if isinstance(rows, np.ndarray) else type(rows).__name__
-        raise DataError(f"rows are {found}, not a float32 array", help="convert them: rows.astype(numpy.float32)")
-    if rows.ndim < 1 or rows.shape[0] < 1 or rows.size < 1:
-        raise DataError(
-            f"rows have shape {list(rows.shape)}: nothing to run", help="give at least one row, [batch, features...]"
-        )
-    return rows

@@ -4,49 +4,63 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 from torch import nn
 
 from lrdiff_core.errors import LrdiffError
-from lrdiff_export.budget import Budget, Verdict, Yardstick
-from lrdiff_export.modelfile import load_onnx, parse_onnx
+from lrdiff_export.battery import BATCH_SIZES, LADDER, Battery, Case
+from lrdiff_export.judging import Budget, Verdict
+from lrdiff_export.modelfile import load_onnx, model_inputs, opset_of, parse_onnx
+from lrdiff_export.ports import Arrays, as_arrays
 from lrdiff_export.predictor import describe_shape, fits, open_session
 from lrdiff_export.records import first_line, json_ready
-from lrdiff_export.reference import check_rows
+from lrdiff_export.reference import prepare_module
 
-__all__ = ["BATCH_SIZES", "CaseResult", "VerificationReport", "verify_onnx"]
+__all__ = ["BATCH_SIZES", "CaseResult", "VerificationReport", "run_battery", "verify_onnx"]
 
-# One row, the smallest batches, one that no vector width divides, and one larger than any unrolled tail.
-BATCH_SIZES = (1, 2, 3, 7, 64)
 _OPTIMISATIONS = {"off": False, "full": True}
+
+Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
-    """One batch size at one optimisation level.
+    """One case of the battery at one optimisation level.
 
     Attributes:
+        name: of the case.
         batch: rows in the batch.
         optimisation: ``off`` or ``full``, of ONNX Runtime's graph optimisations.
         verdicts: one an output; empty when the run itself failed.
         problem: why the run failed, in one line; None when it ran.
+        excused: elements that were not judged.
+        bitwise: for rows alone: whether they equal rows together to the last bit; None for other cases.
     """
 
+    name: str
     batch: int
     optimisation: str
     verdicts: tuple[Verdict, ...]
     problem: str | None = None
+    excused: int = 0
+    bitwise: bool | None = None
 
     @property
     def passed(self) -> bool:
         """Whether it ran and every output agrees."""
         return self.problem is None and all(verdict.agrees for verdict in self.verdicts)
+
+    @property
+    def where(self) -> str:
+        """Name and optimisation level in one line."""
+        return f"{self.name}, {self.batch} row{'s' if self.batch > 1 else ''}, optimisations {self.optimisation}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +73,12 @@ class VerificationReport:
         opset: operator set of the file.
         ir_version: format version of the file.
         onnxruntime: version of the runtime.
-        rows: number of rows given; small batches take the first of them, again from the start where they are few.
+        rows: number of held-out rows given.
         budgets: one an output, under the file's names.
         worst: the worst verdict of each output over all cases.
-        cases: every batch size at every optimisation level.
+        cases: every case at every optimisation level.
+        agrees_up_to: the largest factor of :data:`lrdiff_export.battery.LADDER` by which held-out rows may be
+            multiplied with every smaller one agreeing too; 1 if not even the smallest, None without a floating input.
         problems: what failed, one line each; empty when it passed.
     """
 
@@ -75,6 +91,7 @@ class VerificationReport:
     budgets: dict[str, Budget]
     worst: tuple[Verdict, ...]
     cases: tuple[CaseResult, ...]
+    agrees_up_to: float | None
     problems: tuple[str, ...]
 
     @property
@@ -88,18 +105,18 @@ class VerificationReport:
 
 
 def verify_onnx(
-    path_or_bytes: str | os.PathLike[str] | bytes, module: nn.Module, *, rows: np.ndarray
+    path_or_bytes: str | os.PathLike[str] | bytes, module: nn.Module, *, rows: Arrays
 ) -> VerificationReport:
     """Run an ONNX model in ONNX Runtime against the module it came from.
 
-    Batches of 1, 2, 3, 7, 64 and all rows, graph optimisations off and full, every output: dtype, shape, places of NaN
-    and infinity, and the error against float64 within the budget of :mod:`lrdiff_export.budget`. Verification is for
-    rows like those given; it says nothing of rows unlike them.
+    Every case of :mod:`lrdiff_export.battery`, graph optimisations off and full, every output: dtype, shape, places of
+    NaN and infinity, and the error against float64 within the budget of :mod:`lrdiff_export.budget`.
 
     Args:
         path_or_bytes: an ONNX file, or its bytes.
         module: the original module, any device and mode; it is copied.
-        rows: ``[batch, features...]``, float32, held out from training.
+        rows: held out from training: ``[batch, ...]`` for one input, a sequence by position, or a mapping by the names
+            of forward's arguments, which are then the names of the file's inputs.
 
     Returns:
         A report; a model that does not agree is reported, not raised.
@@ -107,7 +124,7 @@ def verify_onnx(
     Raises:
         ModelFileError: not an ONNX file.
         DataError: the rows cannot be fed to a model.
-        InputError: the module cannot be evaluated in float64.
+        InputError: the module does not take them, or cannot be evaluated in float64.
 
     Example:
         >>> import torch
@@ -119,80 +136,131 @@ def verify_onnx(
     """
     data = path_or_bytes if isinstance(path_or_bytes, bytes) else load_onnx(path_or_bytes)
     model = parse_onnx(data)
-    rows = check_rows(rows)
+    named = isinstance(rows, Mapping)
+    inputs = [one.name for one in model_inputs(model)] if named else None
+    arrays = as_arrays(rows, inputs)
+    outputs = [output.name for output in model.graph.output]
+    prepared = prepare_module(
+        module, [torch.from_numpy(one[:2].copy()) for one in arrays], keywords=inputs, outputs=outputs
+    )
+    return run_battery(data, Battery(prepared, arrays))
+
+
+def run_battery(data: bytes, battery: Battery) -> VerificationReport:
+    """Run the bytes of a model through every case of a battery.
+
+    Args:
+        data: a valid ONNX file.
+        battery: of the module that it should answer as.
+    """
+    model = onnx.ModelProto.FromString(data)
+    yardstick = battery.yardstick
     names = [output.name for output in model.graph.output]
-    yardstick = Yardstick(module, rows)
     if len(names) == len(yardstick.budgets):
         yardstick.names = names
-    problems = _interface_problems(model, rows, outputs=len(yardstick.budgets))
-    cases: tuple[CaseResult, ...] = ()
+    problems = _interface_problems(model, battery.rows, outputs=len(yardstick.budgets))
+    cases: list[CaseResult] = []
+    scale: float | None = None
     if not problems:
-        cases, problems = _run_cases(data, model.graph.input[0].name, yardstick, rows)
+        try:
+            runs = {name: _runner(data, optimise=optimise) for name, optimise in _OPTIMISATIONS.items()}
+        except LrdiffError as problem:
+            problems = [problem.message]
+        else:
+            cases = [_run_case(run, case, level) for case in battery.cases() for level, run in runs.items()]
+            scale = _largest_scale(runs["full"], battery)
+    problems += [f"{case.where}: {case.problem}" for case in cases if case.problem]
     worst = _worst(cases)
-    problems += [f"output {verdict.output!r}: {verdict.reason}" for verdict in worst if not verdict.agrees]
+    problems += [
+        f"output {verdict.output!r}: {verdict.reason} ({where})" for verdict, where in worst if not verdict.agrees
+    ]
     return VerificationReport(
         sha256=hashlib.sha256(data).hexdigest(),
         size=len(data),
-        opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
+        opset=opset_of(model),
         ir_version=model.ir_version,
         onnxruntime=onnxruntime.__version__,
-        rows=len(rows),
+        rows=len(battery.rows[0]),
         budgets=dict(zip(yardstick.names, yardstick.budgets, strict=True)),
-        worst=worst,
-        cases=cases,
+        worst=tuple(verdict for verdict, _ in worst),
+        cases=tuple(cases),
+        agrees_up_to=scale,
         problems=tuple(problems),
     )
 
 
-def _interface_problems(model: onnx.ModelProto, rows: np.ndarray, *, outputs: int) -> list[str]:
+def _interface_problems(model: onnx.ModelProto, rows: Sequence[np.ndarray], *, outputs: int) -> list[str]:
     """Compare inputs and outputs of the graph with what the module takes and gives."""
-    # Files of IR version 3 list the weights among the inputs.
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [one for one in model.graph.input if one.name not in weights]
-    if len(inputs) != 1:
-        return [f"the file takes {len(inputs)} inputs, the module one"]
-    kind = inputs[0].type.tensor_type
-    shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in kind.shape.dim]
+    inputs = model_inputs(model)
+    if len(inputs) != len(rows):
+        return [f"the file takes {len(inputs)} inputs, the module {len(rows)}"]
     problems = []
-    if kind.elem_type != onnx.TensorProto.FLOAT:
-        problems.append(f"input {inputs[0].name!r} is not float32")
-    elif shape and isinstance(shape[0], int):
-        problems.append(f"input {inputs[0].name!r} takes batches of {shape[0]} only: the batch dimension is not free")
-    elif not fits(rows.shape, shape):
-        problems.append(f"input {inputs[0].name!r} takes {describe_shape(shape)}, the rows are {list(rows.shape)}")
+    for value, array in zip(inputs, rows, strict=True):
+        kind = value.type.tensor_type
+        shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in kind.shape.dim]
+        wanted = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        if kind.elem_type != wanted:
+            problems.append(f"input {value.name!r} is not {array.dtype}")
+        elif shape and isinstance(shape[0], int):
+            problems.append(f"input {value.name!r} takes batches of {shape[0]} only: the batch dimension is not free")
+        elif not fits(array.shape, shape):
+            problems.append(f"input {value.name!r} takes {describe_shape(shape)}, the rows are {list(array.shape)}")
     if len(model.graph.output) != outputs:
         problems.append(f"the file gives {len(model.graph.output)} outputs, the module {outputs}")
     return problems
 
 
-def _run_cases(
-    data: bytes, input_name: str, yardstick: Yardstick, rows: np.ndarray
-) -> tuple[tuple[CaseResult, ...], list[str]]:
+def _runner(data: bytes, *, optimise: bool) -> Run:
+    session = open_session(data, optimise=optimise)
+    names = [one.name for one in session.get_inputs()]
+
+    def run(feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [np.asarray(output) for output in session.run(None, dict(zip(names, feeds, strict=True)))]
+
+    return run
+
+
+def _run_case(run: Run, case: Case, level: str) -> CaseResult:
+    bitwise: bool | None = None
     try:
-        sessions = {name: open_session(data, optimise=optimise) for name, optimise in _OPTIMISATIONS.items()}
-    except LrdiffError as problem:
-        return (), [problem.message]
-    cases = []
-    for batch in dict.fromkeys((*BATCH_SIZES, len(rows))):
-        part = rows[np.arange(batch) % len(rows)]
-        reference = yardstick.reference(part)
-        for name, session in sessions.items():
-            try:
-                outputs = session.run(None, {input_name: part})
-            except Exception as problem:  # noqa: BLE001 - its exceptions share no base below Exception
-                text = f"batch {batch}, optimisations {name}: onnxruntime failed: {first_line(problem)}"
-                cases.append(CaseResult(batch=batch, optimisation=name, verdicts=(), problem=text))
-                continue
-            verdicts = tuple(yardstick.judge(outputs, reference))
-            cases.append(CaseResult(batch=batch, optimisation=name, verdicts=verdicts))
-    return tuple(cases), [case.problem for case in cases if case.problem]
+        outputs = run(case.feeds)
+        if case.alone:
+            together = outputs
+            rows = [run([one[i : i + 1] for one in case.feeds]) for i in range(case.batch)]
+            outputs = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+            bitwise = all(one.tobytes() == other.tobytes() for one, other in zip(outputs, together, strict=True))
+    except Exception as problem:  # noqa: BLE001 - its exceptions share no base below Exception
+        text = f"onnxruntime failed: {first_line(problem)}"
+        return CaseResult(name=case.name, batch=case.batch, optimisation=level, verdicts=(), problem=text)
+    verdicts = tuple(case.yardstick.judge(outputs, case.answers, excused=case.excused))
+    return CaseResult(
+        name=case.name,
+        batch=case.batch,
+        optimisation=level,
+        verdicts=verdicts,
+        excused=sum(int(mask.sum()) for mask in case.excused or ()),
+        bitwise=bitwise,
+    )
 
 
-def _worst(cases: Sequence[CaseResult]) -> tuple[Verdict, ...]:
-    """The worst verdict of each output, in the order of the outputs."""
-    worst: dict[str, Verdict] = {}
+def _largest_scale(run: Run, battery: Battery) -> float | None:
+    if all(one.dtype.kind != "f" for one in battery.rows):
+        return None
+    largest = 1.0
+    for scale in LADDER:
+        case = battery.at_scale(scale, f"{scale:g} times")
+        beyond = any(mask.any() for mask in case.excused or ())
+        if beyond or not _run_case(run, case, "full").passed:
+            return largest
+        largest = scale
+    return largest
+
+
+def _worst(cases: Sequence[CaseResult]) -> list[tuple[Verdict, str]]:
+    """The worst verdict of each output with where it was seen, in the order of the outputs."""
+    worst: dict[str, tuple[Verdict, str]] = {}
     for case in cases:
         for verdict in case.verdicts:
-            if verdict.output not in worst or verdict.severity > worst[verdict.output].severity:
-                worst[verdict.output] = verdict
-    return tuple(worst.values())
+            if verdict.output not in worst or verdict.severity > worst[verdict.output][0].severity:
+                worst[verdict.output] = (verdict, case.where)
+    return list(worst.values())

@@ -222,7 +222,7 @@ def test_settings_that_cannot_be_used(here, capsys, toml, what, help):
         (["run", "--impute", "zero"], "impute in the command line is 'zero'", "one of: none, mean"),
         (["run", "--seed", "x"], "Invalid value for '--seed'", "see `lrdiff run --help`"),
         (["run", "--nope"], "No such option", "see `lrdiff run --help`"),
-        (["predict"], "Missing argument 'RUN'", "see `lrdiff predict --help`"),
+        (["predict"], "Missing argument 'RUN_OR_MODEL.onnx'", "see `lrdiff predict --help`"),
         (["fly"], "No such command 'fly'", "see `lrdiff --help`"),
     ],
 )

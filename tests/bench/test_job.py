@@ -54,6 +54,7 @@ def test_the_folder_holds_what_it_should_and_nothing_else(full):
     result, _ = full
     assert sorted(entry.name for entry in result.folder.iterdir()) == sorted([
         "config.toml", "rates.json", "metrics.parquet", "model.safetensors", "model.onnx", "verification.json",
+        "model.golden.npz", "model.golden.json",
         "parity.json", "metrics.png", "metrics.svg", "comparison.png", "comparison.svg", "summary.json",
     ])  # fmt: skip
     assert sorted(result.summary["folder"]["files"]) == sorted(entry.name for entry in result.folder.iterdir())
@@ -117,15 +118,15 @@ def test_the_screen_keeps_to_eighty_columns_and_is_redrawn_by_trace(full, capsys
 
 def test_a_model_that_fails_verification_gets_no_file_and_status_1(tmp_path, monkeypatch, capsys):
     """Plant a fault: one weight of what is converted is off by one percent."""
-    convert = publish.convert_to_onnx
+    convert = publish.convert
 
-    def faulty(module, **options):
+    def faulty(module, *inputs, **options):
         module = copy.deepcopy(module)
         with torch.no_grad():
             module.net.layer2.weight[0, 0] *= 1.01
-        return convert(module, **options)
+        return convert(module, *inputs, **options)
 
-    monkeypatch.setattr(publish, "convert_to_onnx", faulty)
+    monkeypatch.setattr(publish, "convert", faulty)
     monkeypatch.setattr(job, "STAGES", ("export",))
     assert main(["run", "--out", str(tmp_path / "run")]) == 1
     out, err = capsys.readouterr()

@@ -154,17 +154,65 @@ def test_reports_are_json_without_nan_and_infinity() -> None:
 
 
 class CastsDown(nn.Module):
-    def forward(self, rows: Tensor) -> Tensor:
-        return rows.float() * 2
+    """As models of transformers do in their norms: the cast changes nothing in float32, and would round float64."""
 
-
-class FixedConstant(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(3, 1)
 
     def forward(self, rows: Tensor) -> Tensor:
-        return self.linear(rows.float())
+        return self.linear(rows.float() + torch.full((1,), 0.1) + torch.arange(3, dtype=torch.float32) / 10)
+
+
+def test_casts_to_float32_inside_a_module_do_not_round_the_reference() -> None:
+    module, rows = seeded(CastsDown), rows_of(20, 3)
+    weight, bias = module.linear.weight.detach().double().numpy(), module.linear.bias.detach().double().numpy()
+    exact = (rows.astype(np.float64) + 0.1 + np.arange(3) / 10) @ weight.T + bias
+    np.testing.assert_allclose(Yardstick(module, rows).answers[0], exact, rtol=1e-14)
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_integer_inputs_are_judged_by_what_rounding_the_weights_does() -> None:
+    module = seeded(lambda: nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)))
+    rows = np.arange(9).reshape(9, 1)
+    yardstick = Yardstick(module, rows)
+    assert yardstick.answers[0].dtype == np.float64
+    assert 0 < yardstick.budgets[0].conditioning < 2
+
+
+def test_several_inputs_are_given_by_position() -> None:
+    rows = (rows_of(5, 2), rows_of(5, 3, seed=1))
+    yardstick = Yardstick(seeded(lambda: nn.Bilinear(2, 3, 4)), rows)
+    assert yardstick.answers[0].shape == (5, 4)
+
+
+def test_what_eager_float32_cannot_hold_is_marked_and_can_be_excused() -> None:
+    class Ratio(nn.Module):
+        def forward(self, rows: Tensor) -> Tensor:
+            return rows * rows / rows.abs()
+
+    rows = np.array([[1.0], [1e30]], np.float32)
+    yardstick = Yardstick(Ratio(), rows)
+    assert yardstick.beyond[0].tolist() == [[False], [True]]
+    wrong = np.array([[1.0], [np.inf]], np.float32)
+    assert not yardstick.judge([wrong], yardstick.answers)[0].agrees
+    assert yardstick.judge([wrong], yardstick.answers, excused=yardstick.beyond)[0].agrees
+    wrong[0] = 1.01
+    assert not yardstick.judge([wrong], yardstick.answers, excused=yardstick.beyond)[0].agrees
+
+
+class GivesHalf(nn.Module):
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows.half()
+
+
+class ViaNumpy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.linear(torch.from_numpy(rows.numpy().astype(np.float32)))
 
 
 class GivesBfloat16(nn.Module):
@@ -175,8 +223,8 @@ class GivesBfloat16(nn.Module):
 @pytest.mark.parametrize(
     ("module", "error", "message"),
     [
-        (CastsDown(), InputError, "CastsDown gives float32 when evaluated in float64: no reference"),
-        (FixedConstant(), InputError, "FixedConstant cannot be evaluated in float64: mat1 and mat2 must have the same"),
+        (GivesHalf(), InputError, "GivesHalf gives float16 when evaluated in float64: no reference"),
+        (ViaNumpy(), InputError, "ViaNumpy cannot be evaluated in float64: mat1 and mat2 must have the same dtype"),
         (GivesBfloat16(), ConfigError, "an output of dtype torch.bfloat16 cannot be compared"),
     ],
 )
@@ -189,8 +237,8 @@ def test_a_module_without_a_float64_reference_is_refused(module: nn.Module, erro
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (np.zeros((2, 3)), "rows are float64, not a float32 array"),
-        ([[1.0]], "rows are list, not a float32 array"),
+        (np.zeros((2, 3)), "rows are float64, not a float32, integer or bool array"),
+        ([[1.0]], "rows are list, not a float32, integer or bool array"),
         (np.zeros((0, 3), np.float32), "rows have shape [0, 3]: nothing to run"),
         (np.array(1, np.float32), "rows have shape []: nothing to run"),
     ],

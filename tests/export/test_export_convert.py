@@ -150,15 +150,21 @@ class Dictionary(nn.Module):
     [
         ({"opset": 99}, f"opset is 99, not a whole number from 7 to {onnx.defs.onnx_opset_version()}"),
         ({"opset": 20.0}, f"opset is 20.0, not a whole number from 7 to {onnx.defs.onnx_opset_version()}"),
-        ({"example": EXAMPLE.double()}, "example is torch.float64 [1, 10], not a float32 tensor [batch, features...]"),
-        ({"example": EXAMPLE[:0]}, "example is torch.float32 [0, 10], not a float32 tensor [batch, features...]"),
-        ({"example": rows_of(2, 10)}, "example is ndarray, not a float32 tensor [batch, features...]"),
+        (
+            {"example": EXAMPLE.double()},
+            "example is torch.float64 [1, 10], not a float32, integer or bool tensor [batch, ...]",
+        ),
+        (
+            {"example": EXAMPLE[:0]},
+            "example is torch.float32 [0, 10], not a float32, integer or bool tensor [batch, ...]",
+        ),
+        ({"example": rows_of(2, 10)}, "example is ndarray, not a float32, integer or bool tensor [batch, ...]"),
         ({"output_names": "output"}, "output_names is the text 'output'"),
         ({"output_names": ["features"]}, "the name 'features' is used twice"),
         ({"input_name": ""}, "'' is no name for an input or output"),
         ({"output_names": ["a", "b"]}, "Linear gives 1 outputs and output_names has 2"),
         ({"metadata": {"rows": 3}}, "metadata 'rows': 3 is not text"),
-        ({"module": Dictionary()}, "Dictionary gives dict, not a tensor or a tuple of tensors"),
+        ({"module": Dictionary()}, "Dictionary gives a mapping without a tensor 'output'"),
     ],
 )
 def test_wrong_options_are_named(options: dict, message: str) -> None:

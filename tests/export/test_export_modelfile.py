@@ -150,18 +150,20 @@ def test_a_wrong_number_of_threads_is_named(threads: int) -> None:
 
 
 def test_a_model_of_other_inputs_is_named() -> None:
-    values = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch"]) for name in ("ids", "mask")]
+    values = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, ["batch"]) for name in ("ids", "mask")]
     graph = helper.make_graph(
         [helper.make_node("Add", ["ids", "mask"], ["output"])],
         "graph",
         values,
-        [helper.make_tensor_value_info("output", TensorProto.INT64, ["batch"])],
+        [helper.make_tensor_value_info("output", TensorProto.DOUBLE, ["batch"])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
     model.ir_version = 9
     with pytest.raises(ModelFileError) as caught:
         OnnxPredictor(model.SerializeToString())
-    assert caught.value.message == "the model takes ids: tensor(int64), mask: tensor(int64), not one float32 tensor"
+    assert caught.value.message == (
+        "the model takes ids: tensor(double), mask: tensor(double), not float32, integer or bool tensors"
+    )
 
 
 def test_a_provider_that_is_not_here_is_an_error_never_the_cpu() -> None:

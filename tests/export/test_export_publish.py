@@ -17,7 +17,8 @@ from torch import nn
 
 import lrdiff_export.publish as publish
 from lrdiff_core.errors import CheckFailed, ConfigError, DataError, InputError
-from lrdiff_export import VerificationFailed, convert_to_onnx, export_onnx
+from lrdiff_export import VerificationFailed, export_onnx
+from lrdiff_export.convert import Converted, convert
 
 EXAMPLE = torch.zeros(1, 10)
 ROWS = rows_of(100, 10)
@@ -27,10 +28,10 @@ ROWS = rows_of(100, 10)
 def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Converts another module than the one it was given."""
 
-    def convert(module: nn.Module, **options: object) -> bytes:
-        return convert_to_onnx(seeded(Classifier, 1), **options)  # type: ignore[arg-type]
+    def convert_another(module: nn.Module, **options: object) -> Converted:
+        return convert(seeded(Classifier, 1), **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(publish, "convert_to_onnx", convert)
+    monkeypatch.setattr(publish, "convert", convert_another)
 
 
 def test_what_is_published_is_what_was_verified(tmp_path: Path) -> None:
@@ -43,7 +44,7 @@ def test_what_is_published_is_what_was_verified(tmp_path: Path) -> None:
     assert (report.size, report.opset, report.ir_version, report.rows_are) == (len(data), 20, 9, "held out")
     assert (report.input_name, report.output_names) == ("features", ("probability",))
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]  # one file, no .onnx.data
-    assert onnx.ModelProto.FromString(data).metadata_props[0].value == "seed"
+    assert {e.key: e.value for e in onnx.ModelProto.FromString(data).metadata_props}["recipe"] == "seed"
     document = report.to_dict()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert document["verification"]["passed"] is True
@@ -74,11 +75,14 @@ def test_a_failed_verification_leaves_nothing(tmp_path: Path, faulty: None) -> N
     assert problem.report is not None
     assert not problem.report.passed
     worst = problem.report.worst[0]
-    assert problem.message == (
+    assert problem.message.partition(" (")[0] == (
         "model.onnx did not pass verification: "
         f"output 'output': error {worst.error:.4g} eps, allowed {worst.allowed:.4g}"
     )
-    assert problem.help == "nothing was written; the report lists every batch size, optimisation level and output"
+    assert problem.diagnosis is not None
+    assert problem.help == f"nothing was written; {problem.diagnosis.sentence}"
+    first = problem.diagnosis.first
+    assert (first.value, first.operator, first.module) == ("linear", "Gemm", "layer1 (Linear)")
     assert pickle.loads(pickle.dumps(problem)).message == problem.message
 
 
@@ -131,7 +135,7 @@ def test_wrong_places_and_rows_are_refused_before_converting(tmp_path: Path, mon
     def never(*_: object, **__: object) -> bytes:
         raise AssertionError("converted")
 
-    monkeypatch.setattr(publish, "convert_to_onnx", never)
+    monkeypatch.setattr(publish, "convert", never)
     missing = tmp_path / "no" / "model.onnx"
     for path, message in (
         (tmp_path, f"cannot write {tmp_path}: it is a folder"),
@@ -143,7 +147,7 @@ def test_wrong_places_and_rows_are_refused_before_converting(tmp_path: Path, mon
     file = tmp_path / "model.onnx"
     with pytest.raises(DataError, match=r"^rows have shape \[100, 9\] and the example \[1, 10\]"):
         export_onnx(seeded(Classifier), file, example=EXAMPLE, rows=ROWS[:, :9].copy())
-    with pytest.raises(DataError, match=r"^rows are float64, not a float32 array"):
+    with pytest.raises(DataError, match=r"^rows are float64, not a float32, integer or bool array"):
         export_onnx(seeded(Classifier), file, example=EXAMPLE, rows=ROWS.astype(np.float64))
     with pytest.raises(ConfigError, match=r"^opset is 3, not a whole number from 7 to "):
         export_onnx(seeded(Classifier), file, example=EXAMPLE, rows=ROWS, opset=3)

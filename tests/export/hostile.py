@@ -1,0 +1,110 @@
+"""Files made to break whoever reads them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+FLOAT = TensorProto.FLOAT
+
+
+def _value(name: str, shape: list[object]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, FLOAT, shape)
+
+
+def _model(nodes: list[onnx.NodeProto], **options: object) -> onnx.ModelProto:
+    graph = helper.make_graph(nodes, "graph", [_value("x", ["batch", 2])], [_value("y", ["batch", 2])], **options)  # type: ignore
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    model.ir_version = 9
+    return model
+
+
+def _varint(number: int) -> bytes:
+    out = b""
+    while number > 127:
+        out += bytes([number & 127 | 128])
+        number >>= 7
+    return out + bytes([number])
+
+
+def nested(levels: int) -> bytes:
+    """Attributes in graphs in attributes, written by hand: protobuf itself refuses to build so many levels."""
+    data = b""
+    for _ in range(levels):
+        attribute = b"\x0a\x01b" + b"\x32" + _varint(len(data)) + data + b"\xa0\x01\x05"  # name, g, type GRAPH
+        node = b"\x22\x02If" + b"\x2a" + _varint(len(attribute)) + attribute  # op_type, attribute
+        data = b"\x0a" + _varint(len(node)) + node  # GraphProto.node
+    return b"\x08\x09" + b"\x3a" + _varint(len(data)) + data + b"\x42\x04\x0a\x00\x10\x14"
+
+
+def huge_declared() -> bytes:
+    model = _model([helper.make_node("Add", ["x", "w"], ["y"])])
+    model.graph.initializer.add(name="w", data_type=FLOAT, dims=[2**40, 2**20], raw_data=b"1234")
+    return model.SerializeToString()
+
+
+def huge_constant() -> bytes:
+    """A few bytes that ask for 4 TiB when they are folded."""
+    shape = numpy_helper.from_array(np.array([2**20, 2**20], np.int64), "shape")
+    nodes = [helper.make_node("ConstantOfShape", ["shape"], ["c"]), helper.make_node("ReduceSum", ["c"], ["s"])]
+    return _model([*nodes, helper.make_node("Add", ["x", "s"], ["y"])], initializer=[shape]).SerializeToString()
+
+
+def endless_loop() -> bytes:
+    """Loads at once, and runs for ever."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["d"]), helper.make_node("Relu", ["v"], ["w"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+            _value("v", ["batch", 2]),
+        ],
+        [helper.make_tensor_value_info("d", TensorProto.BOOL, []), _value("w", ["batch", 2])],
+    )
+    count = numpy_helper.from_array(np.array(2**62, np.int64), "count")
+    true = numpy_helper.from_array(np.array(True), "true")
+    node = helper.make_node("Loop", ["count", "true", "x"], ["y"], body=body)
+    return _model([node], initializer=[count, true]).SerializeToString()
+
+
+def external(location: str) -> bytes:
+    model = _model([helper.make_node("Add", ["x", "w"], ["y"])])
+    tensor = model.graph.initializer.add(name="w", data_type=FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    return model.SerializeToString()
+
+
+def cyclic() -> bytes:
+    nodes = [helper.make_node("Add", ["x", "b"], ["a"]), helper.make_node("Relu", ["a"], ["b"])]
+    return _model([*nodes, helper.make_node("Relu", ["b"], ["y"])]).SerializeToString()
+
+
+def recursive_function() -> bytes:
+    model = _model([helper.make_node("F", ["x"], ["y"], domain="own")])
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    body = [helper.make_node("F", ["a"], ["b"], domain="own")]
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+    model.functions.append(helper.make_function("own", "F", ["a"], ["b"], body, imports))
+    return model.SerializeToString()
+
+
+WHOLE = _model([helper.make_node("Relu", ["x"], ["y"])]).SerializeToString()
+HOSTILE: dict[str, bytes] = {
+    "truncated": WHOLE[:-9],
+    "empty": b"",
+    "random": np.random.default_rng(0).bytes(4096),
+    "zeros": bytes(4096),
+    "huge declared sizes": huge_declared(),
+    "huge constant": huge_constant(),
+    "endless loop": endless_loop(),
+    "external data outside": external("../../../etc/passwd"),
+    "external data, absolute": external("/etc/passwd"),
+    "cyclic": cyclic(),
+    "recursive function": recursive_function(),
+    "unknown operator": _model([helper.make_node("Nonsense", ["x"], ["y"])]).SerializeToString(),
+    "unknown domain": _model([helper.make_node("Relu", ["x"], ["y"], domain="evil")]).SerializeToString(),
+    "10 000 levels": nested(10_000),
+    "90 levels": nested(90),
+}

@@ -1,0 +1,248 @@
+"""Golden vectors: three files are enough, in any runtime, in Python and in JavaScript."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from lrdiff_core.errors import ConfigError, DataError, ModelFileError, UnavailableError
+from lrdiff_export import RUNNERS, export, register_runner, verify_golden
+from lrdiff_export.golden import golden_paths, read_golden
+from lrdiff_export.runners import CHECKER, NODE_MODULES
+from lrdiff_export.zoo import ZOO
+
+WEB = "1.30.0"
+
+
+@pytest.fixture(scope="module", params=["main, binary", "two inputs", "scores and label"])
+def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sample = ZOO[request.param]
+    file = tmp_path_factory.mktemp("golden") / "model.onnx"
+    export(sample.module(), sample.example(), out=file, rows=tuple(sample.rows.values()), output_names=sample.outputs)
+    return file
+
+
+@pytest.fixture(scope="session")
+def web() -> Path:
+    """The folder where onnxruntime-web is installed: once, kept in the temporary folder between runs."""
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        pytest.skip("node or npm is not installed")
+    folder = Path(tempfile.gettempdir()) / f"lrdiff-node-{os.getuid()}-{WEB}"
+    package = folder / "node_modules" / "onnxruntime-web" / "package.json"
+    if not package.is_file():
+        folder.mkdir(exist_ok=True)
+        command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", f"onnxruntime-web@{WEB}"]
+        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+        if ran.returncode != 0:
+            pytest.skip(f"npm cannot install onnxruntime-web here: {ran.stderr.strip().splitlines()[-1]}")
+    return folder
+
+
+def copied(published: Path, folder: Path) -> Path:
+    for path in published.parent.iterdir():
+        shutil.copy(path, folder)
+    return folder / published.name
+
+
+def test_three_files_agree_in_onnx_runtime_without_torch(published: Path, tmp_path: Path) -> None:
+    file = copied(published, tmp_path)
+    script = (
+        "import sys; from lrdiff_export import verify_golden; report = verify_golden(sys.argv[1]);"
+        "print(report.passed, report.problems, 'torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script, str(file)], capture_output=True, text=True, cwd=tmp_path)
+    assert (ran.stdout, ran.stderr) == ("True () False\n", "")
+
+
+def test_the_answers_are_float64_and_the_document_names_everything(published: Path) -> None:
+    golden = read_golden(published)
+    report = verify_golden(published)
+    assert report.passed
+    assert report.sha256 == golden.model_sha256
+    assert report.rows == len(golden.inputs[0]) > 30
+    assert report.runtime.startswith("onnxruntime ")
+    for output, budget in zip(golden.outputs, golden.budgets, strict=True):
+        assert output.dtype == (np.float64 if budget.dtype == "float32" else np.dtype(budget.dtype))
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["passed"]
+
+
+def test_openvino_agrees(published: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    report = verify_golden(published, runtime="openvino")
+    assert report.problems == ()
+    assert report.runtime.startswith("openvino ")
+
+
+@pytest.mark.slow
+def test_onnxruntime_web_agrees_under_node(published: Path, web: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NODE_MODULES, str(web))
+    report = verify_golden(published, runtime="node")
+    assert report.problems == ()
+    assert report.runtime == f"onnxruntime-web {WEB} under node"
+
+
+def node(web: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["node", str(CHECKER), *arguments], cwd=web, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_the_javascript_check_needs_nothing_of_ours(published: Path, web: Path, tmp_path: Path) -> None:
+    file = copied(published, tmp_path)
+    ran = node(web, str(file))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert all(": equal, error " in line for line in ran.stdout.splitlines())
+    assert len(ran.stdout.splitlines()) == len(read_golden(file).outputs)
+
+
+@pytest.mark.slow
+def test_the_javascript_check_sees_a_wrong_weight_and_files_that_do_not_belong(web: Path, tmp_path: Path) -> None:
+    sample = ZOO["main, binary"]
+    file = tmp_path / "model.onnx"
+    export(sample.module(), sample.example(), out=file, rows=sample.rows["rows"], output_names=sample.outputs)
+    spoil(file)
+    ran = node(web, str(file))
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(f"error: {file} and the golden vectors do not belong together\nhelp: ")
+    tell_hash(file)
+    ran = node(web, str(file))
+    assert ran.returncode == 1
+    assert ran.stdout.startswith("probability: DIFFERENT: error ")
+    file.write_bytes(b"hello")
+    tell_hash(file)
+    ran = node(web, str(file))
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: ")
+    assert len(ran.stderr.splitlines()) == 2
+    ran = node(tmp_path, str(file))
+    assert (ran.returncode, ran.stderr.splitlines()[1]) == (3, "help: run `npm install onnxruntime-web` in this folder")
+
+
+def spoil(file: Path) -> None:
+    model = onnx.load(file)
+    tensor = next(t for t in model.graph.initializer if t.name.endswith("layer2.weight"))
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values.flat[0] *= 1.01
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    file.write_bytes(model.SerializeToString())
+
+
+def tell_hash(file: Path) -> None:
+    import hashlib
+
+    document = golden_paths(file)[1]
+    said = json.loads(document.read_text())
+    said["model_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    document.write_text(json.dumps(said))
+
+
+@pytest.fixture
+def plain(tmp_path: Path, main_file: Path) -> Path:
+    return copied(main_file, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def main_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sample = ZOO["main, binary"]
+    file = tmp_path_factory.mktemp("main") / "model.onnx"
+    export(sample.module(), sample.example(), out=file, rows=sample.rows["rows"], output_names=sample.outputs)
+    return file
+
+
+def test_a_wrong_weight_and_another_file_are_problems(plain: Path) -> None:
+    spoil(plain)
+    problems = verify_golden(plain).problems
+    assert problems[0].startswith("output 'probability': error ")
+    assert problems[1] == "model.onnx is not the file that the golden vectors were written for"
+    tell_hash(plain)
+    assert len(verify_golden(plain).problems) == 1
+
+
+def test_any_runtime_can_be_brought(plain: Path) -> None:
+    def half(model: Path, feeds: Any) -> Any:
+        return {
+            name: one.astype(np.float16).astype(np.float32)
+            for name, one in RUNNERS["onnxruntime"](model, feeds).items()
+        }
+
+    report = verify_golden(plain, runtime=half)
+    assert (report.passed, report.runtime) == (False, "half")
+    assert verify_golden(plain, runtime=lambda model, feeds: {}).problems == ("output 'probability': no such output",)
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    before = dict(RUNNERS)
+    yield
+    RUNNERS.clear()
+    RUNNERS.update(before)
+
+
+def test_a_runtime_can_be_registered(plain: Path, registered: None) -> None:
+    @register_runner("mine")
+    class Mine:
+        def described(self) -> str:
+            return "mine 1.0"
+
+        def __call__(self, model: Path, feeds: Any) -> Any:
+            return RUNNERS["onnxruntime"](model, feeds)
+
+    assert verify_golden(plain, runtime="mine").runtime == "mine 1.0"
+    with pytest.raises(ConfigError, match=r'^no runtime "yours"\nhelp: runtimes: '):
+        verify_golden(plain, runtime="yours")
+
+
+def test_a_runtime_that_is_not_here_is_named(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NODE_MODULES, str(plain.parent))
+    monkeypatch.chdir(plain.parent)
+    with pytest.raises(UnavailableError, match=r"^(onnxruntime-web|node) is not installed"):
+        verify_golden(plain, runtime="node")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UnavailableError, match=r"^openvino is not installed"):
+        verify_golden(plain, runtime="openvino")
+
+
+def test_missing_and_damaged_golden_vectors_are_named(plain: Path) -> None:
+    vectors, document = golden_paths(plain)
+    text, data = document.read_bytes(), vectors.read_bytes()
+
+    def message() -> str:
+        with pytest.raises(ModelFileError) as caught:
+            verify_golden(plain)
+        assert "\n" not in caught.value.message
+        return caught.value.message
+
+    vectors.write_bytes(data[:-1])
+    assert message() == f"{vectors} is not the file that {document.name} was written with"
+    vectors.write_bytes(data)
+    for damaged in (b"", b"{", b"[" * 100_000):
+        document.write_bytes(damaged)
+        assert message().startswith(f"{document} is not JSON: ")
+    document.write_bytes(b"[]")
+    assert message() == f"{document} holds no golden vectors of version 1"
+    for key in ("inputs", "outputs", "model_sha256"):
+        document.write_bytes(json.dumps({k: v for k, v in json.loads(text).items() if k != key}).encode())
+        assert message() == f"{document} is damaged: '{key}'"
+    document.unlink()
+    assert message() == f"{document} does not exist: no golden vectors beside the model"
+    document.write_bytes(text)
+    plain.unlink()
+    assert message() == f"{plain} does not exist"
+
+
+def test_vectors_of_a_model_with_other_inputs_are_named(plain: Path) -> None:
+    model = onnx.load(plain)
+    model.graph.input[0].name = model.graph.node[0].input[0] = "columns"
+    plain.write_bytes(model.SerializeToString())
+    with pytest.raises(DataError, match="takes columns, the golden vectors have features"):
+        verify_golden(plain)

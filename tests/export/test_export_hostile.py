@@ -1,0 +1,183 @@
+"""Files that nobody vouches for: one clear line, within 5 seconds and 1 GiB, and never a crash of ours."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hostile import HOSTILE, WHOLE, nested
+
+from lrdiff_core.errors import ConfigError, ModelFileError
+from lrdiff_export import Limits, Sandbox, convert_to_onnx, inspect_untrusted, run_untrusted
+from lrdiff_export.zoo import ZOO
+
+MUTATIONS = 5_000
+SECONDS_FOR_ALL = 240  # about 60 s on two quiet cores
+ROWS = np.ones((2, 2), np.float32)
+
+
+def written(folder: Path, data: bytes) -> Path:
+    file = folder / "model.onnx"
+    file.write_bytes(data)
+    return file
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_each_hostile_file_ends_in_one_clear_line_within_five_seconds(name: str, tmp_path: Path) -> None:
+    file = written(tmp_path, HOSTILE[name])
+    begun = time.monotonic()
+    with pytest.raises(ModelFileError) as caught:
+        run_untrusted(file, [ROWS])
+    seconds = time.monotonic() - begun
+    message = caught.value.message
+    assert str(file) in message
+    assert "\n" not in message
+    assert len(message) < 400
+    assert "Traceback" not in message
+    assert seconds < 5 + 1, seconds  # the limit, and what a busy machine takes to start a process
+    assert caught.value.exit_status == 2
+
+
+EXPECTED = {
+    "empty": "is empty",
+    "truncated": "is not an ONNX file",
+    "10 000 levels": "is not an ONNX file",
+    "external data outside": "keeps weights in another file",
+    "cyclic": "topologically sorted",
+    "unknown operator": "No Op registered for Nonsense",
+    "endless loop": "takes longer than",
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_line_says_what_is_wrong(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError) as caught:
+        run_untrusted(written(tmp_path, HOSTILE[name]), [ROWS], limits=Limits(seconds=2))
+    assert EXPECTED[name] in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["huge constant", "huge declared sizes", "90 levels"])
+def test_no_more_than_one_gibibyte_is_taken(name: str, tmp_path: Path) -> None:
+    file = written(tmp_path, HOSTILE[name])
+    script = (
+        "import sys\nfrom lrdiff_export import run_untrusted\nfrom lrdiff_core.errors import ModelFileError\n"
+        "import numpy as np\n"
+        "try: run_untrusted(sys.argv[1], [np.ones((2, 2), np.float32)])\n"
+        "except ModelFileError as problem: print(problem.message)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    ran = subprocess.run([sys.executable, "-c", script, str(file)], capture_output=True, text=True)
+    assert str(file) in ran.stdout
+    assert ran.stderr == ""
+    assert max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) < 2**20 or before >= 2**20  # KiB
+
+
+def test_devices_pipes_and_folders_are_no_models(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.onnx"
+    os.mkfifo(pipe)
+    expected = {Path("/dev/zero"): "needs more than 1 GiB", pipe: "takes longer than 1 s", tmp_path: "Is a directory"}
+    for path, reason in expected.items():
+        with pytest.raises(ModelFileError) as caught:
+            inspect_untrusted(path, limits=Limits(seconds=1))
+        assert reason in caught.value.message
+
+
+def test_a_healthy_file_answers_and_the_child_serves_many(tmp_path: Path) -> None:
+    file = written(tmp_path, WHOLE)
+    with Sandbox() as sandbox:
+        for _ in range(5):
+            np.testing.assert_array_equal(sandbox.run(file, [-ROWS])[0], 0 * ROWS)
+            with pytest.raises(ModelFileError):
+                sandbox.inspect(tmp_path / "none.onnx")
+        assert sandbox.inspect(file).inputs == (("x", "tensor(float)", ("batch", 2)),)
+
+
+def test_rows_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"model.onnx cannot be run: .+"):
+        run_untrusted(written(tmp_path, WHOLE), [np.ones((2, 3), np.float32)])
+
+
+def test_a_child_that_dies_is_one_line_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(tmp_path, WHOLE)
+    with Sandbox() as sandbox:
+        sandbox.inspect(file)
+        assert sandbox._process is not None
+        sandbox._process.kill()
+        with pytest.raises(ModelFileError, match="ended the process that read it"):
+            sandbox.inspect(file)
+        assert sandbox.inspect(file).outputs[0][0] == "y"
+
+
+def test_nothing_is_imported_from_the_folder_of_a_hostile_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onnx.py").write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(tmp_path)
+    assert inspect_untrusted(written(tmp_path, WHOLE)).outputs[0][0] == "y"
+
+
+def test_limits_are_positive() -> None:
+    for options in ({"seconds": 0}, {"bytes": -1}, {"seconds": float("nan")}):
+        with pytest.raises(ConfigError, match=r"^limits are "):
+            Limits(**options)
+
+
+def mutated(seeds: list[bytes]) -> Iterator[bytes]:
+    """Flip, overwrite, cut, repeat and splice, the same in every run."""
+    draw = random.Random(0)
+    for _ in range(MUTATIONS):
+        data = bytearray(draw.choice(seeds))
+        for _ in range(draw.choice((1, 1, 1, 2, 8))):
+            at = draw.randrange(len(data) + 1)
+            kind = draw.choice((0, 0, 0, 1, 1, 2, 3, 4, 5))
+            if kind == 0 and at < len(data):
+                data[at] ^= 1 << draw.randrange(8)
+            elif kind == 1 and at < len(data):
+                data[at] = draw.choice((0, 1, 127, 128, 255))
+            elif kind == 2:
+                del data[at : at + draw.randrange(1, 32)]
+            elif kind == 3:
+                data[at:at] = data[at : at + draw.randrange(1, 64)]
+            elif kind == 4:
+                other = draw.choice(seeds)
+                start = draw.randrange(len(other))
+                data[at : at + 16] = other[start : start + draw.randrange(1, 64)]
+            else:
+                data[at:at] = bytes([255] * draw.randrange(1, 10) + [127])
+            data = data or bytearray(b"\x00")
+        yield bytes(data)
+
+
+@pytest.mark.slow
+def test_five_thousand_mutated_files_end_in_our_errors_within_the_stated_time(tmp_path: Path) -> None:
+    seeds = [convert_to_onnx(ZOO[name].module(), example=ZOO[name].example(), output_names=ZOO[name].outputs)
+             for name in ("main, binary", "two inputs", "LSTM")]  # fmt: skip
+    seeds += [data for name, data in HOSTILE.items() if data and len(data) < 5_000 and name != "endless loop"]
+    file = tmp_path / "model.onnx"
+    begun = time.monotonic()
+    readable, refused = 0, []
+    with Sandbox() as sandbox:
+        for data in mutated(seeds):
+            file.write_bytes(data)
+            try:
+                sandbox.inspect(file)
+                readable += 1
+            except ModelFileError as problem:  # anything else fails the test with its traceback
+                refused.append(problem.message)
+    assert readable + len(refused) == MUTATIONS
+    assert not [message for message in refused if "\n" in message or "ended the process" in message]
+    assert readable > 100  # mutations that hit a name or a weight leave a model
+    assert len(refused) > 1000
+    assert time.monotonic() - begun < SECONDS_FOR_ALL
+
+
+def test_the_nested_file_is_well_formed_when_shallow() -> None:
+    model = onnx.ModelProto.FromString(nested(3))
+    assert model.graph.node[0].attribute[0].g.node[0].attribute[0].g.node[0].op_type == "If"

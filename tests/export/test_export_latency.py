@@ -1,0 +1,95 @@
+"""Latency, providers by node, and the speed that the project promises."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
+from lrdiff_export import convert_to_onnx, export_onnx, measure_latency
+from lrdiff_export import latency as module
+from lrdiff_export.latency import measure_calls, providers_by_node
+from lrdiff_export.zoo import ZOO
+
+MAIN = ZOO["main, binary"]
+ROWS = MAIN.rows["rows"]
+
+
+@pytest.fixture(scope="module")
+def data() -> bytes:
+    return convert_to_onnx(MAIN.module(), example=MAIN.example())
+
+
+def test_every_batch_way_and_thread_is_reported_with_percentiles(data: bytes) -> None:
+    before = torch.get_num_threads()
+    report = measure_latency(data, ROWS, module=MAIN.module(), threads=(1, 2), calls=20)
+    assert [(one.threads, one.batch, one.way) for one in report.times] == [
+        (threads, batch, way)
+        for threads in (1, 2)
+        for batch in (1, 32, 1024)
+        for way in ("run", "I/O binding", "eager")
+    ]
+    assert all(0 < one.median_us <= one.p95_us <= one.p99_us for one in report.times)
+    assert report.provider == "CPUExecutionProvider"
+    assert set(report.nodes.values()) == {"CPUExecutionProvider"}
+    assert len(report.nodes) >= 4
+    document = report.to_dict()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert torch.get_num_threads() == before
+
+
+def test_percentiles_are_those_of_single_calls() -> None:
+    pauses = iter([0.0] * 20 + [0.0] * 95 + [0.02] * 5)
+    found = measure_calls({"sleeper": lambda: time.sleep(next(pauses))}, calls=100, batch=1, threads=1)["sleeper"]
+    assert found.calls == 100
+    assert found.median_us < 10_000 < 20_000 <= found.p99_us
+
+
+def test_a_node_on_another_provider_is_an_error(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = module.open_session
+
+    def opened(given: bytes, **options: Any) -> Any:
+        return real(given, **{**options, "provider": "CPUExecutionProvider"})
+
+    monkeypatch.setattr(module, "open_session", opened)
+    with pytest.raises(CheckFailed, match=r"^CUDAExecutionProvider was asked for and \d of \d nodes run on CPUExec"):
+        providers_by_node(data, provider="CUDAExecutionProvider")
+
+
+def test_a_provider_that_is_not_here_and_wrong_threads_are_errors(data: bytes) -> None:
+    with pytest.raises(UnavailableError, match=r"^onnxruntime has no NoSuchProvider here"):
+        measure_latency(data, ROWS, provider="NoSuchProvider")
+    with pytest.raises(ConfigError, match=r"^threads is 0"):
+        measure_latency(data, ROWS, threads=[0])
+
+
+@pytest.mark.slow
+def test_the_file_is_twice_as_fast_as_eager_at_one_row_and_never_slower(data: bytes) -> None:
+    report = measure_latency(data, ROWS, module=MAIN.module(), batches=(1, 2, 8, 32, 128, 1024, 8192), calls=200)
+    median = {(one.batch, one.way): one.median_us for one in report.times}
+    assert median[1, "eager"] > 2 * median[1, "run"], median
+    for batch in (1, 2, 8, 32, 128, 1024, 8192):
+        assert median[batch, "run"] <= median[batch, "eager"], (batch, median)
+
+
+@pytest.mark.slow
+def test_the_gate_adds_less_than_two_seconds_to_the_exporter(tmp_path: Path) -> None:
+    seconds = []
+    for _ in range(3):  # the quietest of three: other processes run beside the tests
+        report = export_onnx(MAIN.module(), tmp_path / "model.onnx", example=MAIN.example()[0], rows=ROWS)
+        seconds.append(report.seconds["verify"])
+    assert min(seconds) < 2
+
+
+def test_predictions_are_not_changed_by_the_way_they_are_asked_for(data: bytes) -> None:
+    from lrdiff_export import OnnxPredictor
+
+    predictor = OnnxPredictor(data)
+    bound = predictor.bind(ROWS)
+    np.testing.assert_array_equal(bound()["output"], predictor.run(ROWS)["output"])
