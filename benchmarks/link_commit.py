@@ -1,7 +1,11 @@
-"""asv's install command: make the commit's own packages importable in asv's environment, by a .pth file.
+"""asv's install command: make a commit's code importable in asv's environment, by a .pth file.
 
 Half a second a commit, where building and installing a wheel takes ten and may pull in its dependencies.
 Run by asv as ``python link_commit.py CHECKOUT`` with the environment's Python.
+
+What is measured, ``lrdiff_core`` and ``lrdiff_export``, comes from the commit. What measures, ``lrdiff_bench``, comes
+from the checkout that this file is part of, as the suite does: every commit is measured by one ruler, and old commits
+can be measured by cases that they do not know yet.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ import sysconfig
 from pathlib import Path
 
 # Where the packages lie in a checkout: see [tool.hatch.build.targets.wheel] in pyproject.toml.
-FOLDERS = (".", "export", "bench")
+MEASURED = (".", "export")
+MEASURING = Path(__file__).resolve().parents[1] / "bench"
 
 
 def link(checkout: Path, site_packages: Path) -> Path:
@@ -19,7 +24,8 @@ def link(checkout: Path, site_packages: Path) -> Path:
     if not (checkout / "lrdiff_core").is_dir():
         raise SystemExit(f"error: {checkout} holds no lrdiff_core\nhelp: give the root of a checkout of this project")
     path = site_packages / "lrdiff_commit.pth"
-    path.write_text("".join(f"{(checkout / folder).resolve()}\n" for folder in FOLDERS), encoding="utf-8")
+    folders = [*((checkout / folder).resolve() for folder in MEASURED), MEASURING]
+    path.write_text("".join(f"{folder}\n" for folder in folders), encoding="utf-8")
     return path
 
 

@@ -93,14 +93,19 @@ def train(
 
 @app.command()
 def predict(
-    run: RunFolder,
+    run: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL.onnx", help="A run folder, or an ONNX file exported from one.")],  # noqa: E501
     data: Annotated[str, typer.Option("--data", metavar="FILE", help="Rows to predict: CSV, Parquet or Arrow.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="CSV to write [stdout].")] = None,
-) -> None:
-    """Predict the rows of a file with a trained run."""
-    from lrdiff_bench.use import predict_file
+) -> None:  # fmt: skip
+    """Predict the rows of a file with a trained run, or with an ONNX file alone."""
+    if run.suffix == ".onnx":
+        from lrdiff_bench.export_commands import predict_onnx
 
-    text = predict_file(run, data)
+        text = predict_onnx(run, data)
+    else:
+        from lrdiff_bench.use import predict_file
+
+        text = predict_file(run, data)
     if out is None:
         _write(text)
     else:
@@ -111,28 +116,60 @@ def predict(
 
 @app.command()
 def export(
-    run: RunFolder,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="The file to write [RUN/model.onnx].")
-    ] = None,
+    source: Annotated[str, typer.Argument(metavar="RUN_OR_MODULE:FACTORY", help="A run folder, or what makes your module and an example.")],  # noqa: E501
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The file to write [RUN/model.onnx].")] = None,  # noqa: E501
+    target: Annotated[str | None, typer.Option("--target", metavar="NAME", help="A runtime that must read it, see `lrdiff targets`.")] = None,  # noqa: E501
+    variant: Annotated[str, typer.Option("--variant", metavar="LIST", help="Any of fp32,fp16,int8,int8-qdq.")] = "fp32",
+    opset: Annotated[int | None, typer.Option("--opset", metavar="N", help="Operator set, exactly.")] = None,
     json: JsonOption = False,
-) -> int:
-    """Export a run's model to ONNX; the file appears only after it is verified."""
-    from lrdiff_bench.use import export_run
+) -> int:  # fmt: skip
+    """Export to ONNX; the file appears only after it is verified, with golden vectors beside it."""
+    from lrdiff_bench.export_commands import export_model
 
-    return _show(export_run(run, out), "export", json)
+    return _show(export_model(source, out, target=target, variants=variant.split(","), opset=opset), "export", json)
 
 
 @app.command()
 def verify(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The file to check.")],
-    run: Annotated[Path, typer.Option("--run", metavar="RUN", help="The run it must agree with.")],
+    run: Annotated[Path | None, typer.Option("--run", metavar="RUN", help="The run it must agree with [its golden vectors].")] = None,  # noqa: E501
+    runtime: Annotated[str, typer.Option("--runtime", metavar="NAME", help="For golden vectors: onnxruntime, openvino or node.")] = "onnxruntime",  # noqa: E501
     json: JsonOption = False,
-) -> int:
-    """Check an ONNX file against the model of a run."""
-    from lrdiff_bench.use import verify_against_run
+) -> int:  # fmt: skip
+    """Check an ONNX file against the model of a run, or against the golden vectors beside it."""
+    from lrdiff_bench.export_commands import verify_model
 
-    return _show(verify_against_run(model, run), "verify", json)
+    return _show(verify_model(model, run, runtime), "verify" if run else "golden", json)
+
+
+@app.command()
+def latency(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder with a model.onnx.")],
+    provider: Annotated[str | None, typer.Option("--provider", metavar="NAME", help="Execution provider [CPUExecutionProvider].")] = None,  # noqa: E501
+    threads: Annotated[str, typer.Option("--threads", metavar="LIST", help="Such as 1,2.")] = "1",
+    json: JsonOption = False,
+) -> int:  # fmt: skip
+    """Time single calls of a run's ONNX file against eager PyTorch: median, p95, p99."""
+    from lrdiff_bench.export_commands import latency as measure
+    from lrdiff_bench.export_commands import thread_counts
+
+    return _show({**measure(run, threads=thread_counts(threads), provider=provider), "passed": True}, "latency", json)
+
+
+@app.command()
+def targets(json: JsonOption = False) -> int:
+    """List the runtimes that a file can be exported for, and what they read."""
+    from lrdiff_bench.export_commands import list_targets
+
+    return _show({"targets": list_targets(), "passed": True}, "targets", json)
+
+
+@app.command("export-compare")
+def export_compare() -> None:
+    """Compare this exporter with torch's own on ten models, feature by feature; takes a few minutes."""
+    from lrdiff_bench.export_commands import compare_files
+
+    _write(compare_files())
 
 
 @app.command()

@@ -190,7 +190,7 @@ def draw_prediction(console: Console, s: dict[str, Any]) -> None:
     for i, step in enumerate(s["trace"]):
         name = step["name"] + (f" (rate {step['rate']:g})" if step["rate"] is not None else "")
         arrow = "  " if i == 0 else "→ "
-        line(console, f"{arrow}{name:<24} {shape([1, len(step['values'])]):>7}  {numbers(step['values'])}")
+        line(console, f"{arrow}{name:<20} {shape([1, len(step['values'])]):>7}  {numbers(step['values'])}")
     answer = s["answer"]
     if s["task"] == "binary":
         text = f"probability of class {s['classes'][1]}: {number(answer[0])}"

@@ -1,7 +1,8 @@
 """The asv suite: a thin front over ``lrdiff_bench.cases``.
 
-The suite comes from the working tree, the code it measures from the commit that asv has checked out. A benchmark that
-by mistake measured an installed ``lrdiff`` would show the same flat line for every commit, so that is an error here.
+The suite and ``lrdiff_bench`` come from one checkout, the code they measure from the commit that asv has checked out.
+A benchmark that by mistake measured an installed ``lrdiff`` would show the same flat line for every commit, so that
+is an error here.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import importlib.util
 import os
 from pathlib import Path
 
+MEASURING = Path(__file__).resolve().parents[2] / "bench"
+
 
 def check_commit_is_measured() -> None:
-    """Raise ImportError unless the packages come from the checkout of the commit that asv says it measures."""
+    """Raise ImportError unless the measured packages come from the commit that asv says it measures."""
     if os.environ.get("ASV_ENV_TYPE") in (None, "existing"):
         return  # imported by hand, or `asv run --python=same`: what is installed is what is meant
     checkout = Path(os.environ["ASV_ENV_DIR"], "project").resolve()
-    for package in ("lrdiff_core", "lrdiff_export", "lrdiff_bench"):
+    for package, home in (("lrdiff_core", checkout), ("lrdiff_export", checkout), ("lrdiff_bench", MEASURING)):
         spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None or not Path(spec.origin).resolve().is_relative_to(checkout):
+        if spec is None or spec.origin is None or not Path(spec.origin).resolve().is_relative_to(home):
             found = "nowhere" if spec is None else spec.origin
-            raise ImportError(f"{package} must come from {checkout}, but comes from {found}")
+            raise ImportError(f"{package} must come from {home}, but comes from {found}")
     head = (checkout / ".git" / "HEAD").read_text().strip()  # detached, so this is the commit itself
     if head != os.environ.get("ASV_COMMIT", head):
         raise ImportError(f"asv measures {os.environ['ASV_COMMIT']}, but {head} is checked out")

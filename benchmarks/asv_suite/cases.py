@@ -1,4 +1,4 @@
-"""One asv benchmark a case family, made from the registry; nothing is listed here by hand."""
+"""One asv benchmark a view of a case family, made from the registry; nothing is listed here by hand."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from lrdiff_bench import cases, timing
 
 # `asv run --quick` does not reach functions that sample for themselves; this does.
 QUICK = bool(os.environ.get("LRDIFF_BENCH_QUICK"))
+DEVICE = os.environ.get("LRDIFF_BENCH_DEVICE", "cpu")
+EFFORT: dict[str, Any] = (
+    {"samples": 5, "target_block_seconds": 0.002, "most_seconds": 0.5} if QUICK else {"most_seconds": 3.0}
+)
 
 
-def timed(family: cases.CaseFamily) -> Callable[..., dict[str, Any]]:
+def timed(build: Callable[..., timing.Case]) -> Callable[..., dict[str, Any]]:
     """asv takes what returns samples and a number as a sampled timing, whoever took the samples."""
 
     def benchmark(*values: Any) -> dict[str, Any]:
-        case = family.case(**dict(zip(family.parameters, values, strict=True)))
-        taken = timing.time_case(case, samples=3, target_block_seconds=0.001) if QUICK else timing.time_case(case)
+        taken = timing.time_case(build(*values), **EFFORT)
         return {"samples": list(taken.samples), "number": taken.number}
 
     benchmark.type = "time"
@@ -29,24 +32,46 @@ def timed(family: cases.CaseFamily) -> Callable[..., dict[str, Any]]:
     return benchmark
 
 
-def peak_memory(family: cases.CaseFamily) -> Callable[..., None]:
+def peak_memory(build: Callable[..., timing.Case]) -> Callable[..., None]:
     """asv reads the peak resident memory of the whole process after this returned, Python and torch included."""
 
     def benchmark(*values: Any) -> None:
-        family.case(**dict(zip(family.parameters, values, strict=True))).factory().step()
+        build(*values).factory().step()
 
     return benchmark
 
 
-# asv tells kinds apart by the beginning of the name: what a "track_" function returns is the result.
+def add(family: cases.CaseFamily, name: str, view: Any) -> None:
+    """Add the benchmark of one view: its parameters are those that have several values in it."""
+    full = family.full(view)
+    varied = {key: values for key, values in full.items() if len(values) > 1}
+    fixed = {key: values[0] for key, values in full.items() if len(values) == 1}
+
+    def build(*values: Any) -> timing.Case:
+        return family.case(**fixed, **dict(zip(varied, values, strict=True)))
+
+    def setup(*values: Any) -> None:
+        reason = family.unavailable(**build(*values).parameters)
+        if reason is not None:
+            raise NotImplementedError(reason)  # asv's word for "skip"
+
+    # asv tells kinds apart by the beginning of the name: what a "track_" function returns is the result.
+    kind, make = ("track", timed) if family.metric == "time" else ("peakmem", peak_memory)
+    benchmark = make(build)
+    benchmark.__name__ = f"{kind}_{family.name}" + (f"__{name}" if name else "")
+    benchmark.__doc__ = family.summary
+    benchmark.pretty_name = " ".join((family.name, *([name] if name else []), *(f"{k}={v}" for k, v in fixed.items())))
+    benchmark.version = family.version  # asv would hash the source text above, the same for every family
+    benchmark.setup = setup
+    if varied:
+        benchmark.params = [list(values) for values in varied.values()]
+        benchmark.param_names = list(varied)
+    globals()[benchmark.__name__] = benchmark
+
+
 for _family in cases.CASES.values():
-    _kind, _make = ("track", timed) if _family.metric == "time" else ("peakmem", peak_memory)
-    _benchmark = _make(_family)
-    _benchmark.__name__ = f"{_kind}_{_family.name}"
-    _benchmark.__doc__ = _family.summary
-    _benchmark.pretty_name = _family.name
-    _benchmark.version = _family.version  # asv would hash the source text above, the same for every family
-    _benchmark.params = [list(values) for values in _family.parameters.values()]
-    _benchmark.param_names = list(_family.parameters)
-    globals()[_benchmark.__name__] = _benchmark
-del _benchmark  # else asv would find the last one twice
+    for _name, _view in _family.views.items():
+        _devices = _view.get("device", ("cpu",))
+        if DEVICE in _devices:
+            # one device an environment: it is in the environment's name, not among the parameters
+            add(_family, _name, {**_view, "device": (DEVICE,)} if "device" in _family.parameters else _view)

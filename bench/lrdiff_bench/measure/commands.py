@@ -1,0 +1,400 @@
+"""What the commands of ``lrdiff bench`` do; each returns the exit status."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from lrdiff_bench.cases import CASES
+from lrdiff_bench.measure import present, store
+from lrdiff_bench.measure.ab import Side, compare_sides, open_sides
+from lrdiff_bench.measure.calibration import band_for, calibration_of, keep_calibration
+from lrdiff_bench.measure.case import Case
+from lrdiff_bench.measure.hierarchical import compare_unpaired
+from lrdiff_bench.measure.machine import describe_machine
+from lrdiff_bench.measure.process import Effort
+from lrdiff_bench.measure.record import Record
+from lrdiff_bench.measure.suite import Row, choose_cases, measure_cases
+from lrdiff_bench.screen import make_console, plain_table
+from lrdiff_bench.timing import load_average, usable_cpus
+from lrdiff_core.errors import ConfigError, UnavailableError
+
+__all__ = ["ab", "calibrate", "compare", "history", "list_cases", "list_runs", "pictures", "run", "show"]
+
+
+def run(
+    names: Sequence[str],
+    parameters: Sequence[str],
+    *,
+    device: str | None,
+    quick: bool,
+    processes: int,
+    instructions: bool,
+    affinity: str | None,
+    folder: Path | None,
+    json: bool,
+) -> int:
+    """Measure, showing a table that grows, and keep every record as soon as it is there."""
+    cases = choose_cases(names, parameters, device=device, quick=quick)
+    effort = Effort.quick(processes) if quick else Effort.whole(processes)
+    file = store.new_run(folder or store.DEFAULT_FOLDER)
+    # With --json the table still shows, but on stderr.
+    console = make_console(stderr=json)
+    _warn_of_load(console)
+    rows = [Row(case) for case in cases]
+    place = {case.label: i for i, case in enumerate(cases)}
+    with ExitStack() as stack:
+        live = None
+        if console.is_terminal:
+            live = stack.enter_context(Live(console=console, refresh_per_second=4, vertical_overflow="crop"))
+
+        def began(row: Row) -> None:
+            if live is not None:
+                live.update(present.run_table(_measured(rows), working=row.case))
+
+        for row in measure_cases(cases, effort, instructions=instructions, affinity=cpu_list(affinity), watch=began):
+            rows[place[row.case.label]] = row
+            if row.record is not None:
+                store.append_record(file, row.record)
+            if live is not None:
+                live.update(present.run_table(_measured(rows)))
+        if live is not None:
+            live.update(Text(""))
+    console.print(present.run_table(rows))
+    records = [row.record for row in rows if row.record is not None]
+    failed = [row.case.label for row in rows if row.failed]
+    wrong = [record.case for record in records if record.parity is not None and not record.parity.held]
+    if records:
+        console.print(f"records: {file}", soft_wrap=True)
+    if json:
+        _print_json(
+            {
+                "format": "lrdiff.bench.run",
+                "version": 1,
+                "file": str(file) if records else None,
+                "records": [record.model_dump() for record in records],
+                "not_measured": [{"case": row.case.label, "reason": row.reason} for row in rows if row.reason],
+                "parity_failed": wrong,
+            }
+        )
+    if failed or wrong:
+        return _fail(f"measured with faults: {', '.join([*failed, *wrong])}", "see the table: why, and error")
+    if not records:
+        return _fail("nothing could be measured here", "see the table for the reasons", UnavailableError.exit_status)
+    return 0
+
+
+def list_cases(*, json: bool) -> int:
+    """Every family with its parameters."""
+    if json:
+        _print_json(
+            {
+                name: {"summary": family.summary, "version": family.version, "parameters": family.parameters}
+                for name, family in CASES.items()
+            }
+        )
+        return 0
+    for name, family in CASES.items():
+        print(f"{name} ({len(family.cases())} cases, {len(family.cases(quick=True))} quick)\n    {family.summary}")
+        for key, values in family.parameters.items():
+            print(f"    {key}: {', '.join(map(str, values))}")
+    return 0
+
+
+def list_runs(*, folder: Path | None, json: bool) -> int:
+    """Every run kept, oldest first."""
+    runs = [(file, store.read_run(file)) for file in store.run_files(folder or store.DEFAULT_FOLDER)]
+    if json:
+        _print_json(
+            [{"file": str(file), "records": len(rows), "cases": [row.case for row in rows]} for file, rows in runs]
+        )
+        return 0
+    table = plain_table("run", "records", "commit", "device", "version", "why")
+    for file, records in runs:
+        names = ", ".join(dict.fromkeys(record.name for record in records))
+        table.add_row(file.stem, str(len(records)), _commit(records[0]), records[0].machine.device,
+                      f"torch {records[0].code.torch}", names)  # fmt: skip
+    make_console().print(table if runs else f"no runs in {folder or store.DEFAULT_FOLDER}")
+    return 0
+
+
+def show(name: str, *, folder: Path | None, json: bool) -> int:
+    """The records of one run."""
+    records = store.read_run(store.find_run(name, folder or store.DEFAULT_FOLDER))
+    if json:
+        _print_json([record.model_dump() for record in records])
+        return 0
+    console = make_console()
+    first = records[0]
+    console.print(
+        f"{first.created}, commit {_commit(first)}, torch {first.code.torch}, Python {first.code.python}\n"
+        f"{first.machine.cpu}, {first.machine.cpus} cpus, machine {first.machine.id}, "
+        f"load {first.conditions.load}, governor {first.conditions.governor or 'unknown'}"
+    )
+    rows = [Row(Case(name=r.name, parameters=r.parameters, version=r.version, factory=_no_factory), record=r)
+            for r in records]  # fmt: skip
+    console.print(present.run_table(rows))
+    return 0
+
+
+def compare(name_a: str, name_b: str, *, across_machines: bool, folder: Path | None, json: bool) -> int:
+    """Two runs, by cases of the same label, version and device."""
+    place = folder or store.DEFAULT_FOLDER
+    first, second = (store.read_run(store.find_run(name, place)) for name in (name_a, name_b))
+    if not across_machines:
+        store.same_machine([*first, *second])
+    earlier = {(r.case, r.version): r for r in first if r.samples}
+    found = [(earlier[r.case, r.version], r) for r in second if r.samples and (r.case, r.version) in earlier]
+    if not found:
+        raise ConfigError("the runs have no case of the same version in common", help="see `lrdiff bench show RUN`")
+    outcomes = [
+        compare_unpaired(a.by_process(), b.by_process(), band=band_for(a.machine.id, place, paired=False))
+        for a, b in found
+    ]
+    slower = [b.case for (_, b), outcome in zip(found, outcomes, strict=True) if outcome.verdict == "slower"]
+    if json:
+        _print_json(
+            [
+                {"case": b.case, "median_a": a.median, "median_b": b.median} | present.outcome_document(outcome)
+                for (a, b), outcome in zip(found, outcomes, strict=True)
+            ]
+        )
+    else:
+        table = plain_table("case", "before", "after", "why")
+        table.columns[0].no_wrap = False
+        hidden = present.constant_parameters([b for _, b in found])
+        for (a, b), outcome in zip(found, outcomes, strict=True):
+            label = f"{b.name} {present.short_label(b, hidden)}".strip()
+            table.add_row(label, present.format_seconds(a.median), present.format_seconds(b.median),
+                          present.describe_outcome(outcome))  # fmt: skip
+        make_console().print(table)
+    return _fail(f"slower: {', '.join(slower)}", "see `lrdiff bench ab` for a closer look") if slower else 0
+
+
+def calibrate(
+    name: str,
+    parameters: Sequence[str],
+    *,
+    processes: int,
+    affinity: str | None,
+    folder: Path | None,
+    json: bool,
+) -> int:
+    """A long A/A comparison in fresh processes, and the band that follows from it."""
+    case = _one_case(name, parameters, None)
+    side = Side(label="itself", case=case)
+    effort = _paired_effort(processes, quick=False)
+    console = make_console(stderr=True)
+    _warn_of_load(console)
+    pairing = compare_sides(side, side, effort, watch=_counter(console, processes), affinity=cpu_list(affinity))
+    calibration = calibration_of(pairing, processes=8)
+    file = keep_calibration(calibration, folder or store.DEFAULT_FOLDER)
+    if json:
+        _print_json(calibration.model_dump())
+    else:
+        print(
+            f"A/A band of this machine ({case.label}, {processes} pairs of processes): "
+            f"{100 * calibration.paired:.2f} % side by side, {100 * calibration.apart:.2f} % in separate runs\n"
+            f"kept in {file}; comparisons judge by it where it is wider than 2 %"
+        )
+    return 0
+
+
+def ab(
+    ref_a: str,
+    ref_b: str,
+    name: str,
+    parameters: Sequence[str],
+    *,
+    device: str | None,
+    processes: int,
+    quick: bool,
+    repository: Path,
+    affinity: str | None,
+    folder: Path | None,
+    json: bool,
+) -> int:
+    """Two sides of one case, judged."""
+    case = _one_case(name, parameters, device)
+    place = folder or store.DEFAULT_FOLDER
+    console = make_console(stderr=True)
+    _warn_of_load(console)
+    band = band_for(describe_machine(str(case.parameters.get("device", "cpu"))).id, place, paired=True)
+    with open_sides(ref_a, ref_b, case, repository=repository) as (a, b):
+        for side in (a, b):
+            reason = CASES[name].unavailable(**side.case.parameters)
+            if reason is not None:
+                raise UnavailableError(f"{side.label}: {reason}", help="compare what is here")
+        pairing = compare_sides(
+            a, b, _paired_effort(processes, quick=quick), band=band, watch=_counter(console, processes),
+            affinity=cpu_list(affinity),
+        )  # fmt: skip
+    file = store.new_run(place)
+    for record in pairing.records:
+        store.append_record(file, record)
+    outcome = pairing.outcome
+    wrong = [r.case for r in pairing.records if r.parity is not None and not r.parity.held]
+    if json:
+        _print_json(
+            {
+                "case": case.label,
+                "a": {"label": a.label, "median": pairing.records[0].median},
+                "b": {"label": b.label, "median": pairing.records[1].median},
+                "ratios": pairing.ratios,
+                "file": str(file),
+                **present.outcome_document(outcome),
+            }
+        )
+    else:
+        shown = make_console()
+        table = plain_table("side", "median", "error")
+        for side, record in zip((a, b), pairing.records, strict=True):
+            error = "" if record.parity is None else f"{record.parity.error:.1f} eps" if record.parity.held else "wrong"
+            table.add_row(side.label, present.format_seconds(record.median), error)
+        shown.print(table)
+        text = present.describe_outcome(outcome)
+        shown.print(Text.assemble("   ", f"{b.label} against {a.label}: ", text), soft_wrap=True)
+    if wrong:
+        return _fail(f"too far from float64: {', '.join(wrong)}", "fast but wrong is no result")
+    if outcome.verdict == "slower":
+        return _fail(f"{b.label} is slower than {a.label} in {case.label}", f"samples are in {file}")
+    return 0
+
+
+def history(
+    range_: str | None,
+    *,
+    cases: Sequence[str],
+    device: str,
+    quick: bool,
+    affinity: str | None,
+    repository: Path,
+    out: Path,
+    show: bool,
+    json: bool,
+) -> int:
+    """Measure commits with asv and publish the page."""
+    from lrdiff_bench.measure.history import measure_history, open_page
+
+    report = measure_history(
+        range_, repository=repository, out=out, cases=cases, device=device, quick=quick, affinity=cpu_list(affinity)
+    )
+    if json:
+        _print_json(report)
+    else:
+        print(f"page: {report['page']}\ncommits: {report['commits']}, regressions: {len(report['regressions'])}")
+        if report["offline"] is not None:
+            print(f"the page needs the network: {report['offline']}")
+        for one in report["regressions"]:
+            print(f"    {one['case']}: {one['factor']:.2f} times slower since {one['commit'][:12]}")
+    if show:
+        open_page(Path(report["page"]))
+    return 0
+
+
+def pictures(name: str, *, to: Path, folder: Path | None) -> int:
+    """Every picture that the records allow."""
+    from lrdiff_bench.measure.pictures import draw_all
+
+    place = folder or store.DEFAULT_FOLDER
+    records = store.read_run(store.find_run(name, place))
+    runs = [store.read_run(file) for file in store.run_files(place)]
+    drawn = draw_all(records, runs, to)
+    if not drawn:
+        raise ConfigError(
+            "this run holds nothing to draw", help="measure `lrdiff bench optimizer_step` as a whole, or several runs"
+        )
+    for file in drawn:
+        print(file)
+    return 0
+
+
+def cpu_list(text: str | None) -> tuple[int, ...]:
+    """Processors from ``0,2``.
+
+    Raises:
+        ConfigError: it is no list of processors that this process may use.
+
+    Example:
+        >>> cpu_list(None), cpu_list("0")
+        ((), (0,))
+    """
+    import os
+
+    if text is None:
+        return ()
+    if not hasattr(os, "sched_setaffinity"):
+        raise UnavailableError("this system cannot keep a process to a processor", help="leave --affinity away")
+    usable = os.sched_getaffinity(0)
+    if not all(part.isdigit() and int(part) in usable for part in text.split(",")):
+        raise ConfigError(f"--affinity {text} is no list of processors", help=f"write some of {sorted(usable)}")
+    return tuple(int(part) for part in text.split(","))
+
+
+def _one_case(name: str, parameters: Sequence[str], device: str | None) -> Case:
+    given = list(parameters) if device is None else [*parameters, f"device={device}"]
+    if name not in CASES:
+        raise ConfigError(f"there is no case {name!r}", help=f"cases: {', '.join(CASES)}")
+    found = choose_cases([name], given) if given else [CASES[name].case()]
+    if len(found) != 1:
+        raise ConfigError(f"{len(found)} cases have these parameters", help="give each parameter one value")
+    if found[0].metric != "time":
+        raise ConfigError(f"{name} measures memory, not time", help="compare cases that are timed")
+    return found[0]
+
+
+def _paired_effort(processes: int, *, quick: bool) -> Effort:
+    """Rounds of four blocks of 10 ms, thirty a pair of processes.
+
+    Starting the processes takes longer than the rounds; with eight pairs, a slow-down of 5 % is found in 99 of 100
+    (tests/bench/test_bench_hierarchical.py), with ten rounds in 60.
+    """
+    return Effort(
+        processes=processes,
+        samples=4 if quick else 30,
+        block_seconds=0.002 if quick else 0.01,
+        warmup_seconds=0.2 if quick else 1.0,
+        most_seconds=2.0 if quick else 10.0,
+    )
+
+
+def _counter(console: Console, total: int) -> Any:
+    return lambda done: console.print(f"pair {done} of {total}", style="dim")
+
+
+def _warn_of_load(console: Console) -> None:
+    load = load_average()
+    if load is not None and load > usable_cpus() / 2:
+        text = f"the machine is busy (load {load:.1f} on {usable_cpus()} processors): expect noise"
+        console.print(text, style="yellow")
+
+
+def _measured(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.record is not None or row.reason is not None]
+
+
+def _commit(record: Record) -> str:
+    return f"{(record.code.commit or 'none')[:10]}{'+' if record.code.dirty else ''}"
+
+
+def _no_factory() -> Any:
+    raise NotImplementedError("a case that was read from a record is not built again")
+
+
+def _print_json(document: Any) -> None:
+    from lrdiff_bench.run_folder import json_ready
+
+    sys.stdout.write(json_module.dumps(json_ready(document), indent=2, allow_nan=False) + "\n")
+
+
+def _fail(message: str, help: str, status: int = 1) -> int:
+    print(f"error: {message}\nhelp: {help}", file=sys.stderr)
+    return status

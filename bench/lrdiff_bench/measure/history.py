@@ -1,0 +1,184 @@
+"""``lrdiff bench history``: the speed of every commit, measured and published by asv.
+
+asv reads one configuration file; here one is derived from ``benchmarks/asv.conf.json`` for the repository, device and
+folder at hand. Engine and cases come from this program's own checkout, only the code they call from the commit, so
+that all commits are measured by one ruler. Commits that have results are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lrdiff_bench.cases import CASES
+from lrdiff_bench.measure.asv_config import find_faults, read_asv_config
+from lrdiff_bench.measure.offline_page import make_offline
+from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
+
+__all__ = ["derive_config", "list_commits", "measure_history", "open_page", "read_regressions"]
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+DEFAULT_COUNT = 10
+
+
+def measure_history(
+    range_: str | None,
+    *,
+    repository: Path,
+    out: Path,
+    cases: Sequence[str] = (),
+    device: str = "cpu",
+    quick: bool = False,
+    affinity: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Measure commits, publish the page, and say where it is and what got slower.
+
+    Args:
+        range_: as ``git rev-list`` takes it; None means the last ten commits.
+        repository: a clone; a bare one will do.
+        out: environments, results and page; kept for the next time.
+        cases: names of families; none means all.
+        device: "cpu", "cuda" or "mps".
+        quick: few samples.
+        affinity: processors to keep to.
+
+    Raises:
+        UnavailableError: there is no asv, or no ``benchmarks`` folder because this is no checkout.
+        ConfigError: the range names no commits, or a case is unknown.
+        CheckFailed: asv failed.
+    """
+    unknown = [name for name in cases if name not in CASES]
+    if unknown:
+        raise ConfigError(f"there is no case {unknown[0]!r}", help=f"cases: {', '.join(CASES)}")
+    commits = list_commits(range_, repository)
+    out.mkdir(parents=True, exist_ok=True)
+    config = out / "asv.conf.json"
+    settings = derive_config(repository=repository, out=out.resolve(), device=device, quick=quick)
+    config.write_text(json.dumps(settings, indent=4) + "\n", encoding="utf-8")
+    hashes = out / "commits.txt"
+    hashes.write_text("".join(f"{commit}\n" for commit in commits), encoding="utf-8")
+    _asv("machine", "--yes", config=config)
+    chosen = [f"--bench=\\.(track|peakmem)_{name}(__|\\(|$)" for name in cases]
+    pinned = [f"--cpu-affinity={','.join(map(str, affinity))}"] if affinity else []
+    _asv(
+        "run", f"HASHFILE:{hashes.resolve()}", "--skip-existing-successful", "--record-samples",
+        f"--launch-method={settings['launch_method']}", *pinned, *chosen, config=config,
+    )  # fmt: skip
+    _asv("publish", config=config)
+    page = out / "html"
+    return {
+        "format": "lrdiff.bench.history",
+        "version": 1,
+        "page": str(page / "index.html"),
+        "offline": make_offline(page),
+        "commits": len(commits),
+        "regressions": read_regressions(page),
+    }
+
+
+def derive_config(*, repository: Path, out: Path, device: str, quick: bool) -> dict[str, Any]:
+    """The configuration for one repository, folder and device.
+
+    Raises:
+        UnavailableError: there is no asv, or no ``benchmarks`` folder.
+        ConfigError: ``benchmarks/asv.conf.json`` has a fault.
+    """
+    source = BENCHMARKS / "asv.conf.json"
+    if not source.is_file():
+        raise UnavailableError("the asv suite is part of a checkout, not of the wheel", help="run this in a clone")
+    settings = read_asv_config(source)
+    faults = find_faults(settings)
+    if faults:
+        raise ConfigError(f"benchmarks/asv.conf.json: {faults[0]}", help="see `lrdiff doctor`")
+    environment = {**settings["matrix"]["env_nobuild"], "LRDIFF_BENCH_DEVICE": [device]}
+    if quick:
+        environment["LRDIFF_BENCH_QUICK"] = ["1"]
+    return {
+        "version": 1,  # asv's reader takes it out
+        **settings,
+        "repo": str(repository.resolve()),
+        "branches": [_branch(repository)],
+        "matrix": {**settings["matrix"], "env_nobuild": environment},
+        "install_command": [f"python {shlex.quote(str(BENCHMARKS / 'link_commit.py'))} {{build_dir}}"],
+        "benchmark_dir": str(BENCHMARKS / settings["benchmark_dir"]),
+        "env_dir": str(out / "env"),
+        "results_dir": str(out / "results"),
+        "html_dir": str(out / "html"),
+        # CUDA and MPS do not survive a fork.
+        "launch_method": "forkserver" if device == "cpu" else "spawn",
+    }
+
+
+def list_commits(range_: str | None, repository: Path) -> list[str]:
+    """Hashes of the commits of a range, newest first.
+
+    Raises:
+        ConfigError: there are none, or this is no repository.
+    """
+    words = [f"--max-count={DEFAULT_COUNT}", "HEAD"] if range_ is None else shlex.split(range_)
+    done = _git(repository, "rev-list", *words)
+    commits = done.stdout.split()
+    if done.returncode != 0 or not commits:
+        why = done.stderr.strip().splitlines()
+        raise ConfigError(
+            f"{range_ or 'HEAD'} names no commits{': ' + why[0] if why else ''}",
+            help='write a range as git takes it, such as HEAD~3..HEAD or "-n 5 main"',
+        )
+    return commits
+
+
+def read_regressions(page: Path) -> list[dict[str, Any]]:
+    """What asv's regression page shows: case, factor, and the commit since which.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "regressions.json").write_text('{"regressions": []}')
+        >>> _ = (folder / "index.json").write_text('{"revision_to_hash": {}}')
+        >>> read_regressions(folder)
+        []
+    """
+    hashes = json.loads((page / "index.json").read_text(encoding="utf-8"))["revision_to_hash"]
+    found = []
+    for entry in json.loads((page / "regressions.json").read_text(encoding="utf-8"))["regressions"]:
+        # name, path of the graph, parameters, index, latest value, best value, [[revisions, revision, old, new], ...]
+        name, _, _, _, latest, best, jumps = entry
+        found.append({"case": name, "factor": latest / best, "commit": hashes[str(jumps[-1][1])]})
+    return found
+
+
+def open_page(page: Path) -> None:
+    """Serve the page on this machine and open a browser; returns when interrupted."""
+    # A web server, because asv's page asks for its data over HTTP, which browsers refuse for files.
+    _asv("preview", "--browser", config=page.parents[1] / "asv.conf.json")
+
+
+def _asv(command: str, *arguments: str, config: Path) -> None:
+    line = [sys.executable, "-m", "asv", command, *arguments, "--config", str(config)]
+    # asv speaks to people: its lines go to stderr, stdout is for results.
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(line, stdout=sys.stderr.fileno(), check=False, env=variables)
+    # 2: benchmarks failed, the others have results and the page shows which.
+    if done.returncode not in ((0, 2) if command == "run" else (0,)):
+        raise CheckFailed(
+            f"asv {command} ended with status {done.returncode}",
+            help=f"what it said is above; the build of an environment tells more with: asv run -v --config {config}",
+        )
+
+
+def _branch(repository: Path) -> str:
+    done = _git(repository, "symbolic-ref", "--short", "--quiet", "HEAD")
+    return done.stdout.strip() or "HEAD"
+
+
+def _git(repository: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(["git", "-C", str(repository), *command], capture_output=True, text=True, check=False)
+    except FileNotFoundError as problem:
+        raise UnavailableError("no git here", help="install git") from problem

@@ -1,0 +1,154 @@
+"""Records and comparisons as tables and words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.text import Text
+
+from lrdiff_bench.measure.case import Case
+from lrdiff_bench.measure.hierarchical import Outcome
+from lrdiff_bench.measure.record import Record
+from lrdiff_bench.measure.suite import Row
+from lrdiff_bench.screen import plain_table
+
+__all__ = ["describe_outcome", "format_bytes", "format_seconds", "outcome_document", "run_table", "short_label"]
+
+LAUNCH_BOUND = 0.9  # share of the host
+_COLORS = {"faster": "green", "slower": "red", "equivalent": "green", "unresolved": "yellow"}
+
+
+def format_seconds(seconds: float) -> str:
+    """A time in the unit that fits it, with three digits.
+
+    Example:
+        >>> format_seconds(0.00123), format_seconds(12.3e-6), format_seconds(99.96e-6)
+        ('1.23 ms', '12.3 us', '100 us')
+    """
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+        value = seconds * factor
+        if float(f"{value:.3g}") >= 1.0:
+            return f"{float(f'{value:.3g}'):g} {unit}"
+    return f"{float(f'{seconds * 1e9:.3g}'):g} ns"
+
+
+def format_bytes(count: int) -> str:
+    """Bytes in MiB.
+
+    Example:
+        >>> format_bytes(300 * 2**20)
+        '300 MiB'
+    """
+    return f"{count / 2**20:.0f} MiB"
+
+
+def short_label(record_or_case: Any, hidden: Iterable[str] = ()) -> str:
+    """Parameters of a case in one line, without those in ``hidden``; words speak for themselves, numbers do not."""
+    return " ".join(
+        value if isinstance(value, str) and not value.startswith("-") else f"{key}={value}"
+        for key, value in record_or_case.parameters.items()
+        if key not in hidden
+    )
+
+
+def constant_parameters(rows: Sequence[Any]) -> set[str]:
+    """Parameters that have one value in all rows of their case and therefore need no place in a table."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        for key, value in row.parameters.items():
+            values.setdefault((row.name, key), set()).add(str(value))
+    keys = {key for _, key in values}
+    return {key for key in keys if all(len(seen) == 1 for (_, one), seen in values.items() if one == key)}
+
+
+def run_table(rows: Sequence[Row], *, working: Case | None = None) -> Group:
+    """What a run has measured so far, and under the table what there is to say about single rows.
+
+    Args:
+        rows: those without a record are named below, with the reason.
+        working: the case that is being measured.
+    """
+    table = plain_table("case", "median", "spread", "first", "peak", "error")
+    table.columns[0].no_wrap = False  # names give way, numbers stay whole
+    hidden = constant_parameters([row.case for row in rows])
+    notes: list[Text] = []
+    for row in rows:
+        name = f"{row.case.name} {short_label(row.case, hidden)}".strip()
+        if row.record is not None:
+            table.add_row(name, *_cells(row.record))
+            notes += [Text(f"{name}: {note}", style="yellow") for note in _notes(row.record)]
+        elif row.reason is not None:
+            notes.append(Text(f"{name}: {row.reason}", style="red" if row.failed else "dim"))
+    if working is not None:
+        notes.append(Text(f"measuring {working.label}", style="dim"))
+    return Group(table, *notes)
+
+
+def _cells(record: Record) -> list[str | Text]:
+    peak = format_bytes(record.peak) if record.peak is not None else ""
+    if not record.samples:
+        return ["", "", "", peak, ""]
+    low, high = record.quartiles
+    error: str | Text = ""
+    if record.parity is not None:
+        text = "not finite" if record.parity.error is None else f"{record.parity.error:.1f} eps"
+        error = Text(text, style="" if record.parity.held else "red")
+    return [
+        format_seconds(record.median),
+        f"{100 * (high - low) / record.median:.0f} %",
+        format_seconds(record.processes[0].first_call),
+        peak,
+        error,
+    ]
+
+
+def _notes(record: Record) -> list[str]:
+    notes = []
+    if record.parity is not None and not record.parity.held:
+        notes.append(f"too far from float64: {record.parity.error} eps, budget {record.parity.budget:.1f}")
+    if any(process.recompilations for process in record.processes):
+        notes.append("torch.compile built code again while it was measured")
+    if not all(process.settled for process in record.processes):
+        notes.append("times had not settled when warm-up ended")
+    if record.launch_share is not None and record.launch_share > LAUNCH_BOUND:
+        notes.append(f"launch-bound: the host takes {100 * record.launch_share:.0f} % of the time")
+    if record.instructions is not None:
+        notes.append(f"{record.instructions:.5g} instructions a step")
+    return notes
+
+
+def describe_outcome(outcome: Outcome) -> Text:
+    """Verdict, ratio with interval, and what is missing for a verdict."""
+    ratio = outcome.ratio
+    text = Text(outcome.verdict, style=_COLORS[outcome.verdict])
+    if outcome.processes == 1:
+        text.append(f", ratio {ratio.estimate:.3f}; one process a side cannot tell: --processes 8", style="none")
+        return text
+    inside = f"{ratio.low:.3f} to {ratio.high:.3g}"
+    text.append(f", ratio {ratio.estimate:.3f} (95 %: {inside}), band {100 * outcome.band:.1f} %", style="none")
+    if outcome.verdict == "unresolved":
+        more = outcome.more_processes
+        missing = (
+            "too close to the edge of the band for any number of samples"
+            if more is None
+            else f"about {more} more processes ({outcome.more_samples} samples) would tell"
+        )
+        text.append(f"; {missing}", style="none")
+    return text
+
+
+def outcome_document(outcome: Outcome) -> dict[str, Any]:
+    """An outcome for ``--json``."""
+    return {
+        "ratio": outcome.ratio.estimate,
+        "interval": [outcome.ratio.low, outcome.ratio.high],
+        "level": outcome.ratio.level,
+        "band": outcome.band,
+        "verdict": outcome.verdict,
+        "processes": outcome.processes,
+        "values": outcome.values,
+        "more_processes": outcome.more_processes,
+        "more_samples": outcome.more_samples,
+    }

@@ -1,0 +1,258 @@
+"""The commands of ``lrdiff bench``, in this process and with real measuring processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lrdiff_bench.cases import CASES
+from lrdiff_bench.cli import main
+from lrdiff_bench.measure import store
+from lrdiff_bench.measure.ab import open_sides
+from lrdiff_bench.measure.record import Record
+from lrdiff_bench.measure.suite import choose_cases
+from lrdiff_core.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """A folder with two runs of two cases, two processes each."""
+    folder = tmp_path_factory.mktemp("runs")
+    for _ in range(2):
+        assert main(["bench", "main_step", "--quick", "--processes", "2", "--out", str(folder)]) == 0
+    return folder
+
+
+def said(capsys) -> tuple[str, str]:
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def test_help_loads_nothing_heavy_and_names_every_command() -> None:
+    code = (
+        "import sys; from lrdiff_bench.cli import main; main(['bench', '--help']);"
+        "print([m for m in ('torch', 'numpy', 'rich.console', 'lrdiff_bench.measure') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+    for name in ("run", "ls", "show", "compare", "calibrate", "ab", "history", "pictures", "step"):
+        assert f"  {name} " in done.stdout
+
+
+def test_a_run_keeps_records_of_several_fresh_processes(runs: Path) -> None:
+    files = store.run_files(runs)
+    assert len(files) == 2
+    records = store.read_run(files[0])
+    assert sorted(r.case for r in records) == ["main_step[rates=1]", "main_step[rates=2]"]
+    for record in records:
+        assert [p.process for p in record.processes] == [0, 1]
+        assert len(record.by_process()) == 2
+        assert all(3 <= len(blocks) <= 7 for blocks in record.by_process())
+    orders = sorted(s.order for r in records for s in r.samples)
+    assert orders == list(range(len(orders)))  # one order over the whole run
+
+
+def test_json_is_one_document_and_the_table_goes_to_stderr(tmp_path: Path, capsys) -> None:
+    assert main(["bench", "main_memory", "--quick", "--json", "--out", str(tmp_path)]) == 0
+    out, err = said(capsys)
+    document = json.loads(out)
+    (record,) = document["records"]
+    assert Record.model_validate(record).peak > 50e6
+    assert record["samples"] == []
+    assert "main_memory" in err
+    assert "MiB" in err
+
+
+def test_ls_show_and_compare(runs: Path, capsys) -> None:
+    out_option = ["--out", str(runs)]
+    assert main(["bench", "ls", *out_option]) == 0
+    out, _ = said(capsys)
+    assert all(file.stem in out for file in store.run_files(runs))
+    assert main(["bench", "ls", "--json", *out_option]) == 0
+    assert [run["records"] for run in json.loads(said(capsys)[0])] == [2, 2]
+    assert main(["bench", "show", *out_option]) == 0
+    out, _ = said(capsys)
+    assert "main_step rates=2" in out
+    assert "us" in out
+    assert "eps" in out
+    assert main(["bench", "compare", "latest~1", "--json", *out_option]) in (0, 1)
+    rows = json.loads(said(capsys)[0])
+    assert {row["case"] for row in rows} == {"main_step[rates=1]", "main_step[rates=2]"}
+    assert all(row["processes"] == 2 and row["band"] >= 0.02 for row in rows)
+    assert main(["bench", "compare", "latest~1", *out_option]) in (0, 1)
+    assert "ratio" in said(capsys)[0]
+
+
+def test_ls_cases_names_every_family_and_parameter(capsys) -> None:
+    assert main(["bench", "ls", "--cases"]) == 0
+    out, _ = said(capsys)
+    for name, family in CASES.items():
+        assert family.summary in out
+        assert f"{name} (" in out
+    assert "implementation: ours, fused, foreach, default, compiled" in out
+
+
+def test_runs_of_two_machines_are_refused_unless_told(runs: Path, tmp_path: Path, capsys) -> None:
+    other = store.new_run(tmp_path)
+    for record in store.read_run(store.find_run("latest", runs)):
+        store.append_record(other, record.model_copy(update={"machine": record.machine.model_copy(update={"id": "x"})}))
+    here = str(store.find_run("latest", runs))
+    assert main(["bench", "compare", here, str(other), "--out", str(tmp_path)]) == 2
+    assert "different machines" in said(capsys)[1]
+    assert main(["bench", "compare", here, str(other), "--across-machines", "--out", str(tmp_path)]) == 0
+    assert "ratio 1.000" in said(capsys)[0]
+
+
+def test_a_slower_run_ends_with_status_1(runs: Path, tmp_path: Path, capsys) -> None:
+    slower = store.new_run(tmp_path)
+    source = store.find_run("latest", runs)
+
+    def steady(record: Record, factor: float) -> Record:
+        samples = [s.model_copy(update={"seconds": factor * (1 + s.block / 1e4)}) for s in record.samples]
+        return record.model_copy(update={"samples": tuple(samples)})
+
+    first = store.new_run(tmp_path)
+    for record in store.read_run(source):
+        store.append_record(first, steady(record, 1.0))
+        store.append_record(slower, steady(record, 1.2))
+    assert main(["bench", "compare", str(first), str(slower), "--out", str(tmp_path)]) == 1
+    assert "error: slower: main_step[rates=1], main_step[rates=2]" in said(capsys)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (["nonsense"], 2, "there is no case 'nonsense'"),
+        (["main_step", "--param", "rates=7"], 2, "has no rates=7"),
+        (["main_step", "--param", "rates"], 2, "--param rates is not key=value"),
+        (["main_step", "--param", "colour=red"], 2, "has no parameter 'colour'"),
+        (["main_step", "--device", "cuda"], 2, "no case has these parameters"),
+        (["main_step", "--affinity", "9999"], 2, "--affinity 9999 is no list of processors"),
+        (["main_step", "--processes", "0"], 2, "0 processes"),
+        (["show", "nothing"], 2, "0 runs in"),
+        (["ab", "no-such-ref", ".", "main_step"], 2, "'no-such-ref' is neither a commit"),
+        (["ab", "ours", "fused", "optimizer_step", "--param", "rates=1,2"], 2, "2 cases have these parameters"),
+        (["ab", "1", "2", "main_memory"], 2, "measures memory, not time"),
+        (["pictures"], 2, "holds 0 runs"),
+        (["history", "--case", "nonsense"], 2, "there is no case 'nonsense'"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], status: int, text: str, tmp_path: Path, capsys) -> None:
+    assert main(["bench", *arguments, "--out", str(tmp_path / "runs")]) == status
+    assert text in said(capsys)[1]
+
+
+def test_a_device_that_is_not_here_says_so_and_ends_with_status_3(tmp_path: Path, capsys) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("CUDA is here")
+    given = ["bench", "optimizer_step", "--quick", "--device", "cuda", "--out", str(tmp_path)]
+    assert main(given) == 3
+    out, err = said(capsys)
+    assert "CUDA" in out
+    assert "nothing could be measured here" in err
+    assert not store.run_files(tmp_path)
+
+
+def test_parameters_choose_cases() -> None:
+    def labels(names: list[str], parameters: list[str], **options) -> list[str]:
+        return [case.label for case in choose_cases(names, parameters, **options)]
+
+    assert labels(["inference"], ["batch=1,32"]) == [f"inference[backend=onnxruntime,batch={n}]" for n in (1, 32)]
+    assert labels([], ["backend=eager"]) == ["inference[backend=eager,batch=1]"]
+    assert all("device=cuda" in label for label in labels([], [], device="cuda"))
+    assert len(labels([], [])) > len(labels([], [], quick=True)) > 10
+
+
+@pytest.mark.slow
+def test_ab_of_implementations_finds_a_large_difference(tmp_path: Path, capsys) -> None:
+    given = ["bench", "ab", "ours", "default", "optimizer_step", "--quick", "--processes", "3", "--json"]
+    assert main([*given, "--out", str(tmp_path)]) == 1  # torch's loop over 48 tensors is several times slower
+    out, err = said(capsys)
+    document = json.loads(out)
+    assert document["verdict"] == "slower"
+    assert document["interval"][0] > 1.5
+    assert document["a"]["label"] == "implementation=ours"
+    assert "pair 3 of 3" in err
+    assert len(store.read_run(store.find_run("latest", tmp_path))) == 2
+
+
+@pytest.mark.slow
+def test_ab_of_commits_finds_a_planted_slow_down(tmp_path: Path, capsys) -> None:
+    """Two commits of a scratch repository, real processes: the second one waits 1 ms in the step of 10 us."""
+    import shutil
+
+    from test_asv_config import PLANTED
+
+    repository = tmp_path / "project"
+    for name in ("lrdiff_core", "export"):
+        shutil.copytree(ROOT / name, repository / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def git(*command: str) -> None:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", "-C", str(repository), *identity, *command], check=True)
+
+    git("init", "-q", "-b", "main")
+    git("add", "-A")
+    git("commit", "-q", "-m", "fast")
+    with open(repository / "lrdiff_core" / "optim" / "adam.py", "a") as file:
+        file.write(PLANTED)
+    git("commit", "-q", "-a", "-m", "slow")
+    bare = tmp_path / "bare.git"
+    subprocess.run(["git", "clone", "-q", "--bare", str(repository), str(bare)], check=True)
+    given = ["bench", "ab", "HEAD~1", "HEAD", "main_step", "--quick", "--processes", "2", "--repository", str(bare)]
+    assert main([*given, "--out", str(tmp_path / "runs"), "--json"]) == 1
+    document = json.loads(said(capsys)[0])
+    assert document["verdict"] == "slower"
+    assert document["ratio"] > 20
+    first, second = store.read_run(store.find_run("latest", tmp_path / "runs"))
+    assert first.code.commit != second.code.commit
+    assert document["b"]["label"] == f"HEAD ({second.code.commit[:12]})"
+
+
+def test_references_are_values_before_they_are_commits(tmp_path: Path) -> None:
+    case = CASES["optimizer_step"].case()
+    with open_sides("ours", "fused", case, repository=tmp_path) as (a, b):
+        assert (a.label, b.label) == ("implementation=ours", "implementation=fused")
+        assert b.case.parameters["implementation"] == "fused"
+    with open_sides("rates=1", "rates=8", case, repository=tmp_path) as (a, b):
+        assert (a.case.parameters["rates"], b.case.parameters["rates"]) == (1, 8)
+    with pytest.raises(ConfigError, match="1 is a value of rates and of threads\nhelp: write rates=1"):
+        open_sides("1", "8", case, repository=tmp_path).__enter__()
+
+
+@pytest.mark.slow
+def test_calibrate_keeps_the_band(tmp_path: Path, capsys) -> None:
+    given = ["bench", "calibrate", "main_step", "--processes", "2", "--json", "--out", str(tmp_path)]
+    assert main(given) == 0
+    document = json.loads(said(capsys)[0])
+    assert document["paired"] > 0
+    assert document["pairs"] == 2
+    assert (tmp_path / "calibration.json").is_file()
+
+
+def test_a_case_that_is_wrong_fails_the_run(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Fast but wrong cannot pass: the record is kept, the table marks it, the status is 1."""
+    from lrdiff_bench.measure import commands
+    from lrdiff_bench.measure.process import Effort
+    from lrdiff_bench.measure.record import ParityResult
+    from lrdiff_bench.measure.suite import Row, measure_here
+
+    def wrong(cases, effort, **options):
+        for case in cases:
+            record = measure_here(case, Effort.quick())
+            failed = ParityResult(error=8388.6, budget=8.0, held=False)
+            yield Row(case, record=record.model_copy(update={"parity": failed}))
+
+    monkeypatch.setattr(commands, "measure_cases", wrong)
+    assert main(["bench", "main_step", "--param", "rates=2", "--out", str(tmp_path)]) == 1
+    out, err = said(capsys)
+    assert "main_step: too far from float64: 8388.6 eps, budget 8.0" in out
+    assert "measured with faults: main_step[rates=2]" in err

@@ -1,0 +1,137 @@
+"""A new case takes one function, and the command line, pytest-benchmark and asv then show it with the same median."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Sleeping takes as long on a busy machine as on a quiet one, or nearly.
+NEW_CASE = '''
+
+@case_family(version="1", parameters={"milliseconds": (4,)})
+def planted(milliseconds: int) -> Workload:
+    """A case of a test."""
+    import time
+
+    return Workload(step=lambda: time.sleep(milliseconds / 1000))
+'''
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A copy of this project with one function more."""
+    project = tmp_path_factory.mktemp("fronts") / "project"
+    for name in ("lrdiff_core", "export", "bench", "benchmarks"):
+        shutil.copytree(
+            ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "env", "results", "html")
+        )
+    with open(project / "bench" / "lrdiff_bench" / "cases.py", "a") as file:
+        file.write(NEW_CASE)
+    return project
+
+
+def call(project: Path, *command: str, **variables: str) -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | {
+        "PYTHONPATH": os.pathsep.join(str(project / folder) for folder in (".", "export", "bench")),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LRDIFF_BENCH_QUICK": "1",
+        **variables,
+    }
+    done = subprocess.run(
+        command, cwd=project / "benchmarks", env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def from_the_command_line(project: Path) -> float:
+    run = json.loads(call(project, sys.executable, "-P", "-m", "lrdiff_bench", "bench", "planted", "--quick", "--json"))
+    (record,) = run["records"]
+    assert record["case"] == "planted[milliseconds=4]"
+    samples = sorted(sample["seconds"] for sample in record["samples"])
+    return samples[len(samples) // 2]
+
+
+def from_pytest_benchmark(project: Path) -> float:
+    out = project / "pytest.json"
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pytest",
+        "-q",
+        "test_benchmarks.py",
+        "-k",
+        "planted",
+        "-p",
+        "no:cacheprovider",
+    ]
+    call(project, *command, f"--benchmark-json={out}")
+    (benchmark,) = json.loads(out.read_text())["benchmarks"]
+    assert benchmark["name"] == "test_case[planted[milliseconds=4]]"
+    record = benchmark["extra_info"]["record"]
+    assert record["format"] == "lrdiff.bench.record"
+    seconds = sorted(sample["seconds"] for sample in record["samples"])
+    assert benchmark["stats"]["median"] == pytest.approx(seconds[len(seconds) // 2])
+    # --benchmark-compare reads what --benchmark-json wrote
+    compared = call(project, *command, f"--benchmark-compare={out}", "--benchmark-columns=median")
+    assert compared.count("planted") >= 2
+    return benchmark["stats"]["median"]
+
+
+def from_asv(project: Path) -> float:
+    home = project / "home"
+    home.mkdir()
+    variables = {"HOME": str(home), "PYTHONPATH": ""}
+    identity = {f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    call(project, sys.executable, "-m", "venv", "--without-pip", str(project / "venv"), **variables)
+    python = str(project / "venv" / "bin" / "python")
+    purelib = Path(
+        call(project, python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", **variables).strip()
+    )
+    # Sorts behind lrdiff_commit.pth: the scratch project wins over what is installed beside the tests.
+    (purelib / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    call(project, python, "link_commit.py", str(project), **variables)
+    (project / ".gitignore").write_text("venv\nhome\n")
+    for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "x"]):
+        call(project, "git", "-C", str(project), *command, **variables, **identity)
+    commit = call(project, "git", "rev-parse", "HEAD", **variables).strip()
+    asv = [sys.executable, "-m", "asv"]
+    call(project, *asv, "machine", "--yes", **variables)
+    call(project, *asv, "run", "-E", f"existing:{python}", f"--set-commit-hash={commit}", "--bench", "track_planted",
+         **variables)  # fmt: skip
+    (result,) = (project / "benchmarks" / "results").glob("*/*existing*.json")
+    document = json.loads(result.read_text())
+    values = dict(zip(document["result_columns"], document["results"]["cases.track_planted"], strict=False))
+    return float(values["result"][0])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_one_function_shows_up_in_all_three_fronts_with_the_same_median(project: Path) -> None:
+    medians = {
+        "command line": from_the_command_line(project),
+        "pytest-benchmark": from_pytest_benchmark(project),
+        "asv": from_asv(project),
+    }
+    assert all(0.004 <= median < 0.006 for median in medians.values()), medians
+    assert max(medians.values()) / min(medians.values()) < 1.1, medians
+
+
+def test_nothing_lists_the_cases_by_hand() -> None:
+    """The new function above is the only edit: no front names a family."""
+    from lrdiff_bench.cases import CASES
+
+    fronts = [file for file in (ROOT / "benchmarks").rglob("*.py") if not {"env", "__pycache__"} & set(file.parts)]
+    assert len(fronts) >= 5
+    for file in fronts:
+        named = {name for name in CASES if name != "export" and f'"{name}"' in file.read_text()}  # a folder, too
+        assert not named, f"{file.name} names {named}"

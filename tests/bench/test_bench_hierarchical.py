@@ -1,0 +1,210 @@
+"""Ratios over processes: coverage, false alarms and power, counted on planted samples with realistic noise.
+
+The noise is that of a busy shared machine: processes differ by 1 %, blocks of a process by 3 %, and one block in
+twenty is hit by a burst that makes it up to twice as long. The machine drifts by up to 10 % during a pair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from lrdiff_bench.measure.ab import Side, compare_sides
+from lrdiff_bench.measure.blocks import Sample
+from lrdiff_bench.measure.calibration import band_for, calibration_of, keep_calibration
+from lrdiff_bench.measure.hierarchical import compare_paired, compare_unpaired, t_quantile
+from lrdiff_bench.measure.process import Effort
+from lrdiff_bench.timing import Case, Workload
+from lrdiff_core.errors import ConfigError, DataError
+
+PROCESSES, ROUNDS = 8, 30  # what `lrdiff bench ab` takes
+BETWEEN, WITHIN, BURSTS = 0.01, 0.03, 0.05
+
+
+class Planted:
+    """Stands in for a measuring process: samples around a true time, with the noise above."""
+
+    def __init__(self, seconds: float, generator: np.random.Generator, drift: list[float]) -> None:
+        self.seconds = seconds * math.exp(generator.normal(0, BETWEEN))
+        self.generator, self.drift = generator, drift
+
+    def start(self, case: Case, effort: Effort) -> None: ...
+
+    def block(self) -> Sample:
+        self.drift[0] *= 1.0025  # the machine gets slower with every block of either side
+        burst = self.generator.uniform(1, 2) if self.generator.random() < BURSTS else 1.0
+        return Sample(self.seconds * self.drift[0] * burst * math.exp(self.generator.normal(0, WITHIN)))
+
+    def end(self) -> dict[str, Any]:
+        process = {"number": 1, "first_call": 1.0, "first_graphs": 0, "recompilations": 0, "warmup": [],
+                   "settled": True, "clock_share": 0.0, "host_before": None, "host_peak": None,
+                   "device_peak": None}  # fmt: skip
+        code = {"commit": None, "dirty": False, "project": "0", "torch": "0", "python": "0", "numpy": "0"}
+        machine = {"id": "planted", "system": "", "cpu": "", "cpus": 1, "device": "cpu"}
+        conditions = {"threads": 1, "affinity": [0], "governor": None, "load": None, "cpu_mhz": None,
+                      "device_mhz": None, "environment": {}}  # fmt: skip
+        return {"process": process, "parity": None, "facts": {}, "code": code, "machine": machine,
+                "conditions": conditions}  # fmt: skip
+
+    def close(self) -> None: ...
+
+
+def case() -> Case:
+    return Case(name="planted", version="1", factory=lambda: Workload(lambda: None))
+
+
+def compare(slow_down: float, seed: int, *, processes: int = PROCESSES, rounds: int = ROUNDS, band: float = 0.02):
+    generator, drift = np.random.default_rng(seed), [1.0]
+    a, b = Side(label="a", case=case()), Side(label="b", case=case())
+    effort = Effort(processes=processes, samples=rounds, block_seconds=1, warmup_seconds=1, most_seconds=60)
+
+    def launch(side: Side) -> Planted:
+        drift[0] = 1.0
+        return Planted(slow_down if side is b else 1.0, generator, drift)
+
+    return compare_sides(a, b, effort, band=band, seed=seed, launch=launch)
+
+
+def verdicts(slow_down: float, comparisons: int, **options: Any) -> Counter:
+    return Counter(compare(slow_down, seed, **options).outcome.verdict for seed in range(comparisons))
+
+
+def test_200_comparisons_of_the_same_and_100_of_a_planted_5_percent() -> None:
+    """Through the whole path of ``lrdiff bench ab`` but for the processes. Counted: 0 of 200, and 99 of 100."""
+    # With ten rounds in place of thirty it is 60 of 100.
+    same = verdicts(1.0, 200)
+    assert same["faster"] + same["slower"] <= 10, same
+    slower = verdicts(1.05, 100)
+    assert slower["slower"] >= 95, slower
+    faster = verdicts(1 / 1.05, 20)
+    assert faster["faster"] >= 18, faster
+
+
+def test_a_slow_down_as_small_as_the_band_is_called_one_in_forty_at_most() -> None:
+    edge = verdicts(1.02, 200)
+    assert edge["slower"] <= 0.04 * 200, edge
+    assert edge["faster"] == 0
+
+
+@pytest.mark.parametrize("processes", [3, 5, 8])
+def test_the_interval_holds_the_truth_as_often_as_it_says(processes: int) -> None:
+    """300 comparisons each. The standard error of a share is 1.3 %; below nominal by two of them fails."""
+    held = 0
+    for seed in range(300):
+        ratio = compare(1.03, seed, processes=processes, rounds=6).outcome.ratio
+        held += ratio.low <= 1.03 <= ratio.high
+    assert held / 300 >= 0.925
+
+
+def test_blocks_of_one_process_are_no_independent_evidence() -> None:
+    """Processes that differ by 5 % and agree inside: only the spread between them counts."""
+    generator = np.random.default_rng(0)
+    ratios = [[float(r)] * 100 for r in np.exp(generator.normal(0, 0.05, 6))]
+    wide, narrow = compare_paired(ratios), compare_paired([[0.999, 1.001] * 50] * 6)
+    assert wide.verdict == "unresolved"
+    assert wide.ratio.high / wide.ratio.low > 20 * narrow.ratio.high / narrow.ratio.low - 19
+    assert narrow.verdict == "equivalent"
+
+
+def test_more_samples_that_are_asked_for_do_tell() -> None:
+    short = [compare(1.06, seed, processes=3, rounds=4).outcome for seed in range(40)]
+    unresolved = [outcome for outcome in short if outcome.verdict == "unresolved"]
+    assert len(unresolved) > 10
+    assert all(outcome.more_processes is None or outcome.more_processes >= 1 for outcome in unresolved)
+    more = int(np.median([outcome.more_processes or 1000 for outcome in unresolved]))
+    assert unresolved[0].more_samples == math.ceil(unresolved[0].more_processes * 4)
+    assert 2 < more < 200
+    longer = verdicts(1.06, 10, processes=3 + more, rounds=4)
+    assert longer["slower"] >= 5, (more, longer)
+    assert all(outcome.more_processes is None for outcome in short if outcome.verdict != "unresolved")
+
+
+def test_on_the_edge_of_the_band_no_number_of_samples_would_do() -> None:
+    ratios = [[1.02 * math.exp(x)] for x in (-0.01, 0.01, -0.02, 0.02)]
+    outcome = compare_paired(ratios)
+    assert (outcome.verdict, outcome.more_processes, outcome.more_samples) == ("unresolved", None, None)
+
+
+def test_one_process_cannot_tell() -> None:
+    outcome = compare_paired([[1.5] * 20])
+    assert outcome.verdict == "unresolved"
+    assert outcome.ratio.estimate == pytest.approx(1.5)
+    assert compare_unpaired([[1.0] * 9], [[1.5] * 9]).verdict == "unresolved"
+
+
+def test_runs_apart_from_one_another() -> None:
+    generator = np.random.default_rng(1)
+
+    def run(seconds: float) -> list[list[float]]:
+        return [
+            [seconds * math.exp(effect + generator.normal(0, WITHIN)) for _ in range(20)]
+            for effect in generator.normal(0, BETWEEN, 6)
+        ]
+
+    found = Counter(compare_unpaired(run(1.0), run(1.05)).verdict for _ in range(100))
+    same = Counter(compare_unpaired(run(1.0), run(1.0)).verdict for _ in range(100))
+    assert found["slower"] >= 60, found  # less than side by side: nothing cancels
+    assert same["slower"] + same["faster"] <= 5, same
+
+
+def test_exchanging_the_sides_mirrors_the_verdict() -> None:
+    ratios = [[1.08, 1.1, 1.12], [1.09, 1.1, 1.1], [1.1, 1.11, 1.1]]
+    there, back = compare_paired(ratios), compare_paired([[1 / r for r in one] for one in ratios])
+    assert (there.verdict, back.verdict) == ("slower", "faster")
+    assert there.ratio.estimate == pytest.approx(1 / back.ratio.estimate)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.999])
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 30, 101])
+def test_t_quantile_is_scipys(level: float, degrees: int) -> None:
+    assert t_quantile(level, degrees) == pytest.approx(scipy.stats.t.ppf((1 + level) / 2, degrees), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "text"),
+    [([], "no samples"), ([[1.0], []], "no samples"), ([[0.0]], "positive"), ([[math.nan]], "positive")],
+)
+def test_what_cannot_be_compared(ratios: list, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        compare_paired(ratios)
+
+
+def test_blocks_are_taken_in_turn_and_every_sample_is_kept() -> None:
+    pairing = compare(1.0, 3, processes=2, rounds=5)
+    a, b = pairing.records
+    taken = sorted([(s.process, s.order, "a") for s in a.samples] + [(s.process, s.order, "b") for s in b.samples])
+    assert [order for _, order, _ in taken] == list(range(40))
+    rounds = ["".join(side for *_, side in taken[i : i + 4]) for i in range(0, 40, 4)]
+    assert set(rounds) == {"abba", "baab"}  # by lot
+    assert [s.block for s in a.samples if s.process == 1] == list(range(10))
+    assert [len(one) for one in pairing.ratios] == [5, 5]
+
+
+def test_the_machines_own_band_is_measured_kept_and_used(tmp_path) -> None:
+    quiet = calibration_of(compare(1.0, 0, processes=20), processes=6)
+    assert 0.001 < quiet.paired < 0.02
+    assert quiet.apart > quiet.paired / 2
+    assert band_for("planted", tmp_path, paired=True) == 0.02
+    keep_calibration(quiet, tmp_path)
+    assert band_for("planted", tmp_path, paired=True) == 0.02  # never below 2 %
+    noisy = quiet.model_copy(update={"paired": 0.08, "apart": 0.2})
+    keep_calibration(noisy, tmp_path)
+    assert band_for("planted", tmp_path, paired=True) == 0.08
+    assert band_for("planted", tmp_path, paired=False) == 0.2
+    assert band_for("other machine", tmp_path, paired=True) == 0.02
+    assert compare(1.05, 0, band=0.08).outcome.verdict in ("equivalent", "unresolved")
+    (tmp_path / "calibration.json").write_text("{")
+    with pytest.raises(DataError, match=r"damaged\nhelp: remove it and run `lrdiff bench calibrate`"):
+        band_for("planted", tmp_path, paired=True)
+
+
+@pytest.mark.parametrize("options", [{"processes": 0}, {"samples": 0}, {"block_seconds": 0.0}])
+def test_an_effort_of_nothing(options: dict) -> None:
+    usual = {"processes": 1, "samples": 1, "block_seconds": 1.0, "warmup_seconds": 1.0, "most_seconds": 1.0}
+    with pytest.raises(ConfigError):
+        Effort(**{**usual, **options})
