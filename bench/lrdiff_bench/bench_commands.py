@@ -69,11 +69,16 @@ def ls(
     return commands.list_cases(json=json) if cases else commands.list_runs(folder=out, json=json)
 
 
-def show(run: RunArgument = "latest", out: OutOption = None, json: JsonOption = False) -> int:
+def show(
+    run: RunArgument = "latest",
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE.md", help="Also write tables there.")] = None,
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> int:
     """Show the records of a run."""
     from lrdiff_bench.measure import commands
 
-    return commands.show(run, folder=out, json=json)
+    return commands.show(run, folder=out, to=to, json=json)
 
 
 def compare(

@@ -81,6 +81,13 @@ def test_ls_show_and_compare(runs: Path, capsys) -> None:
     assert "main_step rates=2" in out
     assert "us" in out
     assert "eps" in out
+    page = runs / "page.md"
+    assert main(["bench", "show", "--to", str(page), *out_option]) == 0
+    said(capsys)
+    text = page.read_text()
+    assert "| rates | median | spread | first | peak | error |\n|---|---|---|---|---|---|\n| " in text
+    assert "## main_step" in text
+    assert "`lrdiff bench` on 20" in text
     assert main(["bench", "compare", "latest~1", "--json", *out_option]) in (0, 1)
     rows = json.loads(said(capsys)[0])
     assert {row["case"] for row in rows} == {"main_step[rates=1]", "main_step[rates=2]"}

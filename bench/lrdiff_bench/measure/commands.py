@@ -26,6 +26,7 @@ from lrdiff_bench.measure.suite import Row, choose_cases, measure_cases
 from lrdiff_bench.screen import make_console, plain_table
 from lrdiff_bench.timing import load_average, usable_cpus
 from lrdiff_core.errors import ConfigError, UnavailableError
+from lrdiff_core.files import write_text
 
 __all__ = ["ab", "calibrate", "compare", "history", "list_cases", "list_runs", "pictures", "run", "show"]
 
@@ -126,9 +127,11 @@ def list_runs(*, folder: Path | None, json: bool) -> int:
     return 0
 
 
-def show(name: str, *, folder: Path | None, json: bool) -> int:
+def show(name: str, *, folder: Path | None, to: Path | None, json: bool) -> int:
     """The records of one run."""
     records = store.read_run(store.find_run(name, folder or store.DEFAULT_FOLDER))
+    if to is not None:
+        write_text(to, present.markdown(records, "lrdiff bench"))
     if json:
         _print_json([record.model_dump() for record in records])
         return 0

@@ -14,7 +14,15 @@ from lrdiff_bench.measure.record import Record
 from lrdiff_bench.measure.suite import Row
 from lrdiff_bench.screen import plain_table
 
-__all__ = ["describe_outcome", "format_bytes", "format_seconds", "outcome_document", "run_table", "short_label"]
+__all__ = [
+    "describe_outcome",
+    "format_bytes",
+    "format_seconds",
+    "markdown",
+    "outcome_document",
+    "run_table",
+    "short_label",
+]
 
 LAUNCH_BOUND = 0.9  # share of the host
 _COLORS = {"faster": "green", "slower": "red", "equivalent": "green", "unresolved": "yellow"}
@@ -117,6 +125,40 @@ def _notes(record: Record) -> list[str]:
     if record.instructions is not None:
         notes.append(f"{record.instructions:.5g} instructions a step")
     return notes
+
+
+def markdown(records: Sequence[Record], command: str) -> str:
+    """Records as a page of docs/results: machine, versions and commit, then a table a case.
+
+    Args:
+        records: of one run.
+        command: that made them.
+    """
+    first = records[0]
+    device = first.machine.cpu if first.machine.device == "cpu" else first.machine.device
+    loads = [record.conditions.load for record in records if record.conditions.load is not None]
+    load = f", load {min(loads):.1f} to {max(loads):.1f} while measuring" if loads else ""
+    commit = f"`{first.code.commit[:10]}`{' with changes' if first.code.dirty else ''}" if first.code.commit else "none"
+    machine = f"{device}, {first.machine.cpus} processors, {first.machine.system}"
+    lines = [
+        "# Benchmarks",
+        "",
+        f"`{command}` on {first.created[:10]}: {machine}{load}.",
+        f"torch {first.code.torch}, Python {first.code.python}, numpy {first.code.numpy}, commit {commit}.",
+        "Columns are explained in the [guide](../guide/benchmarks.md); times are of one step.",
+    ]
+    for name in dict.fromkeys(record.name for record in records):
+        family = [record for record in records if record.name == name]
+        hidden = constant_parameters(family)
+        keys = [key for key in family[0].parameters if key not in hidden]
+        fixed = ", ".join(f"{key} {value}" for key, value in family[0].parameters.items() if key in hidden)
+        head = [*keys, "median", "spread", "first", "peak", "error"]
+        lines += ["", f"## {name}", "", *([fixed + ".", ""] if fixed else [])]
+        lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+        for record in family:
+            cells = [*(str(record.parameters[key]) for key in keys), *map(str, _cells(record))]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def describe_outcome(outcome: Outcome) -> Text:
