@@ -125,7 +125,7 @@ def draw_sizes(records: Iterable[Record], folder: Path) -> list[Path]:
     # Names where there is room: under the lowest point, every second one further down.
     for i, (name, size) in enumerate(sorted(sizes.items(), key=lambda one: one[1])):
         lowest = min(r.median for r in chosen if r.parameters["shapes"] == name) * 1e3
-        panel.annotate(name, (size, lowest), xytext=(0, -18 - 13 * (i % 3)), textcoords="offset points",
+        panel.annotate(name, (size, lowest), xytext=(0, -18 - 17 * (i % 3)), textcoords="offset points",
                        ha="center", fontsize=8, color=INK)  # fmt: skip
     panel.margins(y=0.15)
     return _finish(panel, f"AdamW step over the shapes of real models, {_where(chosen[0])}", folder, "cost-by-size")

@@ -1,0 +1,98 @@
+"""The guide's page in a real browser: onnxruntime-web (wasm) in headless Chromium answers the golden vectors."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_export_golden import published, spoil, web  # noqa: F401  (fixtures)
+
+import lrdiff_export
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "export.md"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+)  # fmt: skip
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize("published", ["main, binary"], indirect=True),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)"),
+]
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Says nothing on stderr, and knows what a module script is."""
+
+    extensions_map = {  # noqa: RUF012
+        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+    }
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site(published: Path, web: Path, tmp_path: Path) -> Iterator[tuple[Path, str]]:  # noqa: F811
+    """A folder with everything the guide says to serve, and its address on the loopback."""
+    folder = tmp_path / "site"
+    shutil.copytree(published.parent, folder)
+    for file in folder.iterdir():  # the guide calls the model model.onnx
+        file.rename(folder / file.name.replace(published.stem, "model"))
+    shutil.copy(Path(lrdiff_export.__file__).with_name("check_golden.mjs"), folder)
+    (folder / "dist").symlink_to(web / "node_modules" / "onnxruntime-web" / "dist")
+    page = re.search(r"```html\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert page is not None, "the guide has no page"
+    # The console cannot be read from outside: the same report goes into the page.
+    shown = page[1].replace("console.log(", "window.done(")
+    script = "<pre id=out></pre><script>window.done = (passed, verdicts) => { document.getElementById('out')"
+    script += ".textContent = JSON.stringify({passed, verdicts}); };</script>"
+    (folder / "index.html").write_text(script + shown, encoding="utf-8")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}/index.html"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def report_of(address: str, profile: Path) -> dict[str, object]:
+    command = [
+        str(CHROMIUM),
+        *QUIET,
+        f"--user-data-dir={profile}",
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+        address,
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+    shown = re.search(r"<pre id=\"out\">(.*?)</pre>", ran.stdout, flags=re.DOTALL)
+    assert shown is not None, ran.stdout
+    assert shown[1], f"the page never finished: {ran.stderr[-500:]}"
+    return dict(json.loads(shown[1].replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&")))
+
+
+def test_the_page_of_the_guide_agrees_in_chromium(site: tuple[Path, str], tmp_path: Path) -> None:
+    report = report_of(site[1], tmp_path / "profile")
+    assert report["passed"] is True
+    assert report["verdicts"]
+
+
+def test_the_page_sees_a_wrong_weight(site: tuple[Path, str], tmp_path: Path) -> None:
+    folder, address = site
+    spoil(folder / "model.onnx")
+    report = report_of(address, tmp_path / "profile")
+    assert report["passed"] is False
