@@ -192,6 +192,8 @@ def _panel(x: str, y: str) -> Any:
 def _decimal(axis: Any) -> None:
     """Plain numbers on a logarithmic axis."""
     axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    between = mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    axis.set_minor_formatter(between)
 
 
 def _finish(panel: Any, title: str, folder: Path, name: str) -> list[Path]:
