@@ -56,7 +56,7 @@ def test_make_targets_that_are_named_exist():
 def test_commands_that_are_named_exist(capsys):
     from lrdiff_bench.cli import main
 
-    named = set(re.findall(r"`lrdiff (\w+)", README.read_text()))
+    named = set(re.findall(r"`lrdiff ([\w-]+)", README.read_text()))
     assert named
     for command in named:
         assert main([command, "--help"]) == 0, command

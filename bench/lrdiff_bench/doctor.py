@@ -25,6 +25,7 @@ def diagnose() -> dict[str, Any]:
         >>> [row["name"] for row in report["entries"]][:2]
         ['lrdiff', 'python']
     """
+    from lrdiff_bench.measure.asv_config import asv_config_entry
     from lrdiff_core.optim.kernel import missing_reason
     from lrdiff_export import describe_runtimes
 
@@ -35,6 +36,7 @@ def diagnose() -> dict[str, Any]:
     entries.append(
         {"name": "optimizer kernel", "version": None, "detail": told, "reason": reason, "available": reason is None}
     )
+    entries.append(asv_config_entry())
     for name in LIBRARIES:
         entries.append(
             {"name": name, "version": metadata.version(name), "detail": "", "reason": None, "available": True}

@@ -75,7 +75,7 @@ def verdicts(slow_down: float, comparisons: int, **options: Any) -> Counter:
 
 
 def test_200_comparisons_of_the_same_and_100_of_a_planted_5_percent() -> None:
-    """Through the whole path of ``lrdiff bench ab`` but for the processes. Counted: 0 of 200, and 99 of 100."""
+    """Through the whole path of ``lrdiff bench ab`` but for the processes."""
     # With ten rounds in place of thirty it is 60 of 100.
     same = verdicts(1.0, 200)
     assert same["faster"] + same["slower"] <= 10, same

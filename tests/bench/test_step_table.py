@@ -201,8 +201,8 @@ def test_the_table_says_where_its_numbers_come_from(fake, monkeypatch):
         "- our step ran as: kernel",
         "- AdamW on fixed gradients, the step alone; medians of alternating blocks in one run, ratio with its 95 % "
         "interval; noise is the interquartile range over the median, of the noisier side",
-        "- against one rate both orders of building the two are measured, and their ratios averaged: where tensors lie "
-        "in memory alone moves a step by up to 15 %",
+        "- against one rate both orders of building the two are measured, and their ratios averaged: "
+        "of two identical cases the one built second was seen up to 15 % faster",
         "- torch's thread count is set; XLA (optax) runs on threads of its own",
         "",
         "## 1 thread",
@@ -250,11 +250,6 @@ def test_input_that_cannot_be_used(fake, capsys, tmp_path, monkeypatch, argument
     assert main(["bench", "step", *arguments]) == 2
     assert capsys.readouterr() == ("", f"error: {error}\nhelp: {help}\n")
     assert fake == []
-
-
-def test_bench_alone_asks_for_a_command(capsys):
-    assert main(["bench"]) == 2
-    assert capsys.readouterr().err == "error: Missing command.\nhelp: see `lrdiff bench --help`\n"
 
 
 def test_a_real_quick_run(capsys):
