@@ -1,0 +1,120 @@
+"""`lrdiff export`, `verify`, `predict`, `latency` and `targets` on a run and on a module of the user's own."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lrdiff_bench.cli import main
+
+MINE = """
+import torch
+from torch import nn
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.out = nn.Embedding(7, 4), nn.Linear(6, 2)
+
+    def forward(self, word, numbers):
+        return self.out(torch.cat([self.table(word), numbers], dim=1))
+
+def make():
+    example = {"word": torch.tensor([1, 2, 3]), "numbers": torch.randn(3, 2)}
+    return Two().eval(), example, {"output_names": ["scores"]}
+
+def wrong():
+    return 3
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ship") / "run"
+    assert main(["train", "--data", "wine", "--out", str(folder)]) == 0
+    assert main(["export", str(folder), "--variant", "fp32,fp16"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine_to_ship.py").write_text(MINE)
+    return tmp_path
+
+
+def test_an_export_has_golden_vectors_and_variants_beside_it(run):
+    names = {file.name for file in run.iterdir()}
+    assert {"model.onnx", "model.golden.npz", "model.golden.json"} <= names
+    assert any("fp16" in name for name in names)
+
+
+def test_a_file_is_verified_by_its_golden_vectors_alone(run, here, capsys):
+    import shutil
+
+    for name in ("model.onnx", "model.golden.npz", "model.golden.json"):
+        shutil.copy(run / name, here)
+    assert main(["verify", "model.onnx"]) == 0
+    assert "probabilities: equal" in capsys.readouterr().out
+    assert main(["verify", "model.onnx", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["passed"] is True
+
+
+def test_an_onnx_file_alone_predicts_what_the_run_predicts(run, here, capsys):
+    from lrdiff_core import load_table
+
+    table = load_table("wine")
+    lines = [",".join(table.feature_names), *(",".join(map(repr, row)) for row in table.features[:4].tolist())]
+    Path("rows.csv").write_text("\n".join(lines) + "\n")
+    answers = []
+    for source in (run, run / "model.onnx"):
+        assert main(["predict", str(source), "--data", "rows.csv"]) == 0
+        answers.append([line.split(",") for line in capsys.readouterr().out.splitlines()])
+    assert [row[0] for row in answers[0]] == [row[0] for row in answers[1]]
+    for ours, theirs in zip(answers[0][1:], answers[1][1:], strict=True):
+        assert [float(x) for x in ours[1:]] == pytest.approx([float(x) for x in theirs[1:]], abs=1e-6)
+
+
+def test_a_module_of_ones_own_with_two_inputs_is_exported(here, capsys):
+    assert main(["export", "mine_to_ship:make", "--out", "two.onnx", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [port["name"] for port in report["inputs"]] == ["word", "numbers"]
+    assert report["passed"] is True
+    assert main(["verify", "two.onnx"]) == 0
+    assert "scores: equal" in capsys.readouterr().out
+
+
+def test_latency_and_targets(run, capsys):
+    assert main(["latency", str(run), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {row["way"] for row in report["times"]} == {"run", "I/O binding", "eager"}
+    assert main(["targets"]) == 0
+    assert "onnxruntime" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["export", "mine_to_ship:nothing"], "mine_to_ship:nothing cannot be imported: "),
+        (["export", "no_such_module:make"], "no_such_module:make cannot be imported: "),
+        (["export", "mine_to_ship:wrong"], "mine_to_ship:wrong gives int, not a module and an example"),
+        (["export", "mine_to_ship:make", "--out", "x.onnx", "--variant", "int3"], ""),
+        (["export", "mine_to_ship:make", "--out", "x.onnx", "--target", "toaster"], ""),
+        (["latency", "nowhere"], "no run at nowhere"),
+        (["verify", "nothing.onnx"], ""),
+        (["predict", "nothing.onnx", "--data", "rows.csv"], ""),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_two_lines(here, capsys, arguments, what):
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.strip().split("\n")
+    assert len(lines) == 2
+    assert lines[0].startswith(f"error: {what}")
+    assert lines[1].startswith("help: ")
+    assert not Path("x.onnx").exists()
+
+
+def test_thread_counts_that_are_none_are_refused(run, capsys):
+    assert main(["latency", str(run), "--threads", "1,x"]) == 2
+    assert capsys.readouterr().err.startswith("error: --threads is '1,x'\nhelp: ")
