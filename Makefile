@@ -17,7 +17,7 @@ demo: $(VENV)/.demo
 	$(BIN)/lrdiff run
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
