@@ -39,7 +39,7 @@ def project(tmp_path_factory) -> Path:
 
 
 def call(project: Path, *command: str, **variables: str) -> str:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | {
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "PYTEST_"))} | {
         "PYTHONPATH": os.pathsep.join(str(project / folder) for folder in (".", "export", "bench")),
         "PYTHONDONTWRITEBYTECODE": "1",
         "LRDIFF_BENCH_QUICK": "1",

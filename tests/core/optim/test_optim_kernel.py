@@ -89,6 +89,7 @@ def test_shares_torchs_thread_pool() -> None:
     if not maps.exists():
         pytest.skip("no /proc here")
     loaded = {line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line}
+    loaded = {path for path in loaded if "scikit_learn" not in path}  # another test's, in this process by chance
     assert len(loaded) <= 1 or not any("torch" in path for path in loaded)
 
 
