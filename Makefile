@@ -46,7 +46,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable ".[dev,interop,openvino]"
+	$(PIP) --editable ".[dev,interop,openvino,maps,study]"
 	@touch $@ $(VENV)/.demo
 
 $(BIN)/python:

@@ -1,0 +1,153 @@
+"""What a study is about: groups of parameters, schemes that give them rates, and something that trains them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from lrdiff_core.errors import ConfigError
+
+__all__ = ["WORKLOADS", "Outcomes", "Scheme", "Trials", "Workload", "register_workload"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """How the rates of all groups follow from a point of the search space.
+
+    A point has the base rate first and then one ratio for each free group; the rate of a group is the base rate
+    times its ratio. *Single* has the ratio 1 everywhere and searches the base rate alone, and so does a scheme of
+    fixed ratios: it costs what single costs. 0 freezes a group.
+
+    Attributes:
+        name: as it stands in tables, such as ``"single"`` or ``"ratio 0.1"``.
+        ratios: one a group, of those that are not free.
+        free: interval of the ratio of each group that is searched.
+        options: whatever else the workload's ``train`` reads, such as ``{"probe_steps": 50}``.
+
+    Raises:
+        ConfigError: a ratio below 0 or not finite; an interval that is empty or not positive.
+
+    Example:
+        >>> Scheme(name="free", ratios={"body": 1.0}, free={"head": (0.01, 100.0)}).dimensions
+        2
+    """
+
+    name: str
+    ratios: Mapping[str, float]
+    free: Mapping[str, tuple[float, float]] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        for group, ratio in self.ratios.items():
+            if not (math.isfinite(ratio) and ratio >= 0):
+                raise ConfigError(f'scheme "{self.name}": ratio of {group} is {ratio}', help="write 0 or more")
+        for group, (low, high) in self.free.items():
+            if not (0 < low < high < math.inf):
+                raise ConfigError(
+                    f'scheme "{self.name}": interval of {group} is {low} to {high}',
+                    help="write two positive numbers, the lower one first",
+                )
+
+    @property
+    def dimensions(self) -> int:
+        """Number of things that are searched: the base rate and the free ratios."""
+        return 1 + len(self.free)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """Settings to be trained side by side.
+
+    Attributes:
+        rates: [trials, groups], in the order of the workload's groups; 0 freezes.
+        seeds: [trials] whole numbers; one seed fixes data, split, initial weights and order of the rows.
+        scheme: whose options they carry.
+        judged_on: ``"validation"`` while tuning, ``"test"`` when a tuned setting is reported. The other split must not
+            be looked at.
+    """
+
+    rates: np.ndarray
+    seeds: np.ndarray
+    scheme: Scheme
+    judged_on: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """What came of them; NaN where a trial diverged.
+
+    Attributes:
+        metric: [trials, evaluations] of the workload's metric on the split that was asked for.
+        train_loss: [trials, evaluations].
+        evaluated_after: [evaluations] steps.
+        seconds_a_step: of one trial, evaluation not counted; a share of the batch where trials ran side by side.
+        seconds_to_compile: once for the batch.
+    """
+
+    metric: np.ndarray
+    train_loss: np.ndarray
+    evaluated_after: np.ndarray
+    seconds_a_step: float
+    seconds_to_compile: float = 0.0
+
+
+class Workload(Protocol):
+    """Data, model, loss, optimizer and budget; a protocol, so that a file of one's own needs no base class.
+
+    Attributes:
+        name: of the registry, such as ``"seed-adam"``.
+        title: one line for tables.
+        question: what is asked, in one sentence.
+        groups: names of the groups of parameters.
+        schemes: the first is the single rate.
+        metric: ``"loss"`` (lower is better) or ``"accuracy"``.
+        base_rates: interval of the base rate, the same for all schemes.
+        default_rate: what an untuned single rate would be (the optimizer's own default).
+        smallest_difference: in the metric, fixed beforehand; less does not matter.
+        steps: of one trial.
+        label: how the result is to be read, such as ``"mechanism"`` or ``"control"``; empty for the rest.
+    """
+
+    name: str
+    title: str
+    question: str
+    groups: tuple[str, ...]
+    schemes: tuple[Scheme, ...]
+    metric: str
+    base_rates: tuple[float, float]
+    default_rate: float
+    smallest_difference: float
+    steps: int
+    label: str
+
+    def train(self, trials: Trials) -> Outcomes:
+        """Train all of them; the same trials give the same outcomes."""
+
+    def tiny(self) -> Workload:
+        """Return the same at a size that takes about a second, for contract tests."""
+
+
+WORKLOADS: dict[str, Callable[[], Workload]] = {}
+
+_Maker = TypeVar("_Maker", bound=Callable[[], Any])
+
+
+def register_workload(name: str) -> Callable[[_Maker], _Maker]:
+    """Return a decorator that puts what makes a workload under ``name`` into the registry.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    if name in WORKLOADS:
+        raise ConfigError(f'there is a workload "{name}" already', help="choose another name")
+
+    def decorate(maker: _Maker) -> _Maker:
+        WORKLOADS[name] = maker
+        return maker
+
+    return decorate
