@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import nn
 
+from lrdiff_core.errors import InputError
 from lrdiff_export.budget import Yardstick
 
 __all__ = ["BATCH_SIZES", "LADDER", "SCALES", "Battery", "Case", "drawn_rows"]
@@ -70,7 +72,9 @@ class Battery:
         rows: the held-out rows.
 
     Raises:
-        InputError: the module cannot be evaluated in float64.
+        DataError: the module does not take the rows.
+        InputError: the module cannot be evaluated in float64, or its answers cannot be compared: not one a row, or
+            none finite.
 
     Example:
         >>> battery = Battery(nn.Linear(2, 1), (np.ones((3, 2), np.float32),), names=["y"])
@@ -90,6 +94,20 @@ class Battery:
             }
         pool = tuple(np.concatenate([part[i] for part in self._parts.values()]) for i in range(len(rows)))
         self.yardstick = Yardstick(module, pool, names=names)
+        self._check_answers(module, len(pool[0]))
+
+    def _check_answers(self, module: nn.Module, rows: int) -> None:
+        for name, answer in zip(self.yardstick.names, self.yardstick.answers, strict=True):
+            if answer.shape[:1] != (rows,):
+                raise InputError(
+                    f"output {name!r} has shape {list(answer.shape)} for {rows} rows", help="give one answer a row"
+                )
+            if answer.size and answer.dtype.kind == "f" and not np.isfinite(answer).any():
+                broken = [key for key, one in module.state_dict().items() if not torch.isfinite(one).all()]
+                raise InputError(
+                    f"output {name!r} is not finite for any row: nothing can be compared",
+                    help=f"look at {broken[0]}, which holds NaN or infinity" if broken else "give rows with answers",
+                )
 
     @property
     def _floating(self) -> bool:
@@ -129,7 +147,7 @@ class Battery:
         )
 
     def _case(self, name: str, feeds: tuple[np.ndarray, ...], places: np.ndarray, *, alone: bool = False) -> Case:
-        answers = tuple(answer[places] if answer.ndim else answer for answer in self.yardstick.answers)
+        answers = tuple(answer[places] for answer in self.yardstick.answers)
         return Case(name=name, feeds=feeds, answers=answers, yardstick=self.yardstick, alone=alone)
 
     def _of_rows(self, name: str, size: int, *, alone: bool = False) -> Case:
@@ -145,8 +163,7 @@ class Battery:
                 one[middle] = value
         excused = tuple(np.zeros(answer.shape, bool) for answer in case.answers)
         for mask in excused:
-            if mask.ndim:
-                mask[middle] = True
+            mask[middle] = True
         return Case(name=name, feeds=feeds, answers=case.answers, yardstick=self.yardstick, excused=excused)
 
 

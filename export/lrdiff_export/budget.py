@@ -24,8 +24,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from lrdiff_core.errors import DataError, LrdiffError
 from lrdiff_export.judging import Budget, Verdict, as_dtype, judge_output, kind_of, largest_error
 from lrdiff_export.ports import Arrays, as_arrays
+from lrdiff_export.records import first_line
 from lrdiff_export.reference import evaluate, evaluate_float64, evaluation_copy, float64_copy
 
 __all__ = ["FLOOR", "JITTER_DRAWS", "MARGIN", "Budget", "Verdict", "Yardstick"]
@@ -55,7 +57,7 @@ class Yardstick:
             for more there.
 
     Raises:
-        DataError: the rows cannot be fed to a model.
+        DataError: the rows cannot be fed to a model, or not to this one.
         InputError: the module cannot be evaluated in float64.
 
     Example:
@@ -74,7 +76,7 @@ class Yardstick:
     def _measure(
         self, rows: Sequence[np.ndarray], names: Sequence[str] | None, scales: Sequence[float] | None = None
     ) -> None:
-        eager = evaluate(self._module, *rows)
+        eager = self._eager(rows)
         self._dtypes = [output.dtype for output in eager]
         self.answers = self.reference(rows)
         jittered = list(self._jittered(rows))
@@ -94,6 +96,17 @@ class Yardstick:
             else np.zeros(output.shape, bool)
             for output, answer in zip(eager, self.answers, strict=True)
         ]
+
+    def _eager(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        try:
+            return evaluate(self._module, *rows)
+        except LrdiffError:
+            raise
+        except Exception as problem:
+            raise DataError(
+                f"{type(self._module).__name__} does not take these rows: {first_line(problem)}",
+                help="give rows that it is made for; integers must lie within its tables",
+            ) from problem
 
     @property
     def module(self) -> nn.Module:

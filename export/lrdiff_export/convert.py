@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -20,7 +20,8 @@ from lrdiff_core.errors import ConfigError, InputError, UnavailableError
 from lrdiff_export.ports import Tensors, as_tensors, input_names_of
 from lrdiff_export.protobuf import messages
 from lrdiff_export.records import first_line
-from lrdiff_export.reference import Bound, prepare_module, run_module, two_rows
+from lrdiff_export.reference import Bound, check_answers, prepare_module, two_rows
+from lrdiff_export.rename import placeholders, rename_ports
 
 __all__ = ["DEFAULT_OPSET", "OLDEST_OPSET", "Converted", "convert", "convert_to_onnx"]
 
@@ -43,6 +44,7 @@ class Converted:
         program: torch's own graph of it, whose values carry the names that the file's values have.
         input_names: in the file.
         output_names: in the file.
+        renamed: values inside that gave their name to an input or output: name in the file by name in torch's graph.
     """
 
     model: onnx.ModelProto
@@ -50,6 +52,7 @@ class Converted:
     program: torch.export.ExportedProgram
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def data(self) -> bytes:
@@ -119,9 +122,9 @@ def convert(
     keywords = tuple(example) if isinstance(example, Mapping) else None
     copied = prepare_module(module, tensors, keywords=keywords, outputs=output_names)
     _check_module(copied, type(module).__name__, tensors, output_names)
-    model, program = _convert(
-        copied, type(module).__name__, [two_rows(one) for one in tensors], list(input_names), list(output_names), opset
-    )
+    inputs, outputs = placeholders("input", len(input_names)), placeholders("output", len(output_names))
+    model, program = _convert(copied, type(module).__name__, [two_rows(one) for one in tensors], inputs, outputs, opset)
+    renamed = rename_ports(model, dict(zip([*inputs, *outputs], [*input_names, *output_names], strict=True)))
     clean(model, opset=opset, metadata=metadata)
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -131,7 +134,12 @@ def convert(
             help="this is a fault of the exporter: try another opset, or report it with the module",
         ) from problem
     return Converted(
-        model=model, module=copied, program=program, input_names=input_names, output_names=tuple(output_names)
+        model=model,
+        module=copied,
+        program=program,
+        input_names=input_names,
+        output_names=tuple(output_names),
+        renamed=renamed,
     )
 
 
@@ -157,8 +165,8 @@ def check_options(
     input_names = input_names_of(module, example, input_name)
     names = [*input_names, *output_names]
     for name in names:
-        if not isinstance(name, str) or not name:
-            raise ConfigError(f"{name!r} is no name for an input or output", help="use a text of one character or more")
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise ConfigError(f"{name!r} is no name for an input or output", help="use printable characters")
         if names.count(name) > 1:
             raise ConfigError(f"the name {name!r} is used twice", help="inputs and outputs need names of their own")
     for key, value in metadata.items():
@@ -184,9 +192,9 @@ def clean(model: onnx.ModelProto, *, opset: int, metadata: Mapping[str, str]) ->
             f"opset {opset} was asked for and the exporter gave {found}", help=f"ask for opset {found} or newer"
         )
     for message in messages(model):
-        for field in _TRACES:
-            if field in message.DESCRIPTOR.fields_by_name:
-                message.ClearField(field)
+        for trace in _TRACES:
+            if trace in message.DESCRIPTOR.fields_by_name:
+                message.ClearField(trace)
     model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
 
@@ -198,12 +206,7 @@ def _check_module(module: nn.Module, name: str, tensors: Sequence[Tensor], outpu
             f"{name} holds {size / 2**30:.1f} GiB of weights, and one ONNX file at most 2 GiB",
             help="external data is not supported yet: ship a smaller model",
         )
-    outputs = run_module(module, *map(two_rows, tensors))
-    if len(outputs) != len(output_names):
-        raise ConfigError(
-            f"{name} gives {len(outputs)} outputs and output_names has {len(output_names)}",
-            help="give one name an output",
-        )
+    check_answers(module, name, tensors, output_names)
 
 
 def _convert(

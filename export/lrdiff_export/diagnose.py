@@ -183,7 +183,7 @@ def _intermediates(converted: Converted, rows: Sequence[np.ndarray]) -> tuple[di
     model.CopyFrom(converted.model)
     makers = {name: node.op_type for node in model.graph.node for name in node.output if name}
     # Values that torch's graph does not have can be compared with nothing, and may be of types that NumPy lacks.
-    known = {node.name for node in converted.program.graph_module.graph.nodes}
+    known = {converted_name(node, converted) for node in converted.program.graph_module.graph.nodes}
     given = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in makers if name in known - given)
     session = open_session(model.SerializeToString(), optimise=False)
@@ -236,9 +236,11 @@ class _Steps:
 
 
 def converted_name(node: fx.Node, converted: Converted) -> str:
-    """Return the file's name for a value of torch's graph: its own, but for outputs."""
+    """Return the file's name for a value of torch's graph: its own, but for outputs and what gave way to a port."""
     outputs = [spec.arg.name for spec in converted.program.graph_signature.output_specs if hasattr(spec.arg, "name")]
-    return converted.output_names[outputs.index(node.name)] if node.name in outputs else node.name
+    if node.name in outputs:
+        return converted.output_names[outputs.index(node.name)]
+    return converted.renamed.get(node.name, node.name)
 
 
 def _module_of(node: fx.Node, *, wrapped: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
@@ -18,6 +20,7 @@ from lrdiff_export.records import first_line
 
 __all__ = [
     "Bound",
+    "check_answers",
     "evaluate",
     "evaluation_copy",
     "float64_copy",
@@ -31,9 +34,21 @@ __all__ = [
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """Return what ``torch.compile`` has wrapped: what is shipped and compared is the module itself."""
+    """Return what ``torch.compile`` has wrapped: what is shipped and compared is the module itself.
+
+    Raises:
+        ConfigError: not a module in Python.
+
+    Example:
+        >>> unwrapped(nn.ReLU())
+        ReLU()
+    """
     inner = getattr(module, "_orig_mod", module)
-    assert isinstance(inner, nn.Module)
+    if not isinstance(inner, nn.Module) or isinstance(inner, torch.jit.ScriptModule):
+        raise ConfigError(
+            f"{type(inner).__name__} is not a torch.nn.Module in Python",
+            help="give the module itself, not a function, a script or a trace of it",
+        )
     return inner
 
 
@@ -44,7 +59,8 @@ def evaluation_copy(module: nn.Module) -> nn.Module:
         module: any module; one wrapped by ``torch.compile`` is unwrapped.
 
     Raises:
-        InputError: the module cannot be copied.
+        ConfigError: not a module.
+        InputError: the module cannot be copied, or has parameters without values.
 
     Example:
         >>> copied = evaluation_copy(nn.Dropout())
@@ -52,8 +68,16 @@ def evaluation_copy(module: nn.Module) -> nn.Module:
         False
     """
     inner = unwrapped(module)
+    for name, tensor in (*inner.named_parameters(), *inner.named_buffers()):
+        if is_lazy(tensor) or tensor.is_meta:
+            raise InputError(
+                f"{name} of {type(inner).__name__} has no values",
+                help="load the weights, or call a lazy module once on a batch",
+            )
+    # Pruning and the older weight norm keep the computed weight as an attribute; torch copies only leaves.
+    computed = (one for part in inner.modules() for one in vars(part).values() if isinstance(one, Tensor))
     try:
-        copied = copy.deepcopy(inner)
+        copied = copy.deepcopy(inner, {id(one): one.detach().clone() for one in computed if not one.is_leaf})
     except Exception as problem:
         raise InputError(
             f"{type(inner).__name__} cannot be copied: {first_line(problem)}",
@@ -76,11 +100,12 @@ def float64_copy(module: nn.Module) -> nn.Module:
     return evaluation_copy(module).double()
 
 
+REPEATS_WITHIN = 1e-5  # of the largest output; sums of several threads may differ in the last bits
 SMALL_MODULE = 1_000_000  # parameters; beyond, threads gain more than they cost
 
 
 class Bound(nn.Module):
-    """A module called by position whose ``inner`` one takes keywords, or gives a mapping.
+    """A module called by position whose ``inner`` one takes keywords or ``*tensors``, or gives a mapping.
 
     Args:
         inner: the module itself.
@@ -123,19 +148,21 @@ def prepare_module(
 
     Raises:
         InputError: the module cannot be copied, or does not take such tensors.
-        ConfigError: it gives a mapping without such an entry, or no tensors.
+        ConfigError: it gives a mapping without such an entry.
     """
     copied = evaluation_copy(module)
     name = type(copied).__name__
-    bound = Bound(copied, tuple(keywords), None) if keywords else copied
+    taken = inspect.signature(copied.forward).parameters.values()
+    bound = copied
+    if keywords or any(one.kind is one.VAR_POSITIONAL for one in taken):
+        bound = Bound(copied, tuple(keywords) if keywords else None, None)
     shapes = " and ".join(str(list(one.shape)) for one in tensors)
     try:
         with torch.no_grad():
             result = bound(*(two_rows(one) for one in tensors))
     except Exception as problem:
         raise InputError(
-            f"{name} does not take an example of shape {shapes}: {first_line(problem)}",
-            help="give an example of the shape the module is called with, [batch, features...]",
+            f"{name} does not take an example of shape {shapes}: {first_line(problem)}", help=_how_to_call(copied)
         ) from problem
     if isinstance(result, Mapping):
         there = [str(key) for key, value in result.items() if isinstance(value, Tensor)]
@@ -146,6 +173,64 @@ def prepare_module(
             )
         bound = Bound(copied, tuple(keywords) if keywords else None, tuple(outputs or ["output"]))
     return bound.eval()
+
+
+def _how_to_call(module: nn.Module) -> str:
+    others = {str(p.dtype).removeprefix("torch.") for p in module.parameters() if p.is_floating_point()} - {"float32"}
+    if others:
+        return f"its weights are {', '.join(sorted(others))}: export module.float(), or cast inside the module"
+    return "give an example of the shape the module is called with, [batch, features...]"
+
+
+def check_answers(module: nn.Module, name: str, tensors: Sequence[Tensor], output_names: Sequence[str]) -> None:
+    """Raise unless a module gives one answer a row, in numbers that ONNX has, and the same again when asked again.
+
+    Args:
+        module: called by position.
+        name: what error messages call it.
+        tensors: one an input, ``[batch, ...]``.
+        output_names: one an output.
+
+    Raises:
+        ConfigError: another number of outputs, complex numbers, or a first dimension that is not the batch.
+        InputError: the module gives something else for the same rows: it draws random numbers, or keeps a state.
+
+    Example:
+        >>> check_answers(nn.Flatten(0), "Flatten", [torch.zeros(2, 3)], ["y"])
+        Traceback (most recent call last):
+        ...
+        lrdiff_core.errors.ConfigError: output 'y' of Flatten is [9] for 3 rows: its first dimension is not the batch
+        help: give one answer a row, [batch, ...]; leave sums over the batch to the caller
+    """
+    two = [two_rows(one) for one in tensors]
+    three = [torch.cat([one, one[:1]]) for one in two]
+    # Copies, because a module may write into its inputs.
+    outputs, again, fewer = (run_module(module, *(one.clone() for one in rows)) for rows in (three, three, two))
+    if len(outputs) != len(output_names):
+        raise ConfigError(
+            f"{name} gives {len(outputs)} outputs and output_names has {len(output_names)}",
+            help="give one name an output",
+        )
+    for said, one, other, short in zip(output_names, outputs, again, fewer, strict=True):
+        if one.is_complex():
+            raise ConfigError(f"output {said!r} of {name} is complex", help="give torch.view_as_real(...) of it")
+        for answer, rows in ((one, 3), (short, 2)):
+            if answer.shape[:1] != (rows,):
+                told = f"{list(answer.shape)} for {rows} rows: its first dimension is not the batch"
+                raise ConfigError(
+                    f"output {said!r} of {name} is {told}",
+                    help="give one answer a row, [batch, ...]; leave sums over the batch to the caller",
+                )
+        if not _nearly_equal(one.double(), other.double()):
+            raise InputError(
+                f"output {said!r} of {name} is another when asked again for the same rows",
+                help="in evaluation mode it must not draw random numbers or keep a state between calls",
+            )
+
+
+def _nearly_equal(one: Tensor, other: Tensor) -> bool:
+    scale = float(one.nan_to_num(0.0, 0.0, 0.0).abs().max()) if one.numel() else 0.0
+    return torch.allclose(one, other, rtol=0.0, atol=REPEATS_WITHIN * scale, equal_nan=True)
 
 
 def two_rows(example: Tensor) -> Tensor:
