@@ -21,6 +21,9 @@ class BenchGroup(TyperGroup):
 
 
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the records [runs/bench].")]
+PageOption = Annotated[
+    Path | None, typer.Option("--to", metavar="FILE.md", help="Also write a page there, with pictures beside it.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
 ParamOption = Annotated[
     list[str] | None,
@@ -47,6 +50,7 @@ def run(
     instructions: Annotated[bool, typer.Option("--instructions", help="Also count instructions (valgrind; two minutes a case).")] = False,  # noqa: E501
     affinity: AffinityOption = None,
     out: OutOption = None,
+    to: PageOption = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Measure cases and keep a record of each."""
@@ -54,7 +58,7 @@ def run(
 
     return commands.run(
         cases or [], param or [], device=device, quick=quick, processes=processes, instructions=instructions,
-        affinity=affinity, folder=out, json=json,
+        affinity=affinity, folder=out, to=to, json=json,
     )  # fmt: skip
 
 
@@ -71,7 +75,7 @@ def ls(
 
 def show(
     run: RunArgument = "latest",
-    to: Annotated[Path | None, typer.Option("--to", metavar="FILE.md", help="Also write tables there.")] = None,
+    to: PageOption = None,
     out: OutOption = None,
     json: JsonOption = False,
 ) -> int:

@@ -165,11 +165,13 @@ def targets(json: JsonOption = False) -> int:
 
 
 @app.command("export-compare")
-def export_compare() -> None:
-    """Compare this exporter with torch's own on ten models, feature by feature; takes a few minutes."""
+def export_compare(
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Also write the page there.")] = None,
+) -> None:
+    """Compare this exporter with torch's own on ten models, feature by feature; takes a minute."""
     from lrdiff_bench.export_commands import compare_files
 
-    _write(compare_files())
+    _write(compare_files(out=out))
 
 
 @app.command()

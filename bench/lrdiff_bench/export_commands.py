@@ -7,6 +7,7 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import torch
 from lrdiff_bench.job import export_net
 from lrdiff_bench.use import held_out_rows, open_run, verify_against_run
 from lrdiff_core.data import read_features
-from lrdiff_core.errors import ConfigError, ModelFileError
+from lrdiff_core.errors import ConfigError, InputError, ModelFileError
+from lrdiff_core.files import write_text
 from lrdiff_core.model import Predictor
 
 __all__ = ["compare_files", "export_model", "latency", "list_targets", "predict_onnx", "thread_counts", "verify_model"]
@@ -68,12 +70,9 @@ def verify_model(model: Path, run: Path | None = None, runtime: str = "onnxrunti
         ModelFileError: not an ONNX file, or no golden vectors.
         UnavailableError: the runtime is not here.
     """
-    from lrdiff_export import inspect_untrusted, verify_golden
+    from lrdiff_export import verify_golden
 
-    if run is None:
-        return verify_golden(model, runtime=runtime).to_dict()
-    inspect_untrusted(model)
-    return verify_against_run(model, run)
+    return verify_golden(model, runtime=runtime).to_dict() if run is None else verify_against_run(model, run)
 
 
 def predict_onnx(model: Path, data: str) -> str:
@@ -92,15 +91,22 @@ def predict_onnx(model: Path, data: str) -> str:
     with Sandbox() as sandbox:
         sandbox.inspect(model)
         card = read_card(model)
-        columns = card.get("features")
+        columns, classes = _names(card, "features", model), _names(card, "classes", model)
         if not columns:
             raise ModelFileError(f"{model} does not name its columns", help="export it with lrdiff export RUN")
-        fills = "missing_values_become" in card.get("normalisation", {})
-        rows = read_features(data, feature_names=tuple(columns), impute="mean" if fills else "none")
-        (answers,) = sandbox.run(model, [np.ascontiguousarray(rows)])
+        fills = "missing_values_become" in str(card.get("normalisation", ""))
+        rows = read_features(data, feature_names=columns, impute="mean" if fills else "none")
+        outputs = sandbox.run(model, [np.ascontiguousarray(rows)])
+    answers = outputs[0]
+    wide = {len(classes), 1} if len(classes) == 2 else {max(len(classes), 1)}
+    if len(outputs) != 1 or answers.ndim != 2 or len(answers) != len(rows) or answers.shape[1] not in wide:
+        raise ModelFileError(
+            f"{model} answers {' and '.join(str(list(one.shape)) for one in outputs)} for {len(rows)} rows",
+            help=f"one output is needed, [rows, {' or '.join(map(str, sorted(wide)))}]",
+        )
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
-    classes, name = card.get("classes", []), card.get("target", "prediction")
+    name = "".join(_names({"target": [card.get("target", "prediction")]}, "target", model))
     if not classes:
         table.writerow([name])
         table.writerows([f"{value:.9g}"] for value in answers[:, 0])
@@ -111,6 +117,14 @@ def predict_onnx(model: Path, data: str) -> str:
     for row in answers:
         table.writerow([classes[int(row.argmax())], *(f"{value:.9g}" for value in row)])
     return out.getvalue()
+
+
+def _names(card: dict[str, Any], key: str, model: Path) -> tuple[str, ...]:
+    """A list of names of a card, which anyone may have written."""
+    names = card.get(key, [])
+    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+        raise ModelFileError(f"{model} says of its {key} what is no list of names", help="export it again")
+    return tuple(names)
 
 
 def latency(
@@ -163,11 +177,37 @@ def list_targets() -> list[dict[str, Any]]:
     return [{"target": row.name, "opset": row.opset, "ir_version": row.ir_version} for row in TARGETS]
 
 
-def compare_files(models: Sequence[str] | None = None) -> str:
-    """Return the Markdown table of this exporter against ``torch.onnx.export(verify=True)``."""
+def compare_files(models: Sequence[str] | None = None, *, out: Path | None = None) -> str:
+    """Run this exporter and ``torch.onnx.export(verify=True)`` on the same models; return the page that says what came.
+
+    Args:
+        models: names from :data:`lrdiff_export.zoo.ZOO`; all by default.
+        out: also write the page there.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from lrdiff_bench.measure.machine import describe_code, describe_machine
     from lrdiff_export.compare import compare_exporters, comparison_table
 
-    return comparison_table(compare_exporters(list(models) if models else None))
+    if out is not None and not out.parent.is_dir():  # before the minute that it takes
+        raise InputError(f"cannot write {out}: no folder {out.parent}", help="make the folder first")
+    rows = compare_exporters(list(models) if models else None)
+    code, machine = describe_code(), describe_machine()
+    commit = f"`{code.commit[:10]}`{' with changes' if code.dirty else ''}" if code.commit else "none"
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnx", "onnxscript", "onnxruntime"))
+    page = (
+        "# Two exporters on the same models\n\n"
+        f"`lrdiff export-compare`: {machine.cpu}, {machine.cpus} processors, {machine.system}, Python {code.python},\n"
+        f"{versions}, commit {commit}.\n"
+        f"Models: {'; '.join(row.model for row in rows)}.\n\n"
+        "Counts are of models; bytes and seconds are medians over them. The planted fault is one weight off by 1 %,\n"
+        "in the file, before its verification.\n\n"
+        f"{comparison_table(rows)}"
+    )
+    if out is not None:
+        write_text(out, page)
+    return page
 
 
 def _from_factory(source: str) -> tuple[torch.nn.Module, Any, dict[str, Any]]:

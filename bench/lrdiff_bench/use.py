@@ -64,17 +64,19 @@ def predict_file(run: Path, data: str) -> str:
 
 
 def verify_against_run(model: Path, run: Path) -> dict[str, Any]:
-    """Check an ONNX file against a run's model on the run's held-out rows and return the report.
+    """Check an ONNX file, which may be hostile, against a run's model on the run's held-out rows.
 
     Raises:
-        ModelFileError: not an ONNX file.
+        ModelFileError: not an ONNX file, or one that costs more than the limits of a sandbox.
         CheckpointError: the run cannot be read.
     """
-    from lrdiff_export import load_onnx, verify_onnx
+    from lrdiff_export import Sandbox, verify_onnx
 
-    load_onnx(model)  # before the run is opened: a bad file is the more likely mistake
-    net, _, config = open_run(run)
-    return {"file": str(model), **verify_onnx(model, Predictor(net), rows=held_out_rows(net, config)).to_dict()}
+    with Sandbox() as sandbox:
+        sandbox.inspect(model)  # before the run is opened: a bad file is the more likely mistake
+        net, _, config = open_run(run)
+        report = verify_onnx(model, Predictor(net), rows=held_out_rows(net, config), sandbox=sandbox)
+    return {"file": str(model), **report.to_dict()}
 
 
 def held_out_rows(net: TabularNet, config: RunConfig) -> np.ndarray:

@@ -24,6 +24,7 @@ from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_core.model import Predictor
 from lrdiff_export.modelfile import load_onnx, model_inputs, parse_onnx
 from lrdiff_export.ports import Port
+from lrdiff_export.records import first_line
 from lrdiff_export.verify import VerificationReport
 
 __all__ = ["Card", "card_of", "measured_errors", "ports_of", "read_card", "weights_sha256"]
@@ -191,9 +192,9 @@ def read_card(path_or_bytes: str | os.PathLike[str] | bytes) -> dict[str, Any]:
         if entry.key.startswith(PREFIX):
             try:
                 said[entry.key[len(PREFIX) :]] = json.loads(entry.value) if entry.value[:1] in "{[" else entry.value
-            except ValueError as problem:
+            except (ValueError, RecursionError) as problem:
                 raise ModelFileError(
-                    f"metadata {entry.key} is not JSON: {problem}", help="export it again"
+                    f"metadata {first_line(entry.key)} is not JSON: {first_line(problem)}", help="export it again"
                 ) from problem
     return said
 

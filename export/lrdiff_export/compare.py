@@ -63,9 +63,8 @@ def compare_exporters(models: list[str] | None = None) -> list[Comparison]:
         models: names from :data:`lrdiff_export.zoo.ZOO`; all by default.
 
     Example:
-        >>> row = compare_exporters(["scores and label"])[0]
-        >>> row.theirs["planted 1 % weight refused"], row.ours["planted 1 % weight refused"]
-        (False, True)
+        >>> compare_exporters([])
+        []
     """
     names = list(ZOO) if models is None else models
     return [
@@ -75,7 +74,13 @@ def compare_exporters(models: list[str] | None = None) -> list[Comparison]:
 
 
 def comparison_table(rows: list[Comparison]) -> str:
-    """Return a Markdown table: a line a feature, how many of the models showed it, medians for numbers."""
+    """Return a Markdown table: a line a feature, how many of the models showed it, medians for numbers.
+
+    Example:
+        >>> rows = [Comparison(model="a", theirs={"held": False}, ours={"held": True})]
+        >>> comparison_table(rows).splitlines()[-1]
+        '| held | 0 of 1 | 1 of 1 |'
+    """
     lines = ["| feature | torch.onnx.export(verify=True) | lrdiff_export.export |", "|---|---|---|"]
     for feature in rows[0].ours:
         cells = [_cell([getattr(row, side)[feature] for row in rows]) for side in ("theirs", "ours")]

@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -173,20 +174,34 @@ def read_golden(model: str | os.PathLike[str]) -> Golden:
     if hashlib.sha256(data).hexdigest() != said.get("vectors_sha256"):
         raise ModelFileError(f"{vectors} is not the file that {document.name} was written with", help=_HELP)
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            inputs = tuple(arrays[f"input{i}"] for i in range(len(said["inputs"])))
-            outputs = tuple(arrays[f"output{i}"] for i in range(len(said["outputs"])))
-        fields = Budget.__dataclass_fields__
-        return Golden(
-            model_sha256=said["model_sha256"],
-            input_names=tuple(one["name"] for one in said["inputs"]),
-            output_names=tuple(one["name"] for one in said["outputs"]),
-            inputs=inputs,
-            outputs=outputs,
-            budgets=tuple(Budget(**{key: one[key] for key in fields}) for one in said["outputs"]),
-        )
+        golden = _golden_of(said, data)
+        arrays = (*golden.inputs, *golden.outputs)
+        if len({len(one) for one in arrays}) != 1 or not all(one.dtype.kind in "fiub" for one in arrays):
+            raise ValueError("arrays of numbers are needed, with as many rows each")
     except Exception as problem:  # a damaged document or archive fails in many ways
         raise ModelFileError(f"{document} is damaged: {first_line(problem)}", help=_HELP) from problem
+    return golden
+
+
+def _golden_of(said: dict[str, Any], vectors: bytes) -> Golden:
+    with zipfile.ZipFile(io.BytesIO(vectors)) as archive:
+        # Written so by us, and what is stored cannot grow when it is read.
+        if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+            raise ValueError("the vectors are compressed")
+    with np.load(io.BytesIO(vectors), allow_pickle=False) as arrays:
+        inputs = tuple(arrays[f"input{i}"] for i in range(len(said["inputs"])))
+        outputs = tuple(arrays[f"output{i}"] for i in range(len(said["outputs"])))
+    numbers = [key for key in Budget.__dataclass_fields__ if key != "dtype"]
+    return Golden(
+        model_sha256=str(said["model_sha256"]),
+        input_names=tuple(str(one["name"]) for one in said["inputs"]),
+        output_names=tuple(str(one["name"]) for one in said["outputs"]),
+        inputs=inputs,
+        outputs=outputs,
+        budgets=tuple(
+            Budget(dtype=str(one["dtype"]), **{key: float(one[key]) for key in numbers}) for one in said["outputs"]
+        ),
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -253,6 +268,8 @@ def verify_golden(model: str | os.PathLike[str], *, runtime: str | Runner = "onn
 
 def _sha256_of(model: Path) -> str:
     digest = hashlib.sha256()
+    if model.exists() and not model.is_file():  # a pipe or a device may never end
+        raise ModelFileError(f"{model} is not a file", help="name an ONNX file")
     try:
         with open(model, "rb") as file:
             while part := file.read(2**20):

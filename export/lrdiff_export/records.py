@@ -52,7 +52,8 @@ def first_line(problem: BaseException | str) -> str:
         'no such layer'
     """
     for line in str(problem).splitlines():
-        text = line.strip().rstrip(".")
+        # What a terminal would obey is no part of a message: names in a hostile file may hold it.
+        text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line.strip()).rstrip(".")
         if text:
             return text if len(text) <= LONGEST_LINE else text[: LONGEST_LINE - 1] + "…"
     return type(problem).__name__

@@ -104,12 +104,15 @@ class Sandbox:
         """
         return _ports(self._ask(path, None, None))
 
-    def run(self, path: str | os.PathLike[str], feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run(
+        self, path: str | os.PathLike[str], feeds: Sequence[np.ndarray], *, optimise: bool = True
+    ) -> list[np.ndarray]:
         """Run a file once in ONNX Runtime, one thread.
 
         Args:
             path: the file.
             feeds: one array an input, in the order of the file's inputs.
+            optimise: all graph optimisations, or none.
 
         Raises:
             ModelFileError: as for :meth:`inspect`, or it does not run on such arrays.
@@ -117,17 +120,20 @@ class Sandbox:
         with tempfile.TemporaryDirectory() as folder:
             given, made = Path(folder, "in.npz"), Path(folder, "out.npz")
             np.savez(given, **{f"input{index}": one for index, one in enumerate(feeds)})  # type: ignore[arg-type]
-            self._ask(path, given, made)
+            self._ask(path, given, made, optimise=optimise)
             with np.load(made, allow_pickle=False) as arrays:
                 return [arrays[f"output{index}"] for index in range(len(arrays.files))]
 
-    def _ask(self, path: str | os.PathLike[str], feeds: Path | None, out: Path | None) -> dict[str, Any]:
+    def _ask(
+        self, path: str | os.PathLike[str], feeds: Path | None, out: Path | None, *, optimise: bool = True
+    ) -> dict[str, Any]:
         if self._process is None:
             self._process = _start()
         request = {
             "model": os.fspath(path),
             "feeds": None if feeds is None else str(feeds),
             "out": None if out is None else str(out),
+            "optimise": optimise,
             "seconds": self.limits.seconds,
             "bytes": self.limits.bytes,
         }

@@ -4,7 +4,7 @@ It reads one request a line from stdin and answers one line on stdout, both JSON
 memory and time are counted from the start every time and a crash takes only the fork. It loads no torch.
 
 Request: ``model`` (path), ``feeds`` (path of an npz with ``input0 ...``, or null), ``out`` (path of the npz to write),
-``seconds``, ``bytes``. Answer: ``inputs`` and ``outputs`` of the model, or ``error``.
+``optimise``, ``seconds``, ``bytes``. Answer: ``inputs`` and ``outputs`` of the model, or ``error``.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _limit(request: dict[str, Any]) -> None:
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     try:
         data = load_onnx(request["model"])
-        session = open_session(data)
+        session = open_session(data, optimise=request["optimise"])
         answer: dict[str, Any] = {
             "inputs": [[one.name, one.type, list(one.shape)] for one in session.get_inputs()],
             "outputs": [[one.name, one.type, list(one.shape)] for one in session.get_outputs()],

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from lrdiff_core.errors import LrdiffError
+from lrdiff_core.errors import LrdiffError, ModelFileError
 from lrdiff_export.battery import BATCH_SIZES, LADDER, Battery, Case
 from lrdiff_export.judging import Budget, Verdict
 from lrdiff_export.modelfile import load_onnx, model_inputs, opset_of, parse_onnx
@@ -22,6 +23,7 @@ from lrdiff_export.ports import Arrays, as_arrays
 from lrdiff_export.predictor import describe_shape, fits, open_session
 from lrdiff_export.records import first_line, json_ready
 from lrdiff_export.reference import prepare_module
+from lrdiff_export.sandbox import Sandbox
 
 __all__ = ["BATCH_SIZES", "CaseResult", "VerificationReport", "run_battery", "verify_onnx"]
 
@@ -105,7 +107,7 @@ class VerificationReport:
 
 
 def verify_onnx(
-    path_or_bytes: str | os.PathLike[str] | bytes, module: nn.Module, *, rows: Arrays
+    path_or_bytes: str | os.PathLike[str] | bytes, module: nn.Module, *, rows: Arrays, sandbox: Sandbox | None = None
 ) -> VerificationReport:
     """Run an ONNX model in ONNX Runtime against the module it came from.
 
@@ -117,12 +119,13 @@ def verify_onnx(
         module: the original module, any device and mode; it is copied.
         rows: held out from training: ``[batch, ...]`` for one input, a sequence by position, or a mapping by the names
             of forward's arguments, which are then the names of the file's inputs.
+        sandbox: where to run a file that nobody vouches for, with limits on each run; it takes a path, not bytes.
 
     Returns:
         A report; a model that does not agree is reported, not raised.
 
     Raises:
-        ModelFileError: not an ONNX file.
+        ModelFileError: not an ONNX file, or one that does not run within the limits of the sandbox.
         DataError: the rows cannot be fed to a model.
         InputError: the module does not take them, or cannot be evaluated in float64.
 
@@ -134,6 +137,11 @@ def verify_onnx(
         >>> verify_onnx(data, module, rows=np.ones((5, 3), np.float32)).passed
         True
     """
+    opened: Callable[[bool], Run] | None = None
+    if sandbox is not None:
+        assert not isinstance(path_or_bytes, bytes)
+        sandbox.inspect(path_or_bytes)  # before it is parsed here
+        opened = partial(_runner_in, sandbox, path_or_bytes)
     data = path_or_bytes if isinstance(path_or_bytes, bytes) else load_onnx(path_or_bytes)
     model = parse_onnx(data)
     named = isinstance(rows, Mapping)
@@ -143,16 +151,18 @@ def verify_onnx(
     prepared = prepare_module(
         module, [torch.from_numpy(one[:2].copy()) for one in arrays], keywords=inputs, outputs=outputs
     )
-    return run_battery(data, Battery(prepared, arrays))
+    return run_battery(data, Battery(prepared, arrays), opened=opened)
 
 
-def run_battery(data: bytes, battery: Battery) -> VerificationReport:
+def run_battery(data: bytes, battery: Battery, *, opened: Callable[[bool], Run] | None = None) -> VerificationReport:
     """Run the bytes of a model through every case of a battery.
 
     Args:
         data: a valid ONNX file.
         battery: of the module that it should answer as.
+        opened: gives what runs the model with or without optimisations; ONNX Runtime in this process by default.
     """
+    opened = opened or partial(_runner, data)
     model = onnx.ModelProto.FromString(data)
     yardstick = battery.yardstick
     names = [output.name for output in model.graph.output]
@@ -163,7 +173,7 @@ def run_battery(data: bytes, battery: Battery) -> VerificationReport:
     scale: float | None = None
     if not problems:
         try:
-            runs = {name: _runner(data, optimise=optimise) for name, optimise in _OPTIMISATIONS.items()}
+            runs = {name: opened(optimise) for name, optimise in _OPTIMISATIONS.items()}
         except LrdiffError as problem:
             problems = [problem.message]
         else:
@@ -210,7 +220,11 @@ def _interface_problems(model: onnx.ModelProto, rows: Sequence[np.ndarray], *, o
     return problems
 
 
-def _runner(data: bytes, *, optimise: bool) -> Run:
+def _runner_in(sandbox: Sandbox, path: str | os.PathLike[str], optimise: bool) -> Run:
+    return lambda feeds: sandbox.run(path, feeds, optimise=optimise)
+
+
+def _runner(data: bytes, optimise: bool) -> Run:
     session = open_session(data, optimise=optimise)
     names = [one.name for one in session.get_inputs()]
 
@@ -229,6 +243,8 @@ def _run_case(run: Run, case: Case, level: str) -> CaseResult:
             rows = [run([one[i : i + 1] for one in case.feeds]) for i in range(case.batch)]
             outputs = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
             bitwise = all(one.tobytes() == other.tobytes() for one, other in zip(outputs, together, strict=True))
+    except ModelFileError:  # of a sandbox: what has used its time up once would use it up in every case
+        raise
     except Exception as problem:  # noqa: BLE001 - its exceptions share no base below Exception
         text = f"onnxruntime failed: {first_line(problem)}"
         return CaseResult(name=case.name, batch=case.batch, optimisation=level, verdicts=(), problem=text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,10 +24,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """A folder with two runs of two cases, two processes each."""
+    """A folder with a run of two cases, two processes each, and the same run again."""
     folder = tmp_path_factory.mktemp("runs")
-    for _ in range(2):
-        assert main(["bench", "main_step", "--quick", "--processes", "2", "--out", str(folder)]) == 0
+    assert main(["bench", "main_step", "--quick", "--processes", "2", "--out", str(folder)]) == 0
+    (first,) = store.run_files(folder)
+    shutil.copy(first, first.with_name(f"2{first.name}"))  # sorts behind it
     return folder
 
 
@@ -78,22 +81,72 @@ def test_ls_show_and_compare(runs: Path, capsys) -> None:
     assert [run["records"] for run in json.loads(said(capsys)[0])] == [2, 2]
     assert main(["bench", "show", *out_option]) == 0
     out, _ = said(capsys)
-    assert "main_step rates=2" in out
+    lines = [line.strip() for line in out.splitlines()]
+    assert "main_step" in lines
+    assert [line.split()[0] for line in lines if line.startswith("rates=")] == ["rates=1", "rates=2"]
     assert "us" in out
     assert "eps" in out
+    assert max(map(len, out.splitlines())) <= 80
     page = runs / "page.md"
     assert main(["bench", "show", "--to", str(page), *out_option]) == 0
     said(capsys)
     text = page.read_text()
-    assert "| rates | median | spread | first | peak | error |\n|---|---|---|---|---|---|\n| " in text
+    assert "| rates | median | spread | first | MiB | eps |\n|---|---|---|---|---|---|\n| " in text
     assert "## main_step" in text
-    assert "`lrdiff bench` on 20" in text
+    assert re.search(r"^`lrdiff bench` on 20[-\d]{8}, 2 cases in \d+\.\d minutes: ", text, re.MULTILINE)
     assert main(["bench", "compare", "latest~1", "--json", *out_option]) in (0, 1)
     rows = json.loads(said(capsys)[0])
     assert {row["case"] for row in rows} == {"main_step[rates=1]", "main_step[rates=2]"}
     assert all(row["processes"] == 2 and row["band"] >= 0.02 for row in rows)
     assert main(["bench", "compare", "latest~1", *out_option]) in (0, 1)
     assert "ratio" in said(capsys)[0]
+
+
+def test_notes_of_many_cases_are_one_line_and_labels_say_what_is_unusual(runs: Path) -> None:
+    from rich.console import Console
+
+    from lrdiff_bench.measure.present import run_table
+    from lrdiff_bench.measure.suite import Row
+
+    record = store.read_run(store.find_run("latest", runs))[0]
+    cases = choose_cases(["optimizer_step"], ["implementation=ours,fused", "threads=1,2", "device=cpu,cuda"])
+    unsettled = record.processes[0].model_copy(update={"settled": False})
+    noisy = record.model_copy(update={"processes": (unsettled,)})
+    rows = [
+        Row(case, record=noisy) if case.parameters["device"] == "cpu" else Row(case, reason="no CUDA here")
+        for case in cases
+    ]
+    console = Console(width=80, record=True)
+    console.print(run_table(rows))
+    text = console.export_text()
+    assert re.findall(r"^     (\w+ ?\S*) {2,}\d", text, re.MULTILINE) == [
+        "ours",
+        "ours threads=2",
+        "fused",
+        "fused threads=2",
+    ]
+    flat = " ".join(text.split())
+    assert flat.count("times had not settled when warm-up ended") == 1
+    assert flat.count("and 1 more: no CUDA here") == 1
+
+
+def test_a_page_is_written_where_it_can_be_and_refused_before_measuring_where_not(
+    runs: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    from lrdiff_bench.measure import commands
+    from lrdiff_bench.measure.suite import Row
+
+    record = store.read_run(store.find_run("latest", runs))[0]
+    monkeypatch.setattr(
+        commands, "measure_cases", lambda cases, effort, **_: (Row(case, record=record) for case in cases)
+    )
+    given = ["bench", "main_step", "--param", "rates=1", "--out", str(tmp_path), "--to"]
+    assert main([*given, str(tmp_path / "page.md")]) == 0
+    assert "## main_step" in (tmp_path / "page.md").read_text()
+    said(capsys)
+    monkeypatch.setattr(commands, "measure_cases", None)
+    assert main([*given, str(tmp_path / "nowhere" / "page.md")]) == 2
+    assert said(capsys)[1].startswith("error: cannot write ")
 
 
 def test_ls_cases_names_every_family_and_parameter(capsys) -> None:
@@ -113,7 +166,7 @@ def test_runs_of_two_machines_are_refused_unless_told(runs: Path, tmp_path: Path
     assert main(["bench", "compare", here, str(other), "--out", str(tmp_path)]) == 2
     assert "different machines" in said(capsys)[1]
     assert main(["bench", "compare", here, str(other), "--across-machines", "--out", str(tmp_path)]) == 0
-    assert "ratio 1.000" in said(capsys)[0]
+    assert " 1.000  " in said(capsys)[0]
 
 
 def test_a_slower_run_ends_with_status_1(runs: Path, tmp_path: Path, capsys) -> None:
@@ -194,8 +247,6 @@ def test_ab_of_implementations_finds_a_large_difference(tmp_path: Path, capsys) 
 @pytest.mark.slow
 def test_ab_of_commits_finds_a_planted_slow_down(tmp_path: Path, capsys) -> None:
     """Two commits of a scratch repository, real processes: the second one waits 1 ms in the step of 10 us."""
-    import shutil
-
     from test_asv_config import PLANTED
 
     repository = tmp_path / "project"
@@ -236,7 +287,11 @@ def test_references_are_values_before_they_are_commits(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_calibrate_keeps_the_band(tmp_path: Path, capsys) -> None:
+def test_calibrate_keeps_the_band(tmp_path: Path, capsys, monkeypatch) -> None:
+    from lrdiff_bench.measure import commands
+
+    real = commands._paired_effort
+    monkeypatch.setattr(commands, "_paired_effort", lambda processes, quick: real(processes, quick=True))
     given = ["bench", "calibrate", "main_step", "--processes", "2", "--json", "--out", str(tmp_path)]
     assert main(given) == 0
     document = json.loads(said(capsys)[0])

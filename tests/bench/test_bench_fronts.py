@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Sleeping takes as long on a busy machine as on a quiet one, or nearly.
+# Sleeping takes as long on a busy machine as on a quiet one, or nearly: waking up late costs a millisecond or two.
 NEW_CASE = '''
 
-@case_family(version="1", parameters={"milliseconds": (4,)})
+@case_family(version="1", parameters={"milliseconds": (25,)})
 def planted(milliseconds: int) -> Workload:
     """A case of a test."""
     import time
@@ -55,7 +55,7 @@ def call(project: Path, *command: str, **variables: str) -> str:
 def from_the_command_line(project: Path) -> float:
     run = json.loads(call(project, sys.executable, "-P", "-m", "lrdiff_bench", "bench", "planted", "--quick", "--json"))
     (record,) = run["records"]
-    assert record["case"] == "planted[milliseconds=4]"
+    assert record["case"] == "planted[milliseconds=25]"
     samples = sorted(sample["seconds"] for sample in record["samples"])
     return samples[len(samples) // 2]
 
@@ -76,7 +76,7 @@ def from_pytest_benchmark(project: Path) -> float:
     ]
     call(project, *command, f"--benchmark-json={out}")
     (benchmark,) = json.loads(out.read_text())["benchmarks"]
-    assert benchmark["name"] == "test_case[planted[milliseconds=4]]"
+    assert benchmark["name"] == "test_case[planted[milliseconds=25]]"
     record = benchmark["extra_info"]["record"]
     assert record["format"] == "lrdiff.bench.record"
     seconds = sorted(sample["seconds"] for sample in record["samples"])
@@ -122,7 +122,7 @@ def test_one_function_shows_up_in_all_three_fronts_with_the_same_median(project:
         "pytest-benchmark": from_pytest_benchmark(project),
         "asv": from_asv(project),
     }
-    assert all(0.004 <= median < 0.006 for median in medians.values()), medians
+    assert all(0.025 <= median < 0.035 for median in medians.values()), medians
     assert max(medians.values()) / min(medians.values()) < 1.1, medians
 
 

@@ -118,3 +118,58 @@ def test_what_cannot_be_done_is_said_in_two_lines(here, capsys, arguments, what)
 def test_thread_counts_that_are_none_are_refused(run, capsys):
     assert main(["latency", str(run), "--threads", "1,x"]) == 2
     assert capsys.readouterr().err.startswith("error: --threads is '1,x'\nhelp: ")
+
+
+def said(run, folder, **texts):
+    """A copy of a run's file that says something else of itself."""
+    import onnx
+
+    model = onnx.load(run / "model.onnx")
+    for entry in model.metadata_props:
+        entry.value = texts.pop(entry.key.removeprefix("lrdiff."), entry.value)
+    assert not texts
+    file = folder / "model.onnx"
+    onnx.save(model, file)
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("texts", "what"),
+    [
+        ({"features": "7"}, "says of its features what is no list of names"),
+        ({"features": "[1, 2]"}, "says of its features what is no list of names"),
+        ({"classes": '{"a": 1}'}, "says of its classes what is no list of names"),
+        ({"classes": '["a", "b"]'}, "answers [4, 3] for 4 rows"),
+        ({"target": "[[]]"}, "says of its target what is no list of names"),
+        ({"rates": "[" * 100_000}, "is not JSON"),
+        ({"normalisation": "[5]"}, None),
+    ],
+)
+def test_a_file_that_lies_about_itself_is_one_line(run, here, capsys, texts, what):
+    from lrdiff_core import load_table
+
+    table = load_table("wine")
+    lines = [",".join(table.feature_names), *(",".join(map(repr, row)) for row in table.features[:4].tolist())]
+    Path("rows.csv").write_text("\n".join(lines) + "\n")
+    status = main(["predict", said(run, here, **texts), "--data", "rows.csv"])
+    error = capsys.readouterr().err.splitlines()
+    assert (status, len(error)) == ((2, 2) if what else (0, 0))
+    assert not what or (error[0].startswith("error: ") and what in error[0])
+
+
+def test_a_file_that_runs_for_ever_is_refused_by_verify_with_a_run(run, here, capsys, monkeypatch):
+    import sys
+
+    import lrdiff_export.sandbox as sandbox
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "export"))
+    monkeypatch.delitem(sys.modules, "hostile", raising=False)
+    from hostile import endless_loop
+
+    real = sandbox.Limits.__init__
+    monkeypatch.setattr(sandbox.Limits, "__init__", lambda self: real(self, seconds=1.0))
+    Path("model.onnx").write_bytes(endless_loop("features", 13, "probabilities", 3))
+    assert main(["verify", "model.onnx", "--run", str(run)]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert error[0] == "error: model.onnx takes longer than 1 s to open and run"
+    assert len(error) == 2

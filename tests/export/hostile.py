@@ -51,7 +51,7 @@ def huge_constant() -> bytes:
     return _model([*nodes, helper.make_node("Add", ["x", "s"], ["y"])], initializer=[shape]).SerializeToString()
 
 
-def endless_loop() -> bytes:
+def endless_loop(x: str = "x", features: int = 2, y: str = "y", outputs: int = 2) -> bytes:
     """Loads at once, and runs for ever."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["c"], ["d"]), helper.make_node("Relu", ["v"], ["w"])],
@@ -59,14 +59,25 @@ def endless_loop() -> bytes:
         [
             helper.make_tensor_value_info("i", TensorProto.INT64, []),
             helper.make_tensor_value_info("c", TensorProto.BOOL, []),
-            _value("v", ["batch", 2]),
+            _value("v", ["batch", features]),
         ],
-        [helper.make_tensor_value_info("d", TensorProto.BOOL, []), _value("w", ["batch", 2])],
+        [helper.make_tensor_value_info("d", TensorProto.BOOL, []), _value("w", ["batch", features])],
     )
     count = numpy_helper.from_array(np.array(2**62, np.int64), "count")
     true = numpy_helper.from_array(np.array(True), "true")
-    node = helper.make_node("Loop", ["count", "true", "x"], ["y"], body=body)
-    return _model([node], initializer=[count, true]).SerializeToString()
+    ends = numpy_helper.from_array(np.array([outputs], np.int64), "ends")
+    zero, one = (numpy_helper.from_array(np.array([value], np.int64), f"i{value}") for value in (0, 1))
+    nodes = [
+        helper.make_node("Loop", ["count", "true", x], ["looped"], body=body),
+        helper.make_node("Slice", ["looped", "i0", "ends", "i1"], [y]),
+    ]
+    constants = [count, true, ends, zero, one]
+    graph = helper.make_graph(
+        nodes, "graph", [_value(x, ["batch", features])], [_value(y, ["batch", outputs])], constants
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    model.ir_version = 9
+    return bytes(model.SerializeToString())
 
 
 def external(location: str) -> bytes:

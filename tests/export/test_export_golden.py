@@ -246,3 +246,42 @@ def test_vectors_of_a_model_with_other_inputs_are_named(plain: Path) -> None:
     plain.write_bytes(model.SerializeToString())
     with pytest.raises(DataError, match="takes columns, the golden vectors have features"):
         verify_golden(plain)
+
+
+def test_vectors_that_would_grow_or_break_what_reads_them_are_refused(plain: Path) -> None:
+    import hashlib
+    import io
+
+    vectors, document = golden_paths(plain)
+    text, said = document.read_text(), json.loads(document.read_text())
+    zipped = io.BytesIO()
+    np.savez_compressed(zipped, input0=np.zeros((10**6, 10), np.float32), output0=np.zeros((10**6, 1)))
+
+    def write(data: bytes, **changes: Any) -> str:
+        vectors.write_bytes(data)
+        document.write_text(json.dumps(said | {"vectors_sha256": hashlib.sha256(data).hexdigest()} | changes))
+        with pytest.raises(ModelFileError) as caught:
+            verify_golden(plain)
+        assert "\n" not in caught.value.message
+        return caught.value.message.removeprefix(f"{document} is damaged: ")
+
+    def stored(**arrays: np.ndarray) -> bytes:
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        return buffer.getvalue()
+
+    whole = vectors.read_bytes()
+    with np.load(io.BytesIO(whole)) as arrays:
+        kept = dict(arrays)
+    assert write(zipped.getvalue()) == "the vectors are compressed"
+    assert write(stored(**kept | {"output0": kept["output0"][:-1]})).startswith("arrays of numbers are needed")
+    assert write(stored(**kept | {"output0": np.array(["x"] * len(kept["output0"]))})).startswith("arrays of numbers")
+    assert write(whole, outputs=[said["outputs"][0] | {"allowed": "much"}]).startswith("could not convert string")
+    assert write(whole, inputs=[], outputs=[]).startswith("arrays of numbers are needed")
+    assert write(whole, inputs=7) == "object of type 'int' has no len()"
+    vectors.write_bytes(whole)
+    document.write_text(text)
+    plain.unlink()
+    os.mkfifo(plain)
+    with pytest.raises(ModelFileError, match="is not a file"):
+        verify_golden(plain)

@@ -12,13 +12,15 @@ import onnx
 import pytest
 import torch
 from export_models import MODELS, OUTPUTS, Classifier, rows_of, seeded
+from hostile import endless_loop
 from onnx import TensorProto, helper
 from torch import nn
 
-from lrdiff_export import convert_to_onnx, verify_onnx
+from lrdiff_core.errors import ModelFileError
+from lrdiff_export import Limits, Sandbox, convert_to_onnx, verify_onnx
 
 ROWS = rows_of(100, 10)
-SEEDS = range(4)
+SEEDS = range(2)
 
 
 def converted(module: nn.Module, *, width: int = 10) -> bytes:
@@ -62,19 +64,22 @@ def test_a_path_is_read(tmp_path: Path) -> None:
     assert verify_onnx(str(file), seeded(Classifier), rows=ROWS).passed
 
 
+def test_a_sandbox_answers_as_this_process_does(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(converted(seeded(Classifier)))
+    with Sandbox() as sandbox:
+        boxed = verify_onnx(file, seeded(Classifier), rows=ROWS, sandbox=sandbox)
+        assert boxed == verify_onnx(file, seeded(Classifier), rows=ROWS)
+        file.write_bytes(endless_loop("features", 10, "output", 1))
+        sandbox.limits = Limits(seconds=1)
+        with pytest.raises(ModelFileError, match="takes longer than 1 s to open and run"):
+            verify_onnx(file, seeded(Classifier), rows=ROWS, sandbox=sandbox)
+
+
 def edit(model: onnx.ModelProto, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
     values = change(onnx.numpy_helper.to_array(tensor).copy()).astype(np.float32)
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, name))
-
-
-def one_weight_off(model: onnx.ModelProto) -> None:
-    def change(values: np.ndarray) -> np.ndarray:
-        # A unit of the hidden layer may be dead and its weights without effect: take the largest weight of the head.
-        values.flat[np.abs(values).argmax()] *= 1.01
-        return values
-
-    edit(model, "layer2.weight", change)
 
 
 def one_weight_of_the_first_layer_off(model: onnx.ModelProto) -> None:
@@ -87,20 +92,8 @@ def one_weight_of_the_first_layer_off(model: onnx.ModelProto) -> None:
     edit(model, "layer1.weight", change)
 
 
-def dropped_bias(model: onnx.ModelProto) -> None:
-    edit(model, "layer1.bias", np.zeros_like)
-
-
-def wrong_mean(model: onnx.ModelProto) -> None:
-    edit(model, "mean", lambda mean: mean + 1e-3)
-
-
 def wrong_spread(model: onnx.ModelProto) -> None:
     edit(model, "std", lambda std: std * np.sqrt(100 / 99))  # n against n - 1
-
-
-def swapped_activation(model: onnx.ModelProto) -> None:
-    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Softplus"
 
 
 def nearly_the_same_activation(model: onnx.ModelProto) -> None:
@@ -109,30 +102,11 @@ def nearly_the_same_activation(model: onnx.ModelProto) -> None:
     relu.attribute.append(helper.make_attribute("alpha", 0.001))
 
 
-def bfloat16_arithmetic(model: onnx.ModelProto) -> None:
-    """Round every intermediate to bfloat16; ONNX Runtime has no bfloat16 kernels on the CPU."""
-    nodes = []
-    for node in model.graph.node:
-        (result,) = node.output
-        node.output[0] = f"{result}_exact"
-        nodes += [
-            node,
-            helper.make_node("Cast", [f"{result}_exact"], [f"{result}_bf16"], to=TensorProto.BFLOAT16),
-            helper.make_node("Cast", [f"{result}_bf16"], [result], to=TensorProto.FLOAT),
-        ]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-
-
+# Beside those of planted.py, which test_export_faults.py plants in twenty models.
 FAULTS: list[Callable[[onnx.ModelProto], None]] = [
-    one_weight_off,
     one_weight_of_the_first_layer_off,
-    dropped_bias,
-    wrong_mean,
     wrong_spread,
-    swapped_activation,
     nearly_the_same_activation,
-    bfloat16_arithmetic,
 ]
 
 

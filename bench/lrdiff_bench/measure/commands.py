@@ -25,7 +25,7 @@ from lrdiff_bench.measure.record import Record
 from lrdiff_bench.measure.suite import Row, choose_cases, measure_cases
 from lrdiff_bench.screen import make_console, plain_table
 from lrdiff_bench.timing import load_average, usable_cpus
-from lrdiff_core.errors import ConfigError, UnavailableError
+from lrdiff_core.errors import ConfigError, InputError, UnavailableError
 from lrdiff_core.files import write_text
 
 __all__ = ["ab", "calibrate", "compare", "history", "list_cases", "list_runs", "pictures", "run", "show"]
@@ -41,9 +41,12 @@ def run(
     instructions: bool,
     affinity: str | None,
     folder: Path | None,
+    to: Path | None,
     json: bool,
 ) -> int:
     """Measure, showing a table that grows, and keep every record as soon as it is there."""
+    if to is not None and not to.parent.is_dir():  # before the minutes that measuring takes
+        raise InputError(f"cannot write {to}: no folder {to.parent}", help="make the folder first")
     cases = choose_cases(names, parameters, device=device, quick=quick)
     effort = Effort.quick(processes) if quick else Effort.whole(processes)
     file = store.new_run(folder or store.DEFAULT_FOLDER)
@@ -75,6 +78,9 @@ def run(
     wrong = [record.case for record in records if record.parity is not None and not record.parity.held]
     if records:
         console.print(f"records: {file}", soft_wrap=True)
+        if to is not None:
+            _write_page(records, to)
+            console.print(f"page: {to}", soft_wrap=True)
     if json:
         _print_json(
             {
@@ -87,9 +93,15 @@ def run(
             }
         )
     if failed or wrong:
-        return _fail(f"measured with faults: {', '.join([*failed, *wrong])}", "see the table: why, and error")
+        return _fail(
+            f"measured with faults: {', '.join([*failed, *wrong])}", "see the lines under the table, and the column eps"
+        )
     if not records:
-        return _fail("nothing could be measured here", "see the table for the reasons", UnavailableError.exit_status)
+        return _fail(
+            "nothing could be measured here",
+            "see the lines under the table for the reasons",
+            UnavailableError.exit_status,
+        )
     return 0
 
 
@@ -118,11 +130,11 @@ def list_runs(*, folder: Path | None, json: bool) -> int:
             [{"file": str(file), "records": len(rows), "cases": [row.case for row in rows]} for file, rows in runs]
         )
         return 0
-    table = plain_table("run", "records", "commit", "device", "version", "why")
+    table = plain_table("run", "records", "commit", "why")
     for file, records in runs:
-        names = ", ".join(dict.fromkeys(record.name for record in records))
-        table.add_row(file.stem, str(len(records)), _commit(records[0]), records[0].machine.device,
-                      f"torch {records[0].code.torch}", names)  # fmt: skip
+        devices = [one for one in dict.fromkeys(record.machine.device for record in records) if one != "cpu"]
+        names = dict.fromkeys(record.name for record in records)
+        table.add_row(file.stem, str(len(records)), _commit(records[0]), ", ".join([*names, *devices]))
     make_console().print(table if runs else f"no runs in {folder or store.DEFAULT_FOLDER}")
     return 0
 
@@ -131,7 +143,7 @@ def show(name: str, *, folder: Path | None, to: Path | None, json: bool) -> int:
     """The records of one run."""
     records = store.read_run(store.find_run(name, folder or store.DEFAULT_FOLDER))
     if to is not None:
-        write_text(to, present.markdown(records, "lrdiff bench"))
+        _write_page(records, to)
     if json:
         _print_json([record.model_dump() for record in records])
         return 0
@@ -171,14 +183,17 @@ def compare(name_a: str, name_b: str, *, across_machines: bool, folder: Path | N
             ]
         )
     else:
-        table = plain_table("case", "before", "after", "why")
+        table = plain_table("case", "before", "after", "ratio", "result")
         table.columns[0].no_wrap = False
         hidden = present.constant_parameters([b for _, b in found])
         for (a, b), outcome in zip(found, outcomes, strict=True):
             label = f"{b.name} {present.short_label(b, hidden)}".strip()
             table.add_row(label, present.format_seconds(a.median), present.format_seconds(b.median),
-                          present.describe_outcome(outcome))  # fmt: skip
-        make_console().print(table)
+                          f"{outcome.ratio.estimate:.3f}", present.brief_outcome(outcome))  # fmt: skip
+        console = make_console()
+        console.print(table)
+        if any(outcome.processes == 1 for outcome in outcomes):
+            console.print("one process a side cannot tell: measure with --processes 8", style="dim")
     return _fail(f"slower: {', '.join(slower)}", "see `lrdiff bench ab` for a closer look") if slower else 0
 
 
@@ -378,6 +393,15 @@ def _warn_of_load(console: Console) -> None:
     if load is not None and load > usable_cpus() / 2:
         text = f"the machine is busy (load {load:.1f} on {usable_cpus()} processors): expect noise"
         console.print(text, style="yellow")
+
+
+def _write_page(records: Sequence[Record], to: Path) -> None:
+    """The page of a run, with what can be drawn of it beside it."""
+    from lrdiff_bench.measure.pictures import draw_rates, draw_sizes
+
+    drawn = [*draw_rates(records, to.parent), *draw_sizes(records, to.parent)]
+    pictures = [file.name for file in drawn if file.suffix == ".png"]
+    write_text(to, present.markdown(records, "lrdiff bench", pictures))
 
 
 def _measured(rows: Sequence[Row]) -> list[Row]:

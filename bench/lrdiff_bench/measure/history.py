@@ -128,7 +128,7 @@ def list_commits(range_: str | None, repository: Path) -> list[str]:
         why = done.stderr.strip().splitlines()
         raise ConfigError(
             f"{range_ or 'HEAD'} names no commits{': ' + why[0] if why else ''}",
-            help='write a range as git takes it, such as HEAD~3..HEAD or "-n 5 main"',
+            help='write a range as git takes it, such as HEAD~3..HEAD or "main -n 5"',
         )
     return commits
 

@@ -122,12 +122,15 @@ def draw_sizes(records: Iterable[Record], folder: Path) -> list[Path]:
     panel.set_xscale("log")
     panel.set_yscale("log")
     _decimal(panel.yaxis)
-    # Names where there is room: under the lowest point, every second one further down.
-    for i, (name, size) in enumerate(sorted(sizes.items(), key=lambda one: one[1])):
-        lowest = min(r.median for r in chosen if r.parameters["shapes"] == name) * 1e3
-        panel.annotate(name, (size, lowest), xytext=(0, -18 - 17 * (i % 3)), textcoords="offset points",
-                       ha="center", fontsize=8, color=INK)  # fmt: skip
-    panel.margins(y=0.15)
+    # Names stand upright at the bottom, below every line: some sizes lie close together.
+    lowest = min(r.median for r in chosen) * 1e3
+    panel.set_ylim(bottom=lowest / 8)
+    for name, size in sizes.items():
+        panel.axvline(size, color=INK, linewidth=0.5, alpha=0.25)
+        panel.annotate(
+            name, (size, 0), xycoords=("data", "axes fraction"), xytext=(-2, 4), textcoords="offset points",
+            rotation=90, ha="right", va="bottom", fontsize=8, color=INK,
+        )  # fmt: skip
     return _finish(panel, f"AdamW step over the shapes of real models, {_where(chosen[0])}", folder, "cost-by-size")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Group
@@ -15,8 +16,8 @@ from lrdiff_bench.measure.suite import Row
 from lrdiff_bench.screen import plain_table
 
 __all__ = [
+    "brief_outcome",
     "describe_outcome",
-    "format_bytes",
     "format_seconds",
     "markdown",
     "outcome_document",
@@ -25,6 +26,10 @@ __all__ = [
 ]
 
 LAUNCH_BOUND = 0.9  # share of the host
+COLUMNS = ("median", "spread", "first", "MiB", "eps")
+# Said only where they are otherwise.
+USUAL = {"device": "cpu", "threads": 1}
+NAMED = 3  # cases that a note names
 _COLORS = {"faster": "green", "slower": "red", "equivalent": "green", "unresolved": "yellow"}
 
 
@@ -42,22 +47,17 @@ def format_seconds(seconds: float) -> str:
     return f"{float(f'{seconds * 1e9:.3g}'):g} ns"
 
 
-def format_bytes(count: int) -> str:
-    """Bytes in MiB.
-
-    Example:
-        >>> format_bytes(300 * 2**20)
-        '300 MiB'
-    """
-    return f"{count / 2**20:.0f} MiB"
-
-
 def short_label(record_or_case: Any, hidden: Iterable[str] = ()) -> str:
-    """Parameters of a case in one line, without those in ``hidden``; words speak for themselves, numbers do not."""
+    """Parameters of a case in one line; words speak for themselves, numbers do not.
+
+    Args:
+        record_or_case: whose parameters.
+        hidden: parameters to leave out, beside those of :data:`USUAL` that have their usual value.
+    """
     return " ".join(
         value if isinstance(value, str) and not value.startswith("-") else f"{key}={value}"
         for key, value in record_or_case.parameters.items()
-        if key not in hidden
+        if key not in hidden and USUAL.get(key) != value
     )
 
 
@@ -78,30 +78,48 @@ def run_table(rows: Sequence[Row], *, working: Case | None = None) -> Group:
         rows: those without a record are named below, with the reason.
         working: the case that is being measured.
     """
-    table = plain_table("case", "median", "spread", "first", "peak", "error")
+    table = plain_table("case", *COLUMNS)
     table.columns[0].no_wrap = False  # names give way, numbers stay whole
-    hidden = constant_parameters([row.case for row in rows])
-    notes: list[Text] = []
-    for row in rows:
-        name = f"{row.case.name} {short_label(row.case, hidden)}".strip()
-        if row.record is not None:
-            table.add_row(name, *_cells(row.record))
-            notes += [Text(f"{name}: {note}", style="yellow") for note in _notes(row.record)]
-        elif row.reason is not None:
-            notes.append(Text(f"{name}: {row.reason}", style="red" if row.failed else "dim"))
+    notes: dict[tuple[str, str], list[str]] = {}  # style and text: what it is about
+    for name in dict.fromkeys(row.case.name for row in rows):
+        family = [row for row in rows if row.case.name == name]
+        measured = [row for row in family if row.record is not None]
+        hidden = constant_parameters([row.case for row in measured])
+        if len(measured) > 1:
+            table.add_row(name)
+        for row in family:
+            label = short_label(row.case, hidden)
+            if row.record is not None:
+                shown = f"  {label or _whole_label(row.case)}" if len(measured) > 1 else name
+                table.add_row(shown, *_cells(row.record))
+                for note in _notes(row.record):
+                    notes.setdefault(("yellow", note), []).append(f"{name} {label}".strip())
+            elif row.reason is not None:
+                style = "red" if row.failed else "dim"
+                notes.setdefault((style, row.reason), []).append(f"{name} {short_label(row.case)}".strip())
+    lines = [Text(f"{_named(cases)}: {text}", style=style) for (style, text), cases in notes.items()]
     if working is not None:
-        notes.append(Text(f"measuring {working.label}", style="dim"))
-    return Group(table, *notes)
+        lines.append(Text(f"measuring {working.label}", style="dim"))
+    return Group(table, *lines)
+
+
+def _whole_label(case: Case) -> str:
+    return " ".join(f"{key}={value}" for key, value in case.parameters.items())
+
+
+def _named(cases: Sequence[str]) -> str:
+    more = f" and {len(cases) - NAMED} more" if len(cases) > NAMED else ""
+    return ", ".join(cases[:NAMED]) + more
 
 
 def _cells(record: Record) -> list[str | Text]:
-    peak = format_bytes(record.peak) if record.peak is not None else ""
+    peak = f"{record.peak / 2**20:.0f}" if record.peak is not None else ""
     if not record.samples:
         return ["", "", "", peak, ""]
     low, high = record.quartiles
     error: str | Text = ""
     if record.parity is not None:
-        text = "not finite" if record.parity.error is None else f"{record.parity.error:.1f} eps"
+        text = "not finite" if record.parity.error is None else f"{record.parity.error:.1f}"
         error = Text(text, style="" if record.parity.held else "red")
     return [
         format_seconds(record.median),
@@ -127,12 +145,13 @@ def _notes(record: Record) -> list[str]:
     return notes
 
 
-def markdown(records: Sequence[Record], command: str) -> str:
-    """Records as a page of docs/results: machine, versions and commit, then a table a case.
+def markdown(records: Sequence[Record], command: str, pictures: Sequence[str] = ()) -> str:
+    """Records as a page of docs/results: machine, versions and commit, pictures, then a table a case.
 
     Args:
         records: of one run.
         command: that made them.
+        pictures: names of files beside the page.
     """
     first = records[0]
     device = first.machine.cpu if first.machine.device == "cpu" else first.machine.device
@@ -143,22 +162,30 @@ def markdown(records: Sequence[Record], command: str) -> str:
     lines = [
         "# Benchmarks",
         "",
-        f"`{command}` on {first.created[:10]}: {machine}{load}.",
+        f"`{command}` on {first.created[:10]}, {len(records)} cases in {_minutes(records)}: {machine}{load}.",
         f"torch {first.code.torch}, Python {first.code.python}, numpy {first.code.numpy}, commit {commit}.",
         "Columns are explained in the [guide](../guide/benchmarks.md); times are of one step.",
     ]
+    for name in pictures:
+        lines += ["", f"![{name.partition('.')[0].replace('-', ' ')}]({name})"]
     for name in dict.fromkeys(record.name for record in records):
         family = [record for record in records if record.name == name]
         hidden = constant_parameters(family)
         keys = [key for key in family[0].parameters if key not in hidden]
         fixed = ", ".join(f"{key} {value}" for key, value in family[0].parameters.items() if key in hidden)
-        head = [*keys, "median", "spread", "first", "peak", "error"]
+        head = [*keys, *COLUMNS]
         lines += ["", f"## {name}", "", *([fixed + ".", ""] if fixed else [])]
         lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
         for record in family:
             cells = [*(str(record.parameters[key]) for key in keys), *map(str, _cells(record))]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _minutes(records: Sequence[Record]) -> str:
+    """Between the first and the last record; a record is made when its case is done."""
+    made = [datetime.fromisoformat(record.created) for record in records]
+    return f"{(max(made) - min(made)).total_seconds() / 60:.1f} minutes"
 
 
 def describe_outcome(outcome: Outcome) -> Text:
@@ -178,6 +205,16 @@ def describe_outcome(outcome: Outcome) -> Text:
             else f"about {more} more processes ({outcome.more_samples} samples) would tell"
         )
         text.append(f"; {missing}", style="none")
+    return text
+
+
+def brief_outcome(outcome: Outcome) -> Text:
+    """Verdict and interval, for a column of a table."""
+    text = Text(outcome.verdict, style=_COLORS[outcome.verdict])
+    if outcome.processes > 1:
+        text.append(f", {outcome.ratio.low:.3f} to {outcome.ratio.high:.3g}", style="none")
+    if outcome.more_processes is not None and outcome.processes > 1:
+        text.append(f"; {outcome.more_processes} more processes", style="none")
     return text
 
 
