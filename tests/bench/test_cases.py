@@ -15,7 +15,7 @@ from lrdiff_bench.measure import registry
 from lrdiff_bench.timing import Workload, pinned, time_case
 from lrdiff_core.errors import ConfigError, UnavailableError
 
-# Of the models' shapes only the smallest: the others are the same code with more memory (test_bench_parity.py counts their parameters).
+# Of the models' shapes only the smallest: the others are the same code with more memory.
 LARGE = {"resnet50", "vit_b16", "bert_base", "gpt2_small", "gaussians"}
 EVERY_CASE = [
     case
