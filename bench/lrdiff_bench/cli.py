@@ -147,13 +147,15 @@ def latency(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder with a model.onnx.")],
     provider: Annotated[str | None, typer.Option("--provider", metavar="NAME", help="Execution provider [CPUExecutionProvider].")] = None,  # noqa: E501
     threads: Annotated[str, typer.Option("--threads", metavar="LIST", help="Such as 1,2.")] = "1",
+    batch: Annotated[str, typer.Option("--batch", metavar="LIST", help="Rows in a call.")] = "1,32,1024",
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Time single calls of a run's ONNX file against eager PyTorch: median, p95, p99."""
     from lrdiff_bench.export_commands import latency as measure
-    from lrdiff_bench.export_commands import thread_counts
+    from lrdiff_bench.export_commands import whole_numbers
 
-    return _show({**measure(run, threads=thread_counts(threads), provider=provider), "passed": True}, "latency", json)
+    counts, batches = whole_numbers("--threads", threads), whole_numbers("--batch", batch)
+    return _show({**measure(run, threads=counts, batches=batches, provider=provider), "passed": True}, "latency", json)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import inspect
 import io
 import sys
 from collections.abc import Sequence
@@ -20,8 +21,9 @@ from lrdiff_core.data import read_features
 from lrdiff_core.errors import ConfigError, InputError, ModelFileError
 from lrdiff_core.files import write_text
 from lrdiff_core.model import Predictor
+from lrdiff_export.records import first_line
 
-__all__ = ["compare_files", "export_model", "latency", "list_targets", "predict_onnx", "thread_counts", "verify_model"]
+__all__ = ["compare_files", "export_model", "latency", "list_targets", "predict_onnx", "verify_model", "whole_numbers"]
 
 
 def export_model(
@@ -48,10 +50,14 @@ def export_model(
     """
     from lrdiff_export import export
 
-    options: dict[str, Any] = {"target": target, "variants": variants, "opset": opset}
+    options: dict[str, Any] = {"target": target, "opset": opset}
+    options = {key: value for key, value in options.items() if value is not None}  # else what the factory says
+    if list(variants) != ["fp32"]:
+        options["variants"] = variants
     if ":" in source and not Path(source).exists():
         module, example, more = _from_factory(source)
-        return {**export(module, example, out=out or Path("model.onnx"), **options, **more).to_dict(), "passed": True}
+        report = export(module, example, **{"out": out or Path("model.onnx"), **more, **options})
+        return {**report.to_dict(), "passed": True}
     run = Path(source)
     net, info, config = open_run(run)
     rates = {str(name): float(rate) for name, rate in info.get("rates", {}).items()}
@@ -154,19 +160,19 @@ def latency(
     return report.to_dict()
 
 
-def thread_counts(text: str) -> list[int]:
-    """Read a list of thread counts such as ``"1,2"``.
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Read a list of whole numbers such as ``"1,2"``.
 
     Raises:
         ConfigError: it is not one.
 
     Example:
-        >>> thread_counts("1,2")
+        >>> whole_numbers("--threads", "1,2")
         [1, 2]
     """
     parts = text.split(",")
     if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise ConfigError(f"--threads is {text!r}", help="write whole numbers from 1 up, such as 1,2")
+        raise ConfigError(f"{option} is {text!r}", help="write whole numbers from 1 up, such as 1,2")
     return [int(part) for part in parts]
 
 
@@ -211,6 +217,8 @@ def compare_files(models: Sequence[str] | None = None, *, out: Path | None = Non
 
 
 def _from_factory(source: str) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
+    from lrdiff_export import export
+
     name, _, attribute = source.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -221,10 +229,20 @@ def _from_factory(source: str) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
         raise ConfigError(
             f"{source} cannot be imported: {problem}", help="write MODULE:FACTORY, as in models:make"
         ) from problem
-    made = factory() if callable(factory) else factory
+    try:
+        made = factory() if callable(factory) else factory
+    except Exception as problem:  # the user's own code, which may raise anything
+        raise ConfigError(
+            f"{source} raises {type(problem).__name__}: {first_line(problem)}",
+            help="call it in Python to see where; --debug shows it, too",
+        ) from problem
     if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], torch.nn.Module):
         raise ConfigError(
             f"{source} gives {type(made).__name__}, not a module and an example",
             help="return module, example or module, example, {'rows': ..., 'output_names': ...}",
         )
-    return made[0], made[1], dict(made[2]) if len(made) == 3 else {}
+    more = dict(made[2]) if len(made) == 3 else {}
+    taken = [name for name in inspect.signature(export).parameters if name not in ("module", "example", "out")]
+    if unknown := sorted(set(more) - set(taken)):
+        raise ConfigError(f"{source} gives the argument {unknown[0]!r}", help=f"arguments: {', '.join(taken)}")
+    return made[0], made[1], more

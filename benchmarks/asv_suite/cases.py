@@ -60,7 +60,10 @@ def add(family: cases.CaseFamily, name: str, view: Any) -> None:
     benchmark = make(build)
     benchmark.__name__ = f"{kind}_{family.name}" + (f"__{name}" if name else "")
     benchmark.__doc__ = family.summary
-    benchmark.pretty_name = " ".join((family.name, *([name] if name else []), *(f"{k}={v}" for k, v in fixed.items())))
+    said = {
+        key: value for key, value in fixed.items() if value != family.parameters[key][0]
+    }  # the page cuts long names
+    benchmark.pretty_name = " ".join((family.name, *([name] if name else []), *(f"{k}={v}" for k, v in said.items())))
     benchmark.version = family.version  # asv would hash the source text above, the same for every family
     benchmark.setup = setup
     if varied:

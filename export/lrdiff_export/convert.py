@@ -204,7 +204,7 @@ def _check_module(module: nn.Module, name: str, tensors: Sequence[Tensor], outpu
     if size > LARGEST_FILE:
         raise ConfigError(
             f"{name} holds {size / 2**30:.1f} GiB of weights, and one ONNX file at most 2 GiB",
-            help="external data is not supported yet: ship a smaller model",
+            help="only single files are written, because a second one can be lost or swapped: ship a smaller model",
         )
     check_answers(module, name, tensors, output_names)
 

@@ -26,6 +26,12 @@ def make():
 
 def wrong():
     return 3
+
+def raises():
+    raise RuntimeError("no weights here\\nand more")
+
+def misspelt():
+    return (*make()[:2], {"output_name": ["scores"]})
 """
 
 
@@ -86,9 +92,10 @@ def test_a_module_of_ones_own_with_two_inputs_is_exported(here, capsys):
 
 
 def test_latency_and_targets(run, capsys):
-    assert main(["latency", str(run), "--json"]) == 0
+    assert main(["latency", str(run), "--batch", "1,64", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert {row["way"] for row in report["times"]} == {"run", "I/O binding", "eager"}
+    assert {row["batch"] for row in report["times"]} == {1, 64}
     assert main(["targets"]) == 0
     assert "onnxruntime" in capsys.readouterr().out
 
@@ -99,6 +106,8 @@ def test_latency_and_targets(run, capsys):
         (["export", "mine_to_ship:nothing"], "mine_to_ship:nothing cannot be imported: "),
         (["export", "no_such_module:make"], "no_such_module:make cannot be imported: "),
         (["export", "mine_to_ship:wrong"], "mine_to_ship:wrong gives int, not a module and an example"),
+        (["export", "mine_to_ship:raises"], "mine_to_ship:raises raises RuntimeError: no weights here"),
+        (["export", "mine_to_ship:misspelt"], "mine_to_ship:misspelt gives the argument 'output_name'"),
         (["export", "mine_to_ship:make", "--out", "x.onnx", "--variant", "int3"], ""),
         (["export", "mine_to_ship:make", "--out", "x.onnx", "--target", "toaster"], ""),
         (["latency", "nowhere"], "no run at nowhere"),
@@ -115,7 +124,9 @@ def test_what_cannot_be_done_is_said_in_two_lines(here, capsys, arguments, what)
     assert not Path("x.onnx").exists()
 
 
-def test_thread_counts_that_are_none_are_refused(run, capsys):
+def test_numbers_that_are_none_are_refused(run, capsys):
+    assert main(["latency", str(run), "--batch", "0"]) == 2
+    assert capsys.readouterr().err.startswith("error: --batch is '0'\nhelp: ")
     assert main(["latency", str(run), "--threads", "1,x"]) == 2
     assert capsys.readouterr().err.startswith("error: --threads is '1,x'\nhelp: ")
 

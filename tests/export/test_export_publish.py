@@ -119,6 +119,55 @@ def test_a_crash_while_renaming_leaves_no_part(tmp_path: Path, monkeypatch: pyte
         assert file.read_bytes() == b"old"
 
 
+KILLED = """
+import os, pathlib, signal, sys
+import torch
+from lrdiff_export import export
+
+torch.set_num_threads(1)
+real, module, example = os.replace, torch.nn.Linear(3, 1), torch.zeros(1, 3)
+for moment in range(1, 4):
+    folder = pathlib.Path(f"moment{moment}")
+    folder.mkdir()
+    for name in ("model.onnx", "model.golden.npz", "model.golden.json"):
+        (folder / name).write_bytes(b"old")
+    child = os.fork()
+    if child == 0:
+        left = moment
+
+        def replace(*paths):
+            global left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(*paths)
+
+        os.replace = replace
+        export(module, example, out=folder / "model.onnx")
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+export(module, example, out="model.onnx")
+export(module, example, out=folder / "model.onnx", golden=False)  # what the killed one left is not in its way
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on Windows")
+def test_a_kill_at_any_rename_leaves_whole_files_alone_under_the_names(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", KILLED], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    names = ("model.golden.json", "model.golden.npz", "model.onnx")
+    whole = {name: (tmp_path / name).read_bytes() for name in names}
+    for moment in (1, 2):
+        found = {name: (tmp_path / f"moment{moment}" / name).read_bytes() for name in names}
+        assert found["model.onnx"] == b"old"  # the model comes last of all
+        assert [found[name] == whole[name] for name in names].count(True) == moment - 1
+        assert all(found[name] in (b"old", whole[name]) for name in names)
+    assert {name: (tmp_path / "moment3" / name).read_bytes() for name in names} == whole
+
+
 def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Path, data: bytes) -> int:
         raise OSError(28, "No space left on device")
