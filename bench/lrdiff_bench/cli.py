@@ -121,12 +121,15 @@ def export(
     target: Annotated[str | None, typer.Option("--target", metavar="NAME", help="A runtime that must read it, see `lrdiff targets`.")] = None,  # noqa: E501
     variant: Annotated[str, typer.Option("--variant", metavar="LIST", help="Any of fp32,fp16,int8,int8-qdq.")] = "fp32",
     opset: Annotated[int | None, typer.Option("--opset", metavar="N", help="Operator set, exactly.")] = None,
+    allow: Annotated[list[str] | None, typer.Option("--allow", metavar="K=V", help="What a variant may lose: snr_db=20, flipped=0.02, score_drop=0.01.")] = None,  # noqa: E501
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Export to ONNX; the file appears only after it is verified, with golden vectors beside it."""
     from lrdiff_bench.export_commands import export_model
 
-    return _show(export_model(source, out, target=target, variants=variant.split(","), opset=opset), "export", json)
+    variants = variant.split(",")
+    report = export_model(source, out, target=target, variants=variants, opset=opset, allow=allow or ())
+    return _show(report, "export", json)
 
 
 @app.command()

@@ -10,18 +10,21 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from lrdiff_bench.job import export_net
-from lrdiff_bench.use import held_out_rows, open_run, verify_against_run
+from lrdiff_bench.use import held_out, open_run, verify_against_run
 from lrdiff_core.data import read_features
 from lrdiff_core.errors import ConfigError, InputError, ModelFileError
 from lrdiff_core.files import write_text
 from lrdiff_core.model import Predictor
 from lrdiff_export.records import first_line
+
+if TYPE_CHECKING:
+    from lrdiff_export import Allowance
 
 __all__ = ["compare_files", "export_model", "latency", "list_targets", "predict_onnx", "verify_model", "whole_numbers"]
 
@@ -33,6 +36,7 @@ def export_model(
     target: str | None = None,
     variants: Sequence[str] = ("fp32",),
     opset: int | None = None,
+    allow: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Export a run or any module, with golden vectors beside the file, and return the report.
 
@@ -43,6 +47,7 @@ def export_model(
         target: the runtime that must read the file.
         variants: any of fp32, fp16, int8, int8-qdq.
         opset: operator set, exactly.
+        allow: ``key=value`` each, what variants may lose: fields of :class:`lrdiff_export.Allowance`.
 
     Raises:
         CheckFailed: the file did not predict as the model, or a variant loses too much; nothing was written.
@@ -54,6 +59,8 @@ def export_model(
     options = {key: value for key, value in options.items() if value is not None}  # else what the factory says
     if list(variants) != ["fp32"]:
         options["variants"] = variants
+    if allow:
+        options["allowance"] = _allowance(allow)
     if ":" in source and not Path(source).exists():
         module, example, more = _from_factory(source)
         report = export(module, example, **{"out": out or Path("model.onnx"), **more, **options})
@@ -61,7 +68,8 @@ def export_model(
     run = Path(source)
     net, info, config = open_run(run)
     rates = {str(name): float(rate) for name, rate in info.get("rates", {}).items()}
-    return export_net(net, held_out_rows(net, config), out or run / "model.onnx", rates=rates, config=config, **options)
+    rows, targets = held_out(net, config)
+    return export_net(net, rows, targets, out or run / "model.onnx", rates=rates, config=config, **options)
 
 
 def verify_model(model: Path, run: Path | None = None, runtime: str = "onnxruntime") -> dict[str, Any]:
@@ -148,7 +156,7 @@ def latency(
 
     run = Path(source)
     net, _, config = open_run(run)
-    rows = held_out_rows(net, config)
+    rows, _ = held_out(net, config)
     report = measure_latency(
         run / "model.onnx",
         rows,
@@ -214,6 +222,22 @@ def compare_files(models: Sequence[str] | None = None, *, out: Path | None = Non
     if out is not None:
         write_text(out, page)
     return page
+
+
+def _allowance(texts: Sequence[str]) -> Allowance:
+    from lrdiff_export import Allowance
+
+    given: dict[str, float] = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        try:
+            given[key] = float(value)
+            Allowance(**{key: given[key]})
+        except (TypeError, ValueError) as problem:
+            raise ConfigError(
+                f"--allow {text} is no key=number", help=f"keys: {', '.join(Allowance.__dataclass_fields__)}"
+            ) from problem
+    return Allowance(**given)
 
 
 def _from_factory(source: str) -> tuple[torch.nn.Module, Any, dict[str, Any]]:

@@ -312,13 +312,21 @@ def comparison_section(comparison: Comparison) -> dict[str, Any]:
 
 
 def export_net(
-    net: TabularNet, rows: np.ndarray, file: Path, *, rates: dict[str, float], config: RunConfig, **options: Any
+    net: TabularNet,
+    rows: np.ndarray,
+    targets: np.ndarray,
+    file: Path,
+    *,
+    rates: dict[str, float],
+    config: RunConfig,
+    **options: Any,
 ) -> dict[str, Any]:
     """Export the main model with everything that its file says of itself, and golden vectors beside it.
 
     Args:
         net: on the CPU.
         rows: held-out raw rows [rows, features] to verify on.
+        targets: [rows] class indices or numbers, for the metric of variants.
         file: where to.
         rates: rate of each layer.
         config: the run's settings.
@@ -339,6 +347,8 @@ def export_net(
         output_names=(answer_name(net.spec.task),),
         card=card_of(predictor, rates=rates, recipe=recipe),
         decide=decider(net.spec.task),
+        labels=targets,
+        score=r_squared if net.spec.task == "regression" else None,  # else the share of right decisions
         **options,
     )
     return {**report.to_dict(), "passed": True}
@@ -349,7 +359,9 @@ def export_section(trained: Trained, folder: Path, config: RunConfig) -> dict[st
 
     rates = layer_rate_table(trained.setup)
     try:
-        report = export_net(trained.net, test_rows(trained), folder / "model.onnx", rates=rates, config=config)
+        rows = trained.setup.rows
+        targets = rows.table.target[rows.split.test]
+        report = export_net(trained.net, test_rows(trained), targets, folder / "model.onnx", rates=rates, config=config)
     except VerificationFailed as problem:
         if problem.report is None:
             raise
@@ -386,6 +398,18 @@ def decider(task: str) -> Callable[[np.ndarray], np.ndarray] | None:
     if task == "multiclass":
         return lambda answer: answer.argmax(axis=1)
     return None
+
+
+def r_squared(answers: np.ndarray, targets: np.ndarray) -> float:
+    """Return the explained share of the variance of targets [rows] for answers [rows, 1].
+
+    Example:
+        >>> r_squared(np.array([[1.0], [2.0]]), np.array([1.0, 3.0]))
+        0.5
+    """
+    wanted = targets.astype(np.float64)
+    off, spread = np.sum((answers[:, 0] - wanted) ** 2), np.sum((wanted - wanted.mean()) ** 2)
+    return float(1.0 - off / spread) if spread else 0.0
 
 
 def test_rows(trained: Trained) -> np.ndarray:

@@ -304,12 +304,15 @@ def draw_export(console: Console, s: dict[str, Any]) -> None:
 
 def draw_variants(console: Console, variants: Sequence[dict[str, Any]]) -> None:
     """Write what each smaller file is and loses."""
-    table = plain_table("variant", "bytes", "of fp32", "signal to noise", "flipped", "median µs", "fp32 µs")
+    table = plain_table("variant", "bytes", "of fp32", "dB", "flipped", "metric", "median µs", "fp32 µs")
     for v in variants:
         flipped = "" if v["flipped"] is None else f"{v['flipped']} of {v['rows']}"
+        metric = "" if v["score"] is None else f"{v['score']:.3f} {v['score'] - v['score_fp64']:+.3f}"
         times = (f"{v['median_us']:.1f}", f"{v['median_us_fp32']:.1f}")
-        table.add_row(v["name"], str(v["size"]), f"{v['size_ratio']:.2f}", f"{v['snr_db']:.0f} dB", flipped, *times)
+        size = (str(v["size"]), f"{v['size_ratio']:.2f}", f"{v['snr_db']:.0f}")
+        table.add_row(v["name"], *size, flipped, metric, *times)
     console.print(table)
+    line(console, "dB: signal to noise; metric: on the held-out rows, and its change; median: one row, one thread")
 
 
 def draw_golden(console: Console, s: dict[str, Any]) -> None:

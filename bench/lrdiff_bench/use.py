@@ -17,7 +17,7 @@ from lrdiff_core.data import load_table, read_features, split_table
 from lrdiff_core.errors import CheckpointError
 from lrdiff_core.model import Predictor, TabularNet
 
-__all__ = ["open_run", "predict_file", "retrace", "verify_against_run"]
+__all__ = ["open_run", "held_out", "predict_file", "retrace", "verify_against_run"]
 
 
 def open_run(run: Path) -> tuple[TabularNet, dict[str, Any], RunConfig]:
@@ -75,12 +75,13 @@ def verify_against_run(model: Path, run: Path) -> dict[str, Any]:
     with Sandbox() as sandbox:
         sandbox.inspect(model)  # before the run is opened: a bad file is the more likely mistake
         net, _, config = open_run(run)
-        report = verify_onnx(model, Predictor(net), rows=held_out_rows(net, config), sandbox=sandbox)
+        rows, _ = held_out(net, config)
+        report = verify_onnx(model, Predictor(net), rows=rows, sandbox=sandbox)
     return {"file": str(model), **report.to_dict()}
 
 
-def held_out_rows(net: TabularNet, config: RunConfig) -> np.ndarray:
-    """Return the raw rows of a run's test split, from its data and seed."""
+def held_out(net: TabularNet, config: RunConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return the raw rows of a run's test split and what they are to be answered with, from its data and seed."""
     table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
     if table.feature_names != net.spec.feature_names:
         raise CheckpointError(
@@ -88,7 +89,7 @@ def held_out_rows(net: TabularNet, config: RunConfig) -> np.ndarray:
             help=f"put the file back as it was; the run has {len(net.spec.feature_names)} columns",
         )
     split = split_table(table, validation=config.validation, test=config.test, seed=config.seed)
-    return np.ascontiguousarray(table.features[split.test])
+    return np.ascontiguousarray(table.features[split.test]), table.target[split.test]
 
 
 def retrace(run: Path) -> dict[str, Any]:

@@ -239,7 +239,7 @@ def _check(report: VariantReport, allowance: Allowance) -> None:
     if lost:
         raise CheckFailed(
             f"variant {report.name} loses too much: {'; '.join(lost)}",
-            help="nothing was written; leave the variant out, or allow more with allowance=",
+            help="nothing was written; leave the variant out, or allow more: --allow, or allowance= in Python",
         )
 
 

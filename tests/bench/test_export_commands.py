@@ -43,6 +43,32 @@ def run(tmp_path_factory):
     return folder
 
 
+def test_variants_are_judged_by_the_metric_and_what_they_may_lose_can_be_said(run, here, capsys):
+    given = ["export", str(run), "--out", "model.onnx", "--variant", "fp16,int8"]
+    assert main([*given, "--allow", "flipped=0.5", "--allow", "score_drop=0.5", "--json"]) == 0
+    reports = json.loads(capsys.readouterr().out)["variants"]
+    assert [one["name"] for one in reports] == ["fp16", "int8"]
+    assert all(0 <= one["score"] <= 1 and one["score_fp64"] == reports[0]["score_fp64"] for one in reports)
+    assert main([*given, "--allow", "snr_db=299"]) == 1
+    assert "at least 299 is asked for" in capsys.readouterr().err
+    assert main([*given[:-1], "fp16", "--allow", "flipped=0.5"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    row = next(line.split() for line in shown.splitlines() if line.strip().startswith("fp16"))
+    assert row[8] == "+0.000"
+
+
+def test_regression_is_scored_by_the_variance_it_explains(here, capsys):
+    rows = "".join(f"{i % 7},{i % 5},{2 * (i % 7) - (i % 5)}\n" for i in range(60))
+    Path("rows.csv").write_text("a,b,y\n" + rows)
+    assert main(["train", "--data", "rows.csv", "--target", "y", "--task", "regression", "--out", "run"]) == 0
+    capsys.readouterr()
+    assert main(["export", "run", "--variant", "fp16", "--json"]) == 0
+    (fp16,) = json.loads(capsys.readouterr().out)["variants"]
+    assert fp16["flipped"] is None
+    assert abs(fp16["score"] - fp16["score_fp64"]) < 0.01
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -110,6 +136,8 @@ def test_latency_and_targets(run, capsys):
         (["export", "mine_to_ship:misspelt"], "mine_to_ship:misspelt gives the argument 'output_name'"),
         (["export", "mine_to_ship:make", "--out", "x.onnx", "--variant", "int3"], ""),
         (["export", "mine_to_ship:make", "--out", "x.onnx", "--target", "toaster"], ""),
+        (["export", "mine_to_ship:make", "--allow", "speed=1"], "--allow speed=1 is no key=number"),
+        (["export", "mine_to_ship:make", "--allow", "flipped=2"], "flipped is 2.0, not a share from 0 to 1"),
         (["latency", "nowhere"], "no run at nowhere"),
         (["verify", "nothing.onnx"], ""),
         (["predict", "nothing.onnx", "--data", "rows.csv"], ""),
