@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import torch
 from optim_pairs import feed, make
 
 import lrdiff_core.optim
+from lrdiff_core import compiled
 from lrdiff_core.optim import AdamW, kernel
 
 needs_compiler = pytest.mark.skipif(kernel.load() is None, reason="no C compiler here")
@@ -46,6 +48,66 @@ def test_a_cache_that_others_can_write_is_not_used(afresh: Path) -> None:
     afresh.chmod(0o777)
     assert kernel.load() is not None
     assert list(afresh.iterdir()) == []
+
+
+@needs_compiler
+def test_without_a_cache_the_kernel_is_built_for_this_process_alone(afresh: Path, monkeypatch, tmp_path: Path) -> None:
+    """A home that cannot be written, as in many containers: nothing is left behind in the temporary folder either."""
+    afresh.write_text("a file where the folder should be")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    assert _steps() == {"kernel": 1}
+    assert not list(scratch.glob("lrdiff-*"))
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", [b"", b"\x7fELF cut short"], ids=["empty", "cut short"])
+def test_a_damaged_file_in_the_cache_is_built_again(damage: bytes, afresh: Path) -> None:
+    afresh.mkdir(mode=0o700)
+    built = afresh / kernel._file_name(compiled.find_compiler("CC", "cc", "gcc", "clang"))
+    built.write_bytes(damage)
+    assert kernel.load() is not None
+    assert built.stat().st_size > 1000
+
+
+@needs_compiler
+def test_another_processor_gets_a_file_of_its_own(afresh: Path, monkeypatch, tmp_path: Path) -> None:
+    """A home shared by machines: what was built with AVX-512 is never loaded where that is missing."""
+    names = set()
+    for flags in ("fma avx2 avx512f", "fma avx2"):
+        cpuinfo = tmp_path / "cpuinfo"
+        cpuinfo.write_text(f"processor\t: 0\nmodel name\t: same\nflags\t\t: {flags}\n")
+        monkeypatch.setattr(compiled, "_CPUINFO", cpuinfo)
+        kernel.attempt.cache_clear()
+        assert kernel.load() is not None
+        names |= {file.name for file in afresh.iterdir()}
+    assert len(names) == 2
+
+
+@needs_compiler
+def test_two_processes_may_build_at_once_in_a_folder_with_spaces(tmp_path: Path) -> None:
+    cache = tmp_path / "a cache with spaces"
+    script = "from lrdiff_core.optim import kernel; assert kernel.load() is not None, kernel.missing_reason()"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    both = [
+        subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in both:
+        _, told = process.communicate()
+        assert process.returncode == 0, told
+    assert [file.suffix for file in (cache / "lrdiff").iterdir()] == [".so"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("options", ["", " -g0"], ids=["alone", "with an option"])
+def test_the_compiler_may_lie_in_a_folder_with_spaces(options: str, afresh: Path, monkeypatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "my tools" / "cc"
+    compiler.parent.mkdir()
+    compiler.symlink_to(shutil.which("cc") or "")
+    monkeypatch.setenv("CC", f"'{compiler}'{options}" if options else str(compiler))
+    assert kernel.load() is not None, kernel.missing_reason()
 
 
 def _steps() -> dict[str, int]:
