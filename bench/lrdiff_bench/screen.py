@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lrdiff_bench.single_rates import SMALLEST_DIFFERENCE
 from lrdiff_bench.terminal_chart import draw_curves
+from lrdiff_core.data.words import quoted
 
 __all__ = ["DRAW", "Screen", "make_console"]
 
@@ -111,6 +112,19 @@ def numbers(values: Sequence[float | None], *, most: int = 5, digits: int = 3) -
     return f"[{', '.join(written)}]"
 
 
+def label(value: str | float) -> str:
+    """Write a label or a name: on one line, in quotes where it would run into the text around it.
+
+    Example:
+        >>> label("yes"), label("yes, sir"), label(-2.3010001182556152)
+        ('yes', '"yes, sir"', '-2.301')
+    """
+    if not isinstance(value, str):
+        return f"{value:.4g}"
+    plain = value.isprintable() and value == value.strip() != "" and "," not in value and len(value) <= 40
+    return value if plain else quoted(value)
+
+
 def shape(sizes: Sequence[int]) -> str:
     """Write a shape as on the page it began with: ``1000 x 10``."""
     return " x ".join(map(str, sizes))
@@ -123,16 +137,15 @@ def number(value: float | None, form: str = ".3f") -> str:
 
 def draw_data(console: Console, s: dict[str, Any]) -> None:
     kinds = {"generator": "the built-in generator", "scikit-learn": "scikit-learn", "file": "a file"}
-    classes = (
-        f", classes {', '.join(s['classes'][:10])}{', ...' if len(s['classes']) > 10 else ''}" if s["classes"] else ""
-    )
+    names = ", ".join([*map(label, s["classes"][:10]), *(["..."] if len(s["classes"]) > 10 else [])])
+    classes = f", classes {names}" if names else ""
     line(console, f"{shape([s['rows'], s['features']])} rows from {kinds.get(s['source'], s['source'])} ({s['name']})")
-    line(console, f"target {s['target']}: {s['task']}{classes}")
+    line(console, f"target {label(s['target'])}: {s['task']}{classes}")
     split = s["split"]
     how = "" if s["task"] == "regression" else ", stratified"
     line(console, f"split{how}: {split['train']} train, {split['validation']} validation, {split['test']} test")
     sample = s["sample"]
-    line(console, f"row {sample['row']}: {numbers(sample['values'])}, label {sample['label']}")
+    line(console, f"row {sample['row']}: {numbers(sample['values'])}, label {label(sample['label'])}")
     for note in s["notes"]:
         line(console, f"note: {note}", "yellow")
 
@@ -144,7 +157,7 @@ def draw_preprocessing(console: Console, s: dict[str, Any]) -> None:
         "kept inside the model: what is saved and exported takes raw rows",
     )
     if s["constant_columns"]:
-        line(console, f"constant, switched off: {', '.join(s['constant_columns'])}", "yellow")
+        line(console, f"constant, switched off: {', '.join(map(label, s['constant_columns']))}", "yellow")
     if s["fills_missing"]:
         line(console, "missing values are filled inside the model from the training rows", "yellow")
     line(console, f"same row: {numbers(s['sample'])}")
@@ -193,13 +206,13 @@ def draw_prediction(console: Console, s: dict[str, Any]) -> None:
         line(console, f"{arrow}{name:<20} {shape([1, len(step['values'])]):>7}  {numbers(step['values'])}")
     answer = s["answer"]
     if s["task"] == "binary":
-        text = f"probability of class {s['classes'][1]}: {number(answer[0])}"
+        text = f"probability of class {label(s['classes'][1])}: {number(answer[0])}"
     elif s["task"] == "multiclass":
         best = max(range(len(answer)), key=lambda i: -1.0 if answer[i] is None else answer[i])
-        text = f"class {s['classes'][best]} with probability {number(answer[best])}"
+        text = f"class {label(s['classes'][best])} with probability {number(answer[best])}"
     else:
         text = f"value {number(answer[0], '.4g')}"
-    line(console, f"row {s['row']}: {text}; its label is {s['label']}")
+    line(console, f"row {s['row']}: {text}; its label is {label(s['label'])}")
 
 
 def draw_comparison(console: Console, s: dict[str, Any]) -> None:
