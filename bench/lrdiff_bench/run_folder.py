@@ -113,10 +113,8 @@ def _is_foreign(final: Path) -> bool:
 def _looks_foreign(final: Path) -> bool:
     try:
         names = os.listdir(final)
-    except FileNotFoundError:
-        return False
-    except OSError:  # a file, or a folder of somebody else
-        return True
+    except OSError:
+        return os.path.lexists(final)  # a file, or a folder of somebody else
     return bool(names) and "summary.json" not in names
 
 

@@ -38,7 +38,8 @@ COMPARISON = {
 }
 PARITY = {
     "results": [
-        {"backend": "eager", "status": "agrees", "error": 1.05, "allowed": 10.2, "decisions_flipped": 0, "reason": None},
+        {"backend": "eager", "status": "agrees", "error": 1.05, "allowed": 10.2, "decisions_flipped": 0,
+         "reason": None},
         {"backend": "cuda", "status": "unavailable", "error": None, "allowed": None, "decisions_flipped": None,
          "reason": "torch 2.13.0+cpu was built without CUDA"},
     ],
