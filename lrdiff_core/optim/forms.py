@@ -36,6 +36,8 @@ Columns = tuple[tuple[Any, ...], ...]  # the same for all groups, option by opti
 
 # Elements that are worth a thread: about 25 us of work, several times what it takes to wake one.
 GRAIN = 131_072
+# Elements that a thread takes at a time: a few us, so that none is waited for long, and far more than taking costs.
+PIECE = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +124,7 @@ class KernelForm:
             **self._columns,
         }
         addresses = {name: ctypes.addressof(array) for name, array in self._arrays.items()}
-        self._table = kernel.Table(count=count, threads=1, **addresses)
+        self._table = kernel.Table(count=count, threads=1, piece=PIECE, **addresses)
         self._address = ctypes.addressof(self._table)
         self.tune(settings)
 

@@ -16,8 +16,6 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from lrdiff_core.compiled import find_compiler, open_cached, processor
 
 __all__ = ["Table", "load", "missing_reason", "DECOUPLED", "AMSGRAD", "MAXIMIZE", "NESTEROV", "SCALARS"]
@@ -26,9 +24,9 @@ DECOUPLED, AMSGRAD, MAXIMIZE, NESTEROV = 1, 2, 4, 8
 SCALARS = 8  # floats of scratch a tensor, as in kernel.c
 
 _SOURCE = Path(__file__).with_name("kernel.c")
-_COMPILE = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-c")
-# Tried in order: a compiler may know neither OpenMP (Apple's) nor -march=native (some for ARM).
-_VARIANTS = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-march=native",), ())
+_COMPILE = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
+# Tried in order: some compilers for ARM do not know -march=native.
+_VARIANTS = (("-march=native",), ("-mcpu=native",), ())
 _PATIENCE_S = 60.0
 
 
@@ -38,6 +36,7 @@ class Table(ctypes.Structure):
     _fields_ = [
         ("count", ctypes.c_int64),
         ("threads", ctypes.c_int64),
+        ("piece", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("param", "grad", "first", "second", "largest", "step")),
         *((name, ctypes.c_void_p) for name in ("offset", "setting", "fresh", "flags")),
         *((name, ctypes.c_void_p) for name in ("lr", "weight_decay", "beta1", "beta2", "eps", "scalars")),
@@ -79,17 +78,11 @@ def _link(path: Path) -> ctypes.CDLL:
 
 
 def _build(compiler: Sequence[str], scratch: Path) -> Path:
-    """Compiles into ``scratch``; links torch's own OpenMP where it brings one, so that both share one thread pool."""
-    openmp = next(Path(torch.__file__).parent.glob("lib/libgomp*.so*"), None)
-    compiled, library = scratch / "kernel.o", scratch / "kernel.so"
+    library = scratch / "kernel.so"
     for number, flags in enumerate(_VARIANTS):
-        link = [str(openmp)] if openmp and "-fopenmp" in flags else [flag for flag in flags if flag == "-fopenmp"]
         try:
-            for command in (
-                [*compiler, *_COMPILE, *flags, str(_SOURCE), "-o", str(compiled)],
-                [*compiler, "-shared", str(compiled), *link, "-lm", "-o", str(library)],
-            ):
-                subprocess.run(command, check=True, capture_output=True, timeout=_PATIENCE_S)
+            command = [*compiler, *_COMPILE, *flags, str(_SOURCE), "-o", str(library), "-lm"]
+            subprocess.run(command, check=True, capture_output=True, timeout=_PATIENCE_S)
             return library
         except subprocess.CalledProcessError:
             if number == len(_VARIANTS) - 1:
@@ -98,6 +91,6 @@ def _build(compiler: Sequence[str], scratch: Path) -> Path:
 
 
 def _file_name(compiler: Sequence[str]) -> str:
-    """Changes with whatever the machine code depends on: source, compiler, processor, torch (its OpenMP)."""
-    parts = (_SOURCE.read_text(), *compiler, processor(), torch.__version__, torch.__file__)
+    """Changes with whatever the machine code depends on: source, flags, compiler, processor."""
+    parts = (_SOURCE.read_text(), *_COMPILE, str(_VARIANTS), *compiler, processor())
     return f"kernel-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.so"

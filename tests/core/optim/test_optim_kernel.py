@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from optim_pairs import feed, make
 
 import lrdiff_core.optim
@@ -138,21 +137,67 @@ def test_without_any_compiler_torchs_kernels_step(afresh: Path, monkeypatch: pyt
     assert _steps() == {"fused": 1}
 
 
+SHARED = """
+import os, sys, threading, torch
+from lrdiff_core.optim import AdamW, forms
+torch.set_num_threads(3)
+forms.GRAIN, forms.PIECE = 64, 16  # so that helpers are used at this size
+
+def train(seed, steps):
+    generator = torch.Generator().manual_seed(seed)
+    params = [torch.nn.Parameter(torch.randn(n, generator=generator)) for n in (5000, 33, 700)]
+    optimizer = AdamW([{"params": [p], "lr": 0.1 / (i + 1)} for i, p in enumerate(params)])
+    for _ in range(steps):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+    assert optimizer.forms() == {"kernel": 3}
+    return params
+"""
+
+
+def _run(script: str) -> str:
+    done = subprocess.run([sys.executable, "-c", SHARED + script], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @needs_compiler
-def test_shares_torchs_thread_pool() -> None:
-    """Two OpenMP runtimes in one process would fight for the cores."""
-    torch.set_num_threads(2)
-    params = make([(400, 400)])
-    optimizer = AdamW(params)
-    feed(params, seed=0)
-    optimizer.step()
-    torch.ones(1000, 1000).mul_(2)
-    maps = Path("/proc/self/maps")
-    if not maps.exists():
-        pytest.skip("no /proc here")
-    loaded = {line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line}
-    loaded = {path for path in loaded if "scikit_learn" not in path}  # another test's, in this process by chance
-    assert len(loaded) <= 1 or not any("torch" in path for path in loaded)
+def test_several_threads_may_step_at_once() -> None:
+    """The helpers serve one at a time; the others go on alone, and no bit changes."""
+    _run(
+        "results = {}\n"
+        "def work(seed): results[seed] = train(seed, 200)\n"
+        "threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\n"
+        "torch.set_num_threads(1)\n"
+        "assert all(torch.equal(a, b) for seed in results for a, b in zip(results[seed], train(seed, 200)))\n"
+    )
+
+
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_goes_on_with_helpers_of_its_own() -> None:
+    """OpenMP hangs here (libgomp), as data loaders and servers that fork know."""
+    told = _run(
+        "train(0, 5)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    train(1, 50); print('child done', flush=True); os._exit(0)\n"
+        "train(2, 50)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    assert "child done" in told
+
+
+@needs_compiler
+def test_brings_no_second_openmp() -> None:
+    """Two runtimes in one process would fight for the cores."""
+    assert "gomp" not in _run(
+        "before = set(open('/proc/self/maps').read().split()) if os.path.exists('/proc/self/maps') else set()\n"
+        "train(0, 2)\n"
+        "print(set(open('/proc/self/maps').read().split()) - before if before else '')\n"
+    )
 
 
 def test_import_is_light() -> None:
