@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lrdiff_core.data.formats import SUFFIXES
 from lrdiff_core.errors import ConfigError
 
 __all__ = ["CompareConfig", "Impute", "OptimizerName", "RunConfig", "load_config", "make_config"]
@@ -126,12 +127,17 @@ def load_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         settings = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as problem:
         raise ConfigError(f"no such file: {file}", help="name a TOML file, or leave it out for the preset") from problem
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"cannot read {file}: {problem}", help="name a TOML file in UTF-8") from problem
-    except tomllib.TOMLDecodeError as problem:
-        raise ConfigError(
-            f"{file} is not TOML: {problem}", help="lines look like: epochs = 10, or in [rates]: layer1 = 0.01"
-        ) from problem
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        if file.suffix.lower() in SUFFIXES and file.is_file():
+            raise ConfigError(
+                f"{file} holds rows, not settings", help=f"name it as data: --data {file} --target COLUMN"
+            ) from problem
+        if isinstance(problem, tomllib.TOMLDecodeError):
+            raise ConfigError(
+                f"{file} is not TOML: {problem}", help="lines look like: epochs = 10, or in [rates]: layer1 = 0.01"
+            ) from problem
+        said = problem.strerror if isinstance(problem, OSError) else "it is not text in UTF-8"
+        raise ConfigError(f"cannot read {file}: {said}", help="name a TOML file in UTF-8") from problem
     data = settings.get("data")
     if isinstance(data, str) and not Path(data).is_absolute() and (file.parent / data).is_file():
         settings["data"] = str(file.parent / data)
@@ -166,7 +172,8 @@ def name_from(stem: str) -> str:
 def _readable(problem: ValidationError, where: str) -> ConfigError:
     first = problem.errors()[0]
     path = [str(part) for part in first["loc"]]
-    key = ".".join(path)
+    place = f"entry {first['loc'][-1] + 1} of " if isinstance(first["loc"][-1], int) else ""
+    key = place + ".".join(str(part) for part in first["loc"] if isinstance(part, str))
     if first["type"] == "extra_forbidden":
         fields = CompareConfig.model_fields if path[0] == "compare" and len(path) > 1 else RunConfig.model_fields
         near = difflib.get_close_matches(path[-1], fields, n=1)
@@ -180,5 +187,27 @@ def _readable(problem: ValidationError, where: str) -> ConfigError:
         near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1, cutoff=0.7)
         guess = f'did you mean "{near[0]}"? ' if near else ""
         return ConfigError(f"{key} in {where} is {value!r}", help=f"{guess}one of: {allowed}")
-    reason = first["msg"][0].lower() + first["msg"][1:]
-    return ConfigError(f"{key} in {where} is {value!r}", help=reason)
+    return ConfigError(f"{key} in {where} is {value!r}", help=_way_out(first))
+
+
+def _way_out(problem: Mapping[str, Any]) -> str:
+    """What to write instead, for pydantic's kinds of problem."""
+    kind, limits = problem["type"], problem.get("ctx", {})
+    for limit, words in (("ge", "of at least"), ("gt", "above"), ("le", "of at most"), ("lt", "below")):
+        if limit in limits:
+            return f"write a number {words} {limits[limit]:g}"
+    if kind in ("too_short", "too_long"):
+        least, most = limits.get("min_length"), limits.get("max_length")
+        return f"write a list of at {'least' if most is None else 'most'} {least if most is None else most} entries"
+    words_by_kind = {
+        "int": "write a whole number, such as 10",
+        "float": "write a number, such as 0.1",
+        "bool": "write true or false",
+        "string": "write letters, digits, dots, dashes and underscores, 80 at most"
+        if kind in ("string_pattern_mismatch", "string_too_long")
+        else "write a text in quotes",
+        "tuple": "write a list, such as [16, 8]",
+        "model": "write a table of its own, such as [compare] with seeds = 20",
+        "dict": "write a table of its own, such as [rates] with layer1 = 0.01",
+    }
+    return words_by_kind.get(kind.partition("_")[0], problem["msg"][0].lower() + problem["msg"][1:])

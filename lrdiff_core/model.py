@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -9,12 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lrdiff_core.errors import ConfigError
 from lrdiff_core.seeds import make_generator
 
 __all__ = ["ModelSpec", "Predictor", "Standardize", "TabularNet", "TraceStep", "build_model", "constant_columns"]
 
 # A column whose spread is below the rounding of its own float32 values carries no information.
 CONSTANT_SPREAD = 4 * float(np.finfo(np.float32).eps)
+
+COPIES = 4  # of every weight while training with Adam: itself, its gradient, two averages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +204,11 @@ def build_model(spec: ModelSpec, *, seed: int) -> TabularNet:
     """Build the model with initial weights from ``seed`` alone (torch's default distribution for linear layers).
 
     Every weight and bias is uniform in ``±1/sqrt(fan_in)``, drawn from a generator of its own.
+
+    Raises:
+        ConfigError: training a network of these sizes takes more memory than the machine has.
     """
+    _check_memory(spec)
     net = TabularNet(spec)
     generator = make_generator(seed, "init")
     with torch.no_grad():
@@ -210,6 +219,23 @@ def build_model(spec: ModelSpec, *, seed: int) -> TabularNet:
             layer.weight.uniform_(-bound, bound, generator=generator)
             layer.bias.uniform_(-bound, bound, generator=generator)
     return net
+
+
+def _check_memory(spec: ModelSpec) -> None:
+    """Refuse before a network is made that the system would end the process for."""
+    sizes = (spec.features, *spec.hidden, spec.outputs)
+    weights = sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(sizes))
+    needed = weights * 4 * COPIES
+    try:
+        here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not told on this system
+        return
+    if needed > here:
+        raise ConfigError(
+            f"a network of {' - '.join(map(str, sizes))} takes {needed / 2**30:.0f} GiB to train, "
+            f"this machine has {here / 2**30:.0f}",
+            help="write smaller sizes: hidden = [64] in the settings",
+        )
 
 
 def constant_columns(net: TabularNet) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
+_LONGEST = 300  # characters of an error that is not ours
 
 app = typer.Typer(
     name="lrdiff",
@@ -305,9 +306,19 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as problem:
         from lrdiff_core.errors import LrdiffError
 
-        if debug or not isinstance(problem, LrdiffError):
+        if debug:
             raise
-        return _fail(problem.message, problem.help, problem.exit_status)
+        if isinstance(problem, LrdiffError):
+            return _fail(problem.message, problem.help, problem.exit_status)
+        if isinstance(problem, OSError):
+            where = f"{problem.filename}: " if problem.filename else ""
+            return _fail(
+                f"{where}{problem.strerror or problem}", "nothing was left half-written; mend it and run again", 2
+            )
+        if isinstance(problem, MemoryError):
+            return _fail("there is not enough memory", "bring fewer rows or columns, or smaller layers", 2)
+        told = f"{type(problem).__name__}: {problem}"
+        return _fail(f"a fault in lrdiff, {told[:_LONGEST]}", "`lrdiff --debug ...` shows the traceback; report it", 1)
     if status == INTERRUPTED:  # typer turns Ctrl-C into it
         return _fail("interrupted", "nothing was left half-written; start it again when you like", INTERRUPTED)
     return status if isinstance(status, int) else 0

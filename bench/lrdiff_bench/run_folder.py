@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ __all__ = ["SUMMARY_FORMAT", "SUMMARY_VERSION", "json_ready", "new_run_folder", 
 
 SUMMARY_FORMAT = "lrdiff.run"
 SUMMARY_VERSION = 1
+
+_ATTEMPTS = 100
+_LOOKS = 5
 
 
 @contextmanager
@@ -32,7 +36,7 @@ def new_run_folder(final: Path) -> Iterator[Path]:
     Raises:
         InputError: the place cannot be written, or holds something that is not a run.
     """
-    if final.exists() and not _may_replace(final):
+    if _is_foreign(final):
         raise InputError(f"{final} exists and is not a run folder", help="name another folder with --out, or remove it")
     beside = final.parent / f".{final.name}.{os.getpid()}.partial"
     missing = [folder for folder in (final.parent, *final.parent.parents) if not folder.exists()]
@@ -100,21 +104,40 @@ def json_ready(value: Any) -> Any:
     return value
 
 
-def _may_replace(final: Path) -> bool:
-    if not final.is_dir():
-        return False
-    return not any(final.iterdir()) or (final / "summary.json").is_file()
+def _is_foreign(final: Path) -> bool:
+    """Whether something stands there that is no run."""
+    # More than one look: another run may be replacing its folder under this name right now.
+    return all(_looks_foreign(final) for _ in range(_LOOKS))
+
+
+def _looks_foreign(final: Path) -> bool:
+    try:
+        names = os.listdir(final)
+    except OSError:
+        return os.path.lexists(final)  # a file, or a folder of somebody else
+    return bool(names) and "summary.json" not in names
 
 
 def _swap(beside: Path, final: Path) -> None:
-    if not final.exists():
-        beside.rename(final)
-        return
     # Two renames: a crash between them leaves both runs whole, the old one under its retired name.
     retired = final.parent / f".{final.name}.{os.getpid()}.replaced"
-    final.rename(retired)
-    beside.rename(final)
-    shutil.rmtree(retired)
+    for _ in range(_ATTEMPTS):  # another run may put its folder there between any two of these lines; the last one wins
+        with suppress(FileNotFoundError):
+            if _is_foreign(final):
+                raise InputError(f"{final} is no run folder any more", help="name another folder with --out")
+            final.rename(retired)
+        try:
+            beside.rename(final)
+        except OSError as problem:
+            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with suppress(OSError):
+                    retired.rename(final)
+                raise InputError(f"cannot write {final}: {problem.strerror}", help="run again") from problem
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            shutil.rmtree(retired, ignore_errors=True)
+            return
+    raise InputError(f"cannot write {final}: other runs keep writing it", help="give each run an --out of its own")
 
 
 def _remove_left_overs(final: Path) -> None:
@@ -127,7 +150,7 @@ def _remove_left_overs(final: Path) -> None:
         if found[2] == "replaced" and not final.exists():  # killed between the two renames
             entry.rename(final)
         else:
-            shutil.rmtree(entry)
+            shutil.rmtree(entry, ignore_errors=True)  # another run may be at it too
 
 
 def _is_alive(process: int) -> bool:

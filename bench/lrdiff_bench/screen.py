@@ -7,13 +7,15 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from lrdiff_bench.single_rates import SMALLEST_DIFFERENCE
 from lrdiff_bench.terminal_chart import draw_curves
+from lrdiff_core.data.words import quoted
 
 __all__ = ["DRAW", "Screen", "make_console"]
 
@@ -31,6 +33,9 @@ TITLES = {
     "folder": "The run folder",
 }
 INDENT = "   "
+
+_GAP = 2  # between columns
+_NARROWEST = 26  # of a column whose words may wrap
 
 
 class PatientConsole(Console):
@@ -111,6 +116,19 @@ def numbers(values: Sequence[float | None], *, most: int = 5, digits: int = 3) -
     return f"[{', '.join(written)}]"
 
 
+def label(value: str | float) -> str:
+    """Write a label or a name: on one line, in quotes where it would run into the text around it.
+
+    Example:
+        >>> label("yes"), label("yes, sir"), label(-2.3010001182556152)
+        ('yes', '"yes, sir"', '-2.301')
+    """
+    if not isinstance(value, str):
+        return f"{value:.4g}"
+    plain = value.isprintable() and value == value.strip() != "" and "," not in value and len(value) <= 40
+    return value if plain else quoted(value)
+
+
 def shape(sizes: Sequence[int]) -> str:
     """Write a shape as on the page it began with: ``1000 x 10``."""
     return " x ".join(map(str, sizes))
@@ -123,16 +141,15 @@ def number(value: float | None, form: str = ".3f") -> str:
 
 def draw_data(console: Console, s: dict[str, Any]) -> None:
     kinds = {"generator": "the built-in generator", "scikit-learn": "scikit-learn", "file": "a file"}
-    classes = (
-        f", classes {', '.join(s['classes'][:10])}{', ...' if len(s['classes']) > 10 else ''}" if s["classes"] else ""
-    )
+    names = ", ".join([*map(label, s["classes"][:10]), *(["..."] if len(s["classes"]) > 10 else [])])
+    classes = f", classes {names}" if names else ""
     line(console, f"{shape([s['rows'], s['features']])} rows from {kinds.get(s['source'], s['source'])} ({s['name']})")
-    line(console, f"target {s['target']}: {s['task']}{classes}")
+    line(console, f"target {label(s['target'])}: {s['task']}{classes}")
     split = s["split"]
     how = "" if s["task"] == "regression" else ", stratified"
     line(console, f"split{how}: {split['train']} train, {split['validation']} validation, {split['test']} test")
     sample = s["sample"]
-    line(console, f"row {sample['row']}: {numbers(sample['values'])}, label {sample['label']}")
+    line(console, f"row {sample['row']}: {numbers(sample['values'])}, label {label(sample['label'])}")
     for note in s["notes"]:
         line(console, f"note: {note}", "yellow")
 
@@ -144,7 +161,7 @@ def draw_preprocessing(console: Console, s: dict[str, Any]) -> None:
         "kept inside the model: what is saved and exported takes raw rows",
     )
     if s["constant_columns"]:
-        line(console, f"constant, switched off: {', '.join(s['constant_columns'])}", "yellow")
+        line(console, f"constant, switched off: {', '.join(map(label, s['constant_columns']))}", "yellow")
     if s["fills_missing"]:
         line(console, "missing values are filled inside the model from the training rows", "yellow")
     line(console, f"same row: {numbers(s['sample'])}")
@@ -193,13 +210,13 @@ def draw_prediction(console: Console, s: dict[str, Any]) -> None:
         line(console, f"{arrow}{name:<20} {shape([1, len(step['values'])]):>7}  {numbers(step['values'])}")
     answer = s["answer"]
     if s["task"] == "binary":
-        text = f"probability of class {s['classes'][1]}: {number(answer[0])}"
+        text = f"probability of class {label(s['classes'][1])}: {number(answer[0])}"
     elif s["task"] == "multiclass":
         best = max(range(len(answer)), key=lambda i: -1.0 if answer[i] is None else answer[i])
-        text = f"class {s['classes'][best]} with probability {number(answer[best])}"
+        text = f"class {label(s['classes'][best])} with probability {number(answer[best])}"
     else:
         text = f"value {number(answer[0], '.4g')}"
-    line(console, f"row {s['row']}: {text}; its label is {s['label']}")
+    line(console, f"row {s['row']}: {text}; its label is {label(s['label'])}")
 
 
 def draw_comparison(console: Console, s: dict[str, Any]) -> None:
@@ -388,15 +405,54 @@ def draw_folder(console: Console, s: dict[str, Any]) -> None:
 
 
 class PlainTable(Table):
-    """A table without frames, indented like the text around it; words stand left, numbers right."""
+    """A table without frames, indented like the text around it; words stand left, numbers right.
+
+    A number that is cut off is another number. Where the columns do not fit side by side, those left over follow below,
+    beside the first one again.
+    """
 
     def add_row(self, *cells: Any, **options: Any) -> None:
         super().add_row(INDENT + str(cells[0]), *cells[1:], **options)
 
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        parts = self._parts(options.max_width)
+        if len(parts) == 1:
+            yield from super().__rich_console__(console, options)
+            return
+        for number, places in enumerate(parts):
+            if number:
+                yield Text()
+            yield self._part([0, *places])
+
+    def _parts(self, room: int) -> list[list[int]]:
+        """Which columns besides the first stand side by side in so many characters."""
+        wide = [self._width(column) for column in self.columns]
+        parts: list[list[int]] = [[]]
+        for place in range(1, len(wide)):
+            if parts[-1] and wide[0] + sum(wide[i] for i in parts[-1]) + wide[place] - _GAP > room:
+                parts.append([])
+            parts[-1].append(place)
+        return parts
+
+    def _width(self, column: Column) -> int:
+        longest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+        return (longest if column.no_wrap else min(longest, _NARROWEST)) + _GAP
+
+    def _part(self, places: Sequence[int]) -> Table:
+        """A table of some of the columns, without the rows that say nothing in them."""
+        chosen = [self.columns[i] for i in places]
+        part = Table(box=None, padding=(0, _GAP, 0, 0), header_style=self.header_style, pad_edge=False)
+        for column in chosen:
+            part.add_column(column.header, justify=column.justify, no_wrap=column.no_wrap, overflow=column.overflow)
+        for row in zip(*(column.cells for column in chosen), strict=True):
+            if any(str(cell) for cell in row[1:]):
+                part.add_row(*row)
+        return part
+
 
 def plain_table(*columns: str) -> PlainTable:
     """Return an empty table with these headings."""
-    table = PlainTable(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table = PlainTable(box=None, padding=(0, _GAP, 0, 0), header_style="dim", pad_edge=False)
     table.add_column(INDENT + columns[0], no_wrap=True)
     for name in columns[1:]:
         words = name in {"split", "why", "result", "rates", "version"}

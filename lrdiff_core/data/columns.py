@@ -94,12 +94,14 @@ def read_numbers(column: pl.Series, *, source: str) -> Column:
     import polars as pl
 
     if column.dtype == pl.String:
-        strings = read_strings(column)
-        numbers = strings.cast(pl.Float64, strict=False)
-        numbers = numbers.zip_with(numbers.is_not_null(), boolean_words(strings))
-        text = (strings.is_not_null() & numbers.is_null()).arg_true()
-        if len(text):
-            _refuse_text(strings[text[0]], name=column.name, row=text[0] + 1, source=source)
+        numbers = column.cast(pl.Float64, strict=False)
+        if numbers.null_count():  # most columns are plain numbers, and of wide tables there are thousands
+            strings = read_strings(column)
+            numbers = strings.cast(pl.Float64, strict=False)
+            numbers = numbers.zip_with(numbers.is_not_null(), boolean_words(strings))
+            text = (strings.is_not_null() & numbers.is_null()).arg_true()
+            if len(text):
+                _refuse_text(strings[text[0]], name=column.name, row=text[0] + 1, source=source)
     elif column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null):
         numbers = column.cast(pl.Float64)
     else:
@@ -109,7 +111,7 @@ def read_numbers(column: pl.Series, *, source: str) -> Column:
 
 def as_column(name: str, numbers: pl.Series) -> Column:
     """A float64 series, null where missing, as a :class:`Column`."""
-    exact = numbers.fill_null(float("nan")).to_numpy()
+    exact = (numbers.fill_null(float("nan")) if numbers.null_count() else numbers).to_numpy()
     with np.errstate(over="ignore"):  # what overflows becomes infinite, and is counted as bad
         return Column(name=name, exact=exact, values=exact.astype(np.float32))
 

@@ -36,6 +36,8 @@ Columns = tuple[tuple[Any, ...], ...]  # the same for all groups, option by opti
 
 # Elements that are worth a thread: about 25 us of work, several times what it takes to wake one.
 GRAIN = 131_072
+# Elements that a thread takes at a time: a few us, so that none is waited for long, and far more than taking costs.
+PIECE = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,7 @@ class KernelForm:
         self._tensors = tensors
         self._call = getattr(library, symbol)
         self._most_threads = max(1, offsets[-1] // GRAIN)
+        self._empty = sum(not p.numel() for p in tensors.params)
         self._grad = (ctypes.c_void_p * count)()
         self._columns = {name: (ctypes.c_double * len(settings))() for name in _COLUMNS}
         state = tensors.state
@@ -121,7 +124,7 @@ class KernelForm:
             **self._columns,
         }
         addresses = {name: ctypes.addressof(array) for name, array in self._arrays.items()}
-        self._table = kernel.Table(count=count, threads=1, **addresses)
+        self._table = kernel.Table(count=count, threads=1, piece=PIECE, **addresses)
         self._address = ctypes.addressof(self._table)
         self.tune(settings)
 
@@ -132,7 +135,11 @@ class KernelForm:
         return True
 
     def run(self, grads: list[Tensor]) -> None:
-        self._grad[:] = list(map(data_ptr, grads))
+        pointers: list[Any] = list(map(data_ptr, grads))
+        if pointers.count(0) != self._empty:  # torch's ZeroTensor stands for zeros without having any
+            grads = [grad.clone() if grad._is_zerotensor() else grad for grad in grads]
+            pointers = list(map(data_ptr, grads))
+        self._grad[:] = pointers
         if self._most_threads > 1:
             self._table.threads = min(self._most_threads, torch.get_num_threads())
         self._call(self._address)
@@ -194,7 +201,7 @@ class ForeachForm:
 
 
 def _numbers(setting: Setting) -> Setting:
-    """The setting with numbers held in CPU tensors read out, so that equal ones are found equal.
+    """The setting with numbers held in CPU tensors and arrays read out, so that equal ones are found equal.
 
     Tensors on a device stay: reading them would wait for it, and a captured graph has to see them change.
     """
@@ -202,6 +209,7 @@ def _numbers(setting: Setting) -> Setting:
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.item() if value.is_cpu else value
-    return tuple(map(_number, value)) if isinstance(value, tuple | list) else value
+    if isinstance(value, tuple | list):
+        return tuple(map(_number, value))
+    on_device = isinstance(value, Tensor) and not value.is_cpu
+    return value.item() if hasattr(value, "item") and not on_device else value  # NumPy's numbers have it too

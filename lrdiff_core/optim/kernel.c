@@ -4,8 +4,15 @@
  * operation, so fused multiply-adds are written out and the compiler must not form others (-ffp-contract=off).
  * Work is divided by elements, not by tensors, and every element is computed alike wherever a division falls:
  * neither grouping nor thread count changes a bit.
+ *
+ * Threads: the caller works through pieces of the whole, and helpers that are awake take pieces from it. It never waits
+ * for a helper that has taken none, so a step on a busy machine is never much longer than on one thread. (An OpenMP
+ * region ends only when each of its threads has run: with a busy neighbour that was 16 ms where the work is 0.3 ms.)
  */
 #include <math.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 
 #if !defined(__FMA__) && !defined(__aarch64__)
@@ -15,6 +22,7 @@
 typedef struct {
     int64_t count;           /* tensors */
     int64_t threads;
+    int64_t piece;           /* elements that a thread takes at a time, a multiple of 16 */
     float *const *param;     /* [count] */
     float *const *grad;      /* [count] */
     float *const *first;     /* [count] exp_avg, or momentum_buffer */
@@ -48,18 +56,103 @@ static void span(const Table *t, Rule rule, int64_t begin, int64_t end) {
     }
 }
 
+enum { MOST_HELPERS = 63 };
+
+typedef struct {
+    const Table *table;
+    Rule rule;
+    int64_t piece;              /* elements; a multiple of 16 floats, one cache line */
+    _Atomic int64_t next;       /* first element that nobody has taken */
+    int64_t seats;              /* helpers that may still join */
+} Job;
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t posted, left;
+    Job *job;                   /* NULL: nothing to join */
+    int64_t inside;             /* helpers at work */
+    int64_t started;
+    int busy;                   /* a caller owns the helpers */
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .posted = PTHREAD_COND_INITIALIZER, .left = PTHREAD_COND_INITIALIZER};
+
+static void take_pieces(Job *job) {
+    const int64_t total = job->table->offset[job->table->count];
+    for (;;) {
+        const int64_t begin = atomic_fetch_add_explicit(&job->next, job->piece, memory_order_relaxed);
+        if (begin >= total) return;
+        span(job->table, job->rule, begin, begin + job->piece < total ? begin + job->piece : total);
+    }
+}
+
+static void *help(void *unused) {
+    pthread_mutex_lock(&pool.lock);
+    for (;;) {
+        Job *job = pool.job;
+        if (!job || job->seats == 0) {
+            pthread_cond_wait(&pool.posted, &pool.lock);
+            continue;
+        }
+        job->seats--;
+        pool.inside++;
+        pthread_mutex_unlock(&pool.lock);
+        take_pieces(job);
+        pthread_mutex_lock(&pool.lock); /* what was written before is seen by whoever locks after */
+        if (--pool.inside == 0) pthread_cond_signal(&pool.left);
+    }
+    return unused;
+}
+
+/* A child of fork has none of its parent's threads, and may find the lock held by one of them. */
+static void after_fork(void) {
+    pthread_mutex_init(&pool.lock, NULL);
+    pthread_cond_init(&pool.posted, NULL);
+    pthread_cond_init(&pool.left, NULL);
+    pool.job = NULL;
+    pool.inside = pool.started = pool.busy = 0;
+}
+
+/* Under the lock. Helpers sleep between steps and end with the process. */
+static void start_helpers(int64_t wanted) {
+    static int registered;
+    sigset_t all, before;
+    pthread_attr_t detached;
+    if (pool.started >= wanted) return;
+    if (!registered) registered = !pthread_atfork(NULL, NULL, after_fork);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads that Python knows */
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    pthread_t thread;
+    while (pool.started < wanted && !pthread_create(&thread, &detached, help, NULL)) pool.started++;
+    pthread_attr_destroy(&detached);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 static void every(const Table *t, Rule rule) {
-    int64_t total = t->offset[t->count], threads = t->threads;
-    if (threads <= 1) {
+    const int64_t total = t->offset[t->count];
+    const int64_t helpers = t->threads - 1 < MOST_HELPERS ? t->threads - 1 : MOST_HELPERS;
+    int alone = helpers < 1;
+    if (!alone) {
+        pthread_mutex_lock(&pool.lock);
+        alone = pool.busy; /* another thread of the process steps an optimizer right now */
+        if (alone) pthread_mutex_unlock(&pool.lock);
+    }
+    if (alone) {
         span(t, rule, 0, total);
         return;
     }
-    int64_t share = ((total + threads - 1) / threads + 15) / 16 * 16; /* 16 floats: one cache line */
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int64_t i = 0; i < threads; i++) {
-        int64_t end = (i + 1) * share;
-        if (i * share < total) span(t, rule, i * share, end < total ? end : total);
-    }
+    Job job = {.table = t, .rule = rule, .piece = t->piece, .seats = helpers};
+    pool.busy = 1;
+    start_helpers(helpers);
+    pool.job = &job;
+    pthread_cond_broadcast(&pool.posted);
+    pthread_mutex_unlock(&pool.lock);
+    take_pieces(&job);
+    pthread_mutex_lock(&pool.lock);
+    pool.job = NULL;
+    while (pool.inside) pthread_cond_wait(&pool.left, &pool.lock);
+    pool.busy = 0;
+    pthread_mutex_unlock(&pool.lock);
 }
 
 static inline float lerp(float from, float to, float weight) {

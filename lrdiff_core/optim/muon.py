@@ -180,7 +180,7 @@ class MuonAdamW(AdamW):
         for group in self.param_groups:
             how = tuple(group[key] for key in ("momentum", "nesterov", "ns_coefficients", "ns_steps", "muon_eps"))
             for param in group["params"]:
-                if param.grad is None:
+                if param.grad is None or not param.numel():
                     continue
                 if param.grad.is_sparse:
                     raise OptimizerError("Muon does not take sparse gradients", help="give such parameters to AdamW")

@@ -9,9 +9,9 @@ How a step goes
 
 Which form a group's tensors get is a fixed rule (:meth:`OnePass.forms` tells what was chosen):
     * torch: the group is stepped by PyTorch's own class, exactly as there, if ``foreach`` or ``fused`` is given, if
-      ``differentiable`` is on, or ``capturable`` off CUDA, or if a parameter, gradient or state is sparse, complex, a
-      tensor subclass, repeated, on a device other than CPU or CUDA, or (CPU) not contiguous or of a dtype not named
-      below;
+      ``differentiable`` is on, or ``capturable`` off CUDA, or a number is held on a device without ``capturable``, or
+      if a parameter, gradient or state is sparse, complex, a tensor subclass, repeated, overlapping another parameter,
+      on a device other than CPU or CUDA, or (CPU) not contiguous or of a dtype not named below;
     * kernel: CPU and float32, where the C compiler is here;
     * fused: CPU otherwise; float32 and float64, and bfloat16 and float16 for Adam and AdamW;
     * foreach: CUDA, Adam and AdamW; with ``capturable``, and for SGD, fused;
@@ -42,6 +42,7 @@ from .forms import Columns, ForeachForm, Form, FusedForm, KernelForm, Setting, T
 __all__ = ["OnePass", "Plan"]
 
 _is_contiguous: Callable[[Tensor], bool] = torch._C.TensorBase.is_contiguous
+_is_neg: Callable[[Tensor], bool] = torch._C.TensorBase.is_neg
 _grad: Callable[[Tensor], Tensor | None] = vars(torch._C.TensorBase)["grad"].__get__
 _nbytes: Callable[[Tensor], int] = vars(torch._C.TensorBase)["nbytes"].__get__
 _params: Callable[[dict[str, Any]], list[Tensor]] = operator.itemgetter("params")
@@ -66,7 +67,7 @@ class Plan:
         self.settings: list[Setting] = list(map(self._read, groups))
         columns = tuple(zip(*self.settings, strict=True))
         self.structure = update.structure(columns) if columns else ()
-        self.floating = bool(columns) and self._has_tensors(columns)
+        self.floating = bool(columns) and self._can_move(columns)
         self.ids = list(map(id, chain.from_iterable(map(_params, groups))))
         self.params, state, group, fresh = [], [], [], []
         for number, entry in enumerate(groups):
@@ -87,6 +88,7 @@ class Plan:
         self.on_cpu = any(param.is_cpu for param in self.params)
         self.on_device = not all(param.is_cpu for param in self.params)
         self.bytes = list(map(_nbytes, self.params))
+        self.single = [i for i, param in enumerate(self.params) if param.is_cpu and param.numel() == 1]
         self.pointers = self._pointers()
         names = sorted(set(chain.from_iterable(state)))
         self.tensors = Tensors(
@@ -146,6 +148,10 @@ class Plan:
                 if not all(map(_is_contiguous, self.params)):
                     return None
                 grads = [grad.contiguous() if grad.is_cpu else grad for grad in grads]
+            # A negated view (``z.conj().imag``) holds the other sign in memory; making rows of it resolves that, and
+            # only one of a single number lies in rows already.
+            if self.single and any(_is_neg(grads[i]) for i in self.single):
+                return None
         except (RuntimeError, TypeError):  # a sparse gradient, state that is no tensor any more
             return None
         return grads
@@ -157,16 +163,24 @@ class Plan:
         if structure != self.structure:
             return False
         self.settings = settings
-        self.floating = self._has_tensors(columns)
+        self.floating = self._can_move(columns)
         return all(form.tune(settings) for _, form, _ in self.forms)
 
-    def _has_tensors(self, columns: Columns) -> bool:
-        """Whether some numbers are held in tensors, which change without becoming other objects."""
-        return any(issubclass(kind, Tensor) for kind in set(map(type, chain(*self._update.numbers(columns)))))
+    def _can_move(self, columns: Columns) -> bool:
+        """Whether some numbers are held in tensors, arrays or lists, which change without becoming other objects."""
+        numbers = chain(*columns[:4], *self._update.numbers(columns))  # the pairs of betas, and what is in them
+        return not all(issubclass(kind, int | float | tuple) for kind in set(map(type, numbers)))
 
     def run(self, grads: list[Tensor]) -> None:
         for _, form, positions in self.forms:
             form.run(grads if positions is None else [grads[i] for i in positions])
+
+
+def _memory(param: Tensor) -> tuple[int, int]:
+    """Where a strided tensor's numbers begin and end."""
+    last = sum((size - 1) * stride for size, stride in zip(param.shape, param.stride(), strict=True))
+    start = data_ptr(param)
+    return start, start + (last + 1) * param.element_size() if param.numel() else start
 
 
 def _laid_out(param: Tensor) -> Tensor:
@@ -227,7 +241,7 @@ class OnePass(Optimizer):
         plan = self._plan
         grads = plan.gather(self) if plan is not None else None
         if plan is None or grads is None:
-            plan = self._plan = Plan(self, [i for i, group in enumerate(self.param_groups) if self._covers(group)])
+            plan = self._plan = Plan(self, self._covered())
             grads = [_laid_out(param) for param in plan.params]
         if plan.on_device:
             self._check_capture()
@@ -258,21 +272,33 @@ class OnePass(Optimizer):
         finally:
             self.param_groups = groups
 
+    def _covered(self) -> list[int]:
+        """The groups that get a form of ours, by the rule at the head of this file."""
+        covered = [i for i, group in enumerate(self.param_groups) if self._covers(group)]
+        spans = sorted(
+            (*_memory(param), i) for i in covered for param in self.param_groups[i]["params"] if param.grad is not None
+        )
+        # Threads would step numbers that two parameters share at the same time; torch steps one after the other.
+        shared: set[int] = set()
+        reach, owner = 0, -1
+        for start, end, i in spans:
+            if start < reach:
+                shared |= {i, owner}
+            if end > reach:
+                reach, owner = end, i
+        return [i for i in covered if i not in shared]
+
     def _covers(self, group: dict[str, Any]) -> bool:
-        """Whether the rule at the head of this file gives the group a form of ours."""
+        """Whether nothing about the group itself asks for torch's own code."""
         if group["foreach"] is not None or group["fused"] is not None or group["differentiable"]:
             return False
-        if any(isinstance(value, Tensor) and value.requires_grad for value in group.values()):
-            return False
-        if group.get("capturable") and not all(param.is_cuda for param in group["params"]):
-            return False
-        params = [param for param in group["params"] if param.grad is not None]
-        pointers = [data_ptr(param) for param in params if type(param) in _PLAIN and param.layout is torch.strided]
-        pointers = [pointer for pointer in pointers if pointer]
         capturable, needed = bool(group.get("capturable")), self._needed_state(group)
-        return len(set(pointers)) == len(pointers) and all(
-            self._covers_param(param, capturable, needed) for param in params
-        )
+        held = [v for v in (*group.values(), *group.get("betas", ())) if isinstance(v, Tensor)]
+        if any(number.requires_grad or not (capturable or number.is_cpu) for number in held):
+            return False
+        if capturable and not all(param.is_cuda for param in group["params"]):
+            return False
+        return all(self._covers_param(p, capturable, needed) for p in group["params"] if p.grad is not None)
 
     def _covers_param(self, param: Tensor, capturable: bool, needed: Set[str]) -> bool:
         grad = param.grad
@@ -280,6 +306,8 @@ class OnePass(Optimizer):
         if type(param) not in _PLAIN or type(grad) is not Tensor or grad.layout is not torch.strided:
             return False
         if grad.dtype is not param.dtype or grad.device != param.device or param.is_inference():
+            return False
+        if any(tensor.is_neg() or tensor._is_zerotensor() for tensor in (param, grad)):  # memory tells not all
             return False
         if param.device.type == "cuda":
             shaped = param.is_floating_point()

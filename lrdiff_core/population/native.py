@@ -6,15 +6,13 @@ import ctypes
 import functools
 import hashlib
 import os
-import platform
 import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
 
+from lrdiff_core.compiled import open_cached, processor
 from lrdiff_core.devices import DeviceStatus, compiler_status
-from lrdiff_core.optim import kernel as optimizer_kernel
 from lrdiff_core.population.network import ACTIVATIONS, LinearLayer
 from lrdiff_core.population.rows import TASKS
 
@@ -93,11 +91,9 @@ def library(layers: tuple[LinearLayer, ...], task: str, dtype: torch.dtype) -> L
 @functools.cache
 def _library(header: str, compiler: str) -> Library:
     text = header + _SOURCE.read_text()
-    path = optimizer_kernel._cache_folder() / f"population-{_fingerprint(text, compiler)}.so"
-    if not path.exists():
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            os.replace(_build(text, compiler, Path(scratch)), path)
-    return Library(path)
+    parts = (text, *_COMPILE, str(_VARIANTS), compiler, processor())
+    name = f"population-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.so"
+    return open_cached(name, functools.partial(_build, text, compiler), Library)
 
 
 def _header(layers: tuple[LinearLayer, ...], task: str, dtype: torch.dtype) -> str:
@@ -119,7 +115,7 @@ def _build(text: str, compiler: str, scratch: Path) -> Path:
     source, built = scratch / "kernel.cpp", scratch / "kernel.so"
     source.write_text(text)
     for number, flags in enumerate(_VARIANTS):
-        command = [*compiler.split(), *_COMPILE, *flags, str(source), "-o", str(built), "-lm"]
+        command = [compiler, *_COMPILE, *flags, str(source), "-o", str(built), "-lm"]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=_PATIENCE_S)
             return built
@@ -127,14 +123,3 @@ def _build(text: str, compiler: str, scratch: Path) -> Path:
             if number == len(_VARIANTS) - 1:
                 raise
     raise AssertionError("the loop returns or raises")
-
-
-def _fingerprint(text: str, compiler: str) -> str:
-    """Changes with whatever the machine code depends on: source, flags, compiler, processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-    except OSError:
-        processor = platform.processor()
-    parts = (text, *_COMPILE, str(_VARIANTS), compiler, platform.machine(), processor)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]

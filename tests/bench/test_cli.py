@@ -324,6 +324,29 @@ def test_an_interrupt_leaves_nothing_and_ends_with_130(here, capsys, monkeypatch
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("problem", "status", "what"),
+    [
+        (OSError(28, "No space left on device"), 2, "No space left on device"),
+        (PermissionError(13, "Permission denied", "rows.csv"), 2, "rows.csv: Permission denied"),
+        (MemoryError(), 2, "there is not enough memory"),
+        (ZeroDivisionError("division by zero"), 1, "a fault in lrdiff, ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_nobody_expected_is_told_without_a_traceback(here, capsys, monkeypatch, problem, status, what):
+    from lrdiff_bench import job
+
+    def fails(*_, **__):
+        raise problem
+
+    monkeypatch.setattr(job.pictures, "draw_metrics", fails)
+    assert main(["train", "--out", "run"]) == status
+    error, help = capsys.readouterr().err.splitlines()
+    assert error == f"error: {what}"
+    assert help.startswith("help: ")
+    assert not list(here.iterdir())
+
+
 def test_debug_shows_the_traceback(here):
     from lrdiff_core.errors import ConfigError
 

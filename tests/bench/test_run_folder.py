@@ -56,6 +56,46 @@ def test_an_earlier_run_is_replaced_as_a_whole(tmp_path):
     assert names(tmp_path) == ["a"]
 
 
+def test_a_run_that_ended_meanwhile_is_replaced(tmp_path):
+    with new_run_folder(tmp_path / "a") as folder:
+        make_run(tmp_path / "b", "of another process")
+        (tmp_path / "b").rename(tmp_path / "a")
+        (folder / "summary.json").write_text(json.dumps({**SUMMARY, "text": "last"}))
+    assert read_summary(tmp_path / "a")["text"] == "last"
+    assert names(tmp_path) == ["a"]
+
+
+def test_runs_that_end_at_once_leave_one_whole(tmp_path):
+    """Eight processes put their folders under one name, again and again; each of them ends without an error."""
+    script = (
+        "import json, sys; from pathlib import Path; from lrdiff_bench.run_folder import new_run_folder\n"
+        "for i in range(40):\n"
+        "    with new_run_folder(Path(sys.argv[1])) as folder:\n"
+        "        for name in 'abcdef': (folder / name).write_text(sys.argv[2])\n"
+        "        (folder / 'summary.json').write_text(json.dumps({'format': 'lrdiff.run', 'version': 1}))\n"
+    )
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path / "runs" / "a"), str(i)], stderr=subprocess.PIPE, text=True
+        )
+        for i in range(8)
+    ]
+    for run in runs:
+        _, told = run.communicate()
+        assert run.returncode == 0, told
+    assert names(tmp_path / "runs") == ["a"]
+    assert names(tmp_path / "runs" / "a") == [*"abcdef", "summary.json"]
+    assert len({(tmp_path / "runs" / "a" / name).read_text() for name in "abcdef"}) == 1
+
+
+def test_what_appears_there_meanwhile_is_left_alone(tmp_path):
+    with pytest.raises(InputError, match="is no run folder any more"), new_run_folder(tmp_path / "a"):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "mine.txt").write_text("mine")
+    assert names(tmp_path / "a") == ["mine.txt"]
+    assert names(tmp_path) == ["a"]
+
+
 def test_what_is_not_a_run_is_left_alone(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.txt").write_text("x")

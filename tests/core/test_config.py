@@ -53,19 +53,26 @@ def test_sizes_follow_the_data_unless_they_are_given():
         ({"epoch": 3}, 'unknown key "epoch" in my.toml', 'did you mean "epochs"? keys: name, data, target,'),
         ({"compare": {"seed": 3}}, 'unknown key "compare.seed" in my.toml', 'did you mean "seeds"? keys: seeds,'),
         ({"zzz": 3}, 'unknown key "zzz" in my.toml', "keys: name, data,"),
-        ({"epochs": 0}, "epochs in my.toml is 0", "input should be greater than or equal to 1"),
-        ({"epochs": 2.5}, "epochs in my.toml is 2.5", "input should be a valid integer"),
-        ({"epochs": "3"}, "epochs in my.toml is '3'", "input should be a valid integer"),
-        ({"hidden": [5, -1]}, "hidden.1 in my.toml is -1", "input should be greater than or equal to 1"),
+        ({"epochs": 0}, "epochs in my.toml is 0", "write a number of at least 1"),
+        ({"epochs": 2.5}, "epochs in my.toml is 2.5", "write a whole number, such as 10"),
+        ({"epochs": "3"}, "epochs in my.toml is '3'", "write a whole number, such as 10"),
+        ({"hidden": [5, -1]}, "entry 2 of hidden in my.toml is -1", "write a number of at least 1"),
+        ({"hidden": 5}, "hidden in my.toml is 5", "write a list, such as [16, 8]"),
+        ({"hidden": [True]}, "entry 1 of hidden in my.toml is True", "write a whole number, such as 10"),
+        ({"compile": 1}, "compile in my.toml is 1", "write true or false"),
+        ({"data": 3}, "data in my.toml is 3", "write a text in quotes"),
+        ({"weight_decay": "0"}, "weight_decay in my.toml is '0'", "write a number, such as 0.1"),
+        ({"compare": 3}, "compare in my.toml is 3", "write a table of its own, such as [compare] with seeds = 20"),
+        ({"compare": {"sweep": [0.1]}}, "compare.sweep in my.toml is [0.1]", "write a list of at least 2 entries"),
         ({"optimizer": "adm"}, "optimizer in my.toml is 'adm'", 'did you mean "adam"? one of: sgd, adam, adamw'),
         ({"device": "tpu"}, "device in my.toml is 'tpu'", "one of: auto, cpu, cuda, mps"),
         ({"impute": "zero"}, "impute in my.toml is 'zero'", "one of: none, mean, median, drop"),
-        ({"validation": 0.7}, "validation in my.toml is 0.7", "input should be less than 0.5"),
-        ({"name": "../up"}, "name in my.toml is '../up'", "string should match pattern"),
-        ({"seed": -1}, "seed in my.toml is -1", "input should be greater than or equal to 0"),
+        ({"validation": 0.7}, "validation in my.toml is 0.7", "write a number below 0.5"),
+        ({"name": "../up"}, "name in my.toml is '../up'", "write letters, digits, dots, dashes and underscores"),
+        ({"seed": -1}, "seed in my.toml is -1", "write a number of at least 0"),
         ({"rates": 0.1}, "rates in my.toml is not a table", "write a [rates] table with lines like layer1 = 0.01"),
         ({"rates": {}}, "rates in my.toml is not a table", "write a [rates] table with lines like layer1 = 0.01"),
-        ({"compare": {"seeds": 3}}, "compare.seeds in my.toml is 3", "input should be greater than or equal to 10"),
+        ({"compare": {"seeds": 3}}, "compare.seeds in my.toml is 3", "write a number of at least 10"),
         (
             {"optimizer": "adam", "momentum": 0.9},
             "momentum is set in my.toml, and optimizer 'adam' takes none",
@@ -106,8 +113,19 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="broken.toml is not TOML: Invalid value"):
         load_config(broken)
     broken.write_bytes(b"name = '\xff'\n")
-    with pytest.raises(ConfigError, match="cannot read .*broken.toml"):
+    with pytest.raises(ConfigError, match="cannot read .*broken.toml: it is not text in UTF-8"):
         load_config(broken)
+    with pytest.raises(ConfigError, match=r"cannot read .*: Is a directory\n"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"PAR1\xff\xcc"], ids=["text", "bytes"])
+def test_rows_named_as_settings_are_told_apart(tmp_path, content):
+    rows = tmp_path / "rows.csv"
+    rows.write_bytes(content)
+    with pytest.raises(ConfigError, match="rows.csv holds rows, not settings") as caught:
+        load_config(rows)
+    assert caught.value.help == f"name it as data: --data {rows} --target COLUMN"
 
 
 @pytest.mark.parametrize(("stem", "name"), [("my data (1)", "my-data--1-"), ("..x", "x"), ("é", "-"), ("", "run")])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lrdiff_core.errors import ConfigError
 from lrdiff_core.model import ModelSpec, Predictor, Standardize, build_model, constant_columns
 
 
@@ -103,3 +104,10 @@ def test_a_spec_goes_through_json_and_back():
     import json
 
     assert ModelSpec.from_dict(json.loads(json.dumps(spec().to_dict()))) == spec()
+
+
+def test_a_network_that_fits_into_no_memory_is_refused_before_it_is_made():
+    with pytest.raises(ConfigError) as caught:
+        build_model(spec(features=10, hidden=(10**12,)), seed=0)
+    assert caught.value.message.startswith("a network of 10 - 1000000000000 - 1 takes 178814 GiB to train, ")
+    assert caught.value.help == "write smaller sizes: hidden = [64] in the settings"

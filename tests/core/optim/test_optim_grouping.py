@@ -27,7 +27,7 @@ def _run(kind: type[torch.optim.Optimizer], assignment: list[tuple[int, int]], t
     torch.set_num_threads(threads)
     for i in range(3):
         feed(params, seed=i)
-        with patch.object(forms, "GRAIN", 64):  # so that threads are used at this size
+        with patch.multiple(forms, GRAIN=64, PIECE=16):  # so that threads are used at this size
             optimizer.step()
     return [p.detach() for p in params]
 
@@ -59,7 +59,7 @@ def test_division_among_threads_changes_no_bit(sizes: list[int], threads: int) -
         torch.set_num_threads(count)
         params = make([(size,) for size in sizes])
         optimizer = AdamW(params)
-        with patch.object(forms, "GRAIN", 64):
+        with patch.multiple(forms, GRAIN=64, PIECE=16):
             for i in range(2):
                 feed(params, seed=i)
                 optimizer.step()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from optim_pairs import feed, make
 
 import lrdiff_core.optim
+from lrdiff_core import compiled
 from lrdiff_core.optim import AdamW, kernel
 
 needs_compiler = pytest.mark.skipif(kernel.load() is None, reason="no C compiler here")
@@ -48,6 +49,66 @@ def test_a_cache_that_others_can_write_is_not_used(afresh: Path) -> None:
     assert list(afresh.iterdir()) == []
 
 
+@needs_compiler
+def test_without_a_cache_the_kernel_is_built_for_this_process_alone(afresh: Path, monkeypatch, tmp_path: Path) -> None:
+    """A home that cannot be written, as in many containers: nothing is left behind in the temporary folder either."""
+    afresh.write_text("a file where the folder should be")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    assert _steps() == {"kernel": 1}
+    assert not list(scratch.glob("lrdiff-*"))
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", [b"", b"\x7fELF cut short"], ids=["empty", "cut short"])
+def test_a_damaged_file_in_the_cache_is_built_again(damage: bytes, afresh: Path) -> None:
+    afresh.mkdir(mode=0o700)
+    built = afresh / kernel._file_name(compiled.find_compiler("CC", "cc", "gcc", "clang"))
+    built.write_bytes(damage)
+    assert kernel.load() is not None
+    assert built.stat().st_size > 1000
+
+
+@needs_compiler
+def test_another_processor_gets_a_file_of_its_own(afresh: Path, monkeypatch, tmp_path: Path) -> None:
+    """A home shared by machines: what was built with AVX-512 is never loaded where that is missing."""
+    names = set()
+    for flags in ("fma avx2 avx512f", "fma avx2"):
+        cpuinfo = tmp_path / "cpuinfo"
+        cpuinfo.write_text(f"processor\t: 0\nmodel name\t: same\nflags\t\t: {flags}\n")
+        monkeypatch.setattr(compiled, "_CPUINFO", cpuinfo)
+        kernel.attempt.cache_clear()
+        assert kernel.load() is not None
+        names |= {file.name for file in afresh.iterdir()}
+    assert len(names) == 2
+
+
+@needs_compiler
+def test_two_processes_may_build_at_once_in_a_folder_with_spaces(tmp_path: Path) -> None:
+    cache = tmp_path / "a cache with spaces"
+    script = "from lrdiff_core.optim import kernel; assert kernel.load() is not None, kernel.missing_reason()"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    both = [
+        subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in both:
+        _, told = process.communicate()
+        assert process.returncode == 0, told
+    assert [file.suffix for file in (cache / "lrdiff").iterdir()] == [".so"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("options", ["", " -g0"], ids=["alone", "with an option"])
+def test_the_compiler_may_lie_in_a_folder_with_spaces(options: str, afresh: Path, monkeypatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "my tools" / "cc"
+    compiler.parent.mkdir()
+    compiler.symlink_to(shutil.which("cc") or "")
+    monkeypatch.setenv("CC", f"'{compiler}'{options}" if options else str(compiler))
+    assert kernel.load() is not None, kernel.missing_reason()
+
+
 def _steps() -> dict[str, int]:
     params = make([(3, 3)])
     optimizer = AdamW(params)
@@ -76,21 +137,67 @@ def test_without_any_compiler_torchs_kernels_step(afresh: Path, monkeypatch: pyt
     assert _steps() == {"fused": 1}
 
 
+SHARED = """
+import os, sys, threading, torch
+from lrdiff_core.optim import AdamW, forms
+torch.set_num_threads(3)
+forms.GRAIN, forms.PIECE = 64, 16  # so that helpers are used at this size
+
+def train(seed, steps):
+    generator = torch.Generator().manual_seed(seed)
+    params = [torch.nn.Parameter(torch.randn(n, generator=generator)) for n in (5000, 33, 700)]
+    optimizer = AdamW([{"params": [p], "lr": 0.1 / (i + 1)} for i, p in enumerate(params)])
+    for _ in range(steps):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+    assert optimizer.forms() == {"kernel": 3}
+    return params
+"""
+
+
+def _run(script: str) -> str:
+    done = subprocess.run([sys.executable, "-c", SHARED + script], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @needs_compiler
-def test_shares_torchs_thread_pool() -> None:
-    """Two OpenMP runtimes in one process would fight for the cores."""
-    torch.set_num_threads(2)
-    params = make([(400, 400)])
-    optimizer = AdamW(params)
-    feed(params, seed=0)
-    optimizer.step()
-    torch.ones(1000, 1000).mul_(2)
-    maps = Path("/proc/self/maps")
-    if not maps.exists():
-        pytest.skip("no /proc here")
-    loaded = {line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line}
-    loaded = {path for path in loaded if "scikit_learn" not in path}  # another test's, in this process by chance
-    assert len(loaded) <= 1 or not any("torch" in path for path in loaded)
+def test_several_threads_may_step_at_once() -> None:
+    """The helpers serve one at a time; the others go on alone, and no bit changes."""
+    _run(
+        "results = {}\n"
+        "def work(seed): results[seed] = train(seed, 200)\n"
+        "threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\n"
+        "torch.set_num_threads(1)\n"
+        "assert all(torch.equal(a, b) for seed in results for a, b in zip(results[seed], train(seed, 200)))\n"
+    )
+
+
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_goes_on_with_helpers_of_its_own() -> None:
+    """OpenMP hangs here (libgomp), as data loaders and servers that fork know."""
+    told = _run(
+        "train(0, 5)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    train(1, 50); print('child done', flush=True); os._exit(0)\n"
+        "train(2, 50)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    assert "child done" in told
+
+
+@needs_compiler
+def test_brings_no_second_openmp() -> None:
+    """Two runtimes in one process would fight for the cores."""
+    assert "gomp" not in _run(
+        "before = set(open('/proc/self/maps').read().split()) if os.path.exists('/proc/self/maps') else set()\n"
+        "train(0, 2)\n"
+        "print(set(open('/proc/self/maps').read().split()) - before if before else '')\n"
+    )
 
 
 def test_import_is_light() -> None:

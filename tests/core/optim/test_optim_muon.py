@@ -71,6 +71,15 @@ def test_gradients_come_and_go() -> None:
         assert [torch.equal(p, b) for p, b in zip(params, before, strict=True)] == [at == i for at in range(6)]
 
 
+def test_matrices_without_numbers_are_left_alone() -> None:
+    params = make([(4, 0), (0, 4), (4, 4)])
+    optimizer = MuonAdamW(params, use_muon=True)
+    feed(params, seed=0)
+    before = params[2].detach().clone()
+    optimizer.step()
+    assert not torch.equal(params[2], before)
+
+
 def test_maximize_ascends() -> None:
     moves = []
     for maximize in (False, True):

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from optim_pairs import PAIRS, feed, make, params_of, same_bits, walk
@@ -190,6 +191,25 @@ def test_adam_numbers_are_noticed(key: str, form: str) -> None:
         optimizer.param_groups[1][key] = {"betas": (0.5, 0.6), "eps": 0.1}[key]
     walk(ours, theirs, 2)
     same_bits(ours, theirs)
+
+
+def test_numbers_edited_in_place_are_noticed(pair: Kinds, form: str) -> None:
+    """A list of betas, as JSON brings it, and a rate held in an array."""
+    ours, theirs = _both(pair)
+    for group in theirs.param_groups:
+        group["fused"] = None  # torch's fused kernels take no arrays
+    for optimizer in (ours, theirs):
+        optimizer.param_groups[0]["lr"] = np.array(0.1)
+        if "betas" in optimizer.defaults:
+            optimizer.param_groups[1]["betas"] = [0.9, 0.99]
+    walk(ours, theirs, 2)
+    for optimizer in (ours, theirs):
+        optimizer.param_groups[0]["lr"][...] = 0.3
+        if "betas" in optimizer.defaults:
+            optimizer.param_groups[1]["betas"][0] = 0.5
+    walk(ours, theirs, 2)
+    for mine, other in zip(params_of(ours), params_of(theirs), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])

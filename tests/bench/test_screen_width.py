@@ -1,0 +1,106 @@
+"""No number on the screen is ever cut off, however narrow the terminal is."""
+
+import io
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from lrdiff_bench.screen import draw_comparison, draw_parity, draw_step_cost, label, plain_table
+
+SCHEMES = [
+    {
+        "name": name,
+        "rates_text": rates,
+        "trials": 7,
+        "at_edge": False,
+        "train_loss": [[0.256, 0.2, 0.3]],
+        "validation_loss": [[0.287, 0.26, 0.32]] * 12,
+        "test_loss": [0.294, 0.26, 0.32],
+        "test_score": [0.887, 0.86, 0.9],
+        "diverged": 0,
+    }
+    for name, rates in (
+        ("as configured", "0.01 / 0.001"),
+        ("single 0.001", "0.001"),
+        ("single 0.01", "0.01"),
+        ("tuned single", "0.03"),
+        ("tuned ratios", "0.03 / 0.003"),
+    )
+]
+DIFFERENCE = {"verdict": "inconclusive", "median": -0.001, "low": -0.012, "high": 0.006}
+COMPARISON = {
+    "schemes": SCHEMES,
+    "seeds": list(range(20)),
+    "sweep": [0.01] * 7,
+    "best_single": "0.03",
+    "differences": {"as configured": DIFFERENCE, "tuned ratios": DIFFERENCE},
+}
+PARITY = {
+    "results": [
+        {"backend": "eager", "status": "agrees", "error": 1.05, "allowed": 10.2, "decisions_flipped": 0,
+         "reason": None},
+        {"backend": "cuda", "status": "unavailable", "error": None, "allowed": None, "decisions_flipped": None,
+         "reason": "torch 2.13.0+cpu was built without CUDA"},
+    ],
+    "reference": "eager float64 on cpu",
+    "rows": 150,
+}  # fmt: skip
+STEP_COST = {
+    "rows": [{"name": "one rate", "groups": 1, "median": 5.95e-6, "low": 5.87e-6, "high": 6.14e-6, "samples": 80}],
+    "question": "2 rates against one",
+    "ratio": 1.039,
+    "interval": [1.03, 1.046],
+    "verdict": "slower",
+    "threads": 1,
+}
+
+
+def drawn(draw, section, width):
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    draw(console, section)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("width", [34, 40, 60, 72, 80, 120])
+@pytest.mark.parametrize(
+    ("draw", "section"),
+    [(draw_comparison, COMPARISON), (draw_parity, PARITY), (draw_step_cost, STEP_COST)],
+    ids=["comparison", "parity", "step cost"],
+)
+def test_every_word_of_the_wide_screen_stands_whole_on_the_narrow_one(draw, section, width):
+    lines = drawn(draw, section, width)
+    assert max(map(cell_len, lines)) <= width
+    wide = {word for line in drawn(draw, section, 200) for word in line.split()}
+    assert wide <= {word for line in lines for word in line.split()}
+
+
+def test_a_table_that_fits_is_one_table():
+    table = plain_table("name", "first", "second")
+    table.add_row("a", "1", "2")
+    assert drawn(lambda console, t: console.print(t), table, 60) == ["   name  first  second", "   a         1       2"]
+
+
+def test_columns_left_over_follow_beside_the_first_one_without_the_rows_that_say_nothing():
+    table = plain_table("name", "first", "second")
+    table.add_row("a", "1", "2")
+    table.add_row("b", "3", "")
+    assert drawn(lambda console, t: console.print(t), table, 16) == [
+        "   name  first", "   a         1", "   b         3", "", "   name  second", "   a          2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("yes", "yes"),
+        ("yes, sir", '"yes, sir"'),
+        ("no\nway", '"no\\nway"'),
+        ("", '""'),
+        (" a", '" a"'),
+        ("x" * 50, f'"{"x" * 37}..."'),
+        (-2.3010001182556152, "-2.301"),
+    ],
+)
+def test_a_label_stays_on_its_line(value, shown):
+    assert label(value) == shown
