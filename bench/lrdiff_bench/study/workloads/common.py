@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ FEWEST = 30
 """Fresh seeds of a report elsewhere: 29 are the fewest that the protocol allows."""
 
 TIMED_TRIALS = 64  # side by side, as in a batch of a search
+LARGE = 20_000  # parameters from which a fifth of the steps is enough to time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +125,13 @@ class PopulationWorkload(Described):
 
         With rates of 0, so that no trial diverges and is spared its steps.
         """
-        key = ("step", *self._shapes(factory, trials))
+        shapes = self._shapes(factory, trials)
+        key = ("step", *shapes)
         if key not in self._timed:
-            seconds = self._seconds(factory, _still(trials, TIMED_TRIALS), steps=self.steps)
-            self._timed[key] = seconds / (TIMED_TRIALS * self.steps)
+            large = sum(math.prod(shape) for shape in shapes) > LARGE
+            steps = max(1, self.steps // 5) if large else self.steps
+            seconds = self._seconds(factory, _still(trials, TIMED_TRIALS), steps=steps)
+            self._timed[key] = seconds / (TIMED_TRIALS * steps)
         return self._timed[key]
 
     def _seconds(self, factory: ModelFactory, trials: Trials, *, steps: int) -> float:
@@ -134,7 +139,7 @@ class PopulationWorkload(Described):
         self._population(factory, trials, steps=steps, evaluate="never")
         return time.perf_counter() - begin
 
-    def _shapes(self, factory: ModelFactory, trials: Trials) -> tuple[Any, ...]:
+    def _shapes(self, factory: ModelFactory, trials: Trials) -> tuple[tuple[int, ...], ...]:
         from lrdiff_core.population.members import build
 
         return tuple(tuple(p.shape) for p in build(factory, int(trials.seeds[0])).parameters())

@@ -114,7 +114,7 @@ def _control(shift: str, *, title: str, question: str) -> Control:
             Scheme(name="frozen", ratios={"input": 0.0, "hidden": 0.0, "head": 1.0}),
         ),
         metric="accuracy",
-        base_rates=(1e-5, 1.0),
+        base_rates=(1e-4, 10.0),
         default_rate=0.001,
         smallest_difference=0.01,  # one point of accuracy
         steps=100,

@@ -28,8 +28,8 @@ SUBSPACE = 20  # directions in which in-distribution rows vary
 BODY = 8  # features the body hands on
 SAMPLES = 40  # in-distribution rows to learn from
 HELD = 500
-NOISE = 0.3  # standard deviation; the target's own is about 1
-BODY_ERROR = 0.1  # of the pretrained body, as a share of the true one
+NOISE = 0.1  # standard deviation; the target's own is about 1
+BODY_ERROR = 0.3  # of the pretrained body, as a share of the true one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +156,12 @@ def distortion() -> Distortion:
         schemes=(
             Scheme(name="single", ratios=_head(1.0)),
             Scheme(name="head only", ratios={"body": 0.0, "head": 1.0}),
-            *(Scheme(name=f"head {ratio:g}x", ratios=_head(ratio)) for ratio in (10.0, 100.0, 1000.0)),
+            *(Scheme(name=f"head {ratio:g}x", ratios=_head(ratio)) for ratio in (10.0, 30.0, 100.0)),
             Scheme(name="probe, then tune", ratios=_head(1.0), options={"probe_share": 0.5}),
             Scheme(name="free", ratios={"head": 1.0}, free={"body": (1e-4, 10.0)}),
         ),
         metric="loss",
-        base_rates=(1e-3, 10.0),
+        base_rates=(1e-3, 100.0),
         default_rate=0.001,
         smallest_difference=0.02,  # squared error; 2 % of the variance of targets out of distribution, which is 1
         steps=300,

@@ -99,19 +99,19 @@ def _relearn(optimizer: str, *, base_rates: tuple[float, float]) -> Relearn:
         base_rates=base_rates,
         default_rate=0.001,
         smallest_difference=0.01,  # one point of accuracy
-        steps=100,
+        steps=100,  # five epochs: with more, a frozen body is as good at any large rate, and no rate is best
         optimizer=optimizer,
-        batch_size=20,
+        batch_size=5,
     )
 
 
 @register_workload("relearn-adam")
 def relearn_adam() -> Relearn:
     """Relearning a head with Adam."""
-    return _relearn("adam", base_rates=(1e-5, 1.0))
+    return _relearn("adam", base_rates=(1e-4, 10.0))
 
 
 @register_workload("relearn-sgd")
 def relearn_sgd() -> Relearn:
     """Relearning a head with SGD."""
-    return _relearn("sgd", base_rates=(1e-4, 10.0))
+    return _relearn("sgd", base_rates=(1e-3, 100.0))

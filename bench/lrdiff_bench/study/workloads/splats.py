@@ -23,6 +23,7 @@ __all__ = ["Splats", "render", "splats"]
 SIDE = 20  # pixels
 GAUSSIANS = 16
 PARTS = (200, 100, 100)  # pixels of training, validation, test
+SOFTNESS = 0.05  # of the edges of discs, in sides of the image
 MOST_OPAQUE = 0.99  # as in the paper's renderer: what lies behind keeps a gradient
 
 
@@ -82,7 +83,7 @@ class Splats(SideBySide):
 
 
 def picture(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the pixels' centres [pixels, 2] and their colours [pixels, 3], 0 to 1: a slope and four discs."""
+    """Places of the pixels' centres [pixels, 2] and their colours [pixels, 3], 0 to 1: a slope and four soft discs."""
     axis = (np.arange(SIDE) + 0.5) / SIDE
     places = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     direction = random.standard_normal(2)
@@ -91,8 +92,8 @@ def picture(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     colours = one + along[:, None] * (other - one)
     for _ in range(4):
         centre, radius, colour = random.random(2), random.uniform(0.1, 0.3), random.random(3)
-        inside = np.linalg.norm(places - centre, axis=1) < radius
-        colours = np.where(inside[:, None], colour, colours)
+        inside = 1 / (1 + np.exp((np.linalg.norm(places - centre, axis=1) - radius) / SOFTNESS))
+        colours += inside[:, None] * (colour - colours)
     return places, colours
 
 
@@ -127,9 +128,9 @@ def splats() -> Splats:
             ),
         ),
         metric="loss",
-        base_rates=(1e-4, 1.0),
+        base_rates=(3e-4, 3.0),
         default_rate=0.001,
         smallest_difference=0.004,  # root mean square of colours from 0 to 1; one grey level of 8 bits
-        steps=200,
+        steps=300,
         report_seeds=FEWEST,
     )

@@ -25,7 +25,7 @@ __all__ = ["TUNED_AT", "Width", "factors", "width_64", "width_128", "width_256",
 TUNED_AT = 32
 """Width of the network on which rates are tuned."""
 
-TRAIN_ROWS, HELD_ROWS = 1000, 300
+TRAIN_ROWS, HELD_ROWS = 700, 300
 SINGLE = {"input": 1.0, "hidden": 1.0, "output": 1.0}
 
 
