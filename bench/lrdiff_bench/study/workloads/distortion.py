@@ -161,7 +161,7 @@ def distortion() -> Distortion:
             Scheme(name="free", ratios={"head": 1.0}, free={"body": (1e-4, 10.0)}),
         ),
         metric="loss",
-        base_rates=(1e-3, 100.0),
+        base_rates=(1e-3, 10.0),
         default_rate=0.001,
         smallest_difference=0.02,  # squared error; 2 % of the variance of targets out of distribution, which is 1
         steps=300,

@@ -68,7 +68,7 @@ class SideBySide(Described):
 
         check_trials(self, trials)
         with repeatable(torch.device("cpu"), threads=1):
-            parts = [self._tile(trials, slice(at, at + TILE)) for at in range(0, len(trials.rates), TILE)]
+            parts = [self._tile(trials, slice(at, at + TILE))[:3] for at in range(0, len(trials.rates), TILE)]
         return mask_diverged(
             np.concatenate([part[0] for part in parts]),
             np.concatenate([part[1] for part in parts]),
@@ -81,8 +81,8 @@ class SideBySide(Described):
         every = max(1, self.steps // self.evaluations)
         return np.array(sorted({*range(every, self.steps + 1, every), self.steps}))
 
-    def _tile(self, trials: Trials, members: slice) -> tuple[np.ndarray, np.ndarray, float]:
-        """Metric and loss [trials, evaluations], and seconds that all steps took."""
+    def _tile(self, trials: Trials, members: slice) -> tuple[np.ndarray, np.ndarray, float, State]:
+        """Metric and loss [trials, evaluations], seconds that all steps took, and the last parameters."""
         import torch
         from torch.func import vmap
 
@@ -112,7 +112,7 @@ class SideBySide(Described):
                     metric, loss = judge(parameters, given)
                 found.append((torch.where(alive, metric, torch.nan), torch.where(alive, loss, torch.nan)))
         metric, loss = (torch.stack([one[i] for one in found], dim=1).double().numpy() for i in range(2))
-        return metric, loss, seconds
+        return metric, loss, seconds, parameters
 
     def _stacked(self, seeds: list[int]) -> tuple[State, dict[str, int]]:
         """Parameters [trials, ...] in their order, and the group of each."""
