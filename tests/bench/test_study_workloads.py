@@ -85,7 +85,8 @@ def test_the_registry_holds_ours() -> None:
 
 
 def test_registering_costs_no_import_of_torch_or_sklearn() -> None:
-    code = "import sys, lrdiff_bench.study.workloads; print([m for m in ('torch', 'sklearn', 'scipy') if m in sys.modules])"
+    heavy = ("torch", "sklearn", "scipy", "optuna")
+    code = f"import sys, lrdiff_bench.study.workloads; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -250,7 +251,7 @@ def test_no_row_is_in_two_splits(tiny: Workload) -> None:
     [
         ({"rates": np.ones((1, 9))}, "rates of .* have the shape .*\nhelp: give one column for each of "),
         ({"seeds": np.arange(3)}, "1 trials have 3 seeds\nhelp: give one whole number a trial"),
-        ({"judged_on": "train"}, "judged_on is 'train'\nhelp: write \"validation\" or \"test\""),
+        ({"judged_on": "train"}, 'judged_on is \'train\'\nhelp: write "validation" or "test"'),
     ],
 )
 def test_trials_that_do_not_fit_are_refused(tiny: Workload, change: dict, text: str) -> None:

@@ -7,7 +7,6 @@ fine-tuning for text classification", arXiv:1801.06146). Surgical: the first lay
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 

@@ -47,7 +47,10 @@ class Distortion(PopulationWorkload):
         outside = random.standard_normal((HELD, FEATURES))
         noise = NOISE * random.standard_normal(SAMPLES + HELD)
         targets = inside @ body.T @ head + noise
-        held = (inside[SAMPLES:], targets[SAMPLES:]) if judged_on == "validation" else (outside, outside @ body.T @ head)
+        if judged_on == "validation":
+            held = inside[SAMPLES:], targets[SAMPLES:]
+        else:
+            held = outside, outside @ body.T @ head
 
         def tensor(values: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
@@ -66,13 +69,13 @@ class Distortion(PopulationWorkload):
         from torch import nn
 
         def make(seed: int) -> nn.Module:
-            random, body, _, _ = truth(seed)
+            _, body, _, _ = truth(seed)
             off = np.random.default_rng([seed, 1]).standard_normal(body.shape)
             near = body + BODY_ERROR * np.linalg.norm(body) / np.linalg.norm(off) * off
-            net = nn.Sequential(nn.Linear(FEATURES, BODY, bias=False), nn.Linear(BODY, 1, bias=False))
+            layer = nn.Linear(FEATURES, BODY, bias=False)
             with torch.no_grad():
-                net[0].weight.copy_(torch.from_numpy(near))
-            return net
+                layer.weight.copy_(torch.from_numpy(near))
+            return nn.Sequential(layer, nn.Linear(BODY, 1, bias=False))
 
         return make
 
@@ -101,7 +104,7 @@ class Distortion(PopulationWorkload):
         )
 
     def _go_on(self, first: Population, trials: Trials, *, steps: int, evaluate: int) -> Population:
-        """Train each trial on from its own weights, as a seed of its own: with all rows at once the order is nothing."""
+        """Train each trial on from its own weights, as a seed of its own: all rows at once have no order."""
         from torch import nn
 
         from lrdiff_core.population import train_population

@@ -56,9 +56,9 @@ class RareTokens(PopulationWorkload):
         from torch import nn
 
         def make(seed: int) -> nn.Module:
-            net = nn.Sequential(nn.Linear(TOKENS, WIDTH, bias=False), nn.Linear(WIDTH, CLASSES))
-            nn.init.normal_(net[0].weight)  # as torch draws an embedding
-            return net
+            embedding = nn.Linear(TOKENS, WIDTH, bias=False)
+            nn.init.normal_(embedding.weight)  # as torch draws an embedding
+            return nn.Sequential(embedding, nn.Linear(WIDTH, CLASSES))
 
         return make
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ring", "ring"]
 
-MODES, RADIUS, SPREAD = 8, 2.0, 0.05
+MODES, RADIUS, SPREAD = 8, 1.0, 0.1
 LATENT = 2
 HIDDEN = 32
 BATCH = 64
@@ -43,7 +44,7 @@ class Ring(SideBySide):
         generator = make_generator(seed, "init")
         found: State = {}
         for network, sizes in SIZES.items():
-            for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
                 for name, shape in (("weight", (fan_out, fan_in)), ("bias", (fan_out,))):
                     found[f"{network}.{layer}.{name}"] = (2 * torch.rand(shape, generator=generator) - 1) / fan_in**0.5
         return found
@@ -150,7 +151,7 @@ def ring() -> Ring:
         metric="loss",
         base_rates=(1e-5, 1.0),
         default_rate=0.001,
-        smallest_difference=0.05,  # energy distance; what it costs to miss one of the eight Gaussians
+        smallest_difference=0.025,  # energy distance; what it costs to miss one of the eight Gaussians
         steps=500,
         report_seeds=FEWEST,
         betas=(0.5, 0.999),  # usual for GANs: Radford et al. 2015, arXiv:1511.06434

@@ -1,4 +1,4 @@
-"""Trials that ``train_population`` cannot train, because they have losses of their own: side by side through torch.func.
+"""Trials with losses of their own, which ``train_population`` cannot train: side by side through torch.func.
 
 A workload says what one trial does (starting point, gradients, judgement); here it is stacked over trials. The update
 rules are those of populations. No number of one trial enters another's, so a trial that diverges is masked and its
@@ -99,7 +99,7 @@ class SideBySide(Described):
         gradients = vmap(self.gradients, in_dims=(0, 0, None))
         judge = vmap(self.judge)
         evaluated_after = set(self.evaluated_after().tolist())
-        found: list[tuple[Tensor, Tensor]] = []
+        found: list[tuple[Tensor, ...]] = []
         seconds = 0.0
         for t in range(self.steps):
             begin = time.perf_counter()
@@ -109,8 +109,7 @@ class SideBySide(Described):
             seconds += time.perf_counter() - begin
             if t + 1 in evaluated_after:
                 with torch.no_grad():
-                    metric, loss = judge(parameters, given)
-                found.append((torch.where(alive, metric, torch.nan), torch.where(alive, loss, torch.nan)))
+                    found.append(tuple(torch.where(alive, one, torch.nan) for one in judge(parameters, given)))
         metric, loss = (torch.stack([one[i] for one in found], dim=1).double().numpy() for i in range(2))
         return metric, loss, seconds, parameters
 
