@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -269,3 +271,27 @@ def test_a_scheme_refuses_what_is_no_ratio() -> None:
         Scheme(name="x", ratios={"a": -1.0})
     with pytest.raises(ConfigError, match='scheme "x": interval of a is 2 to 1'):
         Scheme(name="x", ratios={}, free={"a": (2, 1)})
+
+
+def test_a_new_workload_is_one_file_and_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that CONTRIBUTING adds holds the contract above."""
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("## A workload for studies")[2].partition("\n## ")[0]
+    [code] = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    monkeypatch.setitem(WORKLOADS, "parabola", None)  # put back when the test ends
+    del WORKLOADS["parabola"]
+    exec(compile(code, "CONTRIBUTING.md", "exec"), {"__name__": "parabola"})
+    assert list(WORKLOADS)[-1] == "parabola"
+    test_a_workload_says_what_the_protocol_needs("parabola")
+    TINY["parabola"] = workload = WORKLOADS["parabola"]().tiny()
+    for check in (
+        test_outcomes_have_the_shapes_and_repeat_bit_for_bit,
+        test_every_scheme_trains_and_seeds_differ,
+        test_a_trial_does_not_depend_on_its_batch,
+        test_a_group_learns_at_its_rate_and_a_frozen_group_does_not_move,
+        test_rates_of_0_leave_the_metric_where_it_starts,
+        test_a_diverged_trial_is_nan_and_its_neighbours_do_not_notice,
+        test_validation_and_test_are_different_rows_and_training_knows_neither,
+        test_no_row_is_in_two_splits,
+    ):
+        check(workload)

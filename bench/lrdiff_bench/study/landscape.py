@@ -92,17 +92,18 @@ def sweeps(workload: Workload, *, points: int = 17, seeds: int = 4) -> Iterator[
             yield sweep(workload, scheme, points=points, seeds=seeds)
 
 
-HEAD = f"{'workload':15} {'scheme':18} {'best':>7} {'at rate':>8} {'place':>5} {'range':>15} {'div.':>5}"
+HEAD = f"{'scheme':18} {'best':>8} {'at rate':>8} {'place':>5} {'range':>18} {'NaN':>4} {'a trial':>8}"
 
 
 def line(workload: Workload, found: Landscape) -> str:
-    """A row of the table; metric from worst to best over the rates at which most seeds stayed finite."""
+    """A row of the table; the range is the metric from worst to best, over rates at which most seeds stayed finite."""
     finite = found.metric[np.isfinite(found.metric)]
     best = found.metric[found.best]
     worst = finite.min() if workload.metric == "accuracy" else finite.max()
     spread = f"{worst:.3g} to {best:.3g}"
-    row = f"{workload.name:15} {found.scheme:18} {best:7.4f} {found.base_rates[found.best]:8.2g} {found.place:5.2f}"
-    return f"{row} {spread:>15} {found.diverged:4.0%}  {found.milliseconds:.3g} ms" + (" EDGE" if found.at_edge else "")
+    row = f"{found.scheme:18} {best:8.4f} {found.base_rates[found.best]:8.2g} {found.place:5.2f} {spread:>18}"
+    row = f"{row} {found.diverged:4.0%} {found.milliseconds:5.3g} ms"
+    return row + ("  EDGE" if found.at_edge else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -124,9 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name not in WORKLOADS:
             raise ConfigError(f'there is no workload "{name}"', help=f"workloads: {', '.join(WORKLOADS)}")
     torch.set_num_threads(1)  # milliseconds are those of one core
-    print(HEAD)
-    for name in options.names or list(WORKLOADS):
+    for number, name in enumerate(options.names or list(WORKLOADS)):
         workload = WORKLOADS[name]()
+        low, high = workload.base_rates
+        print(("\n" if number else "") + f"{name}: {workload.metric}, base rates {low:g} to {high:g}")
+        print(HEAD)
         for found in sweeps(workload, points=options.points, seeds=options.seeds):
             print(line(workload, found), flush=True)
 
