@@ -1,1 +1,21 @@
-"""The workloads that come with the project, one file each."""
+"""The workloads that come with the project, one file each; importing this enters them into the registry.
+
+::
+
+    common (train_population)   <-  seed, distortion, width, relearn, rare_tokens, controls
+    digits (rows, pretraining)  <-  width, relearn, controls
+    side_by_side (own losses)   <-  ring, splats
+"""
+
+from lrdiff_bench.study.workloads import (
+    controls,
+    distortion,
+    rare_tokens,
+    relearn,
+    ring,
+    seed,
+    splats,
+    width,
+)
+
+__all__ = ["controls", "distortion", "rare_tokens", "relearn", "ring", "seed", "splats", "width"]
