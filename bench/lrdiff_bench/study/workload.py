@@ -110,6 +110,7 @@ class Workload(Protocol):
         default_rate: what an untuned single rate would be (the optimizer's own default).
         smallest_difference: in the metric, fixed beforehand; less does not matter.
         steps: of one trial.
+        report_seeds: fresh seeds a tuned setting is reported on: 29 at least, 200 where populations make it cheap.
         label: how the result is to be read, such as ``"mechanism"`` or ``"control"``; empty for the rest.
     """
 
@@ -123,6 +124,7 @@ class Workload(Protocol):
     default_rate: float
     smallest_difference: float
     steps: int
+    report_seeds: int
     label: str
 
     def train(self, trials: Trials) -> Outcomes:
