@@ -12,7 +12,7 @@ __all__ = ["StudyGroup", "add_study_commands"]
 
 
 class StudyGroup(TyperGroup):
-    """``lrdiff study NAME --quick`` is ``lrdiff study run NAME --quick``: what is no command is a workload or a file."""
+    """``lrdiff study NAME`` is ``lrdiff study run NAME``: what is no command is a workload or a file."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] != "--help" and args[0] not in self.commands):
@@ -83,7 +83,7 @@ def verdict(
 def export(
     names: NamesArgument = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.md", help="The page; pictures go beside it.")] = Path("convergence.md"),  # noqa: E501
-    source: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="Folder of the studies [runs/study].")] = None,
+    source: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="Folder of the studies [runs/study].")] = None,  # noqa: E501
     storage: StorageOption = None,
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="The page alone.")] = False,
 ) -> int:  # fmt: skip

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,8 +162,8 @@ def report_matrix(finished: Finished, kind: str, scheme: str) -> Numbers:
 def _rows(finished: Finished, kind: str, scheme: str, repeat: int | None = None) -> list[Row]:
     return [
         finished.rows[task.id]
-        for task in finished.tasks.values()
-        if (task.kind, task.scheme.name) == (kind, scheme) and repeat in (None, task.repeat)
+        for task in finished.by_kind.get((kind, scheme), [])
+        if repeat in (None, task.repeat)
     ]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +125,7 @@ def find_crossings(ks: NDArray[np.int64], difference: Numbers, low: Numbers, hig
     """
     sign = np.sign(np.where(np.abs(difference) < 1e-12, 0.0, difference))
     at = [i for i in range(len(ks)) if sign[i] != 0]
-    turns = [b for a, b in zip(at, at[1:], strict=False) if sign[a] != sign[b]]
+    turns = [b for a, b in pairwise(at) if sign[a] != sign[b]]
     sure = np.where(low > 0, 1, np.where(high < 0, -1, 0))
     found = []
     bounds = [0, *turns, len(ks)]

@@ -227,7 +227,7 @@ def _schemes(claim: Claim, groups: tuple[str, ...]) -> tuple[Scheme, ...]:
     if len(groups) < 2:
         raise ConfigError(f"there is one group, {', '.join(groups)}", help="give two groups or more under [groups]")
     if not claim.schemes:
-        last, rest = groups[-1], {group: 1.0 for group in groups[:-1]}
+        last, rest = groups[-1], dict.fromkeys(groups[:-1], 1.0)
         return (
             single,
             Scheme(name="last x 0.1", ratios={**rest, last: 0.1}),

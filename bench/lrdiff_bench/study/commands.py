@@ -68,9 +68,9 @@ def run(
         mode = f" - {words.MODES[plan.mode]}" if plan.mode != "full" else ""
         line(
             console,
-            f"{study_name(workload, plan)}{of}: {len(workload.schemes)} schemes x {plan.budget} points x {plan.repeats} searches x "
-            f"{plan.tuning_seeds} seeds = {counts['search']} trainings, then {counts['report']} on fresh seeds, "
-            f"{workload.steps} steps each{mode}",
+            f"{study_name(workload, plan)}{of}: {len(workload.schemes)} schemes x {plan.budget} points x "
+            f"{plan.repeats} searches x {plan.tuning_seeds} seeds = {counts['search']} trainings, then "
+            f"{counts['report']} on fresh seeds, {workload.steps} steps each{mode}",
             "dim",
         )
         documents.append(_one(source, workload, plan, url, console, scheduler))
@@ -93,7 +93,7 @@ def ls(*, storage: str | None, out: Path | None, json: bool) -> int:
     """List what can be studied, and the studies that are there."""
     from lrdiff_bench.study.registry import make_workload, workload_names
 
-    workloads = [
+    workloads: list[dict[str, Any]] = [
         {
             "name": w.name,
             "title": w.title,

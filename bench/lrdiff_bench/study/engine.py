@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -81,6 +82,14 @@ class Finished:
     rows: dict[str, Row]
     tasks: dict[str, Task]
     void: str
+
+    @cached_property
+    def by_kind(self) -> dict[tuple[str, str], list[Task]]:
+        """Tasks by kind and scheme, in the order in which they were made."""
+        found: dict[tuple[str, str], list[Task]] = {}
+        for task in self.tasks.values():
+            found.setdefault((task.kind, task.scheme.name), []).append(task)
+        return found
 
 
 class _Silent:
@@ -289,7 +298,7 @@ class _Run:
                     won = own[winner.index]
                     tasks += self._chunks(
                         "report", search.scheme, repeat, dict(won.parameters), won.rates, plan.report(), "test"
-                    )  # noqa: E501
+                    )
         rivals = [
             (repeat, own[winner.index])
             for repeat, (winner, own) in enumerate(zip(single.winners, single.tasks, strict=True))
@@ -298,7 +307,7 @@ class _Run:
         for repeat, won in rivals:
             tasks += self._chunks(
                 "choose target", single.scheme, repeat, dict(won.parameters), won.rates, plan.target(), "validation"
-            )  # noqa: E501
+            )
         rows = self._complete("report", tasks)
         if rivals:
             self._set_target(single, rivals, rows)  # fmt: skip
@@ -369,12 +378,17 @@ class _Run:
             done += count
             self.watcher.progress(stage, round(done * each), sum(weight.values()))
 
-        batches = batches_of(tasks, getattr(self.workload, "at_once", AT_ONCE))
+        batches = batches_of(tasks, _at_once(self.workload))
         rows = self.ledger.complete(batches, self.train, on_done)
         self.rows |= rows
         if stage == "report":
             self.tasks |= {task.id: task for task in tasks}
         return rows
+
+
+def _at_once(workload: Workload) -> int:
+    # by the class: getattr with a default would hide an AttributeError inside a property
+    return int(workload.at_once) if hasattr(type(workload), "at_once") else AT_ONCE  # type: ignore[attr-defined]
 
 
 def _named(name: str) -> str:

@@ -22,12 +22,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrdiff_bench.measure.hierarchical import t_quantile
+from lrdiff_bench.measure import hierarchical
 
 __all__ = ["CLIP", "Judgement", "TwoWay", "holm", "interquartile_mean", "judge", "two_way"]
 
@@ -38,6 +39,7 @@ LEAST_IMPROVEMENT = 0.75  # probability of improvement that a verdict needs (Bou
 MOST_SEEDS = 100_000
 _NORMAL = 1.959963984540054
 Numbers = NDArray[np.float64]
+t_quantile = lru_cache(hierarchical.t_quantile)
 
 
 def interquartile_mean(values: Numbers, axis: int = -1) -> Any:
@@ -93,7 +95,7 @@ def two_way(values: Numbers, *, location: Any = interquartile_mean, draws: int =
         >>> found.estimate, found.interval()
         (0.5, (0.5, 0.5))
     """
-    searches, seeds = values.shape
+    seeds = values.shape[1]
     by_search = np.asarray(location(values, axis=1))
     generator = np.random.default_rng(seed)
     drawn = np.empty(draws)

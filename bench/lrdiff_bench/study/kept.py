@@ -157,7 +157,7 @@ class _Reader:
         missing = sum(id not in self.rows for id in ids)
         if missing:
             raise CheckpointError(
-                f'study "{self.name}" is not finished: {len(ids) - missing} of {len(ids)} trials of this stage are there',
+                f'study "{self.name}" is not finished: {len(ids) - missing} of {len(ids)} trials of a stage are there',
                 help="run the same `lrdiff study` command again, it goes on where it stopped",
             )
         return {id: self.rows[id] for id in ids}

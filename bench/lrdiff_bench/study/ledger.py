@@ -23,7 +23,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -121,6 +121,16 @@ class Shared:
         part = "search" if next(iter(tasks.values())).kind == "search" else "report"
         study = self._studies[part]
         told: set[str] = set()
+
+        def keeper(claimed: Sequence[Sequence[tuple[Task, Any]]]) -> Callable[[int, list[Row]], None]:
+            def keep(number: int, rows: list[Row]) -> None:
+                for (task, trial), row in zip(claimed[number], rows, strict=True):
+                    self._tell(study, task, trial, row)
+                    told.add(task.id)
+                on_done(len(rows))
+
+            return keep
+
         with self._heart(study):
             while True:
                 trials = self._current(study, tasks)
@@ -134,13 +144,7 @@ class Shared:
                     time.sleep(_POLL)  # others have the rest; one of them may yet die
                     continue
 
-                def keep(number: int, rows: list[Row], mine: Sequence[Sequence[tuple[Task, Any]]] = claimed) -> None:
-                    for (task, trial), row in zip(mine[number], rows, strict=True):
-                        self._tell(study, task, trial, row)
-                        told.add(task.id)
-                    on_done(len(rows))
-
-                train([[task for task, _ in batch] for batch in claimed], keep)
+                train([[task for task, _ in batch] for batch in claimed], keeper(claimed))
 
     def _current(self, study: Any, tasks: Mapping[str, Task]) -> dict[str, Any]:
         """The trial that counts of every task; what is missing is put in, what is orphaned is given up."""
@@ -217,10 +221,8 @@ class Shared:
         )
 
     def _give_up(self, trial: Any) -> None:
-        try:
+        with suppress(self._gone):  # another process was faster
             self.storage.set_trial_state_values(trial._trial_id, self._states.FAIL)
-        except self._gone:
-            pass  # another process was faster
 
     def _is_orphan(self, study: Any, trial: Any) -> bool:
         """Whether nobody is training a RUNNING trial any more."""
@@ -240,12 +242,12 @@ class Shared:
     def _heart(self, study: Any) -> Any:
         """Count up beside the work. The clock of this machine says nothing to another; a count that stands does."""
         stop = threading.Event()
-        sign = {"beat": 0, "host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
+        sign: dict[str, Any] = {"beat": 0, "host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
         study.set_user_attr(self.worker, sign)
 
         def beat() -> None:
             while not stop.wait(_BEAT):
-                sign["beat"] = int(sign["beat"] or 0) + 1
+                sign["beat"] += 1
                 study.set_user_attr(self.worker, sign)
 
         thread = threading.Thread(target=beat, name="lrdiff-study-heart", daemon=True)

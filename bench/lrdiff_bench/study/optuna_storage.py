@@ -40,7 +40,7 @@ def open_storage(url: str, *, create: bool = True) -> Any:
     """Open a storage by its address.
 
     SQLite knows no ``SELECT ... FOR UPDATE``: under Python's default, two processes can both read WAITING before either
-    writes RUNNING. Here every transaction begins as a write (``BEGIN IMMEDIATE``), so that they come one after the other.
+    writes RUNNING. Here every transaction begins as a write (``BEGIN IMMEDIATE``), so they come one by one.
 
     Args:
         url: as SQLAlchemy takes it.

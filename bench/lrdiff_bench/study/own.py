@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class OwnWorkload:
     label: str = ""
     data: str
     target: str | None = None
-    task: str = "auto"
+    task: Literal["auto", "binary", "multiclass", "regression"] = "auto"
     model: str | None = None
     hidden: tuple[int, ...] | None = None
     patterns: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -168,11 +168,11 @@ class OwnWorkload:
 
         rows = self.rows(0, "validation")
         classes = self._setup(0).net.spec.outputs
-        model = getattr(model, "network", model) if self.model is None else model
         model.eval()
+        network = _network(model)
         try:
             with torch.no_grad():
-                outputs = model(rows.inputs[:2].cpu())
+                outputs = network(rows.inputs[:2].cpu())
         except (RuntimeError, TypeError, ValueError, IndexError) as problem:
             raise InputError(
                 f"{self.model} cannot take rows [2, {rows.inputs.shape[1]}]: {str(problem).splitlines()[0]}",
@@ -231,7 +231,7 @@ class OwnWorkload:
             begin = time.perf_counter()
             self._train_population(
                 {seed: rows[seed]}, still, [seed] * count, columns, steps=self.steps, evaluate="never"
-            )  # noqa: E501
+            )
             self._kept["seconds"] = (time.perf_counter() - begin) / (count * self.steps)
         return float(self._kept["seconds"])  # fmt: skip
 
@@ -260,7 +260,7 @@ class OwnWorkload:
         metric: np.ndarray,
         losses: np.ndarray,
     ) -> float:
-        """Train one model as a population trains a member, write what it has at each evaluation; seconds of the steps."""
+        """Train one model as a population trains a member and write down what it has; seconds of the steps."""
         import torch
 
         from lrdiff_core.devices import choose_device, repeatable
@@ -270,7 +270,7 @@ class OwnWorkload:
 
         where = choose_device(self.device)
         model, data = model.to(where), rows.to(where, torch.float32)
-        network = getattr(model, "network", model) if self.model is None else model
+        network = _network(model)
         groups: list[dict[str, Any]] = [
             {"params": [p for n, p in model.named_parameters() if columns.get(n) == i], "lr": float(rate),
              "weight_decay": self.weight_decay}
@@ -301,7 +301,7 @@ class OwnWorkload:
 
     def _evaluate(
         self, model: nn.Module, network: Any, data: PopulationData, loss_of: Any, score: Any
-    ) -> tuple[float, float]:  # noqa: E501
+    ) -> tuple[float, float]:
         import torch
 
         model.eval()
@@ -314,6 +314,13 @@ class OwnWorkload:
         if not (math.isfinite(train) and math.isfinite(held)):
             return math.nan, math.nan
         return train, found  # fmt: skip
+
+
+def _network(model: nn.Module) -> Any:
+    """What maps standardized rows to outputs: the project's own network brings its standardizing as well."""
+    from lrdiff_core import TabularNet
+
+    return model.network if isinstance(model, TabularNet) else model
 
 
 def group_columns(model: nn.Module, patterns: Mapping[str, Sequence[str]], groups: Sequence[str]) -> dict[str, int]:

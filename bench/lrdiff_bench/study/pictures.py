@@ -1,4 +1,4 @@
-"""Pictures of studies, PNG and SVG: best of k, paired differences, the metric by step, the suite's profile, verdicts."""
+"""Pictures of studies, PNG and SVG: best of k, paired differences, the metric by step, profile, verdicts."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class Space:
     names: tuple[str, ...]
     intervals: tuple[Interval, ...]
 
-    @property
+    @cached_property
     def label(self) -> str:
         """A short name that other intervals do not have."""
         return hashlib.sha256(repr((self.names, self.intervals)).encode()).hexdigest()[:8]
@@ -85,7 +86,9 @@ class Space:
 
 def space_of(scheme: Scheme, base_rates: Interval) -> Space:
     """What a scheme searches, with the interval of the base rate that all schemes share."""
-    return Space(names=(BASE, *scheme.free), intervals=(base_rates, *(tuple(i) for i in scheme.free.values())))
+    return Space(
+        names=(BASE, *scheme.free), intervals=(base_rates, *((low, high) for low, high in scheme.free.values()))
+    )
 
 
 def unit_points(count: int, dimensions: int, seed: int) -> NDArray[np.float64]:

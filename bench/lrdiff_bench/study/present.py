@@ -76,22 +76,23 @@ def draw_study(console: Console, document: Document) -> None:
         table.add_row(*row)
     console.print(table)
     console.print()
-    table = plain_table("scheme", "minus single [95 %]", "better in % of pairs", "verdict", "diverged")
-    table.columns[2].no_wrap = False
+    table = plain_table("scheme", "minus single [95 %]", "better %", "verdict", "diverged")
     for row in words.scheme_rows(document):
         table.add_row(row[0], row[1], row[2], Text(row[3], style=COLORS.get(row[3], "")), row[4])
     console.print(table)
     holm = f" after Holm's correction over {len(document['schemes']) - 1}" if len(document["schemes"]) > 2 else ""
     line(
-        console, f"* chosen on validation data; verdicts of schemes{holm}; diverged: share of the search's runs", "dim"
+        console,
+        f"* chosen on validation data; better %: of the pairs; verdicts{holm}; diverged: share of the search's runs",
+        "dim",
     )
     for text in (*words.space_lines(document), *_best_of(document)):
         line(console, text)
     if document["target"] is not None:
         line(
             console,
-            f"target: {workload['metric']} {words.number(document['target'])}, what the single rate tuned with all searches "
-            "has reached after three quarters of its steps, median of fresh seeds",
+            f"target: {workload['metric']} {words.number(document['target'])}, what the single rate tuned with all "
+            "searches has reached after three quarters of its steps, median of fresh seeds",
             "dim",
         )
     line(console, words.budget_line(document), "dim")
@@ -139,7 +140,8 @@ def draw_trace(console: Console, document: Document, *, storage: str) -> None:
         for i, scheme in enumerate(chosen):
             winner = scheme["winners"][search]
             table.add_row(
-                str(search + 1), scheme["name"], _trial(winner), _parameters(winner), words.number(winner["validation"]),
+                str(search + 1), scheme["name"], _trial(winner), _parameters(winner),
+                words.number(winner["validation"]),
                 words.number(_middle(winner.get("report", []))),
                 "" if i == 0 else words.number(flip * one["by_search"][search], sign=True),
             )  # fmt: skip
@@ -152,8 +154,9 @@ def draw_trace(console: Console, document: Document, *, storage: str) -> None:
     console.print()
     line(
         console,
-        f"2. Their mean is {words.number(flip * one['difference'], sign=True)}; with the spread over seeds and over searches, "
-        f"95 %: {words.difference(one, document)}. Better in {words.better(one)} % of the {one['searches']} x {one['seeds']} pairs.",
+        f"2. Their mean is {words.number(flip * one['difference'], sign=True)}; with the spread over seeds and over "
+        f"searches, 95 %: {words.difference(one, document)}. Better in {words.better(one)} % of the "
+        f"{one['searches']} x {one['seeds']} pairs.",
     )
     line(
         console,
@@ -164,11 +167,11 @@ def draw_trace(console: Console, document: Document, *, storage: str) -> None:
     for scheme in chosen:
         for winner in scheme["winners"]:
             if winner["trial"] is not None:
-                reports = ", ".join(map(str, winner["report_trials"]))
+                reports = f'{", ".join(map(str, winner["report_trials"]))} of "{document["name"]}.report"'
                 line(
                     console,
-                    f'{scheme["name"]}, search {winner["search"] + 1}: trial {winner["trial"]} of "{document["name"]}", '
-                    f'seeds {winner["tuning_seeds"]}; on fresh seeds: {reports} of "{document["name"]}.report"',
+                    f"{scheme['name']}, search {winner['search'] + 1}: trial {winner['trial']} of "
+                    f'"{document["name"]}", seeds {winner["tuning_seeds"]}; on fresh seeds: {reports}',
                 )
     line(console, f"storage: {storage}")
     line(console, words.versions_line(document), "dim")

@@ -98,15 +98,15 @@ class Planted:
 def _normal(*parts: NDArray[np.uint64] | int) -> NDArray[np.float64]:
     """Standard normal numbers that are a function of what is given (splitmix64, then Box and Muller)."""
     with np.errstate(over="ignore"):
-        state = np.uint64(0x9E3779B97F4A7C15)
+        state: NDArray[np.uint64] = np.full(1, 0x9E3779B97F4A7C15, dtype=np.uint64)
         for part in parts:
             state = _mixed(state ^ np.asarray(part, dtype=np.uint64))
         first, second = ((_mixed(state + np.uint64(i)) >> np.uint64(11)) * 2.0**-53 for i in (1, 2))
     return np.asarray(np.sqrt(-2.0 * np.log1p(-first)) * np.cos(2.0 * np.pi * second))
 
 
-def _mixed(state: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
-    state = np.asarray(state) + np.uint64(0x9E3779B97F4A7C15)
+def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    state = state + np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(state ^ (state >> np.uint64(31)))
@@ -129,7 +129,7 @@ class Scenario:
 
 def _free(*groups: str) -> Scheme:
     rest = {group: 1.0 for group in Planted.groups if group not in groups}
-    return Scheme(name="free", ratios=rest, free={group: (0.01, 100.0) for group in groups})
+    return Scheme(name="free", ratios=rest, free=dict.fromkeys(groups, (0.01, 100.0)))
 
 
 TEN = Scheme(name="ratio 10", ratios={"body": 1.0, "head": 10.0, "tail": 1.0})
