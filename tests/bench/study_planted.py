@@ -30,7 +30,11 @@ class Slow(Planted):
 
 def ledger(url, workload):
     return Shared(
-        url, workload.name, direction="minimize", facts=facts_of(workload, PLAN, {"kind": "test"}), must_agree=MUST_AGREE
+        url,
+        workload.name,
+        direction="minimize",
+        facts=facts_of(workload, PLAN, {"kind": "test"}),
+        must_agree=MUST_AGREE,
     )
 
 

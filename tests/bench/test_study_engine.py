@@ -136,29 +136,33 @@ def test_no_trial_can_be_claimed_twice(url):
 
 
 def test_a_claimant_that_stopped_giving_signs_on_another_machine_is_given_up(url, uninterrupted, monkeypatch):
-    workload = Slow(**WORKLOAD)
-    own = ledger(url, workload)
+    own = ledger(url, Slow(**WORKLOAD))
     study = own._studies["search"]
-    task = next(iter(uninterrupted.tasks.values()))
-    study.add_trial(own._new_trial(task))
+    study.add_trial(own._new_trial(next(iter(uninterrupted.tasks.values()))))
     trial = study.get_trials(deepcopy=False)[0]
-    own.storage.set_trial_state_values(trial._trial_id, STATE.RUNNING)
-    own.storage.set_trial_user_attr(trial._trial_id, "worker", "worker-elsewhere")
-    study.set_user_attr("worker-elsewhere", {"beat": 3, "host": "another", "pid": 1, "started": ""})
 
-    def orphan():
-        return own._is_orphan(study, study.get_trials(deepcopy=False)[0])
+    def orphan(beat):
+        sign = {"beat": beat, "claims": [trial._trial_id], "host": "another", "pid": 1, "started": ""}
+        return own._is_orphan(trial, {"worker-elsewhere": sign})
 
     now = [0.0]
     monkeypatch.setattr(ledger_module.time, "monotonic", lambda: now[0])
-    assert not orphan()
+    assert not orphan(3)
     now[0] += ledger_module.LEASE - 1
-    assert not orphan()
-    study.set_user_attr("worker-elsewhere", {"beat": 4, "host": "another", "pid": 1, "started": ""})
+    assert not orphan(3)
     now[0] += 2
-    assert not orphan()  # it counted: alive
+    assert not orphan(4)  # it counted: alive
     now[0] += ledger_module.LEASE + 1
-    assert orphan()
+    assert orphan(4)
+
+
+def test_a_process_number_that_was_used_again_is_not_taken_for_the_old_process():
+    own = os.getpid()
+    assert ledger_module._is_alive(own, ledger_module._started(own))
+    assert not ledger_module._is_alive(own, "1")
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert not ledger_module._is_alive(process.pid, "")
 
 
 def test_a_claimant_that_was_only_slow_drops_what_it_has(url, uninterrupted):
@@ -191,7 +195,9 @@ def test_two_processes_that_put_the_same_tasks_in_leave_one_of_each(url, uninter
 def test_a_study_is_gone_on_with_only_as_it_was_begun(url):
     workload = Slow(**WORKLOAD)
     ledger(url, workload)
-    with pytest.raises(ConfigError, match=r'study "planted" was made with smallest_difference 0.02, not 0.5') as problem:
+    with pytest.raises(
+        ConfigError, match=r'study "planted" was made with smallest_difference 0.02, not 0.5'
+    ) as problem:
         ledger(url, Slow(**WORKLOAD, smallest_difference=0.5))
     assert "another --out" in problem.value.help
 
@@ -203,7 +209,7 @@ def test_optuna_sees_values_directions_and_parameters(url, uninterrupted):
     best = study.best_trial
     assert set(best.params) <= {"base rate", "head"}
     assert best.value == pytest.approx(np.mean(uninterrupted.rows[best.user_attrs["task"]].final))
-    lost = [trial for trial in study.trials if trial.user_attrs["diverged"] > 0]
+    lost = [trial for trial in study.trials if trial.user_attrs["row"]["diverged"] > 0]
     assert lost
     assert all(trial.value == float("inf") and trial.state == STATE.COMPLETE for trial in lost)
 
@@ -217,7 +223,9 @@ def test_a_study_that_is_read_says_the_same_as_the_one_that_ran(url):
     kept = optuna.load_study(storage=open_storage(url), study_name="planted").trials[winner["trial"]]
     assert kept.params == pytest.approx(winner["parameters"])
     assert kept.value == pytest.approx(winner["validation"])
-    report = optuna.load_study(storage=open_storage(url), study_name="planted.report").trials[winner["report_trials"][0]]
+    report = optuna.load_study(storage=open_storage(url), study_name="planted.report").trials[
+        winner["report_trials"][0]
+    ]
     assert report.user_attrs["row"]["final"] == winner["report"]
 
 

@@ -224,7 +224,9 @@ def test_the_edge_is_the_outermost_sixteenth(at, edges):
 
 
 def test_all_trials_diverged_means_the_rates_were_too_high():
-    winner = choose(Space(names=(BASE,), intervals=((1.0, 10.0),)), np.array([[0.5]]), np.array([[np.inf]]), smallest=0.1)
+    winner = choose(
+        Space(names=(BASE,), intervals=((1.0, 10.0),)), np.array([[0.5]]), np.array([[np.inf]]), smallest=0.1
+    )
     assert winner.index is None
     assert winner.edges == {(BASE, "low")}
     finished = run_study(Planted(base_rates=(1.0, 100.0), best=-2.0), replace(SMALL, widenings=3), Memory())

@@ -23,9 +23,7 @@ BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["no effect", "twice the smallest difference", "more dimensions without effect"]
-)
+@pytest.mark.parametrize("name", ["no effect", "twice the smallest difference", "more dimensions without effect"])
 def test_200_simulated_studies_give_the_wrong_verdict_at_most_5_percent_of_the_time(name):
     counts = simulate(BY_NAME[name], 200)
     assert counts.studies == sum(counts.verdicts.values()) == 200
@@ -242,10 +240,10 @@ def test_a_suite_weighs_workloads_the_same_however_many_seeds_they_have():
 def test_suite_intervals_are_stratified_and_reproducible():
     generator = np.random.default_rng(0)
     gains = {"a": generator.normal(10, 0.1, 50), "b": generator.normal(-10, 0.1, 50)}
-    before = np.random.get_state()[1].copy()  # noqa: NPY002 -- that the global generator is left alone
+    before = np.random.get_state()[1].copy()
     first, again = suite_gain(gains), suite_gain(gains)
     assert first == again
-    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+    assert (np.random.get_state()[1] == before).all()
     # drawn inside each workload the mean hardly moves; drawn over both together it would move by some units
     assert first.high - first.low < 0.5
     profile = performance_profile(gains, [-20.0, 0.0, 20.0])

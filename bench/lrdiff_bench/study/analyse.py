@@ -161,9 +161,7 @@ def report_matrix(finished: Finished, kind: str, scheme: str) -> Numbers:
 
 def _rows(finished: Finished, kind: str, scheme: str, repeat: int | None = None) -> list[Row]:
     return [
-        finished.rows[task.id]
-        for task in finished.by_kind.get((kind, scheme), [])
-        if repeat in (None, task.repeat)
+        finished.rows[task.id] for task in finished.by_kind.get((kind, scheme), []) if repeat in (None, task.repeat)
     ]
 
 

@@ -6,7 +6,8 @@ Several processes may put the same tasks in, claim them, die and come back:
 - a task may have more than one trial when two processes put it in at once: the one with the lowest number counts, and
   whoever meets another marks it FAIL;
 - a trial is claimed by the storage's own compare-and-set from WAITING to RUNNING;
-- a claimant shows that it is alive by counting up an attribute of the study. A RUNNING trial whose claimant is gone
+- a claimant says what it claims in an attribute of the study and counts it up while it lives. A RUNNING trial whose
+  claimant is gone
   (its process is not there any more, or it has not counted for :data:`LEASE` seconds) is marked FAIL, and its task is
   put in anew. A claimant that was only slow finds its trial finished, and drops what it has.
 
@@ -112,6 +113,8 @@ class Shared:
         self.facts: dict[str, Any] = {**facts, **kept}
         self.worker = f"worker-{uuid.uuid4().hex[:12]}"
         self._seen: dict[str, tuple[int, float]] = {}
+        self._sign: dict[str, Any] = {"beat": 0, "claims": []}
+        self._lock = threading.Lock()
 
     def complete(
         self, batches: Sequence[Sequence[Task]], train: TrainBatches, on_done: Callable[[int], None]
@@ -139,22 +142,25 @@ class Shared:
                 told |= done
                 if len(done) == len(tasks):
                     return {id: _row_of(id, trial) for id, trial in trials.items()}
-                claimed = self._claim(study, batches, trials)
-                if not claimed:
+                idle = True
+                for start in range(0, len(batches), self.at_a_time):
+                    claimed = self._claim(study, batches[start : start + self.at_a_time], trials)
+                    if claimed:
+                        idle = False
+                        train([[task for task, _ in batch] for batch in claimed], keeper(claimed))
+                if idle:
                     time.sleep(_POLL)  # others have the rest; one of them may yet die
-                    continue
-
-                train([[task for task, _ in batch] for batch in claimed], keeper(claimed))
 
     def _current(self, study: Any, tasks: Mapping[str, Task]) -> dict[str, Any]:
         """The trial that counts of every task; what is missing is put in, what is orphaned is given up."""
         while True:
             found: dict[str, Any] = {}
+            signs = {name: sign for name, sign in study.user_attrs.items() if name.startswith("worker-")}
             for trial in study.get_trials(deepcopy=False):  # by rising number
                 id = trial.user_attrs.get("task")
                 if id not in tasks or trial.state == self._states.FAIL:
                     continue
-                if id in found or (trial.state == self._states.RUNNING and self._is_orphan(study, trial)):
+                if id in found or (trial.state == self._states.RUNNING and self._is_orphan(trial, signs)):
                     self._give_up(trial)
                     continue
                 found[id] = trial
@@ -167,22 +173,27 @@ class Shared:
     def _claim(
         self, study: Any, batches: Sequence[Sequence[Task]], trials: Mapping[str, Any]
     ) -> list[list[tuple[Task, Any]]]:
-        """Claim the first batch of which something is left, or as many as :attr:`at_a_time` says."""
-        claimed = []
-        for batch in batches:
-            mine = []
-            for task in batch:
-                trial = trials[task.id]
-                if trial.state != self._states.WAITING:
-                    continue
-                if self.storage.set_trial_state_values(trial._trial_id, self._states.RUNNING):
-                    self.storage.set_trial_user_attr(trial._trial_id, "worker", self.worker)
-                    mine.append((task, trial))
-            if mine:
-                claimed.append(mine)
-                if len(claimed) == self.at_a_time:
-                    break
-        return claimed
+        """Claim what is left of some batches; the view of the trials may be old, the storage decides."""
+        waiting = [
+            [(task, trials[task.id]) for task in batch if trials[task.id].state == self._states.WAITING]
+            for batch in batches
+        ]
+        # said before it is done: a claim that nobody has said would have to be waited for
+        self._say(study, [trial._trial_id for batch in waiting for _, trial in batch])
+        claimed = [[one for one in batch if self._is_mine(one[1])] for batch in waiting]
+        return [batch for batch in claimed if batch]
+
+    def _is_mine(self, trial: Any) -> bool:
+        with suppress(self._gone):  # another one has finished it
+            return bool(self.storage.set_trial_state_values(trial._trial_id, self._states.RUNNING))
+        return False
+
+    def _say(self, study: Any, claims: list[int]) -> None:
+        """Write which trials this process claims; nothing is written where there are none."""
+        if claims:
+            with self._lock:
+                self._sign["claims"] = claims
+                study.set_user_attr(self.worker, self._sign)
 
     at_a_time = 1  # batches claimed together: more where several machines train them
 
@@ -191,8 +202,7 @@ class Shared:
         diverged = 1.0 - len(finite) / len(row.final)
         value = float(finite.mean()) if len(finite) == len(row.final) else self._worst(study)
         try:
-            self.storage.set_trial_user_attr(trial._trial_id, "diverged", diverged)
-            self.storage.set_trial_user_attr(trial._trial_id, "row", row.to_dict())
+            self.storage.set_trial_user_attr(trial._trial_id, "row", {**row.to_dict(), "diverged": diverged})
             self.storage.set_trial_state_values(trial._trial_id, self._states.COMPLETE, [value])
         except self._gone:
             pass  # somebody took this process for dead and gave the task to another: that one's row counts
@@ -208,15 +218,17 @@ class Shared:
                 name: self._distribution(min(1e-12, value), max(1e12, value), log=True)
                 for name, value in task.parameters.items()
             },
-            user_attrs={
+            user_attrs={  # few: each is a row of a table
                 "task": task.id,
-                "kind": task.kind,
                 "scheme": task.scheme.name,
-                "search": task.repeat,
-                "space": task.space,
-                "rates": list(task.rates),
-                "seeds": list(task.seeds),
-                "judged_on": task.judged_on,
+                "about": {
+                    "kind": task.kind,
+                    "search": task.repeat,
+                    "space": task.space,
+                    "rates": list(task.rates),
+                    "seeds": list(task.seeds),
+                    "judged_on": task.judged_on,
+                },
             },
         )
 
@@ -224,31 +236,43 @@ class Shared:
         with suppress(self._gone):  # another process was faster
             self.storage.set_trial_state_values(trial._trial_id, self._states.FAIL)
 
-    def _is_orphan(self, study: Any, trial: Any) -> bool:
-        """Whether nobody is training a RUNNING trial any more."""
-        worker = trial.user_attrs.get("worker", "")
-        if worker == self.worker:
-            return False
-        sign = study.user_attrs.get(worker) if worker else None
-        if sign is not None and sign["host"] == _host() and not _is_alive(sign["pid"], sign["started"]):
-            return True
-        key = f"{trial._trial_id}/{worker}"
-        beat, now = (-1 if sign is None else int(sign["beat"])), time.monotonic()
-        if key not in self._seen or self._seen[key][0] != beat:
-            self._seen[key] = (beat, now)
-        return now - self._seen[key][1] > LEASE
+    def _is_orphan(self, trial: Any, signs: Mapping[str, Any]) -> bool:
+        """Whether nobody is training a RUNNING trial any more.
+
+        Args:
+            trial: in the state RUNNING.
+            signs: of all workers, by name: what they claim, and how often they have counted.
+        """
+        claimants = {name: sign for name, sign in signs.items() if trial._trial_id in sign["claims"]}
+        for name, sign in claimants.items():
+            if name == self.worker:
+                return False
+            if sign["host"] == _host() and not _is_alive(sign["pid"], sign["started"]):
+                continue
+            if not self._stands_still(name, int(sign["beat"])):
+                return False
+        # Every claim is said before it is made, so a trial that nobody claims was never seen by its claimant's storage
+        # as claimed: some other program put it to RUNNING, and the lease decides.
+        return bool(claimants) or self._stands_still(f"trial {trial._trial_id}", 0)
+
+    def _stands_still(self, what: str, beat: int) -> bool:
+        """Whether a count has been the same for longer than the lease, by this process's own clock."""
+        now = time.monotonic()
+        if what not in self._seen or self._seen[what][0] != beat:
+            self._seen[what] = (beat, now)
+        return now - self._seen[what][1] > LEASE
 
     @contextmanager
     def _heart(self, study: Any) -> Any:
         """Count up beside the work. The clock of this machine says nothing to another; a count that stands does."""
         stop = threading.Event()
-        sign: dict[str, Any] = {"beat": 0, "host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
-        study.set_user_attr(self.worker, sign)
+        self._sign |= {"claims": [], "host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
 
         def beat() -> None:
             while not stop.wait(_BEAT):
-                sign["beat"] += 1
-                study.set_user_attr(self.worker, sign)
+                with self._lock:
+                    self._sign["beat"] += 1
+                    study.set_user_attr(self.worker, self._sign)
 
         thread = threading.Thread(target=beat, name="lrdiff-study-heart", daemon=True)
         thread.start()

@@ -93,6 +93,10 @@ def open_storage(url: str, *, create: bool = True) -> Any:
 
 def _no_implicit_begin(connection: Any, _: Any) -> None:
     connection.isolation_level = None
+    # A write-ahead log needs no flush to disk at every commit (27 ms on a busy machine, and a study has thousands).
+    # A process that is killed loses nothing by it; a machine that loses power may lose its last commits, and no others.
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
 
 
 def _begin_as_writer(connection: Any) -> None:
