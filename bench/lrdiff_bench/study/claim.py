@@ -176,7 +176,7 @@ def workload_of(claim: Claim) -> Workload:
 
     optimizer, groups = claim.optimizer, _groups(claim)
     what = claim.model or "its own network"
-    return OwnWorkload(
+    own = OwnWorkload(
         name=claim.name,
         title=claim.title or f"{what} on {claim.data}, {optimizer}",
         question=claim.question or f"Do different rates for {', '.join(groups)} help?",
@@ -201,6 +201,8 @@ def workload_of(claim: Claim) -> Workload:
         evaluations=claim.evaluations,
         device=claim.device,
     )
+    own.check()
+    return own
 
 
 def _groups(claim: Claim) -> tuple[str, ...]:

@@ -145,9 +145,20 @@ class OwnWorkload:
             kept[seed] = set_up(table, config, seed=seed, rates=dict.fromkeys(names, 0.01))
         return kept[seed]
 
-    def _fits(self) -> bool:
+    def check(self) -> None:
+        """Check that model, groups and rows fit together, before anything is trained.
+
+        Raises:
+            InputError: the model makes no use of the rows, or not what the task needs.
+            RateError: a pattern that matches nothing.
+            ConfigError: a parameter in no group.
+        """
         model = self.build(0)
         self._check_outputs(model)
+        group_columns(model, self.patterns, self.groups)
+
+    def _fits(self) -> bool:
+        model = self.build(0)
         if sum(p.numel() for p in model.parameters()) > SMALL:
             return False
         rows = self.rows(0, "validation")
