@@ -109,7 +109,7 @@ def make_plan(*, report_seeds: int, quick: bool = False, budget: int | None = No
     """
     sizes: dict[str, Any] = {"report_seeds": report_seeds}
     if quick:
-        sizes = {"budget": 16, "repeats": 3, "report_seeds": 12, "target_seeds": 8, "widenings": 1, "quick": True}
+        sizes = {"budget": 16, "repeats": 3, "report_seeds": 12, "widenings": 1, "quick": True}
     if budget is not None:
         sizes["budget"] = budget
     if seeds is not None:

@@ -76,16 +76,18 @@ def draw_study(console: Console, document: Document) -> None:
         table.add_row(*row)
     console.print(table)
     console.print()
-    table = plain_table("scheme", "minus single [95 %]", "better %", "verdict", "diverged")
-    for row in words.scheme_rows(document):
-        table.add_row(row[0], row[1], row[2], Text(row[3], style=COLORS.get(row[3], "")), row[4])
+    table = plain_table("scheme", "minus single [95 %]", "better %", "verdict")
+    rows = words.scheme_rows(document)
+    for row in rows:
+        table.add_row(row[0], row[1], row[2], Text(row[3], style=COLORS.get(row[3], "")))
     console.print(table)
     holm = f" after Holm's correction over {len(document['schemes']) - 1}" if len(document["schemes"]) > 2 else ""
     line(
         console,
-        f"* chosen on validation data; better %: of the pairs; verdicts{holm}; diverged: share of the search's runs",
+        f"* chosen on validation data; better %: of the pairs; verdicts{holm}",
         "dim",
     )
+    line(console, "diverged while searching: " + ", ".join(f"{row[0].removesuffix(' *')} {row[4]}" for row in rows))
     for text in (*words.space_lines(document), *_best_of(document)):
         line(console, text)
     if document["target"] is not None:
