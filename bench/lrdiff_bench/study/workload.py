@@ -110,20 +110,37 @@ class Workload(Protocol):
         default_rate: what an untuned single rate would be (the optimizer's own default).
         smallest_difference: in the metric, fixed beforehand; less does not matter.
         steps: of one trial.
+        report_seeds: fresh seeds a tuned setting is reported on: 29 at least, 200 where populations make it cheap.
         label: how the result is to be read, such as ``"mechanism"`` or ``"control"``; empty for the rest.
+
+    They are only read, so frozen dataclasses will do. It may also have ``at_once``, the number of trials of one call of
+    ``train`` (128): 1 where they come one after the other, so that a study that is killed loses little.
     """
 
-    name: str
-    title: str
-    question: str
-    groups: tuple[str, ...]
-    schemes: tuple[Scheme, ...]
-    metric: str
-    base_rates: tuple[float, float]
-    default_rate: float
-    smallest_difference: float
-    steps: int
-    label: str
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def question(self) -> str: ...
+    @property
+    def groups(self) -> tuple[str, ...]: ...
+    @property
+    def schemes(self) -> tuple[Scheme, ...]: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def base_rates(self) -> tuple[float, float]: ...
+    @property
+    def default_rate(self) -> float: ...
+    @property
+    def smallest_difference(self) -> float: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def report_seeds(self) -> int: ...
+    @property
+    def label(self) -> str: ...
 
     def train(self, trials: Trials) -> Outcomes:
         """Train all of them; the same trials give the same outcomes."""

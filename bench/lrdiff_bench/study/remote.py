@@ -1,0 +1,71 @@
+"""Batches of a study trained by the workers of a Dask cluster, each as one task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lrdiff_bench.study.ledger import TrainBatches
+from lrdiff_bench.study.tasks import Row, Task, rows_of, trials_of
+from lrdiff_core.errors import UnavailableError
+
+__all__ = ["train_remotely", "workers_of"]
+
+_PATIENCE = 10  # seconds to find the scheduler
+_WORKLOADS: dict[str, Any] = {}  # of a worker: making one may load data
+
+
+def connect(address: str) -> Any:
+    """A client of the scheduler at ``address``.
+
+    Raises:
+        UnavailableError: Dask is not installed, or nothing answers there.
+    """
+    try:
+        from distributed import Client
+    except ModuleNotFoundError as problem:
+        raise UnavailableError(
+            "--scheduler needs Dask, which is not installed", help='pip install "lrdiff[maps]"'
+        ) from problem
+    try:
+        return Client(address, timeout=_PATIENCE, set_as_default=False)
+    except (OSError, ValueError) as problem:
+        raise UnavailableError(
+            f"no Dask scheduler answers at {address}",
+            help="start one with `dask scheduler`, and workers with `dask worker`",
+        ) from problem
+
+
+def workers_of(client: Any) -> int:
+    """How many batches can run at once."""
+    return max(1, len(client.scheduler_info()["workers"]))
+
+
+def train_remotely(client: Any, source: Mapping[str, Any]) -> TrainBatches:
+    """Train batches on the workers.
+
+    Args:
+        client: of Dask's.
+        source: of the workload, see :func:`lrdiff_bench.study.kept.workload_from`: workers make their own.
+    """
+    from distributed import as_completed
+
+    def train(batches: Sequence[Sequence[Task]], on_batch: Callable[[int, list[Row]], None]) -> None:
+        # pure=False: a task that was trained and lost is trained again, not looked up
+        futures = {
+            client.submit(train_batch, dict(source), list(batch), pure=False): i for i, batch in enumerate(batches)
+        }
+        for future in as_completed(futures):
+            on_batch(futures[future], future.result())
+
+    return train
+
+
+def train_batch(source: dict[str, Any], batch: list[Task]) -> list[Row]:
+    """What a worker does."""
+    from lrdiff_bench.study.kept import workload_from
+
+    key = repr(sorted(source.items(), key=str))
+    if key not in _WORKLOADS:
+        _WORKLOADS[key] = workload_from(source)
+    return rows_of(batch, _WORKLOADS[key].train(trials_of(batch)))

@@ -1,0 +1,211 @@
+"""What a study's document says in words and table cells, the same on the screen and on the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lrdiff_bench.study.judge import CLIP
+
+__all__ = [
+    "MODES",
+    "budget_line",
+    "column_rows",
+    "crossing_lines",
+    "number",
+    "scheme_rows",
+    "space_lines",
+    "suite_rows",
+    "time_text",
+    "verdict_text",
+    "versions_line",
+]
+
+MODES = {
+    "full": "",
+    "quick": "QUICK: a look, not the protocol",
+    "reduced": "REDUCED: less than the protocol asks for",
+}
+Document = Mapping[str, Any]
+
+
+def number(value: float | None, *, sign: bool = False) -> str:
+    """Three digits, a word for what is not finite.
+
+    Example:
+        >>> number(0.12345), number(0.5, sign=True), number(None)
+        ('0.123', '+0.5', 'inf')
+    """
+    return "inf" if value is None else f"{value:{'+' if sign else ''}.3g}"
+
+
+def interval(three: Sequence[float | None], *, sign: bool = False) -> str:
+    """Estimate and interval."""
+    a, low, high = (number(one, sign=sign) for one in three)
+    return f"{a} [{low}, {high}]"
+
+
+def difference(judgement: Mapping[str, Any], document: Document) -> str:
+    """Scheme minus single in the metric's own direction; what is clipped is said to be more."""
+    flip = -1.0 if document["workload"]["metric"] == "accuracy" else 1.0
+    low, high = sorted((flip * judgement["low"], flip * judgement["high"]))
+    estimate = flip * judgement["difference"]
+    if abs(estimate) >= 0.5 * CLIP * judgement["smallest"]:
+        return f"{'more' if estimate > 0 else 'less'} than {number(0.5 * CLIP * judgement['smallest'])} apart"
+    return interval((estimate, low, high), sign=True)
+
+
+def better(judgement: Mapping[str, Any]) -> str:
+    """Probability of improvement in per cent."""
+    a, low, high = (100 * judgement[f"improvement{end}"] for end in ("", "_low", "_high"))
+    return f"{a:.0f} [{low:.0f}, {high:.0f}]"
+
+
+def verdict_text(document: Document, judgement: Mapping[str, Any] | None = None) -> str:
+    """The verdict in one sentence, with its reason where it is inconclusive."""
+    one = document["verdict"] if judgement is None else judgement
+    workload = document["workload"]
+    text = (
+        f"{one['verdict']}: tuned {document['chosen']} against tuned {workload['schemes'][0]['name']}: "
+        f"{difference(one, document)} {workload['metric']}, better in {better(one)} % of the pairs; "
+        f"{number(workload['smallest_difference'])} is the smallest difference that matters"
+    )
+    return f"{text}; {one['reason']}" if one["reason"] else text
+
+
+def column_rows(document: Document) -> list[list[str]]:
+    """Untuned default, tuned single, tuned differential: name, median, diverged, time to target."""
+    by_name = {column["name"]: column for column in document["columns"]}
+    single, chosen = document["workload"]["schemes"][0]["name"], document["chosen"]
+    rows = []
+    for label, name in (
+        (f"untuned default ({number(document['workload']['default_rate'])})", "untuned default"),
+        (f"tuned {single}", single),
+        (f"tuned {chosen}", chosen),
+    ):
+        column = by_name[name]
+        rows.append([label, interval(column["median"]), _percent(column["diverged"]), time_text(column)])
+    return rows
+
+
+def time_text(column: Mapping[str, Any]) -> str:
+    """Steps and seconds to the target."""
+    if column["steps_to_target"] is None:
+        return "no target"
+    steps, seconds = column["steps_to_target"][0], column["seconds_to_target"]
+    share = f"{100 * column['reached']:.0f} %"
+    return f"never ({share} do)" if steps is None else f"{steps:.0f} steps, {number(seconds)} s"
+
+
+def scheme_rows(document: Document, corrected: Mapping[str, Any] | None = None) -> list[list[str]]:
+    """Every scheme: name, difference to single, improvement, verdict, diverged, winning base rates.
+
+    Args:
+        document: of a study.
+        corrected: verdicts over a suite, by ``study / scheme``, instead of those over the study's own schemes.
+    """
+    rows = []
+    for scheme in document["schemes"]:
+        one = scheme["judgement"]
+        if one is not None and corrected is not None:
+            one = corrected[f"{document['name']} / {scheme['name']}"]
+        mark = " *" if scheme["name"] == document["chosen"] else ""
+        rows.append(
+            [
+                scheme["name"] + mark,
+                "" if one is None else difference(one, document),
+                "" if one is None else better(one),
+                "" if one is None else one["verdict"],
+                _percent(scheme["runs_diverged"]),
+                winning(scheme),
+            ]
+        )
+    return rows
+
+
+def winning(scheme: Mapping[str, Any]) -> str:
+    """Lowest and highest of what the searches' winners have, for each parameter."""
+    parts = []
+    for name in scheme["space"]:
+        values = [winner["parameters"][name] for winner in scheme["winners"] if winner["parameters"]]
+        if values:
+            label = "" if name == "base rate" else f"{name} "
+            low, high = f"{min(values):.2g}", f"{max(values):.2g}"
+            parts.append(f"{label}{low}" if low == high else f"{label}{low} to {high}")
+    return ", ".join(parts) or "none"
+
+
+def crossing_lines(document: Document) -> list[str]:
+    """Where best-of-k curves cross that of the single rate, and where they do not."""
+    if document["best_of"] is None:
+        return []
+    single = document["workload"]["schemes"][0]["name"]
+    lines = []
+    for scheme in document["best_of"]["schemes"][1:]:
+        crossings = scheme["crossings"]
+        clear = [one for one in crossings if one["clear"]]
+        if not crossings:
+            lines.append(f"{scheme['name']}: does not cross {single}")
+            continue
+        at = ", ".join(
+            f"k = {one['k']} ({'worse' if one['better_before'] else 'better'} from there)"
+            for one in (clear or crossings)
+        )
+        noise = "" if clear else ", within the noise"
+        lines.append(f"{scheme['name']}: crosses {single} at {at}{noise}")
+    return lines
+
+
+def space_lines(document: Document) -> list[str]:
+    """What was widened, what was flat, and why a study is void."""
+    lines = []
+    for scheme in document["schemes"]:
+        if scheme["widened"]:
+            sides = ", ".join(f"{name} {side}" for name, side in scheme["widened"])
+            ends = "; ".join(f"{name} {number(a)} to {number(b)}" for name, (a, b) in scheme["space"].items())
+            lines.append(f"{scheme['name']}: a winner lay at an edge; widened ({sides}) and searched again over {ends}")
+        flat = sorted({name for winner in scheme["winners"] for name, _ in winner.get("flat", [])})
+        if flat:
+            lines.append(f"{scheme['name']}: flat in {', '.join(flat)} to within the noise, the middle was taken")
+    return [*lines, document["void"]] if document["void"] else lines
+
+
+def budget_line(document: Document) -> str:
+    """What was spent."""
+    plan = document["plan"]
+    return (
+        f"{plan['budget']} points a scheme and search, {plan['repeats']} searches, {plan['tuning_seeds']} tuning seeds "
+        f"each; reported on {plan['report_seeds']} fresh seeds"
+    )
+
+
+def versions_line(document: Document) -> str:
+    """What it was run with."""
+    return ", ".join(f"{name} {value}" for name, value in document["versions"].items())
+
+
+def suite_rows(documents: Sequence[Document], suite: Mapping[str, Any] | None) -> list[list[str]]:
+    """The table of verdicts: workload, the three columns, difference, improvement, verdict."""
+    rows = []
+    for document in documents:
+        one = document["verdict"] if suite is None else suite["verdicts"][document["name"]]
+        label = f" ({document['workload']['label']})" if document["workload"]["label"] else ""
+        mode = "" if document["mode"] == "full" else f" {document['mode'].upper()}"
+        medians = [row[1] for row in column_rows(document)]
+        rows.append(
+            [
+                f"{document['name']}{label}{mode}",
+                document["workload"]["metric"],
+                *medians,
+                document["chosen"],
+                difference(one, document),
+                better(one),
+                one["verdict"],
+            ]
+        )
+    return rows
+
+
+def _percent(share: float) -> str:
+    return "0 %" if share == 0 else f"{max(1, math.floor(100 * share + 0.5))} %"

@@ -1,0 +1,249 @@
+"""Studies that are kept: killed and gone on with, shared by two processes, read again."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import sqlalchemy
+from study_planted import PLAN, WORKLOAD, Slow, ledger
+
+from lrdiff_bench.study import ledger as ledger_module
+from lrdiff_bench.study.engine import run_study
+from lrdiff_bench.study.kept import read_study
+from lrdiff_bench.study.ledger import Memory
+from lrdiff_bench.study.optuna_storage import open_storage
+from lrdiff_core.errors import CheckpointError, ConfigError
+
+SCRIPT = Path(__file__).with_name("study_planted.py")
+STATE = optuna.trial.TrialState
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """All rows of the study, run in one go in memory."""
+    return run_study(Slow(**WORKLOAD), PLAN, Memory())
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'studies.db'}"
+
+
+def start(url, seconds, count=1):
+    """Processes that run the study and have just begun, all at once."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), url, str(seconds)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(count)
+    ]  # fmt: skip
+    for process in started:
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return started
+
+
+def trials(url):
+    storage = open_storage(url, create=False)
+    return [
+        trial
+        for name in ("planted", "planted.report")
+        for trial in optuna.load_study(storage=storage, study_name=name).get_trials(deepcopy=False)
+    ]
+
+
+def assert_whole(url, uninterrupted):
+    """One COMPLETE trial for each task, none open, and the numbers of the study that nothing interrupted."""
+    kept = trials(url)
+    complete = Counter(trial.user_attrs["task"] for trial in kept if trial.state == STATE.COMPLETE)
+    assert set(complete) == set(uninterrupted.rows)
+    assert set(complete.values()) == {1}
+    assert {trial.state for trial in kept} <= {STATE.COMPLETE, STATE.FAIL}
+    again = run_study(Slow(**WORKLOAD), PLAN, ledger(url, Slow(**WORKLOAD)))
+    assert set(again.rows) == set(uninterrupted.rows)
+    for id, row in uninterrupted.rows.items():
+        np.testing.assert_array_equal(again.rows[id].final, row.final, err_msg=id)
+        np.testing.assert_array_equal(again.rows[id].metric, row.metric, err_msg=id)
+    assert [s.winners for s in again.searches] == [s.winners for s in uninterrupted.searches]
+
+
+def test_a_killed_study_goes_on_with_nothing_lost_and_nothing_twice(url, uninterrupted):
+    (process,) = start(url, 0.05)
+    for _ in range(5):  # in the middle of the fifth batch
+        assert process.stdout.readline().startswith("training")
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = trials(url)
+    done = {trial.user_attrs["task"] for trial in before if trial.state == STATE.COMPLETE}
+    running = {trial.user_attrs["task"] for trial in before if trial.state == STATE.RUNNING}
+    assert 0 < len(done) < len(uninterrupted.rows)
+    assert running  # those it was training
+    with pytest.raises(CheckpointError, match="is not finished"):
+        read_study(url, "planted")
+
+    (second,) = start(url, 0.0)
+    out, err = second.communicate(timeout=120)
+    assert second.returncode == 0, err
+    assert "finished" in out
+    trained = sum(int(line.split()[1]) for line in out.splitlines() if line.startswith("training"))
+    seeds = {id: len(task.seeds) for id, task in uninterrupted.tasks.items()}
+    assert trained == sum(seeds.values()) - sum(seeds[id] for id in done)  # nothing that was done is trained again
+    assert {t.user_attrs["task"] for t in trials(url) if t.state == STATE.FAIL} == running
+    assert_whole(url, uninterrupted)
+
+
+def test_two_processes_share_a_study(url, uninterrupted):
+    both = start(url, 0.1, count=2)
+    outputs = [process.communicate(timeout=180) for process in both]
+    for process, (_, err) in zip(both, outputs, strict=True):
+        assert process.returncode == 0, err
+    trained = [
+        sum(int(line.split()[1]) for line in out.splitlines() if line.startswith("training")) for out, _ in outputs
+    ]
+    assert sum(trained) == sum(len(task.seeds) for task in uninterrupted.tasks.values())
+    assert min(trained) > 0
+    assert_whole(url, uninterrupted)
+
+
+def test_no_trial_can_be_claimed_twice(url):
+    """One claimant is held up between reading WAITING and writing RUNNING, and another one tries meanwhile."""
+    first, second = open_storage(url), open_storage(url)
+    study = optuna.create_study(storage=first, study_name="s")
+    study.add_trial(optuna.trial.create_trial(state=STATE.WAITING))
+    id = study.get_trials(deepcopy=False)[0]._trial_id
+    won = []
+    rival = threading.Thread(target=lambda: won.append(second.set_trial_state_values(id, STATE.RUNNING)))
+
+    def hold_up(connection, cursor, statement, *rest):
+        if statement.startswith("SELECT") and rival.ident is None:
+            rival.start()
+            rival.join(timeout=1.0)  # time enough to claim it, if it can
+
+    sqlalchemy.event.listen(first.engine, "after_cursor_execute", hold_up)
+    won.append(first.set_trial_state_values(id, STATE.RUNNING))
+    rival.join()
+    assert sorted(won) == [False, True]
+
+
+def test_a_claimant_that_stopped_giving_signs_on_another_machine_is_given_up(url, uninterrupted, monkeypatch):
+    own = ledger(url, Slow(**WORKLOAD))
+    study = own._studies["search"]
+    study.add_trial(own._new_trial(next(iter(uninterrupted.tasks.values()))))
+    trial = study.get_trials(deepcopy=False)[0]
+
+    def orphan(beat):
+        sign = {"beat": beat, "claims": [trial._trial_id], "host": "another", "pid": 1, "started": ""}
+        return own._is_orphan(trial, {"worker-elsewhere": sign})
+
+    now = [0.0]
+    monkeypatch.setattr(ledger_module.time, "monotonic", lambda: now[0])
+    assert not orphan(3)
+    now[0] += ledger_module.LEASE - 1
+    assert not orphan(3)
+    now[0] += 2
+    assert not orphan(4)  # it counted: alive
+    now[0] += ledger_module.LEASE + 1
+    assert orphan(4)
+
+
+def test_a_process_number_that_was_used_again_is_not_taken_for_the_old_process():
+    own = os.getpid()
+    assert ledger_module._is_alive(own, ledger_module._started(own))
+    assert not ledger_module._is_alive(own, "1")
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert not ledger_module._is_alive(process.pid, "")
+
+
+def test_a_claimant_that_was_only_slow_drops_what_it_has(url, uninterrupted):
+    """Somebody took it for dead and finished its task: its own row must not replace that one's."""
+    workload = Slow(**WORKLOAD)
+    first, second = ledger(url, workload), ledger(url, workload)
+    task = uninterrupted.searches[0].tasks[0][0]
+    row = uninterrupted.rows[task.id]
+    study = first._studies["search"]
+    study.add_trial(first._new_trial(task))
+    slow = study.get_trials(deepcopy=False)[0]
+    first.storage.set_trial_state_values(slow._trial_id, STATE.RUNNING)
+    second._give_up(slow)
+    first._tell(study, task, slow, row)
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    assert states == [STATE.FAIL]
+
+
+def test_two_processes_that_put_the_same_tasks_in_leave_one_of_each(url, uninterrupted):
+    own = ledger(url, Slow(**WORKLOAD))
+    study = own._studies["search"]
+    task = uninterrupted.searches[0].tasks[0][0]
+    study.add_trial(own._new_trial(task))
+    study.add_trial(own._new_trial(task))
+    current = own._current(study, {task.id: task})
+    assert current[task.id].number == 0
+    assert [trial.state for trial in study.get_trials(deepcopy=False)] == [STATE.WAITING, STATE.FAIL]
+
+
+def test_a_study_is_gone_on_with_only_as_it_was_begun(url):
+    workload = Slow(**WORKLOAD)
+    ledger(url, workload)
+    with pytest.raises(
+        ConfigError, match=r'study "planted" was made with smallest_difference 0.02, not 0.5'
+    ) as problem:
+        ledger(url, Slow(**WORKLOAD, smallest_difference=0.5))
+    assert "another --out" in problem.value.help
+
+
+def test_optuna_sees_values_directions_and_parameters(url, uninterrupted):
+    run_study(Slow(**WORKLOAD), PLAN, ledger(url, Slow(**WORKLOAD)))
+    study = optuna.load_study(storage=open_storage(url), study_name="planted")
+    assert study.direction.name == "MINIMIZE"
+    best = study.best_trial
+    assert set(best.params) <= {"base rate", "head"}
+    assert best.value == pytest.approx(np.mean(uninterrupted.rows[best.user_attrs["task"]].final))
+    lost = [trial for trial in study.trials if trial.user_attrs["row"]["diverged"] > 0]
+    assert lost
+    assert all(trial.value == float("inf") and trial.state == STATE.COMPLETE for trial in lost)
+
+
+def test_a_study_that_is_read_says_the_same_as_the_one_that_ran(url):
+    run_study(Slow(**WORKLOAD), PLAN, ledger(url, Slow(**WORKLOAD)))
+    document = read_study(url, "planted")
+    assert document["mode"] == "reduced"
+    assert document["chosen"] == "ratio 10"
+    winner = document["schemes"][1]["winners"][0]
+    kept = optuna.load_study(storage=open_storage(url), study_name="planted").trials[winner["trial"]]
+    assert kept.params == pytest.approx(winner["parameters"])
+    assert kept.value == pytest.approx(winner["validation"])
+    report = optuna.load_study(storage=open_storage(url), study_name="planted.report").trials[
+        winner["report_trials"][0]
+    ]
+    assert report.user_attrs["row"]["final"] == winner["report"]
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("nonsense", "cannot open the storage"),
+        ("sqlite:///{tmp}/text.db", "file is not a database"),
+        ("nosuch://host/name", "cannot open the storage"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_one_line(address, message, tmp_path):
+    (tmp_path / "text.db").write_text("this is no database, it is a text of some length" * 40)
+    with pytest.raises(ConfigError, match=message):
+        open_storage(address.format(tmp=tmp_path))
+
+
+def test_a_password_is_not_shown():
+    from lrdiff_bench.study.optuna_storage import _hidden
+
+    assert "secret" not in _hidden("postgresql://user:secret@host/name")
