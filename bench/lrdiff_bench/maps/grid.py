@@ -75,7 +75,7 @@ class Axis:
         return math.log(value / self.low) / math.log(self.high / self.low) * (self.size - 1)
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.low:g}:{self.high:g}"
+        return f"{self.name}:{_exactly(self.low)}:{_exactly(self.high)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +255,12 @@ def marked_pair(rates: Mapping[str, float], columns: Mapping[str, int]) -> tuple
 
 def _matches(name: str, part: str) -> bool:
     return name == part or name.startswith(f"{part}.") or fnmatch.fnmatchcase(name, part)
+
+
+def _exactly(value: float) -> str:
+    """Short where that is exact: what is written down is read again."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def _log_spaced(low: float, high: float, size: int) -> np.ndarray:

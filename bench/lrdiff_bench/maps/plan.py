@@ -23,6 +23,7 @@ from lrdiff_core.population.members import build
 __all__ = ["MapPlan", "MapRequest", "make_plan"]
 
 MOST_SEEDS = 10_000
+NEAR_ENOUGH = 1.05  # of the loss that the marked rates end with: as good as there, for all that matters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class MapPlan:
         initial, own = reference["loss"].astype(np.float64)
         if self.target_loss is not None:
             return initial, np.full(len(self.seeds), self.target_loss)
-        return initial, own if self.marked is not None else initial / 2
+        return initial, own * NEAR_ENOUGH if self.marked is not None else initial / 2
 
     @property
     def target_words(self) -> str:
@@ -122,7 +123,7 @@ class MapPlan:
         if self.target_loss is not None:
             return f"a loss of {self.target_loss:g}"
         if self.marked is not None:
-            return "the loss that the workload's own rates end with on the same seed"
+            return f"{NEAR_ENOUGH:g} times the loss that the workload's own rates end with on the same seed"
         return "half the loss before training on the same seed"
 
     def settings(self) -> dict[str, Any]:
@@ -162,7 +163,8 @@ def make_plan(request: MapRequest) -> MapPlan:
         text = getattr(request, name) or getattr(workload, name)
         if text is None:
             raise RateError(
-                f"workload {workload.name} has no {name} axis", help=f"write --{name} GROUP:LOW:HIGH, such as head:1e-4:1"
+                f"workload {workload.name} has no {name} axis",
+                help=f"write --{name} GROUP:LOW:HIGH, such as head:1e-4:1",
             )
         axes[name] = parse_axis(text, size)
     grid = Grid(**axes)
@@ -187,9 +189,11 @@ def make_plan(request: MapRequest) -> MapPlan:
     batch = min(workload.batch_size or rows.rows, rows.rows)
     steps = workload.steps if workload.steps is not None else (workload.epochs or 0) * -(-rows.rows // batch)
     parameters = sum(p.numel() for p in model.parameters())
+    marked = marked_pair(workload.rates, columns)
     tiles = cut(
         grid,
         seeds=count,
+        marked=marked is not None,
         operations=_operations(parameters, rows.rows, workload, steps),
         edge=request.tile,
         gpu=workload.device not in ("cpu", "auto"),
@@ -200,7 +204,7 @@ def make_plan(request: MapRequest) -> MapPlan:
         grid=grid,
         seeds=seeds,
         columns=columns,
-        marked=marked_pair(workload.rates, columns),
+        marked=marked,
         target_loss=request.target_loss,
         tiles=tuple(tiles),
         fingerprint=fingerprint,

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from lrdiff_bench.maps.plan import MapPlan
-from lrdiff_bench.maps.tiles import CELLS, COLUMNS, REFERENCE, SINGLE, Tile
+from lrdiff_bench.maps.tiles import CELLS, COLUMNS, MARKED, REFERENCE, SINGLE, Tile
 from lrdiff_bench.measure.machine import describe_code, describe_machine
 from lrdiff_core.errors import CheckpointError, InputError
 from lrdiff_core.files import atomic_path, write_json
@@ -50,7 +50,9 @@ def hold_folder(folder: Path, plan: MapPlan) -> Iterator[MapFolder]:
         ) from problem
     manifest = folder / "map.json"
     if not manifest.is_file() and any(entry.name != ".lock" for entry in folder.iterdir()):
-        raise InputError(f"{folder} exists and is not a map folder", help="name another folder with --out, or remove it")
+        raise InputError(
+            f"{folder} exists and is not a map folder", help="name another folder with --out, or remove it"
+        )
     with _locked(folder):
         if manifest.is_file():
             _same_map(folder, _read_manifest(manifest), plan)
@@ -106,23 +108,21 @@ class MapFolder:
 
         beside = self.path / ".map.zarr.partial"
         shutil.rmtree(beside, ignore_errors=True)
-        template, reference = self._template()
+        template = self._template()
         # Version 2 of the format: every reader of Zarr has it.
-        template.to_zarr(beside, compute=False, mode="w", zarr_format=2, consolidated=True, encoding=_encoding(template))
+        template.to_zarr(
+            beside, compute=False, mode="w", zarr_format=2, consolidated=True, encoding=_encoding(template)
+        )
         for tile in self.plan.tiles:
             found = self.read(tile)
             assert found is not None
             if tile.kind == REFERENCE:
                 continue
-            prefix = "single_" if tile.kind == SINGLE else ""
-            dims = ("single", "seed") if tile.kind == SINGLE else ("y", "x", "seed")
-            region = {"single": slice(*tile.rows)} if tile.kind == SINGLE else _block(tile)
+            prefix, region = _place(tile)
             region["seed"] = slice(0, len(self.plan.seeds))
-            parts = {
-                prefix + name: (dims, values.reshape(*tile.shape(), -1)) for name, values in _decoded(found).items()
-            }
+            shape = tuple(s.stop - s.start for s in region.values())
+            parts = {prefix + name: (list(region), values.reshape(shape)) for name, values in _decoded(found).items()}
             xarray.Dataset(parts).to_zarr(beside, region=region, zarr_format=2)
-        reference.to_zarr(beside, mode="a", zarr_format=2, consolidated=True)
         beside.rename(self.zarr)
         shutil.rmtree(self.tiles)
 
@@ -137,8 +137,8 @@ class MapFolder:
                 found.add(str(stored["path"]))
         return found
 
-    def _template(self) -> tuple[Any, Any]:
-        """The store without values, and what is of each seed alone."""
+    def _template(self) -> Any:
+        """The store with all but the values of cells."""
         import dask.array
         import xarray
 
@@ -158,6 +158,9 @@ class MapFolder:
             if len(grid.single):
                 empty = dask.array.zeros((len(grid.single), seeds), chunks=(block[0] * block[1], seeds), dtype=dtype)
                 variables[f"single_{name}"] = (("single", "seed"), empty, told[name])
+            if plan.marked is not None:
+                empty = dask.array.zeros(seeds, chunks=seeds, dtype=dtype)
+                variables[f"marked_{name}"] = ("seed", empty, told[name])
         coordinates: dict[str, Any] = {
             "x": ("x", grid.x.values, {"long_name": grid.x.label, "units": "1", "axis": str(grid.x)}),
             "y": ("y", grid.y.values, {"long_name": grid.y.label, "units": "1", "axis": str(grid.y)}),
@@ -168,7 +171,7 @@ class MapFolder:
             coordinates["single"] = ("single", grid.single, label)
         manifest = self.manifest
         attributes = {
-            "title": f"{workload.name}: {workload.loss_name} over {grid.x.name} and {grid.y.name}",
+            "title": f"{workload.name}: {workload.loss_name}, by {grid.x.name} and {grid.y.name}",
             "format": FORMAT,
             "version": VERSION,
             "target": plan.target_words,
@@ -178,13 +181,11 @@ class MapFolder:
             "settings": json.dumps(manifest["settings"]),
             **{f"provenance_{key}": str(value) for key, value in manifest["provenance"].items()},
         }
-        reference = xarray.Dataset(
-            {
-                "initial_loss": ("seed", initial, {"long_name": "loss before training", "units": workload.loss_unit}),
-                "target_loss": ("seed", target, {"long_name": plan.target_words, "units": workload.loss_unit}),
-            }
-        )
-        return xarray.Dataset(variables, coordinates, attributes), reference
+        for name, values, words in (
+            ("initial_loss", initial, "loss before training"), ("target_loss", target, plan.target_words),
+        ):  # fmt: skip
+            variables[name] = ("seed", values, {"long_name": words, "units": workload.loss_unit})
+        return xarray.Dataset(variables, coordinates, attributes)
 
 
 def open_map(folder: str | os.PathLike[str]) -> Any:
@@ -280,13 +281,19 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(
-                f"another process is computing the map in {folder}", help="wait for it, or name another folder with --out"
+                f"another process is computing the map in {folder}",
+                help="wait for it, or name another folder with --out",
             ) from None
         yield
 
 
-def _block(tile: Tile) -> dict[str, slice]:
-    return {"y": slice(*tile.rows), "x": slice(*tile.columns)}
+def _place(tile: Tile) -> tuple[str, dict[str, slice]]:
+    """Beginning of the variables' names, and where in them the tile lies, seeds left out."""
+    if tile.kind == MARKED:
+        return "marked_", {}
+    if tile.kind == SINGLE:
+        return "single_", {"single": slice(*tile.rows)}
+    return "", {"y": slice(*tile.rows), "x": slice(*tile.columns)}
 
 
 def _decoded(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -298,9 +305,9 @@ def _decoded(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _encoding(template: Any) -> dict[str, dict[str, Any]]:
-    chunks = {name: {"chunks": [size[0] for size in v.chunks]} for name, v in template.data_vars.items()}
+    chunks = {name: {"chunks": [s[0] for s in v.chunks]} for name, v in template.data_vars.items() if v.chunks}
     for name, encoding in chunks.items():
-        if COLUMNS[name.removeprefix("single_")] == "int32":
+        if COLUMNS[name.removeprefix("single_").removeprefix("marked_")] == "int32":
             encoding |= {"dtype": "int32", "_FillValue": -1}
     return chunks
 

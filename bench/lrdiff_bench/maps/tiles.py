@@ -28,7 +28,7 @@ COLUMNS: dict[str, str] = {
 }
 """What is kept of every cell and seed."""
 
-REFERENCE, SINGLE, CELLS = "reference", "single", "cells"
+REFERENCE, MARKED, SINGLE, CELLS = "reference", "marked", "single", "cells"
 TILE_OPERATIONS = 2e10  # of a tile: about a second of one core in the population kernel
 LEAST_MEMBERS, MOST_MEMBERS = 256, 16_384  # of a tile on a CPU
 GPU_MEMBERS = 65_536
@@ -45,8 +45,8 @@ class Tile:
 
     Args:
         number: from 0; also its file's name.
-        kind: ``"reference"`` (no training at all, and the workload's own rates), ``"single"`` (single rates) or
-            ``"cells"`` (a block of the plane).
+        kind: ``"reference"`` (rates of 0, and the workload's own: what all others are compared with), ``"marked"``
+            (the workload's own rates), ``"single"`` (single rates) or ``"cells"`` (a block of the plane).
         rows: [begin, end) along y; of the list of single rates for ``"single"``.
         columns: [begin, end) along x.
     """
@@ -58,8 +58,8 @@ class Tile:
 
     def shape(self) -> tuple[int, ...]:
         """Cells: [rows, columns], or [rates]."""
-        if self.kind == REFERENCE:
-            return (2,)
+        if self.kind in (REFERENCE, MARKED):
+            return (2,) if self.kind == REFERENCE else (1,)
         height = self.rows[1] - self.rows[0]
         return (height,) if self.kind == SINGLE else (height, self.columns[1] - self.columns[0])
 
@@ -67,6 +67,8 @@ class Tile:
         """Rates of its cells, [cells, 2]."""
         if self.kind == REFERENCE:
             return np.array([(0.0, 0.0), marked or (0.0, 0.0)])
+        if self.kind == MARKED:
+            return np.array([marked])
         if self.kind == SINGLE:
             return np.repeat(grid.single[slice(*self.rows)][:, None], 2, axis=1)
         rows, columns = np.arange(*self.rows), np.arange(*self.columns)
@@ -96,13 +98,16 @@ class Job:
     target: np.ndarray
 
 
-def cut(grid: Grid, *, seeds: int, operations: float, edge: int | None = None, gpu: bool = False) -> list[Tile]:
-    """Cut a map into tiles: the reference, the single rates, then blocks of the plane.
+def cut(
+    grid: Grid, *, seeds: int, operations: float, marked: bool = False, edge: int | None = None, gpu: bool = False
+) -> list[Tile]:
+    """Cut a map into tiles: the reference, the workload's own rates, single rates, then blocks of the plane.
 
     Args:
         grid: the plane.
         seeds: how many.
         operations: floating-point operations of one member's training.
+        marked: whether the workload has rates of its own.
         edge: cells along the edge of a block; None: blocks of about a second.
         gpu: blocks for a GPU.
 
@@ -118,6 +123,8 @@ def cut(grid: Grid, *, seeds: int, operations: float, edge: int | None = None, g
         while (2 * edge) ** 2 * seeds <= members:
             edge *= 2
     tiles = [Tile(number=0, kind=REFERENCE)]
+    if marked:
+        tiles.append(Tile(number=1, kind=MARKED))
     single = len(grid.single)
     for begin in range(0, single, edge * edge):
         tiles.append(Tile(number=len(tiles), kind=SINGLE, rows=(begin, min(begin + edge * edge, single))))

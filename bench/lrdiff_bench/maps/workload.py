@@ -39,8 +39,8 @@ class MapWorkload:
         optimizer, momentum, weight_decay, schedule: as for :func:`lrdiff_core.population.train_population`.
         batch_size: rows a step; None takes all rows.
         epochs, steps: the length; one of them.
-        rates: rates to be marked in the map, by group (``{"body": 0.001, "head": 0.01}``); what they end with is the
-            target that ``steps_to_target`` counts to. May be empty.
+        rates: rates to be marked in the map, by group (``{"body": 0.001, "head": 0.01}``); what they end with
+            gives the target that ``steps_to_target`` counts to. May be empty.
         x, y: axes where the command line gives none, ``GROUP:LOW:HIGH``.
         size, seeds: cells along each axis, and seeds, where the command line gives none.
         first_seed: seeds are counted from here.
@@ -109,7 +109,7 @@ class MapWorkload:
     def loss_name(self) -> str:
         """What a cell's loss is called."""
         names = {"validation": "validation loss", "training": "training loss"}
-        last = f"mean of the last {self.last_losses} training losses over the first"
+        last = f"last {self.last_losses} training losses over the first"
         return names.get(self.judged_on(self.rows(self.first_seed)), last)
 
     @property
@@ -189,7 +189,7 @@ def from_config(config: RunConfig) -> MapWorkload:
         >>> from lrdiff_core import PRESETS, make_config
         >>> workload = from_config(make_config(PRESETS["seed"]))
         >>> workload.x, workload.y, workload.batch_size
-        ('layer1:0.0001:1', 'layer2:0.0001:1', 25)
+        ('layer1:0.0001:10', 'layer2:0.0001:10', 25)
     """
     table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
     # The rows are prepared on the CPU, wherever training happens: a driver need not have the workers' device.
@@ -209,7 +209,7 @@ def from_config(config: RunConfig) -> MapWorkload:
     setups = KeptForSeeds(setup_of, size_of)
     first = setups(config.seed)
     layers = first.net.layer_names
-    low, high = (1e-3, 10.0) if config.optimizer == "sgd" else (1e-4, 1.0)
+    low, high = (1e-3, 100.0) if config.optimizer == "sgd" else (1e-4, 10.0)
     body, head = ",".join(layers[:-1]), layers[-1]
     return MapWorkload(
         name=config.name,
@@ -224,6 +224,7 @@ def from_config(config: RunConfig) -> MapWorkload:
         x=f"{body}:{low:g}:{high:g}" if body else None,
         y=f"{head}:{low:g}:{high:g}" if body else None,
         first_seed=config.seed,
-        device=config.device,
+        # What "auto" takes on a machine with a GPU is slower for small networks than the kernel on its processor.
+        device="cpu" if config.device == "auto" else config.device,
         settings={"data": config.data, "hidden": list(first.net.spec.hidden)},
     )
