@@ -176,7 +176,8 @@ def made_by(target: str, *, folder: str | None = None) -> Any:
     """What ``package.module:factory`` makes.
 
     The factory (a function or a class) is called without arguments; a torch module that stands there ready is taken
-    as it is. The current folder comes first on the import path meanwhile, and what the user's code prints goes to stderr.
+    as it is. The current folder comes first on the import path meanwhile, and what the user's code prints goes to
+    stderr.
 
     Args:
         target: ``package.module:factory``.
@@ -342,9 +343,7 @@ def their_fault(what: str, problem: BaseException) -> InputError:
         place = f"{Path(last.filename).name}, line {last.lineno}" if last is not None else "no line"
     said = str(problem.msg if isinstance(problem, SyntaxError) else problem)
     text = type(problem).__name__ + (f": {said}" if said else "")
-    return InputError(
-        f"{what} raised {text} ({place})", help="mend it, or see the traceback with `lrdiff --debug`"
-    )
+    return InputError(f"{what} raised {text} ({place})", help="mend it, or see the traceback with `lrdiff --debug`")
 
 
 def _is_machinery(filename: str) -> bool:

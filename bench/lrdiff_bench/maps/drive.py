@@ -22,6 +22,7 @@ from lrdiff_bench.maps.tiles import CELLS, COLUMNS, run_job
 from lrdiff_bench.maps.words import WIDTH, as_text, axis_in_words
 from lrdiff_bench.run_folder import json_ready
 from lrdiff_bench.screen import make_console
+from lrdiff_core.errors import UnavailableError
 from lrdiff_core.files import write_json, write_text
 
 __all__ = ["drive", "plan_document", "plan_text"]
@@ -76,17 +77,19 @@ def plan_document(plan: MapPlan) -> dict[str, Any]:
     """What would be computed, JSON-ready, with the time that one small tile takes here."""
     block = next(tile for tile in plan.tiles if tile.kind == CELLS)
     height, width = plan.grid.shape
-    few = dataclasses.replace(
-        block,
-        rows=(height // 2, min(height // 2 + 4, height)),
-        columns=(width // 2, min(width // 2 + 4, width)),
-    )
-    job = plan.job(few, None)
-    run_job(job, threads=1)  # the first compiles
-    started = time.perf_counter()
-    run_job(job, threads=1)
-    seconds = time.perf_counter() - started
+    if plan.workload.device == "cpu":  # a corner of a tile tells; a GPU is only busy with a whole one
+        rows, columns = ((n // 2, min(n // 2 + 4, n)) for n in (height, width))
+        block = dataclasses.replace(block, rows=rows, columns=columns)
+    job = plan.job(block, None)
     members = len(job.rates) * len(plan.seeds)
+    timed: dict[str, Any] = {"trainings": members, "seconds": None, "reason": None}
+    try:
+        run_job(job, threads=1)  # the first compiles
+        started = time.perf_counter()
+        run_job(job, threads=1)
+        timed["seconds"] = time.perf_counter() - started
+    except UnavailableError as problem:  # a map can be planned where its device is not
+        timed["reason"] = problem.message
     kept = sum(np.dtype(kind).itemsize for kind in COLUMNS.values())
     return {
         "format": "lrdiff.map.plan",
@@ -100,8 +103,8 @@ def plan_document(plan: MapPlan) -> dict[str, Any]:
         "tiles": len(plan.tiles),
         "operations": plan.operations,
         "bytes": plan.members * kept,
-        "timed": {"trainings": members, "seconds": seconds},
-        "core_seconds": seconds / members * plan.members,
+        "timed": timed,
+        "all_seconds": None if timed["seconds"] is None else timed["seconds"] / members * plan.members,
     }
 
 
@@ -109,15 +112,21 @@ def plan_text(document: dict[str, Any]) -> str:
     """The plan as the command prints it."""
     width, height = document["cells"][1], document["cells"][0]
     timed = document["timed"]
+    if timed["seconds"] is None:
+        times = [f"  not timed: {timed['reason']}"]
+    else:
+        device = document["workload"]["device"]
+        times = [
+            f"  {timed['trainings']} trainings took {timed['seconds']:.3g} s here on {device}, one thread;",
+            f"  all take about {_duration(document['all_seconds'])} of that, shared by all workers",
+        ]
     return "\n".join([
         f"{document['workload']['name']}: {width} x {height} cells, seeds: {document['seeds']}",
         f"  x {axis_in_words(document['axes']['x'])}, y {axis_in_words(document['axes']['y'])}",
         f"  {document['trainings']} trainings of {document['steps']} steps in {document['tiles']} tiles",
         f"  about {document['operations']:.2g} floating-point operations",
         f"  {document['bytes'] / 2**20:.3g} MiB of results before compression",
-        f"  {timed['trainings']} trainings took {timed['seconds']:.3g} s here on {document['workload']['device']}, one "
-        "thread:",
-        f"  all take about {_duration(document['core_seconds'])} there, shared by all workers",
+        *times,
     ])  # fmt: skip
 
 
@@ -128,7 +137,7 @@ class _Told:
         self.console: Console = make_console(stderr=True)
         self._bar: Progress | None = None
         self._task: Any = None
-        self._started = time.perf_counter()
+        self._first: tuple[int, float] | None = None  # tiles and time when the first was done: processes have started
         self._last = -1
 
     def __enter__(self) -> _Told:
@@ -148,8 +157,10 @@ class _Told:
             self._draw(done, total, before)
             return
         percent = 100 * done // total
-        if done > before and percent // LINES_EVERY > self._last // LINES_EVERY:
-            a_tile = (time.perf_counter() - self._started) / (done - before)
+        if done > before and self._first is None:
+            self._first = (done, time.perf_counter())
+        elif self._first is not None and percent // LINES_EVERY > self._last // LINES_EVERY:
+            a_tile = (time.perf_counter() - self._first[1]) / (done - self._first[0])
             self.console.print(f"{done} of {total} tiles, {_duration(a_tile * (total - done))} left")
             self._last = percent
 

@@ -119,7 +119,7 @@ def find(dataset: Any) -> Findings:
         "choices": choices,
         "gain": gain,
         "smallest_difference": SMALLEST_DIFFERENCE,
-        "verdict": None if gain is None else _verdict(reference, pair, reporting, half),
+        "verdict": None if reference is None else _verdict(reference, pair, reporting, half),
         "share": {**shares, "diverged": float((lost >= 0.5).mean()), "tied": float(tied.mean())},
         "cost": _costs(grid, lines, best, single, best_single, reporting),
         "border_cells": _border(lost >= 0.5),

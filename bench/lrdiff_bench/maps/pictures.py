@@ -67,7 +67,7 @@ def draw_map(found: Findings, stem: Path) -> None:
     norm = _norm(plane.loss)
     mesh = panel.pcolormesh(_edges(plane.x), _edges(plane.y), plane.loss, cmap=COLOURS, norm=norm, rasterized=True)
     panel.set_facecolor("white")
-    handles = []
+    handles: list[Any] = []
     if plane.has_area:
         _contours(panel, plane, norm)
         if plane.diverged.any():
@@ -110,7 +110,7 @@ def _norm(trained: np.ndarray) -> Normalize:
     """Colours by the logarithm of the loss, most of them for the better half."""
     values = trained[np.isfinite(trained)]
     if not values.size or values.min() <= 0:
-        return Normalize(*(float(f(values)) for f in (np.min, np.max))) if values.size else Normalize(0, 1)
+        return Normalize(float(values.min()), float(values.max())) if values.size else Normalize(0, 1)
     low, high = float(values.min()), float(np.quantile(values, WORST))
     return LogNorm(low, high if high > 1.001 * low else 1.01 * low)
 

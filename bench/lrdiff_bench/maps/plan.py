@@ -183,7 +183,7 @@ def make_plan(request: MapRequest) -> MapPlan:
         fingerprint = workload.fingerprint(list(seeds))
     except LrdiffError:
         raise
-    except Exception as problem:  # noqa: BLE001  whatever the user's own code raises
+    except Exception as problem:  # whatever the user's own code raises
         raise their_fault(f"workload {workload.name}", problem) from problem
     columns = group_columns(model, grid)
     batch = min(workload.batch_size or rows.rows, rows.rows)

@@ -1,4 +1,4 @@
-"""Where a workload comes from, in words that a worker process can read: a preset, settings, or a factory of one's own."""
+"""Where a workload comes from, in words that a worker can read: a preset, settings, or a factory of one's own."""
 
 from __future__ import annotations
 

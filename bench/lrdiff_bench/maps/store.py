@@ -54,7 +54,8 @@ def hold_folder(folder: Path, plan: MapPlan) -> Iterator[MapFolder]:
             f"{folder} exists and is not a map folder", help="name another folder with --out, or remove it"
         )
     with _locked(folder):
-        if manifest.is_file():
+        begun = (folder / "map.zarr").is_dir() or any(folder.glob("tiles/*.npz"))
+        if manifest.is_file() and begun:
             _same_map(folder, _read_manifest(manifest), plan)
         else:
             write_json(manifest, _manifest(plan))
@@ -249,8 +250,9 @@ def _same_map(folder: Path, manifest: Mapping[str, Any], plan: MapPlan) -> None:
     key = differ[0]
     before, now = there.get(key), wanted[key]
     if key == "workload":
-        key = next(name for name in {**before, **now} if before.get(name) != now.get(name))
-        before, now = before.get(key), now.get(key)
+        one, other = dict(before or {}), dict(now or {})
+        key = next(name for name in {**one, **other} if one.get(name) != other.get(name))
+        before, now = one.get(key), other.get(key)
     if key == "fingerprint":
         raise InputError(
             f"{folder} holds a map of other code or rows: first weights or rows of workload "
@@ -305,6 +307,7 @@ def _decoded(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _encoding(template: Any) -> dict[str, dict[str, Any]]:
+    chunks: dict[str, dict[str, Any]]
     chunks = {name: {"chunks": [s[0] for s in v.chunks]} for name, v in template.data_vars.items() if v.chunks}
     for name, encoding in chunks.items():
         if COLUMNS[name.removeprefix("single_").removeprefix("marked_")] == "int32":

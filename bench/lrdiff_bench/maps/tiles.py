@@ -32,6 +32,7 @@ REFERENCE, MARKED, SINGLE, CELLS = "reference", "marked", "single", "cells"
 TILE_OPERATIONS = 2e10  # of a tile: about a second of one core in the population kernel
 LEAST_MEMBERS, MOST_MEMBERS = 256, 16_384  # of a tile on a CPU
 GPU_MEMBERS = 65_536
+MOST_TILES = 4096  # of a map: each is a file for a while
 SEEDS_BYTES = 256 * 2**20  # rows of the seeds that are trained in one call
 
 # Training sets torch's number of threads and seeds its global generator: one tile at a time in a process. The
@@ -120,7 +121,7 @@ def cut(
     if edge is None:
         members = GPU_MEMBERS if gpu else min(MOST_MEMBERS, max(LEAST_MEMBERS, TILE_OPERATIONS / operations))
         edge = 1
-        while (2 * edge) ** 2 * seeds <= members:
+        while (2 * edge) ** 2 * seeds <= members or grid.x.size * grid.y.size > MOST_TILES * edge**2:
             edge *= 2
     tiles = [Tile(number=0, kind=REFERENCE)]
     if marked:
@@ -173,7 +174,9 @@ def train_cells(workload: MapWorkload, job: Job, *, threads: int = 1) -> tuple[d
         path = population.path
         shape = (end - begin, cells)  # members lie seed by seed
         curve, after = _curve(workload, population)
-        final, lowest = curve[:, -1].reshape(shape).T, curve.argmin(axis=1)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite
+            final = curve[:, -1].astype(np.float32).reshape(shape).T
+        lowest = curve.argmin(axis=1)
         ever = np.isfinite(curve).any(axis=1)
         found["loss"][:, begin:end] = final
         found["best_step"][:, begin:end] = np.where(ever, after[lowest], -1).reshape(shape).T

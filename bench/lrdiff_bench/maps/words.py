@@ -121,10 +121,7 @@ def _table(document: Mapping[str, Any]) -> list[str]:
         rows = [[*row[:4], row[5]] for row in rows]
     wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
-        "  "
-        + "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, wide, strict=True))
-        )
+        "  ".join([f"  {row[0]:<{wide[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], wide[1:], strict=True))])
         for row in rows
     ]
     return [*lines, *_wrapped(f"steps: to {document['target']}; - where half the seeds do not reach it")]
