@@ -244,7 +244,8 @@ def _same_map(folder: Path, manifest: Mapping[str, Any], plan: MapPlan) -> None:
     complete = (folder / "map.zarr").is_dir()
     for key in ("lrdiff", "torch", "commit", "tiles") if complete else ():
         there[key] = wanted[key]
-    differ = [key for key in wanted if there.get(key) != wanted[key]]
+    # A fingerprint differs with most of the others, and tells least.
+    differ = sorted((key for key in wanted if there.get(key) != wanted[key]), key=lambda key: key == "fingerprint")
     if not differ:
         return
     key = differ[0]
