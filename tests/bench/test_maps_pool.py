@@ -202,6 +202,7 @@ def test_two_workers_take_little_more_than_half_the_time_of_one(
     write_own(folder, "own_cluster_speed")
     (folder / "waiting.py").write_text(WAITING)
     with open_pool(None, 1, 8) as one, open_pool(address, None, 8) as two:
+        two.wait_for_workers(2)
         assert len(one.nthreads()) == 1
         assert len(two.nthreads()) == 2
         timed(two, "waiting:workload", 4), timed(one, "waiting:workload", 1)  # modules and kernels are loaded
@@ -228,6 +229,7 @@ def test_two_workers_compute_on_two_cores(cluster: tuple[str, Path], monkeypatch
     monkeypatch.chdir(folder)
     ratios = []
     with open_pool(None, 1, 8) as one, open_pool(address, None, 8) as two:
+        two.wait_for_workers(2)
         plan = make_plan(MapRequest(tile=16))
         for pool_ in (one, two, two):  # rows are made and kept
             timed_plan(pool_, plan, 2)

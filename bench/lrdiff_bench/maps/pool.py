@@ -59,7 +59,7 @@ def open_pool(scheduler: str | None, workers: int | None, tiles: int) -> Iterato
         if scheduler is None:
             count = min(workers or usable_cpus(), max(1, tiles))
             cluster = LocalCluster(
-                n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None,
+                n_workers=count, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL, host="127.0.0.1",
             )  # fmt: skip
             client = Client(stack.enter_context(cluster), set_as_default=False)

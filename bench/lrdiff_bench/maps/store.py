@@ -55,8 +55,9 @@ def hold_folder(folder: Path, plan: MapPlan) -> Iterator[MapFolder]:
         )
     with _locked(folder):
         begun = (folder / "map.zarr").is_dir() or any(folder.glob("tiles/*.npz"))
-        if manifest.is_file() and begun:
-            _same_map(folder, _read_manifest(manifest), plan)
+        there = _read_manifest(manifest) if manifest.is_file() else None
+        if there is not None and begun:
+            _same_map(folder, there, plan)
         else:
             write_json(manifest, _manifest(plan))
         yield MapFolder(folder, plan)
