@@ -165,7 +165,19 @@ def pictures(
     return commands.pictures(run, to=to, folder=out)
 
 
+def population(
+    quick: Annotated[bool, typer.Option("--quick", help="256 members, not 4096 and a million: to see that it works.")] = False,  # noqa: E501
+    threads: Annotated[int, typer.Option("--threads", metavar="N", help="Of torch and of the kernel.")] = 2,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Also write the table there.")] = None,
+    json: JsonOption = False,
+) -> int:  # fmt: skip
+    """Time thousands of small models at once against JAX and a plain loop; status 1 where a goal is missed."""
+    from lrdiff_bench.population_table import present
+
+    return present(quick=quick, threads=threads, out=out, json=json)
+
+
 def add_bench_commands(app: typer.Typer) -> None:
     """Add all of them to the sub-app ``bench``, whose group is :class:`BenchGroup`."""
-    for command in (run, ls, show, compare, calibrate, ab, history, pictures):
+    for command in (run, ls, show, compare, calibrate, ab, history, pictures, population):
         app.command()(command)

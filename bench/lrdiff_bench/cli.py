@@ -11,6 +11,7 @@ import typer
 
 from lrdiff_bench.bench_commands import BenchGroup, add_bench_commands
 from lrdiff_bench.study_commands import add_study_commands
+from lrdiff_bench.maps.command import add_map_command
 
 if TYPE_CHECKING:
     from lrdiff_core.config import RunConfig
@@ -36,6 +37,7 @@ bench_app = typer.Typer(
 add_bench_commands(bench_app)
 app.add_typer(bench_app, name="bench")
 add_study_commands(app)
+add_map_command(app)
 
 # Enum-like choices are checked by the configuration, so that every wrong value gets the same kind of message.
 ConfigFile = Annotated[str | None, typer.Argument(metavar="[CONFIG.toml]", help="Settings; left out: preset seed.")]

@@ -11,7 +11,8 @@ evaluates anything.
   multiplied.
 
 Every peer is timed against lrdiff in one run, in alternating order, by the project's timer; ratios have 95 %
-intervals. ``python -m lrdiff_bench.population_speed`` prints the table.
+intervals. ``lrdiff bench population`` writes the table, with a million members; ``python -m
+lrdiff_bench.population_speed`` prints its rows alone.
 """
 
 from __future__ import annotations
@@ -261,7 +262,7 @@ def line(row: Row) -> str:
     """A row of the Markdown table that the screen shows."""
     seconds = "-" if row.seconds is None else f"{row.seconds:.3g}"
     ratio = "-" if row.ratio is None else f"{row.ratio[0]:.3g} ({row.ratio[1]:.3g} to {row.ratio[2]:.3g})"
-    share = "-" if row.share is None else f"{100 * row.share:.2g} %"
+    share = "-" if row.share is None else f"{100 * row.share:.3g} %"
     return f"| {row.optimizer} | {row.name} | {seconds} | {ratio} | {share} | {row.note} |"
 
 

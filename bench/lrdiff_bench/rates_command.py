@@ -31,7 +31,10 @@ from lrdiff_core.rates import (
 )
 from lrdiff_core.rates.values import near
 
-__all__ = ["list_table", "load_model", "make_plan", "make_scales", "parameter_rows", "plan_of", "read_plan"]
+__all__ = [
+    "is_factory", "list_table", "load_model", "made_by", "make_plan", "make_scales", "parameter_rows", "plan_of",
+    "read_plan", "their_fault",
+]  # fmt: skip
 
 HOW_TO_NAME = "name a run folder, or a model as package.module:factory"
 
@@ -47,7 +50,7 @@ def plan_of(target: str, options: Mapping[str, Any]) -> RatePlan:
         InputError: the target cannot be read or built.
         RateError: the options make no plan.
     """
-    if not options and not _is_factory(target):
+    if not options and not is_factory(target):
         return read_plan(Path(target))
     try:
         return make_plan(load_model(target), **options)
@@ -148,14 +151,11 @@ def read_plan(path: Path) -> RatePlan:
 def load_model(target: str) -> nn.Module:
     """The model of a run folder, or what ``package.module:factory`` makes.
 
-    The factory (a function or a class) is called without arguments; a module that stands there ready is taken as it
-    is. The current directory comes first on the import path meanwhile, and what the user's code prints goes to stderr.
-
     Raises:
         CheckpointError: no run there.
-        InputError: no such module or factory; the user's code raises, or makes no ``torch.nn.Module``.
+        InputError: as :func:`made_by`; what is made is no ``torch.nn.Module``.
     """
-    if not _is_factory(target):
+    if not is_factory(target):
         if Path(target).is_file():
             raise InputError(f"{target} holds no model", help=HOW_TO_NAME)
         if not Path(target).is_dir():
@@ -163,8 +163,32 @@ def load_model(target: str) -> nn.Module:
         from lrdiff_bench.use import open_run  # here: it brings polars and scikit-learn
 
         return open_run(Path(target))[0]
+    made = made_by(target)
+    if not isinstance(made, nn.Module):
+        raise InputError(
+            f"{target} gives {made!r:.60}, of type {type(made).__name__}, not a torch.nn.Module",
+            help="let it return the module that holds the weights",
+        )
+    return made
+
+
+def made_by(target: str, *, folder: str | None = None) -> Any:
+    """What ``package.module:factory`` makes.
+
+    The factory (a function or a class) is called without arguments; a torch module that stands there ready is taken
+    as it is. The current folder comes first on the import path meanwhile, and what the user's code prints goes to
+    stderr.
+
+    Args:
+        target: ``package.module:factory``.
+        folder: where modules are looked for before the current folder.
+
+    Raises:
+        InputError: no such module or factory, or the user's code raises.
+    """
     module_name, _, path = target.partition(":")
-    with _importable_from_here(), redirect_stdout(sys.stderr):
+    here = str(Path.cwd())
+    with _importable_from(here), _importable_from(folder or here), redirect_stdout(sys.stderr):
         module = _import(module_name)
         try:
             found = reduce(getattr, path.split("."), module)
@@ -174,13 +198,7 @@ def load_model(target: str) -> nn.Module:
                 f'module {module_name} has no "{path}"',
                 help=near(path, makers, "it has") if makers else f"define a function {path}() there",
             ) from None
-        made = found if isinstance(found, nn.Module) else _call(found, target)
-    if not isinstance(made, nn.Module):
-        raise InputError(
-            f"{target} gives {made!r:.60}, of type {type(made).__name__}, not a torch.nn.Module",
-            help="let it return the module that holds the weights",
-        )
-    return made
+        return found if isinstance(found, nn.Module) else _call(found, target)
 
 
 def parameter_rows(model: nn.Module, layers: Sequence[str] = ()) -> tuple[list[dict[str, Any]], str | None]:
@@ -244,10 +262,6 @@ def list_table(rows: Sequence[Mapping[str, Any]], reason: str | None) -> str:
     return "\n".join([*lines, f"no depths: {reason}"] if reason else lines)
 
 
-def _is_factory(target: str) -> bool:
-    return ":" in target and not Path(target).exists()  # C:\runs\seed exists, or is refused as a module
-
-
 def _for_the_command_line(problem: RateError, target: str) -> str:
     """The help of an error in the words of the command instead of Python's."""
     help = re.sub(r'layers="([^"]+)"', r"--layers \1", problem.help)
@@ -264,9 +278,13 @@ def _two_numbers(text: str) -> tuple[float, float]:
     return low, high
 
 
+def is_factory(target: str) -> bool:
+    """Whether ``target`` names a factory, not a folder or a file."""
+    return ":" in target and not Path(target).exists()  # C:\runs\seed exists, or is refused as a module
+
+
 @contextmanager
-def _importable_from_here() -> Iterator[None]:
-    here = str(Path.cwd())
+def _importable_from(here: str) -> Iterator[None]:
     sys.path.insert(0, here)
     importlib.invalidate_caches()
     try:
@@ -284,12 +302,12 @@ def _import(name: str) -> ModuleType:
     except ModuleNotFoundError as problem:
         missing = problem.name or ""
         if name != missing and not name.startswith(f"{missing}."):
-            raise _their_fault(f"import {name}", problem) from problem  # it is there, and misses something itself
+            raise their_fault(f"import {name}", problem) from problem  # it is there, and misses something itself
         files = sorted(file.stem for file in Path.cwd().glob("*.py"))
         shown = near(name, files, "modules here") if files else "there is no Python file in the current directory"
         raise InputError(f"there is no module {missing}", help=shown) from None
     except (Exception, SystemExit) as problem:
-        raise _their_fault(f"import {name}", problem) from problem
+        raise their_fault(f"import {name}", problem) from problem
 
 
 def _call(found: Any, target: str) -> Any:
@@ -310,10 +328,10 @@ def _call(found: Any, target: str) -> Any:
     try:
         return found()
     except (Exception, SystemExit) as problem:
-        raise _their_fault(target, problem) from problem
+        raise their_fault(target, problem) from problem
 
 
-def _their_fault(what: str, problem: BaseException) -> InputError:
+def their_fault(what: str, problem: BaseException) -> InputError:
     """An error in the user's code: the exception, and the deepest line of it that is not an installed library's."""
     if isinstance(problem, SyntaxError) and problem.filename:
         place = f"{Path(problem.filename).name}, line {problem.lineno}"
@@ -325,9 +343,7 @@ def _their_fault(what: str, problem: BaseException) -> InputError:
         place = f"{Path(last.filename).name}, line {last.lineno}" if last is not None else "no line"
     said = str(problem.msg if isinstance(problem, SyntaxError) else problem)
     text = type(problem).__name__ + (f": {said}" if said else "")
-    return InputError(
-        f"{what} raised {text} ({place})", help="mend it, or see the traceback with `lrdiff --debug rates`"
-    )
+    return InputError(f"{what} raised {text} ({place})", help="mend it, or see the traceback with `lrdiff --debug`")
 
 
 def _is_machinery(filename: str) -> bool:

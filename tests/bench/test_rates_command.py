@@ -213,7 +213,7 @@ def test_the_model_of_a_run_under_other_rules(run, capsys):
         (
             ["my_model:broken"],
             "my_model:broken raised ValueError: no weights at all (my_model.py, line 27)",
-            "mend it, or see the traceback with `lrdiff --debug rates`",
+            "mend it, or see the traceback with `lrdiff --debug`",
         ),
         (["my_model:quits"], "my_model:quits raised SystemExit: 3 (my_model.py, line 35)", None),
         (["nowhere"], "no rate plan at nowhere", "name a run folder, or a model as package.module:factory"),

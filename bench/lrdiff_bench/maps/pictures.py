@@ -1,0 +1,222 @@
+"""The picture of a map: median loss, border, diagonal, and what was found, readable without colour."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from lrdiff_bench.maps.findings import Findings
+from lrdiff_bench.maps.grid import Axis
+from lrdiff_bench.maps.words import number
+from lrdiff_bench.pictures import save_figure
+
+__all__ = ["MARKS", "draw_map", "title"]
+
+COLOURS = "cividis"  # even to the eye, and to one that lacks red or green
+LINES = 6  # contour lines, at most
+MOST_CELLS = 1024  # along an edge: more than the picture has dots; of larger maps every so many-th cell is drawn
+WORST = 0.95  # of what trained: what lies above is one colour, so that the valley has many
+# Marker, size and fill: told apart in black and white.
+MARKS = {
+    "best single": ("o", 9, "white"),
+    "best pair": ("*", 15, "white"),
+    "as configured": ("s", 8, "black"),
+}
+_HALO = [patheffects.withStroke(linewidth=3, foreground="black", alpha=0.6)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plane:
+    """What is drawn of a map: arrays [rows, columns] and the values along the axes."""
+
+    x: np.ndarray
+    y: np.ndarray
+    loss: np.ndarray  # NaN where it diverged
+    diverged: np.ndarray
+    tied: np.ndarray
+
+    @property
+    def has_area(self) -> bool:
+        return min(self.loss.shape) > 3
+
+
+def draw_map(found: Findings, stem: Path) -> None:
+    """Draw a map into ``stem.png`` and ``stem.svg``.
+
+    Colours are the cells themselves; the lines of equal loss and the region of what is not told apart from the best
+    pair are smoothed over neighbouring cells, so that they can be followed.
+
+    Args:
+        found: what the map shows.
+        stem: of the files, without a suffix.
+    """
+    document, grid = found.document, found.grid
+    plane = _plane(found)
+    figure = Figure(figsize=(7.0, 6.8), layout="constrained")
+    panel = figure.subplots()
+    _axes(panel, grid.x, grid.y)  # first: labels on lines are placed by the scale as it is
+    norm = _norm(plane.loss)
+    mesh = panel.pcolormesh(_edges(plane.x), _edges(plane.y), plane.loss, cmap=COLOURS, norm=norm, rasterized=True)
+    panel.set_facecolor("white")
+    handles: list[Any] = []
+    if plane.has_area:
+        _contours(panel, plane, norm)
+        if plane.diverged.any():
+            handles.append(_diverged(panel, plane, document))
+        if document["level"] and plane.tied.any():
+            handles.append(_tied(panel, plane))
+    if len(grid.single):
+        handles.append(_diagonal(panel, found))
+    handles += [_mark(panel, name, choice) for name, choice in document["choices"].items()]
+    above = np.nanmax(plane.loss, initial=-np.inf) > (norm.vmax or 0) * (1 + 1e-6)
+    bar = figure.colorbar(mesh, ax=panel, shrink=0.9, pad=0.02, extend="max" if above else "neither")
+    bar.set_label(_loss_label(document), fontsize=12)
+    _plain_ticks(bar.ax.yaxis, norm)
+    panel.set_title(title(document), fontsize=13)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=True, facecolor="0.8", fontsize=10.5)
+    save_figure(figure, stem)
+
+
+def title(document: dict[str, Any]) -> str:
+    """What a picture is of."""
+    seeds = document["seeds"]["all"]
+    of = f"seed {seeds[0]}" if len(seeds) == 1 else f"median over {len(seeds)} seeds"
+    return f"{document['workload']['name']}: {of}"
+
+
+def _plane(found: Findings) -> _Plane:
+    height, width = found.median.shape
+    rows, columns = (slice(None, None, -(-size // MOST_CELLS)) for size in (height, width))
+    loss = np.where(found.diverged | ~np.isfinite(found.median), np.nan, found.median)
+    return _Plane(
+        x=found.grid.x.values[columns],
+        y=found.grid.y.values[rows],
+        loss=loss[rows, columns],
+        diverged=found.diverged[rows, columns],
+        tied=found.tied[rows, columns],
+    )
+
+
+def _norm(trained: np.ndarray) -> Normalize:
+    """Colours by the logarithm of the loss, most of them for the better half."""
+    values = trained[np.isfinite(trained)]
+    if not values.size or values.min() <= 0:
+        return Normalize(float(values.min()), float(values.max())) if values.size else Normalize(0, 1)
+    low, high = float(values.min()), float(np.quantile(values, WORST))
+    return LogNorm(low, high if high > 1.001 * low else 1.01 * low)
+
+
+def _smoothed(values: np.ndarray, radius: int) -> np.ndarray:
+    """Mean over the cells around each, NaN left out; NaN where the cell itself is."""
+    height, width = values.shape
+    padded = np.pad(values, radius, constant_values=np.nan)
+    total, count = np.zeros(values.shape), np.zeros(values.shape)
+    for dy, dx in itertools.product(range(2 * radius + 1), repeat=2):
+        part = padded[dy : dy + height, dx : dx + width]
+        there = np.isfinite(part)
+        total += np.where(there, part, 0.0)
+        count += there
+    return np.where(np.isfinite(values), total / np.maximum(count, 1), np.nan)
+
+
+def _contours(panel: Any, plane: _Plane, norm: Normalize) -> None:
+    """Lines of equal loss with their values, closer in the valley, as the colours are."""
+    assert norm.vmin is not None
+    assert norm.vmax is not None
+    low, high = norm.vmin, norm.vmax
+    logs = isinstance(norm, LogNorm)
+    values = np.log(plane.loss) if logs else plane.loss
+    values = _smoothed(values, max(1, min(plane.loss.shape) // 32))
+    values = np.exp(values) if logs else values
+    shares = np.linspace(0, 1, LINES + 1)[1:] ** 1.5
+    levels = low * (high / low) ** shares if logs else low + (high - low) * shares
+    levels = np.unique([float(f"{level:.2g}") for level in levels])
+    levels = levels[(levels > np.nanmin(values)) & (levels < np.nanmax(values))]
+    if not levels.size:
+        return
+    shown = np.ma.masked_invalid(values)
+    lines = panel.contour(plane.x, plane.y, shown, levels=levels, colors="black", linewidths=0.7, alpha=0.85)
+    labels = panel.clabel(lines, fmt=lambda level: f"{level:g}", fontsize=9, inline=True, inline_spacing=2)
+    for label in labels:
+        label.set_path_effects([patheffects.withStroke(linewidth=2, foreground="white", alpha=0.9)])
+
+
+def _diverged(panel: Any, plane: _Plane, document: dict[str, Any]) -> Patch:
+    lost = plane.diverged.astype(float)
+    panel.contourf(plane.x, plane.y, lost, levels=[0.5, 1.5], colors="none", hatches=["xx"])
+    panel.contour(plane.x, plane.y, lost, levels=[0.5], colors="black", linewidths=2.0)
+    label = "diverged (half the seeds or more)" if len(document["seeds"]["all"]) > 1 else "diverged"
+    return Patch(facecolor="white", edgecolor="black", hatch="xx", label=label)
+
+
+def _tied(panel: Any, plane: _Plane) -> Patch:
+    tied = _smoothed(plane.tied.astype(float), 1)
+    panel.contourf(plane.x, plane.y, tied, levels=[0.5, 1.5], colors="none", hatches=["..."])
+    panel.contour(plane.x, plane.y, tied, levels=[0.5], colors="white", linewidths=1.8)
+    return Patch(facecolor="0.4", edgecolor="white", hatch="...", label="not told apart from the best pair")
+
+
+def _diagonal(panel: Any, found: Findings) -> Line2D:
+    grid = found.grid
+    places = np.array([grid.place(rate, rate) for rate in grid.single])
+    style: dict[str, Any] = {
+        "color": "white", "linewidth": 1.8, "linestyle": (0, (5, 3)), "path_effects": _HALO,
+        "label": "one rate for both: the single rates",
+    }  # fmt: skip
+    panel.plot(places[:, 0], places[:, 1], **style)
+    return Line2D([], [], **style)
+
+
+def _mark(panel: Any, name: str, choice: dict[str, Any]) -> Any:
+    marker, size, fill = MARKS[name]
+    edge = "black" if fill == "white" else "white"
+    place = choice["place"]
+    rates = " / ".join(
+        number(value, 2) for value in (choice["rates"] if name != "best single" else choice["rates"][:1])
+    )
+    return panel.plot(
+        [place[0]], [place[1]], marker=marker, markersize=size, color=fill, markeredgecolor=edge, markeredgewidth=1.4,
+        linestyle="none", zorder=6, label=f"{name}: {rates}", clip_on=False,
+    )[0]  # fmt: skip
+
+
+def _axes(panel: Any, x: Axis, y: Axis) -> None:
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.set_xlim(*_edges(x.values)[[0, -1]])
+    panel.set_ylim(*_edges(y.values)[[0, -1]])
+    panel.set_xlabel(x.label, fontsize=12)
+    panel.set_ylabel(y.label, fontsize=12)
+
+
+def _plain_ticks(axis: Any, norm: Normalize) -> None:
+    """A handful of plain numbers: a log scale of less than a decade would show one tick, or powers of ten."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    if not isinstance(norm, LogNorm):
+        return
+    assert norm.vmin is not None
+    assert norm.vmax is not None
+    ticks = np.unique([float(f"{value:.2g}") for value in np.geomspace(norm.vmin, norm.vmax, 7)])
+    axis.set_major_locator(FixedLocator([t for t in ticks if norm.vmin <= t <= norm.vmax]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _loss_label(document: dict[str, Any]) -> str:
+    return document["loss"] if document["unit"] == "1" else f"{document['loss']} ({document['unit']})"
+
+
+def _edges(values: np.ndarray) -> np.ndarray:
+    """[size + 1] between the cells, geometric."""
+    half = (values[-1] / values[0]) ** (0.5 / (len(values) - 1))
+    return np.concatenate([values / half, [values[-1] * half]])

@@ -1,0 +1,148 @@
+"""Who trains the tiles: processes of this machine, or a Dask cluster at an address; tiles are Dask tasks either way.
+
+Processes and not threads: training seeds torch's global generator and sets its number of threads, so one process
+trains one tile at a time. ``distributed`` also on one machine: it starts a worker again that was killed and gives its
+tile to another, where a plain process pool ends with an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from lrdiff_bench.maps.tiles import Job, Tile, run_job
+from lrdiff_bench.timing import usable_cpus
+from lrdiff_core.errors import ConfigError, UnavailableError
+
+__all__ = ["open_pool", "run_tiles", "unavailable_reason"]
+
+CONNECT_S = 15
+WAIT_FOR_WORKERS_S = 60
+TASKS_A_THREAD = 3  # sent ahead: enough that no worker waits, few enough that results do not pile up
+
+Pool = Any  # a distributed.Client, or None for this process
+
+
+def unavailable_reason() -> str | None:
+    """Why maps cannot be computed here, or None."""
+    import importlib.util
+
+    missing = [n for n in ("dask", "distributed", "xarray", "zarr") if importlib.util.find_spec(n) is None]
+    return f"not installed: {', '.join(missing)}" if missing else None
+
+
+@contextmanager
+def open_pool(scheduler: str | None, workers: int | None, tiles: int) -> Iterator[Pool]:
+    """Connect to a cluster, or start processes of this machine, and end what was started.
+
+    Args:
+        scheduler: address of a cluster; None starts processes here.
+        workers: how many processes; None takes one a processor; 0 trains in this process.
+        tiles: how many there are to do; no more processes than that are started.
+
+    Raises:
+        ConfigError: a negative number of workers, or workers of a cluster that is not ours.
+        UnavailableError: there is no scheduler at the address.
+    """
+    if workers is not None and (workers < 0 or scheduler is not None):
+        help = "write how many processes, from 0 up" if workers < 0 else "leave --workers out: the cluster has its own"
+        raise ConfigError(f"workers is {workers}", help=help)
+    if workers == 0:
+        yield None
+        return
+    from distributed import Client, LocalCluster
+
+    with ExitStack() as stack:
+        if scheduler is None:
+            count = min(workers or usable_cpus(), max(1, tiles))
+            cluster = LocalCluster(
+                n_workers=count, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL, host="127.0.0.1",
+            )  # fmt: skip
+            client = Client(stack.enter_context(cluster), set_as_default=False)
+        else:
+            try:
+                client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
+            except (OSError, TimeoutError, ValueError) as problem:
+                raise UnavailableError(
+                    f"there is no Dask scheduler at {scheduler}: {' '.join(str(problem).split())[:200]}",
+                    help="start one with `dask scheduler` and give the address it prints",
+                ) from problem
+        stack.callback(client.close)
+        yield client
+
+
+def run_tiles(pool: Pool, jobs: Mapping[Tile, Job], done: Callable[[Tile, dict[str, Any]], None]) -> None:
+    """Train tiles, and hand each on once, as soon as it is there.
+
+    Args:
+        pool: from :func:`open_pool`.
+        jobs: what to do.
+        done: called in this process with the tile and what :func:`run_job` returned.
+
+    Raises:
+        LrdiffError: a tile cannot be trained.
+        UnavailableError: the cluster has no workers, was lost, or lacks lrdiff.
+    """
+    if pool is None:
+        for tile, job in jobs.items():
+            done(tile, run_job(job, threads=usable_cpus()))
+        return
+    _run_on_cluster(pool, jobs, done)
+
+
+def _run_on_cluster(client: Any, jobs: Mapping[Tile, Job], done: Callable[[Tile, dict[str, Any]], None]) -> None:
+    from distributed import as_completed
+    from distributed.client import FutureCancelledError
+    from distributed.scheduler import KilledWorker
+
+    _wait_for_workers(client)
+    run = uuid.uuid4().hex[:12]
+    left = iter(jobs.items())
+    tile_of: dict[str, Tile] = {}
+    going = as_completed(loop=client.loop)
+
+    def send(count: int) -> None:
+        for _, (tile, job) in zip(range(count), left, strict=False):
+            future = client.submit(run_job, job, key=f"lrdiff-map-{run}-{tile.number}", pure=False)
+            tile_of[future.key] = tile
+            going.add(future)
+
+    try:
+        send(_ahead(client))
+        for future in going:
+            found = future.result()
+            done(tile_of.pop(future.key), found)
+            del future  # the cluster forgets the result
+            send(max(1, _ahead(client) - len(tile_of)))
+    except KilledWorker as problem:
+        raise UnavailableError(
+            f"workers died again and again on one tile: {problem}",
+            help="they may lack memory: try a smaller --tile; whole tiles are kept, the same command goes on",
+        ) from problem
+    except ModuleNotFoundError as problem:
+        raise UnavailableError(
+            f"a worker cannot import {problem.name}", help="install the same lrdiff[maps] for all workers"
+        ) from problem
+    except (FutureCancelledError, OSError) as problem:
+        raise UnavailableError(
+            "the Dask cluster was lost", help="start it again; whole tiles are kept, the same command goes on"
+        ) from problem
+
+
+def _ahead(client: Any) -> int:
+    threads = sum(client.nthreads().values())
+    return max(2, TASKS_A_THREAD * threads)
+
+
+def _wait_for_workers(client: Any) -> None:
+    try:
+        client.wait_for_workers(1, timeout=WAIT_FOR_WORKERS_S)
+    except TimeoutError as problem:
+        raise UnavailableError(
+            f"the Dask scheduler at {client.scheduler.address} has had no worker for {WAIT_FOR_WORKERS_S} s",
+            help=f"start some with `dask worker {client.scheduler.address}`",
+        ) from problem

@@ -1,0 +1,116 @@
+"""Where a workload comes from, in words that a worker can read: a preset, settings, or a factory of one's own."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from lrdiff_bench.maps.trainability import trainability
+from lrdiff_bench.maps.workload import MapWorkload, from_config
+from lrdiff_bench.rates_command import is_factory, made_by
+from lrdiff_bench.settings import gather
+from lrdiff_core.config import make_config
+from lrdiff_core.errors import ConfigError, InputError
+from lrdiff_core.presets import PRESETS
+
+__all__ = ["MAP_PRESETS", "Source", "find_source"]
+
+MAP_PRESETS: dict[str, Callable[[], MapWorkload]] = {
+    "trainability": trainability,
+    # The picture of the paper; made for a GPU: 2.5e15 operations.
+    "trainability-4096": lambda: trainability(size=4096, steps=500, name="trainability-4096"),
+}
+OVERRIDES = ("epochs", "steps", "device", "dtype")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A workload in words.
+
+    Args:
+        kind: ``"preset"``, ``"settings"`` or ``"factory"``.
+        what: the preset's name, ``package.module:factory``, or a name for the settings.
+        settings: of a run, JSON-ready; for ``"settings"`` alone.
+        overrides: fields that the command line sets: epochs or steps, device, dtype.
+        folder: where a factory's module lies, on the machine that drives the map.
+    """
+
+    kind: str
+    what: str
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    overrides: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    folder: str = ""
+
+    def words(self) -> str:
+        """As JSON: what goes to a worker."""
+        return json.dumps({**vars(self), "settings": dict(self.settings), "overrides": dict(self.overrides)})
+
+    @staticmethod
+    def read(words: str) -> Source:
+        """The inverse of :meth:`words`."""
+        return Source(**json.loads(words))
+
+    def workload(self) -> MapWorkload:
+        """The workload; made once a process, since it keeps the rows of its seeds.
+
+        Raises:
+            InputError: the user's code or settings cannot be used.
+        """
+        return _made(self.words())
+
+
+def find_source(target: str | None, overrides: Mapping[str, Any]) -> Source:
+    """Read WORKLOAD of the command line: a preset's name, a TOML file, or ``package.module:factory``.
+
+    Raises:
+        ConfigError: there is no such workload, or a wrong value in a file.
+
+    Example:
+        >>> find_source("trainability", {"steps": 30}).workload().steps
+        30
+    """
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if given.keys() >= {"epochs", "steps"}:
+        raise ConfigError("both --epochs and --steps are given", help="give one of them")
+    if target in MAP_PRESETS and not Path(target).exists():
+        return Source(kind="preset", what=target, overrides=given)
+    if target is not None and is_factory(target):
+        return Source(kind="factory", what=target, overrides=given, folder=str(Path.cwd()))
+    if target is not None and target not in PRESETS and not Path(target).is_file():
+        names = ", ".join([*PRESETS, *MAP_PRESETS])
+        raise ConfigError(
+            f"there is no workload {target}", help=f"name a preset ({names}), a TOML file, or package.module:factory"
+        )
+    config = gather(target, {})
+    settings = config.model_dump(mode="json", exclude_none=True)
+    if Path(config.data).is_file():  # a worker may stand in another folder
+        settings["data"] = str(Path(config.data).resolve())
+    return Source(kind="settings", what=config.name, settings=settings, overrides=given)
+
+
+@functools.lru_cache(maxsize=4)
+def _made(words: str) -> MapWorkload:
+    source = Source.read(words)
+    if source.kind == "preset":
+        workload = MAP_PRESETS[source.what]()
+    elif source.kind == "settings":
+        workload = from_config(make_config(source.settings, where=source.what))
+    else:
+        made = made_by(source.what, folder=source.folder)
+        if not isinstance(made, MapWorkload):
+            raise InputError(
+                f"{source.what} gives {made!r:.60}, of type {type(made).__name__}, not a MapWorkload",
+                help="let it return a lrdiff_bench.maps.MapWorkload (docs/guide/maps.md shows one)",
+            )
+        workload = made
+    changes = dict(source.overrides)
+    if "epochs" in changes:
+        changes["steps"] = None
+    elif "steps" in changes:
+        changes["epochs"] = None
+    return replace(workload, **changes)

@@ -1,0 +1,329 @@
+"""The folder of a map: whole tiles while it is computed, one Zarr store when it is complete.
+
+::
+
+    OUT/map.json          what the map is of; two runs must agree in it
+    OUT/tiles/00012.npz   a tile, there only when it is whole
+    OUT/map.zarr          the map, there only when it is complete; the tiles are gone then
+    OUT/map.png ...       pictures and findings
+
+One process at a time holds the folder; the lock ends with the process, however it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrdiff_bench.maps.plan import MapPlan
+from lrdiff_bench.maps.tiles import CELLS, COLUMNS, MARKED, REFERENCE, SINGLE, Tile
+from lrdiff_bench.measure.machine import describe_code, describe_machine
+from lrdiff_core.errors import CheckpointError, InputError
+from lrdiff_core.files import atomic_path, write_json
+
+__all__ = ["MapFolder", "hold_folder", "open_map"]
+
+FORMAT, VERSION = "lrdiff.map", 1
+
+
+@contextmanager
+def hold_folder(folder: Path, plan: MapPlan) -> Iterator[MapFolder]:
+    """Open or make the folder of a map and keep other processes out.
+
+    Raises:
+        InputError: the folder cannot be written, holds something else or another map, or another process is at it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(
+            f"cannot write {folder}: {problem.strerror}", help="name a folder you may write to with --out"
+        ) from problem
+    manifest = folder / "map.json"
+    if not manifest.is_file() and any(entry.name != ".lock" for entry in folder.iterdir()):
+        raise InputError(
+            f"{folder} exists and is not a map folder", help="name another folder with --out, or remove it"
+        )
+    with _locked(folder):
+        begun = (folder / "map.zarr").is_dir() or any(folder.glob("tiles/*.npz"))
+        there = _read_manifest(manifest) if manifest.is_file() else None
+        if there is not None and begun:
+            _same_map(folder, there, plan)
+        else:
+            write_json(manifest, _manifest(plan))
+        yield MapFolder(folder, plan)
+
+
+class MapFolder:
+    """The folder of one map, held by this process."""
+
+    def __init__(self, folder: Path, plan: MapPlan) -> None:
+        self.path, self.plan = folder, plan
+        self.tiles = folder / "tiles"
+        self.zarr = folder / "map.zarr"
+        self.manifest = _read_manifest(folder / "map.json")
+        for leftover in folder.glob(".*.partial"):  # of a process that was killed
+            shutil.rmtree(leftover)
+        for leftover in [*folder.glob(".*.tmp*"), *self.tiles.glob(".*.tmp*")]:
+            leftover.unlink()
+        if self.complete:
+            shutil.rmtree(self.tiles, ignore_errors=True)
+        else:
+            self.tiles.mkdir(exist_ok=True)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the map is there."""
+        return self.zarr.is_dir()
+
+    def whole(self) -> set[int]:
+        """Numbers of the tiles that are there and whole."""
+        return {tile.number for tile in self.plan.tiles if self.read(tile) is not None}
+
+    def read(self, tile: Tile) -> dict[str, np.ndarray] | None:
+        """Columns of a tile, [cells, seeds] each; None where it is not there, or damaged."""
+        shape = (int(np.prod(tile.shape())), len(self.plan.seeds))
+        try:
+            with np.load(self._file(tile)) as stored:
+                found = {name: stored[name] for name in COLUMNS}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        return found if all(values.shape == shape for values in found.values()) else None
+
+    def write(self, tile: Tile, found: Mapping[str, Any]) -> None:
+        """Keep a tile, as a whole or not at all."""
+        with atomic_path(self._file(tile)) as beside, open(beside, "wb") as file:
+            np.savez_compressed(file, path=np.array(found["path"]), **{name: found[name] for name in COLUMNS})
+
+    def assemble(self) -> None:
+        """Write all tiles into ``map.zarr``, a tile at a time, and drop them; the store appears when it is complete."""
+        import xarray
+
+        beside = self.path / ".map.zarr.partial"
+        shutil.rmtree(beside, ignore_errors=True)
+        template = self._template()
+        # Version 2 of the format: every reader of Zarr has it.
+        template.to_zarr(
+            beside, compute=False, mode="w", zarr_format=2, consolidated=True, encoding=_encoding(template)
+        )
+        for tile in self.plan.tiles:
+            found = self.read(tile)
+            assert found is not None
+            if tile.kind == REFERENCE:
+                continue
+            prefix, region = _place(tile)
+            region["seed"] = slice(0, len(self.plan.seeds))
+            shape = tuple(s.stop - s.start for s in region.values())
+            parts = {prefix + name: (list(region), values.reshape(shape)) for name, values in _decoded(found).items()}
+            xarray.Dataset(parts).to_zarr(beside, region=region, zarr_format=2)
+        beside.rename(self.zarr)
+        shutil.rmtree(self.tiles)
+
+    def _file(self, tile: Tile) -> Path:
+        return self.tiles / f"{tile.number:05d}.npz"
+
+    def _paths(self) -> set[str]:
+        """Paths of train_population that trained the tiles."""
+        found = set()
+        for tile in self.plan.tiles:
+            with np.load(self._file(tile)) as stored:
+                found.add(str(stored["path"]))
+        return found
+
+    def _template(self) -> Any:
+        """The store with all but the values of cells."""
+        import dask.array
+        import xarray
+
+        plan, grid = self.plan, self.plan.grid
+        workload = plan.workload
+        found = self.read(plan.tiles[0])
+        assert found is not None
+        initial, target = plan.reference_losses(found)
+        block = next(tile for tile in plan.tiles if tile.kind == CELLS).shape()
+        seeds = len(plan.seeds)
+        told = _attributes(plan)
+        variables: dict[str, Any] = {}
+        for name, kind in COLUMNS.items():
+            dtype = "float64" if kind == "int32" else kind  # what is missing is NaN to the reader
+            empty = dask.array.zeros((*grid.shape, seeds), chunks=(*block, seeds), dtype=dtype)
+            variables[name] = (("y", "x", "seed"), empty, told[name])
+            if len(grid.single):
+                empty = dask.array.zeros((len(grid.single), seeds), chunks=(block[0] * block[1], seeds), dtype=dtype)
+                variables[f"single_{name}"] = (("single", "seed"), empty, told[name])
+            if plan.marked is not None:
+                empty = dask.array.zeros(seeds, chunks=seeds, dtype=dtype)
+                variables[f"marked_{name}"] = ("seed", empty, told[name])
+        coordinates: dict[str, Any] = {
+            "x": ("x", grid.x.values, {"long_name": grid.x.label, "units": "1", "axis": str(grid.x)}),
+            "y": ("y", grid.y.values, {"long_name": grid.y.label, "units": "1", "axis": str(grid.y)}),
+            "seed": ("seed", np.array(plan.seeds, dtype=np.int64), {"long_name": "seed of rows, weights and order"}),
+        }
+        if len(grid.single):
+            label = {"long_name": "one learning rate for both groups", "units": "1"}
+            coordinates["single"] = ("single", grid.single, label)
+        manifest = self.manifest
+        attributes = {
+            "title": f"{workload.name}: {workload.loss_name}, by {grid.x.name} and {grid.y.name}",
+            "format": FORMAT,
+            "version": VERSION,
+            "target": plan.target_words,
+            "loss": workload.loss_name,
+            "marked_rates": list(plan.marked) if plan.marked is not None else [],
+            "trained_by": ", ".join(sorted(f"{path} path of train_population" for path in self._paths())),
+            "settings": json.dumps(manifest["settings"]),
+            **{f"provenance_{key}": str(value) for key, value in manifest["provenance"].items()},
+        }
+        for name, values, words in (
+            ("initial_loss", initial, "loss before training"), ("target_loss", target, plan.target_words),
+        ):  # fmt: skip
+            variables[name] = ("seed", values, {"long_name": words, "units": workload.loss_unit})
+        return xarray.Dataset(variables, coordinates, attributes)
+
+
+def open_map(folder: str | os.PathLike[str]) -> Any:
+    """The map of a folder as an :class:`xarray.Dataset`, read when its numbers are asked for.
+
+    Raises:
+        CheckpointError: there is no complete map.
+    """
+    import xarray
+
+    path = Path(folder)
+    store = path if path.suffix == ".zarr" else path / "map.zarr"
+    if not store.is_dir():
+        raise CheckpointError(f"no complete map at {path}", help="name a folder that `lrdiff map` has finished")
+    return xarray.open_zarr(store)
+
+
+def _manifest(plan: MapPlan) -> dict[str, Any]:
+    code = describe_code()
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": plan.settings(),
+        "provenance": {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "lrdiff": code.project,
+            "torch": code.torch,
+            "numpy": code.numpy,
+            "python": code.python,
+            "commit": code.commit or "unknown",
+            "commit_has_changes": code.dirty,
+            "cpu": describe_machine().cpu,
+        },
+    }
+
+
+def _read_manifest(file: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise CheckpointError(f"{file} is damaged: {problem}", help="name another folder with --out") from problem
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{file} is not of a map", help="name another folder with --out")
+    if manifest.get("version") != VERSION:
+        raise CheckpointError(
+            f"{file} has version {manifest.get('version')}, this program reads {VERSION}",
+            help="use the lrdiff that wrote it, or name another folder with --out",
+        )
+    return manifest
+
+
+def _same_map(folder: Path, manifest: Mapping[str, Any], plan: MapPlan) -> None:
+    """Refuse to mix two maps; a complete one is only read, so the versions that made it do not matter."""
+    there, wanted = dict(manifest["settings"]), json.loads(json.dumps(plan.settings()))
+    complete = (folder / "map.zarr").is_dir()
+    for key in ("lrdiff", "torch", "commit", "tiles") if complete else ():
+        there[key] = wanted[key]
+    # A fingerprint differs with most of the others, and tells least.
+    differ = sorted((key for key in wanted if there.get(key) != wanted[key]), key=lambda key: key == "fingerprint")
+    if not differ:
+        return
+    key = differ[0]
+    before, now = there.get(key), wanted[key]
+    if key == "workload":
+        one, other = dict(before or {}), dict(now or {})
+        key = next(name for name in {**one, **other} if one.get(name) != other.get(name))
+        before, now = one.get(key), other.get(key)
+    if key == "fingerprint":
+        raise InputError(
+            f"{folder} holds a map of other code or rows: first weights or rows of workload "
+            f"{plan.workload.name} have changed",
+            help="name another folder with --out, or remove that one",
+        )
+    raise InputError(
+        f"{folder} holds a map with {key} {_short(before)}, now asked for {_short(now)}",
+        help="name another folder with --out, or remove that one",
+    )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return " to ".join(map(str, value)) if len(value) == 2 else str(value)
+    return "none" if value is None else str(value)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:  # Windows: two drivers at one folder are not kept apart there
+        yield
+        return
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"another process is computing the map in {folder}",
+                help="wait for it, or name another folder with --out",
+            ) from None
+        yield
+
+
+def _place(tile: Tile) -> tuple[str, dict[str, slice]]:
+    """Beginning of the variables' names, and where in them the tile lies, seeds left out."""
+    if tile.kind == MARKED:
+        return "marked_", {}
+    if tile.kind == SINGLE:
+        return "single_", {"single": slice(*tile.rows)}
+    return "", {"y": slice(*tile.rows), "x": slice(*tile.columns)}
+
+
+def _decoded(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """As a reader sees the columns: NaN where a step is missing."""
+    return {
+        name: np.where(values < 0, np.nan, values) if COLUMNS[name] == "int32" else values
+        for name, values in found.items()
+    }
+
+
+def _encoding(template: Any) -> dict[str, dict[str, Any]]:
+    chunks: dict[str, dict[str, Any]]
+    chunks = {name: {"chunks": [s[0] for s in v.chunks]} for name, v in template.data_vars.items() if v.chunks}
+    for name, encoding in chunks.items():
+        if COLUMNS[name.removeprefix("single_").removeprefix("marked_")] == "int32":
+            encoding |= {"dtype": "int32", "_FillValue": -1}
+    return chunks
+
+
+def _attributes(plan: MapPlan) -> dict[str, dict[str, str]]:
+    workload = plan.workload
+    told = {
+        "loss": (f"{workload.loss_name} after the last step; inf where it is not finite", workload.loss_unit),
+        "score": (f"{workload.score_name} of the same rows after the last step", "1"),
+        "best_step": ("steps after which the loss was lowest, of those evaluated", "steps"),
+        "steps_to_target": (f"steps to {plan.target_words}; missing where it is not reached", "steps"),
+        "diverged": ("the loss was not finite at some step, or ended no lower than before training", "1"),
+    }
+    return {name: {"long_name": words, "units": unit} for name, (words, unit) in told.items()}

@@ -1,0 +1,193 @@
+"""What a map shows, in words and numbers, at 80 columns."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["as_text", "axis_in_words", "interval", "number", "seeds_in_words"]
+
+WIDTH = 80
+ANSWERS = {
+    "differential rates win": "two rates win",
+    "single rate wins": "the single rate wins",
+    "no difference": "no difference",
+    "inconclusive": "inconclusive",
+}
+
+
+def as_text(document: Mapping[str, Any]) -> str:
+    """The findings as the command prints them.
+
+    Args:
+        document: of :class:`lrdiff_bench.maps.findings.Findings`.
+    """
+    height, width = document["cells"]
+    seeds = document["seeds"]
+    count = len(seeds["all"])
+    axes = ", ".join(f"{name} {axis_in_words(document['axes'][name])}" for name in ("x", "y"))
+    lines = [
+        *textwrap.wrap(document["title"], WIDTH, subsequent_indent="  "),
+        *_wrapped(f"{width} x {height} cells, {count} seed{'s'[: count > 1]}, {_length(document['workload'])}"),
+        *_wrapped(axes),
+    ]
+    if seeds["apart"]:
+        level = f"medians with {100 * document['level']:.3g} % intervals" if document["level"] else "no intervals"
+        lines += _wrapped(
+            f"chosen by the lowest mean loss over {seeds_in_words(seeds['choosing'])}, reported on "
+            f"{seeds_in_words(seeds['reporting'])}: {level}"
+        )
+    else:
+        lines += _wrapped("one seed chooses and reports: nothing here says how another seed would do")
+    lines += ["", *_table(document), ""]
+    lines += _gain(document)
+    lines += _shares(document)
+    lines += ["", "  what a wrong rate costs (added loss)", *_costs(document)]
+    edges = [name for name, choice in document["choices"].items() if choice["at_edge"]]
+    if edges:
+        lines += _wrapped(f"{' and '.join(edges)}: at the edge of the plane; a wider one may hold a better one")
+    return "\n".join(lines)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number as tables show it.
+
+    Example:
+        >>> number(0.012345), number(None), number(float("inf"))
+        ('0.0123', '-', 'inf')
+    """
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def interval(value: Mapping[str, float | None], *, signed: bool = False) -> str:
+    """Median and interval to as many decimals as the interval is worth.
+
+    Example:
+        >>> interval({"median": 0.2512, "low": 0.2401, "high": 0.2987})
+        '0.251 [0.240, 0.299]'
+        >>> interval({"median": 0.00121, "low": -0.0021, "high": 0.0145}, signed=True)
+        '+0.0012 [-0.0021, +0.0145]'
+    """
+    numbers = [value[key] for key in ("median", "low", "high")]
+    finite = [abs(n) for n in numbers if n is not None and math.isfinite(n)]
+    spread = max(finite, default=0.0)
+    decimals = max(0, min(8, 2 - math.floor(math.log10(spread)))) if spread > 0 else 3
+    sign = "+" if signed else ""
+    median, low, high = ("-" if n is None else f"{n:{sign}.{decimals}f}" for n in numbers)
+    return f"{median} [{low}, {high}]"
+
+
+def axis_in_words(axis: str) -> str:
+    """An axis with short numbers.
+
+    Example:
+        >>> axis_in_words("hidden:33.333333333333336:300")
+        'hidden 33.33 to 300'
+    """
+    name, low, high = axis.rsplit(":", 2)
+    return f"{name} {float(low):.4g} to {float(high):.4g}"
+
+
+def seeds_in_words(seeds: Sequence[int]) -> str:
+    """Seeds that follow each other, shortly.
+
+    Example:
+        >>> seeds_in_words([0, 1, 2]), seeds_in_words([5])
+        ('seeds 0 to 2', 'seed 5')
+    """
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+
+
+def _length(workload: Mapping[str, Any]) -> str:
+    if workload["epochs"] is not None:
+        length = f"{workload['epochs']} epochs"
+    else:
+        length = f"{workload['steps']} steps"
+    batch = "all rows" if workload["batch_size"] is None else f"{workload['batch_size']} rows"
+    return f"{workload['optimizer']}, {length}, {batch} a step"
+
+
+def _table(document: Mapping[str, Any]) -> list[str]:
+    x, y = (document["axes"][name].rsplit(":", 2)[0] for name in ("x", "y"))
+    unit = "" if document["unit"] == "1" else f", {document['unit']}"
+    rows = [["", x, y, f"loss{unit}", document["score"], "steps"]]
+    for name, choice in document["choices"].items():
+        place = [number(value) for value in choice["place"]]
+        steps = "-" if choice["steps_to_target"] in (None, math.inf) else f"{choice['steps_to_target']:.0f}"
+        rows.append([name, *place, _told(choice["loss"], document), number(choice["score"]), steps])
+    if all(row[4] == "-" for row in rows[1:]):
+        rows = [[*row[:4], row[5]] for row in rows]
+    wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join([f"  {row[0]:<{wide[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], wide[1:], strict=True))])
+        for row in rows
+    ]
+    return [*lines, *_wrapped(f"steps: to {document['target']}; - where half the seeds do not reach it")]
+
+
+def _gain(document: Mapping[str, Any]) -> list[str]:
+    gain = document["gain"]
+    if gain is None:
+        return _wrapped("no single rate lies in this plane, so nothing is compared with one")
+    saved = _told(gain, document, signed=True)
+    height, width = document["cells"]
+    tries = f"the pair was chosen among {height * width}, the single rate among {document['singles']}"
+    if not document["seeds"]["apart"]:
+        return _wrapped(
+            f"the best pair's loss is lower than the best single rate's by {number(gain['median'])} on the seed that "
+            f"chose both: the best of many is partly luck; {tries}"
+        )
+    answer = ANSWERS[document["verdict"]]
+    smallest = f"{document['smallest_difference']:g} is the smallest difference that matters"
+    return _wrapped(f"gain of the best pair over the best single rate: {saved}: {answer} ({smallest}); {tries}")
+
+
+def _shares(document: Mapping[str, Any]) -> list[str]:
+    share = document["share"]
+    lines = []
+    if share["better"] is not None:
+        text = f"of the plane, {_percent(share['better'])} is better than the best single rate"
+        if document["level"]:
+            text += f" ({_percent(share['surely_better'])} beyond its interval)"
+        lines += _wrapped(text)
+    if document["level"]:
+        lines += _wrapped(
+            f"{_percent(share['tied'])} is not told apart from the best pair; each cell's interval stands for "
+            "itself, so some are in or out by chance"
+        )
+    lines += _wrapped(
+        f"{_percent(share['diverged'])} diverged (not finite, or ended no lower than it began)"
+        + (f"; {document['border_cells']} cells lie at that border" if document["border_cells"] else "")
+    )
+    return lines
+
+
+def _costs(document: Mapping[str, Any]) -> list[str]:
+    of: dict[str, list[str]] = {}
+    for cost in document["cost"]:
+        if cost["cost"] is None:
+            told = "outside the plane"
+        else:
+            told = _told(cost["cost"], document, signed=True)
+        of.setdefault(cost["of"], []).append(told)
+    rows = [("", "half of it", "twice it"), *((name, *told) for name, told in of.items())]
+    wide = [max(len(row[i]) for row in rows) for i in range(3)]
+    return [f"    {a:<{wide[0]}}  {b:>{wide[1]}}  {c:>{wide[2]}}" for a, b, c in rows]
+
+
+def _told(value: Mapping[str, float | None], document: Mapping[str, Any], *, signed: bool = False) -> str:
+    """With its interval, where more than one seed reports."""
+    shown = interval(value, signed=signed)
+    return shown if document["level"] else shown.partition(" ")[0]
+
+
+def _percent(share: float) -> str:
+    if 0 < share < 0.001:
+        return "under 0.1 %"
+    return f"{100 * share:.3g} %"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")

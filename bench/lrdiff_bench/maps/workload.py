@@ -1,0 +1,230 @@
+"""What a map trains: a model and rows for each seed, an optimizer, a length, and how the end is judged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from lrdiff_core.config import RunConfig
+from lrdiff_core.data import Table, load_table
+from lrdiff_core.errors import ConfigError
+from lrdiff_core.loop import Setup, rate_table, score_name, set_up
+from lrdiff_core.population import PopulationData
+from lrdiff_core.population.members import build
+from lrdiff_core.schedules import Shape
+
+__all__ = ["MapWorkload", "from_config"]
+
+CACHE_BYTES = 256 * 2**20  # rows of seeds that a process keeps
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapWorkload:
+    """A training whose two rates a map varies; a factory of one's own returns one of these.
+
+    Args:
+        name: in file names and titles.
+        model: the model of a seed; torch's global generator is seeded for the call.
+        data: rows for all seeds, or the rows of a seed. The held-out rows judge; without any the training rows do.
+        optimizer, momentum, weight_decay, schedule: as for :func:`lrdiff_core.population.train_population`.
+        batch_size: rows a step; None takes all rows.
+        epochs, steps: the length; one of them.
+        rates: rates to be marked in the map, by group (``{"body": 0.001, "head": 0.01}``); what they end with
+            gives the target that ``steps_to_target`` counts to. May be empty.
+        x, y: axes where the command line gives none, ``GROUP:LOW:HIGH``.
+        size, seeds: cells along each axis, and seeds, where the command line gives none.
+        first_seed: seeds are counted from here.
+        last_losses: judge by the mean of so many last training losses, normalised by the first (Sohl-Dickstein
+            2024), in place of a held-out loss.
+        dtype: ``"float32"`` or ``"float64"``.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``, on the machine that trains.
+        settings: whatever else the map's own record should hold, JSON-ready.
+
+    Raises:
+        ConfigError: a field has a value that cannot be.
+
+    Example:
+        >>> rows = torch.arange(8.0)[:, None]
+        >>> data = PopulationData(inputs=rows, targets=(rows > 3.5).float(), task="binary")
+        >>> MapWorkload(name="tiny", model=lambda seed: nn.Linear(1, 1), data=data, steps=3).loss_name
+        'training loss'
+    """
+
+    name: str
+    model: Callable[[int], nn.Module]
+    data: PopulationData | Callable[[int], PopulationData]
+    optimizer: str = "adam"
+    batch_size: int | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: str | Shape | None = None
+    rates: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    x: str | None = None
+    y: str | None = None
+    size: int = 64
+    seeds: int = 20
+    first_seed: int = 0
+    last_losses: int | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ConfigError(f"the length of workload {self.name} is not clear", help="give either epochs or steps")
+        for name in ("epochs", "steps", "batch_size", "last_losses"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{name} is {value!r}", help="write a whole number from 1 up")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype is {self.dtype!r}", help=f"write one of: {', '.join(DTYPES)}")
+        if self.last_losses is not None and self.steps is not None and self.last_losses > self.steps:
+            raise ConfigError(
+                f"the last {self.last_losses} losses of {self.steps} steps are wanted", help="train longer"
+            )
+
+    def rows(self, seed: int) -> PopulationData:
+        """The rows of a seed."""
+        return self.data if isinstance(self.data, PopulationData) else self.data(seed)
+
+    def judged_on(self, rows: PopulationData) -> str:
+        """``"validation"``, ``"training"`` or ``"last losses"``: what gives a cell its loss."""
+        if self.last_losses is not None:
+            return "last losses"
+        return "validation" if rows.held_rows else "training"
+
+    @property
+    def loss_name(self) -> str:
+        """What a cell's loss is called."""
+        names = {"validation": "validation loss", "training": "training loss"}
+        last = f"last {self.last_losses} training losses over the first"
+        return names.get(self.judged_on(self.rows(self.first_seed)), last)
+
+    @property
+    def loss_unit(self) -> str:
+        """The unit of a cell's loss."""
+        rows = self.rows(self.first_seed)
+        if self.last_losses is not None or rows.loss is not None:
+            return "1"
+        return "squared error" if rows.task == "regression" else "nats"
+
+    @property
+    def score_name(self) -> str:
+        """What a cell's score is called."""
+        return score_name(self.rows(self.first_seed).task)
+
+    def describe(self) -> dict[str, Any]:
+        """Settings that change a result, JSON-ready."""
+        schedule = self.schedule if self.schedule is None or isinstance(self.schedule, str) else repr(self.schedule)
+        return {
+            "name": self.name,
+            "optimizer": self.optimizer,
+            "batch_size": self.batch_size,
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "momentum": self.momentum,
+            "weight_decay": self.weight_decay,
+            "schedule": schedule,
+            "last_losses": self.last_losses,
+            "dtype": self.dtype,
+            "device": self.device,
+            "rates": dict(self.rates),
+            **self.settings,
+        }
+
+    def fingerprint(self, seeds: list[int]) -> str:
+        """A hash of settings, first weights and rows of the first and the last seed.
+
+        Tiles with different fingerprints do not belong to one map: the code or the rows have changed, or a worker
+        has others.
+        """
+        digest = hashlib.sha256(repr(sorted(self.describe().items())).encode())
+        for seed in sorted({seeds[0], seeds[-1]}):
+            model, rows = build(self.model, seed), self.rows(seed)
+            tensors = [*model.state_dict().values(), rows.inputs, rows.targets, rows.held_inputs, rows.held_targets]
+            # The names of modules stand for what they compute: an activation has no weights.
+            digest.update(repr([(name, type(part).__name__) for name, part in model.named_modules()]).encode())
+            for tensor in tensors:
+                if tensor is not None:
+                    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+                    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+class KeptForSeeds(Generic[Value]):
+    """What is made for a seed, kept while it fits: tiles come back to the same seeds again and again."""
+
+    def __init__(self, make: Callable[[int], Value], size_of: Callable[[Value], int]) -> None:
+        self._make, self._size_of = make, size_of
+        self._kept: OrderedDict[int, Value] = OrderedDict()
+        self._bytes = 0
+
+    def __call__(self, seed: int) -> Value:
+        if seed in self._kept:
+            self._kept.move_to_end(seed)
+            return self._kept[seed]
+        made = self._kept[seed] = self._make(seed)
+        self._bytes += self._size_of(made)
+        while self._bytes > CACHE_BYTES and len(self._kept) > 1:
+            self._bytes -= self._size_of(self._kept.popitem(last=False)[1])
+        return made
+
+
+def from_config(config: RunConfig) -> MapWorkload:
+    """The training of a run: each seed has its own split, weights and order, and its own rows where they are generated.
+
+    Example:
+        >>> from lrdiff_core import PRESETS, make_config
+        >>> workload = from_config(make_config(PRESETS["seed"]))
+        >>> workload.x, workload.y, workload.batch_size
+        ('layer1:0.0001:10', 'layer2:0.0001:10', 25)
+    """
+    table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
+    # The rows are prepared on the CPU, wherever training happens: a driver need not have the workers' device.
+    plain = config.model_copy(update={"device": "cpu", "compile": False})
+
+    def table_of(seed: int) -> Table:
+        return load_table(config.data, seed=seed) if table.source == "generator" else table
+
+    def setup_of(seed: int) -> Setup:
+        return set_up(table_of(seed), plain, seed=seed)
+
+    def size_of(setup: Setup) -> int:
+        parts = (*setup.rows.inputs.values(), *setup.rows.targets.values())
+        own = table.features.nbytes if table.source == "generator" else 0
+        return own + sum(tensor.nbytes for tensor in parts)
+
+    setups = KeptForSeeds(setup_of, size_of)
+    first = setups(config.seed)
+    layers = first.net.layer_names
+    low, high = (1e-3, 100.0) if config.optimizer == "sgd" else (1e-4, 10.0)
+    body, head = ",".join(layers[:-1]), layers[-1]
+    return MapWorkload(
+        name=config.name,
+        model=lambda seed: setups(seed).net,
+        data=lambda seed: PopulationData.of(setups(seed).rows),
+        optimizer=config.optimizer,
+        batch_size=first.batch_size,
+        epochs=config.epochs,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        rates=rate_table(config, first.net),
+        x=f"{body}:{low:g}:{high:g}" if body else None,
+        y=f"{head}:{low:g}:{high:g}" if body else None,
+        first_seed=config.seed,
+        # What "auto" takes on a machine with a GPU is slower for small networks than the kernel on its processor.
+        device="cpu" if config.device == "auto" else config.device,
+        settings={"data": config.data, "hidden": list(first.net.spec.hidden)},
+    )

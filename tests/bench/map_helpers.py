@@ -1,0 +1,77 @@
+"""Small maps for the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray
+
+from lrdiff_bench.maps import MapRequest, compute_map, make_plan
+from lrdiff_bench.maps.plan import MapPlan
+
+# The network of the seed preset, so that the population kernel is compiled once for all tests.
+OWN = """
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lrdiff_bench.maps import MapWorkload
+from lrdiff_core.population import PopulationData
+
+HERE = Path(__file__).parent
+calls = 0
+
+
+def model(seed):
+    global calls
+    calls += 1
+    with open(HERE / "calls.log", "a") as file:
+        file.write(f"{os.getpid()} {calls}\\n")
+    while calls > STOP_AFTER and not (HERE / "go").exists():
+        time.sleep(0.02)
+    return nn.Sequential(nn.Linear(10, 5), nn.ReLU(), nn.Linear(5, 1))
+
+
+def rows(seed):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(60, 10, generator=generator)
+    targets = (inputs.sum(dim=1, keepdim=True) > 0).float()
+    return PopulationData(
+        inputs=inputs[:40], targets=targets[:40], held_inputs=inputs[40:], held_targets=targets[40:], task="binary"
+    )
+
+
+def workload():
+    return MapWorkload(
+        name="own", model=model, data=rows, optimizer="adam", batch_size=10, epochs=2,
+        rates={"0": 0.01, "2": 0.001}, x="0:1e-3:1", y="2:1e-3:1", size=8, seeds=2,
+    )
+"""
+
+
+def write_own(folder: Path, module: str, *, stop_after: int = 10**9) -> str:
+    """Write a workload of one's own; its trainings stop after so many models until a file ``go`` is there."""
+    (folder / f"{module}.py").write_text(f"STOP_AFTER = {stop_after}\n{OWN}")
+    return f"{module}:workload"
+
+
+def small(**changes: Any) -> MapRequest:
+    """A map of the seed preset that takes a moment."""
+    return MapRequest(**{"size": 4, "seeds": 3, "epochs": 1, "tile": 2} | changes)
+
+
+def computed(folder: Path, request: MapRequest | None = None) -> tuple[MapPlan, xarray.Dataset]:
+    """A map, computed in this process, and what it holds."""
+    plan = make_plan(request or small())
+    compute_map(plan, folder, workers=0)
+    return plan, xarray.open_zarr(folder / "map.zarr").load()
+
+
+def same(one: xarray.Dataset, other: xarray.Dataset) -> bool:
+    """Whether two maps hold the same numbers, bit for bit."""
+    return set(one) == set(other) and all(np.array_equal(one[n], other[n], equal_nan=n != "diverged") for n in one)

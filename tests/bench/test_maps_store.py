@@ -1,0 +1,210 @@
+"""The folder of a map: whole tiles, going on, never two maps in one, one Zarr store that opens in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray
+from map_helpers import computed, same, small, write_own
+
+from lrdiff_bench.maps import MapRequest, compute_map, make_plan, open_map, run, store
+from lrdiff_bench.maps.pool import run_tiles
+from lrdiff_bench.maps.store import hold_folder
+from lrdiff_core.errors import CheckFailed, CheckpointError, InputError
+
+
+def test_the_store_opens_in_one_line_and_says_what_it_holds(tmp_path: Path) -> None:
+    plan, dataset = computed(tmp_path / "map")
+    assert dataset["loss"].dims == ("y", "x", "seed")
+    assert dataset["loss"].shape == (4, 4, 3)
+    assert dataset["single_loss"].shape == (4, 3)
+    assert np.array_equal(dataset["x"], plan.grid.x.values)
+    assert dataset["loss"].attrs["units"] == "nats"
+    assert dataset["best_step"].attrs["units"] == "steps"
+    assert dataset["x"].attrs["long_name"] == "learning rate of layer1"
+    assert dataset.attrs["target"] == "1.05 times the loss that the workload's own rates end with on the same seed"
+    assert dataset.attrs["provenance_torch"] == torch.__version__
+    assert len(dataset.attrs["provenance_commit"]) in (40, len("unknown"))
+    settings = json.loads(dataset.attrs["settings"])
+    assert settings["workload"]["epochs"] == 1
+    assert settings["workload"]["data"] == "seed"
+    assert sorted(entry.name for entry in (tmp_path / "map").iterdir()) == [".lock", "map.json", "map.zarr"]
+
+
+def test_what_is_stored_is_what_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {}
+    wanted = store.MapFolder.write
+    monkeypatch.setattr(store.MapFolder, "write", lambda s, t, f: (kept.update({t: f}), wanted(s, t, f))[1])
+    # x is a ratio, so the plane's sides differ; 3 cells a tile leave narrower ones at the end.
+    plan, dataset = computed(tmp_path / "map", small(x="layer1/layer2:0.1:100", size=4, tile=3))
+    seen = np.zeros(plan.grid.shape, dtype=int)
+    for tile, found in kept.items():
+        if tile.kind != "cells":
+            continue
+        part = dataset.isel(y=slice(*tile.rows), x=slice(*tile.columns))
+        seen[slice(*tile.rows), slice(*tile.columns)] += 1
+        for name in ("loss", "score", "best_step", "diverged"):
+            assert np.array_equal(part[name].values.reshape(-1, 3), found[name]), name
+        steps = part["steps_to_target"].values.reshape(-1, 3)
+        assert np.array_equal(np.isnan(steps), found["steps_to_target"] < 0)
+    assert (seen == 1).all()
+
+
+def test_only_missing_tiles_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, whole = computed(tmp_path / "whole")
+    folder = tmp_path / "map"
+    trained: list[int] = []
+
+    def some(pool, jobs, done):
+        for tile, job in jobs.items():
+            if len(trained) == 4:
+                raise KeyboardInterrupt
+            trained.append(tile.number)
+            run_tiles(pool, {tile: job}, done)
+
+    monkeypatch.setattr(run, "run_tiles", some)
+    with pytest.raises(KeyboardInterrupt):
+        compute_map(plan, folder, workers=0)
+    assert not (folder / "map.zarr").exists()
+    assert trained == [0, 1, 2, 3]
+    (folder / "tiles" / "00002.npz").write_bytes(b"half of a ti")  # a disk that lost power
+    (folder / "tiles" / ".00004.npz.abc.tmp.npz").write_bytes(b"")  # killed while writing
+    (folder / ".map.zarr.partial").mkdir()
+    told = []
+    trained.clear()
+    monkeypatch.setattr(run, "run_tiles", lambda p, j, d: (trained.extend(t.number for t in j), run_tiles(p, j, d)))
+    compute_map(plan, folder, workers=0, on_tile=lambda *args: told.append(args))
+    assert trained == [2, *range(4, len(plan.tiles))]
+    assert told[0] == (3, len(plan.tiles), 3)
+    assert told[-1] == (len(plan.tiles), len(plan.tiles), 3)
+    assert same(xarray.open_zarr(folder / "map.zarr").load(), whole)
+    assert not list(folder.glob(".map*"))
+
+
+def test_a_complete_map_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, _ = computed(tmp_path / "map")
+
+    def never(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(run, "run_tiles", never)
+    monkeypatch.setattr(run, "open_pool", never)
+    assert compute_map(plan, tmp_path / "map") is None
+    # Another size of tiles is the same map.
+    assert compute_map(make_plan(small(tile=1)), tmp_path / "map") is None
+
+
+def test_a_tile_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(small())
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store.np, "savez_compressed", full)
+    with pytest.raises(OSError, match="No space"):
+        compute_map(plan, tmp_path / "map", workers=0)
+    assert not list((tmp_path / "map" / "tiles").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"size": 5}, "size 4 to 4, now asked for 5 to 5"),
+        ({"seeds": 2}, "seeds 0 to 2, now asked for 0 to 1"),
+        ({"epochs": 2}, "epochs 1, now asked for 2"),
+        ({"x": "layer1:1e-3:1"}, "x layer1:0.0001:10, now asked for layer1:0.001:1"),
+        ({"target_loss": 0.5}, "target_loss none, now asked for 0.5"),
+        ({"dtype": "float64"}, "dtype float32, now asked for float64"),
+    ],
+)
+def test_another_map_in_the_folder_is_refused(tmp_path: Path, changes: dict[str, object], error: str) -> None:
+    folder = tmp_path / "map"
+    _, before = computed(folder)
+    with pytest.raises(InputError) as caught:
+        compute_map(make_plan(small(**changes)), folder, workers=0)
+    assert caught.value.message == f"{folder} holds a map with {error}"
+    assert caught.value.help == "name another folder with --out, or remove that one"
+    assert same(xarray.open_zarr(folder / "map.zarr").load(), before)
+
+
+def test_other_versions_do_not_go_on_with_a_map_and_may_read_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "map"
+    plan = make_plan(small())
+    with hold_folder(folder, plan) as held:
+        tile = plan.tiles[0]
+        run_tiles(None, {tile: plan.job(tile, None)}, held.write)
+    manifest = json.loads((folder / "map.json").read_text())
+    manifest["settings"]["torch"] = "1.0"
+    (folder / "map.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"holds a map with torch 1\.0, now asked for"):
+        compute_map(plan, folder, workers=0)
+    manifest["settings"]["torch"] = torch.__version__
+    (folder / "map.json").write_text(json.dumps(manifest))
+    compute_map(plan, folder, workers=0)
+    manifest["settings"]["torch"] = "1.0"
+    (folder / "map.json").write_text(json.dumps(manifest))
+    assert compute_map(plan, folder, workers=0) is None
+
+
+def test_a_workers_other_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def older(pool, jobs, done):
+        for tile in jobs:
+            done(tile, {"torch": torch.__version__, "lrdiff": "0.0.1"})
+
+    monkeypatch.setattr(run, "run_tiles", older)
+    with pytest.raises(CheckFailed, match=r"a worker has lrdiff 0\.0\.1"):
+        compute_map(make_plan(small()), tmp_path / "map", workers=0)
+    assert not list((tmp_path / "map" / "tiles").iterdir())
+
+
+def test_changed_code_does_not_go_on_with_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "map"
+    request = MapRequest(workload=write_own(tmp_path, "own_first"), size=4, tile=2)
+    computed(folder, request)
+    text = (tmp_path / "own_first.py").read_text().replace("inputs.sum(dim=1, keepdim=True)", "inputs[:, :1]")
+    (tmp_path / "own_second.py").write_text(text)
+    second = make_plan(MapRequest(workload="own_second:workload", size=4, tile=2))
+    with pytest.raises(InputError, match="holds a map of other code or rows"):
+        compute_map(second, folder, workers=0)
+
+
+def test_folders_that_are_no_maps_are_left_alone(tmp_path: Path) -> None:
+    plan = make_plan(small())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    with pytest.raises(InputError, match="mine exists and is not a map folder"):
+        compute_map(plan, tmp_path / "mine", workers=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        compute_map(plan, tmp_path / "file", workers=0)
+    assert [entry.name for entry in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    with pytest.raises(CheckpointError, match="no complete map"):
+        open_map(tmp_path / "mine")
+    (tmp_path / "mine" / "thesis.txt").rename(tmp_path / "mine" / "map.json")
+    with pytest.raises(CheckpointError, match=r"map\.json is damaged"):
+        compute_map(plan, tmp_path / "mine", workers=0)
+
+
+def test_one_process_at_a_time_holds_a_folder(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="folders are locked on POSIX systems only")
+    plan = make_plan(small())
+    with (
+        hold_folder(tmp_path / "map", plan),
+        pytest.raises(InputError, match="another process is computing the map"),
+        hold_folder(tmp_path / "map", plan),
+    ):
+        pass
+    compute_map(plan, tmp_path / "map", workers=0)
+
+
+def test_a_plan_without_tiles_may_be_changed(tmp_path: Path) -> None:
+    with hold_folder(tmp_path / "map", make_plan(small())):
+        pass  # no scheduler was there, say
+    computed(tmp_path / "map", small(size=5))
