@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from lrdiff_bench.bench_commands import BenchGroup, add_bench_commands
+from lrdiff_bench.parity_commands import add_parity_command
 
 if TYPE_CHECKING:
     from lrdiff_core.config import RunConfig
@@ -33,6 +34,7 @@ bench_app = typer.Typer(
 )
 add_bench_commands(bench_app)
 app.add_typer(bench_app, name="bench")
+add_parity_command(app)
 
 # Enum-like choices are checked by the configuration, so that every wrong value gets the same kind of message.
 ConfigFile = Annotated[str | None, typer.Argument(metavar="[CONFIG.toml]", help="Settings; left out: preset seed.")]
