@@ -27,6 +27,7 @@ __all__ = [
     "to_numpy",
     "two_rows",
     "unwrapped",
+    "widened",
 ]
 
 
@@ -191,6 +192,19 @@ def to_numpy(output: Tensor) -> np.ndarray:
         raise ConfigError(
             f"an output of dtype {output.dtype} cannot be compared", help="return float32 from the module"
         ) from problem
+
+
+def widened(output: Tensor) -> np.ndarray:
+    """Return ``output`` as a NumPy array, floats narrower than float32 as float32, which holds them exactly.
+
+    For results whose arithmetic is known by other means; elsewhere :func:`to_numpy` refuses to hide it.
+
+    Example:
+        >>> widened(torch.ones(1, dtype=torch.bfloat16))
+        array([1.], dtype=float32)
+    """
+    narrow = output.dtype in (torch.bfloat16, torch.float16)
+    return to_numpy(output.float() if narrow else output)
 
 
 def evaluate(module: nn.Module, *rows: np.ndarray) -> list[np.ndarray]:
