@@ -269,10 +269,17 @@ def bench_step(
 
 
 @app.command()
-def doctor(json: JsonOption = False) -> None:
+def doctor(
+    install_javascript: Annotated[bool, typer.Option("--install-javascript", help="First install ONNX Runtime's JavaScript packages by npm, into your cache folder.")] = False,  # noqa: E501
+    json: JsonOption = False,
+) -> None:  # fmt: skip
     """Say what can be used here and why not: versions, devices, compiler, runtimes."""
     from lrdiff_bench.doctor import diagnose, draw
 
+    if install_javascript:
+        from lrdiff_export.javascript import install_javascript as install
+
+        install()
     report = diagnose()
     if json:
         _print_json(report)

@@ -31,4 +31,8 @@ def parity(
 
         status: int = training_parity(sources or [], backends=backends, data=data, out=out, json=json)
         return status
-    raise NotImplementedError
+    from lrdiff_bench.parity_command import prediction_parity
+
+    names = None if backends is None else [name.strip() for name in backends.split(",") if name.strip()]
+    prediction_parity(sources or [], backends=names, data=data, out=out, json=json)
+    return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = [
     "evaluation_copy",
     "float64_copy",
     "float64_throughout",
+    "free_batch",
     "prepare_module",
     "run_module",
     "to_numpy",
@@ -147,6 +149,23 @@ def prepare_module(
             )
         bound = Bound(copied, tuple(keywords) if keywords else None, tuple(outputs or ["output"]))
     return bound.eval()
+
+
+def free_batch(module: nn.Module, batch: Any, inputs: int) -> tuple[Any, ...]:
+    """Return the ``dynamic_shapes`` of ``torch.export`` that leave the first dimension of every input free.
+
+    Args:
+        module: where its forward takes ``*tensors``, these are one argument to ``torch.export``.
+        batch: the dimension.
+        inputs: number of tensors.
+
+    Example:
+        >>> free_batch(nn.ReLU(), "batch", 1)
+        ({0: 'batch'},)
+    """
+    shapes: tuple[Any, ...] = tuple({0: batch} for _ in range(inputs))
+    kinds = [one.kind for one in inspect.signature(module.forward).parameters.values()]
+    return (shapes,) if inspect.Parameter.VAR_POSITIONAL in kinds else shapes
 
 
 def two_rows(example: Tensor) -> Tensor:

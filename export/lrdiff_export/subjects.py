@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrdiff_core.errors import ModelFileError
+from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_export.convert import convert_to_onnx
 from lrdiff_export.golden import read_golden
 from lrdiff_export.judges import GoldenJudge, Judge, ModuleJudge
@@ -67,12 +67,18 @@ def subject_of_module(
         DataError: the rows cannot be fed to a model.
         InputError: the module cannot be evaluated in float64.
         ModelFileError: the ONNX file is not one.
+        ConfigError: another number of output names than of outputs.
     """
     keywords = tuple(rows) if isinstance(rows, Mapping) else None
     arrays = as_arrays(rows)
     examples = [torch.from_numpy(one[:2].copy()) for one in arrays]
     prepared = prepare_module(module, examples, keywords=keywords, outputs=output_names)
     judge = ModuleJudge(prepared, arrays, output_names)
+    if len(judge.names) != len(judge.answers):
+        raise ConfigError(
+            f"{len(judge.names)} output names are given, the module gives {len(judge.answers)}",
+            help="give one name an output",
+        )
     made: list[bytes] = []  # at most one: given, or converted when a backend first asks
     if isinstance(onnx_bytes_or_path, bytes):
         parse_onnx(onnx_bytes_or_path)

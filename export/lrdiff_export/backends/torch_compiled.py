@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lrdiff_export.backends.protocol import Facts, Predict, RanElsewhereError, register_backend
 from lrdiff_export.backends.torch_eager import TorchBackend, check_device, torch_facts
-from lrdiff_export.reference import evaluation_copy, run_module, to_numpy, two_rows
+from lrdiff_export.reference import evaluation_copy, free_batch, run_module, to_numpy, two_rows
 
 __all__ = ["CompiledBackend", "PackageBackend", "compiler_path"]
 
@@ -118,7 +118,8 @@ class PackageBackend:
         self._folders.append(folder)
         examples = tuple(two_rows(torch.tensor(one)) for one in rows)
         batch = torch.export.Dim("batch", min=1)
-        program = torch.export.export(evaluation_copy(module), examples, dynamic_shapes=(({0: batch},) * len(rows),))
+        copied = evaluation_copy(module)
+        program = torch.export.export(copied, examples, dynamic_shapes=free_batch(copied, batch, len(rows)))
         package = torch._inductor.aoti_compile_and_package(
             program,
             package_path=str(Path(folder.name, "model.pt2")),
