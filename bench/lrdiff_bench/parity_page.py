@@ -26,8 +26,8 @@ def parity_page(document: Mapping[str, Any], command: str) -> str:
         f"Written by `{command}` on {machine['cpu']} ({machine['cpus']} cores, {machine['system']}), "
         f"Python {document['python']}.",
         "",
-        "The same weights predict the same rows on every backend. Each cell is the largest error against float64, of what "
-        "is allowed, in eps of the arithmetic in the second column at the scale of the output; see the "
+        "The same weights predict the same rows on every backend. Each cell is the largest error against float64, of "
+        "what is allowed, in eps of the arithmetic in the second column at the scale of the output; see the "
         "[guide](../guide/parity.md)."
         if document["guide"]
         else "arithmetic in the second column at the output's scale.",
@@ -44,7 +44,7 @@ def parity_page(document: Mapping[str, Any], command: str) -> str:
     unexplained = sum(row["flips_unexplained"] or 0 for name in names for row in models[name]["results"])
     lines += [
         "",
-        f"Decisions that differ from those of float64: {sum(flips)}, of which the margin leaves {unexplained} unexplained.",
+        f"Decisions that differ from those of float64: {sum(flips)}; {unexplained} of them no margin explains.",
         "",
     ]
     rows_of = ((name, row) for name in names for row in models[name]["results"])

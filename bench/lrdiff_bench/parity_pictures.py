@@ -44,7 +44,7 @@ def draw_matrix(stem: Path, models: Mapping[str, dict[str, Any]], title: str) ->
     """
     results = [report["results"] for report in models.values()]
     shown = [i for i in range(len(results[0])) if any(column[i]["status"] != "unavailable" for column in results)]
-    height, left, width = len(shown), 3.6, 1.9
+    height, left, width = len(shown), 2.9, 1.9
     figure = Figure(figsize=(left + width * len(models), 0.34 * height + 1.0), layout="constrained")
     panel = figure.subplots()
     for y, i in enumerate(shown):
@@ -75,7 +75,8 @@ def _words(row: Mapping[str, Any]) -> str:
     words = f"{eps(row['error'])} of {eps(row['allowed'])}"
     if row["status"] == "differs":
         return f"differs: {words}"
-    arithmetic = row["arithmetic"]
+    # Where the error says more than the dtype does.
+    arithmetic = None if row["dtype"] in (row["arithmetic"] or "") else row["arithmetic"]
     return (
         words
         if arithmetic in (None, "float32")

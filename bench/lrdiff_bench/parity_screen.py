@@ -16,14 +16,14 @@ SHORT = {"float32": "fp32", "tfloat32": "tf32", "float16": "fp16", "bfloat16": "
 STYLES = {"agrees": "green", "differs": "bold red", "refused": "bold yellow", "unavailable": "dim"}
 
 
-def eps(value: float | None) -> str:
+def eps(value: float | None, digits: int = 3) -> str:
     """Write an error in units of eps.
 
     Example:
-        >>> eps(0.75), eps(46012.0), eps(None)
-        ('0.75', '4.6e+04', 'inf')
+        >>> eps(0.75), eps(46012.0), eps(10.19, 2), eps(None)
+        ('0.75', '4.6e+04', '10', 'inf')
     """
-    return "inf" if value is None else f"{value:.3g}" if value < 1e4 else f"{value:.2g}"
+    return "inf" if value is None else f"{value:.{digits}g}" if value < 1e3 else f"{value:.2g}"
 
 
 def draw_parity(console: Console, s: dict[str, Any]) -> None:
@@ -50,8 +50,8 @@ def draw_parity(console: Console, s: dict[str, Any]) -> None:
         line(console, text, style)
     line(
         console,
-        f"against {s['reference']} on {s['rows']} rows; errors in eps of the dtype at the largest output; again: bits of a "
-        "second run; alone: of rows run one by one, the same or this far from float64",
+        f"against {s['reference']} on {s['rows']} rows; errors in eps of the dtype at the largest output; "
+        "again: bits of a second run; alone: of rows run one by one, the same or this far from float64",
     )
 
 
@@ -85,7 +85,7 @@ def _cell(row: Mapping[str, Any]) -> Text:
     style = STYLES[row["status"]]
     if row["status"] in ("refused", "unavailable"):
         return Text(row["status"], style=style)
-    return Text(f"{eps(row['error'])} of {eps(row['allowed'])}", style=style)
+    return Text(f"{eps(row['error'], 2)} of {eps(row['allowed'], 2)}", style=style)
 
 
 def notes(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, str]]:
@@ -95,46 +95,36 @@ def notes(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, str]
         rows: model (or nothing, where there is only one) and result.
     """
     rows = list(rows)
-    bad: dict[tuple[str, str, str], list[str]] = {}
-    kinds: dict[str, dict[str, list[str]]] = {key: {} for key in ("arithmetic", "again", "alone", "zero")}
-    missing: dict[str, list[str]] = {}
+    models = list(dict.fromkeys(model for model, _ in rows))
+    told: dict[tuple[str, str, str], dict[str, list[str]]] = {}  # style, form and words: backends with their models
     for model, row in rows:
-        name = row["backend"]
-        if row["status"] == "unavailable":
-            missing.setdefault(row["reason"], []).append(name)
-            continue
-        if row["status"] in ("differs", "refused"):
-            bad.setdefault((name, row["status"], row["reason"]), []).append(model)
-            continue
-        where = f"{name} ({model})" if model else name
-        if row["arithmetic"] not in (None, "float32"):
-            kinds["arithmetic"].setdefault(row["arithmetic"], []).append(where)
-        if row["repeats"] is False:
-            kinds["again"].setdefault("", []).append(where)
-        if row["denormals"] == "flushed":
-            kinds["zero"].setdefault("", []).append(name)
-        if model and row["alone_equal"] is False:
-            kinds["alone"].setdefault("", []).append(where)
-    found = [
-        (f"{name} {status}{_models(models)}: {reason}", STYLES[status])
-        for (name, status, reason), models in bad.items()
-    ]
-    for arithmetic, names in kinds["arithmetic"].items():
-        found.append((f"computed in {arithmetic}, by the error: {_list(names)}", "yellow"))
-    texts = {
-        "again": "a second run gave other bits: ",
-        "zero": "flush denormal numbers to zero: ",
-        "alone": "rows alone gave other bits than together, within the budget: ",
-    }
-    for key, text in texts.items():
-        found += [(text + _list(names), "") for names in kinds[key].values()]
-    found += [(f"not here: {_list(names)}: {reason}", "dim") for reason, names in missing.items()]
+        for style, form, words in _remarks(model, row):
+            told.setdefault((style, form, words), {}).setdefault(row["backend"], []).append(model)
+    order = ["bold red", "bold yellow", "yellow", "", "dim"]
+    found = []
+    for (style, form, words), backends in sorted(told.items(), key=lambda one: order.index(one[0][0])):
+        names = [
+            name if where == models else f"{name} ({', '.join(dict.fromkeys(where))})"
+            for name, where in backends.items()
+        ]
+        found.append((form.format(", ".join(names), words), style))
     return found
 
 
-def _models(models: list[str]) -> str:
-    return f" on {', '.join(models)}" if any(models) else ""
-
-
-def _list(names: list[str]) -> str:
-    return ", ".join(dict.fromkeys(names))
+def _remarks(model: str, row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Style, form and words of what is to be said of one result."""
+    status = row["status"]
+    if status == "unavailable":
+        return [(STYLES[status], "not here: {0}: {1}", row["reason"])]
+    if status != "agrees":
+        return [(STYLES[status], f"{{0}} {status}: {{1}}", row["reason"])]
+    said = []
+    if row["arithmetic"] not in (None, "float32"):
+        said.append(("yellow", "{0}: computed in {1}, by the error", row["arithmetic"]))
+    if row["repeats"] is False:
+        said.append(("", "{0}: {1}", "a second run gave other bits"))
+    if row["denormals"] == "flushed":
+        said.append(("", "{0}: {1}", "denormal numbers are flushed to zero"))
+    if row["alone_equal"] is False and model:  # of one model it stands in the table
+        said.append(("", "{0}: {1}", "rows alone gave other bits than together"))
+    return said

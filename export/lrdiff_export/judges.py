@@ -40,23 +40,28 @@ class Judge(ABC):
         """Return one mask an output of what nobody can be asked for in this arithmetic; None to judge everything."""
         return [None] * len(self.answers)
 
-    def judge(self, outputs: Sequence[np.ndarray], arithmetic: str, rows: int | None = None) -> list[Verdict]:
+    def alone(self, rows: int) -> Sequence[np.ndarray]:
+        """Return the answers to the first rows, each given by itself; the same unless a model looks at its batch."""
+        return [answer[:rows] for answer in self.answers]
+
+    def judge(self, outputs: Sequence[np.ndarray], arithmetic: str, *, alone: int | None = None) -> list[Verdict]:
         """Compare outputs with the answers.
 
         Args:
             outputs: one array an output.
             arithmetic: whose budgets to allow.
-            rows: number of first rows that were run; all by default.
+            alone: number of first rows that were run, one by one; None where all were run together.
 
         Returns:
             One verdict an output; if the number of outputs is wrong, one verdict that says so.
         """
-        if len(outputs) != len(self.answers):
-            reason = f"{len(outputs)} outputs instead of {len(self.answers)}"
+        answers = self.answers if alone is None else self.alone(alone)
+        if len(outputs) != len(answers):
+            reason = f"{len(outputs)} outputs instead of {len(answers)}"
             return [Verdict(output="all outputs", error=float("inf"), allowed=0.0, reason=reason)]
-        parts = zip(self.names, outputs, self.answers, self.budgets(arithmetic), self.excused(arithmetic), strict=True)
+        parts = zip(self.names, outputs, answers, self.budgets(arithmetic), self.excused(arithmetic), strict=True)
         return [
-            judge_output(name, np.asarray(output), answer[:rows], budget, None if mask is None else mask[:rows])
+            judge_output(name, np.asarray(output), answer, budget, None if mask is None else mask[:alone])
             for name, output, answer, budget, mask in parts
         ]
 
@@ -87,6 +92,7 @@ class ModuleJudge(Judge):
     def __init__(self, module: nn.Module, rows: tuple[np.ndarray, ...], names: Sequence[str] | None = None) -> None:
         self._rows = rows
         self._scales = {"float32": Yardstick(module, rows, names=names)}
+        self._alone: list[np.ndarray] = []
         self._simulated: dict[str, list[list[np.ndarray]]] | None = None
         self.names = self._scales["float32"].names
         self.answers = self._scales["float32"].answers
@@ -103,6 +109,14 @@ class ModuleJudge(Judge):
     def excused(self, arithmetic: str) -> Sequence[np.ndarray | None]:
         """Return, below float32, what eager in the same arithmetic has not finite either."""
         return [None] * len(self.answers) if arithmetic == "float32" else list(self._scale(arithmetic).beyond)
+
+    def alone(self, rows: int) -> Sequence[np.ndarray]:
+        """Evaluate each row by itself."""
+        if not self._alone:
+            scale = self._scales["float32"]
+            each = [scale.reference([one[row : row + 1] for one in self._rows]) for row in range(rows)]
+            self._alone = [np.concatenate(parts) for parts in zip(*each, strict=True)]
+        return self._alone
 
     def name(self, outputs: Sequence[np.ndarray]) -> str | None:
         """Compare the error with those of simulated arithmetics."""

@@ -37,7 +37,7 @@ class BackendResult:
         repeats: whether a second run gave the same bits.
         alone_equal: whether rows run one by one gave the same bits as together; None where it takes no single row.
         alone_error: error of the rows run one by one, in eps units.
-        denormals: ``kept`` or ``flushed``; None where it was not looked at.
+        denormals: ``kept`` or ``flushed``; None below float32, or where the probe did not run.
         facts: what the backend says of the run: versions, threads, switches, provider of how many nodes.
         outputs: one verdict an output.
     """

@@ -122,8 +122,9 @@ def _compare(backend: Backend, subject: Subject, denormals: list[str | None]) ->
         return replace(blank, reason=missing)
     try:
         ran = _run(backend, subject)
-        if backend.dtype in (None, "float32") and not denormals:
-            denormals.append(denormals_of(backend) if ran.facts.get("arithmetic", "float32") == "float32" else None)
+        if not denormals:
+            exact = (backend.dtype or ran.facts.get("arithmetic")) == "float32"
+            denormals.append(_denormals(backend) if exact else None)
     except UnavailableError as problem:
         return replace(blank, reason=problem.message)
     except RanElsewhereError as problem:
@@ -133,6 +134,14 @@ def _compare(backend: Backend, subject: Subject, denormals: list[str | None]) ->
     except Exception as problem:  # noqa: BLE001 - whatever a backend raises is its answer, and one line of the matrix
         return replace(blank, status=REFUSED, reason=f"{type(problem).__name__}: {first_line(problem)}")
     return _judge(backend, subject, ran, replace(blank, denormals=denormals[0] if denormals else None))
+
+
+def _denormals(backend: Backend) -> str | None:
+    """What the probe shows; nothing where a backend runs the model but not the probe."""
+    try:
+        return denormals_of(backend)
+    except Exception:  # noqa: BLE001 - the model ran; only this stays unknown
+        return None
 
 
 def _run(backend: Backend, subject: Subject) -> _Ran:
@@ -169,7 +178,7 @@ def _judge(backend: Backend, subject: Subject, ran: _Ran, blank: BackendResult) 
         return replace(blank, status=REFUSED, reason=f"does not say in which arithmetic it computes, but {dtype!r}")
     try:
         verdicts = [*judge.judge(ran.outputs, dtype), *judge.judge(ran.again, dtype)]
-        alone = [] if ran.alone is None else judge.judge(ran.alone, dtype, len(ran.alone[0]))
+        alone = [] if ran.alone is None else judge.judge(ran.alone, dtype, alone=len(ran.alone[0]))
     except LrdiffError as problem:  # the model cannot be evaluated in that arithmetic: nobody knows what is right
         return replace(blank, dtype=dtype, status=REFUSED, reason=problem.message)
     worst = max((*verdicts, *alone), key=lambda verdict: verdict.severity)

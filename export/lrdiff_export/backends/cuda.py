@@ -173,7 +173,8 @@ def no_cuda() -> str | None:
 
 def cuda_facts(products: str) -> dict[str, object]:
     """Return the device's name and how float32 products are computed."""
-    return {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "float32_products": products}
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"gpu": name, "cuda": torch.version.cuda, "float32_products": products}
 
 
 @contextmanager
