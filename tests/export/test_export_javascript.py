@@ -261,3 +261,18 @@ def test_rows_go_to_javascript_and_back_unchanged() -> None:
         back = _unpacked(_packed(rows))
         assert back.dtype == rows.dtype
         assert np.array_equal(back, rows)
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_program_that_forgot_them(javascript: Path) -> None:
+    script = (
+        "from lrdiff_export.workers import NodeWorker, ChromiumWorker; import sys\n"
+        "workers = [NodeWorker('onnxruntime-web'), *([ChromiumWorker()] if sys.argv[1] == 'browser' else [])]\n"
+        "print(*(worker._process.pid for worker in workers)); raise SystemExit(3)"
+    )
+    browser = "none" if BACKENDS["chromium"].availability() else "browser"
+    ran = subprocess.run([sys.executable, "-c", script, browser], capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, ran.stderr) == (3, "")
+    for pid in map(int, ran.stdout.split()):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
