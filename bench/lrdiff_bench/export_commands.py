@@ -26,7 +26,16 @@ from lrdiff_export.records import first_line
 if TYPE_CHECKING:
     from lrdiff_export import Allowance
 
-__all__ = ["compare_files", "export_model", "latency", "list_targets", "predict_onnx", "verify_model", "whole_numbers"]
+__all__ = [
+    "compare_files",
+    "export_model",
+    "from_factory",
+    "latency",
+    "list_targets",
+    "predict_onnx",
+    "verify_model",
+    "whole_numbers",
+]
 
 
 def export_model(
@@ -62,7 +71,7 @@ def export_model(
     if allow:
         options["allowance"] = _allowance(allow)
     if ":" in source and not Path(source).exists():
-        module, example, more = _from_factory(source)
+        module, example, more = from_factory(source)
         report = export(module, example, **{"out": out or Path("model.onnx"), **more, **options})
         return {**report.to_dict(), "passed": True}
     run = Path(source)
@@ -240,7 +249,12 @@ def _allowance(texts: Sequence[str]) -> Allowance:
     return Allowance(**given)
 
 
-def _from_factory(source: str) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
+def from_factory(source: str) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
+    """Return the module, the example and the further arguments that ``MODULE:FACTORY`` makes.
+
+    Raises:
+        ConfigError: it cannot be imported, or gives something else.
+    """
     from lrdiff_export import export
 
     name, _, attribute = source.partition(":")

@@ -32,6 +32,20 @@ def timed(build: Callable[..., timing.Case]) -> Callable[..., dict[str, Any]]:
     return benchmark
 
 
+def error(build: Callable[..., timing.Case]) -> Callable[..., float]:
+    """How far results are from float64, in eps at their scale: what a `track_` benchmark returns, lower is better."""
+
+    def benchmark(*values: Any) -> float:
+        case = build(*values)
+        with timing.pinned(case.threads):
+            parity = case.factory().parity
+            return float("nan") if parity is None else parity().error  # nan is asv's "not available"
+
+    benchmark.type = "track"
+    benchmark.unit = "eps"
+    return benchmark
+
+
 def peak_memory(build: Callable[..., timing.Case]) -> Callable[..., None]:
     """asv reads the peak resident memory of the whole process after this returned, Python and torch included."""
 
@@ -56,20 +70,23 @@ def add(family: cases.CaseFamily, name: str, view: Any) -> None:
             raise NotImplementedError(reason)  # asv's word for "skip"
 
     # asv tells kinds apart by the beginning of the name: what a "track_" function returns is the result.
-    kind, make = ("track", timed) if family.metric == "time" else ("peakmem", peak_memory)
-    benchmark = make(build)
-    benchmark.__name__ = f"{kind}_{family.name}" + (f"__{name}" if name else "")
-    benchmark.__doc__ = family.summary
-    said = {
-        key: value for key, value in fixed.items() if value != family.parameters[key][0]
-    }  # the page cuts long names
-    benchmark.pretty_name = " ".join((family.name, *([name] if name else []), *(f"{k}={v}" for k, v in said.items())))
-    benchmark.version = family.version  # asv would hash the source text above, the same for every family
-    benchmark.setup = setup
-    if varied:
-        benchmark.params = [list(values) for values in varied.values()]
-        benchmark.param_names = list(varied)
-    globals()[benchmark.__name__] = benchmark
+    kinds = {"track": timed} if family.metric == "time" else {"peakmem": peak_memory}
+    if family.metric == "time" and family.parity:
+        kinds["track_error"] = error
+    # What has the first value of its parameter goes without saying: the page cuts long names.
+    said = {key: value for key, value in fixed.items() if value != family.parameters[key][0]}
+    for kind, make in kinds.items():
+        benchmark = make(build)
+        benchmark.__name__ = f"{kind}_{family.name}" + (f"__{name}" if name else "")
+        benchmark.__doc__ = family.summary
+        words = [family.name, *([name] if name else []), *(f"{k}={v}" for k, v in said.items())]
+        benchmark.pretty_name = " ".join(["error of", *words] if make is error else words)
+        benchmark.version = family.version  # asv would hash the source text above, the same for every family
+        benchmark.setup = setup
+        if varied:
+            benchmark.params = [list(values) for values in varied.values()]
+            benchmark.param_names = list(varied)
+        globals()[benchmark.__name__] = benchmark
 
 
 for _family in cases.CASES.values():
