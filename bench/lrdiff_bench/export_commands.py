@@ -19,7 +19,16 @@ from lrdiff_core.data import read_features
 from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_core.model import Predictor
 
-__all__ = ["compare_files", "export_model", "latency", "list_targets", "predict_onnx", "thread_counts", "verify_model"]
+__all__ = [
+    "compare_files",
+    "export_model",
+    "from_factory",
+    "latency",
+    "list_targets",
+    "predict_onnx",
+    "thread_counts",
+    "verify_model",
+]
 
 
 def export_model(
@@ -48,7 +57,7 @@ def export_model(
 
     options: dict[str, Any] = {"target": target, "variants": variants, "opset": opset}
     if ":" in source and not Path(source).exists():
-        module, example, more = _from_factory(source)
+        module, example, more = from_factory(source)
         return {**export(module, example, out=out or Path("model.onnx"), **options, **more).to_dict(), "passed": True}
     run = Path(source)
     net, info, config = open_run(run)
@@ -170,7 +179,12 @@ def compare_files(models: Sequence[str] | None = None) -> str:
     return comparison_table(compare_exporters(list(models) if models else None))
 
 
-def _from_factory(source: str) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
+def from_factory(source: str) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
+    """Return the module, the example and the further arguments that ``MODULE:FACTORY`` makes.
+
+    Raises:
+        ConfigError: it cannot be imported, or gives something else.
+    """
     name, _, attribute = source.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:

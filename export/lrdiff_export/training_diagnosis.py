@@ -71,8 +71,10 @@ def explain(
         return "it did not move"
     factor, rest = step_factor(moved, exact)
     right = "its gradient is right, " if gradients == RIGHT else ""
-    if factor is not None and rest < PARALLEL and abs(factor - 1) > SAME:
+    if factor is not None and rest < PARALLEL and abs(factor - 1) > max(SAME, rest):
         return f"{right}its step is {factor:.3g} times that of float64{_why(job, name, step, factor)}"
+    if factor is not None and rest < abs(factor - 1) / 2:
+        return f"{right}its step is {factor:.7g} times that of float64"
     return f"{right}its step is not that of float64"
 
 

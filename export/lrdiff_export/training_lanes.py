@@ -221,7 +221,8 @@ class TrainingImplementation:
 
     def update(self, optimizer: Any) -> Callable[[], object]:
         """What makes the update once there are gradients."""
-        return optimizer.step  # type: ignore[no-any-return]
+        step: Callable[[], object] = optimizer.step
+        return step
 
     def start(self, placed: Placed, arithmetic: Arithmetic) -> Running:
         """Begin to train: each step is forward, backward, update."""

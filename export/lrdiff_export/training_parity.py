@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lrdiff_core.errors import CheckFailed, LrdiffError, UnavailableError
 from lrdiff_export.parity import AGREES, DIFFERS, REFUSED, UNAVAILABLE
@@ -184,6 +184,7 @@ def check_training_parity(
         InputError: the job cannot be trained in float64, or draws random numbers.
 
     Example:
+        >>> from torch import nn
         >>> from lrdiff_export.training_job import RateGroup
         >>> job = TrainingJob(
         ...     name="line", module=nn.Linear(2, 1), batches=[(torch.ones(4, 2),)] * 3, optimizer="adam",

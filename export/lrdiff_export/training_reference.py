@@ -6,11 +6,11 @@ For each tensor and step the distance is :math:`E_t = \\max |w_t - w^{64}_t| / (
 .. math:: B_t = \\max_{r \\le t} \\max(f,\\; 4 E^{plain}_r,\\; 4 k_r),
 
 where :math:`f` is two digits of what a weight is kept in (it is rounded once here and once there) and eight of the
-loss (a sum in another order), :math:`E^{plain}` is the distance of torch's default optimizer on the CPU in the same arithmetic (from the given
-start, and from starts moved by a digit), and :math:`k` that of float64 trajectories whose weights, at the start and
-after every step, and rows are moved by half a unit in the last place. Where a training amplifies rounding, these do
-too, and the budget grows with them: it is never a number chosen beforehand, and *sharpness* says what it still means,
-as a share of the way that the weights went.
+loss (a sum in another order), :math:`E^{plain}` is the distance of torch's default optimizer on the CPU in the same
+arithmetic (from the given start, and from starts moved by a digit), and :math:`k` that of float64 trajectories whose
+weights (at the start and after every step), rows and bias corrections are moved by half a unit in the last place. Where
+a training amplifies rounding, these do too, and the budget grows with them: it is never a number chosen beforehand, and
+*sharpness* says what it still means, as a share of the way that the weights went.
 
 The backward-error view is that of N. J. Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., SIAM 2002,
 chapter 1; an optimizer as a map whose rounding errors are amplified from step to step: chapter 18 (matrix powers).
@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,8 @@ def _snapshot(placed: Placed, loss: Tensor | None) -> Snapshot:
     sizes = [param.numel() for param in placed.params]
     raw = flat.view(torch.uint8).numpy()
     ends = np.cumsum([0, *sizes]) * flat.element_size()
-    parts = [raw[start:end] for start, end in zip(ends[:-1], ends[1:], strict=True)]
-    bits = [hashlib.blake2b(part, digest_size=8).digest() for part in (*parts, told.view(torch.uint8).numpy())]
+    parts = [raw[start:end] for start, end in pairwise(ends)] + [told.view(torch.uint8).numpy()]
+    bits = [hashlib.blake2b(part.tobytes(), digest_size=8).digest() for part in parts]
     return Snapshot(values=torch.cat([flat.double(), told.double()]).numpy(), bits=tuple(bits))
 
 
@@ -172,7 +173,7 @@ class TrainingReference:
         for _ in range(2):
             placed = self._placed64()
             found.append(np.stack([one.values for one in snapshots(placed, _float64_step(placed))]))
-        if not np.array_equal(*found, equal_nan=True):
+        if not np.array_equal(found[0], found[1], equal_nan=True):
             raise InputError(
                 f"{self.job.name} trained twice in float64 ends elsewhere: it draws random numbers",
                 help="draw them beforehand, or switch dropout and noise off",
@@ -238,8 +239,24 @@ class _Jitter:
         for param in placed.params:
             param.copy_(self.moved(param, self._stored))
 
+    def bias_correction(self, optimizer: Any, step: int) -> None:
+        """As if the powers of Adam's betas had been rounded to float32, as captured and compiled steps do.
+
+        :math:`1 - \\beta^t` loses digits while :math:`\\beta^t` is near 1: the step is off by
+        :math:`\\delta\\, (\\beta_1^t / (1 - \\beta_1^t) + \\beta_2^t / 2 (1 - \\beta_2^t))` of itself.
+        """
+        digit = min(self._stored, float(torch.finfo(torch.float32).eps))  # twice a half: of the beta, of its power
+        sign = float(_signs(torch.ones(()), self._generator))
+        for part in getattr(optimizer, "parts", [optimizer]):
+            for group in part.param_groups:
+                if "betas" not in group:
+                    continue
+                exact = group.setdefault("_exact_lr", group["lr"])
+                first, second = (beta**step / (1 - beta**step) for beta in group["betas"])
+                group["lr"] = exact * (1 + sign * digit * (first + second / 2))
+
     @torch.no_grad()
-    def gradients(self, placed: Placed, optimizer: Any) -> None:
+    def gradients(self, placed: Placed) -> None:
         """As if the gradients of Muon's matrices had been rounded to bfloat16, as Muon does by definition."""
         if placed.job.optimizer != "muon":
             return
@@ -256,8 +273,11 @@ def _float64_step(placed: Placed, jitter: _Jitter | None = None) -> Any:
     if jitter is not None:
         jitter.stored(placed)
     own = [param.detach().clone() for param in placed.params]
+    number = 0
 
     def step(*batch: Tensor) -> Tensor:
+        nonlocal number
+        number += 1
         rows = batch if jitter is None else jitter.rows(batch)
         coarse = jitter is not None and jitter.coarse
         if coarse:  # products round what they take, and what is stored stays as it is
@@ -286,7 +306,8 @@ def _float64_step(placed: Placed, jitter: _Jitter | None = None) -> Any:
                 for param, kept in zip(placed.params, own, strict=True):
                     param.copy_(kept)
         if jitter is not None:
-            jitter.gradients(placed, optimizer)
+            jitter.gradients(placed)
+            jitter.bias_correction(optimizer, number)
         optimizer.step()
         if jitter is not None:
             jitter.stored(placed)

@@ -13,7 +13,7 @@ from lrdiff_core.model import ModelSpec, build_model
 from lrdiff_core.rates import LayerDecay, RatePlan, param_groups
 from lrdiff_core.seeds import make_generator
 from lrdiff_export.records import first_line
-from lrdiff_export.training_job import Loss, TrainingJob, plan_groups
+from lrdiff_export.training_job import TrainingJob, plan_groups
 from lrdiff_export.zoo import Attending, Convolutional
 
 __all__ = ["TRAINING_ZOO", "make_job", "zoo_job"]
