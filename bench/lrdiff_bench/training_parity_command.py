@@ -247,9 +247,12 @@ def draw_report(console: Console, report: Mapping[str, Any]) -> None:
     if twice:
         line(console, f"trained twice, the same bits: {sum(twice)} of {len(twice)}")
     for budget in report["budgets"]:
-        first, last = budget["allowed"][0], budget["allowed"][-1]
+        judged = [value for value in budget["allowed"][: budget["judged"]] if value is not None] or [0.0]
+        first, last = judged[0], judged[-1]
         words = f"{budget['arithmetic']}: budget {first:.3g} eps after step 1, {last:.3g} at the end, "
         words += sharp_text(budget)
+        if budget["judged"] < report["steps"]:
+            words += f"; judged to step {budget['judged']}, where plain arithmetic leaves its range"
         if budget["blind"]:
             words += f"; rounding alone moves {', '.join(budget['blind'])}"
         line(console, words)

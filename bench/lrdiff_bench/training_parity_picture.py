@@ -67,7 +67,8 @@ def _draw_distance(
 ) -> None:
     steps = range(1, len(budget["allowed"]) + 1)
     panel.fill_between(
-        steps, LEAST, budget["allowed"], color="#F0E442", alpha=0.35, linewidth=0, label="budget (largest tensor's)"
+        steps, LEAST, _shown(budget["allowed"]), color="#F0E442", alpha=0.35, linewidth=0,
+        label="budget (largest tensor's)",
     )  # fmt: skip
     panel.plot(steps, _shown(budget["conditioning"]), color="#666666", linewidth=1, linestyle="--",
                label="float64, moved by half a digit")  # fmt: skip
@@ -106,7 +107,8 @@ def sharp_text(budget: Mapping[str, Any]) -> str:
 def _line(panel: Axes, values: Sequence[float | None], color: str, mark: str, label: str | None) -> None:
     shown = _shown(values)
     every = max(1, len(shown) // MARKED)
-    panel.plot(range(1, len(shown) + 1), shown, color=color, marker=mark, markevery=every, markersize=4,
+    start = every * MARKS.index(mark) // len(MARKS)  # lines lie on each other: marks take turns
+    panel.plot(range(1, len(shown) + 1), shown, color=color, marker=mark, markevery=(start, every), markersize=4,
                linewidth=1.2, alpha=0.9, label=label)  # fmt: skip
 
 

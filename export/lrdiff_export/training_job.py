@@ -170,7 +170,13 @@ class Placed:
 
     def loss(self, *batch: Tensor) -> Tensor:
         """The job's loss, to which the probe adds its gradient and (below the last digit) nothing."""
-        return self.job.loss(self.module, *batch) + (self._by_name[PROBE] * self._slope).sum()
+        value = self.job.loss(self.module, *batch)
+        if self.dtype is torch.float64 and value.dtype is not torch.float64:
+            raise InputError(
+                f"the loss of {self.job.name} is {str(value.dtype).removeprefix('torch.')} in float64",
+                help="make constants and casts in forward() and in the loss follow the dtype of the input",
+            )
+        return value + (self._by_name[PROBE] * self._slope).sum()
 
 
 def plan_groups(plan: RatePlan, **options: Any) -> tuple[RateGroup, ...]:

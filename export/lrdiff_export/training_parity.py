@@ -117,6 +117,7 @@ class Budgets:
         conditioning: the same of moved float64 trajectories.
         sharpness: the budget after the last step as a share of the way that the weights went, of the median tensor.
         blunt_from: the first step from which on that share is 1 or more: the budget says little there.
+        judged: the last step that is judged: after it plain arithmetic itself is not finite as float64 is.
         blind: tensors of which the budget says little at the end, because what moves them is rounding.
     """
 
@@ -126,6 +127,7 @@ class Budgets:
     conditioning: tuple[float, ...]
     sharpness: float
     blunt_from: int | None
+    judged: int
     blind: tuple[str, ...] = ()
 
 
@@ -307,7 +309,8 @@ def _judge(
     job: TrainingJob, lane: Lane, reference: TrainingReference, base: LaneResult, taken: list[Snapshot]
 ) -> LaneResult:
     errors = np.stack([reference.errors(step, one.values) for step, one in enumerate(taken)])
-    shares = errors / reference.allowed
+    bounded = np.isfinite(reference.allowed)
+    shares = np.where(bounded, errors / np.where(bounded, reference.allowed, 1.0), 0.0)
     names = list(reference.names)
     remarks: list[str] = []
     if base.device in FLUSHING and (shares[:, names.index(PROBE)] > 1).any():
@@ -461,6 +464,7 @@ def _budgets(name: str, reference: TrainingReference) -> Budgets:
         conditioning=largest(reference.conditioning),
         sharpness=float(sharpness[-1]),
         blunt_from=None if last == len(sharpness) else last + 1,
+        judged=reference.judged,
         blind=tuple(name for name, share in zip(reference.names, by_tensor[-1], strict=False) if share >= 1),
     )
 

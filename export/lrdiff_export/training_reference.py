@@ -95,6 +95,7 @@ class TrainingReference:
         conditioning: of moved float64 trajectories, in units, ``[steps + 1, tensors]``.
         plain: of plain arithmetic, in units, ``[steps + 1, tensors]``.
         allowed: the budget, in units, ``[steps + 1, tensors]``.
+        judged: the last step at which plain arithmetic is finite as float64 is; nobody can be asked for more after it.
 
     Raises:
         InputError: the training cannot be done in float64, diverges there, draws random numbers, or is too large.
@@ -129,6 +130,7 @@ class TrainingReference:
         self.unit = np.maximum(arithmetic.eps * magnitudes, info.tiny * info.eps)  # no less than the least denormal
         self.conditioning = np.zeros_like(self.unit)
         self.plain = np.zeros_like(self.unit)
+        self.judged = job.steps
         for draw in range(DRAWS):
             np.maximum(self.conditioning, self._moved(draw), out=self.conditioning)
             np.maximum(self.plain, self._plain(draw), out=self.plain)
@@ -136,6 +138,7 @@ class TrainingReference:
         floor[-1] = LOSS_FLOOR
         beyond = MARGIN * np.maximum(self.plain, self.conditioning)
         self.allowed = np.maximum.accumulate(np.maximum(floor * info.eps / arithmetic.eps, beyond))
+        self.allowed[self.judged + 1 :] = np.inf
 
     def part(self, name: str) -> slice:
         """Where a tensor's numbers are in ``values``."""
@@ -208,8 +211,9 @@ class TrainingReference:
         return self._distances(placed, TrainingImplementation().start(placed, arithmetic).step)
 
     def _distances(self, placed: Placed, step: Any) -> np.ndarray:
-        errors = [self.errors(number, one.values) for number, one in enumerate(snapshots(placed, step))]
-        # A plain trajectory that is not finite where float64 is allows nothing: it is the fault of the arithmetic.
+        errors = np.stack([self.errors(number, one.values) for number, one in enumerate(snapshots(placed, step))])
+        if not np.isfinite(errors).all():
+            self.judged = min(self.judged, int((~np.isfinite(errors)).any(axis=1).argmax()) - 1)
         return np.where(np.isfinite(errors), errors, 0.0)
 
 
@@ -291,16 +295,13 @@ def _float64_step(placed: Placed, jitter: _Jitter | None = None) -> Any:
             with float64_throughout():
                 loss = placed.loss(*rows)
                 loss.backward()
+        except InputError:
+            raise
         except Exception as problem:
             raise InputError(
                 f"{placed.job.name} cannot be trained in float64: {first_line(problem)}",
                 help="make constants and casts in forward() and in the loss follow the dtype of the input",
             ) from problem
-        if loss.dtype is not torch.float64:
-            raise InputError(
-                f"the loss of {placed.job.name} is {loss.dtype} in float64",
-                help="make constants and casts in forward() and in the loss follow the dtype of the input",
-            )
         if coarse:
             with torch.no_grad():
                 for param, kept in zip(placed.params, own, strict=True):

@@ -148,7 +148,7 @@ class FallsBack(TrainingImplementation):
         return step
 
 
-class KeepsFloat64Moments(TrainingImplementation):
+class KeepsFloat64Weights(TrainingImplementation):
     """Weights are swapped for wider ones."""
 
     def start(self, placed: Placed, arithmetic: Arithmetic) -> Running:
