@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from lrdiff_bench.bench_commands import BenchGroup, add_bench_commands
+from lrdiff_bench.parity_commands import add_parity_command
 
 if TYPE_CHECKING:
     from lrdiff_core.config import RunConfig
@@ -33,6 +34,7 @@ bench_app = typer.Typer(
 )
 add_bench_commands(bench_app)
 app.add_typer(bench_app, name="bench")
+add_parity_command(app)
 
 # Enum-like choices are checked by the configuration, so that every wrong value gets the same kind of message.
 ConfigFile = Annotated[str | None, typer.Argument(metavar="[CONFIG.toml]", help="Settings; left out: preset seed.")]
@@ -267,10 +269,17 @@ def bench_step(
 
 
 @app.command()
-def doctor(json: JsonOption = False) -> None:
+def doctor(
+    install_javascript: Annotated[bool, typer.Option("--install-javascript", help="First install ONNX Runtime's JavaScript packages by npm, into your cache folder.")] = False,  # noqa: E501
+    json: JsonOption = False,
+) -> None:  # fmt: skip
     """Say what can be used here and why not: versions, devices, compiler, runtimes."""
     from lrdiff_bench.doctor import diagnose, draw
 
+    if install_javascript:
+        from lrdiff_export.javascript import install_javascript as install
+
+        install()
     report = diagnose()
     if json:
         _print_json(report)

@@ -361,12 +361,14 @@ def export_section(trained: Trained, folder: Path, config: RunConfig) -> dict[st
 
 
 def parity_section(trained: Trained, folder: Path) -> dict[str, Any]:
-    from lrdiff_export import check_parity
+    from lrdiff_export import BACKENDS, check_parity
 
     model = folder / "model.onnx"
     report = check_parity(
         Predictor(trained.net),
         test_rows(trained),
+        # Those that take seconds to start are left to `lrdiff parity`.
+        backends=[name for name, backend in BACKENDS.items() if not backend.heavy],
         onnx_bytes_or_path=model if model.is_file() else None,
         decide=decider(trained.net.spec.task),
     ).to_dict()

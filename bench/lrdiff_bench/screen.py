@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
+from lrdiff_bench.parity_screen import draw_parity, eps
+from lrdiff_bench.screen_parts import INDENT, line, make_console, plain_table
 from lrdiff_bench.single_rates import SMALLEST_DIFFERENCE
 from lrdiff_bench.terminal_chart import draw_curves
 
-__all__ = ["DRAW", "Screen", "make_console"]
+__all__ = ["DRAW", "Screen", "make_console", "plain_table"]
 
 TITLES = {
     "data": "Data in",
@@ -30,25 +30,6 @@ TITLES = {
     "parity": "Parity",
     "folder": "The run folder",
 }
-INDENT = "   "
-
-
-class PatientConsole(Console):
-    """A console whose reader may leave, as in ``lrdiff trace RUN | head``: that ends the program, without an error."""
-
-    def on_broken_pipe(self) -> None:
-        try:
-            super().on_broken_pipe()
-        except SystemExit:
-            raise SystemExit(0) from None
-
-
-def make_console(*, stderr: bool = False) -> Console:
-    """Return a console that keeps to 80 columns where its width is not known."""
-    console = PatientConsole(stderr=stderr, highlight=False)
-    if not console.is_terminal:
-        console.width = shutil.get_terminal_size((80, 24)).columns
-    return console
 
 
 class Screen:
@@ -89,13 +70,6 @@ class Screen:
 def heading(console: Console, number: int, name: str) -> None:
     """Write a stage's number and title."""
     console.print(Text(f"\n{number:2d} {TITLES[name]}", style="bold cyan"))
-
-
-def line(console: Console, text: str, style: str = "") -> None:
-    """Write one indented paragraph, wrapped with its indent kept."""
-    for part in Text(text, style=style).wrap(console, console.width - len(INDENT)):
-        part.rstrip()
-        console.print(Text(INDENT) + part, soft_wrap=True)
 
 
 def numbers(values: Sequence[float | None], *, most: int = 5, digits: int = 3) -> str:
@@ -357,48 +331,8 @@ def draw_verification(console: Console, s: dict[str, Any]) -> None:
     draw_verdicts(console, s["worst"], s["problems"])
 
 
-def eps(value: float | None) -> str:
-    """Write an error in units of eps."""
-    return "inf" if value is None else f"{value:.3g}"
-
-
-def draw_parity(console: Console, s: dict[str, Any]) -> None:
-    table = plain_table("backend", "result", "error", "allowed", "flipped", "why")
-    styles = {"agrees": "green", "differs": "bold red", "refused": "bold red", "unavailable": "dim"}
-    for row in s["results"]:
-        ran = row["status"] in ("agrees", "differs")
-        flipped = row["decisions_flipped"]
-        table.add_row(
-            row["backend"],
-            Text(row["status"], style=styles[row["status"]]),
-            eps(row["error"]) if ran else "",
-            eps(row["allowed"]) if ran else "",
-            "" if flipped is None else str(flipped),
-            row["reason"] or "",
-        )
-    console.print(table)
-    line(console, f"against {s['reference']} on {s['rows']} held-out rows; errors in float32 eps of the largest output")
-
-
 def draw_folder(console: Console, s: dict[str, Any]) -> None:
     line(console, f"{s['path']}: {', '.join(s['files'])}")
-
-
-class PlainTable(Table):
-    """A table without frames, indented like the text around it; words stand left, numbers right."""
-
-    def add_row(self, *cells: Any, **options: Any) -> None:
-        super().add_row(INDENT + str(cells[0]), *cells[1:], **options)
-
-
-def plain_table(*columns: str) -> PlainTable:
-    """Return an empty table with these headings."""
-    table = PlainTable(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column(INDENT + columns[0], no_wrap=True)
-    for name in columns[1:]:
-        words = name in {"split", "why", "result", "rates", "version"}
-        table.add_column(name, justify="left" if words else "right", no_wrap=name != "why", overflow="fold")
-    return table
 
 
 DRAW: dict[str, Callable[[Console, dict[str, Any]], None]] = {

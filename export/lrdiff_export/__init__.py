@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from lrdiff_export.golden import GoldenReport, verify_golden
     from lrdiff_export.judging import Budget, Verdict
     from lrdiff_export.latency import LatencyReport, measure_latency
+    from lrdiff_export.matrix import BackendResult, ParityReport
     from lrdiff_export.modelfile import load_onnx
-    from lrdiff_export.parity import BackendResult, ParityReport, check_parity
+    from lrdiff_export.parity import check_parity, check_subjects
     from lrdiff_export.ports import Port
     from lrdiff_export.predictor import OnnxPredictor
     from lrdiff_export.publish import ExportReport, VerificationFailed, export, export_onnx
     from lrdiff_export.runners import RUNNERS, register_runner
     from lrdiff_export.runtimes import RuntimeInfo, describe_runtimes
     from lrdiff_export.sandbox import Limits, Sandbox, inspect_untrusted, run_untrusted
+    from lrdiff_export.subjects import Subject, subject_of_file, subject_of_module
     from lrdiff_export.targets import TARGETS, Target, find_target
     from lrdiff_export.variants import Allowance, VariantReport
     from lrdiff_export.verify import CaseResult, VerificationReport, verify_onnx
@@ -53,6 +55,7 @@ __all__ = [
     "RUNNERS",
     "RuntimeInfo",
     "Sandbox",
+    "Subject",
     "TARGETS",
     "Target",
     "VariantReport",
@@ -62,6 +65,7 @@ __all__ = [
     "Yardstick",
     "card_of",
     "check_parity",
+    "check_subjects",
     "convert_to_onnx",
     "describe_runtimes",
     "export",
@@ -74,6 +78,8 @@ __all__ = [
     "register_backend",
     "register_runner",
     "run_untrusted",
+    "subject_of_file",
+    "subject_of_module",
     "verify_golden",
     "verify_onnx",
 ]
@@ -82,7 +88,7 @@ _HOME = {
     "Allowance": "variants",
     "BACKENDS": "backends",
     "Backend": "backends",
-    "BackendResult": "parity",
+    "BackendResult": "matrix",
     "Battery": "battery",
     "Budget": "judging",
     "Card": "card",
@@ -95,11 +101,12 @@ _HOME = {
     "Limits": "sandbox",
     "NodeError": "diagnose",
     "OnnxPredictor": "predictor",
-    "ParityReport": "parity",
+    "ParityReport": "matrix",
     "Port": "ports",
     "RUNNERS": "runners",
     "RuntimeInfo": "runtimes",
     "Sandbox": "sandbox",
+    "Subject": "subjects",
     "TARGETS": "targets",
     "Target": "targets",
     "VariantReport": "variants",
@@ -109,6 +116,7 @@ _HOME = {
     "Yardstick": "budget",
     "card_of": "card",
     "check_parity": "parity",
+    "check_subjects": "parity",
     "convert_to_onnx": "convert",
     "describe_runtimes": "runtimes",
     "export": "publish",
@@ -121,6 +129,8 @@ _HOME = {
     "register_backend": "backends",
     "register_runner": "runners",
     "run_untrusted": "sandbox",
+    "subject_of_file": "subjects",
+    "subject_of_module": "subjects",
     "verify_golden": "golden",
     "verify_onnx": "verify",
 }

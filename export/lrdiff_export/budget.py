@@ -13,6 +13,9 @@ rounding the inputs.
 
 The backward-error view is that of N. J. Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., SIAM 2002,
 chapter 1.
+
+The same rule judges lower precision: eps, eager evaluation and jitter are then those of bfloat16, float16 or TF32, and
+agreeing means as good as that arithmetic allows.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from lrdiff_export.arithmetic import evaluate_in, find_arithmetic
 from lrdiff_export.judging import Budget, Verdict, as_dtype, judge_output, kind_of, largest_error
 from lrdiff_export.ports import Arrays, as_arrays
-from lrdiff_export.reference import evaluate, evaluate_float64, evaluation_copy, float64_copy
+from lrdiff_export.reference import evaluate_float64, evaluation_copy, float64_copy
 
 __all__ = ["FLOOR", "JITTER_DRAWS", "MARGIN", "Budget", "Verdict", "Yardstick"]
 
@@ -49,6 +53,7 @@ class Yardstick:
 
     Attributes:
         names: of the outputs.
+        arithmetic: whose errors the budgets allow; float32, see :meth:`in_arithmetic`.
         budgets: one an output.
         answers: the float64 outputs of ``rows``.
         beyond: one mask an output, true where eager float32 itself is not finite as float64 is: nobody can be asked
@@ -69,12 +74,14 @@ class Yardstick:
     def __init__(self, module: nn.Module, rows: Arrays, *, names: Sequence[str] | None = None) -> None:
         self._module = evaluation_copy(module)
         self._module64 = float64_copy(module)
+        self.arithmetic = "float32"
         self._measure(as_arrays(rows), names)
 
     def _measure(
         self, rows: Sequence[np.ndarray], names: Sequence[str] | None, scales: Sequence[float] | None = None
     ) -> None:
-        eager = evaluate(self._module, *rows)
+        self._rows = rows
+        eager = evaluate_in(self._module, rows, self.arithmetic)
         self._dtypes = [output.dtype for output in eager]
         self.answers = self.reference(rows)
         jittered = list(self._jittered(rows))
@@ -85,6 +92,7 @@ class Yardstick:
                 eager[index],
                 [outputs[index] for outputs in jittered],
                 least_scale=scales[index] if scales else 0.0,
+                eps=None if self.arithmetic == "float32" else find_arithmetic(self.arithmetic).eps,
             )
             for index in range(len(eager))
         ]
@@ -110,6 +118,21 @@ class Yardstick:
         other._measure(as_arrays(rows), self.names, [budget.scale for budget in self.budgets])
         return other
 
+    def in_arithmetic(self, name: str) -> Yardstick:
+        """Return a yardstick of the same module and rows that allows what another arithmetic loses.
+
+        Exact outputs, such as labels, may differ in as many elements as eager in that arithmetic and jittered inputs
+        make differ, times the same margin.
+
+        Raises:
+            ConfigError: no such arithmetic.
+            InputError: the module does not run in it.
+        """
+        other = copy.copy(self)
+        other.arithmetic = find_arithmetic(name).name
+        other._measure(self._rows, self.names)
+        return other
+
     def reference(self, rows: Arrays) -> list[np.ndarray]:
         """Return the float64 outputs for ``rows``, one array an input; exact dtypes stay what they are."""
         return evaluate_float64(self._module64, _sequence(rows), self._dtypes)
@@ -117,7 +140,7 @@ class Yardstick:
     def _jittered(self, rows: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
         """Yield the float64 outputs with every float moved by half an ULP up or down; the same draws everywhere."""
         generator = np.random.default_rng(_JITTER_SEED)
-        half_ulp = float(np.finfo(np.float32).eps) / 2
+        half_ulp = find_arithmetic(self.arithmetic).eps / 2
 
         def factor(shape: tuple[int, ...]) -> np.ndarray:
             return 1.0 + half_ulp * (2.0 * generator.integers(0, 2, size=shape) - 1.0)
@@ -169,15 +192,20 @@ def _sequence(rows: Arrays) -> tuple[np.ndarray, ...]:
 
 
 def _budget(
-    reference: np.ndarray, eager: np.ndarray, jittered: list[np.ndarray], *, least_scale: float = 0.0
+    reference: np.ndarray,
+    eager: np.ndarray,
+    jittered: list[np.ndarray],
+    *,
+    least_scale: float = 0.0,
+    eps: float | None = None,
 ) -> Budget:
     if eager.dtype.kind != "f":
-        return Budget(dtype=str(eager.dtype), scale=0.0, unit=0.0, eager_error=0.0, conditioning=0.0, allowed=0.0)
+        return _exact_budget(reference, eager, jittered, lower=eps is not None)
     info = np.finfo(eager.dtype)
     # An element that eager float32 loses to infinity must not set the scale by which the others are judged.
     fits = np.isfinite(as_dtype(reference, eager.dtype)) & np.isfinite(eager)
     scale = max(float(np.abs(reference[fits]).max(initial=0.0)), least_scale)
-    unit = max(float(info.eps) * scale, float(info.tiny))
+    unit = max((eps or float(info.eps)) * scale, float(info.tiny))
     # Where float32 must overflow, finite float64 answers would make the budget as large as they are.
     reference = np.where(fits, reference, np.nan)
     eager_error = largest_error(eager, reference, unit)[0]
@@ -190,4 +218,17 @@ def _budget(
         eager_error=eager_error,
         conditioning=conditioning,
         allowed=allowed,
+    )
+
+
+def _exact_budget(reference: np.ndarray, eager: np.ndarray, jittered: list[np.ndarray], *, lower: bool) -> Budget:
+    """In float32 every element must be right; in less, labels next to a tie are lost by the arithmetic itself."""
+    lost, moved = float(np.sum(eager != reference)), float(max(np.sum(one != reference) for one in jittered))
+    return Budget(
+        dtype=str(eager.dtype),
+        scale=0.0,
+        unit=0.0,
+        eager_error=lost if lower else 0.0,
+        conditioning=moved if lower else 0.0,
+        allowed=MARGIN * max(lost, moved) if lower else 0.0,
     )

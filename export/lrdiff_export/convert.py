@@ -20,7 +20,7 @@ from lrdiff_core.errors import ConfigError, InputError, UnavailableError
 from lrdiff_export.ports import Tensors, as_tensors, input_names_of
 from lrdiff_export.protobuf import messages
 from lrdiff_export.records import first_line
-from lrdiff_export.reference import Bound, prepare_module, run_module, two_rows
+from lrdiff_export.reference import free_batch, prepare_module, run_module, two_rows
 
 __all__ = ["DEFAULT_OPSET", "OLDEST_OPSET", "Converted", "convert", "convert_to_onnx"]
 
@@ -210,7 +210,6 @@ def _convert(
     module: nn.Module, name: str, examples: list[Tensor], input_names: list[str], output_names: list[str], opset: int
 ) -> tuple[onnx.ModelProto, torch.export.ExportedProgram]:
     batch = torch.export.Dim("batch")
-    shapes: tuple[Any, ...] = tuple({0: batch} for _ in examples)
     try:
         with _silence():
             program = torch.onnx.export(
@@ -220,8 +219,7 @@ def _convert(
                 opset_version=opset,
                 input_names=input_names,
                 output_names=output_names,
-                # forward(*tensors) is one argument to torch.export
-                dynamic_shapes=(shapes,) if isinstance(module, Bound) else shapes,
+                dynamic_shapes=free_batch(module, batch, len(examples)),
                 verbose=False,
             )
             assert program is not None  # only the exporter of old, dynamo=False, gives None

@@ -100,7 +100,7 @@ def judge_output(
     if excused is not None:
         output = np.where(excused, as_dtype(reference, output.dtype), output)
     if output.dtype.kind != "f":
-        return _judge_exact(name, output, reference)
+        return _judge_exact(name, output, reference, budget.allowed)
     # Beyond the largest float32 the right answer of float32 is infinity.
     wrong_kind = kind_of(output) != kind_of(as_dtype(reference, output.dtype))
     mismatches = int(wrong_kind.sum())
@@ -114,10 +114,10 @@ def judge_output(
     return Verdict(output=name, error=error, allowed=budget.allowed, mismatches=mismatches, row=row, reason=reason)
 
 
-def _judge_exact(name: str, output: np.ndarray, reference: np.ndarray) -> Verdict:
+def _judge_exact(name: str, output: np.ndarray, reference: np.ndarray, allowed: float) -> Verdict:
     wrong = output != reference
     mismatches = int(wrong.sum())
-    if not mismatches:
+    if mismatches <= allowed:
         return Verdict(output=name, error=0.0, allowed=0.0)
     reason = f"{mismatches} of {output.size} elements differ"
     return Verdict(output=name, error=0.0, allowed=0.0, mismatches=mismatches, row=_row_of(wrong), reason=reason)

@@ -4,83 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import nn
 
 from lrdiff_core.errors import ConfigError, LrdiffError, UnavailableError
-from lrdiff_export.backends import BACKENDS, Backend
-from lrdiff_export.budget import Yardstick
-from lrdiff_export.convert import convert_to_onnx
-from lrdiff_export.judging import Verdict
-from lrdiff_export.modelfile import load_onnx, parse_onnx
-from lrdiff_export.ports import Arrays, as_arrays
-from lrdiff_export.records import first_line, json_ready
-from lrdiff_export.reference import prepare_module
+from lrdiff_export.arithmetic import ARITHMETICS
+from lrdiff_export.backends import BACKENDS, Backend, find_backends
+from lrdiff_export.backends.protocol import Facts, RanElsewhereError
+from lrdiff_export.findings import DENORMALS, ELSEWHERE, PRECISION, Finding, reordered_classes
+from lrdiff_export.matrix import AGREES, DIFFERS, REFUSED, UNAVAILABLE, BackendResult, ParityReport
+from lrdiff_export.ports import Arrays
+from lrdiff_export.probe import FLUSHED, denormals_of
+from lrdiff_export.records import first_line
+from lrdiff_export.subjects import Decide, Subject, subject_of_module
 
-__all__ = ["AGREES", "DIFFERS", "REFUSED", "UNAVAILABLE", "BackendResult", "ParityReport", "check_parity"]
+__all__ = ["BackendResult", "ParityReport", "Subject", "check_parity", "check_subjects"]
 
-AGREES = "agrees"  # ran where it should, every output within its budget
-DIFFERS = "differs"  # ran, and an output left its budget
-REFUSED = "refused"  # is here, and would not run this model, or ran elsewhere than asked
-UNAVAILABLE = "unavailable"  # is not here
+ALONE_ROWS = 8  # rows run one by one and compared with the same rows run together
 
-Decide = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackendResult:
-    """One line of the matrix.
-
-    Attributes:
-        backend: its name in the registry.
-        device: where it promises to run.
-        dtype: the arithmetic it promises.
-        status: ``agrees``, ``differs``, ``refused`` or ``unavailable``.
-        reason: why it does not agree, in one line; None when it does.
-        error: of the worst output, in eps units; None when it did not run.
-        allowed: the budget of that output; None when it did not run.
-        decisions_flipped: rows whose decision differs from that of float64; None when not asked for, or not run.
-        outputs: one verdict an output.
-    """
-
-    backend: str
-    device: str
-    dtype: str
-    status: str
-    reason: str | None = None
-    error: float | None = None
-    allowed: float | None = None
-    decisions_flipped: int | None = None
-    outputs: tuple[Verdict, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParityReport:
-    """The matrix.
-
-    Attributes:
-        reference: what everything is compared with.
-        rows: number of rows compared.
-        results: one a backend, in the order asked for.
-    """
-
-    reference: str
-    rows: int
-    results: tuple[BackendResult, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether at least one backend agrees and none differs or refused; unavailable ones do not count."""
-        statuses = {result.status for result in self.results}
-        return AGREES in statuses and not statuses & {DIFFERS, REFUSED}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary; errors that are not finite become None."""
-        return {"passed": self.passed, **json_ready(self)}
+Watch = Callable[[str, str], object]
 
 
 def check_parity(
@@ -99,7 +43,7 @@ def check_parity(
         backends: names from the registry; all of them by default.
         onnx_bytes_or_path: what ONNX backends run; converted from ``module`` when not given.
         decide: from the first output ``[batch, ...]`` to one decision a row ``[batch]``; flips against the decisions
-            of float64 are counted. It judges nothing: a flip inside the budget is the model's margin, not a fault.
+            of float64 are counted, and those that the margin does not explain fail.
 
     Raises:
         ConfigError: no such backend.
@@ -113,82 +57,181 @@ def check_parity(
         >>> [result.status for result in report.results]
         ['agrees', 'agrees']
     """
-    names = list(BACKENDS) if backends is None else list(backends)
-    for name in names:
-        if name not in BACKENDS:
-            raise ConfigError(f'no backend "{name}"', help=f"backends: {', '.join(BACKENDS)}")
-    keywords = tuple(rows) if isinstance(rows, Mapping) else None
-    arrays = as_arrays(rows)
-    prepared = prepare_module(module, [torch.from_numpy(one[:2].copy()) for one in arrays], keywords=keywords)
-    yardstick = Yardstick(prepared, arrays)
-    get_onnx = _OnnxSource(prepared, arrays, onnx_bytes_or_path)
-    results = [_compare(BACKENDS[name], prepared, arrays, yardstick, get_onnx, decide) for name in names]
-    return ParityReport(reference="eager float64 on cpu", rows=len(arrays[0]), results=tuple(results))
+    find_backends(backends or ())  # before anything is computed
+    subject = subject_of_module(module, rows, onnx_bytes_or_path=onnx_bytes_or_path, decide=decide)
+    return check_subjects({"model": subject}, backends=backends)["model"]
 
 
-class _OnnxSource:
-    """ONNX bytes, given or converted once and only if a backend asks."""
+def check_subjects(
+    subjects: Mapping[str, Subject], *, backends: Sequence[str] | None = None, watch: Watch | None = None
+) -> dict[str, ParityReport]:
+    """Compare several models; each backend is started once for all of them.
 
-    def __init__(
-        self, module: nn.Module, rows: tuple[np.ndarray, ...], given: bytes | str | os.PathLike[str] | None
-    ) -> None:
-        self._module = module
-        self._rows = rows
-        self._data: bytes | None = None
-        if isinstance(given, bytes):
-            parse_onnx(given)
-            self._data = given
-        elif given is not None:
-            self._data = load_onnx(given)
+    Args:
+        subjects: by name.
+        backends: names from the registry; by default all that can run every subject.
+        watch: told the backend's and the subject's name before each run.
 
-    def __call__(self, outputs: int) -> bytes:
-        if self._data is None:
-            names = [f"output{index}" for index in range(outputs)]
-            example = [torch.tensor(one[:2]) for one in self._rows]
-            self._data = convert_to_onnx(self._module, example=example, output_names=names)
-        return self._data
+    Raises:
+        ConfigError: no such backend, or one that needs the module where there is only a file.
+    """
+    only_files = [name for name, subject in subjects.items() if subject.module is None]
+    chosen = find_backends(list(BACKENDS) if backends is None else backends)
+    if backends is None and only_files:
+        chosen = [backend for backend in chosen if backend.needs_onnx]
+    for backend in chosen:
+        if only_files and not backend.needs_onnx:
+            raise ConfigError(
+                f"{backend.name} needs the module, {only_files[0]} is only a file",
+                help=f"backends for a file: {', '.join(n for n, one in BACKENDS.items() if one.needs_onnx)}",
+            )
+    found: dict[str, list[BackendResult]] = {name: [] for name in subjects}
+    for backend in chosen:
+        denormals: list[str | None] = []  # looked at once a backend
+        try:
+            for name, subject in subjects.items():
+                if watch is not None:
+                    watch(backend.name, name)
+                result = _compare(backend, subject, denormals)
+                lower = result.dtype != "float32" and backends is None
+                found[name].append(replace(result, counts=not lower))
+        finally:
+            backend.release()
+    return {
+        name: ParityReport(reference=subject.reference, rows=len(subject.rows[0]), results=tuple(found[name]))
+        for name, subject in subjects.items()
+    }
 
 
-def _compare(
-    backend: Backend,
-    module: nn.Module,
-    rows: tuple[np.ndarray, ...],
-    yardstick: Yardstick,
-    get_onnx: _OnnxSource,
-    decide: Decide | None,
-) -> BackendResult:
-    def result(status: str, reason: str | None, **measured: Any) -> BackendResult:
-        return BackendResult(
-            backend=backend.name, device=backend.device, dtype=backend.dtype, status=status, reason=reason, **measured
-        )
+@dataclass(frozen=True, kw_only=True)
+class _Ran:
+    """What a backend gave."""
 
-    reference = yardstick.answers
+    outputs: list[np.ndarray]
+    again: list[np.ndarray]
+    alone: list[np.ndarray] | None
+    facts: Facts
+
+
+def _compare(backend: Backend, subject: Subject, denormals: list[str | None]) -> BackendResult:
+    blank = BackendResult(
+        backend=backend.name, device=backend.device, dtype=backend.dtype or "float32", status=UNAVAILABLE
+    )
     missing = backend.availability()
     if missing is not None:
-        return result(UNAVAILABLE, missing)
+        return replace(blank, reason=missing)
     try:
-        onnx = get_onnx(len(reference)) if backend.needs_onnx else None
-        outputs = backend.prepare(module, onnx)(*(one.copy() for one in rows))
+        ran = _run(backend, subject)
+        if not denormals:
+            exact = (backend.dtype or ran.facts.get("arithmetic")) == "float32"
+            denormals.append(_denormals(backend) if exact else None)
     except UnavailableError as problem:
-        return result(UNAVAILABLE, problem.message)
+        return replace(blank, reason=problem.message)
+    except RanElsewhereError as problem:
+        return replace(blank, status=REFUSED, reason=problem.message, fault=ELSEWHERE)
     except LrdiffError as problem:
-        return result(REFUSED, problem.message)
+        return replace(blank, status=REFUSED, reason=problem.message)
     except Exception as problem:  # noqa: BLE001 - whatever a backend raises is its answer, and one line of the matrix
-        return result(REFUSED, f"{type(problem).__name__}: {first_line(problem)}")
-    finally:
-        backend.release()
+        return replace(blank, status=REFUSED, reason=f"{type(problem).__name__}: {first_line(problem)}")
+    return _judge(backend, subject, ran, replace(blank, denormals=denormals[0] if denormals else None))
 
-    verdicts = tuple(yardstick.judge(outputs, reference))
-    worst = max(verdicts, key=lambda verdict: verdict.severity)
-    flipped = None
-    if decide is not None and outputs and outputs[0].shape == reference[0].shape:
-        flipped = int(np.sum(np.asarray(decide(outputs[0])) != np.asarray(decide(reference[0]))))
-    reason = None if worst.agrees else f"{worst.output}: {worst.reason}"
-    return result(
-        AGREES if worst.agrees else DIFFERS,
-        reason,
+
+def _denormals(backend: Backend) -> str | None:
+    """What the probe shows; nothing where a backend runs the model but not the probe."""
+    try:
+        return denormals_of(backend)
+    except Exception:  # noqa: BLE001 - the model ran; only this stays unknown
+        return None
+
+
+def _run(backend: Backend, subject: Subject) -> _Ran:
+    """Run all rows twice, then the first ones by themselves."""
+    onnx = subject.get_onnx() if backend.needs_onnx else None
+    # A file's backends are given no module: they take none.
+    predict = backend.prepare(subject.module or nn.Identity(), onnx)
+
+    def run(first: int = 0, end: int | None = None) -> list[np.ndarray]:
+        return [np.asarray(one) for one in predict(*(rows[first:end].copy() for rows in subject.rows))]
+
+    outputs = run()
+    facts = dict(backend.facts())
+    where = facts.get("ran_on")
+    if where != backend.device:
+        said = f"ran on {where}" if where else "does not say where it ran"
+        raise RanElsewhereError(f"asked for {backend.device}, {said}", help="see lrdiff doctor")
+    return _Ran(outputs=outputs, again=run(), alone=_alone(run, min(ALONE_ROWS, len(subject.rows[0]))), facts=facts)
+
+
+def _alone(run: Callable[[int, int], list[np.ndarray]], rows: int) -> list[np.ndarray] | None:
+    """Run rows one by one; None where the model is made for one size of batch."""
+    try:
+        each = [run(row, row + 1) for row in range(rows)]
+        return [np.concatenate(parts) for parts in zip(*each, strict=True)]
+    except Exception:  # noqa: BLE001 - together they ran: what fails here is that a row is alone
+        return None
+
+
+def _judge(backend: Backend, subject: Subject, ran: _Ran, blank: BackendResult) -> BackendResult:
+    judge = subject.judge
+    dtype = backend.dtype or ran.facts.get("arithmetic")
+    if not isinstance(dtype, str) or dtype not in ARITHMETICS:
+        return replace(blank, status=REFUSED, reason=f"does not say in which arithmetic it computes, but {dtype!r}")
+    try:
+        verdicts = [*judge.judge(ran.outputs, dtype), *judge.judge(ran.again, dtype)]
+        alone = [] if ran.alone is None else judge.judge(ran.alone, dtype, alone=len(ran.alone[0]))
+    except LrdiffError as problem:  # the model cannot be evaluated in that arithmetic: nobody knows what is right
+        return replace(blank, dtype=dtype, status=REFUSED, reason=problem.message)
+    worst = max((*verdicts, *alone), key=lambda verdict: verdict.severity)
+    result = replace(
+        blank,
+        dtype=dtype,
+        status=AGREES if worst.agrees else DIFFERS,
+        reason=None if worst.agrees else f"{worst.output}: {worst.reason}",
         error=worst.error,
         allowed=worst.allowed,
-        decisions_flipped=flipped,
-        outputs=verdicts,
+        repeats=_same_bits(ran.outputs, ran.again),
+        alone_equal=_same_bits(ran.alone, [one[:ALONE_ROWS] for one in ran.outputs]) if ran.alone else None,
+        alone_error=max((verdict.error for verdict in alone), default=None),
+        facts=ran.facts,
+        outputs=tuple(verdicts[: len(verdicts) // 2]),
+    )
+    result = _named(result, subject, ran)
+    if result.denormals == FLUSHED and backend.keeps_denormals and result.status == AGREES:
+        flushed = "denormal numbers are flushed to zero"
+        return replace(result, status=DIFFERS, reason=flushed, fault=DENORMALS)
+    return result
+
+
+def _named(result: BackendResult, subject: Subject, ran: _Ran) -> BackendResult:
+    """Add the arithmetic, the fault and the flips."""
+    judge, answers = subject.judge, subject.judge.answers
+    shapes = [one.shape for one in ran.outputs] == [one.shape for one in answers]
+    if not shapes:
+        return result
+    exactly = all(verdict.agrees for verdict in judge.judge(ran.outputs, "float32"))
+    arithmetic = "float32" if exactly else judge.name(ran.outputs)
+    finding: Finding | None = None
+    if result.status == DIFFERS:
+        pairs = zip(ran.outputs, answers, judge.budgets(result.dtype), strict=True)
+        finding = next((one for one in (reordered_classes(*pair) for pair in pairs) if one is not None), None)
+        if finding is None and arithmetic not in (None, "float32"):
+            finding = Finding(fault=PRECISION, sentence=f"that is {arithmetic} arithmetic")
+    result = replace(result, arithmetic=arithmetic if finding is None or finding.fault == PRECISION else None)
+    if finding is not None:
+        result = replace(result, fault=finding.fault, reason=f"{result.reason}; {finding.sentence}")
+    if subject.decide is None:
+        return result
+    flips = np.asarray(subject.decide(ran.outputs[0])) != np.asarray(subject.decide(answers[0]))
+    beyond = int(np.sum(flips & ~judge.within(ran.outputs[0], result.dtype)))
+    result = replace(result, decisions_flipped=int(np.sum(flips)), flips_unexplained=beyond)
+    if beyond and result.status == AGREES:
+        return replace(result, status=DIFFERS, reason=f"{beyond} decisions flipped that no margin explains")
+    return result
+
+
+def _same_bits(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
+    """Whether arrays are equal bit by bit, NaN and the sign of zero included."""
+    return len(one) == len(other) and all(
+        a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        for a, b in zip(one, other, strict=True)
     )

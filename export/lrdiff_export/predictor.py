@@ -23,13 +23,19 @@ _DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
+_LEVELS = {
+    "disabled": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
 _QUIET = 4  # ONNX Runtime's log severity "fatal": errors come as exceptions
 
 
 def open_session(
     data: bytes,
     *,
-    optimise: bool = True,
+    optimise: bool | str = True,
     threads: int = 1,
     provider: str = CPU_PROVIDER,
     record_assignment: bool = False,
@@ -38,7 +44,7 @@ def open_session(
 
     Args:
         data: bytes of a model.
-        optimise: all graph optimisations, or none.
+        optimise: all graph optimisations, or none, or a level by name: ``disabled``, ``basic``, ``extended``, ``all``.
         threads: threads inside an operator.
         provider: the execution provider. ONNX Runtime would fall back to the CPU with a mere warning; here that fails.
         record_assignment: let the session tell afterwards which provider was given which node.
@@ -65,8 +71,8 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _QUIET
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    level = optimise if isinstance(optimise, str) else "all" if optimise else "disabled"
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[level])
     if record_assignment:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider != CPU_PROVIDER:

@@ -29,7 +29,7 @@ from lrdiff_export.targets import Target, find_target
 from lrdiff_export.variants import VARIANTS, Allowance, Judged, VariantReport, make_variant
 from lrdiff_export.verify import VerificationReport, run_battery
 
-__all__ = ["ExportReport", "VerificationFailed", "export", "export_onnx"]
+__all__ = ["ExportReport", "VerificationFailed", "export", "export_onnx", "rows_around"]
 
 
 class VerificationFailed(CheckFailed):
@@ -163,7 +163,7 @@ def export(
         )
     _check_variants(variants)
     _check_place(final)
-    arrays = _check_held_out(rows, example) if rows is not None else _draw_rows(example)
+    arrays = _check_held_out(rows, example) if rows is not None else rows_around(example)
 
     begun = time.perf_counter()
     converted = convert(
@@ -340,8 +340,13 @@ def _check_held_out(rows: Arrays, example: Tensors) -> tuple[np.ndarray, ...]:
     return arrays
 
 
-def _draw_rows(example: Tensors) -> tuple[np.ndarray, ...]:
-    """Return the example's rows and 64 drawn ones like them, the same in every process."""
+def rows_around(example: Tensors) -> tuple[np.ndarray, ...]:
+    """Return the example's rows and 64 drawn ones like them, the same in every process.
+
+    Example:
+        >>> [one.shape for one in rows_around(torch.zeros(1, 3))]
+        [(65, 3)]
+    """
     given = tuple(one.detach().to("cpu").numpy() for one in as_tensors(example))
     return tuple(np.concatenate(pair) for pair in zip(given, drawn_rows(given, DRAWN_ROWS), strict=True))
 

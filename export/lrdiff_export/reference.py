@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,11 +23,13 @@ __all__ = [
     "evaluation_copy",
     "float64_copy",
     "float64_throughout",
+    "free_batch",
     "prepare_module",
     "run_module",
     "to_numpy",
     "two_rows",
     "unwrapped",
+    "widened",
 ]
 
 
@@ -148,6 +151,23 @@ def prepare_module(
     return bound.eval()
 
 
+def free_batch(module: nn.Module, batch: Any, inputs: int) -> tuple[Any, ...]:
+    """Return the ``dynamic_shapes`` of ``torch.export`` that leave the first dimension of every input free.
+
+    Args:
+        module: where its forward takes ``*tensors``, these are one argument to ``torch.export``.
+        batch: the dimension.
+        inputs: number of tensors.
+
+    Example:
+        >>> free_batch(nn.ReLU(), "batch", 1)
+        ({0: 'batch'},)
+    """
+    shapes: tuple[Any, ...] = tuple({0: batch} for _ in range(inputs))
+    kinds = [one.kind for one in inspect.signature(module.forward).parameters.values()]
+    return (shapes,) if inspect.Parameter.VAR_POSITIONAL in kinds else shapes
+
+
 def two_rows(example: Tensor) -> Tensor:
     """Return two rows of ``example`` on the CPU: torch.export would take a batch of one for a constant."""
     rows = example.detach().to("cpu")
@@ -191,6 +211,19 @@ def to_numpy(output: Tensor) -> np.ndarray:
         raise ConfigError(
             f"an output of dtype {output.dtype} cannot be compared", help="return float32 from the module"
         ) from problem
+
+
+def widened(output: Tensor) -> np.ndarray:
+    """Return ``output`` as a NumPy array, floats narrower than float32 as float32, which holds them exactly.
+
+    For results whose arithmetic is known by other means; elsewhere :func:`to_numpy` refuses to hide it.
+
+    Example:
+        >>> widened(torch.ones(1, dtype=torch.bfloat16))
+        array([1.], dtype=float32)
+    """
+    narrow = output.dtype in (torch.bfloat16, torch.float16)
+    return to_numpy(output.float() if narrow else output)
 
 
 def evaluate(module: nn.Module, *rows: np.ndarray) -> list[np.ndarray]:

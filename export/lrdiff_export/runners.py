@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
@@ -16,12 +15,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from lrdiff_core.errors import DataError, ModelFileError, UnavailableError
+from lrdiff_export.javascript import NODE_MODULES, find_node, find_package, package_version
 from lrdiff_export.records import first_line
 from lrdiff_export.sandbox import Sandbox
 
 __all__ = ["NODE_MODULES", "RUNNERS", "Runner", "register_runner"]
 
-NODE_MODULES = "LRDIFF_NODE_MODULES"  # names the folder that holds node_modules/onnxruntime-web
 CHECKER = Path(__file__).with_name("check_golden.mjs")
 NODE_SECONDS = 60
 
@@ -106,14 +105,10 @@ class NodeRunner:
 
     def described(self) -> str:
         """Name and version."""
-        package = _web_folder() / "onnxruntime-web" / "package.json"
-        return f"onnxruntime-web {json.loads(package.read_text('utf-8'))['version']} under node"
+        return f"onnxruntime-web {package_version('onnxruntime-web')} under node"
 
     def __call__(self, model: Path, feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        node = shutil.which("node")
-        if node is None:
-            raise UnavailableError("node is not installed", help="install node 18 or newer")
-        folder = _web_folder()
+        node, folder = find_node(), find_package("onnxruntime-web")
         with tempfile.TemporaryDirectory() as scratch:
             given, made = Path(scratch, "in.npz"), Path(scratch, "out.json")
             np.savez(given, **{f"x:{name}": one for name, one in feeds.items()})  # type: ignore[arg-type]
@@ -148,14 +143,3 @@ class NodeRunner:
 def _numbers(values: list[float | str]) -> list[float | int]:
     """JSON has no NaN, infinity and 64-bit integers: those come as text."""
     return [(int(v) if v.lstrip("-").isdigit() else float(v)) if isinstance(v, str) else v for v in values]
-
-
-def _web_folder() -> Path:
-    for start in (os.environ.get(NODE_MODULES, ""), os.getcwd()):
-        folder = Path(start) / "node_modules"
-        if start and (folder / "onnxruntime-web").is_dir():
-            return folder
-    raise UnavailableError(
-        "onnxruntime-web is not installed here",
-        help=f"run `npm install onnxruntime-web` in this folder, or name the folder where you did in {NODE_MODULES}",
-    )

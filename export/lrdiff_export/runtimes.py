@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -11,7 +12,17 @@ import onnx
 import onnxruntime
 import torch
 
+from lrdiff_core.errors import UnavailableError
 from lrdiff_export.backends import BACKENDS, compiler_path
+from lrdiff_export.javascript import (
+    INSTALL,
+    PACKAGES,
+    cache_folder,
+    find_chromium,
+    find_node,
+    find_package,
+    package_version,
+)
 from lrdiff_export.records import json_ready
 
 __all__ = ["RuntimeInfo", "describe_runtimes"]
@@ -44,11 +55,11 @@ class RuntimeInfo:
 
 
 def describe_runtimes() -> list[RuntimeInfo]:
-    """Return versions, threads, providers, the compiler and the accelerators of this machine.
+    """Return versions, threads, providers, the compiler, other runtimes and the accelerators of this machine.
 
     Example:
-        >>> [entry.name for entry in describe_runtimes()]
-        ['python', 'torch', 'onnx', 'onnxscript', 'onnxruntime', 'C++ compiler', 'cuda', 'mps']
+        >>> [entry.name for entry in describe_runtimes()][:6]
+        ['python', 'torch', 'onnx', 'onnxscript', 'onnxruntime', 'C++ compiler']
     """
     compiler = compiler_path()
     return [
@@ -69,6 +80,10 @@ def describe_runtimes() -> list[RuntimeInfo]:
             detail=compiler or "for torch.compile",
             reason=BACKENDS["compiled"].availability(),
         ),
+        _describe_openvino(),
+        _describe_tool("node", find_node, "starts onnxruntime-web and -node, one process for all models"),
+        *(_describe_package(name) for name in PACKAGES),
+        _describe_tool("chromium", find_chromium, "started headless, on a page served on the loopback"),
         _describe_cuda(),
         RuntimeInfo(
             name="mps",
@@ -77,6 +92,28 @@ def describe_runtimes() -> list[RuntimeInfo]:
             reason=BACKENDS["mps"].availability(),
         ),
     ]
+
+
+def _describe_openvino() -> RuntimeInfo:
+    reason = BACKENDS["openvino"].availability()
+    version = None if reason else metadata.version("openvino")
+    return RuntimeInfo(name="openvino", version=version, detail="runs in this process", reason=reason)
+
+
+def _describe_tool(name: str, find: Callable[[], str], detail: str) -> RuntimeInfo:
+    try:
+        path = find()
+    except UnavailableError as problem:
+        return RuntimeInfo(name=name, version=None, detail=detail, reason=f"{problem.message}: {problem.help}")
+    return RuntimeInfo(name=name, version=None, detail=f"{path}; {detail}")
+
+
+def _describe_package(name: str) -> RuntimeInfo:
+    try:
+        return RuntimeInfo(name=name, version=package_version(name), detail=str(find_package(name)))
+    except UnavailableError:
+        reason = f"not installed: {INSTALL} (npm, into {cache_folder()})"
+        return RuntimeInfo(name=name, version=None, detail="ONNX Runtime in JavaScript", reason=reason)
 
 
 def _describe_onnxscript() -> RuntimeInfo:

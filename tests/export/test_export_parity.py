@@ -15,10 +15,11 @@ from torch import nn
 
 from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_export import BACKENDS, Backend, ParityReport, check_parity, convert_to_onnx, register_backend
+from lrdiff_export.arithmetic import ARITHMETICS
 from lrdiff_export.backends import Predict, TorchBackend, compiler_path
 
 ROWS = rows_of(100, 10)
-CPU = [name for name in BACKENDS if name not in ("compiled", "cuda", "mps")]
+QUICK = [name for name, backend in BACKENDS.items() if not backend.heavy]
 
 
 @pytest.fixture
@@ -36,28 +37,38 @@ def only(report: ParityReport) -> Any:
 
 
 def test_the_registry_is_not_empty_and_keeps_its_contract() -> None:
-    assert list(BACKENDS) == ["eager", "compiled", "onnxruntime", "cuda", "mps"]
+    names = [
+        "eager", "eager-bf16", "compiled", "aotinductor", "onnxruntime", "onnxruntime-extended", "onnxruntime-basic",
+        "onnxruntime-disabled", "onnxruntime-cuda", "onnxruntime-coreml", "onnx-reference", "openvino",
+        "openvino-default", "onnxruntime-web", "onnxruntime-node", "chromium", "cuda", "cuda-tf32", "cuda-bf16",
+        "cuda-fp16", "cuda-compiled", "cuda-reduce-overhead", "cuda-max-autotune", "cuda-graph", "mps",
+    ]  # fmt: skip
+    known = [name for name in BACKENDS if not name.startswith("onnxruntime-") or name in names]  # others: of the build
+    assert known == names
     for name, backend in BACKENDS.items():
         checked: Backend = backend
         assert checked.name == name
         assert checked.device in ("cpu", "cuda", "mps")
-        assert checked.dtype == "float32"
+        assert checked.dtype in (None, *ARITHMETICS)
+        assert checked.facts()["ran_on"] == "nowhere" or name == "onnx-reference"  # before the first run
         reason = checked.availability()
         assert reason is None or (reason and "\n" not in reason)
+        checked.release()  # of nothing
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("model", ["binary", "convolutional", "two outputs"])
-def test_every_backend_here_agrees(name: str, model: str) -> None:
-    if name == "compiled":
-        pytest.skip("slow, has a test of its own")
-    reason = BACKENDS[name].availability()
-    if reason is not None:
-        pytest.skip(reason)
+@pytest.mark.parametrize("model", ["binary", "convolutional", "two outputs", "missing", "dropout", "regression", "zero"])
+def test_every_quick_backend_here_agrees_and_says_how_it_ran(model: str) -> None:
     make, rows = MODELS[model]
-    result = only(check_parity(seeded(make), rows, backends=[name]))
-    assert (result.status, result.reason) == ("agrees", None)
-    assert result.error <= result.allowed
+    results = [one for one in check_parity(seeded(make), rows, backends=QUICK).results if one.status != "unavailable"]
+    assert {result.backend for result in results} >= {"eager", "eager-bf16", "onnxruntime", "onnx-reference"}
+    for result in results:
+        assert (result.status, result.reason, result.fault) == ("agrees", None, None), result.backend
+        assert result.error <= result.allowed
+        assert result.facts["ran_on"] == result.device
+        assert str(result.facts["runtime"]).split()[1]
+        assert result.denormals == (None if result.dtype != "float32" else "kept")
+        assert result.repeats
+        assert result.alone_error is not None
 
 
 @pytest.mark.slow
@@ -84,20 +95,26 @@ def test_without_a_compiler_compiled_is_unavailable(monkeypatch: pytest.MonkeyPa
     assert (result.status, result.reason) == ("unavailable", "no C++ compiler (no-such-compiler) on the path")
 
 
-def test_the_whole_matrix_lists_what_is_not_here_and_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_matrix_lists_what_is_not_here_and_is_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    onnx = convert_to_onnx(seeded(Classifier), example=torch.zeros(1, 10))
     monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.backends.mps, "is_built", lambda: False)
-    report = check_parity(seeded(Classifier), ROWS)
+    report = check_parity(seeded(Classifier), ROWS, onnx_bytes_or_path=onnx)
     assert [result.backend for result in report.results] == list(BACKENDS)
-    assert {result.backend: result.reason for result in report.results} == {
-        "eager": None,
-        "compiled": "no C++ compiler (no-such-compiler) on the path",
-        "onnxruntime": None,
-        "cuda": f"torch {torch.__version__} was built without CUDA",
-        "mps": f"torch {torch.__version__} was built without MPS",
-    }
+    reasons = {result.backend: result.reason for result in report.results}
+    here = {"eager", "eager-bf16", "onnxruntime", "onnxruntime-extended", "onnxruntime-basic", "onnxruntime-disabled"}
+    assert {name for name, reason in reasons.items() if reason is None} == here | {"onnx-reference"}
+    no_compiler = "no C++ compiler (no-such-compiler) on the path"
+    assert (reasons["compiled"], reasons["aotinductor"]) == (no_compiler, no_compiler)
+    assert reasons["openvino"] == reasons["openvino-default"] == "openvino is not installed: pip install openvino"
+    assert reasons["onnxruntime-web"].startswith("node is not installed: ")
+    assert reasons["chromium"].startswith("no Chromium on the path: ")
+    assert reasons["cuda"] == reasons["cuda-graph"] == f"torch {torch.__version__} was built without CUDA"
+    assert reasons["mps"] == f"torch {torch.__version__} was built without MPS"
     assert report.passed
     document = report.to_dict()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
@@ -127,7 +144,9 @@ def test_a_backend_that_drops_to_bfloat16_differs(plant: Any) -> None:
     eager, result = report.results
     assert (eager.status, result.status) == ("agrees", "differs")
     assert result.error > 100 * result.allowed
-    assert result.reason == f"output0: error {result.error:.4g} eps, allowed {result.allowed:.4g}"
+    off = f"error {result.error:.4g} eps, allowed {result.allowed:.4g}"
+    assert result.reason == f"output0: {off}; that is bfloat16 arithmetic"
+    assert (result.arithmetic, result.fault) == ("bfloat16", "lower precision")
     assert not report.passed
 
 
@@ -143,7 +162,9 @@ def test_a_backend_that_reorders_classes_differs_and_its_flips_are_counted(plant
         seeded(make), rows, backends=["eager", "reorders"], decide=lambda scores: scores.argmax(axis=1)
     ).results
     assert (eager.decisions_flipped, result.decisions_flipped) == (0, 100)
-    assert result.status == "differs"
+    assert (eager.flips_unexplained, result.flips_unexplained) == (0, 100)
+    assert (result.status, result.fault) == ("differs", "classes reordered")
+    assert result.reason.endswith("; its classes are in the order 3, 2, 1, 0")
 
 
 def test_a_backend_that_ignores_the_device_it_was_asked_for_is_refused(plant: Any) -> None:
@@ -155,7 +176,7 @@ def test_a_backend_that_ignores_the_device_it_was_asked_for_is_refused(plant: An
             return thing
 
     result = only(check_parity(seeded(Classifier), ROWS, backends=["ignores"]))
-    assert (result.status, result.reason) == ("refused", "asked for cuda, ran on cpu")
+    assert (result.status, result.reason, result.fault) == ("refused", "asked for cuda, ran on cpu", "ran elsewhere")
 
 
 def test_a_backend_that_flushes_small_outputs_differs(plant: Any) -> None:
@@ -190,7 +211,8 @@ def test_a_backend_that_gives_nothing_differs(plant: Any) -> None:
     @plant("empty")
     class Empty(TorchBackend):
         def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-            return lambda rows: []
+            predict = super().prepare(module, onnx)
+            return lambda rows: predict(rows)[1:]
 
     result = only(check_parity(seeded(Classifier), ROWS, backends=["empty"]))
     assert (result.status, result.reason) == ("differs", "all outputs: 0 outputs instead of 1")
@@ -220,24 +242,12 @@ def test_what_cannot_be_converted_is_refused_by_onnxruntime_alone() -> None:
 def test_an_unknown_backend_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
         check_parity(seeded(Classifier), ROWS, backends=["eagre"])
-    assert str(caught.value) == ('no backend "eagre"\nhelp: backends: eager, compiled, onnxruntime, cuda, mps')
+    assert str(caught.value).startswith('no backend "eagre"\nhelp: backends: eager, eager-bf16, compiled, ')
 
 
 def test_the_module_is_left_as_it_was() -> None:
     module = seeded(Classifier).train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    check_parity(module, ROWS, backends=CPU)
+    check_parity(module, ROWS, backends=QUICK)
     assert module.training
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
-
-
-def test_tf32_is_off_while_cuda_runs_and_back_afterwards() -> None:
-    from lrdiff_export.backends import _no_tf32
-
-    conv = torch.backends.cudnn.conv
-    before = conv.fp32_precision
-    with _no_tf32():
-        assert (conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision) == ("ieee", "ieee")
-    assert conv.fp32_precision == before
-    assert torch.backends.cudnn.allow_tf32 in (True, False)  # the older switches can still be read
-    assert torch.get_float32_matmul_precision() == "highest"

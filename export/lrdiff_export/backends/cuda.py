@@ -1,0 +1,195 @@
+"""PyTorch on CUDA: eager in real float32, with TF32 on, under autocast, compiled in each mode, and as a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lrdiff_export.backends.protocol import Facts, Predict, register_backend
+from lrdiff_export.backends.torch_compiled import CompiledBackend
+from lrdiff_export.backends.torch_eager import TorchBackend, check_device
+from lrdiff_export.reference import evaluation_copy, run_module, to_numpy, widened
+
+__all__ = ["AutocastCudaBackend", "CompiledCudaBackend", "CudaBackend", "GraphCudaBackend", "float32_products"]
+
+
+@register_backend("cuda-tf32", dtype="tfloat32", products="tf32")
+@register_backend("cuda")
+class CudaBackend(TorchBackend):
+    """Eager PyTorch on CUDA, with TF32, which convolutions use by default, off or on while it runs.
+
+    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html
+    """
+
+    device = "cuda"
+    keeps_denormals = False  # some of its kernels are built to flush them
+    products = "ieee"
+
+    def availability(self) -> str | None:
+        """Return why there is no CUDA here."""
+        return no_cuda()
+
+    def around(self) -> AbstractContextManager[None]:
+        """Return what holds while it runs."""
+        return float32_products(self.products)
+
+    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+        """Return a function that runs a copy of ``module`` on CUDA."""
+        predict = super().prepare(module, onnx)
+
+        def inside(*rows: np.ndarray) -> list[np.ndarray]:
+            with self.around():
+                return predict(*rows)
+
+        return inside
+
+    def facts(self) -> Facts:
+        """Return PyTorch's facts, the device's name and how float32 products are computed."""
+        return {**super().facts(), **cuda_facts(self.products)}
+
+
+@register_backend("cuda-fp16", dtype="float16")
+@register_backend("cuda-bf16")
+class AutocastCudaBackend(TorchBackend):
+    """PyTorch on CUDA under autocast: products in bfloat16 or float16, what needs it in float32.
+
+    Source: https://docs.pytorch.org/docs/stable/amp.html
+    """
+
+    device = "cuda"
+    dtype = "bfloat16"
+    keeps_denormals = False
+
+    def availability(self) -> str | None:
+        """Return why there is no CUDA here, or none that knows the dtype."""
+        reason = no_cuda()
+        if reason is None and self.dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
+            return f"{torch.cuda.get_device_name()} has no bfloat16"
+        return reason
+
+    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+        """Return a function that runs a copy of ``module`` under autocast; narrow outputs come back as float32."""
+        placed = self.place(evaluation_copy(module))
+        dtype = getattr(torch, self.dtype)
+
+        def predict(*rows: np.ndarray) -> list[np.ndarray]:
+            with torch.autocast("cuda", dtype=dtype):
+                outputs = run_module(placed, *(self.place(torch.tensor(one)) for one in rows))
+            self.ran_on = check_device([*placed.parameters(), *placed.buffers(), *outputs], self.device)
+            return [widened(output) for output in outputs]
+
+        return predict
+
+    def facts(self) -> Facts:
+        """Return PyTorch's facts and the device's name."""
+        return {**super().facts(), **cuda_facts(torch.backends.cuda.matmul.fp32_precision), "autocast": self.dtype}
+
+
+@register_backend("cuda-max-autotune", mode="max-autotune")
+@register_backend("cuda-reduce-overhead", mode="reduce-overhead")
+@register_backend("cuda-compiled")
+class CompiledCudaBackend(CompiledBackend):
+    """``torch.compile`` on CUDA in one of its modes, in real float32."""
+
+    device = "cuda"
+    keeps_denormals = False
+
+    def availability(self) -> str | None:
+        """Return why there is no CUDA here, or no Triton to compile for it."""
+        reason = no_cuda()
+        if reason is None and not torch.utils._triton.has_triton():
+            return "triton is not installed, or does not know this GPU: pip install triton"
+        return reason
+
+    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+        """Return a function that runs compiled code on CUDA."""
+        predict = super().prepare(module, onnx)
+
+        def exactly(*rows: np.ndarray) -> list[np.ndarray]:
+            with float32_products("ieee"):
+                return predict(*rows)
+
+        return exactly
+
+    def facts(self) -> Facts:
+        """Return PyTorch's facts, the mode and the device's name."""
+        return {**super().facts(), **cuda_facts("ieee")}
+
+
+@register_backend("cuda-graph")
+class GraphCudaBackend(CudaBackend):
+    """PyTorch on CUDA, captured once a shape on a stream of its own and replayed.
+
+    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+    """
+
+    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+        """Return a function that replays the graph of the rows' shapes."""
+        placed = self.place(evaluation_copy(module))
+        captured: dict[tuple[tuple[int, ...], ...], tuple[torch.cuda.CUDAGraph, list[Tensor], list[Tensor]]] = {}
+
+        def predict(*rows: np.ndarray) -> list[np.ndarray]:
+            with self.around():
+                tensors = [self.place(torch.tensor(one)) for one in rows]
+                shapes = tuple(tuple(one.shape) for one in tensors)
+                if shapes not in captured:
+                    captured[shapes] = _capture(placed, tensors)
+                graph, inputs, outputs = captured[shapes]
+                for static, given in zip(inputs, tensors, strict=True):
+                    static.copy_(given)
+                graph.replay()
+                torch.cuda.synchronize()
+            self.ran_on = check_device([*placed.parameters(), *placed.buffers(), *outputs], self.device)
+            return [to_numpy(output) for output in outputs]
+
+        return predict
+
+
+def _capture(module: nn.Module, tensors: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], list[Tensor]]:
+    """Warm up on a side stream, as capturing demands, and capture one run."""
+    inputs = [one.clone() for one in tensors]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run_module(module, *inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = run_module(module, *inputs)
+    return graph, inputs, outputs
+
+
+def no_cuda() -> str | None:
+    """Return why there is no CUDA here."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA"
+    return None if torch.cuda.is_available() else "no CUDA device or driver found"
+
+
+def cuda_facts(products: str) -> dict[str, object]:
+    """Return the device's name and how float32 products are computed."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"gpu": name, "cuda": torch.version.cuda, "float32_products": products}
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Set every switch that lets a GPU round the inputs of float32 products to TF32, and set it back.
+
+    Args:
+        precision: ``ieee`` or ``tf32``.
+    """
+    switches = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = precision
+        yield
+    finally:
+        for switch, was in zip(switches, before, strict=True):
+            switch.fp32_precision = was
