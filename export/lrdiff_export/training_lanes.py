@@ -20,6 +20,7 @@ from lrdiff_core import optim
 from lrdiff_core.devices import compiler_status, device_status
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.optim import kernel
+from lrdiff_export.backends.cuda import float32_products
 from lrdiff_export.training_job import Batch, Placed
 
 __all__ = [
@@ -74,21 +75,11 @@ ARITHMETICS: dict[str, Arithmetic] = {
 
 @contextmanager
 def compute_in(arithmetic: Arithmetic, device: str) -> Iterator[None]:
-    """Compute so, and no other way: TF32 is on where it is asked for and off everywhere else; put back afterwards.
-
-    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html
-    """
-    switches = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]
-    before = [switch.fp32_precision for switch in switches]
-    cast = arithmetic.name == "autocast"
-    try:
-        for switch in switches:
-            switch.fp32_precision = "tf32" if arithmetic.name == "tfloat32" else "ieee"
-        with torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False) if cast else nullcontext():
-            yield
-    finally:
-        for switch, precision in zip(switches, before, strict=True):
-            switch.fp32_precision = precision
+    """Compute so, and no other way: TF32 is on where it is asked for and off everywhere else; put back afterwards."""
+    products = "tf32" if arithmetic.name == "tfloat32" else "ieee"
+    cast = torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False)
+    with float32_products(products), cast if arithmetic.name == "autocast" else nullcontext():
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lrdiff_core.errors import CheckFailed, LrdiffError, UnavailableError
-from lrdiff_export.parity import AGREES, DIFFERS, REFUSED, UNAVAILABLE
+from lrdiff_export.matrix import AGREES, DIFFERS, REFUSED, UNAVAILABLE
 from lrdiff_export.records import first_line, json_ready
 from lrdiff_export.reference import SMALL_MODULE
 from lrdiff_export.training_diagnosis import RIGHT, explain, group_text, judge_gradients, rates_text
@@ -24,7 +24,7 @@ from lrdiff_export.training_reference import LOSS, Snapshot, TrainingReference, 
 __all__ = ["Departure", "LaneResult", "SameBits", "TrainingReport", "check_training_parity"]
 
 FALLS_BACK = "fall back to run on the CPU"  # what torch warns of under PYTORCH_ENABLE_MPS_FALLBACK
-FLUSHING = ("mps",)  # devices whose arithmetic has no denormals: it is said, and judged by nothing
+FLUSHING = ("cuda", "mps")  # some of their kernels are built to flush denormals: it is told, and not judged
 Bits = list[tuple[bytes, ...]]
 
 
@@ -79,6 +79,8 @@ class LaneResult:
         parameter: the tensor that came closest to its budget, or furthest beyond it; the loss counts as one.
         step: where that was.
         error, allowed: there, in eps units.
+        typical, typical_allowed: medians over trained tensors of the largest error, and of the budget at the end:
+            what rounding alone moves does not show in them.
         departure: the first step that left the budget.
         repeats: whether a second run gives the same bits.
         bits: the same against other implementations on the same device.
@@ -97,6 +99,8 @@ class LaneResult:
     step: int | None = None
     error: float | None = None
     allowed: float | None = None
+    typical: float | None = None
+    typical_allowed: float | None = None
     departure: Departure | None = None
     repeats: SameBits | None = None
     bits: tuple[SameBits, ...] = ()
@@ -314,7 +318,7 @@ def _judge(
     names = list(reference.names)
     remarks: list[str] = []
     if base.device in FLUSHING and (shares[:, names.index(PROBE)] > 1).any():
-        remarks.append(f"denormals are flushed to zero, as {base.device} does")
+        remarks.append("denormals are flushed to zero")
         shares[:, names.index(PROBE)] = 0.0
     weights = [i for i, name in enumerate(names) if name not in (PROBE, LOSS)]
     told = [*weights, names.index(LOSS)]  # the probe says yes or no, and is no measure
@@ -337,6 +341,8 @@ def _judge(
         step=step,
         error=float(errors[step][at]),
         allowed=float(reference.allowed[step][at]),
+        typical=float(np.median(errors[:, weights].max(axis=0))),
+        typical_allowed=float(np.median(reference.allowed[-1, weights])),
         departure=departure,
         distances=tuple(map(float, errors[1:, weights].max(axis=1))),
         shares=tuple(map(float, shares[1:, told].max(axis=1))),

@@ -13,6 +13,7 @@ from lrdiff_core.model import ModelSpec, build_model
 from lrdiff_core.rates import LayerDecay, RatePlan, param_groups
 from lrdiff_core.seeds import make_generator
 from lrdiff_export.records import first_line
+from lrdiff_export.reference import evaluation_copy
 from lrdiff_export.training_job import TrainingJob, plan_groups
 from lrdiff_export.zoo import Attending, Convolutional
 
@@ -115,9 +116,10 @@ class _OnOutput:
 
 
 def _run(module: nn.Module, rows: Sequence[Tensor], name: str) -> Any:
+    still = evaluation_copy(module)  # no dropout drawn, no statistics of the caller's moved
     try:
         with torch.no_grad():
-            return module(*rows)
+            return still(*rows)
     except Exception as problem:
         raise InputError(
             f"{name} does not take these rows: {first_line(problem)}", help="give one tensor an input, [rows, ...]"
