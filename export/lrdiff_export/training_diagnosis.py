@@ -61,8 +61,9 @@ def explain(
     if name == PROBE:
         tiny = float(torch.finfo(torch.float32).tiny)
         zeros = (weights == 0) & (np.abs(weights - moved + exact) < tiny)
-        flushed = bool(zeros.any()) or not moved.any()
-        return "denormal numbers are flushed to zero" if flushed else "denormal numbers come out wrong"
+        if zeros.any():
+            return "denormal numbers are flushed to zero"
+        return "denormal numbers come out wrong" if moved.any() else "denormal numbers stand still"
     if (held := _holds(weights) or _holds(everything)) is not None and _EPS[held] > eps:
         return f"its weights hold no more digits than {held} has"
     if gradients not in (None, RIGHT):

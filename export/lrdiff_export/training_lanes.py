@@ -77,8 +77,11 @@ ARITHMETICS: dict[str, Arithmetic] = {
 def compute_in(arithmetic: Arithmetic, device: str) -> Iterator[None]:
     """Compute so, and no other way: TF32 is on where it is asked for and off everywhere else; put back afterwards."""
     products = "tf32" if arithmetic.name == "tfloat32" else "ieee"
-    cast = torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False)
-    with float32_products(products), cast if arithmetic.name == "autocast" else nullcontext():
+    cast = arithmetic.name == "autocast"  # made only where it is wanted: a GPU without bfloat16 refuses to make one
+    with (
+        float32_products(products),
+        torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False) if cast else nullcontext(),
+    ):
         yield
 
 

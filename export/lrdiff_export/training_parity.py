@@ -325,11 +325,15 @@ def _judge(
     step, at = (int(i) for i in np.unravel_index(np.argmax(shares[:, told]), shares[:, told].shape))
     at = told[at]
     departure = None
-    if (beyond := (shares > 1).any(axis=1)).any():
-        first = int(beyond.argmax())
-        among = [i for i in range(len(names)) if shares[first][i] > 1]
-        # The trained tensor that left says most, then the loss; the probe comes last.
-        among = [i for i in among if i in weights] or [i for i in among if names[i] == LOSS] or among
+    left = (shares[:, told] > 1).any(axis=1)
+    probed = shares[:, names.index(PROBE)] > 1
+    if left.any() and probed.any():
+        remarks.append(f"the {PROBE} left its budget at step {int(probed.argmax())}")
+    if left.any() or probed.any():
+        # A trained tensor that left says most, then the loss; the probe where nothing else did.
+        first = int(left.argmax()) if left.any() else int(probed.argmax())
+        among = [i for i in (told if left.any() else [names.index(PROBE)]) if shares[first][i] > 1]
+        among = [i for i in among if i in weights] or among
         worst = max(among, key=lambda i: shares[first][i])
         departure = _departure(job, lane, reference, taken, first, names[worst], float(errors[first][worst]))
         step, at = first, worst
