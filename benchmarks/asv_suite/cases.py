@@ -41,19 +41,6 @@ def peak_memory(build: Callable[..., timing.Case]) -> Callable[..., None]:
     return benchmark
 
 
-def parity_error(build: Callable[..., timing.Case]) -> Callable[..., float]:
-    """The error against float64, in eps units: lower is better, as asv takes it."""
-
-    def benchmark(*values: Any) -> float:
-        return build(*values).factory().parity().error
-
-    benchmark.unit = "eps"
-    return benchmark
-
-
-KINDS = {"time": ("track", timed), "memory": ("peakmem", peak_memory), "parity": ("track", parity_error)}
-
-
 def add(family: cases.CaseFamily, name: str, view: Any) -> None:
     """Add the benchmark of one view: its parameters are those that have several values in it."""
     full = family.full(view)
@@ -69,7 +56,7 @@ def add(family: cases.CaseFamily, name: str, view: Any) -> None:
             raise NotImplementedError(reason)  # asv's word for "skip"
 
     # asv tells kinds apart by the beginning of the name: what a "track_" function returns is the result.
-    kind, make = KINDS[family.metric]
+    kind, make = ("track", timed) if family.metric == "time" else ("peakmem", peak_memory)
     benchmark = make(build)
     benchmark.__name__ = f"{kind}_{family.name}" + (f"__{name}" if name else "")
     benchmark.__doc__ = family.summary

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 __all__ = ["Case", "Metric", "Parity", "Workload"]
 
-Metric = Literal["time", "memory", "parity"]
+Metric = Literal["time", "memory"]
 
 
 def _nothing() -> None:
@@ -64,7 +64,7 @@ class Case:
         parameters: what this one was built with; recorded, and part of the label.
         version: changes when numbers taken before can no longer be compared with those taken after.
         factory: builds the workload; called once a process, with the threads already pinned.
-        metric: "time" of a step, "memory": the peak of a process of its own, or "parity": the error against float64.
+        metric: "time" of a step, or "memory": the peak of a process of its own.
         threads: torch's intra-op threads that it wants.
 
     Example:

@@ -48,7 +48,7 @@ def _case(request: dict[str, Any], requests: IO[str], answers: IO[str]) -> None:
     blocks = Blocks(case, target_seconds=request["block_seconds"], warmup_seconds=request["warmup_seconds"])
     if case.metric == "memory":
         blocks.workload.step()
-    elif case.metric == "time":
+    else:
         blocks.warm_up()
     _answer(answers, {"ready": True, "number": blocks.number})
     while (line := requests.readline()) and json.loads(line)["do"] == "block":

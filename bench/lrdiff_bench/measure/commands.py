@@ -350,7 +350,7 @@ def _one_case(name: str, parameters: Sequence[str], device: str | None) -> Case:
     if len(found) != 1:
         raise ConfigError(f"{len(found)} cases have these parameters", help="give each parameter one value")
     if found[0].metric != "time":
-        raise ConfigError(f"{name} measures {found[0].metric}, not time", help="compare cases that are timed")
+        raise ConfigError(f"{name} measures memory, not time", help="compare cases that are timed")
     return found[0]
 
 

@@ -96,13 +96,13 @@ def run_table(rows: Sequence[Row], *, working: Case | None = None) -> Group:
 
 def _cells(record: Record) -> list[str | Text]:
     peak = format_bytes(record.peak) if record.peak is not None else ""
+    if not record.samples:
+        return ["", "", "", peak, ""]
+    low, high = record.quartiles
     error: str | Text = ""
     if record.parity is not None:
         text = "not finite" if record.parity.error is None else f"{record.parity.error:.1f} eps"
         error = Text(text, style="" if record.parity.held else "red")
-    if not record.samples:
-        return ["", "", "", peak if record.metric == "memory" else "", error]
-    low, high = record.quartiles
     return [
         format_seconds(record.median),
         f"{100 * (high - low) / record.median:.0f} %",

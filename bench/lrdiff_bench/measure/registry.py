@@ -32,7 +32,7 @@ class CaseFamily:
         parameters: every value that each parameter may have, its default first.
         views: by name, the sub-products that a whole run measures; a parameter that a view leaves out has its default.
         quick: the sub-product that a quick run measures.
-        metric: "time", "memory" for the peak of the whole process, which needs a process of its own, or "parity".
+        metric: "time", or "memory" for the peak of the whole process, which needs a process of its own.
         build: makes the workload of one choice of parameters.
         unavailable: says why one choice cannot be measured here, or None; cheap, because all fronts ask first.
         summary: one line that says what is measured.
@@ -132,7 +132,7 @@ def case_family(
         parameters: the values of each, the default first.
         views: sub-products by name; left out, one view of everything.
         quick: left out, the defaults alone. A parameter called ``threads`` sets torch's.
-        metric: "time", "memory" or "parity".
+        metric: "time" or "memory".
         unavailable: called like the function; returns why this choice cannot be measured here.
 
     Raises:
