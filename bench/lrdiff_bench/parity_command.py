@@ -20,13 +20,13 @@ from lrdiff_bench.parity_sources import find_subjects
 from lrdiff_bench.run_folder import json_ready
 from lrdiff_bench.screen_parts import make_console
 from lrdiff_bench.version import version
-from lrdiff_core.errors import CheckFailed, InputError, UnavailableError
+from lrdiff_core.errors import CheckFailed, ConfigError, InputError, UnavailableError
 from lrdiff_core.files import write_json, write_text
 from lrdiff_export import BACKENDS, ParityReport, Subject, check_subjects
 from lrdiff_export.backends import find_backends
 from lrdiff_export.layers import layer_errors
 
-__all__ = ["prediction_parity"]
+__all__ = ["backend_names", "prediction_parity"]
 
 FORMAT, VERSION = "lrdiff.parity", 1
 
@@ -69,6 +69,24 @@ def prediction_parity(
     else:
         _show(document)
     _raise_for(reports, asked=backends is not None)
+
+
+def backend_names(text: str | None) -> list[str] | None:
+    """Read a list such as ``eager,onnxruntime``.
+
+    Raises:
+        ConfigError: it names none.
+
+    Example:
+        >>> backend_names("eager, onnxruntime")
+        ['eager', 'onnxruntime']
+    """
+    if text is None:
+        return None
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ConfigError("--backends names none", help=f"backends: {', '.join(BACKENDS)}")
+    return names
 
 
 def _show(document: Mapping[str, Any]) -> None:

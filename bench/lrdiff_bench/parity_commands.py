@@ -31,8 +31,7 @@ def parity(
 
         status: int = training_parity(sources or [], backends=backends, data=data, out=out, json=json)
         return status
-    from lrdiff_bench.parity_command import prediction_parity
+    from lrdiff_bench.parity_command import backend_names, prediction_parity
 
-    names = None if backends is None else [name.strip() for name in backends.split(",") if name.strip()]
-    prediction_parity(sources or [], backends=names, data=data, out=out, json=json)
+    prediction_parity(sources or [], backends=backend_names(backends), data=data, out=out, json=json)
     return 0

@@ -76,18 +76,25 @@ def _find(source: str, data: Path | None) -> Subject:
 
 def _of_factory(source: str, data: Path | None) -> Subject:
     module, example, more = from_factory(source)
-    given: Any = more.get("rows") if data is None else _read_arrays(data)
-    arrays = rows_around(example) if given is None else given
-    if isinstance(example, Mapping) and not isinstance(arrays, Mapping):
-        arrays = [arrays] if isinstance(arrays, np.ndarray) else list(arrays)
-        if len(arrays) != len(example):
-            raise DataError(
-                f"rows are given for {len(arrays)} inputs, the example has {len(example)}",
-                help="give one array an input",
-            )
-        arrays = dict(zip(example, arrays, strict=True))
-    as_tensors(example)
-    return subject_of_module(module, arrays, output_names=more.get("output_names"))
+    given = more.get("rows") if data is None else _read_arrays(data)
+    rows = _by_input(rows_around(example) if given is None else given, example)
+    return subject_of_module(module, rows, output_names=more.get("output_names"))
+
+
+def _by_input(given: Any, example: Any) -> Any:
+    """Rows in the order of the example's inputs, under their names where it has names."""
+    names = list(example) if isinstance(example, Mapping) else None
+    if isinstance(given, Mapping):
+        if names is not None and set(given) == set(names):
+            return {name: given[name] for name in names}
+        given = given.values()
+    arrays = [given] if isinstance(given, np.ndarray) else list(given)
+    inputs = len(as_tensors(example))
+    if len(arrays) != inputs:
+        raise DataError(
+            f"rows are given for {len(arrays)} inputs, the example has {inputs}", help="give one array an input"
+        )
+    return tuple(arrays) if names is None else dict(zip(names, arrays, strict=True))
 
 
 def _read_arrays(path: Path) -> Any:
@@ -97,7 +104,7 @@ def _read_arrays(path: Path) -> Any:
         if isinstance(loaded, np.ndarray):
             return loaded
         with loaded:
-            return [loaded[name] for name in loaded.files]
+            return {name: loaded[name] for name in loaded.files}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", help="name a .npy or .npz file") from None
     except Exception as problem:  # a damaged archive fails in many ways

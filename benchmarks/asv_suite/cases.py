@@ -32,6 +32,20 @@ def timed(build: Callable[..., timing.Case]) -> Callable[..., dict[str, Any]]:
     return benchmark
 
 
+def error(build: Callable[..., timing.Case]) -> Callable[..., float]:
+    """How far results are from float64, in eps at their scale: what a `track_` benchmark returns, lower is better."""
+
+    def benchmark(*values: Any) -> float:
+        case = build(*values)
+        with timing.pinned(case.threads):
+            parity = case.factory().parity
+            return float("nan") if parity is None else parity().error  # nan is asv's "not available"
+
+    benchmark.type = "track"
+    benchmark.unit = "eps"
+    return benchmark
+
+
 def peak_memory(build: Callable[..., timing.Case]) -> Callable[..., None]:
     """asv reads the peak resident memory of the whole process after this returned, Python and torch included."""
 
@@ -56,17 +70,21 @@ def add(family: cases.CaseFamily, name: str, view: Any) -> None:
             raise NotImplementedError(reason)  # asv's word for "skip"
 
     # asv tells kinds apart by the beginning of the name: what a "track_" function returns is the result.
-    kind, make = ("track", timed) if family.metric == "time" else ("peakmem", peak_memory)
-    benchmark = make(build)
-    benchmark.__name__ = f"{kind}_{family.name}" + (f"__{name}" if name else "")
-    benchmark.__doc__ = family.summary
-    benchmark.pretty_name = " ".join((family.name, *([name] if name else []), *(f"{k}={v}" for k, v in fixed.items())))
-    benchmark.version = family.version  # asv would hash the source text above, the same for every family
-    benchmark.setup = setup
-    if varied:
-        benchmark.params = [list(values) for values in varied.values()]
-        benchmark.param_names = list(varied)
-    globals()[benchmark.__name__] = benchmark
+    kinds = {"track": timed} if family.metric == "time" else {"peakmem": peak_memory}
+    if family.metric == "time" and family.parity:
+        kinds["track_error"] = error
+    for kind, make in kinds.items():
+        benchmark = make(build)
+        benchmark.__name__ = f"{kind}_{family.name}" + (f"__{name}" if name else "")
+        benchmark.__doc__ = family.summary
+        words = [family.name, *([name] if name else []), *(f"{k}={v}" for k, v in fixed.items())]
+        benchmark.pretty_name = " ".join(["error of", *words] if make is error else words)
+        benchmark.version = family.version  # asv would hash the source text above, the same for every family
+        benchmark.setup = setup
+        if varied:
+            benchmark.params = [list(values) for values in varied.values()]
+            benchmark.param_names = list(varied)
+        globals()[benchmark.__name__] = benchmark
 
 
 for _family in cases.CASES.values():

@@ -39,6 +39,10 @@ _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-st
 def cache_folder() -> Path:
     """Return where the packages are installed for this user.
 
+    Example:
+        >>> cache_folder().parts[-2:]
+        ('lrdiff', 'javascript')
+
     Source: https://specifications.freedesktop.org/basedir-spec/latest/
     """
     if sys.platform == "darwin":

@@ -81,6 +81,12 @@ class ParityReport:
         """Whether at least one backend that counts agrees and none of them differs or refused.
 
         Unavailable ones do not count.
+
+        Example:
+            >>> agrees = BackendResult(backend="eager", device="cpu", dtype="float32", status=AGREES)
+            >>> absent = BackendResult(backend="cuda", device="cuda", dtype="float32", status=UNAVAILABLE)
+            >>> [ParityReport(reference="", rows=1, results=rows).passed for rows in ((agrees, absent), (absent,))]
+            [True, False]
         """
         statuses = {result.status for result in self.results if result.counts}
         return AGREES in statuses and not statuses & {DIFFERS, REFUSED}

@@ -68,6 +68,11 @@ def subject_of_module(
         InputError: the module cannot be evaluated in float64.
         ModelFileError: the ONNX file is not one.
         ConfigError: another number of output names than of outputs.
+
+    Example:
+        >>> subject = subject_of_module(nn.Linear(3, 1), np.ones((4, 3), np.float32))
+        >>> subject.judge.answers[0].dtype, len(subject.get_onnx()) > 100
+        (dtype('float64'), True)
     """
     keywords = tuple(rows) if isinstance(rows, Mapping) else None
     arrays = as_arrays(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import http.server
@@ -65,6 +66,7 @@ class NodeWorker:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
         )
+        atexit.register(self.close)
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -111,6 +113,7 @@ class NodeWorker:
 
     def close(self) -> None:
         """End the process; it is killed if it does not go by itself."""
+        atexit.unregister(self.close)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -147,6 +150,7 @@ class ChromiumWorker:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        atexit.register(self.close)  # a browser does not end with the program that started it
         try:
             agent = str(self._next(START_SECONDS)["runs"])
             self.runs = f"Chromium {agent.partition('Chrome/')[2].split(' ')[0]}"
@@ -182,6 +186,7 @@ class ChromiumWorker:
 
     def close(self) -> None:
         """End the browser, the server and the profile."""
+        atexit.unregister(self.close)
         self._jobs.put({"job": "stop"})
         self._process.terminate()
         try:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_export_golden import published, spoil, web  # noqa: F401  (fixtures)
+from test_export_golden import published, spoil  # noqa: F401  (fixtures)
 
 import lrdiff_export
 
@@ -45,14 +45,14 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def site(published: Path, web: Path, tmp_path: Path) -> Iterator[tuple[Path, str]]:  # noqa: F811
+def site(published: Path, javascript: Path, tmp_path: Path) -> Iterator[tuple[Path, str]]:  # noqa: F811
     """A folder with everything the guide says to serve, and its address on the loopback."""
     folder = tmp_path / "site"
     shutil.copytree(published.parent, folder)
     for file in folder.iterdir():  # the guide calls the model model.onnx
         file.rename(folder / file.name.replace(published.stem, "model"))
     shutil.copy(Path(lrdiff_export.__file__).with_name("check_golden.mjs"), folder)
-    (folder / "dist").symlink_to(web / "node_modules" / "onnxruntime-web" / "dist")
+    (folder / "dist").symlink_to(javascript / "node_modules" / "onnxruntime-web" / "dist")
     page = re.search(r"```html\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert page is not None, "the guide has no page"
     # The console cannot be read from outside: the same report goes into the page.

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,9 @@ import pytest
 from lrdiff_core.errors import ConfigError, DataError, ModelFileError, UnavailableError
 from lrdiff_export import RUNNERS, export, register_runner, verify_golden
 from lrdiff_export.golden import golden_paths, read_golden
-from lrdiff_export.runners import CHECKER, NODE_MODULES
+from lrdiff_export.javascript import NODE_MODULES, PACKAGES
+from lrdiff_export.runners import CHECKER
 from lrdiff_export.zoo import ZOO
-
-WEB = "1.30.0"
 
 
 @pytest.fixture(scope="module", params=["main, binary", "two inputs", "scores and label"])
@@ -31,22 +28,6 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     file = tmp_path_factory.mktemp("golden") / "model.onnx"
     export(sample.module(), sample.example(), out=file, rows=tuple(sample.rows.values()), output_names=sample.outputs)
     return file
-
-
-@pytest.fixture(scope="session")
-def web() -> Path:
-    """The folder where onnxruntime-web is installed: once, kept in the temporary folder between runs."""
-    if shutil.which("npm") is None or shutil.which("node") is None:
-        pytest.skip("node or npm is not installed")
-    folder = Path(tempfile.gettempdir()) / f"lrdiff-node-{os.getuid()}-{WEB}"
-    package = folder / "node_modules" / "onnxruntime-web" / "package.json"
-    if not package.is_file():
-        folder.mkdir(exist_ok=True)
-        command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", f"onnxruntime-web@{WEB}"]
-        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
-        if ran.returncode != 0:
-            pytest.skip(f"npm cannot install onnxruntime-web here: {ran.stderr.strip().splitlines()[-1]}")
-    return folder
 
 
 def copied(published: Path, folder: Path) -> Path:
@@ -85,42 +66,45 @@ def test_openvino_agrees(published: Path) -> None:
 
 
 @pytest.mark.slow
-def test_onnxruntime_web_agrees_under_node(published: Path, web: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(NODE_MODULES, str(web))
+def test_onnxruntime_web_agrees_under_node(published: Path, javascript: Path) -> None:
     report = verify_golden(published, runtime="node")
     assert report.problems == ()
-    assert report.runtime == f"onnxruntime-web {WEB} under node"
+    assert report.runtime == f"onnxruntime-web {PACKAGES['onnxruntime-web']} under node"
 
 
-def node(web: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["node", str(CHECKER), *arguments], cwd=web, capture_output=True, text=True, timeout=60)
+def node(javascript: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["node", str(CHECKER), *arguments], cwd=javascript, capture_output=True, text=True, timeout=60
+    )
 
 
 @pytest.mark.slow
-def test_the_javascript_check_needs_nothing_of_ours(published: Path, web: Path, tmp_path: Path) -> None:
+def test_the_javascript_check_needs_nothing_of_ours(published: Path, javascript: Path, tmp_path: Path) -> None:
     file = copied(published, tmp_path)
-    ran = node(web, str(file))
+    ran = node(javascript, str(file))
     assert (ran.returncode, ran.stderr) == (0, "")
     assert all(": equal, error " in line for line in ran.stdout.splitlines())
     assert len(ran.stdout.splitlines()) == len(read_golden(file).outputs)
 
 
 @pytest.mark.slow
-def test_the_javascript_check_sees_a_wrong_weight_and_files_that_do_not_belong(web: Path, tmp_path: Path) -> None:
+def test_the_javascript_check_sees_a_wrong_weight_and_files_that_do_not_belong(
+    javascript: Path, tmp_path: Path
+) -> None:
     sample = ZOO["main, binary"]
     file = tmp_path / "model.onnx"
     export(sample.module(), sample.example(), out=file, rows=sample.rows["rows"], output_names=sample.outputs)
     spoil(file)
-    ran = node(web, str(file))
+    ran = node(javascript, str(file))
     assert ran.returncode == 1
     assert ran.stderr.startswith(f"error: {file} and the golden vectors do not belong together\nhelp: ")
     tell_hash(file)
-    ran = node(web, str(file))
+    ran = node(javascript, str(file))
     assert ran.returncode == 1
     assert ran.stdout.startswith("probability: DIFFERENT: error ")
     file.write_bytes(b"hello")
     tell_hash(file)
-    ran = node(web, str(file))
+    ran = node(javascript, str(file))
     assert ran.returncode == 2
     assert ran.stderr.startswith("error: ")
     assert len(ran.stderr.splitlines()) == 2
@@ -204,6 +188,8 @@ def test_a_runtime_can_be_registered(plain: Path, registered: None) -> None:
 
 def test_a_runtime_that_is_not_here_is_named(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NODE_MODULES, str(plain.parent))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(plain.parent))
+    monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.chdir(plain.parent)
     with pytest.raises(UnavailableError, match=r"^(onnxruntime-web|node) is not installed"):
         verify_golden(plain, runtime="node")

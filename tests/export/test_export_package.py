@@ -15,7 +15,7 @@ import torch
 import lrdiff_export
 from lrdiff_export import describe_runtimes
 
-WITHOUT_EXAMPLES = {"__init__", "sandbox_child", "zoo"}  # checked by tests of their own
+WITHOUT_EXAMPLES = {"__init__", "sandbox_child", "workers", "zoo"}  # checked by tests of their own
 MODULES = sorted(
     path.stem for path in Path(lrdiff_export.__file__).parent.glob("*.py") if path.stem not in WITHOUT_EXAMPLES
 )
@@ -44,6 +44,7 @@ def test_the_public_names_are_these() -> None:
         "RUNNERS",
         "RuntimeInfo",
         "Sandbox",
+        "Subject",
         "TARGETS",
         "Target",
         "VariantReport",
@@ -53,6 +54,7 @@ def test_the_public_names_are_these() -> None:
         "Yardstick",
         "card_of",
         "check_parity",
+        "check_subjects",
         "convert_to_onnx",
         "describe_runtimes",
         "export",
@@ -65,6 +67,8 @@ def test_the_public_names_are_these() -> None:
         "register_backend",
         "register_runner",
         "run_untrusted",
+        "subject_of_file",
+        "subject_of_module",
         "verify_golden",
         "verify_onnx",
     ]
@@ -95,11 +99,32 @@ def test_the_runtimes_of_this_machine_are_described() -> None:
         assert entry.detail
 
 
+def test_what_other_runtimes_need_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("LRDIFF_NODE_MODULES", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    reasons = {entry.name: entry.reason for entry in describe_runtimes()}
+    assert reasons["openvino"] == "openvino is not installed: pip install openvino"
+    assert reasons["node"] == "node is not installed: install node 18 or newer (Debian: apt-get install nodejs)"
+    for name in ("onnxruntime-web", "onnxruntime-node"):
+        assert reasons[name] == (
+            f"not installed: lrdiff doctor --install-javascript (npm, into {tmp_path}/lrdiff/javascript)"
+        )
+    assert str(reasons["chromium"]).startswith("no Chromium on the path: install it (Debian: ")
+
+
 def test_a_missing_onnxscript_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     from lrdiff_export import runtimes
 
+    real = runtimes.metadata.version
+
     def missing(name: str) -> str:
-        raise runtimes.metadata.PackageNotFoundError(name)
+        if name == "onnxscript":
+            raise runtimes.metadata.PackageNotFoundError(name)
+        return real(name)
 
     monkeypatch.setattr(runtimes.metadata, "version", missing)
     entry = next(entry for entry in describe_runtimes() if entry.name == "onnxscript")

@@ -36,6 +36,7 @@ class CaseFamily:
         build: makes the workload of one choice of parameters.
         unavailable: says why one choice cannot be measured here, or None; cheap, because all fronts ask first.
         summary: one line that says what is measured.
+        parity: whether its workloads tell how far they are from float64; asv then follows that as it follows times.
     """
 
     name: str
@@ -47,6 +48,7 @@ class CaseFamily:
     build: Build
     unavailable: Callable[..., str | None]
     summary: str
+    parity: bool = True
 
     def cases(self, *, quick: bool = False) -> list[Case]:
         """What a run measures: the cases of all views, each once, or of the quick one."""
@@ -124,6 +126,7 @@ def case_family(
     quick: View | None = None,
     metric: Metric = "time",
     unavailable: Callable[..., str | None] | None = None,
+    parity: bool = True,
 ) -> Callable[[Build], Build]:
     """Register the decorated function, which builds a workload from keyword parameters, under its own name.
 
@@ -134,6 +137,7 @@ def case_family(
         quick: left out, the defaults alone. A parameter called ``threads`` sets torch's.
         metric: "time" or "memory".
         unavailable: called like the function; returns why this choice cannot be measured here.
+        parity: False for workloads that compute nothing that could be wrong.
 
     Raises:
         ConfigError: the name is taken or reserved, or a view names a value that the parameter does not have.
@@ -154,6 +158,7 @@ def case_family(
             metric=metric,
             build=build,
             unavailable=unavailable or _always,
+            parity=parity,
             summary=inspect.cleandoc(build.__doc__ or "").split("\n")[0],
         )
         for view in (*family.views.values(), family.quick):

@@ -91,7 +91,7 @@ def _not_installed(*, command: str) -> str | None:
     return None if installed else "lrdiff is linked here, not installed"
 
 
-@case_family(version="1", parameters={"command": ("--help", "doctor")}, unavailable=_not_installed)
+@case_family(version="1", parameters={"command": ("--help", "doctor")}, unavailable=_not_installed, parity=False)
 def command_start(command: str) -> Workload:
     """Start of the command line in a new process until it has printed its help, or the doctor's report."""
     import lrdiff_core

@@ -1,0 +1,288 @@
+"""Planted faults: a backend that does one thing wrong is caught on every kind of model, and the fault has its name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from export_models import Classifier, rows_of, seeded
+from torch import nn
+
+from lrdiff_export import BackendResult, Subject, check_subjects, subject_of_module
+from lrdiff_export.arithmetic import _RoundedProducts
+from lrdiff_export.backends import Predict, TorchBackend
+from lrdiff_export.backends.onnx_runtime import OnnxRuntimeBackend
+from lrdiff_export.zoo import ZOO
+
+
+def subject(name: str) -> Subject:
+    sample = ZOO[name]
+    decide = (lambda out: out[:, 0] > 0.5) if name == "main, binary" else (lambda out: out.argmax(axis=1))
+    return subject_of_module(sample.module(), tuple(sample.rows.values()), decide=decide)
+
+
+KINDS = ["main, binary", "main, multi-class", "convolution, batch norm", "transformer block", "LSTM"]
+SUBJECTS = {name: subject(name) for name in KINDS}
+
+
+def judged(name: str, plant: Any, kind: type, **attributes: object) -> BackendResult:
+    """Plant a backend and return what is said of it; eager beside it agrees, or the model would be at fault."""
+    plant("planted", **attributes)(kind)
+    eager, result = check_subjects({"model": SUBJECTS[name]}, backends=["eager", "planted"])["model"].results
+    assert (eager.status, eager.reason, eager.denormals) == ("agrees", None, "kept")
+    return result
+
+
+class Rounding(TorchBackend):
+    """Promises float32 and multiplies less."""
+
+    lower = "bfloat16"
+
+    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+        predict = super().prepare(module, onnx)
+
+        def rounded(*rows: np.ndarray) -> list[np.ndarray]:
+            fast = torch.backends.mha.get_fastpath_enabled()
+            torch.backends.mha.set_fastpath_enabled(False)
+            try:
+                with _RoundedProducts(self.lower, results=False), torch.backends.mkldnn.flags(enabled=False):
+                    return predict(*rows)
+            finally:
+                torch.backends.mha.set_fastpath_enabled(fast)
+
+        return rounded
+
+
+class Half(TorchBackend):
+    """Promises float32 and casts everything, as a runtime does that is built for speed."""
+
+    cast = torch.bfloat16
+
+    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+        inner, dtype = copy.deepcopy(module).to(self.cast), self.cast
+
+        class Cast(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = inner
+
+            def forward(self, *tensors: torch.Tensor) -> Any:
+                result = self.inner(*(one.to(dtype) for one in tensors))
+                return result.float() if isinstance(result, torch.Tensor) else [one.float() for one in result]
+
+        return super().prepare(Cast(), onnx)
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN:UserWarning")
+@pytest.mark.parametrize("lower", ["bfloat16", "tfloat32", "float16"])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_backend_that_drops_to_lower_precision_in_products_is_named(name: str, lower: str, plant: Any) -> None:
+    result = judged(name, plant, Rounding, lower=lower)
+    named = "bfloat16" if lower == "bfloat16" else "tfloat32 or float16"
+    assert (result.status, result.fault, result.arithmetic) == ("differs", "lower precision", named)
+    assert result.reason is not None
+    assert result.reason.endswith(f"; that is {named} arithmetic")
+
+
+@pytest.mark.parametrize("cast", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_backend_that_casts_everything_is_named(name: str, cast: torch.dtype, plant: Any) -> None:
+    result = judged(name, plant, Half, cast=cast)
+    assert (result.status, result.fault) == ("differs", "lower precision")
+    assert result.arithmetic == str(cast).removeprefix("torch.")
+
+
+class Flushing(TorchBackend):
+    """Switches denormal numbers off in the processor, as fast-math libraries do when they are loaded."""
+
+    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+        predict = super().prepare(module, onnx)
+
+        def flushed(*rows: np.ndarray) -> list[np.ndarray]:
+            if not torch.set_flush_denormal(True):
+                pytest.skip("this processor cannot flush denormal numbers")
+            try:
+                return predict(*rows)
+            finally:
+                torch.set_flush_denormal(False)
+
+        return flushed
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_backend_that_flushes_denormals_is_named(name: str, plant: Any) -> None:
+    result = judged(name, plant, Flushing)
+    assert (result.status, result.fault, result.denormals) == ("differs", "denormals flushed", "flushed")
+    assert result.reason == "denormal numbers are flushed to zero"
+
+
+def test_a_backend_that_may_flush_denormals_agrees_and_it_is_told(plant: Any) -> None:
+    result = judged("main, binary", plant, Flushing, keeps_denormals=False)
+    assert (result.status, result.fault, result.denormals) == ("agrees", None, "flushed")
+
+
+class Reordering(TorchBackend):
+    """Gives the classes in another order; of two, the other one's probability."""
+
+    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+        predict = super().prepare(module, onnx)
+
+        def other(output: np.ndarray) -> np.ndarray:
+            return 1 - output if output.shape[1] == 1 else np.roll(output, 1, axis=1)
+
+        return lambda *rows: [other(output) for output in predict(*rows)]
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "LSTM"])
+def test_a_backend_that_reorders_classes_is_named_and_no_margin_explains_its_flips(name: str, plant: Any) -> None:
+    result = judged(name, plant, Reordering)
+    assert (result.status, result.fault, result.arithmetic) == ("differs", "classes reordered", None)
+    width = SUBJECTS[name].judge.answers[0].shape[1]
+    order = "it gives the probability of the other class"
+    if width > 1:
+        order = f"its classes are in the order {', '.join(map(str, [width - 1, *range(width - 1)]))}"
+    assert result.reason is not None
+    assert result.reason.endswith("; " + order)
+    assert result.decisions_flipped
+    assert result.flips_unexplained == result.decisions_flipped
+
+
+class Staying(TorchBackend):
+    """Asked for CUDA, it runs where the rows are."""
+
+    device = "cuda"
+
+    def place(self, thing: Any) -> Any:
+        return thing
+
+
+class SessionOnTheCpu(OnnxRuntimeBackend):
+    """Asked for CUDA, its session took the CPU, as ONNX Runtime's do by themselves."""
+
+    device = "cuda"
+
+
+class Silent(TorchBackend):
+    """Does not say where it ran."""
+
+    def facts(self) -> dict[str, object]:
+        return {"runtime": "mine 1.0"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "names"),
+    [
+        (Staying, "asked for cuda, ran on cpu", KINDS),
+        (SessionOnTheCpu, "asked for cuda, ran on cpu", ["main, binary", "convolution, batch norm"]),
+        (Silent, "asked for cpu, does not say where it ran", KINDS),
+    ],
+)
+def test_a_backend_that_silently_falls_back_to_another_device_is_named(
+    kind: type, reason: str, names: list[str], plant: Any
+) -> None:
+    plant("elsewhere")(kind)
+    reports = check_subjects({name: SUBJECTS[name] for name in names}, backends=["elsewhere"])
+    for report in reports.values():
+        (result,) = report.results
+        assert (result.status, result.reason, result.fault) == ("refused", reason, "ran elsewhere")
+        assert not report.passed
+
+
+def test_a_backend_that_promises_bfloat16_is_not_measured_by_float32_nor_the_other_way(plant: Any) -> None:
+    result = judged("main, multi-class", plant, Half, dtype="bfloat16")
+    assert (result.status, result.dtype, result.arithmetic) == ("agrees", "bfloat16", "bfloat16")
+    assert result.error is not None
+    assert result.error < 8
+
+
+def test_one_that_chooses_is_judged_by_what_it_says_and_caught_if_that_is_not_so(plant: Any) -> None:
+    class Says(Half):
+        said = "bfloat16"
+
+        def facts(self) -> dict[str, object]:
+            return {**super().facts(), "arithmetic": self.said}
+
+    honest = judged("main, binary", plant, Says, dtype=None)
+    assert (honest.status, honest.dtype, honest.counts) == ("agrees", "bfloat16", True)
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "fault"), [("float32", "differs", "lower precision"), ("float17", "refused", None)]
+)
+def test_what_it_says_must_be_true(said: str, status: str, fault: str | None, plant: Any) -> None:
+    class Says(Half):
+        def facts(self) -> dict[str, object]:
+            return {**super().facts(), "arithmetic": said}
+
+    result = judged("main, binary", plant, Says, dtype=None)
+    assert (result.status, result.fault) == (status, fault)
+
+
+def wrong_by(change: Callable[[np.ndarray], np.ndarray]) -> type:
+    class Wrong(TorchBackend):
+        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+            predict = super().prepare(module, onnx)
+            return lambda *rows: [change(output) for output in predict(*rows)]
+
+    return Wrong
+
+
+def test_an_error_that_no_arithmetic_makes_is_not_given_a_name(plant: Any) -> None:
+    result = judged("main, multi-class", plant, wrong_by(lambda out: out + np.float32(0.2)))
+    assert (result.status, result.fault, result.arithmetic) == ("differs", None, None)
+
+
+def test_a_flip_within_the_budget_is_explained_and_one_beyond_is_not(plant: Any) -> None:
+    module, rows = seeded(Classifier), rows_of(50, 10)
+    with torch.no_grad():
+        answers = module.double()(torch.tensor(rows).double()).numpy()[:, 0]
+    module = module.float()
+    boundary = float(np.sort(answers)[25])  # a row of its own lies on the boundary: its decision is a toss
+
+    def decide(out: np.ndarray) -> np.ndarray:
+        return out[:, 0].astype(np.float64) > boundary
+
+    def flipped(out: np.ndarray, by: float) -> np.ndarray:
+        return (out + np.where(np.abs(out - boundary) < 1e-6, by, 0.0)).astype(np.float32)
+
+    for name, by in (("near", 1e-7), ("far", 1e-3)):
+        plant(name)(wrong_by(lambda out, by=by: flipped(out, by)))
+    model = subject_of_module(module, rows, decide=decide)
+    near, far = check_subjects({"model": model}, backends=["near", "far"])["model"].results
+    assert (near.status, near.decisions_flipped, near.flips_unexplained) == ("agrees", 1, 0)
+    assert (far.status, far.decisions_flipped, far.flips_unexplained) == ("differs", 1, 1)
+
+
+def test_a_run_that_changes_from_time_to_time_is_told_and_both_runs_are_judged(plant: Any) -> None:
+    class Changing(TorchBackend):
+        by = np.float32(1e-7)
+
+        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+            predict, runs = super().prepare(module, onnx), [0]
+
+            def changed(*rows: np.ndarray) -> list[np.ndarray]:
+                runs[0] += 1
+                return [output + self.by * (runs[0] == 2) for output in predict(*rows)]
+
+            return changed
+
+    little = judged("main, binary", plant, Changing)
+    assert (little.status, little.repeats) == ("agrees", False)
+    plant("much", by=np.float32(1e-3))(Changing)
+    (much,) = check_subjects({"model": SUBJECTS["main, binary"]}, backends=["much"])["model"].results
+    assert (much.status, much.repeats) == ("differs", False)
+
+
+def test_rows_that_come_out_wrong_alone_are_caught(plant: Any) -> None:
+    class Lonely(TorchBackend):
+        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+            predict = super().prepare(module, onnx)
+            return lambda rows: [output * (1 if len(rows) > 1 else 1.001) for output in predict(rows)]
+
+    result = judged("main, binary", plant, Lonely)
+    assert (result.status, result.alone_equal, result.repeats) == ("differs", False, True)
+    assert result.alone_error == result.error
