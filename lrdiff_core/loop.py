@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lrdiff_core.config import OptimizerName, RunConfig
 from lrdiff_core.data import Split, Table, split_table
 from lrdiff_core.devices import choose_device, compiler_status, repeatable
 from lrdiff_core.errors import UnavailableError
@@ -19,6 +18,9 @@ from lrdiff_core.model import ModelSpec, TabularNet, build_model
 from lrdiff_core.optim import SGD, Adam, AdamW
 from lrdiff_core.rates import RatePlan, layer_rates
 from lrdiff_core.seeds import make_generator
+
+if TYPE_CHECKING:  # names of types alone: the loop trains where pydantic is not installed
+    from lrdiff_core.config import OptimizerName, RunConfig
 
 __all__ = [
     "Observation",

@@ -117,5 +117,5 @@ def _run_epoch(
 
 
 # Importing them fills the registry.
-for _module in ("optimizer_cases", "training_cases", "shipping_cases", "parity_cases"):
+for _module in ("optimizer_cases", "training_cases", "lane_cases", "shipping_cases", "parity_cases"):
     importlib.import_module(f"lrdiff_bench.measure.{_module}")

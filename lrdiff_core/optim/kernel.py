@@ -13,12 +13,13 @@ import hashlib
 import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lrdiff_core.compiled import find_compiler, open_cached, processor
 
-__all__ = ["Table", "load", "missing_reason", "DECOUPLED", "AMSGRAD", "MAXIMIZE", "NESTEROV", "SCALARS"]
+__all__ = ["Table", "load", "missing_reason", "switched_off", "DECOUPLED", "AMSGRAD", "MAXIMIZE", "NESTEROV", "SCALARS"]
 
 DECOUPLED, AMSGRAD, MAXIMIZE, NESTEROV = 1, 2, 4, 8
 SCALARS = 8  # floats of scratch a tensor, as in kernel.c
@@ -45,7 +46,20 @@ class Table(ctypes.Structure):
 
 def load() -> ctypes.CDLL | None:
     """The compiled kernel, built now if it is not in the cache; ``None`` where it cannot be had."""
-    return attempt()[0]
+    return None if _off else attempt()[0]
+
+
+@contextmanager
+def switched_off() -> Iterator[None]:
+    """As with ``LRDIFF_KERNEL=0``, inside: what is prepared there uses PyTorch's fused kernels."""
+    _off.append(True)
+    try:
+        yield
+    finally:
+        _off.pop()
+
+
+_off: list[bool] = []  # one entry a block that is open
 
 
 def missing_reason() -> str | None:

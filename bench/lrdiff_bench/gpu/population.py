@@ -1,0 +1,105 @@
+"""A million 10-5-1 networks trained side by side: 1000 rows, batch 50, ten epochs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from lrdiff_bench.gpu.record import Request, Row, Tell
+from lrdiff_bench.measure.device import device_clock
+from lrdiff_bench.measure.parity import budget, error_in_eps
+from lrdiff_bench.population_speed import SpeedCase, network
+from lrdiff_core.population import Population, train_population
+
+__all__ = ["GOAL_SECONDS", "run"]
+
+MEMBERS, QUICK_MEMBERS = 1_000_000, 64
+SHARE = 16  # tiles are chosen on one member in so many
+TILES = (None, 62_500, 250_000)
+PARITY_MEMBERS = 16
+GOAL_SECONDS = 20.0  # for SGD on an H200
+MOST_SECONDS = 40.0  # a run that would take longer is not begun
+
+
+def run(request: Request, tell: Tell) -> None:
+    """Choose the tile on fewer members, then train all of them and time it once.
+
+    Args:
+        request: with ``quick`` 64 members.
+        tell: takes the rows.
+    """
+    members = QUICK_MEMBERS if request.quick else MEMBERS
+    for optimizer in ("sgd", "adam"):
+        whole = SpeedCase(optimizer=optimizer, members=members, epochs=1 if request.quick else 10)
+        part = replace(whole, members=max(1, members // SHARE))
+        _timed(part, request, None)  # loads kernels
+        best: tuple[float, int | None] | None = None
+        for tile in TILES[:1] if request.quick else TILES:
+            if tile is not None and tile > part.members:
+                continue
+            seconds, _ = _timed(part, request, tile)
+            tell(Row(what=f"{optimizer}, {part.members} members, tile {tile or 'by default'}", result="told",
+                     value=f"{seconds:.3g} s", numbers={"seconds": seconds, "members": part.members}))  # fmt: skip
+            best = (seconds, tile) if best is None or seconds < best[0] else best
+        assert best is not None
+        tell(_parity(replace(part, members=min(PARITY_MEMBERS, members)), request))
+        what = f"{optimizer}, {members} members"
+        expected = best[0] * members / part.members
+        if expected > MOST_SECONDS:
+            tell(Row(what=what, result="failed", note=f"not begun: would take about {expected:.0f} s"))
+            continue
+        seconds, population = _timed(whole, request, best[1])
+        tell(_row(what, seconds, population, whole, goal=GOAL_SECONDS if optimizer == "sgd" else None))
+
+
+def _parity(case: SpeedCase, request: Request) -> Row:
+    """A few members on the device against float64 on the CPU: fast but wrong must not pass."""
+
+    def weights(device: str, dtype: torch.dtype) -> list[torch.Tensor]:
+        result = train_population(
+            network, case.data(), case.rates(), 0, optimizer=case.optimizer, epochs=1, batch_size=case.batch_size,
+            evaluate="never", keep_weights=True, device=device, dtype=dtype, path="general",
+        )  # fmt: skip
+        assert result.weights is not None
+        return [one.cpu() for one in result.weights.values()]
+
+    exact, plain = weights("cpu", torch.float64), weights("cpu", torch.float32)
+    error, allowed = error_in_eps(weights(request.device, torch.float32), exact), budget(error_in_eps(plain, exact))
+    return Row(
+        what=f"{case.optimizer}, {case.members} members, one epoch, against float64",
+        result="held" if error <= allowed else "failed",
+        value=f"{error:.3g} eps of {allowed:.3g}",
+        numbers={"error": error, "allowed": allowed},
+    )
+
+
+def _row(what: str, seconds: float, population: Population, case: SpeedCase, *, goal: float | None) -> Row:
+    loss = population.train_loss[:, -1]
+    finite = float(torch.isfinite(loss).float().mean())
+    sound = finite > 0.5 and float(loss[torch.isfinite(loss)].min()) < math.log(2)  # better than a guess
+    rate = case.flops / seconds / 1e12
+    return Row(
+        what=what,
+        result="held" if sound and (goal is None or seconds <= goal) else "failed",
+        value=f"{seconds:.3g} s, {rate:.3g} TFLOP/s of matrix products",
+        note=("" if goal is None else f"goal {goal:g} s on an H200; ")
+        + f"{finite:.1%} of the losses are finite, the lowest is {float(loss[torch.isfinite(loss)].min()):.3g}",
+        numbers={"seconds": seconds, "members": case.members, "flops": case.flops, "finite": finite},
+    )
+
+
+def _timed(case: SpeedCase, request: Request, tile: int | None) -> tuple[float, Population]:
+    wait: Callable[[], None] = device_clock(request.device).wait
+    data, rates = case.data(), case.rates()
+    wait()
+    start = time.perf_counter()
+    population = train_population(
+        network, data, rates, 0, optimizer=case.optimizer, epochs=case.epochs, batch_size=case.batch_size,
+        evaluate="end", device=request.device, path="general", tile=tile,
+    )  # fmt: skip
+    wait()
+    return time.perf_counter() - start, population

@@ -1,0 +1,82 @@
+"""Prediction parity on an accelerator: every backend of the device, over the kinds of models that people ship."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lrdiff_bench.gpu.record import Request, Row, Tell
+from lrdiff_export.backends import BACKENDS
+from lrdiff_export.parity import check_parity
+from lrdiff_export.zoo import ZOO
+
+__all__ = ["models", "run"]
+
+LARGE = 65_536  # rows: more blocks than any GPU runs at once
+SLOW = ("compiled", "overhead", "autotune")  # words of backends that compile: last, so that a time-out costs only them
+
+
+class Cubes(nn.Module):
+    """Linear layers over three dimensions, a norm between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(24, 48), nn.LayerNorm(48), nn.Linear(48, 5)
+
+    def forward(self, rows: Tensor) -> Tensor:  # [batch, time, 24] -> [batch, time, 5]
+        return self.last(torch.relu(self.norm(self.first(rows))))
+
+
+def models(*, quick: bool) -> dict[str, tuple[nn.Module, Any]]:
+    """Return modules with rows, by name, seeded."""
+    numbers = np.random.default_rng(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        cubes = Cubes().eval()
+        wide = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 4)).eval()
+    found = {name: (ZOO[name].module(), dict(ZOO[name].rows)) for name in _FROM_ZOO}
+    large = 512 if quick else LARGE
+    return {
+        **{_FROM_ZOO[name]: (module, tuple(rows.values())) for name, (module, rows) in found.items()},
+        "3-D linear": (cubes, numbers.standard_normal((64, 7, 24)).astype(np.float32)),
+        "large batch": (wide, numbers.standard_normal((large, 16)).astype(np.float32)),
+    }
+
+
+_FROM_ZOO: Mapping[str, str] = {
+    "main, binary": "main model",
+    "convolution, batch norm": "convolution",
+    "transformer block": "transformer block",
+    "LSTM": "LSTM",
+}
+
+
+def run(request: Request, tell: Tell) -> None:
+    """Compare each model on each backend of the device with float64 on the CPU.
+
+    Args:
+        request: device and size.
+        tell: takes a row for each pair.
+    """
+    names = [name for name, one in BACKENDS.items() if one.device == request.device and not one.needs_onnx]
+    if request.device == "cpu":
+        names = [name for name in names if name == "eager"]
+    subjects = models(quick=request.quick)
+    if request.quick:
+        subjects = {name: subjects[name] for name in ("main model", "3-D linear", "large batch")}
+    for name in sorted(names, key=lambda name: any(word in name for word in SLOW)):
+        for model, (module, rows) in subjects.items():
+            tell(_row(f"{model}, {name}", module, rows, name))
+
+
+def _row(what: str, module: nn.Module, rows: Any, backend: str) -> Row:
+    report = check_parity(module, rows, backends=[backend])
+    (result,) = report.results
+    state = {"agrees": "held", "unavailable": "missing"}.get(result.status, "failed")
+    value = "" if result.error is None else f"{result.error:.3g} eps of {result.allowed:.3g}"
+    numbers = {"error": result.error, "allowed": result.allowed, "status": result.status, "dtype": result.dtype}
+    return Row(what=what, result=state, value=value, note=result.reason or "", numbers=numbers)  # type: ignore[arg-type]

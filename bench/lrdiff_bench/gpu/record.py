@@ -1,0 +1,112 @@
+"""What a part of ``make gpu`` reports: rows, one JSON line each, written as they come so that a time-out keeps them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = ["PARTS", "Part", "Request", "Row", "Tell", "part", "read_rows", "writer"]
+
+Result = Literal["held", "failed", "told", "missing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        what: was checked or measured.
+        result: ``held`` or ``failed`` for a check, ``told`` for a number that nothing depends on, ``missing`` for what
+            cannot run here.
+        value: what was measured, in words.
+        note: why it failed or is missing, or how it was measured.
+        numbers: for programs.
+    """
+
+    what: str
+    result: Result
+    value: str = ""
+    note: str = ""
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+Tell = Callable[[Row], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """How a part is to run.
+
+    Attributes:
+        device: ``cuda``, ``mps`` or ``cpu``.
+        quick: at the smallest size, to see that everything runs.
+    """
+
+    device: str
+    quick: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part: what it does, what it may take, what does it.
+
+    Attributes:
+        name: as asked for.
+        title: over its table.
+        seconds: it may take; the rest is cut off, and counts as failed.
+        module: whose ``run(request, tell)`` does it.
+    """
+
+    name: str
+    title: str
+    seconds: float
+    module: str
+
+
+PARTS: dict[str, Part] = {}
+
+
+def part(name: str, title: str, seconds: float) -> None:
+    """Add a part, run by the module of that name in this package."""
+    PARTS[name] = Part(name=name, title=title, seconds=seconds, module=f"lrdiff_bench.gpu.{name}")
+
+
+# Together 7 minutes and 20 seconds: starting processes takes the rest of 8 minutes.
+part("prediction", "Prediction parity", 115)
+part("training", "Training parity", 115)
+part("checks", "Tests that need an accelerator", 90)
+part("steps", "Cost of an optimizer step", 60)
+part("population", "Population training", 60)
+
+
+def writer(path: Path) -> Tell:
+    """Return a function that appends a row to a file, whole, at once."""
+
+    def tell(row: Row) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_plain(asdict(row)), allow_nan=False) + "\n")
+
+    return tell
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows written so far; a line that was cut off is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(Row(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,16 @@
+"""Fixtures and marks of all tests. It imports torch only where a test needs a device, and nothing that is optional."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a device that is not here, and say why not."""
+    for mark in item.iter_markers("accelerator"):
+        from lrdiff_core.devices import device_status
+
+        (device,) = mark.args
+        reason = device_status(device).reason
+        if reason is not None:
+            pytest.skip(f"needs {device}: {reason}")

@@ -1,0 +1,346 @@
+"""Training parity: right implementations agree on every kind of model, planted faults are caught and named."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import training_faults
+from torch import nn
+
+from lrdiff_core.errors import ConfigError, InputError
+from lrdiff_core.optim import kernel
+from lrdiff_export.training_job import OPTIMIZERS, PROBE, RateGroup, TrainingJob
+from lrdiff_export.training_lanes import (
+    ARITHMETICS,
+    IMPLEMENTATIONS,
+    Lane,
+    TrainingImplementation,
+    find_lanes,
+    register_implementation,
+)
+from lrdiff_export.training_parity import LaneResult, check_training_parity
+from lrdiff_export.training_reference import FLOOR, LOSS, TrainingReference
+from lrdiff_export.training_zoo import TRAINING_ZOO, make_job, zoo_job
+
+ON_CPU = ["torch", "torch-foreach", "torch-fused", "ours", "ours-no-kernel"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def plant(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Registers an implementation for one test."""
+
+    def planted(kind: type[TrainingImplementation]) -> Lane:
+        made = kind()
+        made.name = kind.__name__
+        monkeypatch.setitem(IMPLEMENTATIONS, made.name, made)
+        return Lane(implementation=made.name)
+
+    return planted
+
+
+def run_one(job: TrainingJob, lane: Lane, *, repeat: bool = False) -> LaneResult:
+    return check_training_parity(job, [lane], repeat=repeat).results[0]
+
+
+MODELS = [
+    *(("main", optimizer) for optimizer in OPTIMIZERS), ("convolution", "adam"), ("transformer block", "adamw"),
+    ("transformer block", "sgd"), ("3-D linear", "muon"), ("large batch", "sgd"),
+]  # fmt: skip
+
+
+def test_every_kind_of_model_and_optimizer_is_among_them() -> None:
+    assert {name for name, _ in MODELS} == set(TRAINING_ZOO)
+    assert {optimizer for _, optimizer in MODELS} == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize(("name", "optimizer"), MODELS)
+def test_every_right_implementation_agrees(name: str, optimizer: str) -> None:
+    job = zoo_job(name, optimizer=optimizer, steps=2 if name == "large batch" else 8)
+    lanes = find_lanes([*ON_CPU, "cpu"]) + find_lanes(["torch", "ours", "cpu", "float64", "bfloat16", "autocast"])
+    report = check_training_parity(job, lanes, repeat=False)
+    wrong = [f"{row.implementation} {row.arithmetic}: {row.reason}" for row in report.results if row.reason]
+    if optimizer == "muon":
+        wrong = [line for line in wrong if "torch has one implementation of Muon" not in line]
+    assert wrong == []
+    assert report.passed
+    # Far from the border, too: a lane that is no worse than plain arithmetic uses a quarter of its budget.
+    assert all(max(row.shares) < 0.6 for row in report.results if row.shares)
+
+
+def test_torchs_fused_sgd_in_bfloat16_is_found_out() -> None:
+    """A fault that is really there (torch 2.13, CPU): weights stand still. Ours does not use that kernel."""
+    job = zoo_job("3-D linear", optimizer="sgd", steps=4)
+    fused, ours = check_training_parity(job, find_lanes(["torch-fused", "ours", "cpu", "bfloat16"])).results
+    if fused.status == "agrees":
+        pytest.skip(f"torch {torch.__version__} has mended its fused SGD")
+    assert fused.departure is not None
+    assert "did not move" in fused.departure.meaning
+    assert ours.status == "agrees"
+
+
+MAIN = zoo_job("main", optimizer="adam", steps=10)
+# fault, optimizer, status, words of the reason
+FAULTS = [
+    ("IgnoresARate", "adam", "differs", ["step 1, layer2.", "(group 1, rate 0.003)", "its gradient is right",
+        "0.7 times", "at the rate 0.0021 of group 0 in place of its own 0.003"]),
+    ("IgnoresARate", "sgd", "differs", ["step 1, layer2.", "group 1", "in place of its own 0.05"]),
+    ("DropsToBfloat16", "adam", "differs", ["step 1, layer", "no more digits than bfloat16"]),
+    ("DropsToBfloat16", "sgd", "differs", ["step 1, layer", "no more digits than bfloat16"]),
+    ("ComputesInBfloat16", "adam", "differs", ["step 1, ", "gradient was computed in bfloat16"]),
+    ("ComputesInBfloat16", "sgd", "differs", ["step 1, ", "gradient was computed in bfloat16"]),
+    ("FlushesDenormals", "adam", "differs", ["step 1, denormal probe", "flushed to zero"]),
+    ("FlushesDenormals", "sgd", "differs", ["step 1, denormal probe", "flushed to zero"]),
+    ("ForgetsBiasCorrection", "adam", "differs", ["step 1, layer", "3.16 times", "without bias correction"]),
+    ("StandsStill", "adamw", "differs", ["step 3, layer", "it did not move"]),
+    ("LosesANumber", "adam", "differs", ["step 2, layer", "not finite"]),
+    ("RunsElsewhere", "sgd", "refused", ["asked for cpu, ran on meta: layer1.weight"]),
+    ("MomentsElsewhere", "adam", "refused", ["asked for cpu, ran on meta: exp_avg of layer1.weight"]),
+    ("FallsBack", "adam", "refused", ["asked for cpu, ran in part on cpu", "aten::_fused_adam_"]),
+    ("KeepsFloat64Weights", "adam", "refused", ["asked for float32, layer1.weight is float64"]),
+    ("Raises", "adam", "refused", ["RuntimeError: no kernel image is available"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fault", "optimizer", "status", "words"), FAULTS, ids=lambda value: str(value)[:24])
+def test_a_planted_fault_is_caught_and_named(
+    fault: str, optimizer: str, status: str, words: list[str], plant: Any
+) -> None:
+    result = run_one(zoo_job("main", optimizer=optimizer, steps=6), plant(getattr(training_faults, fault)))
+    assert result.status == status
+    assert result.reason is not None
+    assert "\n" not in result.reason
+    for word in words:
+        assert word in result.reason
+
+
+@pytest.mark.parametrize("fault", ["IgnoresARate", "ComputesInBfloat16", "ForgetsBiasCorrection", "FlushesDenormals"])
+def test_faults_are_caught_in_a_transformer_whose_training_amplifies_rounding(fault: str, plant: Any) -> None:
+    job = zoo_job("transformer block", steps=4)
+    result = run_one(job, plant(getattr(training_faults, fault)))
+    assert result.departure is not None
+    assert result.departure.step == 1
+    expected = {"IgnoresARate": "head.bias", "FlushesDenormals": PROBE}.get(fault)
+    assert expected is None or result.departure.parameter == expected
+
+
+def test_a_fault_that_begins_late_is_dated(plant: Any) -> None:
+    result = run_one(MAIN, plant(training_faults.StandsStill))
+    assert result.departure is not None
+    assert result.departure.step == 3
+    assert result.shares[0] < 1 < result.shares[2]
+
+
+def test_what_draws_numbers_is_not_repeatable(plant: Any) -> None:
+    job = zoo_job("main", optimizer="adam", steps=3)
+    torch.manual_seed(0)
+    result = run_one(job, plant(training_faults.DrawsNumbers), repeat=True)
+    assert result.repeats is not None
+    assert not result.repeats.equal
+    assert (result.repeats.step, result.repeats.parameter) == (1, "layer1.weight")
+
+
+def test_bit_equality_is_a_statement_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = zoo_job("3-D linear", optimizer="adamw", steps=4)
+    lanes = find_lanes(["torch-fused", "torch", "ours-no-kernel", "cpu"])
+    by_name = {row.implementation: row for row in check_training_parity(job, lanes).results}
+    assert all(row.repeats is not None and row.repeats.equal for row in by_name.values())
+    fused, default = by_name["ours-no-kernel"].bits
+    assert (fused.other, fused.expected, fused.equal) == ("torch-fused", True, True)
+    assert (default.other, default.expected, default.equal) == ("torch", False, False)
+    assert default.step is not None
+    assert default.parameter in {name for group in job.groups for name in group.names}
+    # The plain loop in its place is within every budget, and still not the promised bits.
+    monkeypatch.setattr(type(IMPLEMENTATIONS["ours-no-kernel"]), "ours", False)
+    broken = check_training_parity(job, lanes, repeat=False).results[-1]
+    assert broken.status == "differs"
+    assert broken.reason is not None
+    assert "bits differ from those of torch-fused from step" in broken.reason
+
+
+def test_the_kernel_is_what_tells_ours_from_ours_without_it() -> None:
+    if kernel.load() is None:
+        pytest.skip("no C compiler here")
+    with kernel.switched_off():
+        assert kernel.load() is None
+    assert kernel.load() is not None
+
+
+def chaotic_job(first: float, last: float, momentum: float, steps: int) -> TrainingJob:
+    """Rates beyond stability: rounding is amplified a millionfold."""
+    module = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
+    with torch.no_grad():
+        for i, weight in enumerate(module.parameters()):
+            weight.copy_(torch.linspace(-2, 2, weight.numel()).sin().reshape(weight.shape) * (2 + i))
+    groups = tuple(
+        RateGroup(names=(f"{i}.weight", f"{i}.bias"), options={"lr": lr, "momentum": momentum})
+        for i, lr in ((0, first), (2, last))
+    )
+    rows = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    made = make_job(module, rows, name="chaotic", steps=steps, optimizer="sgd", batch_size=8, seed=1)
+    return replace(made, groups=groups)
+
+
+def test_a_chaotic_training_gets_a_budget_that_grows_and_still_catches_faults(plant: Any) -> None:
+    job = chaotic_job(0.3, 0.1, 0.9, steps=40)
+    report = check_training_parity(job, [Lane(implementation="ours"), Lane(implementation="torch-fused")], repeat=False)
+    (budget,) = report.budgets
+    assert all(later >= earlier for earlier, later in pairwise(budget.allowed))
+    assert budget.allowed[-1] > 1e4 * budget.allowed[0]
+    assert budget.blunt_from is not None  # and it says where it stops to mean anything
+    assert 10 < budget.blunt_from < 40
+    assert report.passed
+    wrong = run_one(job, plant(training_faults.IgnoresARate))
+    assert wrong.departure is not None
+    assert wrong.departure.step == 1
+
+
+def test_nothing_is_judged_where_plain_arithmetic_leaves_its_range() -> None:
+    report = check_training_parity(chaotic_job(1.0, 0.5, 0.0, steps=30), [Lane(implementation="ours")], repeat=False)
+    assert report.budgets[0].judged == 25
+    assert report.passed
+    assert not math.isfinite(report.results[0].losses[-1])
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["budgets"][0]["allowed"][-1] is None
+
+
+def test_the_budget_is_made_of_conditioning_and_plain_arithmetic() -> None:
+    reference = TrainingReference(zoo_job("main", optimizer="adam", steps=5), ARITHMETICS["float32"])
+    assert reference.names == ("layer1.weight", "layer1.bias", "layer2.weight", "layer2.bias", PROBE, LOSS)
+    assert reference.allowed.shape == (6, 6)
+    least = 4 * np.maximum(reference.plain, reference.conditioning)
+    assert (reference.allowed >= least).all()
+    assert (reference.allowed[:, :4] >= FLOOR).all()
+    assert (reference.conditioning[1:, :4] > 0.1).all()
+    assert reference.sharpness.shape == (5, 4)
+    # A unit is an eps at the scale of the tensor, so doubled weights are as far away as they are large.
+    doubled = reference.values[-1].copy()
+    doubled[reference.part("layer1.weight")] *= 2
+    error = reference.errors(5, doubled)[0]
+    assert error == pytest.approx(1 / torch.finfo(torch.float32).eps, rel=0.2)
+
+
+def test_tensors_that_only_rounding_moves_are_told() -> None:
+    """A bias in front of a batch norm has no gradient; Adam makes steps of its rounding error all the same."""
+    report = check_training_parity(zoo_job("convolution", optimizer="adam", steps=5), [Lane(implementation="ours")])
+    assert report.budgets[0].blind == ("conv.bias",)
+    assert report.budgets[0].sharpness < 1e-3
+    assert report.passed
+
+
+def test_a_compiled_step_agrees() -> None:
+    lane = Lane(implementation="torch-compiled")
+    result = run_one(zoo_job("main", optimizer="adam", steps=4), lane)
+    if result.status == "unavailable":
+        pytest.skip(str(result.reason))
+    assert result.status == "agrees", result.reason
+
+
+def line_job(**changes: Any) -> TrainingJob:
+    options: dict[str, Any] = {
+        "name": "line", "module": nn.Linear(2, 1), "batches": [(torch.ones(4, 2),)] * 3, "optimizer": "sgd",
+        "loss": lambda module, x: (module(x) - 1).square().mean(),
+        "groups": (RateGroup(names=("weight", "bias"), options={"lr": 0.1}),),
+    }  # fmt: skip
+    return TrainingJob(**(options | changes))
+
+
+class Random(nn.Linear):
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return super().forward(rows) + torch.rand(1, dtype=rows.dtype)
+
+
+class Narrow(nn.Linear):
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return super().forward(rows).half()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "help"),
+    [
+        ({"module": Random(2, 1)}, "line trained twice in float64 ends elsewhere: it draws random numbers", "dropout"),
+        ({"module": Narrow(2, 1)}, "the loss of line is float16 in float64", "make constants and casts"),
+        ({"groups": (RateGroup(names=("weight", "bias"), options={"lr": 1e200}),)},
+         "line diverges in float64 at step 2: there is nothing to compare with", "lower the rates"),
+        ({"loss": lambda module, x: module(x)}, "line cannot be trained in float64: ", "make constants and casts"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_says_so(changes: dict[str, Any], message: str, help: str) -> None:
+    with pytest.raises(InputError) as caught:
+        run_one(line_job(**changes), Lane(implementation="torch"))
+    assert caught.value.message.startswith(message)
+    assert help in caught.value.help
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "adagrad"}, 'no optimizer "adagrad"'),
+        ({"batches": []}, "line has no batches"),
+        ({"groups": (RateGroup(names=("weight",), options={"lr": 1.0}),)}, "bias is in no group"),
+        ({"groups": (RateGroup(names=("weight", "bias", "scale"), options={"lr": 1.0}),)}, "scale is in a group, and"),
+        ({"groups": (RateGroup(names=("weight", "bias"), options={"lr": 1.0}),) * 2}, "bias stands in two groups"),
+    ],
+)
+def test_a_job_that_does_not_fit_together_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        line_job(**changes)
+    assert caught.value.message.startswith(message)
+
+
+def test_lanes_are_chosen_by_name() -> None:
+    assert [str(one) for one in find_lanes(["bfloat16", "ours", "cpu"])] == ["ours on cpu in bfloat16"]
+    everywhere = find_lanes()
+    assert {lane.device for lane in everywhere} == {"cpu", "cuda", "mps"}
+    assert all(lane.device in IMPLEMENTATIONS[lane.implementation].devices for lane in everywhere)
+    with pytest.raises(ConfigError, match='"adamw" is no implementation, device or arithmetic'):
+        find_lanes(["adamw"])
+    with pytest.raises(ConfigError, match='there is an implementation "ours" already'):
+        register_implementation("ours")
+
+
+def test_what_is_not_here_is_unavailable_and_why() -> None:
+    lanes = [
+        Lane(implementation="ours-graph"), Lane(implementation="torch", arithmetic="tfloat32"),
+        *(Lane(implementation="torch", device=name) for name in ("cuda", "mps")),
+    ]  # fmt: skip
+    report = check_training_parity(line_job(), lanes)
+    reasons = [row.reason or "" for row in report.results]
+    assert reasons[0] == "ours-graph needs cuda"
+    assert reasons[1] == "there is no tfloat32 on cpu"
+    if not torch.cuda.is_available():
+        assert "CUDA" in reasons[2] or "NVIDIA" in reasons[2]
+    assert {row.status for row in report.results[:2]} == {"unavailable"}
+    assert not check_training_parity(line_job(), lanes[:2]).passed
+
+
+def test_the_report_is_json() -> None:
+    report = check_training_parity(line_job(), [Lane(implementation="ours")])
+    document = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert document["passed"] is True
+    assert document["results"][0]["status"] == "agrees"
+    assert len(document["results"][0]["distances"]) == len(document["budgets"][0]["allowed"]) == 3
+    assert document["rates"] == "0.1"
+
+
+def test_the_callers_job_is_left_alone() -> None:
+    job = line_job()
+    before = {name: weight.detach().clone() for name, weight in job.module.named_parameters()}
+    check_training_parity(job, [Lane(implementation="ours")])
+    assert all(torch.equal(before[name], weight) for name, weight in job.module.named_parameters())
+    assert all(weight.grad is None for weight in job.module.parameters())
+    assert not math.isnan(float(job.batches[0][0].sum()))
