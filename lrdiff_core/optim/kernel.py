@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrdiff_core.compiled import find_compiler, open_cached, processor
+from lrdiff_core.compiled import build_first, find_compiler, open_cached, processor
 
 __all__ = ["Table", "load", "missing_reason", "DECOUPLED", "AMSGRAD", "MAXIMIZE", "NESTEROV", "SCALARS"]
 
@@ -79,15 +79,9 @@ def _link(path: Path) -> ctypes.CDLL:
 
 def _build(compiler: Sequence[str], scratch: Path) -> Path:
     library = scratch / "kernel.so"
-    for number, flags in enumerate(_VARIANTS):
-        try:
-            command = [*compiler, *_COMPILE, *flags, str(_SOURCE), "-o", str(library), "-lm"]
-            subprocess.run(command, check=True, capture_output=True, timeout=_PATIENCE_S)
-            return library
-        except subprocess.CalledProcessError:
-            if number == len(_VARIANTS) - 1:
-                raise
-    raise AssertionError("the loop returns or raises")
+    rest = (str(_SOURCE), "-o", str(library), "-lm")
+    build_first([[*compiler, *_COMPILE, *flags, *rest] for flags in _VARIANTS], patience_s=_PATIENCE_S)
+    return library
 
 
 def _file_name(compiler: Sequence[str]) -> str:
