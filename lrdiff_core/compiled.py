@@ -6,13 +6,14 @@ import os
 import platform
 import shlex
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["find_compiler", "open_cached", "processor"]
+__all__ = ["build_first", "find_compiler", "open_cached", "processor"]
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -45,6 +46,21 @@ def processor() -> str:
         return f"{platform.machine()} {platform.processor()}"
     told = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
     return "\n".join([platform.machine(), *told])
+
+
+def build_first(commands: Sequence[Sequence[str]], *, patience_s: float) -> None:
+    """Run compiler commands until one succeeds: not every compiler knows every flag.
+
+    Raises:
+        OSError, subprocess.SubprocessError: none did; the last one's fault.
+    """
+    for number, command in enumerate(commands, start=1):
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=patience_s)
+            return
+        except subprocess.CalledProcessError:
+            if number == len(commands):
+                raise
 
 
 def open_cached(name: str, build: Callable[[Path], Path], link: Callable[[Path], Library]) -> Library:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lrdiff_core.compiled import find_compiler, open_cached, processor
+from lrdiff_core.compiled import build_first, find_compiler, open_cached, processor
 
 __all__ = ["Table", "load", "missing_reason", "switched_off", "DECOUPLED", "AMSGRAD", "MAXIMIZE", "NESTEROV", "SCALARS"]
 
@@ -93,15 +93,9 @@ def _link(path: Path) -> ctypes.CDLL:
 
 def _build(compiler: Sequence[str], scratch: Path) -> Path:
     library = scratch / "kernel.so"
-    for number, flags in enumerate(_VARIANTS):
-        try:
-            command = [*compiler, *_COMPILE, *flags, str(_SOURCE), "-o", str(library), "-lm"]
-            subprocess.run(command, check=True, capture_output=True, timeout=_PATIENCE_S)
-            return library
-        except subprocess.CalledProcessError:
-            if number == len(_VARIANTS) - 1:
-                raise
-    raise AssertionError("the loop returns or raises")
+    rest = (str(_SOURCE), "-o", str(library), "-lm")
+    build_first([[*compiler, *_COMPILE, *flags, *rest] for flags in _VARIANTS], patience_s=_PATIENCE_S)
+    return library
 
 
 def _file_name(compiler: Sequence[str]) -> str:

@@ -6,12 +6,11 @@ import ctypes
 import functools
 import hashlib
 import os
-import subprocess
 from pathlib import Path
 
 import torch
 
-from lrdiff_core.compiled import open_cached, processor
+from lrdiff_core.compiled import build_first, open_cached, processor
 from lrdiff_core.devices import DeviceStatus, compiler_status
 from lrdiff_core.population.network import ACTIVATIONS, LinearLayer
 from lrdiff_core.population.rows import TASKS
@@ -112,14 +111,8 @@ def _header(layers: tuple[LinearLayer, ...], task: str, dtype: torch.dtype) -> s
 
 
 def _build(text: str, compiler: str, scratch: Path) -> Path:
-    source, built = scratch / "kernel.cpp", scratch / "kernel.so"
+    source, library = scratch / "kernel.cpp", scratch / "kernel.so"
     source.write_text(text)
-    for number, flags in enumerate(_VARIANTS):
-        command = [compiler, *_COMPILE, *flags, str(source), "-o", str(built), "-lm"]
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=_PATIENCE_S)
-            return built
-        except subprocess.CalledProcessError:
-            if number == len(_VARIANTS) - 1:
-                raise
-    raise AssertionError("the loop returns or raises")
+    rest = (str(source), "-o", str(library), "-lm")
+    build_first([[compiler, *_COMPILE, *flags, *rest] for flags in _VARIANTS], patience_s=_PATIENCE_S)
+    return library

@@ -30,7 +30,7 @@ def plan_table(entries: Sequence[PlanEntry], frozen: Collection[str], groups: in
             widths[column] = max(min(widths[column], least), widths[column] - excess)
     lines = [_line(_HEADINGS, widths), *(_line(row, widths) for row in rows)]
     still = f", {len(frozen)} frozen" if frozen else ""
-    return "\n".join([*lines, f"{len(entries)} parameters in {groups} groups{still}"])
+    return "\n".join([*lines, f"{_count(len(entries), 'parameter')} in {_count(groups, 'group')}{still}"])
 
 
 def _cells(entry: PlanEntry, frozen: bool) -> tuple[str, ...]:
@@ -53,3 +53,7 @@ def _shortened(text: str, width: int) -> str:
         return text
     head = (width - 2) // 2
     return f"{text[:head]}..{text[len(text) - (width - 2 - head) :]}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -122,8 +122,9 @@ def test_one_function_shows_up_in_all_three_fronts_with_the_same_median(project:
         "pytest-benchmark": from_pytest_benchmark(project),
         "asv": from_asv(project),
     }
-    assert all(0.025 <= median < 0.035 for median in medians.values()), medians
-    assert max(medians.values()) / min(medians.values()) < 1.1, medians
+    # A sleep ends late on a busy machine; what this is about is units, and who measures what.
+    assert all(0.025 <= median < 0.04 for median in medians.values()), medians
+    assert max(medians.values()) / min(medians.values()) < 1.25, medians
 
 
 def test_nothing_lists_the_cases_by_hand() -> None:

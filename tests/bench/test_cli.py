@@ -2,9 +2,9 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -55,14 +55,19 @@ def write(name, text):
 
 def test_help_answers_at_once_and_does_not_load_torch(here):
     code = "import sys; from lrdiff_bench.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+
+    def seconds():  # of the processor, for the machine may be busy
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
     times = []
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = seconds()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        times.append(time.perf_counter() - begun)
+        times.append(seconds() - begun)
         assert done.returncode == 0, "--help loads torch"
         assert "doctor" in done.stdout
-    assert min(times) < 0.3  # the least of five: the machine may be busy, the command may not be slow
+    assert min(times) < 0.3
 
 
 @pytest.mark.parametrize("command", ["run", "train", "predict", "export", "verify", "trace", "doctor"])
