@@ -295,3 +295,18 @@ def test_a_new_workload_is_one_file_and_one_function(monkeypatch: pytest.MonkeyP
         test_no_row_is_in_two_splits,
     ):
         check(workload)
+
+
+@pytest.mark.parametrize("name", OURS.split())
+def test_the_guide_says_what_the_file_says(name: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "workloads.md").read_text(encoding="utf-8")
+    section = next(part for part in text.split("\n## ") if f"`{name}`" in part.partition("\n")[0])
+    workload = WORKLOADS[name]()
+    words = " ".join(section.split())
+    assert f"Groups: {workload.groups[0]}" in words
+    assert all(group in words for group in workload.groups)
+    assert f"mallest difference: {workload.smallest_difference:g}" in words
+    for scheme in workload.schemes:
+        ratio = re.search(r"(\d+)x$", scheme.name)
+        assert (ratio[1] if ratio else scheme.name) in words, scheme.name
+    assert f"{workload.steps} " in words or "epochs" in words
