@@ -14,7 +14,7 @@ import torch
 
 from lrdiff_bench.study import workloads as _registers_them  # noqa: F401
 from lrdiff_bench.study.workload import WORKLOADS, Outcomes, Scheme, Trials, Workload, register_workload
-from lrdiff_bench.study.workloads.common import PopulationWorkload
+from lrdiff_bench.study.workloads.common import PopulationWorkload, mask_diverged
 from lrdiff_bench.study.workloads.side_by_side import SideBySide
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.population.members import build
@@ -191,6 +191,18 @@ def test_a_diverged_trial_is_nan_and_its_neighbours_do_not_notice(tiny: Workload
     assert (gone == np.logical_or.accumulate(gone)).all(), "a diverged trial comes back"
     for part in ("metric", "train_loss"):
         np.testing.assert_array_equal(getattr(wild, part)[[0, 2]], getattr(calm, part)[[0, 2]])
+
+
+def test_what_is_not_finite_once_is_nan_from_then_on() -> None:
+    accuracy = np.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.1, np.inf, 0.3]])
+    train_loss = np.array([[3.0, 2.0, 1.0], [3.0, np.inf, 1.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+    held_loss = np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [3.0, 2.0, np.inf], [3.0, 2.0, 1.0]])
+    found = mask_diverged(accuracy, train_loss, held_loss, evaluated_after=np.array([1, 2, 3]), seconds_a_step=0.5)
+    gone = np.array([[0, 0, 0], [0, 1, 1], [0, 0, 1], [0, 1, 1]], dtype=bool)
+    np.testing.assert_array_equal(np.isnan(found.metric), gone)
+    np.testing.assert_array_equal(np.isnan(found.train_loss), gone)
+    np.testing.assert_array_equal(found.metric[~gone], accuracy[~gone])
+    assert found.seconds_a_step == 0.5
 
 
 def test_validation_and_test_are_different_rows_and_training_knows_neither(tiny: Workload) -> None:
