@@ -223,6 +223,17 @@ def test_controls_change_what_they_say() -> None:
     np.testing.assert_array_equal(np.sort(moved, axis=1), np.sort(plain, axis=1))
 
 
+@pytest.mark.parametrize("make", [controls.control_classes, controls.control_pixels])
+def test_new_classes_come_with_a_new_head_and_shuffled_pixels_with_the_old_one(make) -> None:
+    workload = make().tiny()
+    asked = Trials(rates=np.zeros((1, 3)), seeds=np.array([0]), scheme=workload.schemes[0], judged_on="validation")
+    workload.prepare(asked)
+    net = workload.network(asked)(0).state_dict()
+    kept = {name for name, value in workload.known[0].items() if torch.equal(value, net[name])}
+    heads = {"4.weight", "4.bias"}
+    assert kept == (set(net) - heads if workload.shift == "classes" else set(net))
+
+
 @pytest.mark.parametrize(
     "parts", [relearn.parts_of, controls.control_classes().parts_of, controls.control_pixels().parts_of]
 )
