@@ -223,6 +223,17 @@ def test_controls_change_what_they_say() -> None:
     np.testing.assert_array_equal(np.sort(moved, axis=1), np.sort(plain, axis=1))
 
 
+@pytest.mark.parametrize("make", [controls.control_classes, controls.control_pixels])
+def test_new_classes_come_with_a_new_head_and_shuffled_pixels_with_the_old_one(make) -> None:
+    workload = make().tiny()
+    asked = Trials(rates=np.zeros((1, 3)), seeds=np.array([0]), scheme=workload.schemes[0], judged_on="validation")
+    workload.prepare(asked)
+    net = workload.network(asked)(0).state_dict()
+    kept = {name for name, value in workload.known[0].items() if torch.equal(value, net[name])}
+    heads = {"4.weight", "4.bias"}
+    assert kept == (set(net) - heads if workload.shift == "classes" else set(net))
+
+
 @pytest.mark.parametrize(
     "parts", [relearn.parts_of, controls.control_classes().parts_of, controls.control_pixels().parts_of]
 )
@@ -285,7 +296,8 @@ def test_the_ring_ends_where_torchs_adam_takes_it_alone() -> None:
 def test_the_energy_distance_charges_for_a_lost_mode_what_the_smallest_difference_is() -> None:
     random = np.random.default_rng(0)
     full, again = (torch.from_numpy(ring.points(random, 1500)) for _ in range(2))
-    seven = full[torch.atan2(full[:, 1], full[:, 0]).abs() > math.pi / 8]
+    around = full - torch.tensor(ring.CENTRE, dtype=full.dtype)
+    seven = full[torch.atan2(around[:, 1], around[:, 0]).abs() > math.pi / 8]
     assert abs(float(ring.energy_distance(full, again))) < 0.006
     assert float(ring.energy_distance(seven, again)) == pytest.approx(ring.ring().smallest_difference, rel=0.25)
 

@@ -14,7 +14,7 @@ import torch
 
 from lrdiff_bench.study import workloads as _registers_them  # noqa: F401
 from lrdiff_bench.study.workload import WORKLOADS, Outcomes, Scheme, Trials, Workload, register_workload
-from lrdiff_bench.study.workloads.common import PopulationWorkload
+from lrdiff_bench.study.workloads.common import PopulationWorkload, mask_diverged
 from lrdiff_bench.study.workloads.side_by_side import SideBySide
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.population.members import build
@@ -193,6 +193,18 @@ def test_a_diverged_trial_is_nan_and_its_neighbours_do_not_notice(tiny: Workload
         np.testing.assert_array_equal(getattr(wild, part)[[0, 2]], getattr(calm, part)[[0, 2]])
 
 
+def test_what_is_not_finite_once_is_nan_from_then_on() -> None:
+    accuracy = np.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.1, np.inf, 0.3]])
+    train_loss = np.array([[3.0, 2.0, 1.0], [3.0, np.inf, 1.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+    held_loss = np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [3.0, 2.0, np.inf], [3.0, 2.0, 1.0]])
+    found = mask_diverged(accuracy, train_loss, held_loss, evaluated_after=np.array([1, 2, 3]), seconds_a_step=0.5)
+    gone = np.array([[0, 0, 0], [0, 1, 1], [0, 0, 1], [0, 1, 1]], dtype=bool)
+    np.testing.assert_array_equal(np.isnan(found.metric), gone)
+    np.testing.assert_array_equal(np.isnan(found.train_loss), gone)
+    np.testing.assert_array_equal(found.metric[~gone], accuracy[~gone])
+    assert found.seconds_a_step == 0.5
+
+
 def test_validation_and_test_are_different_rows_and_training_knows_neither(tiny: Workload) -> None:
     rows = [(middle(tiny) / 30, seed) for seed in range(3)]
     same_network = {"width": tiny.tuned_at} if hasattr(tiny, "tuned_at") else {}  # reports are of a wider network
@@ -295,3 +307,18 @@ def test_a_new_workload_is_one_file_and_one_function(monkeypatch: pytest.MonkeyP
         test_no_row_is_in_two_splits,
     ):
         check(workload)
+
+
+@pytest.mark.parametrize("name", OURS.split())
+def test_the_guide_says_what_the_file_says(name: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "workloads.md").read_text(encoding="utf-8")
+    section = next(part for part in text.split("\n## ") if f"`{name}`" in part.partition("\n")[0])
+    workload = WORKLOADS[name]()
+    words = " ".join(section.split())
+    assert f"Groups: {workload.groups[0]}" in words
+    assert all(group in words for group in workload.groups)
+    assert f"mallest difference: {workload.smallest_difference:g}" in words
+    for scheme in workload.schemes:
+        ratio = re.search(r"(\d+)x$", scheme.name)
+        assert (ratio[1] if ratio else scheme.name) in words, scheme.name
+    assert f"{workload.steps} " in words or "epochs" in words

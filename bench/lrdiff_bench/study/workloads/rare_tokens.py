@@ -99,7 +99,7 @@ def _tokens(optimizer: str, *, base_rates: tuple[float, float]) -> RareTokens:
         # 2 % of what a guess without looking loses
         smallest_difference=round(0.02 * math.log(CLASSES), 3),
         steps=400,
-        report_seeds=FEWEST,  # rows of other seeds are gathered for each trial: six times the price of a search's
+        report_seeds=FEWEST,  # rows of other seeds are gathered for each trial, at several times a search's price
         optimizer=optimizer,
         batch_size=24,
         evaluations=8,

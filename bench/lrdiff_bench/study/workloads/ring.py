@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Ring", "ring"]
 
 MODES, RADIUS, SPREAD = 8, 1.0, 0.1
+CENTRE = (2.0, 0.0)  # away from 0, so that a generator that has not moved is worse than one that has
 LATENT = 2
 HIDDEN = 32
 BATCH = 64
@@ -107,7 +108,7 @@ def points(random: np.random.Generator, count: int) -> np.ndarray:
     """Points of the ring [count, 2]."""
     angle = 2 * math.pi * random.integers(MODES, size=count) / MODES
     centre = RADIUS * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return centre + SPREAD * random.standard_normal((count, 2))
+    return np.array(CENTRE) + centre + SPREAD * random.standard_normal((count, 2))
 
 
 def call(parameters: State, network: str, values: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def _seed(optimizer: str, *, base_rates: tuple[float, float]) -> Seed:
             Scheme(name="single", ratios={"hidden": 1.0, "output": 1.0}),
             Scheme(name="ratio 0.1", ratios={"hidden": 1.0, "output": 0.1}),  # the example's own
             Scheme(name="ratio 10", ratios={"hidden": 1.0, "output": 10.0}),
-            Scheme(name="free", ratios={"hidden": 1.0}, free={"output": (0.01, 100.0)}),
+            Scheme(name="free", ratios={"hidden": 1.0}, free={"output": (1e-3, 1e3)}),
         ),
         metric="loss",
         base_rates=base_rates,

@@ -124,7 +124,7 @@ def splats() -> Splats:
             Scheme(
                 name="free",
                 ratios={"colour": 1.0},
-                free={"position": (0.01, 10.0), "scale": (0.03, 30.0), "opacity": (0.03, 100.0)},
+                free={"position": (1e-3, 10.0), "scale": (0.01, 100.0), "opacity": (0.01, 100.0)},
             ),
         ),
         metric="loss",
