@@ -165,7 +165,7 @@ def test_the_scheme_of_the_verdict_is_chosen_on_validation_data():
             gain = 0.5 if trials.scheme.name == better else 0.0
             return replace(found, metric=found.metric - gain)
 
-    found = analyse(run_study(Contrary(schemes=(SINGLE, TENTH, TEN)), SMALL, Memory()), draws=400)
+    found = analyse(run_study(Contrary(schemes=(SINGLE, TENTH, TEN), setting_noise=0.005), SMALL, Memory()), draws=400)
     assert found.chosen == "ratio 0.1"
     assert found.judgement.verdict == "NO DIFFERENCE"
     assert found.schemes["ratio 10"].verdict == "HELPS"

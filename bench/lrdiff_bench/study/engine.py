@@ -175,7 +175,7 @@ def trainings(workload: Workload, plan: Plan) -> dict[str, int]:
     Example:
         >>> from types import SimpleNamespace
         >>> trainings(SimpleNamespace(schemes=(1, 2)), Plan(budget=8, repeats=3, report_seeds=30))
-        {'search': 96, 'report': 296}
+        {'search': 192, 'report': 302}
     """
     schemes = len(workload.schemes)
     extra = plan.repeats * plan.tuning_seeds + (plan.repeats + 1) * plan.target_seeds
