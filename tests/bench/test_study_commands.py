@@ -199,6 +199,7 @@ def test_a_toml_file_tests_a_claim(capsys):
     )
     done = run(capsys, "claim.toml", "--quick")
     assert "head x 3" in done.out
+    assert "claimed by: somebody" in done.out
     assert "claim-quick" in run(capsys, "ls").out
 
 

@@ -1,14 +1,19 @@
 """Studies of one's own: a TOML file, a model of one's own, the two ways to train it."""
 
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lrdiff_bench.study import registry
+from lrdiff_bench.study.analyse import analyse
 from lrdiff_bench.study.claim import load_claim, read_claim, workload_of
+from lrdiff_bench.study.engine import run_study
 from lrdiff_bench.study.kept import facts_of, workload_from
+from lrdiff_bench.study.ledger import Memory
 from lrdiff_bench.study.own import OwnWorkload
 from lrdiff_bench.study.plan import Plan
 from lrdiff_bench.study.workload import WORKLOADS, Trials
@@ -240,3 +245,26 @@ def test_a_relative_data_file_is_looked_up_from_the_toml_file(tmp_path):
     assert Path(found.data) == tmp_path / "rows.csv"
     workload = workload_of(found)
     assert np.isfinite(workload.train(trials(workload, [[0.01, 0.01]], [0])).metric).all()
+
+
+def test_the_guides_claim_from_the_literature_runs():
+    """The TOML file of the guide, at a size that takes a moment."""
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "protocol.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", guide, flags=re.DOTALL)
+    found = read_claim(tomllib.loads(block), where="the guide")
+    if found.workload not in registry.workload_names():
+        pytest.skip(f"the workload {found.workload} is not there")
+    workload = workload_of(found).tiny()
+    assert [scheme.name for scheme in workload.schemes] == ["single", "factor 2.6", "frozen body"]
+    assert workload.schemes[1].ratios == {"body": 0.385, "head": 1.0}
+    plan = Plan(budget=4, tuning_seeds=1, repeats=2, report_seeds=4, target_seeds=2, widenings=0)
+    found = analyse(run_study(workload, plan, Memory()), draws=100)
+    assert set(found.schemes) == {"factor 2.6", "frozen body"}
+    assert all(np.isfinite(column.median.estimate) for column in found.columns)
+
+
+def test_a_whole_study_of_a_model_of_ones_own(models):
+    workload = workload_of(claim(model=f"{models}:Gate", steps=4, evaluations=2))
+    plan = Plan(budget=4, tuning_seeds=1, repeats=2, report_seeds=4, target_seeds=2, widenings=0)
+    finished = run_study(workload, plan, Memory())
+    assert analyse(finished, draws=100).chosen in {"last x 0.1", "last x 10", "free"}

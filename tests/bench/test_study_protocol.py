@@ -347,7 +347,7 @@ def test_a_winner_that_diverges_on_fresh_seeds_is_not_dropped():
     found = analyse(finished, draws=400)
     assert found.columns[2].diverged == pytest.approx(0.5)
     assert found.judgement.verdict != "HELPS"  # half of the pairs are better by far, half are lost
-    facts = {"name": "x", "spec": {**vars(workload), "schemes": [{"name": "single"}]}, "versions": {}}
+    facts = {"name": "x", "source": {}, "spec": {**vars(workload), "schemes": [{"name": "single"}]}, "versions": {}}
     document = document_of(finished, found, facts)
     assert document["columns"][2]["diverged"] == pytest.approx(0.5)
 

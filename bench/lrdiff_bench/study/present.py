@@ -66,6 +66,8 @@ def draw_study(console: Console, document: Document) -> None:
         head.append(f"  ({workload['label']})", style="none")
     console.print(head)
     line(console, workload["question"])
+    if document["claimed_by"]:
+        line(console, f"claimed by: {document['claimed_by']}")
     if document["mode"] != "full":
         line(console, words.MODES[document["mode"]] + _because(document), "bold yellow")
     console.print()
