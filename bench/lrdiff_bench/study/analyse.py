@@ -141,12 +141,13 @@ def analyse(finished: Finished, *, draws: int = DRAWS, curves: bool = True) -> A
 
 
 def chosen_scheme(searches: Sequence[Search]) -> str:
-    """The differential scheme whose winners have the best validation score, on average over the searches.
+    """The differential scheme whose winners have the best validation score, on average; the first of equal ones.
 
     One scheme for all searches: if each search chose its own, differential rates would have the trials of all schemes.
     """
-    means = [float(np.mean([winner.score for winner in search.winners])) for search in searches[1:]]
-    return searches[1 + int(np.argmin(means))].scheme.name
+    rivals = [search for search in searches[1:] if not search.scheme.reference]
+    means = [float(np.mean([winner.score for winner in search.winners])) for search in rivals]
+    return rivals[int(np.argmin(means))].scheme.name
 
 
 def report_matrix(finished: Finished, kind: str, scheme: str) -> Numbers:

@@ -115,6 +115,8 @@ def draw_suite(console: Console, documents: Sequence[Document], suite: Mapping[s
     """Print the table of verdicts."""
     console.print(Text("\nAll workloads", style="bold cyan"))
     table = plain_table("workload", "differential", "minus single [95 %]", "verdict")
+    for column in table.columns[:2]:  # names give way, numbers stay whole
+        column.no_wrap, column.overflow = False, "fold"
     for row in words.suite_rows(documents, suite):
         table.add_row(row[0], row[5], row[6], Text(row[8], style=COLORS[row[8]]))
     console.print(table)
