@@ -19,7 +19,7 @@ from lrdiff_bench.study.engine import run_study
 from lrdiff_bench.study.kept import read_study
 from lrdiff_bench.study.ledger import Memory
 from lrdiff_bench.study.optuna_storage import open_storage
-from lrdiff_core.errors import CheckpointError, ConfigError
+from lrdiff_core.errors import CheckpointError, ConfigError, UnavailableError
 
 SCRIPT = Path(__file__).with_name("study_planted.py")
 STATE = optuna.trial.TrialState
@@ -247,3 +247,32 @@ def test_a_password_is_not_shown():
     from lrdiff_bench.study.optuna_storage import _hidden
 
     assert "secret" not in _hidden("postgresql://user:secret@host/name")
+
+
+def test_batches_can_be_trained_by_dask(uninterrupted, url, monkeypatch):
+    """Through a scheduler of this process's own, at an address on loopback."""
+    distributed = pytest.importorskip("distributed")
+    from lrdiff_bench.study.remote import connect, train_remotely, workers_of
+
+    monkeypatch.setattr("lrdiff_bench.study.kept.workload_from", lambda source: Slow(**WORKLOAD))
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, host="127.0.0.1", protocol="tcp"
+    ) as cluster:
+        client = connect(cluster.scheduler_address)
+        try:
+            own = ledger(url, Slow(**WORKLOAD))
+            own.at_a_time = workers_of(client)
+            assert own.at_a_time == 2
+            run_study(Slow(**WORKLOAD), PLAN, own, train=train_remotely(client, {"kind": "test"}))
+        finally:
+            client.close()
+    assert_whole(url, uninterrupted)
+
+
+def test_a_scheduler_that_does_not_answer_is_unavailable(monkeypatch):
+    pytest.importorskip("distributed")
+    from lrdiff_bench.study import remote
+
+    monkeypatch.setattr(remote, "_PATIENCE", 1)
+    with pytest.raises(UnavailableError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
+        remote.connect("tcp://127.0.0.1:9")

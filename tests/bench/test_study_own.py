@@ -1,14 +1,19 @@
 """Studies of one's own: a TOML file, a model of one's own, the two ways to train it."""
 
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lrdiff_bench.study import registry
+from lrdiff_bench.study.analyse import analyse
 from lrdiff_bench.study.claim import load_claim, read_claim, workload_of
+from lrdiff_bench.study.engine import run_study
 from lrdiff_bench.study.kept import facts_of, workload_from
+from lrdiff_bench.study.ledger import Memory
 from lrdiff_bench.study.own import OwnWorkload
 from lrdiff_bench.study.plan import Plan
 from lrdiff_bench.study.workload import WORKLOADS, Trials
@@ -131,12 +136,7 @@ def test_seeds_fix_weights_split_and_order_and_the_judged_split_is_the_one_asked
         ({"model": "{m}:wrong"}, InputError, r"maps \[2, 13\] to \[2, 7\]", "needs [rows, 3]"),
         ({"model": "{m}:narrow"}, InputError, r"cannot take rows \[2, 13\]", "let it map [rows, 13] to [rows, 3]"),
         ({"model": "{m}:small", "groups": {"a": "0.*", "b": "5.*"}}, RateError, "matches no parameter", "0, 2"),
-        (
-            {"model": "{m}:small", "groups": {"a": "0.*", "b": "2.bias"}},
-            ConfigError,
-            '"2.weight" is in no group',
-            "a, b",
-        ),
+        ({"model": "{m}:small", "groups": {"a": "0.*", "b": "2.bias"}}, ConfigError, '"2.weight" is in no', "a, b"),
         ({"model": "{m}:nothing"}, InputError, 'has no "nothing"', "small"),
     ],
 )  # fmt: skip
@@ -154,11 +154,7 @@ def test_models_and_groups_that_do_not_fit(settings, kind, message, help, models
         ({"schemes": [{"name": "x", "ratio": {}}]}, 'unknown key "schemes.0.ratio"', 'did you mean "ratios"?'),
         ({"schemes": [{"ratios": {}}]}, "schemes.0.name is missing", "keys: name, ratios, free"),
         ({"smallest_difference": 0}, "smallest_difference in mine.toml is 0", "greater than 0"),
-        (
-            {"schemes": [{"name": "x", "ratios": {"layer1": -1.0}}]},
-            "schemes.0.ratios.layer1",
-            "greater than or equal to 0",
-        ),
+        ({"schemes": [{"name": "x", "ratios": {"layer1": -1.0}}]}, "ratios.layer1", "greater than or equal to 0"),
         ({"optimizer": "adma"}, "optimizer in mine.toml is 'adma'", "'sgd', 'adam' or 'adamw'"),
         ({"momentum": 0.9}, "momentum is set", 'set optimizer = "sgd"'),
         ({"workload": "seed-adam"}, "names a workload and sets data", "leave out data"),
@@ -178,9 +174,8 @@ def test_schemes_that_name_no_group():
         workload_of(claim(hidden=[4], schemes=[{"name": "x", "ratios": {"layr1": 0.1}}]))
     assert 'did you mean "layer1"? groups: layer1, layer2' in problem.value.help
     with pytest.raises(ConfigError, match="both fixes and frees layer1"):
-        workload_of(
-            claim(hidden=[4], schemes=[{"name": "x", "ratios": {"layer1": 1.0}, "free": {"layer1": [0.1, 1.0]}}])
-        )
+        both = {"name": "x", "ratios": {"layer1": 1.0}, "free": {"layer1": [0.1, 1.0]}}
+        workload_of(claim(hidden=[4], schemes=[both]))
 
 
 def test_files_that_are_no_files(tmp_path):
@@ -250,3 +245,26 @@ def test_a_relative_data_file_is_looked_up_from_the_toml_file(tmp_path):
     assert Path(found.data) == tmp_path / "rows.csv"
     workload = workload_of(found)
     assert np.isfinite(workload.train(trials(workload, [[0.01, 0.01]], [0])).metric).all()
+
+
+def test_the_guides_claim_from_the_literature_runs():
+    """The TOML file of the guide, at a size that takes a moment."""
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "protocol.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", guide, flags=re.DOTALL)
+    found = read_claim(tomllib.loads(block), where="the guide")
+    if found.workload not in registry.workload_names():
+        pytest.skip(f"the workload {found.workload} is not there")
+    workload = workload_of(found).tiny()
+    assert [scheme.name for scheme in workload.schemes] == ["single", "factor 2.6", "frozen body"]
+    assert workload.schemes[1].ratios == {"body": 0.385, "head": 1.0}
+    plan = Plan(budget=4, tuning_seeds=1, repeats=2, report_seeds=4, target_seeds=2, widenings=0)
+    found = analyse(run_study(workload, plan, Memory()), draws=100)
+    assert set(found.schemes) == {"factor 2.6", "frozen body"}
+    assert all(np.isfinite(column.median.estimate) for column in found.columns)
+
+
+def test_a_whole_study_of_a_model_of_ones_own(models):
+    workload = workload_of(claim(model=f"{models}:Gate", steps=4, evaluations=2))
+    plan = Plan(budget=4, tuning_seeds=1, repeats=2, report_seeds=4, target_seeds=2, widenings=0)
+    finished = run_study(workload, plan, Memory())
+    assert analyse(finished, draws=100).chosen in {"last x 0.1", "last x 10", "free"}

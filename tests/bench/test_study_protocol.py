@@ -84,7 +84,7 @@ def test_a_workload_whose_first_scheme_is_no_single_rate_is_refused():
     with pytest.raises(ConfigError, match=r'names the group "hed"') as problem:
         check_workload(Planted(schemes=(SINGLE, Scheme(name="x", ratios={"hed": 2.0}))))
     assert problem.value.help == "groups are: body, head, tail"
-    with pytest.raises(ConfigError, match="1 schemes"):
+    with pytest.raises(ConfigError, match="1 schemes, none of differential rates"):
         check_workload(Planted(schemes=(SINGLE,)))
 
 
@@ -165,10 +165,20 @@ def test_the_scheme_of_the_verdict_is_chosen_on_validation_data():
             gain = 0.5 if trials.scheme.name == better else 0.0
             return replace(found, metric=found.metric - gain)
 
-    found = analyse(run_study(Contrary(schemes=(SINGLE, TENTH, TEN)), SMALL, Memory()), draws=400)
+    found = analyse(run_study(Contrary(schemes=(SINGLE, TENTH, TEN), setting_noise=0.005), SMALL, Memory()), draws=400)
     assert found.chosen == "ratio 0.1"
     assert found.judgement.verdict == "NO DIFFERENCE"
     assert found.schemes["ratio 10"].verdict == "HELPS"
+
+
+def test_a_reference_is_judged_beside_but_never_chosen():
+    reference = replace(TENTH, reference=True)
+    workload = Planted(schemes=(SINGLE, reference, TEN), gain={"ratio 0.1": 0.3})
+    found = analyse(run_study(workload, SMALL, Memory()), draws=400)
+    assert found.chosen == "ratio 10"
+    assert found.schemes["ratio 0.1"].verdict == "HELPS"
+    with pytest.raises(ConfigError, match="none of differential rates"):
+        check_workload(Planted(schemes=(SINGLE, reference)))
 
 
 # 4: edges
@@ -347,7 +357,7 @@ def test_a_winner_that_diverges_on_fresh_seeds_is_not_dropped():
     found = analyse(finished, draws=400)
     assert found.columns[2].diverged == pytest.approx(0.5)
     assert found.judgement.verdict != "HELPS"  # half of the pairs are better by far, half are lost
-    facts = {"name": "x", "spec": {**vars(workload), "schemes": [{"name": "single"}]}, "versions": {}}
+    facts = {"name": "x", "source": {}, "spec": {**vars(workload), "schemes": [{"name": "single"}]}, "versions": {}}
     document = document_of(finished, found, facts)
     assert document["columns"][2]["diverged"] == pytest.approx(0.5)
 

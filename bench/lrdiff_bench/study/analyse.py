@@ -36,7 +36,7 @@ class Column:
         median: over seeds (the median over searches of each), with its 95 % interval.
         diverged: share of these runs.
         curve, low, high: median of the metric over seeds by evaluation, with its interval. [evaluations]
-        train_curve: median of the training loss. [evaluations]
+        train_curve, train_low, train_high: the same of the training loss. [evaluations]
     """
 
     name: str
@@ -47,6 +47,8 @@ class Column:
     low: Numbers
     high: Numbers
     train_curve: Numbers
+    train_low: Numbers
+    train_high: Numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,12 +141,13 @@ def analyse(finished: Finished, *, draws: int = DRAWS, curves: bool = True) -> A
 
 
 def chosen_scheme(searches: Sequence[Search]) -> str:
-    """The differential scheme whose winners have the best validation score, on average over the searches.
+    """The differential scheme whose winners have the best validation score, on average; the first of equal ones.
 
     One scheme for all searches: if each search chose its own, differential rates would have the trials of all schemes.
     """
-    means = [float(np.mean([winner.score for winner in search.winners])) for search in searches[1:]]
-    return searches[1 + int(np.argmin(means))].scheme.name
+    rivals = [search for search in searches[1:] if not search.scheme.reference]
+    means = [float(np.mean([winner.score for winner in search.winners])) for search in rivals]
+    return rivals[int(np.argmin(means))].scheme.name
 
 
 def report_matrix(finished: Finished, kind: str, scheme: str) -> Numbers:
@@ -185,6 +188,7 @@ def _column(finished: Finished, name: str, kind: str, scheme: str, values: Numbe
     curves = _by_step(finished, kind, scheme, "metric")
     train = _by_step(finished, kind, scheme, "train_loss")
     bands = [median_interval(column, nan_as=bad) for column in lower_is_better(curves, metric).T]
+    losses = [median_interval(column) for column in train.T]
     low, high = np.array([b.low for b in bands]), np.array([b.high for b in bands])
     return Column(
         name=name,
@@ -194,7 +198,9 @@ def _column(finished: Finished, name: str, kind: str, scheme: str, values: Numbe
         curve=sign * np.array([b.estimate for b in bands]),
         low=np.minimum(sign * low, sign * high),
         high=np.maximum(sign * low, sign * high),
-        train_curve=np.array([median_interval(column).estimate for column in train.T]),
+        train_curve=np.array([one.estimate for one in losses]),
+        train_low=np.array([one.low for one in losses]),
+        train_high=np.array([one.high for one in losses]),
     )
 
 

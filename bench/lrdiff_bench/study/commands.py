@@ -63,6 +63,13 @@ def run(
     console = make_console(stderr=json)  # with --json the studies still show, but on stderr
     documents = []
     for number, (source, workload, plan) in enumerate(plans, start=1):
+        ledger = Shared(
+            url,
+            study_name(workload, plan),
+            direction="maximize" if workload.metric == "accuracy" else "minimize",
+            facts=facts_of(workload, plan, source),
+            must_agree=MUST_AGREE,
+        )
         counts = trainings(workload, plan)
         of = f" ({number} of {len(plans)})" if len(plans) > 1 else ""
         mode = f" - {words.MODES[plan.mode]}" if plan.mode != "full" else ""
@@ -73,7 +80,7 @@ def run(
             f"{counts['report']} on fresh seeds, {workload.steps} steps each{mode}",
             "dim",
         )
-        documents.append(_one(source, workload, plan, url, console, scheduler))
+        documents.append(_one(source, workload, plan, ledger, console, scheduler))
         present.draw_study(console, documents[-1])
         _write_study(documents[-1], folder)
     suite = suite_of(documents)
@@ -186,16 +193,8 @@ def calibrate(*, studies: int) -> int:
 
 
 def _one(
-    source: dict[str, Any], workload: Any, plan: Any, url: str, console: Any, scheduler: str | None
+    source: dict[str, Any], workload: Any, plan: Any, ledger: Shared, console: Any, scheduler: str | None
 ) -> dict[str, Any]:
-    facts = facts_of(workload, plan, source)
-    ledger = Shared(
-        url,
-        facts["name"],
-        direction="maximize" if workload.metric == "accuracy" else "minimize",
-        facts=facts,
-        must_agree=MUST_AGREE,
-    )
     watcher = present.LiveWatcher(console)
     begin = time.perf_counter()
     client = None
@@ -213,7 +212,7 @@ def _one(
         if client is not None:
             client.close()
     document = document_of(finished, analyse(finished), ledger.facts)
-    line(console, f"{facts['name']}: {time.perf_counter() - begin:.0f} s", "dim")
+    line(console, f"{study_name(workload, plan)}: {time.perf_counter() - begin:.0f} s", "dim")
     return document
 
 

@@ -34,6 +34,7 @@ def document_of(finished: Finished, analysis: Analysis, facts: Mapping[str, Any]
         "mode": plan.mode,
         "shortcomings": plan.shortcomings(),
         "workload": facts["spec"],
+        "claimed_by": facts["source"].get("settings", {}).get("source", ""),
         "plan": plan.to_dict(),
         "versions": facts["versions"],
         "seeds": {
@@ -158,6 +159,8 @@ def _column(column: Column, time: TimeToTarget | None) -> dict[str, Any]:
         "low": _nested(column.low),
         "high": _nested(column.high),
         "train_curve": _nested(column.train_curve),
+        "train_low": _nested(column.train_low),
+        "train_high": _nested(column.train_high),
         "steps_to_target": None if time is None else _interval(time.steps),
         "seconds_to_target": None if time is None else _finite(time.seconds),
         "reached": None if time is None else time.reached,

@@ -132,8 +132,11 @@ def check_workload(workload: Workload) -> None:
     """
     where, schemes = f'workload "{workload.name}"', workload.schemes
     names = [scheme.name for scheme in schemes]
-    if len(schemes) < 2:
-        raise ConfigError(f"{where} has {len(schemes)} schemes", help="give the single rate and one to compare with it")
+    if all(scheme.reference for scheme in schemes[1:]):
+        raise ConfigError(
+            f"{where} has {len(schemes)} schemes, none of differential rates",
+            help="give the single rate and one to compare with it",
+        )
     if len(set(names)) < len(names):
         raise ConfigError(f"{where} has two schemes of one name: {', '.join(names)}", help="name them apart")
     first = schemes[0]
@@ -175,7 +178,7 @@ def trainings(workload: Workload, plan: Plan) -> dict[str, int]:
     Example:
         >>> from types import SimpleNamespace
         >>> trainings(SimpleNamespace(schemes=(1, 2)), Plan(budget=8, repeats=3, report_seeds=30))
-        {'search': 96, 'report': 296}
+        {'search': 192, 'report': 302}
     """
     schemes = len(workload.schemes)
     extra = plan.repeats * plan.tuning_seeds + (plan.repeats + 1) * plan.target_seeds

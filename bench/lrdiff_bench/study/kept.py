@@ -48,6 +48,7 @@ def facts_of(workload: Workload, plan: Plan, source: Mapping[str, Any]) -> dict[
         "groups": list(workload.groups),
         "schemes": [
             {"name": s.name, "ratios": dict(s.ratios), "free": {g: list(i) for g, i in s.free.items()},
+             "reference": s.reference,
              "options": {key: str(value) for key, value in s.options.items()}}
             for s in workload.schemes
         ],
@@ -128,6 +129,7 @@ def _stored(spec: Mapping[str, Any]) -> _Stored:
             ratios=s["ratios"],
             free={g: (i[0], i[1]) for g, i in s["free"].items()},
             options=s["options"],
+            reference=s["reference"],
         )
         for s in spec["schemes"]
     )

@@ -61,6 +61,8 @@ def _study(document: Document, suite: Mapping[str, Any] | None, pictures: Sequen
     over = "its schemes" if suite is None else "all schemes of all workloads"
     label = f" ({workload['label']})" if workload["label"] else ""
     lines = ["", f"## {document['name']}: {workload['title']}{label}", "", workload["question"]]
+    if document["claimed_by"]:
+        lines += ["", f"Claimed by: {document['claimed_by']}."]
     if document["mode"] != "full":
         lines += ["", f"**{words.MODES[document['mode']]}**"]
     lines += ["", f"By itself: {words.verdict_text(document)}.", ""]

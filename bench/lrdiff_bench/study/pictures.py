@@ -77,7 +77,11 @@ def _best_of(document: Document) -> Figure:
     ends = np.array([[scheme["expected"][0], scheme["expected"][-1]] for scheme in document["best_of"]["schemes"]])
     lower = document["workload"]["metric"] == "loss"
     best, worst = (ends[:, 1].min(), ends[:, 0].max()) if lower else (ends[:, 1].max(), ends[:, 0].min())
-    panel.set_ylim(*sorted((best - 0.05 * (worst - best), best + 1.08 * (worst - best))))
+    if lower and best > 0 and worst > 4 * best:
+        panel.set_yscale("log")
+        panel.set_ylim(0.9 * best, 1.1 * worst)
+    else:
+        panel.set_ylim(*sorted((best - 0.05 * (worst - best), best + 1.08 * (worst - best))))
     panel.legend(frameon=False, fontsize=9)
     return figure
 
@@ -129,22 +133,31 @@ def _gap(winner: Mapping[str, Any], base: Mapping[str, Any]) -> Any:
 
 
 def _steps(document: Document) -> Figure:
-    figure, panel = _panel(document, "on test data by step, median over fresh seeds with 95 % bands")
-    steps = document["evaluated_after"]
-    looks = [LOOKS[-1], *LOOKS]
-    for column, (color, dashes) in zip(document["columns"], looks, strict=False):
-        curve, low, high = (np.array(column[part], dtype=np.float64) for part in ("curve", "low", "high"))
-        if len(curve) != len(steps):
-            continue
-        label = column["name"] if column["name"] == "untuned default" else f"tuned {column['name']}"
-        panel.plot(steps, curve, color=color, linestyle=dashes, linewidth=1.7, label=label)
-        panel.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0)
-    if document["target"] is not None:
-        panel.axhline(document["target"], color="#333333", linewidth=0.7, linestyle=(0, (1, 3)))
-        panel.text(steps[-1], document["target"], "target", fontsize=8, ha="right", va="bottom", color="#333333")
-    panel.set_xlabel("steps")
-    panel.set_ylabel(_metric(document))
+    """Training loss, and the metric on test data, by step."""
+    figure = Figure(figsize=(11.0, 4.4), layout="constrained")
+    metric = _metric(document)
+    for panel, (curve, low, high), label in zip(
+        figure.subplots(1, 2),
+        (("train_curve", "train_low", "train_high"), ("curve", "low", "high")),
+        ("training loss", f"{metric} on test data"),
+        strict=True,
+    ):
+        _dress(panel)
+        for column, (color, dashes) in zip(document["columns"], [LOOKS[-1], *LOOKS], strict=False):
+            middle, under, over = (np.array(column[part], dtype=np.float64) for part in (curve, low, high))
+            steps = document["evaluated_after"]
+            if len(middle) == len(steps):
+                name = column["name"] if column["name"] == "untuned default" else f"tuned {column['name']}"
+                panel.plot(steps, middle, color=color, linestyle=dashes, linewidth=1.7, label=name)
+                panel.fill_between(steps, under, over, color=color, alpha=0.12, linewidth=0)
+        if curve == "curve" and document["target"] is not None:
+            panel.axhline(document["target"], color="#333333", linewidth=0.7, linestyle=(0, (1, 3)))
+            panel.text(steps[-1], document["target"], "target", fontsize=8, ha="right", va="bottom", color="#333333")
+        panel.set_xlabel("steps")
+        panel.set_ylabel(label)
     panel.legend(frameon=False, fontsize=9)
+    mode = f" - {words.MODES[document['mode']]}" if document["mode"] != "full" else ""
+    figure.suptitle(f"{document['name']}: median over fresh seeds with 95 % bands{mode}", fontsize=10)
     return figure
 
 
@@ -211,9 +224,13 @@ def _panel(document: Document, what: str, *, height: float = 4.4) -> tuple[Figur
 def _plain_panel(*, height: float = 4.4, width: float = 8.0) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
     panel = figure.subplots()
+    _dress(panel)
+    return figure, panel
+
+
+def _dress(panel: Any) -> None:
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(alpha=0.25)
-    return figure, panel
 
 
 def _save(figure: Figure, stem: Path) -> list[Path]:

@@ -36,13 +36,13 @@ class Plan:
     Example:
         >>> plan = Plan()
         >>> plan.tuning(0), plan.tuning(1)[:1], plan.report()[:2]
-        ((1000000, 1000001), (1000002,), (1000, 1001))
+        ((1000000, 1000001, 1000002, 1000003), (1000004,), (1000, 1001))
         >>> Plan(report_seeds=5).shortcomings()
         ['5 reporting seeds, the protocol wants 29']
     """
 
     budget: int = 64
-    tuning_seeds: int = 2
+    tuning_seeds: int = 4
     repeats: int = 5
     report_seeds: int = 30
     target_seeds: int = 20
@@ -109,7 +109,7 @@ def make_plan(*, report_seeds: int, quick: bool = False, budget: int | None = No
     """
     sizes: dict[str, Any] = {"report_seeds": report_seeds}
     if quick:
-        sizes = {"budget": 16, "repeats": 3, "report_seeds": 12, "widenings": 1, "quick": True}
+        sizes = {"budget": 16, "tuning_seeds": 2, "repeats": 3, "report_seeds": 12, "widenings": 1, "quick": True}
     if budget is not None:
         sizes["budget"] = budget
     if seeds is not None:

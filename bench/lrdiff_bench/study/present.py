@@ -66,6 +66,8 @@ def draw_study(console: Console, document: Document) -> None:
         head.append(f"  ({workload['label']})", style="none")
     console.print(head)
     line(console, workload["question"])
+    if document["claimed_by"]:
+        line(console, f"claimed by: {document['claimed_by']}")
     if document["mode"] != "full":
         line(console, words.MODES[document["mode"]] + _because(document), "bold yellow")
     console.print()
@@ -113,6 +115,8 @@ def draw_suite(console: Console, documents: Sequence[Document], suite: Mapping[s
     """Print the table of verdicts."""
     console.print(Text("\nAll workloads", style="bold cyan"))
     table = plain_table("workload", "differential", "minus single [95 %]", "verdict")
+    for column in table.columns[:2]:  # names give way, numbers stay whole
+        column.no_wrap, column.overflow = False, "fold"
     for row in words.suite_rows(documents, suite):
         table.add_row(row[0], row[5], row[6], Text(row[8], style=COLORS[row[8]]))
     console.print(table)

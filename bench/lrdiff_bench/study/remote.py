@@ -55,7 +55,7 @@ def train_remotely(client: Any, source: Mapping[str, Any]) -> TrainBatches:
         futures = {
             client.submit(train_batch, dict(source), list(batch), pure=False): i for i, batch in enumerate(batches)
         }
-        for future in as_completed(futures):
+        for future in as_completed(list(futures), loop=client.loop):
             on_batch(futures[future], future.result())
 
     return train

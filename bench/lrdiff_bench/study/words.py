@@ -95,7 +95,7 @@ def time_text(column: Mapping[str, Any]) -> str:
         return "no target"
     steps, seconds = column["steps_to_target"][0], column["seconds_to_target"]
     share = f"{100 * column['reached']:.0f} %"
-    return f"never ({share} do)" if steps is None else f"{steps:.0f} steps, {number(seconds)} s"
+    return f"never ({share} do)" if steps is None else f"{steps:.0f} steps, {_clock(seconds)}"
 
 
 def scheme_rows(document: Document, corrected: Mapping[str, Any] | None = None) -> list[list[str]]:
@@ -205,6 +205,14 @@ def suite_rows(documents: Sequence[Document], suite: Mapping[str, Any] | None) -
             ]
         )
     return rows
+
+
+def _clock(seconds: float) -> str:
+    """A time in the unit that fits it, with two digits."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1.0:
+            return f"{seconds * factor:.2g} {unit}" if seconds * factor < 100 else f"{seconds * factor:.0f} {unit}"
+    return f"{seconds * 1e6:.0f} us"
 
 
 def _percent(share: float) -> str:

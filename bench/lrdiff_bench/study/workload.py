@@ -28,6 +28,8 @@ class Scheme:
         ratios: one a group, of those that are not free.
         free: interval of the ratio of each group that is searched.
         options: whatever else the workload's ``train`` reads, such as ``{"probe_steps": 50}``.
+        reference: no differential rates, such as the single rate tuned in another place: judged beside the others,
+            but never the scheme of the workload's verdict.
 
     Raises:
         ConfigError: a ratio below 0 or not finite; an interval that is empty or not positive.
@@ -41,6 +43,7 @@ class Scheme:
     ratios: Mapping[str, float]
     free: Mapping[str, tuple[float, float]] = field(default_factory=lambda: MappingProxyType({}))
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    reference: bool = False
 
     def __post_init__(self) -> None:
         for group, ratio in self.ratios.items():

@@ -1,0 +1,313 @@
+"""``lrdiff study`` as its user sees it: run, ls, show, verdict, export, calibrate; screens, pages, pictures, errors."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lrdiff_bench.cli import main
+from lrdiff_bench.pictures import save_figure
+from lrdiff_bench.study import pictures, simulate
+from lrdiff_bench.study.simulate import SINGLE, TEN, TENTH, Planted, _free
+from lrdiff_bench.study.workload import WORKLOADS
+
+FAST = {"schemes": (SINGLE, TENTH, TEN), "report_seeds": 30}
+
+
+MADE = {
+    "helpful": lambda: Planted(name="helpful", gain={"ratio 10": 0.1}, question="Planted: it helps.", **FAST),
+    "nothing": lambda: Planted(name="nothing", title="Nothing planted", label="control", **FAST),
+    "endless": lambda: Planted(
+        name="endless", metric="accuracy", schemes=(SINGLE, _free("head")), gain=lambda logs: 0.3 * logs[:, 1]
+    ),
+}
+
+
+def plant(patch, folder):
+    """Three workloads by formula in an otherwise empty registry; everything happens in ``folder``."""
+    patch.setattr("lrdiff_bench.study.registry.pkgutil.iter_modules", lambda *_: [])
+    for name in list(WORKLOADS):
+        patch.delitem(WORKLOADS, name)
+    for name, maker in MADE.items():
+        patch.setitem(WORKLOADS, name, maker)
+    patch.chdir(folder)
+    patch.setenv("COLUMNS", "80")
+    # drawing takes most of the time; the tests that look at pictures draw them
+    patch.setattr(
+        pictures, "save_figure", lambda figure, stem: [stem.with_suffix(f".{e}").touch() for e in ("png", "svg")]
+    )
+
+
+@pytest.fixture
+def drawn(planted, monkeypatch):
+    monkeypatch.setattr(pictures, "save_figure", save_figure)
+
+
+@pytest.fixture(autouse=True)
+def planted(monkeypatch, tmp_path):
+    plant(monkeypatch, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    """A folder with quick studies of all three, and what ``--all --quick --json`` said; tests get copies."""
+    folder = tmp_path_factory.mktemp("suite")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        plant(patch, folder)
+        assert main(["study", "--all", "--quick", "--json"]) == 0
+    return folder, json.loads(out.getvalue()), err.getvalue()
+
+
+@pytest.fixture
+def studies(suite):
+    """The current folder holds the quick studies of all three."""
+    shutil.copytree(suite[0] / "runs", "runs")
+    return suite[1]
+
+
+def run(capsys, *arguments, status=0):
+    assert main(["study", *arguments]) == status
+    return capsys.readouterr()
+
+
+def flat(text):
+    return " ".join(text.split())
+
+
+def test_a_full_study_from_the_command_to_the_trials(capsys):
+    done = run(capsys, "helpful", "--budget", "16")
+    said = flat(done.out)
+    assert "3 schemes x 16 points x 5 searches x 4 seeds = 960 trainings, then" in said
+    assert "HELPS: tuned ratio 10 against tuned single: -0.1" in said
+    assert "0.02 is the smallest difference that matters" in said
+    for column in ("untuned default (0.001)", "tuned single", "tuned ratio 10"):
+        assert column in said
+    assert "ratio 10 *" in said
+    assert "QUICK" not in said
+    assert max(map(len, done.out.splitlines())) <= 80
+
+    # the same command again trains nothing and says the same
+    again = run(capsys, "helpful", "--budget", "16")
+    assert _verdicts(again.out) == _verdicts(done.out)
+
+    shown = run(capsys, "show", "helpful")
+    assert _verdicts(shown.out) == _verdicts(done.out)
+
+    traced = flat(run(capsys, "verdict", "helpful").out)
+    document = json.loads(run(capsys, "verdict", "helpful", "--json").out)
+    assert document["verdict"]["verdict"] == "HELPS"
+    for scheme in document["schemes"][::2]:
+        for winner in scheme["winners"]:
+            assert f'{scheme["name"]}, search {winner["search"] + 1}: trial {winner["trial"]} of "helpful"' in traced
+    assert "storage: sqlite:///runs/study/studies.db" in traced
+
+    folder = Path("runs/study/helpful")
+    assert {file.name for file in folder.iterdir()} == {
+        "study.json",
+        *(f"helpful-{kind}.{end}" for kind in ("best-of", "pairs", "steps") for end in ("png", "svg")),
+    }
+
+
+def test_a_verdict_can_be_recomputed_from_its_trials_by_hand(capsys, studies):
+    """From the numbers in the storage, with none of the project's code but the reading."""
+    import optuna
+
+    document = json.loads(run(capsys, "verdict", "helpful-quick", "--json").out)
+    storage = optuna.storages.RDBStorage("sqlite:///runs/study/studies.db")
+    search, report = (
+        optuna.load_study(storage=storage, study_name=name).trials for name in ("helpful-quick", "helpful-quick.report")
+    )
+    gaps = []
+    for repeat in range(3):
+        finals = []
+        for scheme in ("single", "ratio 10"):
+            own = [t for t in search if (t.user_attrs["scheme"], t.user_attrs["about"]["search"]) == (scheme, repeat)]
+            best = min(own, key=lambda t: t.value)
+            winner = next(s for s in document["schemes"] if s["name"] == scheme)["winners"][repeat]
+            assert winner["trial"] == best.number
+            (fresh,) = [
+                t
+                for t in report
+                if t.user_attrs["about"]["kind"] == "report"
+                and (t.user_attrs["scheme"], t.user_attrs["about"]["search"]) == (scheme, repeat)
+            ]
+            assert fresh.params == best.params
+            finals.append(np.array(fresh.user_attrs["row"]["final"]))
+        gap = np.sort(finals[1] - finals[0])
+        gaps.append(gap[3:-3].mean())  # 12 seeds: the middle six
+    storage.engine.dispose()
+    assert document["verdict"]["difference"] == pytest.approx(np.mean(gaps))
+    assert document["verdict"]["by_search"] == pytest.approx(gaps)
+
+
+def test_quick_is_marked_in_every_output(capsys, suite, studies, drawn):
+    outputs = [suite[2]]
+    outputs.append(run(capsys, "show", "nothing-quick").out)
+    outputs.append(run(capsys, "verdict", "nothing-quick").out)
+    outputs.append(run(capsys, "ls").out)
+    run(capsys, "export", "nothing-quick", "--out", "page.md")
+    outputs.append(Path("page.md").read_text())
+    for kind in ("best-of", "pairs", "steps"):
+        outputs.append(Path(f"page-nothing-quick-{kind}.svg").read_text())
+    outputs.append(Path("page-verdicts.svg").read_text())
+    for text in outputs:
+        assert "QUICK" in text
+    assert json.loads(run(capsys, "show", "nothing-quick", "--json").out)["studies"][0]["mode"] == "quick"
+    assert "REDUCED" in run(capsys, "nothing", "--budget", "4", "--seeds", "10", "--out", "less").out
+
+
+def test_all_of_them_with_holm_over_workloads(capsys, suite, studies):
+    _, document, screen = suite
+    assert [one["name"] for one in document["studies"]] == ["endless-quick", "helpful-quick", "nothing-quick"]
+    together = document["suite"]
+    assert together["verdicts"]["helpful-quick"]["verdict"] == "HELPS"
+    assert together["verdicts"]["helpful-quick"]["holm_p"] >= together["verdicts"]["helpful-quick"]["p"]
+    assert len(together["schemes"]) == 5
+    assert set(together["profiles"]) == {"tuned differential", "untuned default"}
+    assert together["interquartile_mean"][1] <= together["interquartile_mean"][0] <= together["interquartile_mean"][2]
+    assert "All workloads" in screen  # with --json it goes to stderr
+    assert "widened for this scheme, searched again" in flat(screen)
+    endless = document["studies"][0]
+    assert endless["verdict"]["verdict"] == "INCONCLUSIVE"
+    assert "still lies at the edge after widening once" in endless["void"]
+
+    page = run(capsys, "export", "--out", "convergence.md")
+    assert "3 studies, 22 pictures" in page.out
+    text = Path("convergence.md").read_text()
+    assert "| helpful QUICK |" not in text
+    assert "| helpful-quick QUICK | loss |" in text
+    assert "| nothing-quick (control) QUICK |" in text
+    assert "Holm's correction over 3 workloads" in text
+    assert "torch" in text
+    assert "tuning seeds 1000000 to 1000005, reporting seeds 1000 to 1011" in text
+    for picture in re.findall(r"\]\(([^)]+\.png)\)", text):
+        assert Path(picture).is_file()
+        assert Path(picture).with_suffix(".svg").is_file()
+    assert text.count("![") == 11
+
+
+def test_a_toml_file_tests_a_claim(capsys):
+    Path("claim.toml").write_text(
+        'workload = "nothing"\nsource = "somebody"\n[[schemes]]\nname = "head x 3"\nratios = { head = 3.0 }\n'
+    )
+    done = run(capsys, "claim.toml", "--quick")
+    assert "head x 3" in done.out
+    assert "claimed by: somebody" in done.out
+    assert "claim-quick" in run(capsys, "ls").out
+
+
+def test_ls_before_anything(capsys):
+    said = flat(run(capsys, "ls").out)
+    assert "helpful" in said
+    assert "nothing (control)" in said
+    assert "no studies yet; begin with: lrdiff study NAME --quick" in said
+    assert not Path("runs").exists()
+    assert flat(run(capsys).out) == said  # `lrdiff study` alone
+    assert [w["name"] for w in json.loads(run(capsys, "ls", "--json").out)["workloads"]] == [
+        "endless",
+        "helpful",
+        "nothing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "help"),
+    [
+        (["helpfull"], 'there is no workload and no file "helpfull"', 'did you mean "helpful"?'),
+        (["none.toml"], "no such file: none.toml", "lrdiff study ls"),
+        (["show", "helpful"], "there are no studies at runs/study/studies.db", "lrdiff study NAME --quick"),
+        (["verdict", "x", "--storage", "sqlite:///no.db"], "there are no studies at no.db", "run one"),
+        (["--all", "helpful"], "--all and something else", "leave one"),
+        (["helpful", "--data", "wine"], "a workload or file, and --model", "TOML file"),
+        (["helpful", "--budget", "2"], "budget is 2", "from 4"),
+        (["helpful", "--seeds", "many"], "Invalid value for '--seeds'", "--help"),
+        (["helpful", "helpful"], "two studies would have one name", "name the files apart"),
+        (["--data", "wine", "--groups", "body"], '--groups has "body"', "NAME=PATTERN"),
+        (["--data", "no.csv"], "no.csv", ""),
+        (["helpful", "--storage", "nonsense"], "cannot open the storage", "postgresql://"),
+        (["export", "--out", "page.txt"], "--out is page.txt", "Markdown"),
+        (["export", "--out", "no/page.md"], "there is no folder no", "make it"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_two_lines_and_leaves_nothing(arguments, message, help, capsys):
+    failed = run(capsys, *arguments, status=2)
+    assert failed.out == ""
+    error, hint = failed.err.splitlines()[-2:]
+    assert error.startswith("error: ")
+    assert message in error
+    assert hint.startswith("help: ")
+    assert help in hint
+    assert not list(Path().rglob("*.db"))
+
+
+def test_a_study_in_the_storage_that_is_not_there_or_not_finished(capsys, studies):
+    failed = run(capsys, "verdict", "helpfull", status=2)
+    assert "studies: endless-quick, helpful-quick, nothing-quick" in failed.err
+
+    import optuna
+
+    storage = optuna.storages.RDBStorage("sqlite:///runs/study/studies.db")
+    optuna.delete_study(storage=storage, study_name="helpful-quick.report")
+    optuna.create_study(storage=storage, study_name="helpful-quick.report")
+    storage.engine.dispose()
+    failed = run(capsys, "show", "helpful-quick", status=2)
+    assert 'study "helpful-quick" is not finished: 0 of' in failed.err
+    assert "goes on where it stopped" in failed.err
+    assert "not finished" in run(capsys, "ls").out
+    run(capsys, "helpful", "--quick")  # and so it does
+
+
+def test_other_settings_need_another_folder(capsys, studies):
+    failed = run(capsys, "helpful", "--quick", "--seeds", "20", status=2)
+    assert 'study "helpful-quick" was made with report_seeds 12, not 20' in failed.err
+    assert "another --out" in failed.err
+
+
+def test_calibrate_prints_the_counts_and_fails_above_5_percent(capsys, monkeypatch):
+    monkeypatch.setattr(simulate, "SCENARIOS", simulate.SCENARIOS[:2])
+    said = run(capsys, "calibrate", "--studies", "3").out
+    assert re.search(r"no effect +3 ", said)
+    monkeypatch.setattr(simulate, "simulate", lambda scenario, studies: simulate.Counts(
+        studies=studies, verdicts={"HELPS": studies}, wrong=studies, covered=0, widened=0
+    ))  # fmt: skip
+    run(capsys, "calibrate", "--studies", "3", status=1)
+
+
+def test_pictures_are_the_same_bytes_again(capsys, studies, drawn):
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        run(capsys, "export", "helpful-quick", "--out", f"{folder}/page.md")
+    assert len(list(Path("a").iterdir())) == 9
+    for file in Path("a").iterdir():
+        if file.suffix != ".md":
+            assert file.read_bytes() == (Path("b") / file.name).read_bytes(), file.name
+
+
+def test_help_does_not_import_torch_optuna_or_scipy():
+    code = """
+import sys
+from lrdiff_bench.cli import main
+main(["study", "--help"])
+assert not {"torch", "optuna", "scipy", "numpy"} & set(sys.modules), set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("run", "ls", "show", "verdict", "export", "calibrate"):
+        assert command in done.stdout
+
+
+def test_without_optuna_it_is_unavailable(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    failed = run(capsys, "helpful", "--quick", status=3)
+    assert 'help: pip install "lrdiff[study]"' in failed.err
+
+
+def _verdicts(text):
+    return [line for line in text.splitlines() if re.search(r"HELPS|HURTS|NO DIFFERENCE|INCONCLUSIVE", line)]
