@@ -17,7 +17,7 @@ import numpy as np
 
 from lrdiff_core.errors import DataError, ModelFileError, UnavailableError
 from lrdiff_export.records import first_line
-from lrdiff_export.sandbox import Sandbox
+from lrdiff_export.sandbox import Sandbox, inspect_untrusted
 
 __all__ = ["NODE_MODULES", "RUNNERS", "Runner", "register_runner"]
 
@@ -87,6 +87,7 @@ class OpenVinoRunner:
     def __call__(self, model: Path, feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         if importlib.util.find_spec("openvino") is None:
             raise UnavailableError("openvino is not installed", help="install it: pip install openvino")
+        inspect_untrusted(model)  # OpenVINO itself runs in this process, without limits
         import openvino  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
         try:
@@ -114,6 +115,7 @@ class NodeRunner:
         if node is None:
             raise UnavailableError("node is not installed", help="install node 18 or newer")
         folder = _web_folder()
+        inspect_untrusted(model)
         with tempfile.TemporaryDirectory() as scratch:
             given, made = Path(scratch, "in.npz"), Path(scratch, "out.json")
             np.savez(given, **{f"x:{name}": one for name, one in feeds.items()})  # type: ignore[arg-type]
