@@ -1,10 +1,10 @@
 """The command line: what it does with good input, and what it says of bad input."""
 
 import json
+import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -53,16 +53,21 @@ def write(name, text):
 # ---- good input
 
 
+def cpu_seconds_of_children():
+    used = os.times()
+    return used.children_user + used.children_system
+
+
 def test_help_answers_at_once_and_does_not_load_torch(here):
     code = "import sys; from lrdiff_bench.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
     times = []
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = cpu_seconds_of_children()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        times.append(time.perf_counter() - begun)
+        times.append(cpu_seconds_of_children() - begun)
         assert done.returncode == 0, "--help loads torch"
         assert "doctor" in done.stdout
-    assert min(times) < 0.3  # the least of five: the machine may be busy, the command may not be slow
+    assert min(times) < 0.3  # of work, not of waiting: the machine may be busy, the command may not be slow
 
 
 @pytest.mark.parametrize("command", ["run", "train", "predict", "export", "verify", "trace", "doctor"])
