@@ -211,17 +211,20 @@ def compare_files(models: Sequence[str] | None = None, *, out: Path | None = Non
         InputError: the file cannot be written.
     """
     from lrdiff_bench.measure.machine import describe_code, describe_machine
+    from lrdiff_bench.timing import load_average
     from lrdiff_export.compare import compare_exporters, comparison_table
 
     if out is not None and not out.parent.is_dir():  # before the minute that it takes
         raise InputError(f"cannot write {out}: no folder {out.parent}", help="make the folder first")
+    load = load_average()
     rows = compare_exporters(list(models) if models else None)
     code, machine = describe_code(), describe_machine()
     commit = f"`{code.commit[:10]}`{' with changes' if code.dirty else ''}" if code.commit else "none"
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnx", "onnxscript", "onnxruntime"))
     page = (
         "# Two exporters on the same models\n\n"
-        f"`lrdiff export-compare`: {machine.cpu}, {machine.cpus} processors, {machine.system}, Python {code.python},\n"
+        f"`lrdiff export-compare`: {machine.cpu}, {machine.cpus} processors, {machine.system}, "
+        f"load {'unknown' if load is None else f'{load:.1f}'} before, Python {code.python},\n"
         f"{versions}, commit {commit}.\n"
         f"Models: {'; '.join(row.model for row in rows)}.\n\n"
         "Counts are of models; bytes and seconds are medians over them. The planted fault is one weight off by 1 %,\n"

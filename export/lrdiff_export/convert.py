@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_core.errors import ConfigError, InputError, UnavailableError
+from lrdiff_export.answers import check_answers
 from lrdiff_export.ports import Tensors, as_tensors, input_names_of
 from lrdiff_export.protobuf import messages
 from lrdiff_export.records import first_line
-from lrdiff_export.reference import check_answers, free_batch, prepare_module, two_rows
+from lrdiff_export.reference import free_batch, prepare_module, two_rows
 from lrdiff_export.rename import placeholders, rename_ports
 
 __all__ = ["DEFAULT_OPSET", "OLDEST_OPSET", "Converted", "convert", "convert_to_onnx"]

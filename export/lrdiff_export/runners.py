@@ -17,7 +17,7 @@ import numpy as np
 from lrdiff_core.errors import DataError, ModelFileError, UnavailableError
 from lrdiff_export.javascript import NODE_MODULES, find_node, find_package, package_version
 from lrdiff_export.records import first_line
-from lrdiff_export.sandbox import Sandbox
+from lrdiff_export.sandbox import Sandbox, inspect_untrusted
 
 __all__ = ["NODE_MODULES", "RUNNERS", "Runner", "register_runner"]
 
@@ -86,6 +86,7 @@ class OpenVinoRunner:
     def __call__(self, model: Path, feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         if importlib.util.find_spec("openvino") is None:
             raise UnavailableError("openvino is not installed", help="install it: pip install openvino")
+        inspect_untrusted(model)  # OpenVINO itself runs in this process, without limits
         import openvino  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
         try:
@@ -109,6 +110,7 @@ class NodeRunner:
 
     def __call__(self, model: Path, feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         node, folder = find_node(), find_package("onnxruntime-web")
+        inspect_untrusted(model)
         with tempfile.TemporaryDirectory() as scratch:
             given, made = Path(scratch, "in.npz"), Path(scratch, "out.json")
             np.savez(given, **{f"x:{name}": one for name, one in feeds.items()})  # type: ignore[arg-type]

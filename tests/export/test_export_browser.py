@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import os
+import queue
 import re
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -31,6 +34,10 @@ pytestmark = [
 ]
 
 
+PATIENCE = 240  # seconds: how long a browser takes on a busy machine is no part of what is tested
+REPORTS: queue.Queue[dict[str, object]] = queue.Queue()
+
+
 class Handler(http.server.SimpleHTTPRequestHandler):
     """Says nothing on stderr, and knows what a module script is."""
 
@@ -39,6 +46,12 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         ".mjs": "text/javascript",
         ".wasm": "application/wasm",
     }
+
+    def do_POST(self) -> None:
+        """Take the page's report."""
+        REPORTS.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
 
     def log_message(self, *_: object) -> None:
         pass
@@ -55,10 +68,14 @@ def site(published: Path, javascript: Path, tmp_path: Path) -> Iterator[tuple[Pa
     (folder / "dist").symlink_to(javascript / "node_modules" / "onnxruntime-web" / "dist")
     page = re.search(r"```html\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert page is not None, "the guide has no page"
-    # The console cannot be read from outside: the same report goes into the page.
+    # The console cannot be read from outside: the same report is sent to the server, and so is what goes wrong.
     shown = page[1].replace("console.log(", "window.done(")
-    script = "<pre id=out></pre><script>window.done = (passed, verdicts) => { document.getElementById('out')"
-    script += ".textContent = JSON.stringify({passed, verdicts}); };</script>"
+    script = """<script>
+      const send = (report) => fetch("report", { method: "POST", body: JSON.stringify(report) });
+      window.done = (passed, verdicts) => send({ passed, verdicts });
+      window.onerror = (text) => send({ error: String(text) });
+      window.onunhandledrejection = (event) => send({ error: String(event.reason) });
+    </script>"""
     (folder / "index.html").write_text(script + shown, encoding="utf-8")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
@@ -70,24 +87,18 @@ def site(published: Path, javascript: Path, tmp_path: Path) -> Iterator[tuple[Pa
 
 
 def report_of(address: str, profile: Path) -> dict[str, object]:
-    command = [
-        str(CHROMIUM),
-        *QUIET,
-        f"--user-data-dir={profile}",
-        "--virtual-time-budget=20000",
-        "--dump-dom",
-        address,
-    ]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
-    shown = re.search(r"<pre id=\"out\">(.*?)</pre>", ran.stdout, flags=re.DOTALL)
-    assert shown is not None, ran.stdout
-    assert shown[1], f"the page never finished: {ran.stderr[-500:]}"
-    return dict(json.loads(shown[1].replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&")))
+    command = [str(CHROMIUM), *QUIET, f"--user-data-dir={profile}", address]
+    browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        return REPORTS.get(timeout=PATIENCE)
+    finally:
+        os.killpg(browser.pid, signal.SIGKILL)  # its renderers, too
+        browser.wait()
 
 
 def test_the_page_of_the_guide_agrees_in_chromium(site: tuple[Path, str], tmp_path: Path) -> None:
     report = report_of(site[1], tmp_path / "profile")
-    assert report["passed"] is True
+    assert report.get("passed") is True, report
     assert report["verdicts"]
 
 
@@ -95,4 +106,4 @@ def test_the_page_sees_a_wrong_weight(site: tuple[Path, str], tmp_path: Path) ->
     folder, address = site
     spoil(folder / "model.onnx")
     report = report_of(address, tmp_path / "profile")
-    assert report["passed"] is False
+    assert report.get("passed") is False, report

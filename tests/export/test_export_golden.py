@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hostile import HOSTILE
 
 from lrdiff_core.errors import ConfigError, DataError, ModelFileError, UnavailableError
 from lrdiff_export import RUNNERS, export, register_runner, verify_golden
@@ -197,6 +198,16 @@ def test_a_runtime_that_is_not_here_is_named(plain: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UnavailableError, match=r"^openvino is not installed"):
         verify_golden(plain, runtime="openvino")
+
+
+def test_other_runtimes_get_no_file_that_the_sandbox_could_not_open(plain: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    plain.write_bytes(HOSTILE["cyclic"])
+    tell_hash(plain)
+    with pytest.raises(ModelFileError) as caught:
+        verify_golden(plain, runtime="openvino")
+    assert caught.value.message.startswith(f"{plain}")
+    assert "openvino" not in caught.value.message
 
 
 def test_missing_and_damaged_golden_vectors_are_named(plain: Path) -> None:

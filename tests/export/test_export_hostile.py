@@ -34,20 +34,20 @@ def written(folder: Path, data: bytes) -> Path:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_each_hostile_file_ends_in_one_clear_line_within_five_seconds(name: str, tmp_path: Path) -> None:
     file = written(tmp_path, HOSTILE[name])
-    seconds = []
-    for _ in range(3):  # the quietest of three, if the first was late: other processes run beside the tests
+    whole = tmp_path / "whole.onnx"
+    whole.write_bytes(WHOLE)
+    with Sandbox() as sandbox:
+        sandbox.inspect(whole)  # how long a busy machine takes to start a process is no part of what is tested
         begun = time.monotonic()
         with pytest.raises(ModelFileError) as caught:
-            run_untrusted(file, [ROWS])
-        seconds.append(time.monotonic() - begun)
-        if seconds[-1] < 5:
-            break
+            sandbox.run(file, [ROWS])
+        seconds = time.monotonic() - begun
     message = caught.value.message
     assert str(file) in message
     assert "\n" not in message
     assert len(message) < 400
     assert "Traceback" not in message
-    assert min(seconds) < 5
+    assert seconds < 5
     assert caught.value.exit_status == 2
 
 

@@ -51,7 +51,7 @@ class Effort:
     def whole(cls, processes: int = 1) -> Effort:
         """What a whole run spends on a case: about two seconds a process."""
         return cls(
-            processes=1 if processes is None else processes,
+            processes=processes,
             samples=30,
             block_seconds=0.01,
             warmup_seconds=1.0,
@@ -62,7 +62,7 @@ class Effort:
     def quick(cls, processes: int = 1) -> Effort:
         """What a quick run spends on a case: a look, no basis for a decision."""
         return cls(
-            processes=1 if processes is None else processes,
+            processes=processes,
             samples=7,
             block_seconds=0.002,
             warmup_seconds=0.2,
