@@ -211,11 +211,11 @@ def _costs(
     """What a rate that is half or twice the best one adds to the loss; between cells, the loss is interpolated."""
     y, x = (int(i) for i in best)
     choices: list[tuple[str, np.ndarray, int, np.ndarray]] = [
-        (f"{grid.x.name} of the best pair", grid.x.values, x, lines["x"]),
-        (f"{grid.y.name} of the best pair", grid.y.values, y, lines["y"]),
+        (f"best pair, {grid.x.name}", grid.x.values, x, lines["x"]),
+        (f"best pair, {grid.y.name}", grid.y.values, y, lines["y"]),
     ]
     if best_single is not None:
-        choices.append(("the best single rate", grid.single, best_single, single))
+        choices.append(("best single", grid.single, best_single, single))
     found = []
     for name, values, at, losses in choices:
         own = losses[at, reporting]
