@@ -30,7 +30,7 @@ def test_the_command_computes_says_and_draws(here: Path, capsys: pytest.CaptureF
     assert main(["map", *SMALL]) == 0
     shown = capsys.readouterr()
     assert shown.out.splitlines()[0] == "seed: validation loss, by layer1 and layer2"
-    assert "trained in " in shown.out
+    assert re.search(r"^  trained by the \w+ path of train_population, in [\d.e+-]+ s$", shown.out, re.MULTILINE)
     assert "wrote runs/seed-map/map.zarr, map.png" in shown.out
     assert re.search(r"^5 of \d tiles|^4 of 4 tiles, 0 s left$", shown.err, re.MULTILINE)
     assert {file.name for file in (here / "runs" / "seed-map").iterdir()} == FILES

@@ -124,6 +124,7 @@ def find(dataset: Any) -> Findings:
         "cost": _costs(grid, lines, best, single, best_single, reporting),
         "border_cells": _border(lost >= 0.5),
         "trained_by": dataset.attrs["trained_by"],
+        "trained_seconds": dataset.attrs["trained_seconds"],
         "provenance": {k.removeprefix("provenance_"): v for k, v in dataset.attrs.items() if k.startswith("prov")},
     }
     return Findings(
