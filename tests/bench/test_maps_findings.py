@@ -143,7 +143,7 @@ def test_words_keep_to_eighty_columns_and_name_the_numbers(tmp_path: Path, monke
     for words in (
         "17 x 17 cells, 20 seeds, adam, 1 epochs, 25 rows a step",
         "chosen by the lowest mean loss over seeds 0 to 9, reported on seeds 10 to 19: medians with 97.9 % intervals",
-        "gain of the best pair over the best single rate: +0.",
+        "gain of the best pair over the best single rate, paired by seed: +0.",
         "two rates win (0.01 is the smallest difference that matters)",
         "the pair was chosen among 289, the single rate among 17",
         "is better than the best single rate",

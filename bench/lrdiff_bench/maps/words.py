@@ -140,7 +140,7 @@ def _gain(document: Mapping[str, Any]) -> list[str]:
         )
     answer = ANSWERS[document["verdict"]]
     smallest = f"{document['smallest_difference']:g} is the smallest difference that matters"
-    return _wrapped(f"gain of the best pair over the best single rate: {saved}: {answer} ({smallest}); {tries}")
+    return _wrapped(f"gain of the best pair over the best single rate, paired by seed: {saved}: {answer} ({smallest}); {tries}")
 
 
 def _shares(document: Mapping[str, Any]) -> list[str]:
@@ -166,7 +166,12 @@ def _shares(document: Mapping[str, Any]) -> list[str]:
 def _costs(document: Mapping[str, Any]) -> list[str]:
     rows = []
     for cost in document["cost"]:
-        told = "outside the plane" if cost["cost"] is None else _told(cost["cost"], document, signed=True)
+        if cost["cost"] is None:
+            told = "outside the plane"
+        elif cost["cost"]["median"] in (None, math.inf):
+            told = "diverges"
+        else:
+            told = _told(cost["cost"], document, signed=True)
         rows.append((f"{cost['of']}, {'halved' if cost['factor'] < 1 else 'doubled'}", told))
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [f"    {name:<{wide[0]}}  {told:>{wide[1]}}" for name, told in rows]
