@@ -41,7 +41,18 @@ def diagnose() -> dict[str, Any]:
         entries.append(
             {"name": name, "version": metadata.version(name), "detail": "", "reason": None, "available": True}
         )
+    entries.append(_maps_entry())
     return {"format": "lrdiff.doctor", "version": 1, "entries": entries}
+
+
+def _maps_entry() -> dict[str, Any]:
+    """What `lrdiff map` needs beside the rest."""
+    from lrdiff_bench.maps.pool import LIBRARIES as NEEDED
+    from lrdiff_bench.maps.pool import unavailable_reason
+
+    reason = unavailable_reason()
+    told = "" if reason else ", ".join(f"{name} {metadata.version(name)}" for name in NEEDED)
+    return {"name": "maps", "version": None, "detail": told, "reason": reason, "available": reason is None}
 
 
 def draw(report: dict[str, Any]) -> None:

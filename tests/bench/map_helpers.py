@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 import xarray
 
-from lrdiff_bench.maps import MapRequest, compute_map, make_plan
+from lrdiff_bench.maps import MapRequest, compute_map, make_plan, pool
 from lrdiff_bench.maps.plan import MapPlan
+from lrdiff_bench.maps.tiles import Job
+from lrdiff_bench.version import version
 
 # The network of the seed preset, so that the population kernel is compiled once for all tests.
 OWN = """
@@ -70,6 +75,33 @@ def computed(folder: Path, request: MapRequest | None = None) -> tuple[MapPlan, 
     plan = make_plan(request or small())
     compute_map(plan, folder, workers=0)
     return plan, xarray.open_zarr(folder / "map.zarr").load()
+
+
+def planted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, loss: Callable[[np.ndarray, np.ndarray], np.ndarray], **changes: Any
+) -> xarray.Dataset:
+    """A map whose losses are ``loss(rates [cells, 2], seeds [seeds])``, [cells, seeds], in place of trainings."""
+
+    def trained(job: Job, threads: int | None = None) -> dict[str, Any]:
+        del threads
+        if len(job.target):
+            values = loss(np.asarray(job.rates), np.array(job.seeds))
+        else:
+            values = np.ones((2, len(job.seeds)))
+        with np.errstate(over="ignore"):
+            found: dict[str, Any] = {"loss": values.astype(np.float32)}
+        found["score"] = (1 - values).astype(np.float32)
+        found["best_step"] = np.full(values.shape, 28, dtype=np.int32)
+        found["steps_to_target"] = np.where(values < 0.5, 28, -1).astype(np.int32)
+        found["diverged"] = ~(values < 1)
+        return found | {"path": "planted", "lrdiff": version(), "torch": torch.__version__}
+
+    monkeypatch.setattr(pool, "run_job", trained)
+    plan = make_plan(
+        small(**{"size": 33, "seeds": 20, "tile": 16, "x": "layer1:1e-4:1", "y": "layer2:1e-4:1"} | changes)
+    )
+    compute_map(plan, folder, workers=0)
+    return xarray.open_zarr(folder / "map.zarr").load()
 
 
 def same(one: xarray.Dataset, other: xarray.Dataset) -> bool:

@@ -206,8 +206,11 @@ def test_two_workers_take_little_more_than_half_the_time_of_one(
         assert len(one.nthreads()) == 1
         assert len(two.nthreads()) == 2
         timed(two, "waiting:workload", 4), timed(one, "waiting:workload", 1)  # modules and kernels are loaded
-        ratios = [timed(one, "waiting:workload", 8) / timed(two, "waiting:workload", 8) for _ in range(2)]
-    assert max(ratios) > 1.7
+        for _ in range(4):  # one round without a hiccup is enough: the pool adds its own delay to each
+            ratio = timed(one, "waiting:workload", 8) / timed(two, "waiting:workload", 8)
+            if ratio >= 1.7:
+                break
+    assert ratio >= 1.7
 
 
 def free_cores(client: Any) -> float:

@@ -79,6 +79,7 @@ def test_only_missing_tiles_are_trained(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(run, "run_tiles", lambda p, j, d: (trained.extend(t.number for t in j), run_tiles(p, j, d)))
     compute_map(plan, folder, workers=0, on_tile=lambda *args: told.append(args))
     assert trained == [2, *range(4, len(plan.tiles))]
+    assert xarray.open_zarr(folder / "map.zarr").attrs["trained_seconds"] == "several runs"
     assert told[0] == (3, len(plan.tiles), 3)
     assert told[-1] == (len(plan.tiles), len(plan.tiles), 3)
     assert same(xarray.open_zarr(folder / "map.zarr").load(), whole)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from lrdiff_bench import population_speed
+from lrdiff_bench import population_speed, population_table
+from lrdiff_bench.cli import main
 from lrdiff_bench.population_speed import SpeedCase, line, measure, ours, plain_loop
 
 
@@ -48,3 +51,36 @@ def test_jax_trains_to_the_same_weights(optimizer: str) -> None:
     assert weights is not None
     for values, wanted in zip(population_speed.jax_training(case)(), weights.values(), strict=True):  # type: ignore[call-overload]
         assert torch.allclose(torch.tensor(values.tolist()), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_command_writes_the_table_with_its_goals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(population_speed, "MATMUL_SIZE", 64)
+    monkeypatch.setattr(population_table, "QUICK_MEMBERS", 32)
+    monkeypatch.setattr(population_table, "SpeedCase", lambda **given: small(given["optimizer"]))
+    monkeypatch.setattr(population_speed, "jax_status", lambda: "not installed: pip install jax")
+    assert main(["bench", "population", "--quick", "--out", str(tmp_path / "population.md")]) == 0
+    shown = capsys.readouterr()
+    assert (tmp_path / "population.md").read_text() == shown.out
+    assert "no figures to quote" in shown.out
+    assert "- sgd against JAX jit(vmap(scan)): goal at least 4 times as fast: not measured" in shown.out
+    assert "- adam against plain PyTorch loop: goal at least 250 times as fast: " in shown.out
+    assert shown.err.count("| adam |") == 3
+    assert main(["bench", "population", "--out", str(tmp_path / "nowhere" / "a.md")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_goals_are_judged_by_the_whole_interval() -> None:
+    def verdict(low: float, high: float) -> str | None:
+        row = population_speed.Row(optimizer="adam", name="JAX jit(vmap(scan))", seconds=1.0, ratio=(3.0, low, high))
+        return population_table.verdict_of(row)
+
+    assert [verdict(3.0, 9.0), verdict(2.0, 3.5), verdict(1.0, 2.9)] == ["met", "unresolved", "missed"]
+
+
+def test_many_members_are_trained_in_a_process_that_tells_its_memory() -> None:
+    found = population_table._train_in_a_process(64, 1)
+    assert found["members"] == 64
+    assert 0.05 < found["peak_gib"] < population_table.MILLION_GIB
+    assert found["met"]

@@ -54,7 +54,7 @@ def drive(
         seconds = compute_map(plan, folder, scheduler=scheduler, workers=workers, on_tile=told.tell)
     document, files = sum_up(folder)
     document |= {"seconds": seconds, "computed_now": seconds is not None, "files": [str(file) for file in files]}
-    _print(document, "\n".join([as_text(document), "", *_last_lines(document)]), json)
+    _print(document, "\n".join([whole_text(document), *_files_lines(document)]), json)
 
 
 def sum_up(folder: Path) -> tuple[dict[str, Any], list[Path]]:
@@ -68,7 +68,7 @@ def sum_up(folder: Path) -> tuple[dict[str, Any], list[Path]]:
     draw_map(found, folder / "map")
     draw_cuts(found, folder / "cuts")
     write_json(folder / "findings.json", document)
-    write_text(folder / "findings.txt", as_text(document) + "\n")
+    write_text(folder / "findings.txt", whole_text(document) + "\n")
     names = ("map.zarr", "map.png", "map.svg", "cuts.png", "cuts.svg", "findings.json", "findings.txt")
     return document, [folder / name for name in names]
 
@@ -184,17 +184,23 @@ def _folder_name(plan: MapPlan, request: MapRequest) -> str:
     return f"{plan.workload.name}-map{zoom}"
 
 
-def _last_lines(document: dict[str, Any]) -> list[str]:
+def whole_text(document: dict[str, Any]) -> str:
+    """Findings and where they come from, as the command prints them."""
+    return "\n".join([as_text(document), "", *_provenance_lines(document)])
+
+
+def _provenance_lines(document: dict[str, Any]) -> list[str]:
     made = document["provenance"]
     commit = made["commit"][:12] + (" with changes" if made["commit_has_changes"] == "True" else "")
     lines = [
-        f"  trained by the {document['trained_by']}",
+        f"  trained by the {document['trained_by']}, in {_seconds(document)}",
         f"  lrdiff {made['lrdiff']}, commit {commit}, torch {made['torch']}, {made['cpu']}",
     ]
-    if document["seconds"] is None:
-        lines.append("  the map was complete, nothing was computed")
-    else:
-        lines.append(f"  trained in {document['seconds']:.3g} s, the start of processes not counted")
+    return lines
+
+
+def _files_lines(document: dict[str, Any]) -> list[str]:
+    lines = [] if document["computed_now"] else ["  the map was complete, nothing was computed"]
     first, *rest = (Path(file) for file in document["files"])
     wrote = f"wrote {first}, {', '.join(file.name for file in rest)}"
     return [
@@ -203,6 +209,11 @@ def _last_lines(document: dict[str, Any]) -> list[str]:
             wrote, WIDTH, break_long_words=False, break_on_hyphens=False, initial_indent="  ", subsequent_indent="  "
         ),
     ]
+
+
+def _seconds(document: dict[str, Any]) -> str:
+    taken = document["trained_seconds"]
+    return taken if taken == "several runs" else f"{taken} s"
 
 
 def _duration(seconds: float) -> str:

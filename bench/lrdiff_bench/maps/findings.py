@@ -124,6 +124,7 @@ def find(dataset: Any) -> Findings:
         "cost": _costs(grid, lines, best, single, best_single, reporting),
         "border_cells": _border(lost >= 0.5),
         "trained_by": dataset.attrs["trained_by"],
+        "trained_seconds": dataset.attrs["trained_seconds"],
         "provenance": {k.removeprefix("provenance_"): v for k, v in dataset.attrs.items() if k.startswith("prov")},
     }
     return Findings(
@@ -211,11 +212,11 @@ def _costs(
     """What a rate that is half or twice the best one adds to the loss; between cells, the loss is interpolated."""
     y, x = (int(i) for i in best)
     choices: list[tuple[str, np.ndarray, int, np.ndarray]] = [
-        (f"{grid.x.name} of the best pair", grid.x.values, x, lines["x"]),
-        (f"{grid.y.name} of the best pair", grid.y.values, y, lines["y"]),
+        (f"best pair, {grid.x.name}", grid.x.values, x, lines["x"]),
+        (f"best pair, {grid.y.name}", grid.y.values, y, lines["y"]),
     ]
     if best_single is not None:
-        choices.append(("the best single rate", grid.single, best_single, single))
+        choices.append(("best single", grid.single, best_single, single))
     found = []
     for name, values, at, losses in choices:
         own = losses[at, reporting]

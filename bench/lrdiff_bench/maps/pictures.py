@@ -76,7 +76,8 @@ def draw_map(found: Findings, stem: Path) -> None:
             handles.append(_tied(panel, plane))
     if len(grid.single):
         handles.append(_diagonal(panel, found))
-    handles += [_mark(panel, name, choice) for name, choice in document["choices"].items()]
+    for name, choice in document["choices"].items():
+        handles.append(_mark(panel, name, choice, inside=grid.holds(*choice["place"])))
     above = np.nanmax(plane.loss, initial=-np.inf) > (norm.vmax or 0) * (1 + 1e-6)
     bar = figure.colorbar(mesh, ax=panel, shrink=0.9, pad=0.02, extend="max" if above else "neither")
     bar.set_label(_loss_label(document), fontsize=12)
@@ -176,16 +177,18 @@ def _diagonal(panel: Any, found: Findings) -> Line2D:
     return Line2D([], [], **style)
 
 
-def _mark(panel: Any, name: str, choice: dict[str, Any]) -> Any:
+def _mark(panel: Any, name: str, choice: dict[str, Any], *, inside: bool) -> Any:
     marker, size, fill = MARKS[name]
     edge = "black" if fill == "white" else "white"
     place = choice["place"]
     rates = " / ".join(
         number(value, 2) for value in (choice["rates"] if name != "best single" else choice["rates"][:1])
     )
+    where = "" if inside else " (outside)"
+    x, y = (place[:1], place[1:]) if inside else ([], [])
     return panel.plot(
-        [place[0]], [place[1]], marker=marker, markersize=size, color=fill, markeredgecolor=edge, markeredgewidth=1.4,
-        linestyle="none", zorder=6, label=f"{name}: {rates}", clip_on=False,
+        x, y, marker=marker, markersize=size, color=fill, markeredgecolor=edge, markeredgewidth=1.4,
+        linestyle="none", zorder=6, label=f"{name}: {rates}{where}", clip_on=False,
     )[0]  # fmt: skip
 
 

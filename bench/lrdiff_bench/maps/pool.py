@@ -19,6 +19,7 @@ from lrdiff_core.errors import ConfigError, UnavailableError
 
 __all__ = ["open_pool", "run_tiles", "unavailable_reason"]
 
+LIBRARIES = ("dask", "distributed", "xarray", "zarr")  # of the extra `maps`
 CONNECT_S = 15
 WAIT_FOR_WORKERS_S = 60
 TASKS_A_THREAD = 3  # sent ahead: enough that no worker waits, few enough that results do not pile up
@@ -30,7 +31,7 @@ def unavailable_reason() -> str | None:
     """Why maps cannot be computed here, or None."""
     import importlib.util
 
-    missing = [n for n in ("dask", "distributed", "xarray", "zarr") if importlib.util.find_spec(n) is None]
+    missing = [n for n in LIBRARIES if importlib.util.find_spec(n) is None]
     return f"not installed: {', '.join(missing)}" if missing else None
 
 

@@ -40,7 +40,7 @@ def compute_map(
         on_tile: told of the progress.
 
     Returns:
-        Seconds that training took, the start of processes not counted; None where nothing was trained.
+        Seconds that training took here, the start of processes not counted; None where nothing was trained.
 
     Raises:
         InputError: the folder holds something else.
@@ -51,15 +51,21 @@ def compute_map(
     with hold_folder(folder, plan) as held:
         if held.complete:
             return None
-        seconds = _train(plan, held, scheduler, workers, on_tile)
-        held.assemble()
+        whole = held.whole()
+        fresh = not whole
+        seconds = _train(plan, held, whole, scheduler, workers, on_tile)
+        held.assemble(seconds if fresh else None)
     return seconds
 
 
 def _train(
-    plan: MapPlan, held: MapFolder, scheduler: str | None, workers: int | None, on_tile: Progress | None
+    plan: MapPlan,
+    held: MapFolder,
+    whole: set[int],
+    scheduler: str | None,
+    workers: int | None,
+    on_tile: Progress | None,
 ) -> float | None:
-    whole = held.whole()
     left = [tile for tile in plan.tiles if tile.number not in whole]
     before = len(plan.tiles) - len(left)
     if not left:

@@ -104,13 +104,17 @@ class MapFolder:
         with atomic_path(self._file(tile)) as beside, open(beside, "wb") as file:
             np.savez_compressed(file, path=np.array(found["path"]), **{name: found[name] for name in COLUMNS})
 
-    def assemble(self) -> None:
-        """Write all tiles into ``map.zarr``, a tile at a time, and drop them; the store appears when it is complete."""
+    def assemble(self, seconds: float | None) -> None:
+        """Write all tiles into ``map.zarr``, a tile at a time, and drop them; the store appears when it is complete.
+
+        Args:
+            seconds: that training took; None where it was spread over several runs.
+        """
         import xarray
 
         beside = self.path / ".map.zarr.partial"
         shutil.rmtree(beside, ignore_errors=True)
-        template = self._template()
+        template = self._template(seconds)
         # Version 2 of the format: every reader of Zarr has it.
         template.to_zarr(
             beside, compute=False, mode="w", zarr_format=2, consolidated=True, encoding=_encoding(template)
@@ -139,7 +143,7 @@ class MapFolder:
                 found.add(str(stored["path"]))
         return found
 
-    def _template(self) -> Any:
+    def _template(self, seconds: float | None) -> Any:
         """The store with all but the values of cells."""
         import dask.array
         import xarray
@@ -180,6 +184,7 @@ class MapFolder:
             "loss": workload.loss_name,
             "marked_rates": list(plan.marked) if plan.marked is not None else [],
             "trained_by": ", ".join(sorted(f"{path} path of train_population" for path in self._paths())),
+            "trained_seconds": "several runs" if seconds is None else f"{seconds:.3g}",
             "settings": json.dumps(manifest["settings"]),
             **{f"provenance_{key}": str(value) for key, value in manifest["provenance"].items()},
         }

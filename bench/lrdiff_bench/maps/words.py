@@ -110,9 +110,8 @@ def _length(workload: Mapping[str, Any]) -> str:
 
 
 def _table(document: Mapping[str, Any]) -> list[str]:
-    x, y = (document["axes"][name].rsplit(":", 2)[0] for name in ("x", "y"))
     unit = "" if document["unit"] == "1" else f", {document['unit']}"
-    rows = [["", x, y, f"loss{unit}", document["score"], "steps"]]
+    rows = [["", "x", "y", f"loss{unit}", document["score"], "steps"]]
     for name, choice in document["choices"].items():
         place = [number(value) for value in choice["place"]]
         steps = "-" if choice["steps_to_target"] in (None, math.inf) else f"{choice['steps_to_target']:.0f}"
@@ -141,7 +140,7 @@ def _gain(document: Mapping[str, Any]) -> list[str]:
         )
     answer = ANSWERS[document["verdict"]]
     smallest = f"{document['smallest_difference']:g} is the smallest difference that matters"
-    return _wrapped(f"gain of the best pair over the best single rate: {saved}: {answer} ({smallest}); {tries}")
+    return _wrapped(f"gain of the best pair over the best single rate, paired by seed: {saved}: {answer} ({smallest}); {tries}")
 
 
 def _shares(document: Mapping[str, Any]) -> list[str]:
@@ -165,16 +164,17 @@ def _shares(document: Mapping[str, Any]) -> list[str]:
 
 
 def _costs(document: Mapping[str, Any]) -> list[str]:
-    of: dict[str, list[str]] = {}
+    rows = []
     for cost in document["cost"]:
         if cost["cost"] is None:
             told = "outside the plane"
+        elif cost["cost"]["median"] in (None, math.inf):
+            told = "diverges"
         else:
             told = _told(cost["cost"], document, signed=True)
-        of.setdefault(cost["of"], []).append(told)
-    rows = [("", "half of it", "twice it"), *((name, *told) for name, told in of.items())]
-    wide = [max(len(row[i]) for row in rows) for i in range(3)]
-    return [f"    {a:<{wide[0]}}  {b:>{wide[1]}}  {c:>{wide[2]}}" for a, b, c in rows]
+        rows.append((f"{cost['of']}, {'halved' if cost['factor'] < 1 else 'doubled'}", told))
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [f"    {name:<{wide[0]}}  {told:>{wide[1]}}" for name, told in rows]
 
 
 def _told(value: Mapping[str, float | None], document: Mapping[str, Any], *, signed: bool = False) -> str:
