@@ -10,7 +10,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("accelerator"):
         from lrdiff_core.devices import device_status
 
-        (device,) = mark.args
-        reason = device_status(device).reason
-        if reason is not None:
-            pytest.skip(f"needs {device}: {reason}")
+        for device in mark.args:  # without one, the test itself says what it needs
+            if (reason := device_status(device).reason) is not None:
+                pytest.skip(f"needs {device}: {reason}")

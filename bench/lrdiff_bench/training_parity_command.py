@@ -254,7 +254,7 @@ def draw_report(console: Console, report: Mapping[str, Any]) -> None:
         if budget["judged"] < report["steps"]:
             words += f"; judged to step {budget['judged']}, where plain arithmetic leaves its range"
         if budget["blind"]:
-            words += f"; rounding alone moves {', '.join(budget['blind'])}"
+            words += f"; nothing is said of {', '.join(budget['blind'])}"
         line(console, words)
 
 

@@ -12,6 +12,7 @@ from lrdiff_export import BACKENDS, check_parity
 from lrdiff_export.backends.cuda import float32_products
 from lrdiff_export.zoo import ZOO
 
+pytestmark = pytest.mark.accelerator  # each test says itself what it needs
 CUDA = [name for name, backend in BACKENDS.items() if backend.device == "cuda"]
 ACCELERATED = [name for name, backend in BACKENDS.items() if backend.device != "cpu"]
 

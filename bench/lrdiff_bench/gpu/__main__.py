@@ -45,9 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # For a part's own process: the module that does it, and where its rows go.
     parser.add_argument("--module", help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.module is not None:
-        return _run_here(given.module, Request(device=given.device, quick=given.quick), given.rows)
+        return _run_here(
+            given.module, Request(device=given.device, quick=given.quick, seconds=given.seconds), given.rows
+        )
     try:
         return _run_all(given)
     except LrdiffError as problem:
@@ -113,7 +116,7 @@ def _run_apart(one: Part, request: Request) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
         command = [sys.executable, "-m", "lrdiff_bench.gpu", "--module", one.module, "--device", request.device]
-        command += ["--rows", str(rows), *(["--quick"] if request.quick else [])]
+        command += ["--rows", str(rows), "--seconds", str(one.seconds), *(["--quick"] if request.quick else [])]
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
         )

@@ -14,6 +14,8 @@ from lrdiff_bench.gpu.record import Request, Row, Tell
 __all__ = ["marked_files", "run"]
 
 MARKS = ("pytest.mark.accelerator", "accelerator_setup")
+# Compiling takes minutes, and the parts before have done it.
+ELSEWHERE = "not compiled and not autotune and not overhead and not every_kind_of_model_agrees"
 
 
 def marked_files(root: Path) -> list[Path]:
@@ -46,6 +48,8 @@ def run(request: Request, tell: Tell) -> None:
             "-q",
             "-m",
             "accelerator",
+            "-k",
+            ELSEWHERE,
             "-p",
             "no:cacheprovider",
             "-o",

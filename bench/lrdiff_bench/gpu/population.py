@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from lrdiff_bench.gpu.record import Request, Row, Tell
+from lrdiff_bench.gpu.record import NO_TIME, Request, Row, Tell
 from lrdiff_bench.measure.device import device_clock
 from lrdiff_bench.measure.parity import budget, error_in_eps
 from lrdiff_bench.population_speed import SpeedCase, network
@@ -39,13 +39,15 @@ def run(request: Request, tell: Tell) -> None:
         _timed(part, request, None)  # loads kernels
         best: tuple[float, int | None] | None = None
         for tile in TILES[:1] if request.quick else TILES:
-            if tile is not None and tile > part.members:
+            if (tile is not None and tile > part.members) or not request.in_time():
                 continue
             seconds, _ = _timed(part, request, tile)
             tell(Row(what=f"{optimizer}, {part.members} members, tile {tile or 'by default'}", result="told",
                      value=f"{seconds:.3g} s", numbers={"seconds": seconds, "members": part.members}))  # fmt: skip
             best = (seconds, tile) if best is None or seconds < best[0] else best
-        assert best is not None
+        if best is None:
+            tell(Row(what=f"{optimizer}, {members} members", result="missing", note=NO_TIME))
+            continue
         tell(_parity(replace(part, members=min(PARITY_MEMBERS, members)), request))
         what = f"{optimizer}, {members} members"
         expected = best[0] * members / part.members

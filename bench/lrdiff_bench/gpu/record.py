@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["PARTS", "Part", "Request", "Row", "Tell", "part", "read_rows", "writer"]
+__all__ = ["NO_TIME", "PARTS", "Part", "Request", "Row", "Tell", "part", "read_rows", "writer"]
 
 Result = Literal["held", "failed", "told", "missing"]
 
@@ -44,10 +45,18 @@ class Request:
     Attributes:
         device: ``cuda``, ``mps`` or ``cpu``.
         quick: at the smallest size, to see that everything runs.
+        seconds: the part may take; None where nobody waits.
+        began: when it began, by :func:`time.monotonic`.
     """
 
     device: str
     quick: bool
+    seconds: float | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    def in_time(self) -> bool:
+        """Whether something slow may still be begun: a part that is ended loses what it was at."""
+        return self.seconds is None or time.monotonic() - self.began < LAST_START * self.seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +77,8 @@ class Part:
 
 
 PARTS: dict[str, Part] = {}
+LAST_START = 0.75  # of a part's time; the slowest single thing, compiling, takes up to 20 s
+NO_TIME = "no time was left for it"
 
 
 def part(name: str, title: str, seconds: float) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lrdiff_bench import step_peers, timing
-from lrdiff_bench.gpu.record import Request, Row, Tell
+from lrdiff_bench.gpu.record import NO_TIME, Request, Row, Tell
 from lrdiff_core.errors import LrdiffError
 from lrdiff_core.optim import AdamW
 
@@ -64,6 +64,9 @@ def run(request: Request, tell: Tell) -> None:
         what = f"{case.name}, {len(case.groups)} groups, {stepper.name}"
         if stepper.unavailable is not None:
             tell(Row(what=what, result="missing", note=stepper.unavailable))
+            continue
+        if not request.in_time():
+            tell(Row(what=what, result="missing", note=NO_TIME))
             continue
         try:
             compared = timing.compare_cases(base, _case(stepper), rounds=rounds)
