@@ -317,6 +317,21 @@ def test_rows_to_predict_that_lack_a_column(trained, here, capsys):
     assert '"b"' in what
 
 
+def test_an_interrupt_while_the_command_is_loaded_is_two_lines_too(here):
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from lrdiff_bench.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr == "error: interrupted\nhelp: nothing was left half-written; start it again when you like\n"
+
+
 def test_an_interrupt_leaves_nothing_and_ends_with_130(here, capsys, monkeypatch):
     from lrdiff_bench import job
 
