@@ -181,9 +181,8 @@ def test_all_of_them_with_holm_over_workloads(capsys, suite, studies):
     page = run(capsys, "export", "--out", "convergence.md")
     assert "3 studies, 22 pictures" in page.out
     text = Path("convergence.md").read_text()
-    assert "| helpful QUICK |" not in text
-    assert "| helpful-quick QUICK | loss |" in text
-    assert "| nothing-quick (control) QUICK |" in text
+    assert "| helpful QUICK | loss |" in text
+    assert "| nothing (control) QUICK |" in text
     assert "Holm's correction over 3 workloads" in text
     assert "torch" in text
     assert "tuning seeds 1000000 to 1000005, reporting seeds 1000 to 1011" in text

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
 from lrdiff_bench.pictures import save_figure
 from lrdiff_bench.study import words
+from lrdiff_bench.study.judge import CLIP
 
 __all__ = ["draw_document", "draw_suite_pictures"]
 
@@ -79,6 +81,8 @@ def _best_of(document: Document) -> Figure:
     best, worst = (ends[:, 1].min(), ends[:, 0].max()) if lower else (ends[:, 1].max(), ends[:, 0].min())
     if lower and best > 0 and worst > 4 * best:
         panel.set_yscale("log")
+        for axis in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+            axis(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "125" else ""))
         panel.set_ylim(0.9 * best, 1.1 * worst)
     else:
         panel.set_ylim(*sorted((best - 0.05 * (worst - best), best + 1.08 * (worst - best))))
@@ -134,7 +138,7 @@ def _gap(winner: Mapping[str, Any], base: Mapping[str, Any]) -> Any:
 
 def _steps(document: Document) -> Figure:
     """Training loss, and the metric on test data, by step."""
-    figure = Figure(figsize=(11.0, 4.4), layout="constrained")
+    figure = Figure(figsize=(12.0, 4.4), layout="constrained")
     metric = _metric(document)
     for panel, (curve, low, high), label in zip(
         figure.subplots(1, 2),
@@ -155,7 +159,7 @@ def _steps(document: Document) -> Figure:
             panel.text(steps[-1], document["target"], "target", fontsize=8, ha="right", va="bottom", color="#333333")
         panel.set_xlabel("steps")
         panel.set_ylabel(label)
-    panel.legend(frameon=False, fontsize=9)
+    figure.legend(*panel.get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside right center")
     mode = f" - {words.MODES[document['mode']]}" if document["mode"] != "full" else ""
     figure.suptitle(f"{document['name']}: median over fresh seeds with 95 % bands{mode}", fontsize=10)
     return figure
@@ -180,20 +184,28 @@ def _profile(suite: Mapping[str, Any], documents: Sequence[Document]) -> Figure:
 def _verdicts(documents: Sequence[Document], suite: Mapping[str, Any] | None) -> Figure:
     """Each workload's interval in its own smallest difference, better to the right."""
     figure, panel = _plain_panel(height=1.7 + 0.55 * len(documents), width=9.5)
-    names = []
+    names, widest = [], 2.0
     for at, document in enumerate(reversed(documents)):
         one = document["verdict"] if suite is None else suite["verdicts"][document["name"]]
-        gain, low, high = (np.clip(-one[key] / one["smallest"], -8, 8) for key in ("difference", "high", "low"))
+        gain, low, high = (-one[key] / one["smallest"] for key in ("difference", "high", "low"))
+        widest = max(widest, abs(low), abs(high))
         color = VERDICTS[one["verdict"]]
         panel.plot([low, high], [at, at], color=color, linewidth=3, solid_capstyle="butt")
         panel.plot(gain, at, "o", color=color, markersize=7)
         panel.text(
             1.02, at, one["verdict"], color=color, fontsize=9, va="center", transform=panel.get_yaxis_transform()
         )
-        names.append(f"{document['name']}\n{document['chosen']}")
+        names.append(f"{document['workload']['name']}\n{document['chosen']}")
     panel.axvspan(-1, 1, color="#999999", alpha=0.18, linewidth=0)
     panel.axvline(0.0, color="#333333", linewidth=0.7)
-    panel.set_xlim(-8.2, 8.2)
+    panel.set_xscale("symlog", linthresh=2.0, linscale=1.0)  # straight where it matters, so that nothing is cut off
+    widest = 1.15 * min(widest, CLIP)
+    panel.set_xlim(-widest, widest)
+    ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= widest]
+    panel.set_xticks(
+        [*(-t for t in reversed(ticks)), 0, *ticks], [*(f"-{t}" for t in reversed(ticks)), "0", *map(str, ticks)]
+    )
+    panel.xaxis.minorticks_off()
     panel.set_ylim(-0.6, len(documents) - 0.4)
     panel.set_yticks(range(len(documents)), names, fontsize=8)
     panel.set_xlabel(

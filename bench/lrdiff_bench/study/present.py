@@ -140,7 +140,7 @@ def draw_trace(console: Console, document: Document, *, storage: str) -> None:
         line(console, words.MODES[document["mode"]], "bold yellow")
     console.print()
     line(console, f"1. Each search's winners, chosen on validation data, and what they have on {_seeds(document)}:")
-    table = plain_table("search", "scheme", "trial", "base rate and ratios", "validation", "test", "minus single")
+    table = plain_table("search", "scheme", "trial", "rate, ratios", "validation", "test", "minus single")
     chosen = [document["schemes"][0], next(s for s in document["schemes"] if s["name"] == document["chosen"])]
     for search in range(document["plan"]["repeats"]):
         for i, scheme in enumerate(chosen):

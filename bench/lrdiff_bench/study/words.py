@@ -195,7 +195,7 @@ def suite_rows(documents: Sequence[Document], suite: Mapping[str, Any] | None) -
         medians = [row[1] for row in column_rows(document)]
         rows.append(
             [
-                f"{document['name']}{label}{mode}",
+                f"{document['workload']['name']}{label}{mode}",
                 document["workload"]["metric"],
                 *medians,
                 document["chosen"],
