@@ -111,6 +111,23 @@ def test_a_killed_driver_goes_on_from_whole_tiles(held_map: tuple[Path, str, sub
     assert same(xarray.open_zarr(folder / "out" / "map.zarr").load(), undisturbed(folder, target))
 
 
+def test_an_interrupt_ends_everything_without_a_traceback(held_map: tuple[Path, str, subprocess.Popen[str]]) -> None:
+    """Ctrl-C reaches every process of a terminal; the workers leave it to the command."""
+    folder, _, driver = held_map
+    workers = stopped_workers(folder)
+    for pid in (*workers, driver.pid):
+        psutil.Process(pid).send_signal(signal.SIGINT)
+    out, err = driver.communicate(timeout=PATIENCE_S)
+    assert driver.returncode == 130, err
+    assert out == ""
+    assert err.splitlines()[-2:] == [
+        "error: interrupted",
+        "help: nothing was left half-written; start it again when you like",
+    ]
+    assert "Traceback" not in err
+    wait_until(lambda: not any(map(_runs, workers)), "the workers of an interrupted driver ended")
+
+
 def _runs(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -270,6 +287,19 @@ def test_no_scheduler_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyP
             compute_map(make_plan(small()), tmp_path / "map", scheduler=address)
     assert caught.value.message.startswith(f"there is no Dask scheduler at {address}")
     assert caught.value.help == "start one with `dask scheduler` and give the address it prints"
+
+
+def test_a_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(pool, "WAIT_FOR_WORKERS_S", 1)
+    with (
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1") as empty,
+        pytest.raises(UnavailableError) as caught,
+    ):
+        compute_map(make_plan(small()), tmp_path / "map", scheduler=empty.scheduler_address)
+    assert caught.value.message.endswith("has had no worker for 1 s")
+    assert caught.value.help.startswith("start some with `dask worker tcp://127.0.0.1:")
 
 
 @pytest.mark.parametrize(("scheduler", "workers"), [(None, -1), ("tcp://127.0.0.1:1", 2)])

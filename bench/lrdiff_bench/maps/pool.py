@@ -8,6 +8,7 @@ tile to another, where a plain process pool ends with an error.
 from __future__ import annotations
 
 import logging
+import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -59,10 +60,11 @@ def open_pool(scheduler: str | None, workers: int | None, tiles: int) -> Iterato
     with ExitStack() as stack:
         if scheduler is None:
             count = min(workers or usable_cpus(), max(1, tiles))
-            cluster = LocalCluster(
-                n_workers=count, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL, host="127.0.0.1",
-            )  # fmt: skip
+            with _interrupts_held():
+                cluster = LocalCluster(
+                    n_workers=count, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL, host="127.0.0.1",
+                )  # fmt: skip
             client = Client(stack.enter_context(cluster), set_as_default=False)
         else:
             try:
@@ -132,6 +134,22 @@ def _run_on_cluster(client: Any, jobs: Mapping[Tile, Job], done: Callable[[Tile,
         raise UnavailableError(
             "the Dask cluster was lost", help="start it again; whole tiles are kept, the same command goes on"
         ) from problem
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Keep Ctrl-C from processes and threads that are started meanwhile: it is for the command, which then ends them.
+
+    The mask of blocked signals is inherited. What comes meanwhile is delivered afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ahead(client: Any) -> int:

@@ -140,9 +140,8 @@ def _gain(document: Mapping[str, Any]) -> list[str]:
         )
     answer = ANSWERS[document["verdict"]]
     smallest = f"{document['smallest_difference']:g} is the smallest difference that matters"
-    return _wrapped(
-        f"gain of the best pair over the best single rate, paired by seed: {saved}: {answer} ({smallest}); {tries}"
-    )
+    gained = f"gain of the best pair over the best single rate, paired by seed: {saved}"
+    return _wrapped(f"{gained}: {answer} ({smallest}); {tries}")
 
 
 def _shares(document: Mapping[str, Any]) -> list[str]:

@@ -224,7 +224,7 @@ def from_config(config: RunConfig) -> MapWorkload:
         x=f"{body}:{low:g}:{high:g}" if body else None,
         y=f"{head}:{low:g}:{high:g}" if body else None,
         first_seed=config.seed,
-        # What "auto" takes on a machine with a GPU is slower for small networks than the kernel on its processor.
+        # "auto" would send small networks past the kernel to a GPU that all processes share.
         device="cpu" if config.device == "auto" else config.device,
         settings={"data": config.data, "hidden": list(first.net.spec.hidden)},
     )
