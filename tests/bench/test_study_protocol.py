@@ -197,6 +197,21 @@ def test_a_winner_at_the_edge_of_the_base_rate_widens_it_for_every_scheme():
     assert any("low edge of the base rate; widened for every scheme" in text for text in news.lines)
 
 
+def test_one_scheme_at_the_edge_of_the_base_rate_widens_it_for_the_others_too():
+    class Apart(Planted):
+        """Ratio 10 has its best base rate beyond the interval, single in its middle."""
+
+        def train(self, trials):
+            if trials.scheme.name == "ratio 10":
+                return Planted.train(replace(self, best=-4.4), trials)
+            return super().train(trials)
+
+    finished = run_study(Apart(), SMALL, Memory())
+    assert finished.void == ""
+    assert finished.searches[0].widened[0] == finished.searches[1].widened[0] == (BASE, "low")
+    assert finished.searches[0].space == finished.searches[1].space
+
+
 def test_a_winner_at_the_edge_of_a_ratio_widens_that_scheme_alone():
     valley = Planted(schemes=(SINGLE, _free("head")), gain=lambda logs: 0.3 - 0.1 * (logs[:, 1] - 2.6) ** 2)
     finished = run_study(valley, SMALL, Memory())
