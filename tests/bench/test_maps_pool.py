@@ -81,7 +81,10 @@ def held_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fi
 
 def test_a_killed_workers_tile_is_done_again(held_map: tuple[Path, str, subprocess.Popen[str]]) -> None:
     folder, target, driver = held_map
-    lost = min(stopped_workers(folder))
+    workers = stopped_workers(folder)
+    for pid in workers:  # as Ctrl-C in a terminal does; it is for the command alone
+        psutil.Process(pid).send_signal(signal.SIGINT)
+    lost = min(workers)
     psutil.Process(lost).send_signal(signal.SIGKILL)
     (folder / "go").touch()
     out, err = driver.communicate(timeout=PATIENCE_S)
@@ -89,6 +92,9 @@ def test_a_killed_workers_tile_is_done_again(held_map: tuple[Path, str, subproce
     assert "gain of the best pair" in out
     assert "Traceback" not in err
     assert not psutil.pid_exists(lost)
+    there = {int(line.split()[0]) for line in (folder / "calls.log").read_text().splitlines()}
+    assert there - {driver.pid} >= workers
+    assert len(there - {driver.pid} - workers) <= 1  # one was started in its place, and no more
     assert same(xarray.open_zarr(folder / "out" / "map.zarr").load(), undisturbed(folder, target))
 
 

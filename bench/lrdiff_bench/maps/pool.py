@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -60,7 +61,7 @@ def open_pool(scheduler: str | None, workers: int | None, tiles: int) -> Iterato
     with ExitStack() as stack:
         if scheduler is None:
             count = min(workers or usable_cpus(), max(1, tiles))
-            with _interrupts_held():
+            with _interrupts_left_to_us():
                 cluster = LocalCluster(
                     n_workers=count, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
                     silence_logs=logging.CRITICAL, host="127.0.0.1",
@@ -137,19 +138,20 @@ def _run_on_cluster(client: Any, jobs: Mapping[Tile, Job], done: Callable[[Tile,
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Keep Ctrl-C from processes and threads that are started meanwhile: it is for the command, which then ends them.
+def _interrupts_left_to_us() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal; those started meanwhile ignore it, and the command ends them.
 
-    The mask of blocked signals is inherited. What comes meanwhile is delivered afterwards.
+    That it is ignored is inherited, and so is nothing else that would do: multiprocessing unblocks the signal in the
+    thread that starts a process. While they start, a second or two, the command ignores it, too.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    if threading.current_thread() is not threading.main_thread():  # handlers are the main thread's
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
 
 
 def _ahead(client: Any) -> int:
