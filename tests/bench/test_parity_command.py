@@ -262,6 +262,9 @@ def test_lower_precision_fails_only_where_it_was_asked_for(
     assert [(one.status, one.counts) for one in report.results] == [("agrees", True), ("differs", False)]
     assert report.passed
     assert not check_subjects(subjects, backends=["eager", "worse"])["wine"].passed
+    assert main(["parity", str(run)]) == 0
+    assert main(["parity", str(run), "--backends", "eager,worse"]) == 1
+    assert "error: no parity: worse differs\n" in capsys.readouterr().err
 
 
 def test_every_status_has_its_cell_in_the_picture(tmp_path: Path) -> None:
