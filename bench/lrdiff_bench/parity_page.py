@@ -24,7 +24,7 @@ def parity_page(document: Mapping[str, Any], command: str) -> str:
         "# Parity of predictions",
         "",
         f"Written by `{command}` on {machine['cpu']} ({machine['cpus']} cores, {machine['system']}), "
-        f"Python {document['python']}.",
+        f"lrdiff {document['lrdiff']}, Python {document['python']}.",
         "",
         "The same weights predict the same rows on every backend. Each cell is the largest error against float64, of "
         "what is allowed, in eps of the arithmetic in the second column at the scale of the output; see the "
@@ -49,7 +49,7 @@ def parity_page(document: Mapping[str, Any], command: str) -> str:
     ]
     rows_of = ((name, row) for name in names for row in models[name]["results"])
     lines += [f"- {text}" for text, _ in notes(rows_of)]
-    lines += ["", "| backend | ran with |", "|---|---|"]
+    lines += ["", f"| backend | ran with, on {names[-1]} |", "|---|---|"]
     for i, head in enumerate(first):
         facts = models[names[-1]]["results"][i]["facts"]
         if facts:

@@ -178,7 +178,7 @@ def _judge(backend: Backend, subject: Subject, ran: _Ran, blank: BackendResult) 
         return replace(blank, status=REFUSED, reason=f"does not say in which arithmetic it computes, but {dtype!r}")
     try:
         verdicts = [*judge.judge(ran.outputs, dtype), *judge.judge(ran.again, dtype)]
-        alone = [] if ran.alone is None else judge.judge(ran.alone, dtype, alone=len(ran.alone[0]))
+        alone = [] if not ran.alone else judge.judge(ran.alone, dtype, alone=len(ran.alone[0]))
     except LrdiffError as problem:  # the model cannot be evaluated in that arithmetic: nobody knows what is right
         return replace(blank, dtype=dtype, status=REFUSED, reason=problem.message)
     worst = max((*verdicts, *alone), key=lambda verdict: verdict.severity)

@@ -262,6 +262,9 @@ def test_lower_precision_fails_only_where_it_was_asked_for(
     assert [(one.status, one.counts) for one in report.results] == [("agrees", True), ("differs", False)]
     assert report.passed
     assert not check_subjects(subjects, backends=["eager", "worse"])["wine"].passed
+    assert main(["parity", str(run)]) == 0
+    assert main(["parity", str(run), "--backends", "eager,worse"]) == 1
+    assert "error: no parity: worse differs\n" in capsys.readouterr().err
 
 
 def test_every_status_has_its_cell_in_the_picture(tmp_path: Path) -> None:
@@ -283,3 +286,25 @@ def test_every_status_has_its_cell_in_the_picture(tmp_path: Path) -> None:
         assert said in svg
     assert "away" not in svg
     assert (tmp_path / "matrix.png").stat().st_size > 5000
+
+
+def test_doctor_installs_the_javascript_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("LRDIFF_NODE_MODULES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "--install-javascript"]) == 3
+    assert capsys.readouterr().err == "error: npm is not installed\nhelp: install node 18 or newer with npm\n"
+    npm = tmp_path / "npm"
+    described = "".join(
+        f'/bin/mkdir -p node_modules/{name}; echo \'{{"version": "1.30.0"}}\' > node_modules/{name}/package.json\n'
+        for name in ("onnxruntime-web", "onnxruntime-node")
+    )
+    npm.write_text("#!/bin/sh\n" + described)
+    npm.chmod(0o755)
+    assert main(["doctor", "--install-javascript", "--json"]) == 0
+    versions = {one["name"]: one["version"] for one in document_of(capsys)["entries"]}
+    assert (versions["onnxruntime-web"], versions["onnxruntime-node"]) == ("1.30.0", "1.30.0")
