@@ -102,7 +102,7 @@ def _width(width: int) -> Width:
             Scheme(name="single", ratios=SINGLE),
             Scheme(name="muP", ratios=SINGLE, options={"rule": "mup"}),
             Scheme(name="hidden only", ratios=SINGLE, options={"rule": "hidden"}),
-            Scheme(name="single, tuned here", ratios=SINGLE, options={"tuned_at_width": True}),
+            Scheme(name="single, tuned here", ratios=SINGLE, options={"tuned_at_width": True}, reference=True),
         ),
         metric="loss",
         base_rates=(1e-5, 1.0),
