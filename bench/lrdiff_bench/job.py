@@ -379,7 +379,7 @@ def parity_section(trained: Trained, folder: Path) -> dict[str, Any]:
     report = check_parity(
         Predictor(trained.net),
         test_rows(trained),
-        # Those that take seconds to start are left to `lrdiff parity`.
+        # Those that take many seconds to start are left to `lrdiff parity`.
         backends=[name for name, backend in BACKENDS.items() if not backend.heavy],
         onnx_bytes_or_path=model if model.is_file() else None,
         decide=decider(trained.net.spec.task),

@@ -29,7 +29,6 @@ class CompiledBackend(TorchBackend):
     Source: https://docs.pytorch.org/docs/stable/generated/torch.compile.html
     """
 
-    heavy = True
     mode: str | None = None
 
     def availability(self) -> str | None:
