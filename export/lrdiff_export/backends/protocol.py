@@ -29,7 +29,7 @@ class Backend(Protocol):
         dtype: the arithmetic it promises, a name from :data:`lrdiff_export.arithmetic.ARITHMETICS`. None where it
             chooses by itself: its facts then say under ``arithmetic`` what it chose, and it is judged by that.
         needs_onnx: whether it runs an ONNX file rather than the module.
-        heavy: whether it takes many seconds to start, or another runtime; ``lrdiff run`` leaves those to ``lrdiff parity``.
+        heavy: whether it starts another runtime or takes long to build; ``lrdiff run`` leaves it to ``lrdiff parity``.
         keeps_denormals: whether it promises to compute with numbers below the smallest normal one.
     """
 
