@@ -96,8 +96,8 @@ def test_the_summary_on_disk_is_the_summary_returned(full):
 def test_every_backend_is_judged_or_says_why_not(full):
     result, _ = full
     rows = {row["backend"]: row for row in result.summary["parity"]["results"]}
-    assert set(rows) >= {"eager", "eager-bf16", "onnxruntime", "onnx-reference", "openvino", "cuda", "mps"}
-    assert not set(rows) & {"compiled", "aotinductor", "chromium"}  # those that start slowly: `lrdiff parity`
+    assert set(rows) >= {"eager", "eager-bf16", "compiled", "onnxruntime", "onnx-reference", "openvino", "cuda", "mps"}
+    assert not set(rows) & {"aotinductor", "chromium"}  # those that start slowly: `lrdiff parity`
     assert rows["eager"]["status"] == rows["onnxruntime"]["status"] == "agrees"
     for row in rows.values():
         assert (row["status"] == "agrees") == (row["reason"] is None)
