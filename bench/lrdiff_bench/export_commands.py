@@ -252,8 +252,12 @@ def _allowance(texts: Sequence[str]) -> Allowance:
     return Allowance(**given)
 
 
-def from_factory(source: str) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
+def from_factory(source: str, *, also: Sequence[str] = ()) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
     """Return the module, the example and the further arguments that ``MODULE:FACTORY`` makes.
+
+    Args:
+        source: importable from here.
+        also: names of arguments that it may give beside those of an export.
 
     Raises:
         ConfigError: it cannot be imported, or gives something else.
@@ -284,6 +288,7 @@ def from_factory(source: str) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
         )
     more = dict(made[2]) if len(made) == 3 else {}
     taken = [name for name in inspect.signature(export).parameters if name not in ("module", "example", "out")]
+    taken += also
     if unknown := sorted(set(more) - set(taken)):
         raise ConfigError(f"{source} gives the argument {unknown[0]!r}", help=f"arguments: {', '.join(taken)}")
     return made[0], made[1], more

@@ -176,8 +176,8 @@ def _is_factory(source: str) -> bool:
 
 
 def _job_of_module(source: str, data: Path | None) -> TrainingJob:
-    module, example, more = from_factory(source)
     known = ("targets", "loss", "plan", "optimizer", "steps", "batch_size")
+    module, example, more = from_factory(source, also=known)
     options = {key: more[key] for key in known if key in more}
     if data is not None:
         rows, options["targets"] = _read_rows(data, options.get("targets"))

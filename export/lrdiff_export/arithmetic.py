@@ -294,11 +294,11 @@ def round_to(value: Any, name: str) -> Any:
 @contextmanager
 def _plain_kernels() -> Iterator[None]:
     """Let attention and recurrent layers be made of plain operators, which a dispatch mode sees one by one."""
-    fast, ours = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
+    fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        setattr(torch.backends.mkldnn, "enabled", False)  # noqa: B010
-        yield
+        # The context manager works where torch's own tests have frozen the flags, too; None leaves a flag alone.
+        with torch.backends.mkldnn.flags(enabled=False, deterministic=None, allow_tf32=None, fp32_precision=None):
+            yield
     finally:
-        setattr(torch.backends.mkldnn, "enabled", ours)  # noqa: B010
         torch.backends.mha.set_fastpath_enabled(fast)

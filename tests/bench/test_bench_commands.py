@@ -221,7 +221,7 @@ def test_parameters_choose_cases() -> None:
         return [case.label for case in choose_cases(names, parameters, **options)]
 
     assert labels(["inference"], ["batch=1,32"]) == [f"inference[backend=onnxruntime,batch={n}]" for n in (1, 32)]
-    assert labels([], ["backend=eager"]) == ["inference[backend=eager,batch=1]"]
+    assert labels([], ["backend=eager"]) == ["inference[backend=eager,batch=1]", "prediction[backend=eager,model=main]"]
     assert all("device=cuda" in label for label in labels([], [], device="cuda"))
     assert len(labels([], [])) > len(labels([], [], quick=True)) > 10
 

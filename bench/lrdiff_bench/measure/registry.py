@@ -16,7 +16,7 @@ __all__ = ["CASES", "CaseFamily", "case_family", "find_case"]
 
 CASES: dict[str, CaseFamily] = {}
 # The commands of `lrdiff bench`: a case of that name could not be asked for.
-RESERVED = frozenset({"ab", "calibrate", "compare", "history", "ls", "pictures", "run", "show", "step"})
+RESERVED = frozenset({"ab", "calibrate", "compare", "history", "ls", "pictures", "population", "run", "show", "step"})
 
 View = Mapping[str, tuple[Any, ...]]
 Build = Callable[..., Workload]
