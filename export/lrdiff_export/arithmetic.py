@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,10 @@ def find_arithmetic(name: str) -> Arithmetic:
     return ARITHMETICS[name]
 
 
+# What a module raises that does not run in a dtype: torch's own errors, and checks that modules make themselves.
+_CANNOT = (InputError, RuntimeError, TypeError, ValueError, AssertionError)
+
+
 def evaluate_in(module: nn.Module, rows: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
     """Run a module on the CPU in one arithmetic: all tensors have its dtype where there is one.
 
@@ -100,10 +104,8 @@ def evaluate_in(module: nn.Module, rows: Sequence[np.ndarray], name: str) -> lis
     if name == "float32":
         return evaluate(module, *rows)
     if arithmetic.dtype is not None:
-        try:
+        with suppress(*_CANNOT):  # what follows needs no cast
             return _throughout(module, rows, name)
-        except Exception:  # noqa: BLE001 - any dtype error of any module; what follows needs no cast
-            pass
     return _in_products(module, rows, name)
 
 
@@ -122,10 +124,8 @@ def simulations(module: nn.Module, rows: Sequence[np.ndarray]) -> dict[str, list
         ways = (_in_products, _around_products, _throughout, _weights, _matrices)
         found[name] = []
         for way in ways:
-            try:
+            with suppress(*_CANNOT):  # a module that does not run so was not computed so
                 found[name].append(way(module, rows, name))
-            except Exception:  # noqa: BLE001 - a module that does not run so was not computed so
-                continue
         found[name].append([_rounded(output, name) for output in exact])
     return found
 
