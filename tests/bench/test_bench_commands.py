@@ -160,8 +160,12 @@ def test_runs_of_two_machines_are_refused_unless_told(runs: Path, tmp_path: Path
     here = str(store.find_run("latest", runs))
     assert main(["bench", "compare", here, str(other), "--out", str(tmp_path)]) == 2
     assert "different machines" in said(capsys)[1]
-    assert main(["bench", "compare", here, str(other), "--across-machines", "--out", str(tmp_path)]) == 0
-    assert " 1.000  " in said(capsys)[0]
+    assert main(["bench", "compare", here, str(other), "--across-machines", "--json", "--out", str(tmp_path)]) == 0
+    compared = json.loads(said(capsys)[0])
+    assert [(row["case"], row["ratio"]) for row in compared] == [
+        ("main_step[rates=1]", 1.0),
+        ("main_step[rates=2]", 1.0),
+    ]
 
 
 def test_a_slower_run_ends_with_status_1(runs: Path, tmp_path: Path, capsys) -> None:
