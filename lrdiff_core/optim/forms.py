@@ -90,7 +90,7 @@ class Form(Protocol):
         """Takes new numbers, the structure unchanged; False if the tensors have to be divided anew."""
 
     def run(self, grads: list[Tensor]) -> None:
-        """One step, gradients in the order of the tensors; on the CPU contiguous."""
+        """One step, gradients in the order of the tensors; on the CPU in memory as they are."""
 
 
 class KernelForm:
@@ -105,7 +105,6 @@ class KernelForm:
         self._tensors = tensors
         self._call = getattr(library, symbol)
         self._most_threads = max(1, offsets[-1] // GRAIN)
-        self._empty = sum(not p.numel() for p in tensors.params)
         self._grad = (ctypes.c_void_p * count)()
         self._columns = {name: (ctypes.c_double * len(settings))() for name in _COLUMNS}
         state = tensors.state
@@ -135,11 +134,7 @@ class KernelForm:
         return True
 
     def run(self, grads: list[Tensor]) -> None:
-        pointers: list[Any] = list(map(data_ptr, grads))
-        if pointers.count(0) != self._empty:  # torch's ZeroTensor stands for zeros without having any
-            grads = [grad.clone() if grad._is_zerotensor() else grad for grad in grads]
-            pointers = list(map(data_ptr, grads))
-        self._grad[:] = pointers
+        self._grad[:] = list(map(data_ptr, grads))
         if self._most_threads > 1:
             self._table.threads = min(self._most_threads, torch.get_num_threads())
         self._call(self._address)

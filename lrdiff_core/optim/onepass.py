@@ -11,11 +11,15 @@ Which form a group's tensors get is a fixed rule (:meth:`OnePass.forms` tells wh
     * torch: the group is stepped by PyTorch's own class, exactly as there, if ``foreach`` or ``fused`` is given, if
       ``differentiable`` is on, or ``capturable`` off CUDA, or a number is held on a device without ``capturable``, or
       if a parameter, gradient or state is sparse, complex, a tensor subclass, repeated, overlapping another parameter,
-      on a device other than CPU or CUDA, or (CPU) not contiguous or of a dtype not named below;
+      on a device other than CPU or CUDA, or (CPU) of a dtype not named below; on the CPU also if a parameter leaves
+      gaps in its memory, or its state lies in another order than itself (rows, channels last, transposed);
     * kernel: CPU and float32, where the C compiler is here;
     * fused: CPU otherwise; float32 and float64, and bfloat16 and float16 for Adam and AdamW;
     * foreach: CUDA, Adam and AdamW; with ``capturable``, and for SGD, fused;
     * triton: CUDA, Adam and AdamW, float32, with ``LRDIFF_TRITON=1`` in the environment.
+A rule that takes each number by itself can step memory in whatever order, as long as parameter, state and gradient
+share it. A gradient in another order (or a view that its memory does not tell: negated, ZeroTensor) is copied into the
+parameter's.
 
 Everything else - constructor, ``state_dict``, hooks, ``add_param_group``, pickling - is PyTorch's own code, inherited.
 """
@@ -26,9 +30,9 @@ import functools
 import importlib.util
 import operator
 import os
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import chain, compress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor
@@ -41,10 +45,7 @@ from .forms import Columns, ForeachForm, Form, FusedForm, KernelForm, Setting, T
 
 __all__ = ["OnePass", "Plan"]
 
-_is_contiguous: Callable[[Tensor], bool] = torch._C.TensorBase.is_contiguous
-_is_neg: Callable[[Tensor], bool] = torch._C.TensorBase.is_neg
 _grad: Callable[[Tensor], Tensor | None] = vars(torch._C.TensorBase)["grad"].__get__
-_nbytes: Callable[[Tensor], int] = vars(torch._C.TensorBase)["nbytes"].__get__
 _params: Callable[[dict[str, Any]], list[Tensor]] = operator.itemgetter("params")
 
 
@@ -81,14 +82,11 @@ class Plan:
         self.passing = any(fresh)
         self.state_ids = list(map(id, optimizer.state.values()))
         self.states = state
-        grads = list(map(_grad, chain.from_iterable(map(_params, groups))))
-        self.kinds = list(map(type, grads))
-        self.present = [grad is not None for grad in grads]
+        self.present = [param.grad is not None for param in chain.from_iterable(map(_params, groups))]
         self.absent = not all(self.present)
-        self.on_cpu = any(param.is_cpu for param in self.params)
         self.on_device = not all(param.is_cpu for param in self.params)
-        self.bytes = list(map(_nbytes, self.params))
-        self.single = [i for i, param in enumerate(self.params) if param.is_cpu and param.numel() == 1]
+        self.fits = _never
+        self.layouts = list(map(_layout, self.params))
         self.pointers = self._pointers()
         names = sorted(set(chain.from_iterable(state)))
         self.tensors = Tensors(
@@ -135,26 +133,27 @@ class Plan:
         params = list(chain.from_iterable(map(_params, groups)))
         if list(map(id, params)) != self.ids or list(map(id, optimizer.state.values())) != self.state_ids:
             return None
-        grads: list[Tensor] = list(map(_grad, params))  # type: ignore[arg-type]
-        if list(map(type, grads)) != self.kinds:
+        if self._pointers() != self.pointers:
             return None
+        found = list(map(_grad, params))
         if self.absent:
-            grads = list(compress(grads, self.present))
-        try:
-            if list(map(_nbytes, grads)) != self.bytes or self._pointers() != self.pointers:
+            if [grad is not None for grad in found] != self.present:
                 return None
-            if self.on_cpu and not all(map(_is_contiguous, grads)):
-                # Data transposed in place keeps its pointer: then it is not the gradients alone that lie otherwise.
-                if not all(map(_is_contiguous, self.params)):
-                    return None
-                grads = [grad.contiguous() if grad.is_cpu else grad for grad in grads]
-            # A negated view (``z.conj().imag``) holds the other sign in memory; making rows of it resolves that, and
-            # only one of a single number lies in rows already.
-            if self.single and any(_is_neg(grads[i]) for i in self.single):
-                return None
-        except (RuntimeError, TypeError):  # a sparse gradient, state that is no tensor any more
+            found = list(compress(found, self.present))
+        if self.fits(*self.params, *found):
+            return found  # type: ignore[return-value]
+        # Data transposed in place keeps its pointer.
+        return self.lay_out(found) if list(map(_layout, self.params)) == self.layouts else None
+
+    def lay_out(self, found: Sequence[Tensor | None]) -> list[Tensor] | None:
+        """The gradients, on the CPU in memory as their parameters are; None if a form of ours cannot take them."""
+        grads = [grad for param, grad in zip(self.params, found, strict=True) if _usable(grad, param)]
+        if len(grads) < len(found):
             return None
-        return grads
+        laid_out = list(map(_laid_out, self.params, grads))
+        if all(map(operator.is_, laid_out, grads)):
+            self.fits = _watch([*self.params, *grads])
+        return laid_out
 
     def _tune(self, settings: list[Setting]) -> bool:
         """Takes new numbers; False if more than numbers changed."""
@@ -183,11 +182,62 @@ def _memory(param: Tensor) -> tuple[int, int]:
     return start, start + (last + 1) * param.element_size() if param.numel() else start
 
 
-def _laid_out(param: Tensor) -> Tensor:
-    """The gradient, on the CPU in rows as the parameter is."""
-    grad = param.grad
-    assert grad is not None
-    return grad.contiguous() if grad.is_cpu else grad
+def _never(*tensors: Tensor | None) -> bool:
+    return False
+
+
+def _layout(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _watch(tensors: list[Tensor]) -> Callable[..., bool]:
+    """Tells whether other tensors agree with these in everything but their numbers: class, dtype, device, sizes,
+    strides, and what kind of view they are.
+
+    The check that torch.compile makes before it runs what it compiled. One call over all tensors takes a third of the
+    time of asking each for its bytes and its layout. Where torch has it no longer, every gradient is looked at instead.
+    """
+    guards = getattr(torch._C._dynamo.guards, "TensorGuards", None)
+    # Without the two options this constructor crashes the process (torch 2.13).
+    return guards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check if guards else _never
+
+
+def _usable(grad: Tensor | None, param: Tensor) -> TypeGuard[Tensor]:
+    """Whether a gradient is a plain tensor of its parameter's kind."""
+    if type(grad) is not Tensor or grad.layout is not torch.strided:
+        return False
+    return grad.dtype is param.dtype and grad.device == param.device and grad.shape == param.shape
+
+
+def _laid_out(param: Tensor, grad: Tensor) -> Tensor:
+    """The gradient, on the CPU in memory as the parameter is."""
+    if not grad.is_cpu or (_ordered_alike(grad, param) and not _veiled(grad)):
+        return grad
+    return torch.empty_like(param, requires_grad=False).copy_(grad.detach())
+
+
+def _veiled(tensor: Tensor) -> bool:
+    """Whether memory holds other numbers than the tensor: a negated view (``z.conj().imag``) or torch's ZeroTensor."""
+    return tensor.is_neg() or tensor._is_zerotensor()
+
+
+def _ordered_alike(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape keep their numbers in the same order."""
+    if a.stride() == b.stride() or not a.numel():
+        return True
+    return all(s == t for size, s, t in zip(a.shape, a.stride(), b.stride(), strict=True) if size > 1)
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether the numbers fill their memory without gaps, each once, in whatever order of dimensions."""
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted((t, n) for t, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def _form_of(param: Tensor, state: dict[str, Any]) -> str:
@@ -196,8 +246,12 @@ def _form_of(param: Tensor, state: dict[str, Any]) -> str:
     # torch's fused CUDA kernels read the step on the device, where only capturable (or SGD, which has none) puts it.
     if "step" not in state or not state["step"].is_cpu:
         return "fused"
-    contiguous = param.is_contiguous() and param.dtype is torch.float32
-    return "triton" if contiguous and os.environ.get("LRDIFF_TRITON") == "1" and _has_triton() else "foreach"
+    rows = all(tensor.is_contiguous() for tensor in (param, *state.values()))
+    return (
+        "triton"
+        if rows and param.dtype is torch.float32 and os.environ.get("LRDIFF_TRITON") == "1" and _has_triton()
+        else "foreach"
+    )
 
 
 @functools.cache
@@ -242,7 +296,8 @@ class OnePass(Optimizer):
         grads = plan.gather(self) if plan is not None else None
         if plan is None or grads is None:
             plan = self._plan = Plan(self, self._covered())
-            grads = [_laid_out(param) for param in plan.params]
+            grads = plan.lay_out(list(map(_grad, plan.params)))
+            assert grads is not None, "only usable gradients are covered"
         if plan.on_device:
             self._check_capture()
         if grads:
@@ -302,17 +357,12 @@ class OnePass(Optimizer):
 
     def _covers_param(self, param: Tensor, capturable: bool, needed: Set[str]) -> bool:
         grad = param.grad
-        assert grad is not None
-        if type(param) not in _PLAIN or type(grad) is not Tensor or grad.layout is not torch.strided:
-            return False
-        if grad.dtype is not param.dtype or grad.device != param.device or param.is_inference():
-            return False
-        if any(tensor.is_neg() or tensor._is_zerotensor() for tensor in (param, grad)):  # memory tells not all
+        if type(param) not in _PLAIN or param.is_inference() or _veiled(param) or not _usable(grad, param):
             return False
         if param.device.type == "cuda":
             shaped = param.is_floating_point()
         else:
-            shaped = param.device.type == "cpu" and param.dtype in self._fused_dtypes and param.is_contiguous()
+            shaped = param.device.type == "cpu" and param.dtype in self._fused_dtypes and _dense(param)
         state = self.state.get(param, {})
         if state and not needed <= state.keys():  # as after amsgrad is turned on mid-run: torch's step raises
             return False
@@ -326,7 +376,7 @@ class OnePass(Optimizer):
             placed = value.device == param.device if capturable else value.is_cpu
             return placed and value.dtype is torch.float32 and value.numel() == 1
         alike = value.dtype is param.dtype and value.device == param.device and value.shape == param.shape
-        return alike and (value.is_contiguous() or param.device.type == "cuda")
+        return alike and (param.device.type == "cuda" or (_ordered_alike(value, param) and not _veiled(value)))
 
     def _needed_state(self, group: dict[str, Any]) -> Set[str]:
         """The names that a state, once begun, has to have."""

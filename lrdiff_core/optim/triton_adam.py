@@ -152,7 +152,9 @@ class TritonForm:
         for (flags, part, at), (chunk_tensor, chunk_start, numel) in zip(self._parts, self._chunks, strict=True):
             state, count, device = part.state, len(part.params), part.params[0].device
             torch._foreach_add_(state["step"], 1.0)
-            tables = [part.params, [grads[i] for i in at], state["exp_avg"], state["exp_avg_sq"]]
+            # In rows and with the sign that memory holds; a copy is kept until the kernel is launched.
+            tables = [part.params, [grads[i].contiguous().resolve_neg() for i in at]]
+            tables += [state["exp_avg"], state["exp_avg_sq"]]
             tables.append(state["max_exp_avg_sq"] if flags & kernel.AMSGRAD else part.params)
             addresses = list(map(data_ptr, chain(*tables)))
             if len(chunk_tensor):

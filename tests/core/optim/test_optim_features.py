@@ -313,27 +313,6 @@ def test_parameters_that_overlap_run_torchs_own_code(groups: int, pair: Kinds) -
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("first", [False, True], ids=["later", "from the first step"])
-def test_gradients_that_are_views_of_other_numbers(first: bool, pair: Kinds, form: str) -> None:
-    """``z.conj().imag`` keeps the other sign in memory; torch's ZeroTensor (forward mode makes them) has no memory."""
-
-    def grad_of(step: int, param: torch.Tensor) -> torch.Tensor:
-        if step == 0 and not first:
-            return torch.full(param.shape, 0.5)
-        if step == 2 and (form == "kernel" or first):  # torch's fused kernel refuses what comes as a surprise
-            return torch._efficientzerotensor(param.shape)
-        return torch.full(param.shape, 0.5 - 1j * (step + 1)).conj().imag
-
-    ours, theirs = (kind(make([(16,), (1,), (3, 1), (0,), ()]), lr=0.1) for kind in pair)
-    for step in range(4):
-        for optimizer in (ours, theirs):
-            for param in params_of(optimizer):
-                param.grad = grad_of(step, param)
-            optimizer.step()
-    for mine, other in zip(*map(params_of, (ours, theirs)), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
-
-
 def test_numbers_on_a_device_need_capturable(pair: Kinds) -> None:
     """Torch's own code reads or refuses a rate that lies elsewhere; only a captured graph has to see it change."""
     optimizer = pair[0](make([(3,)]), lr=0.1)
