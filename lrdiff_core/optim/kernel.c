@@ -14,6 +14,9 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#ifdef __SSE__
+#include <immintrin.h>
+#endif
 
 #if !defined(__FMA__) && !defined(__aarch64__)
 #error "fmaf would be a slow library call on this processor"
@@ -58,12 +61,30 @@ static void span(const Table *t, Rule rule, int64_t begin, int64_t end) {
 
 enum { MOST_HELPERS = 63 };
 
+/* How this thread rounds and whether it flushes denormal numbers (torch.set_flush_denormal, which sets it for the
+ * calling thread alone). Helpers take it over from the caller: a result must not depend on who computed it. */
+#ifdef __SSE__
+static unsigned float_mode(void) { return _mm_getcsr() & 0xffc0u; } /* the flags below tell what has happened */
+static void set_float_mode(unsigned mode) { _mm_setcsr((_mm_getcsr() & ~0xffc0u) | mode); }
+#elif defined(__aarch64__)
+static unsigned float_mode(void) {
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return (unsigned)mode;
+}
+static void set_float_mode(unsigned mode) { __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)mode)); }
+#else
+static unsigned float_mode(void) { return 0; }
+static void set_float_mode(unsigned mode) { (void)mode; }
+#endif
+
 typedef struct {
     const Table *table;
     Rule rule;
     int64_t piece;              /* elements; a multiple of 16 floats, one cache line */
     _Atomic int64_t next;       /* first element that nobody has taken */
     int64_t seats;              /* helpers that may still join */
+    unsigned mode;              /* of the caller's arithmetic */
 } Job;
 
 static struct {
@@ -95,6 +116,7 @@ static void *help(void *unused) {
         job->seats--;
         pool.inside++;
         pthread_mutex_unlock(&pool.lock);
+        if (float_mode() != job->mode) set_float_mode(job->mode);
         take_pieces(job);
         pthread_mutex_lock(&pool.lock); /* what was written before is seen by whoever locks after */
         if (--pool.inside == 0) pthread_cond_signal(&pool.left);
@@ -141,7 +163,7 @@ static void every(const Table *t, Rule rule) {
         span(t, rule, 0, total);
         return;
     }
-    Job job = {.table = t, .rule = rule, .piece = t->piece, .seats = helpers};
+    Job job = {.table = t, .rule = rule, .piece = t->piece, .seats = helpers, .mode = float_mode()};
     pool.busy = 1;
     start_helpers(helpers);
     pool.job = &job;

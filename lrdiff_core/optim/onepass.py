@@ -413,7 +413,8 @@ class OnePass(Optimizer):
         """Loads what any optimizer of this kind saved, torch's own included.
 
         By parameter name where both sides carry names (groups made from ``named_parameters()``), whatever the
-        grouping; by position otherwise, as torch does. Rates held as tensors stay the same objects.
+        grouping; by position otherwise, as torch does. Rates held as tensors stay the same objects; ``foreach`` and
+        ``fused`` stay as this optimizer has them.
 
         Args:
             state_dict: what ``state_dict()`` returned.

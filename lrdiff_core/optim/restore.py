@@ -17,11 +17,15 @@ from lrdiff_core.rates.names import canonical_name
 
 __all__ = ["load", "by_name"]
 
+_IMPLEMENTATION = ("foreach", "fused")
 _SHOWN = 5  # names listed in an error before it only counts
 
 
 def load(optimizer: Optimizer, load_by_position: Callable[[Any], None], state_dict: Mapping[str, Any]) -> None:
     """Loads by name where both sides have names, else by position; keeps the tensor objects that hold rates.
+
+    ``foreach`` and ``fused`` stay as they are, too: they say what runs and not what is computed, and a checkpoint of
+    torch's fused optimizer would otherwise bring torch's own step with it.
 
     Args:
         optimizer: receives the state.
@@ -31,18 +35,23 @@ def load(optimizer: Optimizer, load_by_position: Callable[[Any], None], state_di
     Raises:
         OptimizerError: names that are missing or left over, or options that differ within one of our groups.
     """
-    held = [group["lr"] for group in optimizer.param_groups]
+    held = [{key: group[key] for key in ("lr", *_IMPLEMENTATION) if key in group} for group in optimizer.param_groups]
     # After the hooks that the user registered, which may be there to mend the names.
     hook = optimizer.register_load_state_dict_pre_hook(_match_names)
     try:
         load_by_position(state_dict)
     finally:
         hook.remove()
-    for group, rate in zip(optimizer.param_groups, held, strict=True):
+    for group, own in zip(optimizer.param_groups, held, strict=True):
+        rate, loaded = own.pop("lr"), group["lr"]
+        group.update(own)
         if isinstance(rate, Tensor):
-            loaded = group["lr"]
             rate.detach().copy_(loaded) if isinstance(loaded, Tensor) else rate.detach().fill_(loaded)
             group["lr"] = rate
+    for values in optimizer.state.values():
+        step = values.get("step") if isinstance(values, dict) else None
+        if isinstance(step, Tensor) and step.is_floating_point():
+            values["step"] = step.float()  # torch counts in its default dtype, which may be float64
 
 
 def _match_names(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:

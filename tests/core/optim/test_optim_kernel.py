@@ -139,7 +139,7 @@ def test_without_any_compiler_torchs_kernels_step(afresh: Path, monkeypatch: pyt
 
 SHARED = """
 import os, sys, threading, torch
-from lrdiff_core.optim import AdamW, forms
+from lrdiff_core.optim import AdamW, SGD, forms
 torch.set_num_threads(3)
 forms.GRAIN, forms.PIECE = 64, 16  # so that helpers are used at this size
 
@@ -172,6 +172,30 @@ def test_several_threads_may_step_at_once() -> None:
         "[t.start() for t in threads]; [t.join() for t in threads]\n"
         "torch.set_num_threads(1)\n"
         "assert all(torch.equal(a, b) for seed in results for a, b in zip(results[seed], train(seed, 200)))\n"
+    )
+
+
+@needs_compiler
+def test_helpers_flush_denormals_if_the_caller_does() -> None:
+    """torch.set_flush_denormal is for the thread that calls it; helpers that are there already learn of it."""
+    _run(
+        "if not torch.set_flush_denormal(True): sys.exit()\n"
+        "torch.set_flush_denormal(False)\n"
+        "train(0, 5)\n"
+        "def small(threads, flush):\n"
+        "    torch.set_num_threads(threads)\n"
+        "    param = torch.nn.Parameter(torch.zeros(200_000))\n"
+        "    optimizer = SGD([param], lr=1.0)\n"
+        "    param.grad = torch.full((200_000,), -1e-40)\n"
+        "    torch.set_flush_denormal(flush)\n"
+        "    for _ in range(20): optimizer.step()\n"
+        "    torch.set_flush_denormal(False)\n"
+        "    assert optimizer.forms() == {'kernel': 1}\n"
+        "    return param.detach()\n"
+        "for flush in (True, False, True):\n"
+        "    alone, helped = small(1, flush), small(3, flush)\n"
+        "    assert bool(alone.any()) is not flush\n"
+        "    assert torch.equal(alone, helped), (flush, int(helped.ne(alone).sum()))\n"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from optim_pairs import feed, make, params_of, same_bits
+from optim_pairs import PAIRS, feed, make, params_of, same_bits
 from torch.optim import Optimizer
 
 from lrdiff_core.errors import OptimizerError
@@ -154,6 +154,62 @@ def test_rate_tensors_stay_the_same_objects(named: bool, loaded: Any) -> None:
     rate.fill_(0.0)
     mine.step()
     assert torch.equal(mine_params[0], before)
+
+
+@pytest.mark.parametrize("flags", [{"fused": True}, {"foreach": True}, {"foreach": False}], ids=str)
+def test_what_runs_is_not_loaded(flags: dict[str, Any], pair: tuple[type[Optimizer], type[Optimizer]]) -> None:
+    """A checkpoint of torch's fused optimizer would otherwise bring torch's own step with it; and the reverse."""
+    saved = pair[1](make(SHAPES), lr=0.1, **flags)
+    feed(params_of(saved), seed=0)
+    saved.step()
+    mine = pair[0](make(SHAPES))
+    mine.load_state_dict(saved.state_dict())
+    feed(params_of(mine), seed=1)
+    mine.step()
+    assert "torch" not in mine.forms()  # type: ignore[attr-defined]
+    chosen = pair[0](make(SHAPES), **flags)
+    chosen.load_state_dict(mine.state_dict())
+    assert all(chosen.param_groups[0][key] is value for key, value in flags.items())
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_a_checkpoint_from_before_an_option_existed_is_read(name: str) -> None:
+    """torch gives SGD's groups ``fused=False`` then, and old Adams counted their steps in plain numbers."""
+    ours, theirs = PAIRS[name]
+    saved = theirs(make(SHAPES), lr=0.1)
+    feed(params_of(saved), seed=0)
+    saved.step()
+    old = copy.deepcopy(saved.state_dict())
+    for group in old["param_groups"]:
+        for key in ("foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"):
+            group.pop(key, None)
+    for values in old["state"].values():
+        if "step" in values:
+            values["step"] = int(values["step"])
+    mine = ours([torch.nn.Parameter(p.detach().clone()) for p in params_of(saved)])
+    mine.load_state_dict(old)
+    for i in range(1, 3):
+        feed(params_of(mine), params_of(saved), seed=i)
+        mine.step()
+        saved.step()
+    assert "torch" not in mine.forms()  # type: ignore[attr-defined]
+    for a, b in zip(params_of(mine), params_of(saved), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_steps_counted_in_float64_are_read() -> None:
+    """As torch does where ``torch.set_default_dtype(torch.float64)`` is set."""
+    saved = torch.optim.AdamW(make(SHAPES))
+    feed(params_of(saved), seed=0)
+    saved.step()
+    for values in saved.state.values():
+        values["step"] = values["step"].double()
+    mine = AdamW(make(SHAPES))
+    mine.load_state_dict(saved.state_dict())
+    feed(params_of(mine), seed=1)
+    mine.step()
+    assert "torch" not in mine.forms()
+    assert {values["step"].item() for values in mine.state.values()} == {2.0}
 
 
 def test_muon_state_is_restored_by_name_too() -> None:
