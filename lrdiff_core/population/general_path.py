@@ -24,11 +24,11 @@ from lrdiff_core.errors import ConfigError
 from lrdiff_core.model import TabularNet
 from lrdiff_core.population.rows import loss_function, score
 from lrdiff_core.population.rules import Rule
+from lrdiff_core.population.tiles import numbers_a_row, rows_at_once
 from lrdiff_core.population.work import Tile, TileResult
 
 __all__ = ["train_tile"]
 
-_ROWS_AT_ONCE = 1024  # rows of an evaluation
 _LOOK_EVERY = 64  # steps between looks at whether any member is left: each look waits for the device
 
 State = dict[str, Tensor]
@@ -68,6 +68,7 @@ def train_tile(
     rule = Rule(settings.optimizer, tile.columns, group_of, settings.factors(), nesterov=settings.nesterov, like=like)
     moments = rule.start(parameters)
     rows = _Rows(tile, device)
+    rows_each = rows_at_once(len(tile), numbers_a_row(model, rows.first), settings)
     wrapped = _Network(model) if type(model) is TabularNet else model
     call, outputs_of = _functions(wrapped, rows)
     step = _step(rule, call, buffers)
@@ -83,14 +84,15 @@ def train_tile(
         scalars = rule.scalars(t)
         if any_left:
             inputs, targets = rows.batch(t)
-            parameters, moments, losses, now = step(parameters, moments, scalars, inputs, targets, alive)
+            with _stacking():
+                parameters, moments, losses, now = step(parameters, moments, scalars, inputs, targets, alive)
             diverged = torch.where(alive & ~now, t, diverged)
             alive = now
         if settings.step_losses:
             step_losses.append(torch.where(alive, losses, torch.nan))
         if t + 1 in evaluated_after:
-            with _evaluating(wrapped):
-                evaluations.append(_evaluate(rows, outputs_of, parameters, buffers, alive))
+            with _evaluating(wrapped), _stacking():
+                evaluations.append(_evaluate(rows, outputs_of, parameters, buffers, alive, rows_each))
         if t % _LOOK_EVERY == _LOOK_EVERY - 1:
             any_left = bool(alive.any())
 
@@ -158,7 +160,10 @@ def _functions(wrapped: nn.Module, rows: _Rows) -> tuple[Callable[..., Any], Out
     def outputs(parameters: State, buffers: State, inputs: Tensor) -> Tensor:
         state = {prefix + name: value for name, value in {**parameters, **buffers}.items()}
         found = functional_call(wrapped, state, (inputs,))
-        assert isinstance(found, Tensor)
+        if not isinstance(found, Tensor):
+            raise ConfigError(
+                f"the module returns a {type(found).__name__}", help="return one tensor of outputs from forward"
+            )
         return found
 
     def loss(parameters: State, buffers: State, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -183,19 +188,23 @@ def _step(rule: Rule, call: Callable[..., Any], buffers: State) -> Callable[...,
         parameters, moments = rule.update(parameters, gradients, moments, scalars, alive)
         return parameters, moments, losses, alive
 
-    def checked(*args: Any) -> Any:
-        try:
-            return step(*args)
-        except RuntimeError as problem:
-            if "vmap" not in str(problem) and "functorch" not in str(problem):
-                raise
-            reason = str(problem).strip().splitlines()[0]
-            raise ConfigError(
-                f"torch.func cannot train a stack of this module: {reason}",
-                help="use modules that draw no random numbers (no Dropout) and call nothing data-dependent",
-            ) from problem
+    return step
 
-    return checked
+
+@contextmanager
+def _stacking() -> Iterator[None]:
+    """What torch.func cannot do with a module becomes an error that says so."""
+    try:
+        yield
+    except RuntimeError as problem:
+        if not any(word in str(problem) for word in ("vmap", "functorch", "Batching rule")):
+            raise
+        reason = str(problem).strip().splitlines()[0]
+        raise ConfigError(
+            f"torch.func cannot train a stack of this module: {reason}",
+            help="use modules that draw no random numbers (no Dropout) and call nothing data-dependent; "
+            'nn.RNN, GRU and LSTM only with evaluate="never"',
+        ) from problem
 
 
 @contextmanager
@@ -211,7 +220,9 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _evaluate(rows: _Rows, outputs_of: Outputs, parameters: State, buffers: State, alive: Tensor) -> tuple[Tensor, ...]:
+def _evaluate(
+    rows: _Rows, outputs_of: Outputs, parameters: State, buffers: State, alive: Tensor, rows_each: int
+) -> tuple[Tensor, ...]:
     """Loss and score of both splits, [members] each; NaN for members that diverged, and where nothing is held out."""
     nothing = torch.full_like(alive, torch.nan, dtype=next(iter(parameters.values())).dtype)
     loss_of = loss_function(rows.first)
@@ -229,11 +240,13 @@ def _evaluate(rows: _Rows, outputs_of: Outputs, parameters: State, buffers: Stat
             outputs = outputs_of(parameters, buffers, inputs)
             return loss_of(outputs, targets), score(rows.first, outputs, targets)
 
-        for begin in range(0, count, _ROWS_AT_ONCE):
-            chunk = slice(begin, min(begin + _ROWS_AT_ONCE, count))
+        shared = len(inputs) == 1  # then no member needs a copy
+        judge_all = vmap(judge, in_dims=(0, 0, None, None) if shared else 0)
+        for begin in range(0, count, rows_each):
+            chunk = slice(begin, min(begin + rows_each, count))
             share = (chunk.stop - chunk.start) / count
-            part = (inputs[rows.set_of, chunk], targets[rows.set_of, chunk])
-            loss, hit = vmap(judge)(parameters, buffers, *part)
+            which = 0 if shared else rows.set_of
+            loss, hit = judge_all(parameters, buffers, inputs[which, chunk], targets[which, chunk])
             losses = losses + share * loss
             scores = scores + share * hit
         fine = alive & torch.isfinite(losses)

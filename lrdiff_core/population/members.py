@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lrdiff_core.errors import ConfigError, RateError
 from lrdiff_core.rates import RatePlan
@@ -43,10 +44,8 @@ def seed_list(seeds: int | Sequence[int] | Tensor, members: int) -> list[int]:
     Raises:
         ConfigError: not as many seeds as members, or one that is no whole number from 0 up.
     """
-    if isinstance(seeds, int):
-        found: list[int] = [seeds] * members
-    else:
-        found = seeds.tolist() if hasattr(seeds, "tolist") else list(seeds)  # tensors and arrays
+    given: Any = seeds.tolist() if hasattr(seeds, "tolist") else seeds  # tensors and arrays
+    found: list[int] = list(given) if isinstance(given, Sequence) else [given] * members
     if len(found) != members:
         raise ConfigError(
             f"there are {len(found)} seeds for {members} members", help="give one seed a member, or one for all"
@@ -64,7 +63,7 @@ def build(model_factory: ModelFactory, seed: int) -> nn.Module:
     the same model for the same seed.
 
     Raises:
-        ConfigError: the factory gives no module.
+        ConfigError: the factory gives no module, or one with parameters that have no shape yet.
     """
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(derive_seed(seed, "init"))
@@ -73,6 +72,12 @@ def build(model_factory: ModelFactory, seed: int) -> nn.Module:
         raise ConfigError(
             f"the model factory returned {type(model).__name__}", help="return a torch.nn.Module for a seed"
         )
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ConfigError(
+                f'parameter "{name}" has no shape yet',
+                help="give lazy modules their sizes, or run a batch in the factory",
+            )
     return model
 
 
@@ -160,7 +165,7 @@ def columns(
             help="write finite numbers of 0 or more (0 keeps a group as it is)",
         )
     sgd = optimizer == "sgd"
-    if len(betas) != 2:
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise ConfigError(f"betas is {betas!r}", help="write a pair, such as (0.9, 0.999)")
     spread = {
         "weight_decay": _spread("weight_decay", weight_decay, rates, math.inf, _LOWEST),
@@ -190,7 +195,10 @@ def columns(
 
 def _spread(name: str, value: Any, like: Tensor, limit: float, way: str) -> Tensor:
     """One number, [members] or [members, groups] to [members, groups]; each in [0, limit)."""
-    given = torch.as_tensor(value, dtype=torch.float64)
+    try:
+        given = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise ConfigError(f"{name} is {value!r}", help=way) from problem
     if given.shape == like.shape[:1]:
         given = given[:, None]
     if given.ndim and given.shape not in (like.shape, (len(like), 1)):

@@ -93,8 +93,8 @@ def linear_layers(model: nn.Module) -> tuple[LinearLayer, ...] | None:
         return None
     if _hooked(model) or any(_hooked(module) for _, module in chain):
         return None
-    modules = [module for _, module in chain if isinstance(module, nn.Linear)]
-    if len({id(module.weight) for module in modules}) < len(modules):
+    parameters = [p for _, module in chain for p in module._parameters.values() if p is not None]
+    if len({id(parameter) for parameter in parameters}) < len(parameters):
         return None
     layers: list[LinearLayer] = []
     scaled = activated = True  # nothing may come before the first linear layer

@@ -151,6 +151,8 @@ def by_seed(data: PopulationData | Mapping[int, PopulationData], seeds: list[int
     """
     if isinstance(data, PopulationData):
         return dict.fromkeys(seeds, data)
+    if not isinstance(data, Mapping):
+        raise DataError(f"the rows are a {type(data).__name__}", help="give a PopulationData, or one for each seed")
     if missing := [seed for seed in seeds if seed not in data]:
         raise DataError(f"there are no rows for seed {missing[0]}", help="give rows for every seed, or one for all")
     first = data[seeds[0]]

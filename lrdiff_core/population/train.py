@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from lrdiff_core.devices import choose_device, repeatable
 from lrdiff_core.errors import ConfigError, RateError
 from lrdiff_core.population import general_path, kernel_path
 from lrdiff_core.population.choice import kernel_layers
-from lrdiff_core.population.members import ModelFactory, build, columns, parameter_groups, seed_list
+from lrdiff_core.population.members import Columns, ModelFactory, build, columns, parameter_groups, seed_list
 from lrdiff_core.population.result import Collected, Population
 from lrdiff_core.population.rows import PopulationData, by_seed
 from lrdiff_core.population.settings import Settings
@@ -114,11 +115,9 @@ def train_population(
     """
     table = _rate_table(rates)
     seeds = seed_list(seeds, len(table))
-    different = sorted(set(seeds))
-    rows = by_seed(data, different)
-    first_rows = rows[different[0]]
+    rows = by_seed(data, sorted(set(seeds)))
     settings = Settings(
-        rows=first_rows.rows,
+        rows=rows[min(seeds)].rows,
         batch_size=batch_size,
         optimizer=optimizer,
         epochs=epochs,
@@ -133,62 +132,100 @@ def train_population(
         tile=tile,
         threads=threads,
     )
-    where = choose_device(device)
-    if where.type == "mps" and dtype == torch.float64:
+    own = columns(
+        table,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        betas=betas,
+        eps=eps,
+        nesterov=nesterov,
+    )
+    job = _Job(
+        model_factory=model_factory,
+        rows=rows,
+        table=table,
+        seeds=seeds,
+        own=own,
+        groups=groups,
+        settings=settings,
+        device=choose_device(device),
+        keep_weights=keep_weights,
+        on_tile=on_tile,
+    )
+    return _train(job)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What :func:`train_population` was asked for, checked."""
+
+    model_factory: ModelFactory
+    rows: dict[int, PopulationData]
+    table: Tensor
+    seeds: list[int]
+    own: Columns
+    groups: Mapping[str, int] | RatePlan | None
+    settings: Settings
+    device: torch.device
+    keep_weights: bool
+    on_tile: Callable[[int, int], None] | None
+
+
+def _train(job: _Job) -> Population:
+    """The path is chosen, tiles are cut and trained one after the other."""
+    settings, seeds, where = job.settings, job.seeds, job.device
+    if where.type == "mps" and settings.dtype == torch.float64:
         raise ConfigError("dtype is torch.float64, and mps has none", help="write torch.float32, or device='cpu'")
     before = torch.get_num_threads()
     # The kernel brings its own threads, and torch's would cost a scheduler slice for every small copy around it.
     with repeatable(where, threads=1):
-        model = build(model_factory, different[0])
-        names = parameter_groups(model, groups, table.shape[1])
-        own = columns(
-            table,
-            optimizer=optimizer,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            betas=betas,
-            eps=eps,
-            nesterov=nesterov,
-        )
+        first = min(seeds)
+        first_rows = job.rows[first]
+        model = build(job.model_factory, first)
+        names = parameter_groups(model, job.groups, job.table.shape[1])
         group_of = {name: len(names) for name, _ in model.named_parameters()}  # frozen, until a column claims it
         group_of |= {name: column for column, serves in enumerate(names) for name in serves}
         layers = kernel_layers(model, first_rows, settings, where)
-        seeded = Seeded(model_factory, (different[0], model), settings)
-        results = Collected(len(table), settings)
-        threads = threads or (before if layers else 1)
-        placed = {key: part.to(where, dtype) for key, part in {id(part): part for part in rows.values()}.items()}
+        seeded = Seeded(job.model_factory, (first, model), settings)
+        results = Collected(len(seeds), settings)
+        threads = settings.threads or (before if layers else 1)
+        different = {id(part): part for part in job.rows.values()}  # seeds may share one set of rows
+        placed = {key: part.to(where, settings.dtype) for key, part in different.items()}
         for members in cut(seeds, settings, model, seeded, where, first_rows, kernel=layers is not None):
-            one = make_tile([seeds[i] for i in members.tolist()], own.take(members), rows, placed, seeded, settings)
+            own = job.own.take(members)
+            tile = make_tile([seeds[i] for i in members.tolist()], own, job.rows, placed, seeded, settings)
             if layers is not None:
-                result = kernel_path.train_tile(one, layers, group_of, threads=threads, keep_weights=keep_weights)
+                result = kernel_path.train_tile(tile, layers, group_of, threads=threads, keep_weights=job.keep_weights)
             else:
                 with repeatable(where, threads=threads):
                     result = general_path.train_tile(
-                        one, model, group_of, where, keep_weights=keep_weights, compile=bool(compile)
+                        tile, model, group_of, where, keep_weights=job.keep_weights, compile=bool(settings.compile)
                     )
-            results.put(members, result, one)
-            if on_tile is not None:
-                on_tile(results.done, len(table))
-        return Population(
-            rates=table,
-            seeds=torch.tensor(seeds),
-            groups=names,
-            steps=settings.total_steps,
-            evaluated_after=torch.tensor(settings.evaluated_after(), dtype=torch.int64),
-            train_loss=results.parts["train_loss"],
-            train_score=results.parts["train_score"],
-            held_loss=results.parts["held_loss"] if first_rows.held_rows else None,
-            held_score=results.parts["held_score"] if first_rows.held_rows else None,
-            step_loss=results.parts.get("step_loss"),
-            diverged_after=results.diverged,
-            weights=results.weights if keep_weights else None,
-            path="general" if layers is None else "kernel",
-        )
+            results.put(members, result, tile)
+            if job.on_tile is not None:
+                job.on_tile(results.done, len(seeds))
+    held = bool(first_rows.held_rows)
+    return Population(
+        rates=job.table,
+        seeds=torch.tensor(seeds),
+        groups=names,
+        steps=settings.total_steps,
+        evaluated_after=torch.tensor(settings.evaluated_after(), dtype=torch.int64),
+        train_loss=results.parts["train_loss"],
+        train_score=results.parts["train_score"],
+        held_loss=results.parts["held_loss"] if held else None,
+        held_score=results.parts["held_score"] if held else None,
+        step_loss=results.parts.get("step_loss"),
+        diverged_after=results.diverged,
+        weights=results.weights if job.keep_weights else None,
+        path="general" if layers is None else "kernel",
+    )
 
 
 def _rate_table(rates: Any) -> Tensor:
     try:
-        table = torch.as_tensor(rates, dtype=torch.float64).cpu().contiguous()
+        table = torch.as_tensor(rates, dtype=torch.float64).detach().cpu().contiguous()
     except (TypeError, ValueError, RuntimeError) as problem:
         raise RateError("rates are no table of numbers", help="give [members, groups]") from problem
     if table.ndim != 2 or 0 in table.shape:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lrdiff_core.errors import ConfigError
 from lrdiff_core.population.members import Columns, ModelFactory, build, row_order
 from lrdiff_core.population.rows import PopulationData
 from lrdiff_core.population.settings import Settings
@@ -25,6 +26,7 @@ class Seeded:
         self._settings = settings
         self._epochs = -(-settings.total_steps // settings.steps_an_epoch)
         self._states: dict[int, dict[str, Tensor]] = {first[0]: _state(first[1])}
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in self._states[first[0]].items()}
         self._orders: dict[int, Tensor] = {}
 
     @property
@@ -35,8 +37,19 @@ class Seeded:
     def keep(self, seeds: list[int]) -> None:
         """Make what ``seeds`` need and forget all others."""
         rows = self._settings.rows
-        self._states = {s: self._states.get(s) or _state(build(self._factory, s)) for s in seeds}
+        self._states = {s: self._states.get(s) or self._alike(s, _state(build(self._factory, s))) for s in seeds}
         self._orders = {s: self._orders[s] if s in self._orders else row_order(s, rows, self._epochs) for s in seeds}
+
+    def _alike(self, seed: int, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        if shapes != self._shapes:
+            name = next(name for name in {**shapes, **self._shapes} if shapes.get(name) != self._shapes.get(name))
+            raise ConfigError(
+                f'"{name}" of seed {seed} has the shape {shapes.get(name)}, that of another seed '
+                f"{self._shapes.get(name)}",
+                help="let the seed decide the numbers in a model and not its sizes",
+            )
+        return state
 
     def state(self, seed: int) -> dict[str, Tensor]:
         """Initial parameters and buffers by name."""

@@ -138,6 +138,9 @@ def layer_rates(model: nn.Module, rates: Mapping[str, float], *, weight_decay: f
     layers = list(dict.fromkeys(info.name.rpartition(".")[0] or info.name for info in infos))
     known = {name for name in modules_by_name(infos) if name} | {info.name for info in infos}
     rules = []
+    for layer in rates:
+        if not isinstance(layer, str):
+            raise RateError(f"the rate table has the layer {layer!r}", help=f'write its name as a text: "{layer}"')
     for layer in sorted(rates, key=lambda name: str(name).count("."), reverse=True):
         if layer not in known:
             tops = list(dict.fromkeys(name.partition(".")[0] for name in layers))
@@ -222,6 +225,8 @@ def _undecayed(infos: Sequence[ParamInfo], given: Sequence[Match], *, strict: bo
     found: set[str] = set()
     if isinstance(given, str):
         raise RateError(f'no_weight_decay is "{given}"', help=f'write a list: no_weight_decay=["{given}"]')
+    if not isinstance(given, Sequence):
+        raise RateError(f"no_weight_decay is {given!r}", help='write a list, such as ["1d"], or []')
     for one in given:
         match = is_one_dimensional if one == "1d" else Rule(one, weight_decay=0.0).match
         names = [i.name for i in infos if any(matches(match, i, place) for place in i.occurrences)]
@@ -265,12 +270,12 @@ def _effective(name: str, parts: Sequence[tuple[str, float]]) -> float:
 
 
 def _as_list(given: object, name: str, kind: type) -> list[Any]:
-    if isinstance(given, kind):
+    if isinstance(given, kind) and not isinstance(given, type):  # a class has the methods of a protocol, too
         return [given]
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise RateError(f"{name} is {given!r}", help=f"write a list of {kind.__name__}")
     for one in given:
-        if not isinstance(one, kind):
+        if not isinstance(one, kind) or isinstance(one, type):
             raise RateError(f"{name} holds {one!r}", help=f"write a list of {kind.__name__}")
     return list(given)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from lrdiff_core.rates.values import check_decay, check_rate
 from lrdiff_core.schedules import Shape
 
 __all__ = ["PlanDiff", "PlanEntry"]
@@ -57,6 +58,8 @@ class PlanEntry:
     def from_dict(cls, row: Mapping[str, Any]) -> PlanEntry:
         """The entry that :meth:`to_dict` wrote."""
         values = dict(row)
+        values["lr"] = check_rate(row["lr"], f'lr of "{row["name"]}"')
+        values["weight_decay"] = check_decay(row["weight_decay"], f'weight_decay of "{row["name"]}"')
         values["shape"], values["tied"] = tuple(row["shape"]), tuple(row["tied"])
         values["schedule"] = Shape(**row["schedule"]) if row["schedule"] else None
         options = {name: tuple(v) if isinstance(v, list) else v for name, v in row["options"].items()}

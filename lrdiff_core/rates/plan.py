@@ -197,8 +197,9 @@ class RatePlan:
         Raises:
             RateError: the state is not a plan's, or names parameters that this plan does not have.
         """
-        if set(state_dict) != {"frozen"}:
-            raise RateError("this state was not written by a RatePlan", help='it should hold one key, "frozen"')
+        ours = isinstance(state_dict, Mapping) and set(state_dict) == {"frozen"}
+        if not ours or not isinstance(state_dict["frozen"], list | tuple):
+            raise RateError("this state was not written by a RatePlan", help='it should hold one list, "frozen"')
         for name in state_dict["frozen"]:
             self[name]
         self._set_frozen(set(state_dict["frozen"]))
@@ -236,11 +237,17 @@ class RatePlan:
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
             raise RateError("this is no rate plan of a known format", help=f"read one with format {FORMAT}")
         try:
-            plan = cls([PlanEntry.from_dict(row) for row in data["parameters"]])
-        except (KeyError, TypeError, ValueError) as problem:
+            entries = [PlanEntry.from_dict(row) for row in data["parameters"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise RateError(
                 f"the stored rate plan is damaged: {problem}", help="make it anew with param_groups(...)"
             ) from problem
+        plan = cls(entries)
+        if len(plan) < len(entries):
+            raise RateError(
+                "the stored rate plan is damaged: it names a parameter twice",
+                help="make it anew with param_groups(...)",
+            )
         return plan if model is None else plan.bind(model)
 
     def diff(self, other: RatePlan) -> PlanDiff:

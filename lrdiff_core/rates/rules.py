@@ -114,6 +114,8 @@ class Rule:
         values: dict[str, Any] = {}
         for word in words:
             name, equals, value = word.partition("=")
+            if name in values:
+                raise RateError(f'rule "{text}" sets {name} twice', help="write each setting once")
             if word == "freeze":
                 values["freeze"] = True
             elif name in ("lr", "lr_mult", "weight_decay") and equals:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from population_models import chain, rows_for
@@ -59,6 +60,17 @@ def attempt(**changes: Any) -> None:
         ({"seeds": [1]}, ConfigError, "1 seeds for 2 members", "one for all"),
         ({"seeds": [1, -1]}, ConfigError, "seed is -1", "0 to 2**63 - 1"),
         ({"seeds": True}, ConfigError, "seed is True", "whole number"),
+        ({"seeds": 1.5}, ConfigError, "seed is 1.5", "whole number"),
+        ({"betas": None}, ConfigError, "betas is None", "a pair"),
+        ({"weight_decay": "some"}, ConfigError, "weight_decay is 'some'", "0 or more"),
+        ({"data": (torch.ones(3, 7), torch.ones(3, 1))}, DataError, "the rows are a tuple", "PopulationData"),
+        ({"model_factory": lambda seed: nn.LazyLinear(1)}, ConfigError, '"weight" has no shape yet', "sizes"),
+        (
+            {"model_factory": lambda seed: nn.Linear(7, 1 + seed), "seeds": [0, 1], "rates": [[0.1], [0.1]]},
+            ConfigError,
+            '"weight" of seed 1 has the shape (2, 7), that of another seed (1, 7)',
+            "not its sizes",
+        ),
         ({"device": "tpu"}, UnavailableError, "unknown device 'tpu'", "cpu"),
         ({"path": "kernel", "compile": False}, ConfigError, "path is 'kernel', and compile is False", "auto"),
         ({"model_factory": lambda seed: None}, ConfigError, "returned NoneType", "torch.nn.Module"),
@@ -105,6 +117,39 @@ def test_a_module_that_cannot_be_stacked_is_named() -> None:
     with pytest.raises(ConfigError, match="cannot train a stack of this module") as caught:
         attempt(model_factory=factory, rates=[[0.1, 0.1]])
     assert "no Dropout" in caught.value.help
+
+
+class _Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.GRU(1, 4, batch_first=True), nn.Linear(4, 1)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(rows[..., None])[0][:, -1])
+
+
+class _Two(nn.Linear):
+    def forward(self, rows: torch.Tensor) -> Any:
+        return super().forward(rows), rows
+
+
+def test_recurrent_layers_train_and_are_named_where_they_would_be_evaluated() -> None:
+    given: dict[str, Any] = {"model_factory": lambda seed: _Recurrent(), "rates": [[0.1], [0.1]]}
+    attempt(**given, evaluate="never")
+    with pytest.raises(ConfigError, match="a stack of this module: Batching rule not implemented") as caught:
+        attempt(**given, evaluate="end")
+    assert 'evaluate="never"' in caught.value.help
+
+
+def test_a_module_gives_one_tensor() -> None:
+    with pytest.raises(ConfigError, match="the module returns a tuple"):
+        attempt(model_factory=lambda seed: _Two(7, 1), rates=[[0.1], [0.1]])
+
+
+@pytest.mark.parametrize("seeds", [np.int64(3), torch.tensor(3), np.array([3, 3]), [3, 3], range(3, 5)], ids=repr)
+def test_seeds_may_come_from_arrays_and_tensors(seeds: Any) -> None:
+    found = train_population(chain(nn.Tanh), rows_for("binary"), RATES, seeds, epochs=1, batch_size=9)
+    assert found.seeds.tolist() == ([3, 4] if isinstance(seeds, range) else [3, 3])
 
 
 def test_rows_are_checked_where_they_are_given() -> None:

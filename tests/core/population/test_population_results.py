@@ -14,8 +14,10 @@ from torch import nn
 from lrdiff_core import make_config
 from lrdiff_core.errors import UnavailableError
 from lrdiff_core.loop import train
-from lrdiff_core.population import PopulationData, Scale, native, train_population
+from lrdiff_core.population import Population, PopulationData, Scale, native, train_population
 from lrdiff_core.population.network import linear_layers
+from lrdiff_core.population.settings import Settings
+from lrdiff_core.population.tiles import numbers_a_row, rows_at_once
 from lrdiff_core.rates import Rule, param_groups
 
 RATES = [[0.05, 0.05, 0.05], [0.1, 0.01, 0.02]]
@@ -174,6 +176,46 @@ def test_a_loss_of_ones_own() -> None:
 )
 def test_which_models_are_chains(model: nn.Module, taken: bool) -> None:
     assert (linear_layers(model) is not None) is taken
+
+
+def test_a_bias_shared_by_two_layers_takes_the_general_path() -> None:
+    def factory(seed: int) -> nn.Module:
+        model = nn.Sequential(nn.Linear(7, 7), nn.Tanh(), nn.Linear(7, 7), nn.Linear(7, 1))
+        model[2].bias = model[0].bias
+        return model
+
+    assert train_population(factory, rows_for("binary"), [[0.1]], 0, steps=2, batch_size=9).path == "general"
+
+
+@pytest.mark.parametrize("own_rows", [False, True])
+def test_memory_of_an_evaluation_is_bounded(own_rows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of images, and all that is computed from them, for many members at once would take gigabytes."""
+
+    def factory(seed: int) -> nn.Module:
+        return nn.Sequential(nn.Unflatten(1, (1, 7)), nn.Conv1d(1, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(25, 1))
+
+    rows = {seed: rows_for("binary", seed=seed if own_rows else 0) for seed in (0, 1)}
+    data = rows if own_rows else rows[0]
+    assert numbers_a_row(factory(0), rows[0]) == 7 + 7 + 25 + 25 + 25 + 1
+    taken: list[int] = []
+
+    def train() -> Population:
+        return train_population(
+            factory, data, [[0.01, 0.02]] * 2, [0, 1], epochs=2, batch_size=9, dtype=torch.float64, tile=2
+        )
+
+    whole = train()
+
+    def spied(members: int, a_row: int, settings: Settings) -> int:
+        taken.append(rows_at_once(members, a_row, settings))
+        return taken[-1]
+
+    monkeypatch.setattr("lrdiff_core.population.tiles.TILE_BYTES", 2 * 2 * 8 * 90 * 7)
+    monkeypatch.setattr("lrdiff_core.population.general_path.rows_at_once", spied)
+    pieces = train()
+    assert taken == [7]
+    for name in ("train_loss", "train_score", "held_loss", "held_score"):
+        torch.testing.assert_close(getattr(pieces, name), getattr(whole, name), rtol=1e-12, atol=0)
 
 
 def test_a_hook_sends_a_chain_to_the_general_path() -> None:

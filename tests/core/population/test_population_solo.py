@@ -190,3 +190,28 @@ def test_a_convolution_trains_as_it_does_alone(norm: type[nn.Module]) -> None:
             factory, data, rates[i], seed, torch.float64, kind=torch.optim.Adam, steps=12, batch_size=10
         )
         assert distance(member(found.weights, i), exact) < EXACT
+
+
+def test_batch_norm_is_evaluated_by_running_statistics_of_its_own_member() -> None:
+    def factory(seed: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(7, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+
+    data, models = rows_for("multiclass", 3), {}
+
+    def remembered(seed: int) -> nn.Module:
+        models[seed] = factory(seed)
+        return models[seed]
+
+    rates = [[0.01, 0.02, 0.03], [0.03, 0.02, 0.01]]
+    found = train_population(factory, data, rates, [1, 2], steps=12, batch_size=10, dtype=torch.float64)
+    for i, seed in enumerate((1, 2)):
+        step_alone(remembered, data, rates[i], seed, torch.float64, kind=torch.optim.Adam, steps=12, batch_size=10)
+        alone = models[seed].eval()
+        for inputs, targets, losses in (
+            (data.inputs, data.targets, found.train_loss),
+            (data.held_inputs, data.held_targets, found.held_loss),
+        ):
+            assert inputs is not None
+            assert losses is not None
+            loss = nn.functional.cross_entropy(alone(inputs.double()), targets).item()
+            assert losses[i, -1].item() == pytest.approx(loss, rel=1e-9)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lrdiff_core.errors import RateError
-from lrdiff_core.rates import LayerDecay, RatePlan, Rule, param_groups
+from lrdiff_core.rates import LayerDecay, RatePlan, Rule, layer_rates, param_groups
 from lrdiff_core.schedules import Shape
 
 
@@ -362,3 +362,41 @@ def test_looking_up_entries():
     assert caught.value.help.startswith("did you mean head.weight? it has: ")
     assert plan != param_groups(net(), lr=0.5)
     assert plan != "plan"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": "fast"}, "lr of \"head.bias\" is 'fast', a str"),
+        ({"weight_decay": -1.0}, 'weight_decay of "head.bias" is -1.0'),
+        ({"options": None}, "the stored rate plan is damaged"),
+        ({"name": "head.weight"}, "it names a parameter twice"),
+    ],
+)
+def test_damaged_rows_are_refused(change, message):
+    data = param_groups(net()).to_dict()
+    assert data["parameters"][-1]["name"] == "head.bias"
+    data["parameters"][-1] |= change
+    with pytest.raises(RateError, match=message):
+        RatePlan.from_dict(data)
+
+
+@pytest.mark.parametrize("state", [None, {"frozen": 3}, {"frozen": "body"}, {}])
+def test_states_of_something_else_are_refused(state):
+    with pytest.raises(RateError, match="not written by a RatePlan"):
+        param_groups(net()).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: param_groups(net(), scale=[LayerDecay]), "scale holds <class"),
+        (lambda: param_groups(net(), scale=LayerDecay), "scale is <class"),
+        (lambda: param_groups(net(), no_weight_decay=None), "no_weight_decay is None"),
+        (lambda: layer_rates(net(), {0: 0.1}), "the rate table has the layer 0"),
+        (lambda: Rule.parse("head lr=1 lr=2"), "sets lr twice"),
+    ],
+)
+def test_slips_are_named(make, message):
+    with pytest.raises(RateError, match=message):
+        make()
