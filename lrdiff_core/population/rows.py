@@ -188,7 +188,7 @@ def score(data: PopulationData, outputs: Tensor, targets: Tensor) -> Tensor:
     if data.loss is not None:
         return torch.full((), torch.nan, device=outputs.device)
     if data.task == "binary":
-        return ((outputs > 0) == (targets > 0.5)).to(torch.float32).mean()
+        return ((outputs > 0) == (targets > 0.5)).to(outputs.dtype).mean()
     if data.task == "multiclass":
-        return (outputs.argmax(dim=1) == targets).to(torch.float32).mean()
+        return (outputs.argmax(dim=1) == targets).to(outputs.dtype).mean()
     return (outputs - targets).square().mean()
