@@ -219,7 +219,7 @@ def rates(
     diff: Annotated[Path | None, typer.Option("--diff", metavar="OTHER", help="Show what changed since this run or rates.json.")] = None,  # noqa: E501
 ) -> None:  # fmt: skip
     """Print which parameter learns how fast: of a run, or of your own model."""
-    from lrdiff_bench.rates_command import list_table, load_model, parameter_rows, plan_of, read_plan
+    from lrdiff_bench.rates_command import list_table, load_model, parameter_rows, plan_of, plan_text, read_plan
 
     if list_:
         rows, reason = parameter_rows(load_model(target), layers or ())
@@ -237,7 +237,7 @@ def rates(
     if json:
         _print_json(shown.to_dict())
     else:
-        _write(f"{shown}\n")
+        _write(f"{shown if diff is not None else plan_text(plan)}\n")
 
 
 @app.command("lr-find")

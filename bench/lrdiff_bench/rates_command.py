@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import re
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,11 +30,12 @@ from lrdiff_core.rates import (
     list_parameters,
     param_groups,
 )
+from lrdiff_core.rates.table import WIDTH
 from lrdiff_core.rates.values import near
 
 __all__ = [
     "is_factory", "list_table", "load_model", "made_by", "make_plan", "make_scales", "parameter_rows", "plan_of",
-    "read_plan", "their_fault",
+    "plan_text", "read_plan", "their_fault",
 ]  # fmt: skip
 
 HOW_TO_NAME = "name a run folder, or a model as package.module:factory"
@@ -56,6 +58,11 @@ def plan_of(target: str, options: Mapping[str, Any]) -> RatePlan:
         return make_plan(load_model(target), **options)
     except RateError as problem:
         raise RateError(problem.message, help=_for_the_command_line(problem, target)) from problem
+
+
+def plan_text(plan: RatePlan) -> str:
+    """The plan as wide as the terminal (or ``COLUMNS``), or as Python prints it where there is none."""
+    return plan.table(shutil.get_terminal_size((WIDTH, 24)).columns)
 
 
 def make_plan(

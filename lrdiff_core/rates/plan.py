@@ -12,7 +12,7 @@ from lrdiff_core.errors import RateError
 from lrdiff_core.rates.entry import PlanDiff, PlanEntry
 from lrdiff_core.rates.names import ParamInfo, list_parameters, some
 from lrdiff_core.rates.rules import Match, Rule, describe, matches
-from lrdiff_core.rates.table import plan_table
+from lrdiff_core.rates.table import WIDTH, plan_table
 from lrdiff_core.rates.values import near, option_names
 from lrdiff_core.schedules import Schedule, Shape, as_shape
 
@@ -58,8 +58,22 @@ class RatePlan:
 
     def __str__(self) -> str:
         """One row a parameter: name, shape, rule, rate, decay, frozen, tied with; at most 100 columns."""
-        frozen = set(self.frozen)
-        return plan_table(list(self), frozen, groups=len(self._merged()))
+        return self.table()
+
+    def table(self, width: int = WIDTH) -> str:
+        """The rows of ``print(plan)`` for a screen of another width.
+
+        Where they do not fit, columns without content are left out; then long ties, rules and names lose their middle.
+
+        Example:
+            >>> from lrdiff_core.rates import param_groups
+            >>> plan = param_groups(nn.ModuleDict({"a_rather_long_name_of_a_layer": nn.Linear(1, 1, bias=False)}))
+            >>> print(plan.table(width=60))
+            parameter                             shape   rate  decay
+            a_rather_long_name_of_a_layer.weight  1x1    0.001      0
+            1 parameter in 1 group
+        """
+        return plan_table(list(self), set(self.frozen), groups=len(self._merged()), width=width)
 
     def explain(self, name: str) -> str:
         """How a parameter's rate came about.

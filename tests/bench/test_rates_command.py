@@ -118,6 +118,16 @@ def test_the_plan_of_a_model(here, capsys):
     assert printed(capsys, "my_model:build", *options, "--no-weight-decay", "1d") == TABLE
 
 
+@pytest.mark.parametrize("columns", [60, 80, 160])
+def test_the_plan_keeps_to_the_terminal(here, capsys, monkeypatch, columns):
+    """Columns that say nothing go before a letter of a name does: cut names of two blocks look alike."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = printed(capsys, "my_model:two_stacks").splitlines()
+    assert max(map(len, lines)) <= columns
+    assert lines[1].startswith("encoder.layers.0.weight ")
+    assert ("frozen" in lines[0]) == (columns > 60)
+
+
 @pytest.mark.parametrize("name", ["build", "Net", "ready"])
 def test_a_function_a_class_and_a_model_will_do(here, capsys, name):
     assert printed(capsys, f"my_model:{name}", "--list") == LIST
