@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lrdiff_core.compiled import find_compiler
 from lrdiff_core.errors import UnavailableError
 
 __all__ = ["DeviceStatus", "choose_device", "compiler_status", "device_status", "repeatable"]
@@ -74,11 +75,11 @@ def choose_device(name: str) -> torch.device:
 
 def compiler_status() -> DeviceStatus:
     """Say whether ``torch.compile`` has the C++ compiler that its CPU code needs."""
-    command = os.environ.get("CXX")
-    found = shutil.which(command) if command else shutil.which("g++") or shutil.which("clang++")
+    command = find_compiler("CXX", "g++", "clang++")  # with the options that CXX may bring
+    found = shutil.which(command[0]) if command else None
     if found is None:
         return DeviceStatus(name="compiler", detail="", reason="no C++ compiler found (g++ or clang++, or set CXX)")
-    return DeviceStatus(name="compiler", detail=found)
+    return DeviceStatus(name="compiler", detail=" ".join([found, *command[1:]]))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lrdiff_core.compiled import build_first, open_cached, processor
+from lrdiff_core.compiled import build_first, find_compiler, open_cached, processor
 from lrdiff_core.devices import DeviceStatus, compiler_status
 from lrdiff_core.population.network import ACTIVATIONS, LinearLayer
 from lrdiff_core.population.rows import TASKS
@@ -84,13 +84,13 @@ def library(layers: tuple[LinearLayer, ...], task: str, dtype: torch.dtype) -> L
     Raises:
         OSError, subprocess.SubprocessError: it cannot be built or opened.
     """
-    return _library(_header(layers, task, dtype), kernel_status().detail)
+    return _library(_header(layers, task, dtype), tuple(find_compiler("CXX", "g++", "clang++")))
 
 
 @functools.cache
-def _library(header: str, compiler: str) -> Library:
+def _library(header: str, compiler: tuple[str, ...]) -> Library:
     text = header + _SOURCE.read_text()
-    parts = (text, *_COMPILE, str(_VARIANTS), compiler, processor())
+    parts = (text, *_COMPILE, str(_VARIANTS), *compiler, processor())
     name = f"population-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.so"
     return open_cached(name, functools.partial(_build, text, compiler), Library)
 
@@ -110,9 +110,9 @@ def _header(layers: tuple[LinearLayer, ...], task: str, dtype: torch.dtype) -> s
     )
 
 
-def _build(text: str, compiler: str, scratch: Path) -> Path:
+def _build(text: str, compiler: tuple[str, ...], scratch: Path) -> Path:
     source, library = scratch / "kernel.cpp", scratch / "kernel.so"
     source.write_text(text)
     rest = (str(source), "-o", str(library), "-lm")
-    build_first([[compiler, *_COMPILE, *flags, *rest] for flags in _VARIANTS], patience_s=_PATIENCE_S)
+    build_first([[*compiler, *_COMPILE, *flags, *rest] for flags in _VARIANTS], patience_s=_PATIENCE_S)
     return library

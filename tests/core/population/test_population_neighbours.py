@@ -18,7 +18,9 @@ from test_population_solo import PATHS
 from torch import Tensor, nn
 
 from lrdiff_core.population import Population, train_population
+from lrdiff_core.population.native import kernel_status
 
+needs_kernel = pytest.mark.skipif(kernel_status().reason is not None, reason=str(kernel_status().reason))
 MEMBERS = 41  # no multiple of any register
 WILD = 1e200  # overflows in float64 as well
 GENERATOR = torch.Generator().manual_seed(0)
@@ -97,6 +99,7 @@ def test_the_size_of_tiles_changes_nothing(path: str, tile: int, reference: dict
     assert_same(path, parts(trained(path, tile=tile)), whole(path, reference))
 
 
+@needs_kernel
 def test_threads_change_no_bit_of_the_kernel(reference: dict[str, dict[str, Tensor]]) -> None:
     for threads in (1, 3):
         assert_same_bits(parts(trained("kernel", threads=threads)), whole("kernel", reference))
@@ -141,6 +144,7 @@ def test_a_diverged_member_keeps_the_weights_from_before(path: str) -> None:
         assert torch.equal(value, found.weights[name])
 
 
+@needs_kernel
 def test_members_that_share_rows_and_members_that_do_not_agree_to_the_bit() -> None:
     """The kernel reads one number for all lanes where a block has one seed, and gathers where it has several."""
     twins = torch.zeros(32, dtype=torch.int64)  # two full blocks of one seed, at least
@@ -156,6 +160,7 @@ def test_members_that_share_rows_and_members_that_do_not_agree_to_the_bit() -> N
     )
 
 
+@needs_kernel
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(0, MEMBERS - 1), min_size=1, max_size=40))
 def test_any_choice_of_members_gives_their_own_results(picked: list[int]) -> None:

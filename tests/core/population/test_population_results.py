@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -238,6 +239,17 @@ def test_a_compiler_that_fails_is_no_compiler(monkeypatch: pytest.MonkeyPatch) -
     assert train_population(chain(nn.ReLU), rows_for("binary"), RATES, 0, epochs=1, batch_size=9).path == "general"
     with pytest.raises(UnavailableError, match="cannot build the kernel"):
         train_population(chain(nn.ReLU), rows_for("binary"), RATES, 0, epochs=1, batch_size=9, compile=True)
+
+
+@pytest.mark.skipif(native.kernel_status().reason is not None, reason=str(native.kernel_status().reason))
+def test_the_compiler_may_come_with_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    command = native.kernel_status().detail
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", f"{command} -g0")
+    assert native.kernel_status().reason is None
+    found = train_population(chain(nn.Tanh), rows_for("binary"), RATES, 0, steps=2, batch_size=9, path="kernel")
+    assert found.path == "kernel"
+    assert len(list((tmp_path / "lrdiff").iterdir())) == 1
 
 
 def test_compile_false_compiles_nothing() -> None:
