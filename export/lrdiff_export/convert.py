@@ -23,6 +23,7 @@ from lrdiff_export.protobuf import messages
 from lrdiff_export.records import first_line
 from lrdiff_export.reference import free_batch, prepare_module, two_rows
 from lrdiff_export.rename import placeholders, rename_ports
+from lrdiff_export.spread import spread_rows
 
 __all__ = ["DEFAULT_OPSET", "OLDEST_OPSET", "Converted", "convert", "convert_to_onnx"]
 
@@ -126,6 +127,7 @@ def convert(
     inputs, outputs = placeholders("input", len(input_names)), placeholders("output", len(output_names))
     model, program = _convert(copied, type(module).__name__, [two_rows(one) for one in tensors], inputs, outputs, opset)
     renamed = rename_ports(model, dict(zip([*inputs, *outputs], [*input_names, *output_names], strict=True)))
+    spread_rows(model)
     clean(model, opset=opset, metadata=metadata)
     try:
         onnx.checker.check_model(model, full_check=True)
