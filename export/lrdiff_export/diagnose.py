@@ -186,7 +186,7 @@ def _intermediates(converted: Converted, rows: Sequence[np.ndarray]) -> tuple[di
     known = {converted_name(node, converted) for node in converted.program.graph_module.graph.nodes}
     given = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in makers if name in known - given)
-    session = open_session(model.SerializeToString(), optimise=False)
+    session = open_session(converted.serialised(model), optimise=False)
     feeds = dict(zip(converted.input_names, rows, strict=True))
     names = [output.name for output in session.get_outputs()]
     values = session.run(names, feeds)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,14 @@ from torch import nn
 
 from lrdiff_core.errors import CheckFailed, ConfigError, DataError, InputError
 from lrdiff_core.files import atomic_path
+from lrdiff_export import external
 from lrdiff_export.battery import DRAWN_ROWS, Battery, drawn_rows
 from lrdiff_export.card import PREFIX, Card, card_of, measured_errors, ports_of, weights_sha256
-from lrdiff_export.convert import DEFAULT_OPSET, Converted, check_options, convert
+from lrdiff_export.convert import DEFAULT_OPSET, Converted, check_options, convert, weights_size
 from lrdiff_export.diagnose import Diagnosis, diagnose
+from lrdiff_export.external import HASH_KEY, DataFile, ModelBytes, old_weights
 from lrdiff_export.golden import golden_paths, make_golden
-from lrdiff_export.modelfile import parse_onnx
+from lrdiff_export.modelfile import load_onnx, parse_onnx
 from lrdiff_export.ports import Arrays, Port, Tensors, as_arrays, as_tensors
 from lrdiff_export.records import json_ready
 from lrdiff_export.reference import prepare_module, unwrapped
@@ -52,6 +56,7 @@ class ExportReport:
         path: the file's name as it was given.
         sha256: of the file.
         size: of the file, in bytes.
+        data: the second file with the weights of a model past 2 GiB; None for one file.
         opset: operator set of the file.
         ir_version: format version of the file.
         input_name: name of the first input.
@@ -69,6 +74,7 @@ class ExportReport:
     path: str
     sha256: str
     size: int
+    data: DataFile | None
     opset: int
     ir_version: int
     input_name: str
@@ -150,55 +156,58 @@ def export(
     """
     module = unwrapped(module)
     final = Path(out)
-    metadata = dict(metadata or {})
     aim = find_target(target) if target is not None else None
-    opset = _opset_for(opset, aim)
+    options: dict[str, Any] = {
+        "example": example,
+        "input_name": input_names,
+        "output_names": output_names,
+        "opset": _opset_for(opset, aim),
+        "metadata": dict(metadata or {}),
+    }
     # All that can be refused at once is refused before the seconds that conversion takes.
-    names = check_options(
-        module, example=example, input_name=input_names, output_names=output_names, opset=opset, metadata=metadata
-    )
-    if reserved := [key for key in metadata if key.startswith(PREFIX)]:
+    names = check_options(module, **options)
+    if reserved := [key for key in options["metadata"] if key.startswith(PREFIX)]:
         raise ConfigError(
             f"metadata {reserved[0]!r} begins with {PREFIX!r}", help="such keys are written by the export"
         )
-    _check_variants(variants)
+    _check_variants(variants, module)
     _check_place(final)
     arrays = _check_held_out(rows, example) if rows is not None else rows_around(example)
 
-    begun = time.perf_counter()
-    converted = convert(
-        module, example=example, input_name=input_names, output_names=output_names, opset=opset, metadata=metadata
-    )
-    middle = time.perf_counter()
-    keywords = tuple(example) if isinstance(example, Mapping) else None
-    prepared = prepare_module(module, as_tensors(example), keywords=keywords, outputs=output_names)
-    battery = Battery(prepared, arrays, names=output_names)
-    card = card if card is not None else card_of(module)
-    data, report = _verified(final, converted, battery, card, weights_sha256(module))
-    if aim is not None and report.ir_version > aim.ir_version:
-        raise ConfigError(
-            f"the file has IR version {report.ir_version}, {aim.name} reads {aim.ir_version}",
-            help="ask for an older opset",
-        )
-    files: dict[Path, bytes] = {}
-    if golden:
-        vectors = make_golden(battery, model_sha256=report.sha256, input_names=names, output_names=output_names)
-        files |= dict(zip(golden_paths(final), vectors.files(), strict=True))
-    judged = Judged.of(battery, labels=labels, score=score, decide=decide, classes=bool(card.classes))
-    made: list[VariantReport] = []
-    for name in dict.fromkeys(variants):
-        if name != "fp32":
-            file = final.with_name(f"{final.stem}.{name}{final.suffix}")
-            content, told = make_variant(name, data, battery, judged, path=file, allowance=allowance or Allowance())
-            made.append(told)
-            files[file] = content
-    seconds = {"convert": middle - begun, "verify": time.perf_counter() - middle}
-    _write({final: data, **files})
+    with _beside(final, module) as beside:
+        begun = time.perf_counter()
+        converted = convert(module, beside=beside, **options)
+        middle = time.perf_counter()
+        keywords = tuple(example) if isinstance(example, Mapping) else None
+        prepared = prepare_module(module, as_tensors(example), keywords=keywords, outputs=output_names)
+        battery = Battery(prepared, arrays, names=output_names)
+        card = card if card is not None else card_of(module)
+        data, report = _verified(final, converted, battery, card, weights_sha256(module))
+        if aim is not None and report.ir_version > aim.ir_version:
+            raise ConfigError(
+                f"the file has IR version {report.ir_version}, {aim.name} reads {aim.ir_version}",
+                help="ask for an older opset",
+            )
+        files: dict[Path, bytes] = {final: data}
+        if golden:
+            vectors = make_golden(
+                battery,
+                model_sha256=report.sha256,
+                data=converted.weights,
+                input_names=names,
+                output_names=output_names,
+            )
+            files |= dict(zip(golden_paths(final), vectors.files(), strict=True))
+        judged = Judged.of(battery, labels=labels, score=score, decide=decide, classes=bool(card.classes))
+        made, smaller = _variants(variants, data, battery, judged, final, allowance or Allowance())
+        seconds = {"convert": middle - begun, "verify": time.perf_counter() - middle}
+        _publish(files | smaller, converted)
     inputs, outputs = ports_of(converted.model, card.units)
     return ExportReport(
         path=str(final),
         sha256=report.sha256,
         size=report.size,
+        data=converted.weights,
         opset=report.opset,
         ir_version=report.ir_version,
         input_name=names[0],
@@ -208,7 +217,7 @@ def export(
         rows_are="drawn" if rows is None else "held out",
         target=aim.name if aim is not None else "",
         golden=tuple(str(path) for path in golden_paths(final)) if golden else (),
-        variants=tuple(made),
+        variants=made,
         verification=report,
         seconds=seconds,
     )
@@ -249,7 +258,7 @@ def export_onnx(
 
 def _verified(
     final: Path, converted: Converted, battery: Battery, card: Card, weights: str
-) -> tuple[bytes, VerificationReport]:
+) -> tuple[ModelBytes, VerificationReport]:
     """Run the graph, write what was measured into the file, and run those very bytes again."""
     first = run_battery(converted.data, battery)
     if not first.passed:
@@ -259,8 +268,10 @@ def _verified(
     inputs, outputs = ports_of(model, card.units)
     texts = {entry.key: entry.value for entry in model.metadata_props}
     texts |= card.texts(inputs, outputs) | measured_errors(first) | {PREFIX + "weights_sha256": weights}
+    if converted.weights is not None:
+        texts[HASH_KEY] = converted.weights.sha256
     onnx.helper.set_model_props(model, dict(sorted(texts.items())))
-    data = model.SerializeToString(deterministic=True)
+    data = converted.serialised(model)
     parse_onnx(data, name=final.name)
     report = run_battery(data, battery)
     if not report.passed:
@@ -306,13 +317,48 @@ def _opset_for(opset: int | None, target: Target | None) -> int:
     return opset
 
 
-def _check_variants(variants: Sequence[str]) -> None:
+@contextmanager
+def _beside(final: Path, module: nn.Module) -> Iterator[Path | None]:
+    """Give a model past 2 GiB its name in a folder beside, which is gone afterwards; None to any smaller one.
+
+    It is in the same file system, so that the very files that were verified there can be renamed.
+    """
+    if weights_size(module) <= external.ONE_FILE:
+        yield None
+        return
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=final.parent)
+    except OSError as problem:
+        raise InputError(
+            f"cannot write {final}: {problem.strerror}", help="name a folder that exists and that you may write to"
+        ) from problem
+    with folder as name:
+        yield Path(name, final.name)
+
+
+def _variants(
+    names: Sequence[str], data: bytes, battery: Battery, judged: Judged, final: Path, allowance: Allowance
+) -> tuple[tuple[VariantReport, ...], dict[Path, bytes]]:
+    """Make every variant that is asked for; what each loses, and the files."""
+    made: list[VariantReport] = []
+    files: dict[Path, bytes] = {}
+    for name in dict.fromkeys(names):
+        if name != "fp32":
+            file = final.with_name(f"{final.stem}.{name}{final.suffix}")
+            files[file], told = make_variant(name, data, battery, judged, path=file, allowance=allowance)
+            made.append(told)
+    return tuple(made), files
+
+
+def _check_variants(variants: Sequence[str], module: nn.Module) -> None:
     known = ("fp32", *VARIANTS)
     if isinstance(variants, str):
         raise ConfigError(f"variants is the text {variants!r}", help=f"write ({variants!r},)")
     for name in variants:
         if name not in known:
             raise ConfigError(f'no variant "{name}"', help=f"variants: {', '.join(known)}")
+    if set(variants) - {"fp32"} and weights_size(module) > external.ONE_FILE:
+        raise ConfigError("variants are made of models up to 2 GiB", help="leave them out")
 
 
 def _check_place(final: Path) -> None:
@@ -351,13 +397,52 @@ def rows_around(example: Tensors) -> tuple[np.ndarray, ...]:
     return tuple(np.concatenate(pair) for pair in zip(given, drawn_rows(given, DRAWN_ROWS), strict=True))
 
 
+def _publish(files: Mapping[Path, bytes], converted: Converted) -> None:
+    """Give all files their names: weights in a file of their own first, the model last, nothing where one fails.
+
+    The weights' name is new, or that of the same bytes, so that an existing model keeps what it points to until it is
+    replaced itself. Weights of models that are gone then go, too.
+    """
+    final, weights = next(iter(files)), converted.weights
+    placed: Path | None = None
+    if weights is not None and converted.folder is not None:
+        proof = converted.folder / final.name
+        _write_bytes(proof, files[final])
+        load_onnx(proof)  # what lies on the disk, hash and all, is what was run
+        placed = final.with_name(weights.name)
+        known = placed.exists()
+        _rename(converted.folder / weights.name, placed)
+    try:
+        _write(files)
+    except BaseException:
+        if placed is not None and not known:
+            placed.unlink()
+        raise
+    for path in old_weights(final, None if weights is None else weights.name):
+        path.unlink(missing_ok=True)
+
+
 def _write(files: Mapping[Path, bytes]) -> None:
     """Write all files beside, then rename them, the first one last: what lies beside a model is there before it."""
     first, *others = files
     with atomic_path(first) as beside:
-        try:
-            beside.write_bytes(files[first])
-        except OSError as problem:
-            raise InputError(f"cannot write {first}: {problem.strerror}", help="free some space there") from problem
+        _write_bytes(beside, files[first], name=first)
         if others:
             _write({path: files[path] for path in others})
+
+
+def _write_bytes(path: Path, data: bytes, name: Path | None = None) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as problem:
+        raise InputError(f"cannot write {name or path}: {problem.strerror}", help="free some space there") from problem
+
+
+def _rename(path: Path, final: Path) -> None:
+    try:
+        with atomic_path(final) as beside:
+            os.replace(path, beside)
+    except OSError as problem:
+        raise InputError(
+            f"cannot write {final}: {problem.strerror}", help="see what stands under that name"
+        ) from problem

@@ -1,8 +1,8 @@
 """Constants of one short row, such as the means of ten columns, repeated for each row before they meet the rows.
 
 ONNX Runtime's CPU kernels broadcast row by row: ``rows - mean`` over ten columns costs some 8 ns a row whatever the
-arithmetic costs, and took two thirds of the time of a 10-5-1 network from 8192 rows on. Repeated first (``Expand``), the
-subtraction is one loop over all numbers: the same arithmetic on the same numbers, and so the same bits.
+arithmetic costs, and took two thirds of the time of a 10-5-1 network from 8192 rows on. Repeated first (``Expand``),
+the subtraction is one loop over all numbers: the same arithmetic on the same numbers, and so the same bits.
 """
 
 from __future__ import annotations
