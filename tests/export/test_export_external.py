@@ -115,8 +115,8 @@ def test_every_reader_answers_as_the_module_does(model: Path) -> None:
     assert verify_golden(model).passed
     assert verify_onnx(model, module, rows=ROWS).passed
     assert len(measure_latency(model, ROWS, module=module, batches=(1,), calls=3).times) == 3
-    report = check_subjects({"file": subject_of_file(model)}, backends=["onnxruntime", "onnxruntime-disabled"])
-    assert [result.status for result in report.results] == ["agrees", "agrees"]
+    checked = check_subjects({"file": subject_of_file(model)}, backends=["onnxruntime", "onnxruntime-disabled"])
+    assert [result.status for result in checked["file"].results] == ["agrees", "agrees"]
 
 
 def test_openvino_reads_it(model: Path) -> None:

@@ -55,7 +55,7 @@ EXPECTED = {
     "empty": "is empty",
     "truncated": "is not an ONNX file",
     "10 000 levels": "is not an ONNX file",
-    "external data outside": "keeps weights in another file",
+    "external data outside": "keeps weights outside its folder",
     "cyclic": "topologically sorted",
     "unknown operator": "No Op registered for Nonsense",
     "endless loop": "takes longer than",

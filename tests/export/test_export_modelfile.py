@@ -64,7 +64,7 @@ def test_a_whole_model_is_read_as_it_is(tmp_path: Path) -> None:
         (DATA[:-20], "{file} is not an ONNX file"),
         (bytes(64), "{file} is not an ONNX file"),
         (without_graph(), "{file} holds no graph"),
-        (elsewhere(), "{file} keeps weights in another file"),
+        (elsewhere(), "{file} keeps weights outside its folder: '../../etc/passwd'"),
         (
             unknown_operator(),
             "{file} is not a valid ONNX model: No Op registered for Nonsense with domain_version of 20",
