@@ -29,6 +29,7 @@ from lrdiff_export import (
     inspect_untrusted,
     load_onnx,
     measure_latency,
+    placing,
     read_card,
     run_untrusted,
     subject_of_file,
@@ -207,14 +208,14 @@ def test_a_failure_between_the_renames_leaves_no_part(
 def test_a_file_that_changed_on_the_disk_before_its_rename_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = publishing._write_bytes
+    real = placing._write_bytes
 
     def spoilt(path: Path, data: bytes, name: Path | None = None) -> None:
         real(path, data, name)
         for weights in path.parent.glob("*.data"):
             spoil(weights)
 
-    monkeypatch.setattr(publishing, "_write_bytes", spoilt)
+    monkeypatch.setattr(placing, "_write_bytes", spoilt)
     with pytest.raises(ModelFileError, match="is not the file that"):
         exported(tmp_path)
     assert names(tmp_path) == []
