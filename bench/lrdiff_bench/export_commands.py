@@ -153,26 +153,31 @@ def _names(card: dict[str, Any], key: str, model: Path) -> tuple[str, ...]:
 def latency(
     source: str, *, batches: Sequence[int] = (1, 32, 1024), threads: Sequence[int] = (1,), provider: str | None = None
 ) -> dict[str, Any]:
-    """Time a run's ``model.onnx`` against eager PyTorch, call by call.
+    """Time a run's ``model.onnx`` against eager PyTorch, call by call; or an ONNX file alone on its golden vectors.
+
+    Args:
+        source: a run folder, or an ONNX file, which is opened in a sandbox first.
+        batches: batch sizes.
+        threads: numbers of threads.
+        provider: the execution provider that must run every node.
 
     Raises:
         CheckpointError, ModelFileError: the run or its file cannot be used.
         CheckFailed: a node is run by another provider than the one asked for.
         UnavailableError: the provider is not here.
     """
-    from lrdiff_export import measure_latency
+    from lrdiff_export import inspect_untrusted, measure_latency, subject_of_file
     from lrdiff_export.predictor import CPU_PROVIDER
 
-    run = Path(source)
-    net, _, config = open_run(run)
-    rows, _ = held_out(net, config)
+    model = Path(source)
+    if model.suffix == ".onnx":
+        inspect_untrusted(model)
+        module, rows = None, subject_of_file(model).rows
+    else:
+        net, _, config = open_run(model)
+        module, rows, model = Predictor(net).eval(), (held_out(net, config)[0],), model / "model.onnx"
     report = measure_latency(
-        run / "model.onnx",
-        rows,
-        module=Predictor(net).eval(),
-        provider=provider or CPU_PROVIDER,
-        batches=batches,
-        threads=threads,
+        model, rows, module=module, provider=provider or CPU_PROVIDER, batches=batches, threads=threads
     )
     return report.to_dict()
 

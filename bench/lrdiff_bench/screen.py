@@ -280,6 +280,8 @@ def draw_export(console: Console, s: dict[str, Any]) -> None:
             f"{s['path']}: {s['size']} bytes, opset {s['opset']}, IR {s['ir_version']}, preprocessing inside, "
             f"free batch dimension, sha256 {s['sha256'][:12]}",
         )
+        if data := s.get("data"):
+            line(console, f"its weights: {data['name']}, {data['size']} bytes, sha256 {data['sha256'][:12]}")
     else:
         line(console, "no file was written: it did not pass verification", "bold red")
     draw_verification(console, s["verification"])

@@ -81,7 +81,8 @@ def column_budget(
     size = np.where(finite, np.abs(answer), 0.0)
     largest = USUAL * _median_of_nonzero(size)
     usual = finite & (size <= largest)
-    errors = [_largest(np.where(usual, one.astype(np.float64) - answer, 0.0)) for one in (eager, *jittered)]
+    with np.errstate(invalid="ignore", over="ignore"):
+        errors = [_largest(np.where(usual, one.astype(np.float64) - answer, 0.0)) for one in (eager, *jittered)]
     unit = float(np.finfo(eager.dtype).eps) * np.maximum(_largest(np.where(usual, size, 0.0)), min(UNIT, scale))
     allowed = WIDER * np.maximum(floor * unit, margin * np.maximum.reduce(errors))
     return ColumnBudget(largest=largest, allowed=np.maximum(allowed, float(np.finfo(eager.dtype).tiny)))

@@ -16,6 +16,7 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lrdiff_core.errors import ConfigError, InputError, UnavailableError
 from lrdiff_export import external
@@ -231,13 +232,14 @@ def clean(model: onnx.ModelProto, *, opset: int, metadata: Mapping[str, str]) ->
 
 
 def weights_size(module: nn.Module) -> int:
-    """Return the bytes of all parameters and buffers, shared ones counted once.
+    """Return the bytes of all parameters and buffers, shared ones counted once; lazy ones have none yet.
 
     Example:
         >>> weights_size(nn.Linear(3, 1))
         16
     """
-    return sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum(one.numel() * one.element_size() for one in tensors if not is_lazy(one))
 
 
 def _check_size(size: int, name: str) -> None:
