@@ -326,7 +326,7 @@ def draw_latency(console: Console, s: dict[str, Any]) -> None:
         microseconds = (f"{t[key]:.1f}" for key in ("median_us", "p95_us", "p99_us"))
         table.add_row(t["way"], str(t["batch"]), str(t["threads"]), *microseconds)
     console.print(table)
-    line(console, f"ONNX Runtime {s['runtime']}, every one of {len(s['nodes'])} nodes on {s['provider']}")
+    line(console, f"{s['runtime']}, every one of {len(s['nodes'])} nodes on {s['provider']}")
 
 
 def draw_targets(console: Console, s: dict[str, Any]) -> None:

@@ -172,7 +172,7 @@ class Sandbox:
             raise ModelFileError(f"{path} ended the process that read it", help=_HELP)
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise ModelFileError(answer["error"], help=_HELP)
+            raise ModelFileError(answer["error"], help=answer.get("help") or _HELP)
         return answer
 
 

@@ -6,7 +6,7 @@ memory and time are counted from the start every time and a crash takes only the
 Request: ``model`` (path), ``feeds`` (path of an npz with ``input0 ...``, or null), ``out`` (path of the npz to write),
 ``optimise``, ``seconds``, ``bytes``, ``weights`` (bytes of weights in a second file that these limits allow for).
 Answer: ``inputs`` and ``outputs`` of the model, or ``weights`` where a second file has more than that and nothing of it
-was read yet, or ``error``.
+was read yet, or ``error`` and, where there is something to do about it, ``help``.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             np.savez(request["out"], **{f"output{index}": np.asarray(one) for index, one in enumerate(outputs)})  # type: ignore[arg-type]
     except LrdiffError as problem:
         said = problem.message
-        return {"error": said if str(request["model"]) in said else f"{request['model']}: {said}"}
+        said = said if str(request["model"]) in said else f"{request['model']}: {said}"
+        return {"error": said, "help": problem.help}
     except MemoryError:
         return {"error": f"{request['model']} needs more than {request['bytes'] / 2**30:.3g} GiB of memory"}
     except Exception as problem:  # noqa: BLE001 - whatever a hostile file provokes is its description

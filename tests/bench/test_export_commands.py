@@ -122,6 +122,8 @@ def test_latency_and_targets(run, capsys):
     report = json.loads(capsys.readouterr().out)
     assert {row["way"] for row in report["times"]} == {"run", "I/O binding", "eager"}
     assert {row["batch"] for row in report["times"]} == {1, 64}
+    assert main(["latency", str(run / "model.onnx"), "--batch", "2", "--json"]) == 0  # on its golden vectors
+    assert [row["way"] for row in json.loads(capsys.readouterr().out)["times"]] == ["run", "I/O binding"]
     assert main(["targets"]) == 0
     assert "onnxruntime" in capsys.readouterr().out
 
@@ -139,6 +141,7 @@ def test_latency_and_targets(run, capsys):
         (["export", "mine_to_ship:make", "--allow", "speed=1"], "--allow speed=1 is no key=number"),
         (["export", "mine_to_ship:make", "--allow", "flipped=2"], "flipped is 2.0, not a share from 0 to 1"),
         (["latency", "nowhere"], "no run at nowhere"),
+        (["latency", "nothing.onnx"], "nothing.onnx does not exist"),
         (["verify", "nothing.onnx"], ""),
         (["predict", "nothing.onnx", "--data", "rows.csv"], ""),
     ],

@@ -132,6 +132,16 @@ def test_nothing_is_imported_from_the_folder_of_a_hostile_file(tmp_path: Path, m
     assert inspect_untrusted(written(tmp_path, WHOLE)).outputs[0][0] == "y"
 
 
+def test_what_can_be_done_about_it_is_said_as_it_is_outside_of_the_sandbox(tmp_path: Path) -> None:
+    for file, told in (
+        (tmp_path / "none.onnx", "name an ONNX file"),
+        (written(tmp_path, b""), "write one with lrdiff"),
+    ):
+        with pytest.raises(ModelFileError) as caught:
+            inspect_untrusted(file)
+        assert caught.value.help.startswith(told)
+
+
 def test_limits_are_positive() -> None:
     for options in ({"seconds": 0}, {"bytes": -1}, {"seconds": float("nan")}):
         with pytest.raises(ConfigError, match=r"^limits are "):
