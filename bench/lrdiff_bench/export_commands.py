@@ -193,7 +193,7 @@ def whole_numbers(option: str, text: str) -> list[int]:
         [1, 2]
     """
     parts = text.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(f"{option} is {text!r}", help="write whole numbers from 1 up, such as 1,2")
     return [int(part) for part in parts]
 
@@ -278,6 +278,11 @@ def from_factory(source: str, *, also: Sequence[str] = ()) -> tuple[torch.nn.Mod
     except (ImportError, AttributeError, ValueError) as problem:
         raise ConfigError(
             f"{source} cannot be imported: {problem}", help="write MODULE:FACTORY, as in models:make"
+        ) from problem
+    except (Exception, SystemExit) as problem:  # the user's own code, which may raise anything
+        raise ConfigError(
+            f"{source} cannot be imported, {name} raises {type(problem).__name__}: {first_line(problem)}",
+            help="import it in Python to see where; --debug shows it, too",
         ) from problem
     try:
         made = factory() if callable(factory) else factory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch import nn
@@ -61,7 +61,8 @@ def place_files(files: Mapping[Path, bytes], converted: Converted) -> None:
             placed.unlink()
         raise
     for path in old_weights(final, None if weights is None else weights.name):
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # it is in use, on Windows; weights that nobody names harm nobody
+            path.unlink()
 
 
 def _write(files: Mapping[Path, bytes]) -> None:

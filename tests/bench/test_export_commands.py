@@ -155,9 +155,23 @@ def test_what_cannot_be_done_is_said_in_two_lines(here, capsys, arguments, what)
     assert not Path("x.onnx").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "raised"),
+    [("def make(:", "SyntaxError: "), ("1 / 0", "ZeroDivisionError: division by zero"), ("exit(3)", "SystemExit: 3")],
+)  # fmt: skip
+def test_a_module_that_cannot_be_imported_is_not_a_fault_of_ours(here, capsys, text, raised):
+    Path("broken_to_ship.py").write_text(text + "\n")
+    assert main(["export", "broken_to_ship:make", "--out", "x.onnx"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: broken_to_ship:make cannot be imported, broken_to_ship raises {raised}")
+    assert len(said.strip().split("\n")) == 2
+
+
 def test_numbers_that_are_none_are_refused(run, capsys):
     assert main(["latency", str(run), "--batch", "0"]) == 2
     assert capsys.readouterr().err.startswith("error: --batch is '0'\nhelp: ")
+    assert main(["latency", str(run), "--batch", "²"]) == 2  # a digit to Python, and no number
+    assert capsys.readouterr().err.startswith("error: --batch is '²'\nhelp: ")
     assert main(["latency", str(run), "--threads", "1,x"]) == 2
     assert capsys.readouterr().err.startswith("error: --threads is '1,x'\nhelp: ")
 
