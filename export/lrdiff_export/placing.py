@@ -25,6 +25,12 @@ def staged(final: Path, module: nn.Module) -> Iterator[Path | None]:
     """Give a model past 2 GiB its name in a folder beside, which is gone afterwards; None to any smaller one.
 
     It is in the same file system, so that the very files that were verified there can be renamed.
+
+    Example:
+        >>> from torch.nn import Linear
+        >>> with staged(Path("model.onnx"), Linear(3, 1)) as beside:
+        ...     beside is None
+        True
     """
     if weights_size(module) <= external.ONE_FILE:
         yield None

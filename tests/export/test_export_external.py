@@ -40,7 +40,7 @@ from lrdiff_export import publish as publishing
 from lrdiff_export.convert import convert
 from lrdiff_export.golden import golden_paths
 from lrdiff_export.parity import check_subjects
-from lrdiff_export.sandbox import BYTES, Limits
+from lrdiff_export.sandbox import BYTES, Limits, Sandbox
 
 LIMIT = 8_000  # bytes
 ROWS = rows_of(40, 64)
@@ -412,9 +412,19 @@ def test_holes_buy_a_hostile_file_neither_time_nor_memory(model: Path) -> None:
     assert "takes longer than 1" in caught.value.message or "is not the file that" in caught.value.message
 
 
-def test_limits_grow_with_the_weights_that_are_there(model: Path) -> None:
+def test_limits_grow_with_the_weights_that_are_there(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Limits(seconds=4, bytes=100).with_weights(10**8) == Limits(seconds=6, bytes=100 + 3 * 10**8)
-    assert inspect_untrusted(model, limits=Limits(seconds=20)).inputs[0][0] == "features"
+    real, asked = Sandbox._answer, []
+
+    def answer(self: Sandbox, path: Any, request: Any, limits: Limits, weights: int) -> Any:
+        asked.append((limits, weights))
+        return real(self, path, request, limits, weights)
+
+    monkeypatch.setattr(Sandbox, "_answer", answer)
+    assert inspect_untrusted(model).inputs[0][0] == "features"
+    there = load_onnx(model).weights
+    assert there > 0
+    assert asked == [(Limits(), 0), (Limits().with_weights(there), there)]
 
 
 def test_bytes_alone_and_one_file_are_refused_with_what_to_do(made: tuple[Path, Any], tmp_path: Path) -> None:
