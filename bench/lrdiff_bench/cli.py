@@ -154,7 +154,7 @@ def verify(
 
 @app.command()
 def latency(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder with a model.onnx.")],
+    run: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL.onnx", help="A run folder with a model.onnx, or a file with golden vectors.")],  # noqa: E501
     provider: Annotated[str | None, typer.Option("--provider", metavar="NAME", help="Execution provider [CPUExecutionProvider].")] = None,  # noqa: E501
     threads: Annotated[str, typer.Option("--threads", metavar="LIST", help="Such as 1,2.")] = "1",
     batch: Annotated[str, typer.Option("--batch", metavar="LIST", help="Rows in a call.")] = "1,32,1024",

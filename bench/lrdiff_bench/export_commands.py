@@ -153,26 +153,31 @@ def _names(card: dict[str, Any], key: str, model: Path) -> tuple[str, ...]:
 def latency(
     source: str, *, batches: Sequence[int] = (1, 32, 1024), threads: Sequence[int] = (1,), provider: str | None = None
 ) -> dict[str, Any]:
-    """Time a run's ``model.onnx`` against eager PyTorch, call by call.
+    """Time a run's ``model.onnx`` against eager PyTorch, call by call; or an ONNX file alone on its golden vectors.
+
+    Args:
+        source: a run folder, or an ONNX file, which is opened in a sandbox first.
+        batches: batch sizes.
+        threads: numbers of threads.
+        provider: the execution provider that must run every node.
 
     Raises:
         CheckpointError, ModelFileError: the run or its file cannot be used.
         CheckFailed: a node is run by another provider than the one asked for.
         UnavailableError: the provider is not here.
     """
-    from lrdiff_export import measure_latency
+    from lrdiff_export import inspect_untrusted, measure_latency, subject_of_file
     from lrdiff_export.predictor import CPU_PROVIDER
 
-    run = Path(source)
-    net, _, config = open_run(run)
-    rows, _ = held_out(net, config)
+    model = Path(source)
+    if model.suffix == ".onnx":
+        inspect_untrusted(model)
+        module, rows = None, subject_of_file(model).rows
+    else:
+        net, _, config = open_run(model)
+        module, rows, model = Predictor(net).eval(), (held_out(net, config)[0],), model / "model.onnx"
     report = measure_latency(
-        run / "model.onnx",
-        rows,
-        module=Predictor(net).eval(),
-        provider=provider or CPU_PROVIDER,
-        batches=batches,
-        threads=threads,
+        model, rows, module=module, provider=provider or CPU_PROVIDER, batches=batches, threads=threads
     )
     return report.to_dict()
 
@@ -188,7 +193,7 @@ def whole_numbers(option: str, text: str) -> list[int]:
         [1, 2]
     """
     parts = text.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(f"{option} is {text!r}", help="write whole numbers from 1 up, such as 1,2")
     return [int(part) for part in parts]
 
@@ -273,6 +278,11 @@ def from_factory(source: str, *, also: Sequence[str] = ()) -> tuple[torch.nn.Mod
     except (ImportError, AttributeError, ValueError) as problem:
         raise ConfigError(
             f"{source} cannot be imported: {problem}", help="write MODULE:FACTORY, as in models:make"
+        ) from problem
+    except (Exception, SystemExit) as problem:  # the user's own code, which may raise anything
+        raise ConfigError(
+            f"{source} cannot be imported, {name} raises {type(problem).__name__}: {first_line(problem)}",
+            help="import it in Python to see where; --debug shows it, too",
         ) from problem
     try:
         made = factory() if callable(factory) else factory

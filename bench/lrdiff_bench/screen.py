@@ -280,6 +280,8 @@ def draw_export(console: Console, s: dict[str, Any]) -> None:
             f"{s['path']}: {s['size']} bytes, opset {s['opset']}, IR {s['ir_version']}, preprocessing inside, "
             f"free batch dimension, sha256 {s['sha256'][:12]}",
         )
+        if data := s.get("data"):
+            line(console, f"its weights: {data['name']}, {data['size']} bytes, sha256 {data['sha256'][:12]}")
     else:
         line(console, "no file was written: it did not pass verification", "bold red")
     draw_verification(console, s["verification"])
@@ -324,7 +326,7 @@ def draw_latency(console: Console, s: dict[str, Any]) -> None:
         microseconds = (f"{t[key]:.1f}" for key in ("median_us", "p95_us", "p99_us"))
         table.add_row(t["way"], str(t["batch"]), str(t["threads"]), *microseconds)
     console.print(table)
-    line(console, f"ONNX Runtime {s['runtime']}, every one of {len(s['nodes'])} nodes on {s['provider']}")
+    line(console, f"{s['runtime']}, every one of {len(s['nodes'])} nodes on {s['provider']}")
 
 
 def draw_targets(console: Console, s: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrdiff_core.errors import InputError
+from lrdiff_core.errors import InputError, LrdiffError
 from lrdiff_export.budget import Yardstick
 
 __all__ = ["BATCH_SIZES", "LADDER", "SCALES", "Battery", "Case", "drawn_rows"]
@@ -122,6 +122,7 @@ class Battery:
         yield from others
         if not self._floating:
             return
+        yield self._round_numbers()
         for scale in SCALES:
             yield self.at_scale(scale, f"{scale:,.0f} times".replace(",", " "), DRAWN_ROWS)
         for name, value in (("a NaN row", np.nan), ("an infinite row", np.inf)):
@@ -154,7 +155,30 @@ class Battery:
         places = np.arange(size) % len(self.rows[0])
         return self._case(name, tuple(one[places] for one in self.rows), places, alone=alone)
 
+    def _round_numbers(self) -> Case:
+        """Held-out rows at multiples of one half, where thresholds lie and roundings are decided.
+
+        An answer that changes with the last bit there is not asked for: eager float32 must have it, too.
+        """
+        feeds = tuple(
+            (np.round(2 * one) / 2).astype(one.dtype) if one.dtype.kind == "f" else one
+            for one in _some(self.rows, DRAWN_ROWS)
+        )
+        answers, sure = self.yardstick.sure(feeds)
+        return Case(
+            name="round numbers",
+            feeds=feeds,
+            answers=tuple(answers),
+            yardstick=self.yardstick,
+            excused=tuple(~one for one in sure),
+        )
+
     def _with_row_of(self, name: str, value: float) -> Case:
+        """A row that is not finite among others: its neighbours keep their answers, and it has the module's own.
+
+        Only where that is a finite number: a module that fills missing values means it. What becomes of NaN differs
+        between runtimes, and a label made of it is none.
+        """
         case = self._of_rows(name, NEIGHBOURS)
         middle = NEIGHBOURS // 2
         feeds = tuple(one.copy() for one in case.feeds)
@@ -162,9 +186,17 @@ class Battery:
             if one.dtype.kind == "f":
                 one[middle] = value
         excused = tuple(np.zeros(answer.shape, bool) for answer in case.answers)
+        answers = tuple(answer.copy() for answer in case.answers)
+        try:
+            found, sure = self.yardstick.sure([one[middle : middle + 1] for one in feeds])
+        except LrdiffError:  # it refuses such rows itself
+            found, sure = [], []
         for mask in excused:
             mask[middle] = True
-        return Case(name=name, feeds=feeds, answers=case.answers, yardstick=self.yardstick, excused=excused)
+        for answer, mask, its, known in zip(answers, excused, found, sure, strict=False):
+            if answer.dtype.kind == "f":
+                answer[middle], mask[middle] = its[0], ~known[0]
+        return Case(name=name, feeds=feeds, answers=answers, yardstick=self.yardstick, excused=excused)
 
 
 def drawn_rows(rows: Sequence[np.ndarray], count: int) -> tuple[np.ndarray, ...]:

@@ -14,6 +14,9 @@ rounding the inputs.
 The backward-error view is that of N. J. Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., SIAM 2002,
 chapter 1.
 
+In float32 each column is then looked at once more among answers of its usual size (:mod:`lrdiff_export.columns`): the
+scale of a whole output is that of its largest number.
+
 The same rule judges lower precision: eps, eager evaluation and jitter are then those of bfloat16, float16 or TF32, and
 agreeing means as good as that arithmetic allows.
 """
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -29,6 +33,7 @@ from torch import nn
 
 from lrdiff_core.errors import DataError, LrdiffError
 from lrdiff_export.arithmetic import evaluate_in, find_arithmetic
+from lrdiff_export.columns import ColumnBudget, column_budget
 from lrdiff_export.judging import Budget, Verdict, as_dtype, judge_output, kind_of, largest_error
 from lrdiff_export.ports import Arrays, as_arrays
 from lrdiff_export.records import first_line
@@ -96,6 +101,21 @@ class Yardstick:
                 least_scale=scales[index] if scales else 0.0,
                 eps=None if self.arithmetic == "float32" else find_arithmetic(self.arithmetic).eps,
             )
+            for index in range(len(eager))
+        ]
+        # Rows of another size have answers of another size; there the scale of the ordinary ones is the measure.
+        finer = self.arithmetic == "float32" and scales is None
+        self._columns: list[ColumnBudget | None] = [
+            column_budget(
+                self.answers[index],
+                eager[index],
+                [outputs[index] for outputs in jittered],
+                scale=self.budgets[index].scale,
+                floor=FLOOR,
+                margin=MARGIN,
+            )
+            if finer
+            else None
             for index in range(len(eager))
         ]
         self.beyond = [
@@ -192,12 +212,31 @@ class Yardstick:
             reason = f"{len(outputs)} outputs instead of {len(reference)}"
             return [Verdict(output="all outputs", error=float("inf"), allowed=0.0, reason=reason)]
         masks = [None] * len(outputs) if excused is None else list(excused)
-        return [
-            judge_output(name, np.asarray(output), answer, budget, mask)
-            for name, output, answer, budget, mask in zip(
-                self.names, outputs, reference, self.budgets, masks, strict=True
-            )
-        ]
+        parts = zip(self.names, outputs, reference, self.budgets, self._columns, masks, strict=True)
+        verdicts = []
+        for name, output, answer, budget, columns, mask in parts:
+            verdict = judge_output(name, np.asarray(output), answer, budget, mask)
+            if verdict.agrees and columns is not None and (found := columns.reason(output, answer, mask)):
+                verdict = replace(verdict, reason=found[0], row=found[1])
+            verdicts.append(verdict)
+        return verdicts
+
+    def sure(self, rows: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return the answers to rows, and one mask an output of those that eager float32 gives, too.
+
+        Sure are answers that both have finite, no larger than those of this yardstick's rows, and within its budget;
+        labels, those that are the same. Elsewhere nobody can be asked for more.
+        """
+        eager, answers = self._eager(rows), self.reference(rows)
+        sure = []
+        for one, answer, budget in zip(eager, answers, self.budgets, strict=True):
+            if one.dtype.kind != "f":
+                sure.append(one == answer)
+                continue
+            with np.errstate(invalid="ignore", over="ignore"):
+                near = np.abs(one.astype(np.float64) - answer) <= budget.allowed * budget.unit
+                sure.append(near & np.isfinite(answer) & (np.abs(answer) <= budget.scale))
+        return answers, sure
 
 
 def _sequence(rows: Arrays) -> tuple[np.ndarray, ...]:

@@ -3,8 +3,8 @@
 //     npm install onnxruntime-web
 //     node check_golden.mjs model.onnx
 //
-// or in a browser: import { check } and hand it the three files' bytes and the `ort` module. Exit status as of
-// `lrdiff`: 0 agrees, 1 differs, 2 the files cannot be used, 3 onnxruntime-web is not here.
+// or in a browser: import { check } and hand it the three files' bytes and the `ort` module, and the bytes of the file
+// that `document.data.name` names where there is one: weights of a model past 2 GiB. Exit status as of `lrdiff`: 0 agrees, 1 differs, 2 the files cannot be used, 3 onnxruntime-web is not here.
 
 const TYPES = {
   "<f4": ["float32", Float32Array], "<f8": ["float64", Float64Array], "<i8": ["int64", BigInt64Array],
@@ -46,19 +46,19 @@ function readNpy(bytes) {
   return { dtype, shape, data: new Kind(bytes.slice(start).buffer) };
 }
 
-export async function runModel(ort, model, feeds) {
-  const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
+export async function runModel(ort, model, feeds, externalData = []) {
+  const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"], externalData });
   const tensors = {};
   for (const [name, one] of Object.entries(feeds)) tensors[name] = new ort.Tensor(one.dtype, one.data, one.shape);
   return session.run(tensors);
 }
 
 // Judges as lrdiff_export.budget does: units of eps at the output's scale for floats, equality for the rest.
-export async function check(ort, model, vectors, document) {
+export async function check(ort, model, vectors, document, weights) {
   if (document.format !== "lrdiff.golden" || document.version !== 1) throw new Error("no golden vectors of version 1");
   const arrays = readNpz(vectors);
   const feeds = Object.fromEntries(document.inputs.map((one, i) => [one.name, arrays[`input${i}`]]));
-  const outputs = await runModel(ort, model, feeds);
+  const outputs = await runModel(ort, model, feeds, weights ? [{ path: document.data.name, data: weights }] : []);
   const verdicts = document.outputs.map((wanted, i) => {
     const answer = arrays[`output${i}`], given = outputs[wanted.name];
     const verdict = { output: wanted.name, allowed: wanted.allowed, error: 0, reason: null };
@@ -95,24 +95,36 @@ async function main(args) {
   } catch (problem) {
     return fail(3, `onnxruntime-web cannot be loaded from ${folder}`, "run `npm install onnxruntime-web` in this folder");
   }
+  const read = (file) => new Uint8Array(fs.readFileSync(file));
+  const stemOf = (model) => model.replace(/\.[^./\\]+$/, "");
+  const weightsOf = (model, document) => {
+    if (!document.data) return undefined;
+    if (document.data.name !== path.basename(document.data.name)) throw new Error("weights outside the model's folder");
+    return read(path.join(path.dirname(model), document.data.name));
+  };
   try {
     if (args[0] === "--run") {
       const given = Object.entries(readNpz(new Uint8Array(fs.readFileSync(args[2]))));  // keys are "x:" and the name
       const feeds = Object.fromEntries(given.map(([key, one]) => [key.slice(2), one]));
-      const outputs = await runModel(ort, new Uint8Array(fs.readFileSync(args[1])), feeds);
+      const beside = `${stemOf(args[1])}.golden.json`;
+      const document = fs.existsSync(beside) ? JSON.parse(fs.readFileSync(beside, "utf8")) : {};
+      const weights = weightsOf(args[1], document);
+      const outputs = await runModel(ort, read(args[1]), feeds, weights ? [{ path: document.data.name, data: weights }] : []);
       const plain = (v) => (typeof v === "bigint" || !Number.isFinite(v) ? String(v).replace("Infinity", "inf") : v);
       const answer = Object.entries(outputs).map(([k, t]) => [k, { dtype: t.type, shape: t.dims, data: Array.from(t.data, plain) }]);
       return fs.writeFileSync(args[3], JSON.stringify(Object.fromEntries(answer)));
     }
     if (args.length !== 1) return fail(2, "name one ONNX file", "node check_golden.mjs model.onnx");
-    const stem = args[0].replace(/\.[^./\\]+$/, "");
-    const [model, vectors] = [args[0], `${stem}.golden.npz`].map((file) => new Uint8Array(fs.readFileSync(file)));
+    const stem = stemOf(args[0]);
+    const [model, vectors] = [args[0], `${stem}.golden.npz`].map(read);
     const document = JSON.parse(fs.readFileSync(`${stem}.golden.json`, "utf8"));
+    const weights = weightsOf(args[0], document);
     const hash = (bytes) => crypto.createHash("sha256").update(bytes).digest("hex");
-    if (hash(model) !== document.model_sha256 || hash(vectors) !== document.vectors_sha256) {
+    const belong = hash(model) === document.model_sha256 && hash(vectors) === document.vectors_sha256;
+    if (!belong || (weights && hash(weights) !== document.data.sha256)) {
       return fail(1, `${args[0]} and the golden vectors do not belong together`, "get the three files from one export");
     }
-    const report = await check(ort, model, vectors, document);
+    const report = await check(ort, model, vectors, document, weights);
     for (const one of report.verdicts) {
       const result = one.reason ? `DIFFERENT: ${one.reason}` : `equal, error ${one.error.toPrecision(3)} of ${one.allowed.toPrecision(3)} eps`;
       console.log(`${one.output}: ${result}`);

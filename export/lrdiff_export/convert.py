@@ -10,19 +10,24 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lrdiff_core.errors import ConfigError, InputError, UnavailableError
+from lrdiff_export import external
 from lrdiff_export.answers import check_answers
+from lrdiff_export.external import DataFile, ModelBytes, move_weights, without_weights
 from lrdiff_export.ports import Tensors, as_tensors, input_names_of
 from lrdiff_export.protobuf import messages
 from lrdiff_export.records import first_line
 from lrdiff_export.reference import free_batch, prepare_module, two_rows
 from lrdiff_export.rename import placeholders, rename_ports
+from lrdiff_export.spread import spread_rows
 
 __all__ = ["DEFAULT_OPSET", "OLDEST_OPSET", "Converted", "convert", "convert_to_onnx"]
 
@@ -30,7 +35,6 @@ __all__ = ["DEFAULT_OPSET", "OLDEST_OPSET", "Converted", "convert", "convert_to_
 # 1.30 read (they refuse 27 and 28). It is torch's own default, and the first opset with Gelu as one node.
 DEFAULT_OPSET = 20
 OLDEST_OPSET = 7  # the oldest that ONNX Runtime promises to read
-LARGEST_FILE = 2**31 - 2**20  # protobuf's 2 GiB, less room for the graph around the weights
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _TRACES = ("doc_string", "metadata_props")  # hold stack traces, and with them the paths of this machine
 
@@ -46,6 +50,8 @@ class Converted:
         input_names: in the file.
         output_names: in the file.
         renamed: values inside that gave their name to an input or output: name in the file by name in torch's graph.
+        folder: where the weights lie in a file of their own; None where they are inside.
+        weights: that file.
     """
 
     model: onnx.ModelProto
@@ -54,11 +60,18 @@ class Converted:
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     renamed: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+    weights: DataFile | None = None
 
     @property
-    def data(self) -> bytes:
+    def data(self) -> ModelBytes:
         """The file's bytes."""
-        return self.model.SerializeToString(deterministic=True)
+        return self.serialised(self.model)
+
+    def serialised(self, model: onnx.ModelProto) -> ModelBytes:
+        """Return the bytes of this model or of another one with the same weights."""
+        size = 0 if self.weights is None else self.weights.size
+        return ModelBytes.of(model.SerializeToString(deterministic=True), self.folder, size)
 
 
 def convert_to_onnx(
@@ -109,8 +122,14 @@ def convert(
     output_names: Sequence[str] = ("output",),
     opset: int = DEFAULT_OPSET,
     metadata: Mapping[str, str] | None = None,
+    beside: Path | None = None,
 ) -> Converted:
-    """Do as :func:`convert_to_onnx`, and keep what diagnosis needs; same arguments, same errors."""
+    """Do as :func:`convert_to_onnx`, and keep what diagnosis needs; same arguments, same errors, and one more.
+
+    Args:
+        beside: the model's final name, in a folder where its weights are written into a second file; None to keep
+            them inside, or to refuse where that cannot be.
+    """
     metadata = dict(metadata or {})
     input_names = check_options(
         module, example=example, input_name=input_name, output_names=output_names, opset=opset, metadata=metadata
@@ -122,13 +141,23 @@ def convert(
     tensors = as_tensors(example)
     keywords = tuple(example) if isinstance(example, Mapping) else None
     copied = prepare_module(module, tensors, keywords=keywords, outputs=output_names)
-    _check_module(copied, type(module).__name__, tensors, output_names)
+    if beside is None:
+        _check_size(weights_size(copied), type(module).__name__)
+    check_answers(copied, type(module).__name__, tensors, output_names)
     inputs, outputs = placeholders("input", len(input_names)), placeholders("output", len(output_names))
-    model, program = _convert(copied, type(module).__name__, [two_rows(one) for one in tensors], inputs, outputs, opset)
+    program = _convert(copied, type(module).__name__, [two_rows(one) for one in tensors], inputs, outputs, opset)
+    if beside is None:
+        _check_size(
+            sum(one.const_value.nbytes for one in program.model.graph.initializers.values()), type(module).__name__
+        )
+    weights = None if beside is None else move_weights(program.model, beside.parent, beside.name)
+    model: onnx.ModelProto = program.model_proto
+    assert program.exported_program is not None
     renamed = rename_ports(model, dict(zip([*inputs, *outputs], [*input_names, *output_names], strict=True)))
+    spread_rows(model)
     clean(model, opset=opset, metadata=metadata)
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(model if weights is None else without_weights(model), full_check=True)
     except Exception as problem:  # onnx raises several unrelated kinds
         raise InputError(
             f"{type(module).__name__} was converted to a file that onnx's checker refuses: {first_line(problem)}",
@@ -137,10 +166,12 @@ def convert(
     return Converted(
         model=model,
         module=copied,
-        program=program,
+        program=program.exported_program,
         input_names=input_names,
         output_names=tuple(output_names),
         renamed=renamed,
+        folder=None if weights is None or beside is None else beside.parent,
+        weights=weights,
     )
 
 
@@ -200,23 +231,33 @@ def clean(model: onnx.ModelProto, *, opset: int, metadata: Mapping[str, str]) ->
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
 
 
-def _check_module(module: nn.Module, name: str, tensors: Sequence[Tensor], output_names: Sequence[str]) -> None:
-    size = sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])
-    if size > LARGEST_FILE:
+def weights_size(module: nn.Module) -> int:
+    """Return the bytes of all parameters and buffers, shared ones counted once; lazy ones have none yet.
+
+    Example:
+        >>> weights_size(nn.Linear(3, 1))
+        16
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum(one.numel() * one.element_size() for one in tensors if not is_lazy(one))
+
+
+def _check_size(size: int, name: str) -> None:
+    if size > external.ONE_FILE:
         raise ConfigError(
             f"{name} holds {size / 2**30:.1f} GiB of weights, and one ONNX file at most 2 GiB",
-            help="only single files are written, because a second one can be lost or swapped: ship a smaller model",
+            help="use lrdiff_export.export, which writes the weights into a second file",
         )
-    check_answers(module, name, tensors, output_names)
 
 
 def _convert(
     module: nn.Module, name: str, examples: list[Tensor], input_names: list[str], output_names: list[str], opset: int
-) -> tuple[onnx.ModelProto, torch.export.ExportedProgram]:
+) -> Any:
+    """Return torch's ``ONNXProgram``."""
     batch = torch.export.Dim("batch")
     try:
         with _silence():
-            program = torch.onnx.export(
+            return torch.onnx.export(
                 module,
                 tuple(examples),
                 dynamo=True,
@@ -226,16 +267,11 @@ def _convert(
                 dynamic_shapes=free_batch(module, batch, len(examples)),
                 verbose=False,
             )
-            assert program is not None  # only the exporter of old, dynamo=False, gives None
-            model: onnx.ModelProto = program.model_proto
-            exported = program.exported_program
     except Exception as problem:  # the exporter lets everything through that lies below it
         raise InputError(
             f"{name} cannot be converted to ONNX: {_root_cause(problem)}",
             help="the usual reasons are branches on values and shapes fixed to one batch; --debug shows all causes",
         ) from problem
-    assert exported is not None
-    return model, exported
 
 
 def _root_cause(problem: BaseException) -> str:

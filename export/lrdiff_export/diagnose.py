@@ -18,12 +18,12 @@ import onnx
 import torch
 from torch import Tensor, fx
 
-from lrdiff_core.errors import LrdiffError
+from lrdiff_core.errors import LrdiffError, ModelFileError
 from lrdiff_export.battery import SCALES, Battery
 from lrdiff_export.budget import FLOOR, MARGIN
 from lrdiff_export.convert import Converted
 from lrdiff_export.predictor import open_session
-from lrdiff_export.records import json_ready
+from lrdiff_export.records import first_line, json_ready
 from lrdiff_export.reference import Bound, float64_throughout
 
 __all__ = ["Diagnosis", "NodeError", "diagnose", "node_errors"]
@@ -100,7 +100,7 @@ def diagnose(converted: Converted, battery: Battery) -> Diagnosis | None:
             continue
         try:
             nodes = node_errors(converted, [one[finite] for one in rows], battery.yardstick.module)
-        except LrdiffError:  # what does not load cannot be taken apart; the report says why it does not
+        except LrdiffError:  # what does not load or run cannot be taken apart; the report says why it does not
             return None
         first = next((node for node in nodes if node.at_fault), None)
         if first is not None:
@@ -126,7 +126,7 @@ def node_errors(converted: Converted, rows: Sequence[np.ndarray], module: torch.
         module: whose weights are right; of the same structure as the one that was converted.
 
     Raises:
-        ModelFileError: ONNX Runtime does not load the file.
+        ModelFileError: ONNX Runtime does not load or run the file.
 
     Example:
         >>> from lrdiff_export.convert import convert
@@ -186,10 +186,13 @@ def _intermediates(converted: Converted, rows: Sequence[np.ndarray]) -> tuple[di
     known = {converted_name(node, converted) for node in converted.program.graph_module.graph.nodes}
     given = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in makers if name in known - given)
-    session = open_session(model.SerializeToString(), optimise=False)
+    session = open_session(converted.serialised(model), optimise=False)
     feeds = dict(zip(converted.input_names, rows, strict=True))
     names = [output.name for output in session.get_outputs()]
-    values = session.run(names, feeds)
+    try:
+        values = session.run(names, feeds)
+    except Exception as problem:  # its exceptions share no base below Exception
+        raise ModelFileError(f"onnxruntime failed: {first_line(problem)}", help="see the report") from problem
     return makers, {name: value for name, value in zip(names, values, strict=True) if isinstance(value, np.ndarray)}
 
 

@@ -8,23 +8,25 @@ from pathlib import Path
 import onnx
 
 from lrdiff_core.errors import ModelFileError
-from lrdiff_export.protobuf import DecodeError, messages
+from lrdiff_export.external import ModelBytes, check_weights, is_elsewhere, without_weights
+from lrdiff_export.protobuf import DecodeError
 from lrdiff_export.records import first_line
 
 __all__ = ["load_onnx", "model_inputs", "opset_of", "parse_onnx"]
 
-_ELSEWHERE = onnx.TensorProto.EXTERNAL
 _MAKE_ONE = "write one with lrdiff export, or with torch.onnx.export(..., external_data=False)"
 
 
-def load_onnx(path: str | os.PathLike[str]) -> bytes:
+def load_onnx(path: str | os.PathLike[str], *, hashed: bool = True) -> ModelBytes:
     """Read an ONNX file and return its bytes, checked to be a whole valid model.
 
     Args:
-        path: the file.
+        path: the file; of more than 2 GiB, the weights are in a second file beside it.
+        hashed: read that second file and compare its hash with what the model says.
 
     Raises:
-        ModelFileError: missing, unreadable, empty, not ONNX, without a graph, with weights elsewhere, or invalid.
+        ModelFileError: missing, unreadable, empty, not ONNX, without a graph, invalid, or with weights in another file
+            than :mod:`lrdiff_export.external` allows.
 
     Example:
         >>> load_onnx("no-such-model.onnx")
@@ -42,15 +44,17 @@ def load_onnx(path: str | os.PathLike[str]) -> bytes:
         raise ModelFileError(f"{file} does not exist", help="name an ONNX file") from None
     except OSError as problem:
         raise ModelFileError(f"cannot read {file}: {problem.strerror}", help="name an ONNX file") from problem
-    parse_onnx(data, name=str(file))
-    return data
+    model = _parse(data, name=str(file))
+    weights = check_weights(model, file.parent, name=str(file), hashed=hashed)
+    _check(model, name=str(file))
+    return ModelBytes.of(data, None if weights is None else file.parent, weights or 0)
 
 
 def parse_onnx(data: bytes, *, name: str = "the model") -> onnx.ModelProto:
     """Parse and check the bytes of an ONNX file.
 
     Args:
-        data: the whole file.
+        data: the whole file; where its weights are in a second one, as :func:`load_onnx` returns it.
         name: what error messages call it.
 
     Raises:
@@ -63,6 +67,13 @@ def parse_onnx(data: bytes, *, name: str = "the model") -> onnx.ModelProto:
         lrdiff_core.errors.ModelFileError: the model is empty
         help: write one with lrdiff export, or with torch.onnx.export(..., external_data=False)
     """
+    model = _parse(data, name=name)
+    check_weights(model, getattr(data, "folder", None), name=name, hashed=False)
+    _check(model, name=name)
+    return model
+
+
+def _parse(data: bytes, *, name: str) -> onnx.ModelProto:
     if not data:
         raise ModelFileError(f"{name} is empty", help=_MAKE_ONE)
     try:
@@ -74,13 +85,16 @@ def parse_onnx(data: bytes, *, name: str = "the model") -> onnx.ModelProto:
         raise ModelFileError(f"{name} is not an ONNX file", help=_MAKE_ONE)
     if not model.graph.node:
         raise ModelFileError(f"{name} holds no graph", help=_MAKE_ONE)
-    if any(isinstance(part, onnx.TensorProto) and part.data_location == _ELSEWHERE for part in messages(model)):
-        raise ModelFileError(f"{name} keeps weights in another file", help=_MAKE_ONE)
+    return model
+
+
+def _check(model: onnx.ModelProto, *, name: str) -> None:
+    if any(map(is_elsewhere, model.graph.initializer)):
+        model = without_weights(model)
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as problem:  # onnx raises several unrelated kinds
         raise ModelFileError(f"{name} is not a valid ONNX model: {first_line(problem)}", help=_MAKE_ONE) from problem
-    return model
 
 
 def model_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

@@ -43,7 +43,7 @@ def open_session(
     """Open an ONNX Runtime session on exactly one execution provider.
 
     Args:
-        data: bytes of a model.
+        data: bytes of a model, as :func:`lrdiff_export.modelfile.load_onnx` returns them.
         optimise: all graph optimisations, or none, or a level by name: ``disabled``, ``basic``, ``extended``, ``all``.
         threads: threads inside an operator.
         provider: the execution provider. ONNX Runtime would fall back to the CPU with a mere warning; here that fails.
@@ -73,6 +73,9 @@ def open_session(
     options.log_severity_level = _QUIET
     level = optimise if isinstance(optimise, str) else "all" if optimise else "disabled"
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[level])
+    folder = getattr(data, "folder", None)
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     if record_assignment:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider != CPU_PROVIDER:

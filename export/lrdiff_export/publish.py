@@ -11,22 +11,21 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from torch import nn
 
-from lrdiff_core.errors import CheckFailed, ConfigError, DataError, InputError
-from lrdiff_core.files import atomic_path
-from lrdiff_export.battery import DRAWN_ROWS, Battery, drawn_rows
+from lrdiff_core.errors import CheckFailed
+from lrdiff_export.asked import Asked, rows_around
+from lrdiff_export.battery import Battery
 from lrdiff_export.card import PREFIX, Card, card_of, measured_errors, ports_of, weights_sha256
-from lrdiff_export.convert import DEFAULT_OPSET, Converted, check_options, convert
+from lrdiff_export.convert import DEFAULT_OPSET, Converted, convert
 from lrdiff_export.diagnose import Diagnosis, diagnose
+from lrdiff_export.external import HASH_KEY, DataFile, ModelBytes
 from lrdiff_export.golden import golden_paths, make_golden
 from lrdiff_export.modelfile import parse_onnx
-from lrdiff_export.ports import Arrays, Port, Tensors, as_arrays, as_tensors
+from lrdiff_export.placing import place_files, staged
+from lrdiff_export.ports import Arrays, Port, Tensors
 from lrdiff_export.records import json_ready
-from lrdiff_export.reference import prepare_module, unwrapped
-from lrdiff_export.targets import Target, find_target
-from lrdiff_export.variants import VARIANTS, Allowance, Judged, VariantReport, make_variant
+from lrdiff_export.variants import Allowance, Judged, VariantReport, make_variant
 from lrdiff_export.verify import VerificationReport, run_battery
 
 __all__ = ["ExportReport", "VerificationFailed", "export", "export_onnx", "rows_around"]
@@ -52,6 +51,7 @@ class ExportReport:
         path: the file's name as it was given.
         sha256: of the file.
         size: of the file, in bytes.
+        data: the second file with the weights of a model past 2 GiB; None for one file.
         opset: operator set of the file.
         ir_version: format version of the file.
         input_name: name of the first input.
@@ -69,6 +69,7 @@ class ExportReport:
     path: str
     sha256: str
     size: int
+    data: DataFile | None
     opset: int
     ir_version: int
     input_name: str
@@ -142,71 +143,71 @@ def export(
         UnavailableError: the exporter is not here, or does not reach the opset.
 
     Example:
-        >>> import pathlib, tempfile
+        >>> import pathlib, tempfile, torch
         >>> file = pathlib.Path(tempfile.mkdtemp()) / "model.onnx"
         >>> report = export(nn.Linear(3, 1), torch.zeros(1, 3), out=file)
         >>> sorted(path.name for path in file.parent.iterdir())
         ['model.golden.json', 'model.golden.npz', 'model.onnx']
     """
-    module = unwrapped(module)
-    final = Path(out)
-    metadata = dict(metadata or {})
-    aim = find_target(target) if target is not None else None
-    opset = _opset_for(opset, aim)
-    # All that can be refused at once is refused before the seconds that conversion takes.
-    names = check_options(
-        module, example=example, input_name=input_names, output_names=output_names, opset=opset, metadata=metadata
+    asked = Asked.of(
+        module,
+        example,
+        out=out,
+        rows=rows,
+        input_names=input_names,
+        output_names=output_names,
+        opset=opset,
+        target=target,
+        variants=variants,
+        metadata=metadata,
     )
-    if reserved := [key for key in metadata if key.startswith(PREFIX)]:
-        raise ConfigError(
-            f"metadata {reserved[0]!r} begins with {PREFIX!r}", help="such keys are written by the export"
-        )
-    _check_variants(variants)
-    _check_place(final)
-    arrays = _check_held_out(rows, example) if rows is not None else rows_around(example)
+    judging = {"labels": labels, "score": score, "decide": decide}
+    return _export(
+        asked, card if card is not None else card_of(asked.module), judging, allowance or Allowance(), golden
+    )
 
-    begun = time.perf_counter()
-    converted = convert(
-        module, example=example, input_name=input_names, output_names=output_names, opset=opset, metadata=metadata
-    )
-    middle = time.perf_counter()
-    keywords = tuple(example) if isinstance(example, Mapping) else None
-    prepared = prepare_module(module, as_tensors(example), keywords=keywords, outputs=output_names)
-    battery = Battery(prepared, arrays, names=output_names)
-    card = card if card is not None else card_of(module)
-    data, report = _verified(final, converted, battery, card, weights_sha256(module))
-    if aim is not None and report.ir_version > aim.ir_version:
-        raise ConfigError(
-            f"the file has IR version {report.ir_version}, {aim.name} reads {aim.ir_version}",
-            help="ask for an older opset",
-        )
-    files: dict[Path, bytes] = {}
-    if golden:
-        vectors = make_golden(battery, model_sha256=report.sha256, input_names=names, output_names=output_names)
-        files |= dict(zip(golden_paths(final), vectors.files(), strict=True))
-    judged = Judged.of(battery, labels=labels, score=score, decide=decide, classes=bool(card.classes))
-    made: list[VariantReport] = []
-    for name in dict.fromkeys(variants):
-        if name != "fp32":
+
+def _export(asked: Asked, card: Card, judging: dict[str, Any], allowance: Allowance, golden: bool) -> ExportReport:
+    final, outputs = asked.final, tuple(asked.options["output_names"])
+    with staged(final, asked.module) as beside:
+        begun = time.perf_counter()
+        converted = convert(asked.module, beside=beside, **asked.options)
+        middle = time.perf_counter()
+        battery = Battery(asked.prepared(), asked.rows, names=outputs)
+        data, report = _verified(final, converted, battery, card, weights_sha256(asked.module))
+        asked.check_ir(report.ir_version)
+        files: dict[Path, bytes] = {final: data}
+        if golden:
+            vectors = make_golden(
+                battery,
+                model_sha256=report.sha256,
+                input_names=asked.input_names,
+                output_names=outputs,
+                data=converted.weights,
+            )
+            files |= dict(zip(golden_paths(final), vectors.files(), strict=True))
+        judged = Judged.of(battery, classes=bool(card.classes), **judging)
+        made: list[VariantReport] = []
+        for name in asked.variants:
             file = final.with_name(f"{final.stem}.{name}{final.suffix}")
-            content, told = make_variant(name, data, battery, judged, path=file, allowance=allowance or Allowance())
+            files[file], told = make_variant(name, data, battery, judged, path=file, allowance=allowance)
             made.append(told)
-            files[file] = content
-    seconds = {"convert": middle - begun, "verify": time.perf_counter() - middle}
-    _write({final: data, **files})
-    inputs, outputs = ports_of(converted.model, card.units)
+        seconds = {"convert": middle - begun, "verify": time.perf_counter() - middle}
+        place_files(files, converted)
+    inputs, given = ports_of(converted.model, card.units)
     return ExportReport(
         path=str(final),
         sha256=report.sha256,
         size=report.size,
+        data=converted.weights,
         opset=report.opset,
         ir_version=report.ir_version,
-        input_name=names[0],
-        output_names=tuple(output_names),
+        input_name=asked.input_names[0],
+        output_names=outputs,
         inputs=inputs,
-        outputs=outputs,
-        rows_are="drawn" if rows is None else "held out",
-        target=aim.name if aim is not None else "",
+        outputs=given,
+        rows_are="drawn" if asked.drawn else "held out",
+        target=asked.target.name if asked.target is not None else "",
         golden=tuple(str(path) for path in golden_paths(final)) if golden else (),
         variants=tuple(made),
         verification=report,
@@ -228,7 +229,7 @@ def export_onnx(
     """Do as :func:`export`, one float32 file and nothing beside it.
 
     Example:
-        >>> import pathlib, tempfile
+        >>> import pathlib, tempfile, torch
         >>> file = pathlib.Path(tempfile.mkdtemp()) / "model.onnx"
         >>> report = export_onnx(nn.Linear(3, 1), file, example=torch.zeros(1, 3))
         >>> report.size == file.stat().st_size
@@ -249,7 +250,7 @@ def export_onnx(
 
 def _verified(
     final: Path, converted: Converted, battery: Battery, card: Card, weights: str
-) -> tuple[bytes, VerificationReport]:
+) -> tuple[ModelBytes, VerificationReport]:
     """Run the graph, write what was measured into the file, and run those very bytes again."""
     first = run_battery(converted.data, battery)
     if not first.passed:
@@ -259,8 +260,10 @@ def _verified(
     inputs, outputs = ports_of(model, card.units)
     texts = {entry.key: entry.value for entry in model.metadata_props}
     texts |= card.texts(inputs, outputs) | measured_errors(first) | {PREFIX + "weights_sha256": weights}
+    if converted.weights is not None:
+        texts[HASH_KEY] = converted.weights.sha256
     onnx.helper.set_model_props(model, dict(sorted(texts.items())))
-    data = model.SerializeToString(deterministic=True)
+    data = converted.serialised(model)
     parse_onnx(data, name=final.name)
     report = run_battery(data, battery)
     if not report.passed:
@@ -291,73 +294,3 @@ def _with_help(failed: VerificationFailed, diagnosis: Diagnosis) -> Verification
     told = VerificationFailed(failed.message, help=f"nothing was written; {diagnosis.sentence}")
     told.report, told.diagnosis = failed.report, diagnosis
     return told
-
-
-def _opset_for(opset: int | None, target: Target | None) -> int:
-    if target is None:
-        return DEFAULT_OPSET if opset is None else opset
-    if opset is None:
-        return min(DEFAULT_OPSET, target.opset)
-    if isinstance(opset, int) and opset > target.opset:
-        raise ConfigError(
-            f"opset {opset} was asked for and {target.name} reads up to {target.opset}",
-            help=f"leave the opset out, or ask for {target.opset} or older",
-        )
-    return opset
-
-
-def _check_variants(variants: Sequence[str]) -> None:
-    known = ("fp32", *VARIANTS)
-    if isinstance(variants, str):
-        raise ConfigError(f"variants is the text {variants!r}", help=f"write ({variants!r},)")
-    for name in variants:
-        if name not in known:
-            raise ConfigError(f'no variant "{name}"', help=f"variants: {', '.join(known)}")
-
-
-def _check_place(final: Path) -> None:
-    if final.is_dir():
-        raise InputError(f"cannot write {final}: it is a folder", help="name a file, such as model.onnx in that folder")
-    if not final.parent.is_dir():
-        raise InputError(f"cannot write {final}: no folder {final.parent}", help="make the folder first")
-
-
-def _check_held_out(rows: Arrays, example: Tensors) -> tuple[np.ndarray, ...]:
-    arrays = as_arrays(rows, tuple(example) if isinstance(example, Mapping) else None)
-    tensors = as_tensors(example)
-    if len(arrays) != len(tensors):
-        raise DataError(
-            f"rows are given for {len(arrays)} inputs, the example has {len(tensors)}", help="give one array an input"
-        )
-    for array, tensor in zip(arrays, tensors, strict=True):
-        if array.shape[1:] != tuple(tensor.shape[1:]):
-            raise DataError(
-                f"rows have shape {list(array.shape)} and the example {list(tensor.shape)}",
-                help="rows and example must agree in all but the batch dimension",
-            )
-        if torch.from_numpy(array[:0].copy()).dtype != tensor.dtype:
-            raise DataError(f"rows are {array.dtype} and the example is {tensor.dtype}", help="give both in one dtype")
-    return arrays
-
-
-def rows_around(example: Tensors) -> tuple[np.ndarray, ...]:
-    """Return the example's rows and 64 drawn ones like them, the same in every process.
-
-    Example:
-        >>> [one.shape for one in rows_around(torch.zeros(1, 3))]
-        [(65, 3)]
-    """
-    given = tuple(one.detach().to("cpu").numpy() for one in as_tensors(example))
-    return tuple(np.concatenate(pair) for pair in zip(given, drawn_rows(given, DRAWN_ROWS), strict=True))
-
-
-def _write(files: Mapping[Path, bytes]) -> None:
-    """Write all files beside, then rename them, the first one last: what lies beside a model is there before it."""
-    first, *others = files
-    with atomic_path(first) as beside:
-        try:
-            beside.write_bytes(files[first])
-        except OSError as problem:
-            raise InputError(f"cannot write {first}: {problem.strerror}", help="free some space there") from problem
-        if others:
-            _write({path: files[path] for path in others})

@@ -12,7 +12,7 @@ import onnx
 
 from lrdiff_export.protobuf import messages
 
-__all__ = ["placeholders", "rename_ports"]
+__all__ = ["fresh_name", "placeholders", "rename_ports", "value_names"]
 
 
 def placeholders(kind: str, count: int) -> list[str]:
@@ -43,19 +43,28 @@ def rename_ports(model: onnx.ModelProto, names: Mapping[str, str]) -> dict[str, 
         >>> list(model.graph.node[0].input)
         ['weight', 'weight.inside']
     """
-    taken = set(_values(model)) | set(names.values())
-    inside: dict[str, str] = {}
-    for name in sorted(set(names.values()) & set(_values(model))):
-        new = f"{name}.inside"
-        while new in taken:
-            new += "_"
-        taken.add(new)
-        inside[name] = new
+    there = set(value_names(model))
+    taken = there | set(names.values())
+    inside = {name: fresh_name(f"{name}.inside", taken) for name in sorted(there & set(names.values()))}
     _apply(model, {**inside, **names})
     return inside
 
 
-def _values(model: onnx.ModelProto) -> Iterable[str]:
+def fresh_name(wanted: str, taken: set[str]) -> str:
+    """Return ``wanted``, or that with as many ``_`` as it takes to be new, and add it to ``taken``.
+
+    Example:
+        >>> fresh_name("relu", {"relu", "relu_"})
+        'relu__'
+    """
+    while wanted in taken:
+        wanted += "_"
+    taken.add(wanted)
+    return wanted
+
+
+def value_names(model: onnx.ModelProto) -> Iterable[str]:
+    """Yield the name of every value of a model, those of subgraphs and functions too; some more than once."""
     for part in messages(model):
         if isinstance(part, onnx.NodeProto):
             yield from (*part.input, *part.output)

@@ -23,6 +23,10 @@ __all__ = ["Limits", "ModelPorts", "Sandbox", "inspect_untrusted", "run_untruste
 # With the start of the command and of the child, a hostile file is refused within 5 seconds.
 SECONDS = 4.0
 BYTES = 2**30
+# A model past 2 GiB is allowed time and memory for the weights that really lie beside it: they are hashed, mapped, and
+# packed once more in the order that the kernels read them in.
+WEIGHTS_PER_SECOND = 50e6
+WEIGHTS_TIMES = 3
 _STARTING = 20.0  # seconds granted to a child to start, or to answer beyond its own limit, on a busy machine
 
 
@@ -48,6 +52,15 @@ class Limits:
     def __post_init__(self) -> None:
         if not self.seconds > 0 or not self.bytes > 0:
             raise ConfigError(f"limits are {self.seconds} s and {self.bytes} bytes", help="give positive limits")
+
+    def with_weights(self, size: int) -> Limits:
+        """Return the limits of a file with so many bytes of weights in a second one.
+
+        Example:
+            >>> Limits().with_weights(10**9).seconds
+            24.0
+        """
+        return Limits(seconds=self.seconds + size / WEIGHTS_PER_SECOND, bytes=self.bytes + WEIGHTS_TIMES * size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,22 +140,31 @@ class Sandbox:
     def _ask(
         self, path: str | os.PathLike[str], feeds: Path | None, out: Path | None, *, optimise: bool = True
     ) -> dict[str, Any]:
-        if self._process is None:
-            self._process = _start()
         request = {
             "model": os.fspath(path),
             "feeds": None if feeds is None else str(feeds),
             "out": None if out is None else str(out),
             "optimise": optimise,
-            "seconds": self.limits.seconds,
-            "bytes": self.limits.bytes,
         }
+        answer = self._answer(path, request, self.limits, 0)
+        if "weights" in answer:  # none of them has been read yet
+            answer = self._answer(path, request, self.limits.with_weights(answer["weights"]), answer["weights"])
+        if "weights" in answer:
+            raise ModelFileError(f"{path} changes while it is read", help=_HELP)
+        return answer
+
+    def _answer(
+        self, path: str | os.PathLike[str], request: dict[str, Any], limits: Limits, weights: int
+    ) -> dict[str, Any]:
+        if self._process is None:
+            self._process = _start()
+        request = {**request, "seconds": limits.seconds, "bytes": limits.bytes, "weights": weights}
         process = self._process
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
-            line = _read_line(process, self.limits.seconds + _STARTING)
+            line = _read_line(process, limits.seconds + _STARTING)
         except (OSError, TimeoutError):
             line = ""
         if not line:
@@ -150,7 +172,7 @@ class Sandbox:
             raise ModelFileError(f"{path} ended the process that read it", help=_HELP)
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise ModelFileError(answer["error"], help=_HELP)
+            raise ModelFileError(answer["error"], help=answer.get("help") or _HELP)
         return answer
 
 

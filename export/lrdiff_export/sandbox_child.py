@@ -4,7 +4,9 @@ It reads one request a line from stdin and answers one line on stdout, both JSON
 memory and time are counted from the start every time and a crash takes only the fork. It loads no torch.
 
 Request: ``model`` (path), ``feeds`` (path of an npz with ``input0 ...``, or null), ``out`` (path of the npz to write),
-``optimise``, ``seconds``, ``bytes``. Answer: ``inputs`` and ``outputs`` of the model, or ``error``.
+``optimise``, ``seconds``, ``bytes``, ``weights`` (bytes of weights in a second file that these limits allow for).
+Answer: ``inputs`` and ``outputs`` of the model, or ``weights`` where a second file has more than that and nothing of it
+was read yet, or ``error`` and, where there is something to do about it, ``help``.
 """
 
 from __future__ import annotations
@@ -88,7 +90,11 @@ def _limit(request: dict[str, Any]) -> None:
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     try:
-        data = load_onnx(request["model"])
+        data = load_onnx(request["model"], hashed=False)
+        if data.folder is not None:
+            if data.weights > request["weights"]:
+                return {"weights": data.weights}
+            data = load_onnx(request["model"])
         session = open_session(data, optimise=request["optimise"])
         answer: dict[str, Any] = {
             "inputs": [[one.name, one.type, list(one.shape)] for one in session.get_inputs()],
@@ -101,7 +107,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             np.savez(request["out"], **{f"output{index}": np.asarray(one) for index, one in enumerate(outputs)})  # type: ignore[arg-type]
     except LrdiffError as problem:
         said = problem.message
-        return {"error": said if str(request["model"]) in said else f"{request['model']}: {said}"}
+        said = said if str(request["model"]) in said else f"{request['model']}: {said}"
+        return {"error": said, "help": problem.help}
     except MemoryError:
         return {"error": f"{request['model']} needs more than {request['bytes'] / 2**30:.3g} GiB of memory"}
     except Exception as problem:  # noqa: BLE001 - whatever a hostile file provokes is its description

@@ -56,7 +56,7 @@ class Allowance:
         score_drop: largest fall of the validation metric.
 
     Raises:
-        ConfigError: a share is not between 0 and 1.
+        ConfigError: a share is not between 0 and 1, or a limit is no number.
 
     Example:
         >>> Allowance(flipped=0.0).snr_db
@@ -68,6 +68,8 @@ class Allowance:
     score_drop: float = 0.01
 
     def __post_init__(self) -> None:
+        if np.isnan(self.snr_db):  # which nothing would be less than
+            raise ConfigError(f"snr_db is {self.snr_db}, not a number of decibels", help="write 20")
         if not 0 <= self.flipped <= 1:
             raise ConfigError(f"flipped is {self.flipped}, not a share from 0 to 1", help="write 0.02 for two of 100")
         if not self.score_drop >= 0:
@@ -84,7 +86,7 @@ class VariantReport:
         sha256: of the file.
         size: in bytes.
         size_ratio: to the float32 file.
-        snr_db: signal to noise over all floating outputs and held-out rows, in decibels, against float64.
+        snr_db: signal to noise over all held-out rows, in decibels, against float64, of the worst floating output.
         flipped: held-out rows whose decision differs from that of float64; None where there are no decisions.
         rows: held-out rows that were run.
         score: validation metric of the variant; None without labels.
@@ -244,16 +246,18 @@ def _check(report: VariantReport, allowance: Allowance) -> None:
 
 
 def _snr(outputs: list[Any], answers: tuple[np.ndarray, ...]) -> float:
-    """Signal to noise in decibels over all floating outputs where both sides are finite."""
-    signal = noise = 0.0
-    for output, answer in zip(outputs, answers, strict=True):
-        if answer.dtype.kind != "f":
-            continue
-        both = np.isfinite(answer) & np.isfinite(output)
-        if (np.isfinite(answer) != np.isfinite(output)).any():
-            return -PERFECT_DB
-        signal += float((answer[both] ** 2).sum())
-        noise += float(((np.asarray(output, np.float64)[both] - answer[both]) ** 2).sum())
+    """Signal to noise in decibels of the worst floating output: a small one is not hidden by a large one."""
+    pairs = zip(outputs, answers, strict=True)
+    found = [_snr_of(np.asarray(output), answer) for output, answer in pairs if answer.dtype.kind == "f"]
+    return min(found, default=PERFECT_DB)
+
+
+def _snr_of(output: np.ndarray, answer: np.ndarray) -> float:
+    both = np.isfinite(answer) & np.isfinite(output)
+    if (np.isfinite(answer) != np.isfinite(output)).any():
+        return -PERFECT_DB
+    signal = float((answer[both] ** 2).sum())
+    noise = float(((output.astype(np.float64)[both] - answer[both]) ** 2).sum())
     if noise == 0.0:
         return PERFECT_DB
     return -PERFECT_DB if signal == 0.0 else float(10 * np.log10(signal / noise))

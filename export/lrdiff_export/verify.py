@@ -172,13 +172,7 @@ def run_battery(data: bytes, battery: Battery, *, opened: Callable[[bool], Run] 
     cases: list[CaseResult] = []
     scale: float | None = None
     if not problems:
-        try:
-            runs = {name: opened(optimise) for name, optimise in _OPTIMISATIONS.items()}
-        except LrdiffError as problem:
-            problems = [problem.message]
-        else:
-            cases = [_run_case(run, case, level) for case in battery.cases() for level, run in runs.items()]
-            scale = _largest_scale(runs["full"], battery)
+        cases, scale, problems = _run_levels(opened, battery)
     problems += [f"{case.where}: {case.problem}" for case in cases if case.problem]
     worst = _worst(cases)
     problems += [
@@ -197,6 +191,27 @@ def run_battery(data: bytes, battery: Battery, *, opened: Callable[[bool], Run] 
         agrees_up_to=scale,
         problems=tuple(problems),
     )
+
+
+def _run_levels(opened: Callable[[bool], Run], battery: Battery) -> tuple[list[CaseResult], float | None, list[str]]:
+    """Run every case at every level of optimisation; one session at a time, because each holds all weights.
+
+    Returns:
+        The results, the largest scale at which backends agree, and why it could not be opened, where it could not.
+    """
+    cases = list(battery.cases())
+    found: list[list[CaseResult]] = []
+    scale: float | None = None
+    for level, optimise in _OPTIMISATIONS.items():
+        try:
+            run = opened(optimise)
+        except LrdiffError as problem:
+            return [], None, [problem.message]
+        found.append([_run_case(run, case, level) for case in cases])
+        if optimise:
+            scale = _largest_scale(run, battery)
+        del run
+    return [result for results in zip(*found, strict=True) for result in results], scale, []
 
 
 def _interface_problems(model: onnx.ModelProto, rows: Sequence[np.ndarray], *, outputs: int) -> list[str]:

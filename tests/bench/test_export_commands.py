@@ -122,6 +122,8 @@ def test_latency_and_targets(run, capsys):
     report = json.loads(capsys.readouterr().out)
     assert {row["way"] for row in report["times"]} == {"run", "I/O binding", "eager"}
     assert {row["batch"] for row in report["times"]} == {1, 64}
+    assert main(["latency", str(run / "model.onnx"), "--batch", "2", "--json"]) == 0  # on its golden vectors
+    assert [row["way"] for row in json.loads(capsys.readouterr().out)["times"]] == ["run", "I/O binding"]
     assert main(["targets"]) == 0
     assert "onnxruntime" in capsys.readouterr().out
 
@@ -139,6 +141,7 @@ def test_latency_and_targets(run, capsys):
         (["export", "mine_to_ship:make", "--allow", "speed=1"], "--allow speed=1 is no key=number"),
         (["export", "mine_to_ship:make", "--allow", "flipped=2"], "flipped is 2.0, not a share from 0 to 1"),
         (["latency", "nowhere"], "no run at nowhere"),
+        (["latency", "nothing.onnx"], "nothing.onnx does not exist"),
         (["verify", "nothing.onnx"], ""),
         (["predict", "nothing.onnx", "--data", "rows.csv"], ""),
     ],
@@ -152,9 +155,23 @@ def test_what_cannot_be_done_is_said_in_two_lines(here, capsys, arguments, what)
     assert not Path("x.onnx").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "raised"),
+    [("def make(:", "SyntaxError: "), ("1 / 0", "ZeroDivisionError: division by zero"), ("exit(3)", "SystemExit: 3")],
+)  # fmt: skip
+def test_a_module_that_cannot_be_imported_is_not_a_fault_of_ours(here, capsys, text, raised):
+    Path("broken_to_ship.py").write_text(text + "\n")
+    assert main(["export", "broken_to_ship:make", "--out", "x.onnx"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: broken_to_ship:make cannot be imported, broken_to_ship raises {raised}")
+    assert len(said.strip().split("\n")) == 2
+
+
 def test_numbers_that_are_none_are_refused(run, capsys):
     assert main(["latency", str(run), "--batch", "0"]) == 2
     assert capsys.readouterr().err.startswith("error: --batch is '0'\nhelp: ")
+    assert main(["latency", str(run), "--batch", "²"]) == 2  # a digit to Python, and no number
+    assert capsys.readouterr().err.startswith("error: --batch is '²'\nhelp: ")
     assert main(["latency", str(run), "--threads", "1,x"]) == 2
     assert capsys.readouterr().err.startswith("error: --threads is '1,x'\nhelp: ")
 

@@ -209,6 +209,26 @@ def test_the_help_names_what_to_change(tmp_path: Path) -> None:
         assert caught.value.help == told
 
 
+class Projected(nn.Module):
+    """torch's exporter gives the state of such an LSTM a wrong width: the file loads, and does not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, proj_size=2, batch_first=True)
+
+    def forward(self, steps: Tensor) -> Tensor:
+        return self.lstm(steps)[0]
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch, of its own speed
+def test_a_file_that_loads_and_does_not_run_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(VerificationFailed) as caught:
+        export(seeded(Projected), torch.tensor(rows_of(4, 5, 3)), out=tmp_path / "model.onnx")
+    assert "onnxruntime failed: " in caught.value.message
+    assert caught.value.diagnosis is None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_branch_on_the_batch_size_is_seen(tmp_path: Path) -> None:
     with pytest.raises(VerificationFailed):
         export(Calls(lambda _, x: x if x.shape[0] > 3 else -x), X, out=tmp_path / "model.onnx")

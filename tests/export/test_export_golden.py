@@ -240,7 +240,9 @@ def test_missing_and_damaged_golden_vectors_are_named(plain: Path) -> None:
 
 def test_vectors_of_a_model_with_other_inputs_are_named(plain: Path) -> None:
     model = onnx.load(plain)
-    model.graph.input[0].name = model.graph.node[0].input[0] = "columns"
+    model.graph.input[0].name = "columns"
+    for node in model.graph.node:
+        node.input[:] = ["columns" if name == "features" else name for name in node.input]
     plain.write_bytes(model.SerializeToString())
     with pytest.raises(DataError, match="takes columns, the golden vectors have features"):
         verify_golden(plain)

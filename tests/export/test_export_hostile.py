@@ -55,7 +55,7 @@ EXPECTED = {
     "empty": "is empty",
     "truncated": "is not an ONNX file",
     "10 000 levels": "is not an ONNX file",
-    "external data outside": "keeps weights in another file",
+    "external data outside": "keeps weights outside its folder",
     "cyclic": "topologically sorted",
     "unknown operator": "No Op registered for Nonsense",
     "endless loop": "takes longer than",
@@ -130,6 +130,16 @@ def test_nothing_is_imported_from_the_folder_of_a_hostile_file(tmp_path: Path, m
     (tmp_path / "onnx.py").write_text("raise SystemExit('imported')")
     monkeypatch.chdir(tmp_path)
     assert inspect_untrusted(written(tmp_path, WHOLE)).outputs[0][0] == "y"
+
+
+def test_what_can_be_done_about_it_is_said_as_it_is_outside_of_the_sandbox(tmp_path: Path) -> None:
+    for file, told in (
+        (tmp_path / "none.onnx", "name an ONNX file"),
+        (written(tmp_path, b""), "write one with lrdiff"),
+    ):
+        with pytest.raises(ModelFileError) as caught:
+            inspect_untrusted(file)
+        assert caught.value.help.startswith(told)
 
 
 def test_limits_are_positive() -> None:

@@ -70,18 +70,16 @@ def test_a_provider_that_is_not_here_and_wrong_threads_are_errors(data: bytes) -
 
 
 @pytest.mark.slow
-def test_the_file_is_twice_as_fast_as_eager_at_one_row_and_not_slower_up_to_1024(data: bytes) -> None:
-    batches, median = (1, 2, 8, 32, 128, 1024, 8192), {}
+def test_the_file_is_twice_as_fast_as_eager_at_one_row_and_never_slower(data: bytes) -> None:
+    batches, median = (1, 2, 8, 32, 128, 1024, 8192, 65536), {}
     for _ in range(3):  # the quietest of three for each way: other processes run beside the tests
         report = measure_latency(data, ROWS, module=MAIN.module(), batches=batches, calls=200)
         for one in report.times:
             key = one.batch, one.way
             median[key] = min(median.get(key, one.median_us), one.median_us)
     assert median[1, "eager"] > 2 * median[1, "run"], median
-    for batch in batches[:-1]:
+    for batch in batches:
         assert median[batch, "run"] <= median[batch, "eager"], (batch, median)
-    # At 8192 rows of ten features both wait for memory; the runtime was 6 % behind on a 2-core machine.
-    assert median[8192, "run"] <= 1.25 * median[8192, "eager"], median
 
 
 @pytest.mark.slow

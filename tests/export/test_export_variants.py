@@ -14,6 +14,7 @@ from lrdiff_core.errors import CheckFailed, ConfigError
 from lrdiff_export import Allowance, export, read_card
 from lrdiff_export.float16 import to_float16
 from lrdiff_export.predictor import open_session
+from lrdiff_export.variants import _snr
 from lrdiff_export.zoo import ZOO
 
 NAMES = ["fp16", "int8", "int8-qdq"]
@@ -109,6 +110,14 @@ def test_float16_masks_stay_finite() -> None:
     assert onnx.numpy_helper.to_array(tensor).tolist() == [-65504.0, 1.0]
 
 
+def test_noise_in_a_small_output_is_not_hidden_by_a_large_one() -> None:
+    large, small = np.full((4, 1), 1e6), np.ones((4, 1))
+    assert _snr([large, small], (large, small)) == 300.0
+    assert _snr([large, small * 0.5], (large, small)) == pytest.approx(6.02, abs=0.01)
+    assert _snr([large, small * np.nan], (large, small)) == -300.0
+    assert _snr([np.arange(4)], (np.arange(4),)) == 300.0
+
+
 def test_wrong_options_are_named(tmp_path: Path) -> None:
     for options, message in (
         ({"variants": ["fp8"]}, 'no variant "fp8"'),
@@ -119,6 +128,7 @@ def test_wrong_options_are_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             exported("dropout, buffer, tied", tmp_path, **options)
         assert caught.value.message == message
-    with pytest.raises(ConfigError, match=r"^flipped is 2, not a share"):
-        Allowance(flipped=2)
+    for allowance, message in (({"flipped": 2}, "flipped is 2, not a share"), ({"snr_db": np.nan}, "snr_db is nan")):
+        with pytest.raises(ConfigError, match=message):
+            Allowance(**allowance)
     assert list(tmp_path.iterdir()) == []

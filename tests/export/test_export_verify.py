@@ -39,7 +39,7 @@ def test_healthy_models_pass(name: str) -> None:
     names_of_cases = [
         "held out",
         *(f"batch {size}" for size in (1, 2, 3, 7, 64, 1000)),
-        *("rows alone", "normal", "zeros", "extremes", "denormals", "10 times", "10 000 times"),
+        *("rows alone", "normal", "zeros", "extremes", "denormals", "round numbers", "10 times", "10 000 times"),
         *("a NaN row", "an infinite row"),
     ]
     assert [(case.name, case.optimisation) for case in report.cases] == [
