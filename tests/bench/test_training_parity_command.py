@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -39,8 +40,9 @@ def test_the_screen_says_what_agrees_and_how_sharp_that_is(
     shown = capsys.readouterr().out
     assert all(len(line) <= 80 for line in shown.splitlines())
     assert "adam, rates 0.01, 0.001, 28 steps, 61 weights" in shown
-    assert "= torch-fused" in next(line for line in shown.splitlines() if "ours-no-kernel" in line)
+    assert "= fused" in next(line for line in shown.splitlines() if "ours-no-kernel" in line)
     assert shown.count("agrees") == 3
+    assert len(re.findall(r"agrees +\S+ of \S+ eps +to 0\.0\d+ %", shown)) == 3
     assert "trained twice, the same bits: 3 of 3" in shown
     assert "% of the way" in " ".join(shown.split())
 
@@ -57,7 +59,13 @@ def test_json_is_alone_on_stdout_and_in_the_folder_with_the_pictures(
     (report,) = document["reports"]
     assert [row["implementation"] for row in report["results"]] == ["ours"]
     assert json.loads((out / "training-parity.json").read_text(encoding="utf-8")) == document
-    assert sorted(file.name for file in out.iterdir()) == [f"training-parity.{kind}" for kind in ("json", "png", "svg")]
+    kinds = ("json", "md", "png", "svg")
+    assert sorted(file.name for file in out.iterdir()) == [f"training-parity.{kind}" for kind in kinds]
+    page = (out / "training-parity.md").read_text(encoding="utf-8")
+    assert f"Written by `lrdiff parity --training {config} --backends ours,cpu --out {out}`" in page
+    assert "| cpu | float32 | `ours` | agrees | " in page
+    assert "(training-parity.png)" in page
+    assert "(../guide" not in page  # no guide beside this folder
 
 
 def test_a_wrong_lane_fails_and_says_which_step_and_parameter(
@@ -168,6 +176,7 @@ def test_rows_and_targets_of_a_file(factories: Path) -> None:
         (["nowhere"], "error: no such file: nowhere", 2),
         (["."], "error: . is not a run folder", 2),
         (["seed", "--data", "rows.npz"], "error: --data goes with one MODULE:FACTORY", 2),
+        (["seed", "--out", "parity_factories.py/out"], "error: cannot write parity_factories.py/out: ", 2),
         (["parity_factories:plain", "--data", "none.npz"], "error: none.npz does not exist", 2),
         (["parity_factories:plain", "--data", "parity_factories.py"], "error: parity_factories.py cannot be read", 2),
         (["parity_factories:unequal"], "error: parity_factories:unequal: inputs and targets have 32, 5 rows", 2),

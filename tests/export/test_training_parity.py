@@ -139,6 +139,75 @@ def test_faults_are_caught_in_a_transformer_whose_training_amplifies_rounding(fa
     assert expected is None or result.departure.parameter == expected
 
 
+# fault, optimizer, arithmetic, step, parts of the reason
+SINGLE = [
+    ("EpsInsideTheRoot", "adamw", "float32", 1, ["its gradient is right"]),  # 1e-6 of a step: no fault in bfloat16
+    ("CorrectsOnlyTheFirstStep", "adamw", "float32", 2, ["4.25 times", "without bias correction"]),
+    ("CorrectsOnlyTheFirstStep", "adamw", "bfloat16", 2, ["of one step's way", "its gradient is right"]),
+    ("CouplesWeightDecay", "adamw", "float32", 1, ["its gradient is right"]),
+    ("CouplesWeightDecay", "adamw", "bfloat16", 1, ["from the same state, float64 makes another exp_avg"]),
+    ("SwapsBetas", "adamw", "float32", 1, ["exp_avg of layer1.weight (group 0, rate 0.0021)", "makes another exp_avg"]),
+    ("SwapsBetas", "adamw", "bfloat16", 1, ["of one step's way", "from the same state, float64 makes another exp_avg"]),
+    ("ForgetsMomentum", "sgd", "float32", 4, ["float64 makes another momentum_buffer"]),
+    ("ForgetsMomentum", "sgd", "bfloat16", 4, ["float64 makes another momentum_buffer"]),
+    ("ScalesItsGradients", "sgd", "float32", 1, ["its gradient is 1.25 times that of float64"]),
+    ("ScalesItsGradients", "sgd", "bfloat16", 1, ["0.25 of its size", "its gradient is 1.25 times that of float64"]),
+    ("IgnoresARate", "adamw", "bfloat16", 6, ["layer2.weight (group 1, rate 0.003)", "its gradient is right"]),
+    ("StandsStill", "adamw", "bfloat16", 3, ["layer", "it did not move"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fault", "optimizer", "arithmetic", "step", "words"), SINGLE)
+def test_single_steps_show_a_fault_where_it_begins(
+    fault: str, optimizer: str, arithmetic: str, step: int, words: list[str], plant: Any
+) -> None:
+    job = zoo_job("main", optimizer=optimizer, steps=8)
+    if fault == "CouplesWeightDecay":
+        groups = tuple(replace(one, options={**one.options, "weight_decay": 0.1}) for one in job.groups)
+        job = replace(job, groups=groups)
+    result = run_one(job, replace(plant(getattr(training_faults, fault)), arithmetic=arithmetic))
+    assert result.status == "differs"
+    assert result.departure is not None
+    assert result.departure.step == step, result.reason
+    for word in words:
+        assert word in str(result.reason)
+
+
+def test_bfloat16_trajectories_alone_would_let_them_pass(plant: Any) -> None:
+    """What one-step parity is for: the trajectory's budget is as large as the way that a wrong rate leads astray."""
+    job = zoo_job("main", optimizer="adamw", steps=8)
+    result = run_one(job, replace(plant(training_faults.IgnoresARate), arithmetic="bfloat16"))
+    assert result.status == "differs"
+    assert max(result.shares) < 1
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "float64", "bfloat16", "autocast"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_same_rule_written_otherwise_agrees_step_by_step(optimizer: str, arithmetic: str, plant: Any) -> None:
+    result = run_one(
+        zoo_job("transformer block", optimizer=optimizer, steps=8),
+        replace(plant(training_faults.RightAdamW), arithmetic=arithmetic),
+    )
+    assert (result.status, result.reason) == ("agrees", None)
+    assert result.one_step is not None
+    assert (result.one_step.steps, result.one_step.gradients, result.one_step.unseen) == (8, 8, None)
+    assert result.one_step.covers is not None
+    assert result.one_step.covers < (0.15 if arithmetic == "bfloat16" else 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("HidesItsGradients", "there are no dense gradients to be seen after the step"),
+        ("ForgetsBiasCorrection", "its state is kept under other names than torch's"),
+    ],
+)
+def test_a_lane_whose_steps_cannot_be_seen_says_so(fault: str, why: str, plant: Any) -> None:
+    result = run_one(zoo_job("main", optimizer="adam", steps=3), plant(getattr(training_faults, fault)))
+    assert result.one_step is not None
+    assert (result.one_step.steps, result.one_step.unseen) == (0, why)
+
+
 def test_a_fault_that_begins_late_is_dated(plant: Any) -> None:
     result = run_one(MAIN, plant(training_faults.StandsStill))
     assert result.departure is not None
