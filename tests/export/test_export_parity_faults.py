@@ -25,15 +25,8 @@ def subject(name: str) -> Subject:
     return subject_of_module(sample.module(), tuple(sample.rows.values()), decide=decide)
 
 
-KINDS = [
-    "main, binary",
-    "main, multi-class",
-    "main, regression",
-    "convolution, batch norm",
-    "transformer block",
-    "LSTM",
-]
-SUBJECTS = {name: subject(name) for name in KINDS}
+KINDS = ["main, binary", "main, multi-class", "convolution, batch norm", "transformer block", "LSTM"]
+SUBJECTS = {name: subject(name) for name in (*KINDS, "main, regression")}
 
 
 def judged(name: str, plant: Any, kind: type, **attributes: object) -> BackendResult:
