@@ -33,13 +33,13 @@ class Case:
         name: as reports write it.
         rows: one array an input.
         judge: takes outputs and an arithmetic.
-        may_refuse: a model made for one size of batch cannot run it.
+        other_shape: a model made for one size of batch cannot run it.
     """
 
     name: str
     rows: tuple[np.ndarray, ...]
     judge: Callable[[Sequence[np.ndarray], str], list[Verdict]]
-    may_refuse: bool = False
+    other_shape: bool = False
 
 
 class Judge(ABC):
@@ -206,7 +206,7 @@ class ModuleJudge(Judge):
 
         yield Case(
             name=f"in a batch of {LARGE_BATCH}", rows=tuple(one[places] for one in self._rows), judge=judge,
-            may_refuse=True,
+            other_shape=True,
         )  # fmt: skip
 
     def _by_row(self) -> bool:

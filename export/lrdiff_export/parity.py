@@ -164,7 +164,8 @@ def _run(backend: Backend, subject: Subject) -> _Ran:
     again, alone = run(), _alone(run, min(ALONE_ROWS, len(subject.rows[0])))
     others = []
     for case in subject.judge.cases():
-        if case.may_refuse and alone is None:  # it is made for one size of batch
+        # Made for one size of batch, or made anew for each.
+        if case.other_shape and (alone is None or getattr(backend, "builds_each_shape", False)):
             continue
         try:
             others.append((case, run_rows(case.rows)))

@@ -24,7 +24,9 @@ from lrdiff_export.training_steps import GRADIENT, OneStep, StepWatch
 
 __all__ = ["Departure", "LaneResult", "SameBits", "TrainingReport", "check_training_parity"]
 
-FALLS_BACK = "fall back to run on the CPU"  # what torch warns of under PYTORCH_ENABLE_MPS_FALLBACK
+# What torch only warns of: an operator under PYTORCH_ENABLE_MPS_FALLBACK, autocast to what the device does not know.
+FALLS_BACK = "fall back to run on the CPU"
+NO_AUTOCAST = "Disabling autocast"
 FLUSHING = ("cuda", "mps")  # some of their kernels are built to flush denormals: it is told, and not judged
 Bits = list[tuple[bytes, ...]]
 
@@ -275,6 +277,11 @@ def _train(job: TrainingJob, lane: Lane, watch: StepWatch | None = None) -> Iter
             raise CheckFailed(
                 f"asked for {lane.device}, ran in part on cpu: {first_line(str(warning.message))}",
                 help="unset PYTORCH_ENABLE_MPS_FALLBACK",
+            )
+        if NO_AUTOCAST in str(warning.message):
+            raise CheckFailed(
+                f"asked for {lane.arithmetic}, ran in float32: {first_line(str(warning.message))}",
+                help="take an arithmetic that the device has",
             )
 
 

@@ -112,6 +112,7 @@ FAULTS = [
     ("RunsElsewhere", "sgd", "refused", ["asked for cpu, ran on meta: layer1.weight"]),
     ("MomentsElsewhere", "adam", "refused", ["asked for cpu, ran on meta: exp_avg of layer1.weight"]),
     ("FallsBack", "adam", "refused", ["asked for cpu, ran in part on cpu", "aten::_fused_adam_"]),
+    ("NoAutocast", "adam", "refused", ["asked for float32, ran in float32: In MPS autocast", "Disabling autocast"]),
     ("KeepsFloat64Weights", "adam", "refused", ["asked for float32, layer1.weight is float64"]),
     ("Raises", "adam", "refused", ["RuntimeError: no kernel image is available"]),
 ]  # fmt: skip

@@ -148,6 +148,21 @@ class FallsBack(TrainingImplementation):
         return step
 
 
+class NoAutocast(TrainingImplementation):
+    """What torch says of autocast on MPS before macOS 14."""
+
+    def update(self, optimizer: Any) -> Callable[[], object]:
+        def step() -> None:
+            warnings.warn(
+                "In MPS autocast, but the target dtype torch.bfloat16 is not supported on macOS versions below 14. "
+                "Disabling autocast.",
+                stacklevel=1,
+            )
+            optimizer.step()
+
+        return step
+
+
 class KeepsFloat64Weights(TrainingImplementation):
     """Weights are swapped for wider ones."""
 

@@ -46,17 +46,17 @@ def run(request: Request, tell: Tell) -> None:
     """Time every way to step against torch's fused one, pair by pair, and against a copy.
 
     Args:
-        request: with ``quick`` the 10-5-1 network instead of BERT-base.
+        request: where it is ``small`` the 10-5-1 network instead of BERT-base.
         tell: takes the rows.
     """
-    case = step_peers.mlp() if request.quick else step_peers.bert_base()
-    rounds = QUICK_ROUNDS if request.quick else ROUNDS
+    case = step_peers.mlp() if request.small else step_peers.bert_base()
+    rounds = QUICK_ROUNDS if request.small else ROUNDS
     found = steppers(case, request.device)
     base = _case(found[0])
     copied = timing.time_case(
-        _case(_copy(request)), samples=10 if request.quick else 20, most_seconds=3.0
+        _case(_copy(request)), samples=10 if request.small else 20, most_seconds=3.0
     )  # fmt: skip
-    numbers = QUICK_COPIED if request.quick else COPIED
+    numbers = QUICK_COPIED if request.small else COPIED
     bandwidth = numbers * BYTES_COPY / copied.median
     tell(Row(what="copy on the device", result="told", value=f"{bandwidth / 1e9:.4g} GB/s",
              note=f"{numbers * 4 / 2**20:g} MiB to elsewhere", numbers={"bytes_a_second": bandwidth}))  # fmt: skip
@@ -131,7 +131,7 @@ def _case(stepper: Stepper) -> timing.Case:
 
 def _copy(request: Request) -> Stepper:
     def make() -> timing.Workload:
-        count = QUICK_COPIED if request.quick else COPIED
+        count = QUICK_COPIED if request.small else COPIED
         source, target = (torch.zeros(count, device=request.device) for _ in range(2))
         return timing.Workload(step=lambda: target.copy_(source), device=request.device)
 
