@@ -80,7 +80,8 @@ def _draw_distance(
             _mark(panel, left["step"], _shown(row["distances"])[left["step"] - 1], left)
     panel.set_yscale("log")
     panel.set_ylim(bottom=LEAST)
-    panel.set_title(f"{budget['arithmetic']}: {sharp_text(budget)}", fontsize=9)
+    said = sharp_text(budget).replace(": ", ":\n")  # two lines where one would run out of the panel
+    panel.set_title(f"{budget['arithmetic']}: {said}", fontsize=9)
 
 
 def _draw_share(panel: Axes, rows: Sequence[Mapping[str, Any]], looks: Mapping[Any, tuple[str, str]]) -> None:
