@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lrdiff_export.backends.protocol import Facts, Predict, register_backend
 from lrdiff_export.backends.torch_compiled import CompiledBackend
 from lrdiff_export.backends.torch_eager import TorchBackend, check_device
+from lrdiff_export.capture import capture
 from lrdiff_export.reference import evaluation_copy, run_module, to_numpy, widened
 
 __all__ = ["AutocastCudaBackend", "CompiledCudaBackend", "CudaBackend", "GraphCudaBackend", "float32_products"]
@@ -135,7 +136,7 @@ class GraphCudaBackend(CudaBackend):
     def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
         """Return a function that replays the graph of the rows' shapes."""
         placed = self.place(evaluation_copy(module))
-        captured: dict[tuple[tuple[int, ...], ...], tuple[torch.cuda.CUDAGraph, list[Tensor], list[Tensor]]] = {}
+        captured: dict[tuple[tuple[int, ...], ...], tuple[Any, list[Tensor], list[Tensor]]] = {}
 
         def predict(*rows: np.ndarray) -> list[np.ndarray]:
             with self.around():
@@ -143,8 +144,9 @@ class GraphCudaBackend(CudaBackend):
                 tensors = [self.place(torch.tensor(one)) for one in rows]
                 shapes = tuple(tuple(one.shape) for one in tensors)
                 if shapes not in captured:
-                    captured[shapes] = _capture(placed, tensors)
-                graph, inputs, outputs = captured[shapes]
+                    kept = [one.clone() for one in tensors]
+                    captured[shapes] = (*capture(lambda: run_module(placed, *kept)), kept)
+                graph, outputs, inputs = captured[shapes]
                 for static, given in zip(inputs, tensors, strict=True):
                     static.copy_(given)
                 graph.replay()
@@ -153,21 +155,6 @@ class GraphCudaBackend(CudaBackend):
             return [to_numpy(output) for output in outputs]
 
         return predict
-
-
-def _capture(module: nn.Module, tensors: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], list[Tensor]]:
-    """Warm up on a side stream, as capturing demands, and capture one run."""
-    inputs = [one.clone() for one in tensors]
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run_module(module, *inputs)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = run_module(module, *inputs)
-    return graph, inputs, outputs
 
 
 def no_cuda() -> str | None:
