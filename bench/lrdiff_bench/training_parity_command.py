@@ -26,14 +26,14 @@ from lrdiff_bench.version import version
 from lrdiff_core import load_table, set_up
 from lrdiff_core.config import RunConfig
 from lrdiff_core.devices import device_status
-from lrdiff_core.errors import ConfigError, DataError, InputError
+from lrdiff_core.errors import ConfigError, DataError, InputError, UnavailableError
 from lrdiff_core.files import write_text
 from lrdiff_core.loop import loss_function
 from lrdiff_core.seeds import make_generator
 from lrdiff_export.ports import as_arrays
 from lrdiff_export.records import first_line
 from lrdiff_export.training_job import TrainingJob, plan_groups
-from lrdiff_export.training_lanes import Lane, find_lanes
+from lrdiff_export.training_lanes import ARITHMETICS, IMPLEMENTATIONS, Lane, find_lanes
 from lrdiff_export.training_parity import LaneResult, check_training_parity
 from lrdiff_export.training_zoo import make_job
 
@@ -64,11 +64,11 @@ def training_parity(
 
     Raises:
         ConfigError, DataError, InputError, CheckpointError: a source, a name or the rows cannot be used.
+        UnavailableError: nothing of what was asked for is here.
     """
     if data is not None and (len(sources) != 1 or not _is_factory(sources[0])):
         raise ConfigError("--data goes with one MODULE:FACTORY", help="a run brings its own rows")
-    wanted = [name.strip() for name in backends.split(",")] if backends else None
-    lanes = choose_lanes(wanted)
+    lanes = choose_lanes(None if backends is None else _names(backends))
     jobs = [find_job(source, data) for source in sources or ["seed"]]
     if out is not None:
         make_folder(out)
@@ -106,7 +106,21 @@ def training_parity(
         write_text(out / "training-parity.md", page)
     if json:
         sys.stdout.write(text)
+    rows = [row for report in reports for row in report["results"]]
+    if all(row["status"] == "unavailable" for row in rows):
+        said = "; ".join(dict.fromkeys(f"{row['implementation']}: {row['reason']}" for row in rows))
+        raise UnavailableError(f"not here: {said}", help="see lrdiff doctor, or name others with --backends")
     return 0 if passed else 1
+
+
+def _names(text: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ConfigError(
+            "--backends names none",
+            help=f"write some of: {', '.join([*IMPLEMENTATIONS, *ARITHMETICS])}, cpu, cuda, mps",
+        )
+    return names
 
 
 def choose_lanes(wanted: Sequence[str] | None = None) -> list[Lane]:

@@ -88,6 +88,17 @@ def test_a_wrong_lane_fails_and_says_which_step_and_parameter(
     assert "at the rate 0.01 of group 0 in place of its own 0.001" in shown
 
 
+def test_names_count_once_and_what_is_not_here_at_all_is_status_3(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parity(config, "--backends", "ours, ours,cpu") == 0
+    assert "trained twice, the same bits: 1 of 1" in capsys.readouterr().out
+    assert parity(config, "--backends", "ours,cpu,tfloat32") == 3
+    error, help = capsys.readouterr().err.splitlines()
+    assert error == "error: not here: ours: there is no tfloat32 on cpu"
+    assert help == "help: see lrdiff doctor, or name others with --backends"
+
+
 def test_a_run_is_trained_again_as_it_was(config: Path, tmp_path: Path) -> None:
     """The job's float32 training ends at the weights of `lrdiff train`, bit for bit."""
     settings = make_config({**PRESETS["seed"], "epochs": 2, "device": "cpu"})
@@ -176,6 +187,8 @@ def test_rows_and_targets_of_a_file(factories: Path) -> None:
         (["nowhere"], "error: no such file: nowhere", 2),
         (["."], "error: . is not a run folder", 2),
         (["seed", "--data", "rows.npz"], "error: --data goes with one MODULE:FACTORY", 2),
+        (["--backends", ""], "error: --backends names none", 2),
+        (["--backends", " ,"], "error: --backends names none", 2),
         (["seed", "--out", "parity_factories.py/out"], "error: cannot write parity_factories.py/out: ", 2),
         (["parity_factories:plain", "--data", "none.npz"], "error: none.npz does not exist", 2),
         (["parity_factories:plain", "--data", "parity_factories.py"], "error: parity_factories.py cannot be read", 2),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from lrdiff_export.arithmetic import (
     round_to,
     simulations,
 )
+from lrdiff_export.judges import GoldenJudge
+from lrdiff_export.judging import Budget
 from lrdiff_export.reference import evaluate, evaluation_copy, run_module, widened
 from lrdiff_export.zoo import ZOO
 
@@ -99,7 +102,7 @@ def stochastic(value: Any, name: str) -> Any:
     return ((bits + drawn) & (-1 << lost)).view(torch.float32)
 
 
-BOTH = "tfloat32 or float16"
+BOTH, ALL = "tfloat32 or float16", "tfloat32 or float16 or bfloat16"
 # How numbers are changed, to what, its name, and how often of 20 times (ten models, two seeds) it is the only one told.
 UNROUNDED = [
     (cut_to, "tfloat32", BOTH, 20), (cut_to, "bfloat16", "bfloat16", 20),
@@ -124,8 +127,24 @@ def test_numbers_that_are_not_rounded_to_nearest_get_no_wrong_name(
                     outputs = evaluate(module, *rows)
                 assert not all(one.agrees for one in yardstick.judge(outputs, yardstick.answers))
                 found[name_arithmetic(outputs, yardstick.answers, told)] += 1
-    assert set(found) <= {right, "tfloat32 or float16 or bfloat16"}
+    assert set(found) <= {right, ALL}
     assert found[right] >= least, found
+
+
+@pytest.mark.parametrize(
+    ("unit", "digits", "name"),
+    [
+        ("tfloat32", 0.9, BOTH), ("tfloat32", 6.0, ALL), ("bfloat16", 0.3, ALL),
+        ("bfloat16", 6.0, "bfloat16"), ("bfloat16", 60.0, None),
+    ],
+)  # fmt: skip
+def test_of_a_file_alone_the_size_is_told_and_what_it_fits(unit: str, digits: float, name: str | None) -> None:
+    answer = np.linspace(-1, 1, 21)[:, None]
+    budget = Budget(dtype="float32", scale=1.0, unit=2.0**-23, eager_error=1.0, conditioning=1.0, allowed=8.0)
+    golden: Any = SimpleNamespace(output_names=["y"], outputs=[answer], inputs=[answer], budgets=[budget])
+    output = answer.copy()
+    output[3] += digits * ARITHMETICS[unit].eps
+    assert GoldenJudge(golden).name([output.astype(np.float32)]) == name
 
 
 def test_errors_that_no_arithmetic_makes_have_no_name() -> None:

@@ -163,6 +163,16 @@ class RaisesBeyond(Spoiled):
         return predict(*rows)
 
 
+class MovesLarge(Spoiled):
+    """Takes large batches elsewhere."""
+
+    def spoil(self, predict: Predict, rows: tuple[np.ndarray, ...]) -> Outputs:
+        outputs = predict(*rows)
+        if len(rows[0]) > 4096:
+            self.ran_on = "meta"
+        return outputs
+
+
 class OneColumn(Spoiled):
     """A ten-thousandth off in the last class alone."""
 
@@ -204,6 +214,7 @@ def _half_sums(layer: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
         (Clips, "differs", "rows up to 10 000 times as large: output0: error "),
         (Overflows, "differs", "in a batch of 4099: output0: error "),
         (RaisesBeyond, "refused", "in a batch of 4099: ValueError: too many rows"),
+        (MovesLarge, "refused", "asked for cpu, ran on meta"),
         (OneColumn, "differs", "output0: error "),
         (HalfSums, "differs", "output0: error "),
     ],

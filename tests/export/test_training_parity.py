@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from lrdiff_export.training_lanes import (
     register_implementation,
 )
 from lrdiff_export.training_parity import LaneResult, check_training_parity
-from lrdiff_export.training_reference import FLOOR, LOSS, TrainingReference
+from lrdiff_export.training_reference import FLOOR, LOSS, Jitter, TrainingReference
 from lrdiff_export.training_zoo import TRAINING_ZOO, make_job, zoo_job
 
 ON_CPU = ["torch", "torch-foreach", "torch-fused", "ours", "ours-no-kernel"]
@@ -302,6 +303,21 @@ def test_the_budget_is_made_of_conditioning_and_plain_arithmetic() -> None:
     doubled[reference.part("layer1.weight")] *= 2
     error = reference.errors(5, doubled)[0]
     assert error == pytest.approx(1 / torch.finfo(torch.float32).eps, rel=0.2)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.8, 0.99), (0.95, 0.9995), (0.0, 0.9)])
+def test_what_rounded_betas_do_to_a_step_is_allowed(betas: tuple[float, float]) -> None:
+    """As captured and compiled steps compute it: beta, its power and one minus that in float32."""
+    for step in (1, 2, 10, 114, 280, 1000, 5000):
+        exact = math.sqrt(1 - betas[1] ** step) / (1 - betas[0] ** step)
+        first, second = (1 - np.float32(beta) ** np.float32(step) for beta in betas)
+        single = float(np.sqrt(second) / first)
+        optimizer = SimpleNamespace(param_groups=[{"lr": 1.0, "betas": betas}])
+        Jitter(ARITHMETICS["float32"], torch.Generator().manual_seed(0)).bias_correction(optimizer, step)
+        allowed = abs(optimizer.param_groups[0]["lr"] - 1)
+        # Three roundings more: of the two differences and the quotient.
+        assert abs(single / exact - 1) <= allowed + 1.5 * torch.finfo(torch.float32).eps, step
+        assert allowed < 2e-4
 
 
 def test_tensors_that_only_rounding_moves_are_told() -> None:
