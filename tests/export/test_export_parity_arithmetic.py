@@ -132,6 +132,17 @@ def test_numbers_that_are_not_rounded_to_nearest_get_no_wrong_name(
 
 
 @pytest.mark.parametrize(
+    ("size", "name"), [(0.2, None), (1.2, BOTH), (2.3, BOTH), (2.6, ALL), (2.9, ALL), (3.5, "bfloat16"), (30.0, None)]
+)
+def test_a_size_between_two_formats_fits_both(size: float, name: str | None) -> None:
+    """Errors of 1 and of 8 are simulated; one of the square root of 8, in another direction, is as far from both."""
+    answer = np.zeros((400, 1))
+    fine, coarse, other = np.linalg.qr(np.random.default_rng(0).standard_normal((400, 3)))[0].T[:, :, None] * 20
+    simulated = {"tfloat32": [[fine]], "float16": [[fine]], "bfloat16": [[8 * coarse]]}
+    assert name_arithmetic([size * other], [answer], simulated) == name
+
+
+@pytest.mark.parametrize(
     ("unit", "digits", "name"),
     [
         ("tfloat32", 0.9, BOTH), ("tfloat32", 6.0, ALL), ("bfloat16", 0.3, ALL),
