@@ -26,7 +26,7 @@ from lrdiff_export import BACKENDS, ParityReport, Subject, check_subjects
 from lrdiff_export.backends import find_backends
 from lrdiff_export.layers import layer_errors
 
-__all__ = ["backend_names", "prediction_parity"]
+__all__ = ["backend_names", "make_folder", "prediction_parity"]
 
 FORMAT, VERSION = "lrdiff.parity", 1
 
@@ -55,7 +55,7 @@ def prediction_parity(
     """
     find_backends(backends or ())  # before anything is trained or converted
     if out is not None:
-        _make_folder(out)
+        make_folder(out)
     with _one_thread():
         subjects = find_subjects(sources, data)
         with _progress() as watch:
@@ -165,7 +165,12 @@ def _raise_for(reports: Mapping[str, ParityReport], *, asked: bool) -> None:
         raise UnavailableError(f"not here: {said}", help="see lrdiff doctor, or leave them out of --backends")
 
 
-def _make_folder(out: Path) -> None:
+def make_folder(out: Path) -> None:
+    """Make the folder of ``--out``, before anything is computed.
+
+    Raises:
+        InputError: it cannot be made.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:

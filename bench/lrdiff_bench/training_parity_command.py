@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import platform
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,34 +11,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.text import Text
 
 from lrdiff_bench.export_commands import from_factory
+from lrdiff_bench.measure.machine import describe_machine
+from lrdiff_bench.parity_command import make_folder
 from lrdiff_bench.run_folder import json_ready
-from lrdiff_bench.screen import INDENT, line, make_console, plain_table
+from lrdiff_bench.screen import line, make_console
 from lrdiff_bench.settings import gather
-from lrdiff_bench.training_parity_picture import draw_training_parity, sharp_text
+from lrdiff_bench.training_parity_page import training_parity_page
+from lrdiff_bench.training_parity_picture import draw_training_parity
+from lrdiff_bench.training_parity_screen import draw_report
 from lrdiff_bench.use import open_run
+from lrdiff_bench.version import version
 from lrdiff_core import load_table, set_up
 from lrdiff_core.config import RunConfig
 from lrdiff_core.devices import device_status
-from lrdiff_core.errors import ConfigError, DataError, InputError
+from lrdiff_core.errors import ConfigError, DataError, InputError, UnavailableError
 from lrdiff_core.files import write_text
 from lrdiff_core.loop import loss_function
 from lrdiff_core.seeds import make_generator
 from lrdiff_export.ports import as_arrays
 from lrdiff_export.records import first_line
 from lrdiff_export.training_job import TrainingJob, plan_groups
-from lrdiff_export.training_lanes import Lane, find_lanes
+from lrdiff_export.training_lanes import ARITHMETICS, IMPLEMENTATIONS, Lane, find_lanes
 from lrdiff_export.training_parity import LaneResult, check_training_parity
 from lrdiff_export.training_zoo import make_job
 
-__all__ = ["choose_lanes", "draw_report", "find_job", "run_job", "training_parity"]
+__all__ = ["choose_lanes", "find_job", "run_job", "training_parity"]
 
 MOST_STEPS = 400  # of a run; longer ones are compared over their first steps
 FACTORY_STEPS = 50  # of a module of one's own
-STYLES = {"agrees": "green", "differs": "bold red", "refused": "red", "unavailable": "yellow"}
 # Other arithmetics are compared in the implementations that differ there.
 _OTHER = ("torch", "torch-foreach", "torch-fused", "ours")
 
@@ -56,17 +59,19 @@ def training_parity(
         sources: run folders, presets, TOML files, ``MODULE:FACTORY``; none for the preset ``seed``.
         backends: implementations, devices and arithmetics, with commas between them; left out, all that is here.
         data: rows for a single ``MODULE:FACTORY``: ``.npz``, one array an input, and ``targets``.
-        out: a folder for ``training-parity.json`` and a picture a source.
+        out: a folder for ``training-parity.json``, a page and a picture a source.
         json: one JSON document on stdout, and nothing else there.
 
     Raises:
         ConfigError, DataError, InputError, CheckpointError: a source, a name or the rows cannot be used.
+        UnavailableError: nothing of what was asked for is here.
     """
     if data is not None and (len(sources) != 1 or not _is_factory(sources[0])):
         raise ConfigError("--data goes with one MODULE:FACTORY", help="a run brings its own rows")
-    wanted = [name.strip() for name in backends.split(",")] if backends else None
-    lanes = choose_lanes(wanted)
+    lanes = choose_lanes(None if backends is None else _names(backends))
     jobs = [find_job(source, data) for source in sources or ["seed"]]
+    if out is not None:
+        make_folder(out)
     console = make_console(stderr=json)
     reports = []
     for number, job in enumerate(jobs, start=1):
@@ -80,17 +85,42 @@ def training_parity(
         draw_report(console, report)
         if out is not None:
             stem = out / ("training-parity" if len(jobs) == 1 else f"training-parity-{number}")
-            out.mkdir(parents=True, exist_ok=True)
             for file in draw_training_parity(report, stem):
                 line(console, f"wrote {file}")
     passed = all(report["passed"] for report in reports)
-    document = {"format": "lrdiff.training_parity", "version": 1, "passed": passed, "reports": reports}
+    document = {
+        "format": "lrdiff.training_parity",
+        "version": 1,
+        "passed": passed,
+        "lrdiff": version(),
+        "python": platform.python_version(),
+        "machine": describe_machine().model_dump(exclude={"id"}),
+        "reports": reports,
+    }
     text = jsonlib.dumps(json_ready(document), indent=2, allow_nan=False) + "\n"
     if out is not None:
         write_text(out / "training-parity.json", text)
+        command = " ".join(["lrdiff parity --training", *sources, *([f"--backends {backends}"] if backends else [])])
+        guide = (out / ".." / "guide" / "training-parity.md").is_file()
+        page = training_parity_page({**document, "guide": guide}, f"{command} --out {out}")
+        write_text(out / "training-parity.md", page)
     if json:
         sys.stdout.write(text)
+    rows = [row for report in reports for row in report["results"]]
+    if all(row["status"] == "unavailable" for row in rows):
+        said = "; ".join(dict.fromkeys(f"{row['implementation']}: {row['reason']}" for row in rows))
+        raise UnavailableError(f"not here: {said}", help="see lrdiff doctor, or name others with --backends")
     return 0 if passed else 1
+
+
+def _names(text: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ConfigError(
+            "--backends names none",
+            help=f"write some of: {', '.join([*IMPLEMENTATIONS, *ARITHMETICS])}, cpu, cuda, mps",
+        )
+    return names
 
 
 def choose_lanes(wanted: Sequence[str] | None = None) -> list[Lane]:
@@ -217,79 +247,3 @@ def _read_rows(path: Path, targets: Any) -> tuple[list[torch.Tensor], Any]:
     if not arrays:
         raise DataError(f"{path} holds no rows", help="write one array an input beside targets")
     return list(arrays.values()), targets
-
-
-def draw_report(console: Console, report: Mapping[str, Any]) -> None:
-    """Draw the matrix, then what is wrong, then what the budget means."""
-    console.print(Text(f"\n{report['job']}", style="bold cyan"))
-    line(
-        console,
-        f"{report['optimizer']}, rates {report['rates']}, {report['steps']} steps, {report['parameters']} weights; "
-        f"against {report['reference']}; torch {report['flags']['torch']}, threads: {report['flags']['threads']}",
-    )
-    for remark in report["remarks"]:
-        line(console, remark)
-    for (device, arithmetic), rows in _grouped(report["results"]).items():
-        table = plain_table(f"{device}, {arithmetic}", "result", "worst of budget", "bits")
-        for column in table.columns:
-            column.justify = "left"
-        for row in rows:
-            table.add_row(
-                Text(INDENT + row["implementation"]),
-                Text(row["status"], style=STYLES[row["status"]]),
-                "" if row["allowed"] is None else f"{_number(row['error'])} of {row['allowed']:.3g} eps",
-                bits_text(row),
-            )
-        console.print(table)
-    for reason, lanes in _by_reason(report["results"]).items():
-        line(console, f"{', '.join(lanes)}: {reason}")
-    twice = [row["repeats"]["equal"] for row in report["results"] if row["repeats"] is not None]
-    if twice:
-        line(console, f"trained twice, the same bits: {sum(twice)} of {len(twice)}")
-    for budget in report["budgets"]:
-        judged = [value for value in budget["allowed"][: budget["judged"]] if value is not None] or [0.0]
-        first, last = judged[0], judged[-1]
-        words = f"{budget['arithmetic']}: budget {first:.3g} eps after step 1, {last:.3g} at the end, "
-        words += sharp_text(budget)
-        if budget["judged"] < report["steps"]:
-            words += f"; judged to step {budget['judged']}, where plain arithmetic leaves its range"
-        if budget["blind"]:
-            words += f"; nothing is said of {', '.join(budget['blind'])}"
-        line(console, words)
-
-
-def _grouped(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
-    """Rows by device and arithmetic; those of a device that is not here are told by their reason alone."""
-    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["status"] != "unavailable" or device_status(row["device"]).available:
-            found.setdefault((row["device"], row["arithmetic"]), []).append(row)
-    return found
-
-
-def bits_text(row: Mapping[str, Any]) -> str:
-    """How long a lane has the bits of torch's fused optimizer, or that it gives other bits the second time.
-
-    Example:
-        >>> bits_text({"repeats": {"equal": True}, "bits": [{"other": "torch-fused", "equal": False, "step": 4}]})
-        'torch-fused to step 3'
-    """
-    if row["repeats"] is not None and not row["repeats"]["equal"]:
-        return f"twice to step {row['repeats']['step'] - 1}"
-    for one in row["bits"][:1]:
-        return f"= {one['other']}" if one["equal"] else f"{one['other']} to step {one['step'] - 1}"
-    return ""
-
-
-def _by_reason(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        away = row["status"] == "unavailable" and not device_status(row["device"]).available
-        where = row["device"] if away else f"{row['implementation']} ({row['device']}, {row['arithmetic']})"
-        for text in [*([] if row["reason"] is None else [row["reason"]]), *row["remarks"]]:
-            found.setdefault(text, []).append(where)
-    return found
-
-
-def _number(value: float | None) -> str:
-    return "inf" if value is None else f"{value:.3g}"

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from lrdiff_bench.pictures import save_figure
 
-__all__ = ["draw_training_parity"]
+__all__ = ["draw_training_parity", "sharp_text"]
 
 # Okabe and Ito's colours, told apart with any colour vision; marks tell lines apart that lie on each other.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#000000")
@@ -80,7 +80,8 @@ def _draw_distance(
             _mark(panel, left["step"], _shown(row["distances"])[left["step"] - 1], left)
     panel.set_yscale("log")
     panel.set_ylim(bottom=LEAST)
-    panel.set_title(f"{budget['arithmetic']}: {sharp_text(budget)}", fontsize=9)
+    said = sharp_text(budget).replace(": ", ":\n")  # two lines where one would run out of the panel
+    panel.set_title(f"{budget['arithmetic']}: {said}", fontsize=9)
 
 
 def _draw_share(panel: Axes, rows: Sequence[Mapping[str, Any]], looks: Mapping[Any, tuple[str, str]]) -> None:
@@ -98,9 +99,13 @@ def sharp_text(budget: Mapping[str, Any]) -> str:
     Example:
         >>> sharp_text({"sharpness": 1.3e-5, "blunt_from": None})
         'sharp to 0.0013 % of the way'
+        >>> sharp_text({"sharpness": 1.2, "blunt_from": 36})
+        'it covers 120 % of the way: says little from step 36 on'
     """
     if budget["blunt_from"] is not None:
-        return f"says little from step {budget['blunt_from']} on"
+        return (
+            f"it covers {100 * budget['sharpness']:.3g} % of the way: says little from step {budget['blunt_from']} on"
+        )
     return f"sharp to {100 * budget['sharpness']:.2g} % of the way"
 
 

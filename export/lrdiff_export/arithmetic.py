@@ -1,10 +1,11 @@
 """Kinds of floating arithmetic: what a model gives in each, and which of them an answer was computed in.
 
 An answer is named by comparing its error with the errors that simulated arithmetics make on the same rows, where what
-goes into matrix products is rounded, or what comes out as well, or all tensors, the weights, or the outputs alone. Two
-things are looked at: the pattern, :math:`d = \\|e - e_s\\| / \\|e_s\\|`, far below 1 when the same numbers were
-rounded, in whatever order products were summed; where no pattern fits, the size :math:`\\|e\\| / \\|e_s\\|`. TF32 and
-float16 keep equally many bits and differ in range alone: where nothing tells them apart, both are named.
+goes into matrix products is rounded, or cut off, or what comes out is rounded as well, or all tensors, the weights, or
+the outputs alone. Two things are looked at: the pattern, :math:`d = \\|e - e_s\\| / \\|e_s\\|`, far below 1 when the
+same numbers were rounded, in whatever order products were summed; where no pattern fits, the size
+:math:`\\|e\\| / \\|e_s\\|`. TF32 and float16 keep equally many bits and differ in range alone: where nothing tells them
+apart, both are named; where size alone is known and fits bfloat16 as well, all three are.
 
 The formats: NVIDIA A100 Tensor Core GPU Architecture (2020), table 3; IEEE 754-2019 for binary16 and binary32.
 """
@@ -12,7 +13,7 @@ The formats: NVIDIA A100 Tensor Core GPU Architecture (2020), table 3; IEEE 754-
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ __all__ = ["ARITHMETICS", "Arithmetic", "evaluate_in", "find_arithmetic", "name_
 
 SAME_PATTERN = 0.5  # of the error that a simulation makes: half of it is not shared by chance
 SAME_SIZE = 3.0  # a factor either way; neighbouring formats are a factor of 8 and more apart
+CLEARLY = 1.5  # a factor by which one size fits better than another
 TIED = 1.25  # two patterns that fit this alike are not told apart
 LEAST = 0.03  # a pattern closer than this is the same to the last bits
 
@@ -121,7 +123,7 @@ def simulations(module: nn.Module, rows: Sequence[np.ndarray]) -> dict[str, list
     for name in ARITHMETICS:
         if name == "float32":
             continue
-        ways = (_in_products, _around_products, _throughout, _weights, _matrices)
+        ways = (_in_products, _cut_in_products, _around_products, _throughout, _weights, _matrices)
         found[name] = []
         for way in ways:
             with suppress(*_CANNOT):  # a module that does not run so was not computed so
@@ -143,7 +145,8 @@ def name_arithmetic(
         simulated: from :func:`simulations`.
 
     Returns:
-        A name; ``tfloat32 or float16`` where nothing tells the two apart; None where no arithmetic makes such an error.
+        A name; several with ``or`` between them where nothing tells them apart; None where no arithmetic makes such an
+        error.
 
     Example:
         >>> from lrdiff_export.reference import float64_copy
@@ -172,13 +175,16 @@ def name_arithmetic(
     if best < SAME_PATTERN:
         # Rounding shared to the last bit leaves a distance of next to nothing, which is no measure of the others.
         return " or ".join(name for name, distance in patterns.items() if distance <= max(TIED * best, LEAST))
-    # Of about the size that one of the ways makes: of formats with equally many bits size tells nothing.
+    # Of about the size that one of the ways makes. It tells nothing of formats with equally many bits, and of others
+    # only where one fits clearly better.
     far = {
-        names: min(abs(math.log(size)) for name in names for size in sizes.get(name, [math.inf]) if size)
+        names: min((abs(math.log(size)) for name in names for size in sizes.get(name, []) if size), default=math.inf)
         for names in _ALIKE
     }
-    nearest = min(far, key=lambda names: far[names])
-    return " or ".join(nearest) if far[nearest] < math.log(SAME_SIZE) else None
+    best = min(far.values())
+    if best >= math.log(SAME_SIZE):
+        return None
+    return " or ".join(name for names in _ALIKE if far[names] <= best + math.log(CLEARLY) for name in names)
 
 
 _ALIKE = (("tfloat32", "float16"), ("bfloat16",))  # formats with equally many bits
@@ -232,11 +238,20 @@ def _around_products(module: nn.Module, rows: Sequence[np.ndarray], name: str) -
     return _in_products(module, rows, name, results=True)
 
 
+def _cut_in_products(module: nn.Module, rows: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
+    return _in_products(module, rows, name, change=cut_to)
+
+
 def _in_products(
-    module: nn.Module, rows: Sequence[np.ndarray], name: str, *, results: bool = False
+    module: nn.Module,
+    rows: Sequence[np.ndarray],
+    name: str,
+    *,
+    results: bool = False,
+    change: Callable[[Any, str], Any] | None = None,
 ) -> list[np.ndarray]:
     try:
-        with _plain_kernels(), _RoundedProducts(name, results=results):
+        with _plain_kernels(), _RoundedProducts(name, results=results, change=change):
             return evaluate(module, *rows)
     except Exception as problem:
         raise InputError(
@@ -262,14 +277,15 @@ _PRODUCTS: dict[Any, tuple[int, ...]] = {
 class _RoundedProducts(TorchDispatchMode):
     """Rounds what goes into matrix products and convolutions; sums stay in float32, as in tensor cores and AMX."""
 
-    def __init__(self, name: str, *, results: bool) -> None:
+    def __init__(self, name: str, *, results: bool, change: Callable[[Any, str], Any] | None = None) -> None:
         super().__init__()
         self.name = name
         self.results = results  # as autocast does
+        self.change = change or round_to
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         places = _PRODUCTS.get(getattr(func, "overloadpacket", None), ())
-        rounded = [round_to(one, self.name) if i in places else one for i, one in enumerate(args)]
+        rounded = [self.change(one, self.name) if i in places else one for i, one in enumerate(args)]
         result = func(*rounded, **(kwargs or {}))
         return round_to(result, self.name) if places and self.results else result
 
@@ -289,6 +305,20 @@ def round_to(value: Any, name: str) -> Any:
     bits = value.contiguous().view(torch.int32)
     nearest = (bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF
     return torch.where(torch.isfinite(value), nearest.view(torch.float32), value)
+
+
+def cut_to(value: Any, name: str) -> Any:
+    """Cut a float32 tensor to the bits of an arithmetic, towards zero, as a unit does that takes numbers unrounded.
+
+    Example:
+        >>> cut_to(torch.tensor([1.0 + 2**-10 + 2**-11, -1.0 - 2**-11]), "tfloat32")
+        tensor([ 1.0010, -1.0000])
+    """
+    if not isinstance(value, Tensor) or value.dtype != torch.float32:
+        return value
+    bits = value.contiguous().view(torch.int32)
+    kept = -1 << 23 - round(-math.log2(find_arithmetic(name).eps))
+    return torch.where(torch.isfinite(value), (bits & kept).view(torch.float32), value)
 
 
 @contextmanager

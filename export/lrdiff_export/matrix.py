@@ -37,6 +37,8 @@ class BackendResult:
         repeats: whether a second run gave the same bits.
         alone_equal: whether rows run one by one gave the same bits as together; None where it takes no single row.
         alone_error: error of the rows run one by one, in eps units.
+        others: errors of further runs by what was run, in eps units: rows in reverse order, up to 10 000 times as
+            large, a batch of 4099.
         denormals: ``kept`` or ``flushed``; None below float32, or where the probe did not run.
         facts: what the backend says of the run: versions, threads, switches, provider of how many nodes.
         outputs: one verdict an output.
@@ -57,6 +59,7 @@ class BackendResult:
     repeats: bool | None = None
     alone_equal: bool | None = None
     alone_error: float | None = None
+    others: dict[str, float] = field(default_factory=dict)
     denormals: str | None = None
     facts: Facts = field(default_factory=dict)
     outputs: tuple[Verdict, ...] = ()

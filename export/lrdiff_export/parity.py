@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from lrdiff_core.errors import ConfigError, LrdiffError, UnavailableError
+from lrdiff_core.errors import CheckFailed, ConfigError, LrdiffError, UnavailableError
 from lrdiff_export.arithmetic import ARITHMETICS
 from lrdiff_export.backends import BACKENDS, Backend, find_backends
 from lrdiff_export.backends.protocol import Facts, RanElsewhereError
 from lrdiff_export.findings import DENORMALS, ELSEWHERE, PRECISION, Finding, reordered_classes
+from lrdiff_export.judges import Case
+from lrdiff_export.judging import Verdict
 from lrdiff_export.matrix import AGREES, DIFFERS, REFUSED, UNAVAILABLE, BackendResult, ParityReport
 from lrdiff_export.ports import Arrays
 from lrdiff_export.probe import FLUSHED, denormals_of
@@ -110,6 +112,7 @@ class _Ran:
     outputs: list[np.ndarray]
     again: list[np.ndarray]
     alone: list[np.ndarray] | None
+    others: list[tuple[Case, list[np.ndarray]]]
     facts: Facts
 
 
@@ -145,21 +148,45 @@ def _denormals(backend: Backend) -> str | None:
 
 
 def _run(backend: Backend, subject: Subject) -> _Ran:
-    """Run all rows twice, then the first ones by themselves."""
+    """Run all rows twice, the first ones by themselves, and then others."""
     onnx = subject.get_onnx() if backend.needs_onnx else None
     # A file's backends are given no module: they take none.
     predict = backend.prepare(subject.module or nn.Identity(), onnx)
 
+    def run_rows(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [np.asarray(one) for one in predict(*(one.copy() for one in rows))]
+
     def run(first: int = 0, end: int | None = None) -> list[np.ndarray]:
-        return [np.asarray(one) for one in predict(*(rows[first:end].copy() for rows in subject.rows))]
+        return run_rows([rows[first:end] for rows in subject.rows])
 
     outputs = run()
+    facts = _facts(backend)
+    again, alone = run(), _alone(run, min(ALONE_ROWS, len(subject.rows[0])))
+    others = []
+    for case in subject.judge.cases():
+        # Made for one size of batch, or made anew for each.
+        if case.other_shape and (alone is None or getattr(backend, "builds_each_shape", False)):
+            continue
+        try:
+            others.append((case, run_rows(case.rows)))
+        except LrdiffError:
+            raise
+        except Exception as problem:
+            raise CheckFailed(
+                f"{case.name}: {type(problem).__name__}: {first_line(problem)}", help="see whether it runs other rows"
+            ) from problem
+        _facts(backend)
+    return _Ran(outputs=outputs, again=again, alone=alone, others=others, facts=facts)
+
+
+def _facts(backend: Backend) -> Facts:
+    """What was seen of the last run; refused where it ran elsewhere."""
     facts = dict(backend.facts())
     where = facts.get("ran_on")
     if where != backend.device:
         said = f"ran on {where}" if where else "does not say where it ran"
         raise RanElsewhereError(f"asked for {backend.device}, {said}", help="see lrdiff doctor")
-    return _Ran(outputs=outputs, again=run(), alone=_alone(run, min(ALONE_ROWS, len(subject.rows[0]))), facts=facts)
+    return facts
 
 
 def _alone(run: Callable[[int, int], list[np.ndarray]], rows: int) -> list[np.ndarray] | None:
@@ -179,27 +206,37 @@ def _judge(backend: Backend, subject: Subject, ran: _Ran, blank: BackendResult) 
     try:
         verdicts = [*judge.judge(ran.outputs, dtype), *judge.judge(ran.again, dtype)]
         alone = [] if not ran.alone else judge.judge(ran.alone, dtype, alone=len(ran.alone[0]))
+        others = [(case.name, max(case.judge(outputs, dtype), key=_severity)) for case, outputs in ran.others]
     except LrdiffError as problem:  # the model cannot be evaluated in that arithmetic: nobody knows what is right
         return replace(blank, dtype=dtype, status=REFUSED, reason=problem.message)
-    worst = max((*verdicts, *alone), key=lambda verdict: verdict.severity)
+    worst = max((*verdicts, *alone), key=_severity)
+    where = ""
+    if worst.agrees and (wrong := next((one for one in others if not one[1].agrees), None)) is not None:
+        where, worst = f"{wrong[0]}: ", wrong[1]
     result = replace(
         blank,
         dtype=dtype,
         status=AGREES if worst.agrees else DIFFERS,
-        reason=None if worst.agrees else f"{worst.output}: {worst.reason}",
+        reason=None if worst.agrees else f"{where}{worst.output}: {worst.reason}",
         error=worst.error,
         allowed=worst.allowed,
         repeats=_same_bits(ran.outputs, ran.again),
         alone_equal=_same_bits(ran.alone, [one[:ALONE_ROWS] for one in ran.outputs]) if ran.alone else None,
         alone_error=max((verdict.error for verdict in alone), default=None),
+        others={name: verdict.error for name, verdict in others},
         facts=ran.facts,
         outputs=tuple(verdicts[: len(verdicts) // 2]),
     )
-    result = _named(result, subject, ran)
+    if not where:
+        result = _named(result, subject, ran)
     if result.denormals == FLUSHED and backend.keeps_denormals and result.status == AGREES:
         flushed = "denormal numbers are flushed to zero"
         return replace(result, status=DIFFERS, reason=flushed, fault=DENORMALS)
     return result
+
+
+def _severity(verdict: Verdict) -> tuple[bool, int, float]:
+    return verdict.severity
 
 
 def _named(result: BackendResult, subject: Subject, ran: _Ran) -> BackendResult:

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from lrdiff_export.reference import float64_throughout
 from lrdiff_export.training_job import PROBE, TrainingJob
+from lrdiff_export.training_reference import Jitter
 
-__all__ = ["RIGHT", "explain", "judge_gradients", "step_factor"]
+__all__ = ["NOISE", "RIGHT", "explain", "gradients_at", "judge_gradients", "step_factor"]
 
 RIGHT = "right"
 PARALLEL = 0.05  # what may be left of a step, relative to it, once its length is taken out
@@ -113,7 +114,7 @@ def judge_gradients(
     mine = [gradient.detach().to("cpu", torch.float64) for gradient in taken]
     if not all(bool(torch.isfinite(one).all()) for one in mine):
         return "its gradient is not finite where that of float64 is"
-    exact = _gradients(job, step, before, "float64")
+    exact = gradients_at(job, step, before, "float64")
     if exact is None:
         return None
     most = max(float(one.abs().max()) for one in exact if one.numel())
@@ -124,17 +125,21 @@ def judge_gradients(
         return torch.cat([((a - b) / scale).reshape(-1) for a, b, scale in parts]).numpy()
 
     own = error(mine)
-    plain = _gradients(job, step, before, "float32")
+    plain = gradients_at(job, step, before, "float32")
     allowed = max(eps, 0.0 if plain is None else _norm(error(plain)))
     if _norm(own) <= PLAIN_MARGIN * allowed:
         return RIGHT
-    made = {name: error(one) for name in _WAYS if (one := _gradients(job, step, before, name)) is not None}
+    made = {name: error(one) for name in _WAYS if (one := gradients_at(job, step, before, name)) is not None}
     near = {name: _norm(own - other) / _norm(other) for name, other in made.items() if _norm(other)}
     if near and min(near.values()) < SAME_PATTERN:
         return f"its gradient was computed in {_WAYS[min(near, key=lambda name: near[name])]}"
     sizes = {name: abs(math.log(_norm(own) / _norm(other))) for name, other in made.items() if _norm(other)}
     if sizes and min(sizes.values()) < math.log(SAME_SIZE):
         return f"the error of its gradient has the size that {_WAYS[min(sizes, key=lambda name: sizes[name])]} makes"
+    flat = [torch.cat([one.reshape(-1) for one in several]).numpy() for several in (mine, exact)]
+    factor, rest = step_factor(*flat)
+    if factor is not None and rest < PARALLEL and abs(factor - 1) > max(SAME, rest):
+        return f"its gradient is {factor:.3g} times that of float64"
     return f"its gradient is wrong by {_norm(own):.2g} of its size"
 
 
@@ -142,18 +147,31 @@ def judge_gradients(
 _WAYS = {"autocast bfloat16": "bfloat16", "bfloat16": "bfloat16", "tf32": "TF32 or float16"}
 
 
-def _gradients(job: TrainingJob, step: int, before: np.ndarray, way: str) -> list[Tensor] | None:
-    """Gradients at given weights, on the CPU, in float64 numbers; None where the module does not run so."""
+def gradients_at(
+    job: TrainingJob, step: int, before: np.ndarray, way: str, *, jitter: Jitter | None = None
+) -> list[Tensor] | None:
+    """Return gradients at given weights, on the CPU, in float64 numbers; None where the module does not run so.
+
+    Args:
+        job: what is trained.
+        step: whose batch, from 1.
+        before: the weights, all in one ``[numbers]``; the probe's may be left out.
+        way: ``float64``, ``float32``, ``bfloat16``, ``autocast bfloat16`` or ``tf32``.
+        jitter: moves weights and rows as if they were rounded on their way into products.
+    """
     dtype = {"float64": torch.float64, "bfloat16": torch.bfloat16}.get(way, torch.float32)
     placed = job.place("cpu", dtype)
     batch = placed.batch(step - 1)
     if way == "tf32":
         batch = tuple(_tf32(one) if one.dtype is torch.float32 else one for one in batch)
+    if jitter is not None:
+        batch = jitter.rows(batch)
     start = 0
     with torch.no_grad():
-        for param in placed.params:
+        for param in placed.params[:-1]:  # the probe adds nothing to other gradients
             value = torch.from_numpy(before[start : start + param.numel()]).reshape(param.shape)
             start += param.numel()
+            value = value if jitter is None else jitter.multiplied(value)
             param.copy_(_tf32(value.float()) if way == "tf32" else value)
     try:
         if way == "float64":

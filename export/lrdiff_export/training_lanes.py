@@ -6,6 +6,7 @@ To add an implementation, write a class with the members of :class:`Implementati
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,6 +22,7 @@ from lrdiff_core.devices import compiler_status, device_status
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.optim import kernel
 from lrdiff_export.backends.cuda import float32_products
+from lrdiff_export.capture import capture
 from lrdiff_export.training_job import Batch, Placed
 
 __all__ = [
@@ -34,9 +36,8 @@ __all__ = [
     "compute_in",
     "find_lanes",
     "register_implementation",
+    "triton_switched_on",
 ]
-
-WARM_UP = 3  # steps before a capture, as torch's notes on CUDA graphs have it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,6 +318,19 @@ class OursNoKernel(TrainingImplementation):
         return kernel.switched_off()
 
 
+@contextmanager
+def triton_switched_on() -> Iterator[None]:
+    """Ask our optimizers for the Triton kernel; what was set is set again."""
+    before = os.environ.get("LRDIFF_TRITON")
+    os.environ["LRDIFF_TRITON"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["LRDIFF_TRITON"]
+        if before is not None:
+            os.environ["LRDIFF_TRITON"] = before
+
+
 @register_implementation("ours-triton")
 class OursTriton(TrainingImplementation):
     """One Triton kernel over all rates."""
@@ -332,16 +346,8 @@ class OursTriton(TrainingImplementation):
             return "the Triton kernel is for Adam and AdamW in float32"
         return None if find_spec("triton") is not None else "triton is not installed"
 
-    @contextmanager
-    def context(self) -> Iterator[None]:
-        before = os.environ.get("LRDIFF_TRITON")
-        os.environ["LRDIFF_TRITON"] = "1"
-        try:
-            yield
-        finally:
-            del os.environ["LRDIFF_TRITON"]
-            if before is not None:
-                os.environ["LRDIFF_TRITON"] = before
+    def context(self) -> AbstractContextManager[Any]:
+        return triton_switched_on()
 
 
 class _Compiled(TrainingImplementation):
@@ -364,7 +370,13 @@ class CompiledStep(_Compiled):
     """torch's optimizer, its step compiled."""
 
     def update(self, optimizer: Any) -> Callable[[], object]:
+        logging.getLogger("torch._dynamo.variables.ctx_manager").addFilter(_not_of_the_profiler)
         return torch.compile(optimizer.step, mode=self.mode)
+
+
+def _not_of_the_profiler(record: logging.LogRecord) -> bool:
+    """Every step of a torch optimizer is marked for the profiler, and that this is left out is no news."""
+    return "Profiler record function" not in record.getMessage()
 
 
 @register_implementation("ours-compiled")
@@ -459,16 +471,8 @@ class _Graph(TrainingImplementation):
         rows: Batch = tuple(one.clone() for one in placed.batch(0))
         kept = [*placed.params, *placed.module.buffers()]
         before = [one.detach().clone() for one in kept]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                running.step(*rows)
-        torch.cuda.current_stream().wait_stream(side)
-        running.optimizer.zero_grad()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            loss = running.step(*rows)
+        # Gradients are let go, so that those of the capture lie in the graph's own memory.
+        graph, loss = capture(lambda: running.step(*rows), warmed=running.optimizer.zero_grad)
         with torch.no_grad():  # warming up and capturing are not training
             for one, value in zip(kept, before, strict=True):
                 one.copy_(value)

@@ -20,10 +20,13 @@ from lrdiff_export.training_diagnosis import RIGHT, explain, group_text, judge_g
 from lrdiff_export.training_job import PROBE, Placed, TrainingJob
 from lrdiff_export.training_lanes import ARITHMETICS, IMPLEMENTATIONS, Lane, Running, why_not
 from lrdiff_export.training_reference import LOSS, Snapshot, TrainingReference, snapshots
+from lrdiff_export.training_steps import GRADIENT, OneStep, StepWatch
 
 __all__ = ["Departure", "LaneResult", "SameBits", "TrainingReport", "check_training_parity"]
 
-FALLS_BACK = "fall back to run on the CPU"  # what torch warns of under PYTORCH_ENABLE_MPS_FALLBACK
+# What torch only warns of: an operator under PYTORCH_ENABLE_MPS_FALLBACK, autocast to what the device does not know.
+FALLS_BACK = "fall back to run on the CPU"
+NO_AUTOCAST = "Disabling autocast"
 FLUSHING = ("cuda", "mps")  # some of their kernels are built to flush denormals: it is told, and not judged
 Bits = list[tuple[bytes, ...]]
 
@@ -37,8 +40,9 @@ class Departure:
         parameter: the tensor furthest beyond its budget there, or ``loss``.
         group: its group, from 0; None for the loss and the probe.
         rate: of that group.
-        error, allowed: in eps units.
+        error, allowed: in eps units; of a single step as shares of its way.
         meaning: what its step looks like, in one line.
+        one_step: whether it was seen in a single step from the lane's own state, not in the trajectory.
     """
 
     step: int
@@ -48,6 +52,7 @@ class Departure:
     error: float
     allowed: float
     meaning: str
+    one_step: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +87,7 @@ class LaneResult:
         typical, typical_allowed: medians over trained tensors of the largest error, and of the budget at the end:
             what rounding alone moves does not show in them.
         departure: the first step that left the budget.
+        one_step: each update judged from the state that the lane was in before it; None where it did not run.
         repeats: whether a second run gives the same bits.
         bits: the same against other implementations on the same device.
         distances: largest error of any tensor by step, in eps units ``[steps]``.
@@ -102,6 +108,7 @@ class LaneResult:
     typical: float | None = None
     typical_allowed: float | None = None
     departure: Departure | None = None
+    one_step: OneStep | None = None
     repeats: SameBits | None = None
     bits: tuple[SameBits, ...] = ()
     distances: tuple[float, ...] = ()
@@ -238,7 +245,8 @@ def _run(
         references[lane.arithmetic] = TrainingReference(job, ARITHMETICS[lane.arithmetic])
     reference = references[lane.arithmetic]
     try:
-        taken = list(_train(job, lane))
+        watch = StepWatch(job, ARITHMETICS[lane.arithmetic])
+        taken = list(_train(job, lane, watch))
         again = [one.bits for one in _train(job, lane)] if repeat else None
     except UnavailableError as problem:
         return replace(base, reason=problem.message)
@@ -249,13 +257,13 @@ def _run(
     finally:
         torch.compiler.reset()
     bits[lane] = [one.bits for one in taken]
-    judged = _judge(job, lane, reference, base, taken)
+    judged = _with_steps(job, _judge(job, lane, reference, base, taken), watch.result())
     if again is not None:
         judged = replace(judged, repeats=_compare(reference.names, bits[lane], again, other=None, expected=False))
     return judged
 
 
-def _train(job: TrainingJob, lane: Lane) -> Iterator[Snapshot]:
+def _train(job: TrainingJob, lane: Lane, watch: StepWatch | None = None) -> Iterator[Snapshot]:
     """Train in a lane; refuse where it turns out to have run elsewhere or in another dtype than it says."""
     arithmetic = ARITHMETICS[lane.arithmetic]
     placed = job.place(lane.device, arithmetic.dtype)
@@ -263,26 +271,35 @@ def _train(job: TrainingJob, lane: Lane) -> Iterator[Snapshot]:
         warnings.simplefilter("always")
         running = IMPLEMENTATIONS[lane.implementation].start(placed, arithmetic)
         _check_place(placed, running, lane)
-        yield from snapshots(placed, _Checked(placed, running, lane))
+        yield from snapshots(placed, _Checked(placed, running, lane, watch))
     for warning in told:
         if FALLS_BACK in str(warning.message):
             raise CheckFailed(
                 f"asked for {lane.device}, ran in part on cpu: {first_line(str(warning.message))}",
                 help="unset PYTORCH_ENABLE_MPS_FALLBACK",
             )
+        if NO_AUTOCAST in str(warning.message):
+            raise CheckFailed(
+                f"asked for {lane.arithmetic}, ran in float32: {first_line(str(warning.message))}",
+                help="take an arithmetic that the device has",
+            )
 
 
 class _Checked:
     """A step that refuses to go on, after the first and after the last, where something lies elsewhere."""
 
-    def __init__(self, placed: Placed, running: Running, lane: Lane) -> None:
-        self._placed, self._running, self._lane, self._number = placed, running, lane, 0
+    def __init__(self, placed: Placed, running: Running, lane: Lane, watch: StepWatch | None) -> None:
+        self._placed, self._running, self._lane, self._watch, self._number = placed, running, lane, watch, 0
+        if watch is not None:
+            watch.begin(placed, running.optimizer)
 
     def __call__(self, *batch: Tensor) -> Tensor:
         loss = self._running.step(*batch)
         self._number += 1
         if self._number in (1, self._placed.job.steps):
             _check_place(self._placed, self._running, self._lane)
+        if self._watch is not None:
+            self._watch.after(self._placed, self._running.optimizer, self._number)
         return loss
 
 
@@ -352,6 +369,31 @@ def _judge(
         shares=tuple(map(float, shares[1:, told].max(axis=1))),
         losses=tuple(float(one.values[-1]) for one in taken[1:]),
         remarks=tuple(remarks),
+    )
+
+
+def _with_steps(job: TrainingJob, result: LaneResult, found: OneStep) -> LaneResult:
+    """Add what single steps show: a fault from its first step on, also where trajectories say little."""
+    result = replace(result, one_step=found)
+    wrong = found.wrong
+    if wrong is None or (result.departure is not None and result.departure.step <= wrong.step):
+        return result
+    at = job.group_of(wrong.parameter)
+    departure = Departure(
+        step=wrong.step,
+        parameter=wrong.parameter,
+        group=at,
+        rate=None if at is None else job.groups[at].lr,
+        error=wrong.error,
+        allowed=wrong.allowed,
+        meaning=wrong.meaning,
+        one_step=True,
+    )
+    where = wrong.what.replace(wrong.parameter, group_text(job, wrong.parameter))
+    unit = "its size" if wrong.what == GRADIENT.format(wrong.parameter) else "one step's way"
+    size = f"{wrong.error:.3g} of {unit}, allowed {wrong.allowed:.3g}"
+    return replace(
+        result, status=DIFFERS, departure=departure, reason=f"step {wrong.step}, {where}: {size}; {wrong.meaning}"
     )
 
 

@@ -34,7 +34,7 @@ from lrdiff_export.reference import float64_throughout
 from lrdiff_export.training_job import Batch, Placed, TrainingJob
 from lrdiff_export.training_lanes import Arithmetic, TrainingImplementation, make_optimizer
 
-__all__ = ["FLOOR", "LOSS", "MARGIN", "Snapshot", "TrainingReference", "snapshots"]
+__all__ = ["FLOOR", "LOSS", "MARGIN", "Jitter", "Snapshot", "TrainingReference", "snapshots"]
 
 FLOOR = 2.0  # eps units of what a weight is kept in: it is rounded here and there
 LOSS_FLOOR = 8.0  # the same of the loss: two correct orders of summation may differ by so much
@@ -193,7 +193,7 @@ class TrainingReference:
         """Distances of a float64 trajectory in which every stored number is off by half a digit."""
         generator = torch.Generator().manual_seed(draw)
         placed = self._placed64()
-        step = _float64_step(placed, _Jitter(self.arithmetic, generator))
+        step = _float64_step(placed, Jitter(self.arithmetic, generator))
         return self._distances(placed, step)
 
     def _plain(self, draw: int) -> np.ndarray:
@@ -217,8 +217,13 @@ class TrainingReference:
         return np.where(np.isfinite(errors), errors, 0.0)
 
 
-class _Jitter:
-    """Moves float64 numbers by half a digit of an arithmetic, up or down."""
+class Jitter:
+    """Moves float64 numbers by half a digit of an arithmetic, up or down.
+
+    Args:
+        arithmetic: whose digits.
+        generator: draws the directions.
+    """
 
     def __init__(self, arithmetic: Arithmetic, generator: torch.Generator) -> None:
         info = torch.finfo(arithmetic.dtype)
@@ -229,6 +234,14 @@ class _Jitter:
     def moved(self, value: Tensor, eps: float) -> Tensor:
         size = (value.abs() * eps / 2).clamp(min=self._least / 2)
         return value + size * _signs(value, self._generator)
+
+    def kept(self, value: Tensor) -> Tensor:
+        """As if rounded to the dtype it is kept in."""
+        return self.moved(value, self._stored)
+
+    def gradient(self, value: Tensor, *, muon: bool) -> Tensor:
+        """As if rounded to the dtype it is kept in, or to bfloat16, as Muon does by definition."""
+        return self.moved(value, MUON_EPS if muon else self._stored)
 
     def multiplied(self, value: Tensor) -> Tensor:
         """As if rounded on its way into a product."""
@@ -241,15 +254,17 @@ class _Jitter:
     def stored(self, placed: Placed) -> None:
         """As if every weight had been rounded to the dtype it is kept in."""
         for param in placed.params:
-            param.copy_(self.moved(param, self._stored))
+            param.copy_(self.kept(param))
 
     def bias_correction(self, optimizer: Any, step: int) -> None:
         """As if the powers of Adam's betas had been rounded to float32, as captured and compiled steps do.
 
-        :math:`1 - \\beta^t` loses digits while :math:`\\beta^t` is near 1: the step is off by
-        :math:`\\delta\\, (\\beta_1^t / (1 - \\beta_1^t) + \\beta_2^t / 2 (1 - \\beta_2^t))` of itself.
+        Half a digit of the beta is taken to the power of :math:`t`, and the power is rounded once more, so that it is
+        off by :math:`\\delta = (t + 1)\\, \\varepsilon / 2` of itself, and the step by
+        :math:`\\delta\\, (\\beta_1^t / (1 - \\beta_1^t) + \\beta_2^t / 2 (1 - \\beta_2^t))`.
         """
-        digit = min(self._stored, float(torch.finfo(torch.float32).eps))  # twice a half: of the beta, of its power
+        digit = min(self._stored, float(torch.finfo(torch.float32).eps))
+        off = digit * (step + 1) / 2
         sign = float(_signs(torch.ones(()), self._generator))
         for part in getattr(optimizer, "parts", [optimizer]):
             for group in part.param_groups:
@@ -257,7 +272,7 @@ class _Jitter:
                     continue
                 exact = group.setdefault("_exact_lr", group["lr"])
                 first, second = (beta**step / (1 - beta**step) for beta in group["betas"])
-                group["lr"] = exact * (1 + sign * digit * (first + second / 2))
+                group["lr"] = exact * (1 + sign * off * (first + second / 2))
 
     @torch.no_grad()
     def gradients(self, placed: Placed) -> None:
@@ -270,7 +285,7 @@ class _Jitter:
                 param.grad.copy_(self.moved(param.grad, MUON_EPS))
 
 
-def _float64_step(placed: Placed, jitter: _Jitter | None = None) -> Any:
+def _float64_step(placed: Placed, jitter: Jitter | None = None) -> Any:
     """A step in float64 by torch's plain loop, every cast to float32 inside the module widened."""
     flags = {} if placed.job.optimizer == "muon" else {"foreach": False}
     optimizer = make_optimizer(placed, ours=False, **flags)

@@ -195,6 +195,15 @@ def test_nothing_slow_is_begun_when_time_is_nearly_up() -> None:
     assert not [row for row in rows if row.result in ("held", "failed")]
 
 
+def test_the_cpu_is_never_given_what_only_a_gpu_copes_with() -> None:
+    assert Request(device="cpu", quick=False).small
+    assert Request(device="cuda", quick=True).small
+    assert not Request(device="cuda", quick=False).small
+    rows: list[Row] = []
+    import_module(PARTS["population"].module).run(Request(device="cpu", quick=False), rows.append)
+    assert {row.what for row in rows if "64 members" in row.what} >= {"sgd, 64 members", "adam, 64 members"}
+
+
 def test_on_cuda_every_lane_and_backend_is_asked_for() -> None:
     """What a GPU would run, looked at where there is none: nothing of the registries is forgotten."""
     lanes = [lane for _, several in tasks(Request(device="cuda", quick=False)) for lane in several]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -39,8 +40,9 @@ def test_the_screen_says_what_agrees_and_how_sharp_that_is(
     shown = capsys.readouterr().out
     assert all(len(line) <= 80 for line in shown.splitlines())
     assert "adam, rates 0.01, 0.001, 28 steps, 61 weights" in shown
-    assert "= torch-fused" in next(line for line in shown.splitlines() if "ours-no-kernel" in line)
+    assert "= fused" in next(line for line in shown.splitlines() if "ours-no-kernel" in line)
     assert shown.count("agrees") == 3
+    assert len(re.findall(r"agrees +\S+ of \S+ eps +to 0\.0\d+ %", shown)) == 3
     assert "trained twice, the same bits: 3 of 3" in shown
     assert "% of the way" in " ".join(shown.split())
 
@@ -57,7 +59,13 @@ def test_json_is_alone_on_stdout_and_in_the_folder_with_the_pictures(
     (report,) = document["reports"]
     assert [row["implementation"] for row in report["results"]] == ["ours"]
     assert json.loads((out / "training-parity.json").read_text(encoding="utf-8")) == document
-    assert sorted(file.name for file in out.iterdir()) == [f"training-parity.{kind}" for kind in ("json", "png", "svg")]
+    kinds = ("json", "md", "png", "svg")
+    assert sorted(file.name for file in out.iterdir()) == [f"training-parity.{kind}" for kind in kinds]
+    page = (out / "training-parity.md").read_text(encoding="utf-8")
+    assert f"Written by `lrdiff parity --training {config} --backends ours,cpu --out {out}`" in page
+    assert "| cpu | float32 | `ours` | agrees | " in page
+    assert "(training-parity.png)" in page
+    assert "(../guide" not in page  # no guide beside this folder
 
 
 def test_a_wrong_lane_fails_and_says_which_step_and_parameter(
@@ -78,6 +86,17 @@ def test_a_wrong_lane_fails_and_says_which_step_and_parameter(
     assert "differs" in shown
     assert "step 1, layer2.weight (group 1, rate 0.001)" in shown
     assert "at the rate 0.01 of group 0 in place of its own 0.001" in shown
+
+
+def test_names_count_once_and_what_is_not_here_at_all_is_status_3(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parity(config, "--backends", "ours, ours,cpu") == 0
+    assert "trained twice, the same bits: 1 of 1" in capsys.readouterr().out
+    assert parity(config, "--backends", "ours,cpu,tfloat32") == 3
+    error, help = capsys.readouterr().err.splitlines()
+    assert error == "error: not here: ours: there is no tfloat32 on cpu"
+    assert help == "help: see lrdiff doctor, or name others with --backends"
 
 
 def test_a_run_is_trained_again_as_it_was(config: Path, tmp_path: Path) -> None:
@@ -168,6 +187,9 @@ def test_rows_and_targets_of_a_file(factories: Path) -> None:
         (["nowhere"], "error: no such file: nowhere", 2),
         (["."], "error: . is not a run folder", 2),
         (["seed", "--data", "rows.npz"], "error: --data goes with one MODULE:FACTORY", 2),
+        (["--backends", ""], "error: --backends names none", 2),
+        (["--backends", " ,"], "error: --backends names none", 2),
+        (["seed", "--out", "parity_factories.py/out"], "error: cannot write parity_factories.py/out: ", 2),
         (["parity_factories:plain", "--data", "none.npz"], "error: none.npz does not exist", 2),
         (["parity_factories:plain", "--data", "parity_factories.py"], "error: parity_factories.py cannot be read", 2),
         (["parity_factories:unequal"], "error: parity_factories:unequal: inputs and targets have 32, 5 rows", 2),

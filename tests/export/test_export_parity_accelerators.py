@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -128,15 +131,55 @@ def test_mps_says_why_it_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     assert BACKENDS["mps"].availability() == "no MPS device found (macOS on Apple silicon is needed)"
 
 
+def switches() -> dict[str, object]:
+    """All of them, old and new; reading an old one raises where the new ones say something else."""
+    backends: Any = torch.backends
+    return {
+        "conv": backends.cudnn.conv.fp32_precision, "rnn": backends.cudnn.rnn.fp32_precision,
+        "matmul": backends.cuda.matmul.fp32_precision, "cpu": backends.mkldnn.matmul.fp32_precision,
+        "old matmul": backends.cuda.matmul.allow_tf32, "old cudnn": backends.cudnn.allow_tf32,
+        "old precision": torch.get_float32_matmul_precision(),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def as_found() -> Iterator[None]:
+    """Leaves every switch as torch has it when it starts."""
+    yield
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "none"
+
+
+@pytest.mark.parametrize("users", ["default", "high", "medium", "no TF32 in cuDNN"])
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])
-def test_the_switches_for_tf32_are_set_while_it_runs_and_back_afterwards(precision: str) -> None:
-    conv = torch.backends.cudnn.conv
-    before = conv.fp32_precision
+def test_the_switches_for_tf32_are_set_while_it_runs_and_back_afterwards(
+    precision: str, users: str, as_found: None
+) -> None:
+    if users in ("high", "medium"):
+        torch.set_float32_matmul_precision(users)
+    elif users == "no TF32 in cuDNN":
+        torch.backends.cudnn.allow_tf32 = False
+    before = switches()
     with float32_products(precision):
-        assert (conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision) == (precision, precision)
-    assert conv.fp32_precision == before
-    assert torch.backends.cudnn.allow_tf32 in (True, False)  # the older switches can still be read
-    assert torch.get_float32_matmul_precision() == "highest"
+        now = switches()
+    on = precision == "tf32"
+    assert [now[name] for name in ("conv", "rnn", "matmul")] == [precision] * 3
+    assert (now["old matmul"], now["old cudnn"], now["old precision"]) == (on, on, "high" if on else "highest")
+    digits = {"none": 23, "ieee": 23, "tf32": 10, "bf16": 7}
+    assert digits[str(now["cpu"])] >= digits[str(before["cpu"])]
+    assert switches() == before
+
+
+def test_switches_that_the_caller_has_mixed_are_put_back_as_they_were(as_found: None) -> None:
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
+        torch.get_float32_matmul_precision()
+    with float32_products("ieee"):
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    (result,) = check_parity(seeded(Classifier), rows_of(20, 10), backends=["eager"]).results
+    assert result.facts["float32_products"] == "old and new switches disagree"
 
 
 def test_compile_modes_are_options_of_inductor() -> None:

@@ -26,7 +26,7 @@ def subject(name: str) -> Subject:
 
 
 KINDS = ["main, binary", "main, multi-class", "convolution, batch norm", "transformer block", "LSTM"]
-SUBJECTS = {name: subject(name) for name in KINDS}
+SUBJECTS = {name: subject(name) for name in (*KINDS, "main, regression")}
 
 
 def judged(name: str, plant: Any, kind: type, **attributes: object) -> BackendResult:
@@ -94,6 +94,177 @@ def test_a_backend_that_casts_everything_is_named(name: str, cast: torch.dtype, 
     result = judged(name, plant, Half, cast=cast)
     assert (result.status, result.fault) == ("differs", "lower precision")
     assert result.arithmetic == str(cast).removeprefix("torch.")
+
+
+Outputs = list[np.ndarray]
+
+
+class Spoiled(TorchBackend):
+    """Right but for what ``spoil`` does to rows and outputs."""
+
+    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+        predict = super().prepare(module, onnx)
+        self.seen: dict[Any, Any] = {}
+        return lambda *rows: self.spoil(predict, rows)
+
+    def spoil(self, predict: Predict, rows: tuple[np.ndarray, ...]) -> Outputs:
+        raise NotImplementedError
+
+
+class LagsBehind(Spoiled):
+    """Gives the answer to the batch before, where that had the same shape."""
+
+    def spoil(self, predict: Predict, rows: tuple[np.ndarray, ...]) -> Outputs:
+        outputs, last = predict(*rows), self.seen.get("last")
+        self.seen["last"] = outputs
+        return last if last is not None and last[0].shape == outputs[0].shape else outputs
+
+
+class RemembersShapes(Spoiled):
+    """Takes rows of a shape that it has seen for the same rows; single rows it computes."""
+
+    def spoil(self, predict: Predict, rows: tuple[np.ndarray, ...]) -> Outputs:
+        shape = rows[0].shape
+        if shape not in self.seen or len(rows[0]) == 1:
+            self.seen[shape] = predict(*rows)
+        return self.seen[shape]
+
+
+class Shuffles(Spoiled):
+    """Gives the rows of a batch in another order."""
+
+    def spoil(self, predict: Predict, rows: tuple[np.ndarray, ...]) -> Outputs:
+        return [np.roll(one, 1, axis=0) for one in predict(*rows)]
+
+
+class Clips(Spoiled):
+    """Takes inputs for at most 50."""
+
+    def spoil(self, predict: Predict, rows: tuple[np.ndarray, ...]) -> Outputs:
+        return predict(*(np.clip(one, -50, 50) for one in rows))
+
+
+class Overflows(Spoiled):
+    """Has room for 4096 rows."""
+
+    def spoil(self, predict: Predict, rows: tuple[np.ndarray, ...]) -> Outputs:
+        outputs = predict(*rows)
+        for one in outputs:
+            one[4096:] = 0
+        return outputs
+
+
+class RaisesBeyond(Spoiled):
+    """Has room for 4096 rows, and says so."""
+
+    def spoil(self, predict: Predict, rows: tuple[np.ndarray, ...]) -> Outputs:
+        if len(rows[0]) > 4096:
+            raise ValueError("too many rows")
+        return predict(*rows)
+
+
+class MovesLarge(Spoiled):
+    """Takes large batches elsewhere."""
+
+    def spoil(self, predict: Predict, rows: tuple[np.ndarray, ...]) -> Outputs:
+        outputs = predict(*rows)
+        if len(rows[0]) > 4096:
+            self.ran_on = "meta"
+        return outputs
+
+
+class OneColumn(Spoiled):
+    """A ten-thousandth off in the last class alone."""
+
+    def spoil(self, predict: Predict, rows: tuple[np.ndarray, ...]) -> Outputs:
+        outputs = predict(*rows)
+        outputs[0][..., -1] *= 1.0001
+        return outputs
+
+
+class HalfSums(TorchBackend):
+    """Sums up products in float16."""
+
+    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+        inner = copy.deepcopy(module)
+        for part in inner.modules():
+            if isinstance(part, nn.Linear):
+                part.forward = _half_sums(part)  # type: ignore[method-assign]
+        return super().prepare(inner, onnx)
+
+
+def _half_sums(layer: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    weight, bias = layer.weight.detach(), layer.bias.detach()
+
+    def forward(rows: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(*rows.shape[:-1], len(weight), dtype=torch.float16)
+        for k in range(rows.shape[-1]):
+            total += (rows[..., k : k + 1] * weight[:, k]).half()
+        return total.float() + bias
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "reason"),
+    [
+        (LagsBehind, "differs", "output0: error "),  # of rows alone, too
+        (RemembersShapes, "differs", "in reverse order: output0: error "),
+        (Shuffles, "differs", "output0: error "),
+        (Clips, "differs", "rows up to 10 000 times as large: output0: error "),
+        (Overflows, "differs", "in a batch of 4099: output0: error "),
+        (RaisesBeyond, "refused", "in a batch of 4099: ValueError: too many rows"),
+        (MovesLarge, "refused", "asked for cpu, ran on meta"),
+        (OneColumn, "differs", "output0: error "),
+        (HalfSums, "differs", "output0: error "),
+    ],
+)
+@pytest.mark.parametrize("name", ["main, regression", "main, multi-class"])
+def test_a_backend_that_is_right_only_for_the_rows_it_was_given_is_caught(
+    name: str, kind: type, status: str, reason: str, plant: Any
+) -> None:
+    result = judged(name, plant, kind)
+    assert result.status == status
+    assert str(result.reason).startswith(reason), result.reason
+
+
+def test_a_backend_that_takes_nan_for_zero_is_caught_where_rows_have_one(plant: Any) -> None:
+    class Fills(Spoiled):
+        def spoil(self, predict: Predict, rows: tuple[np.ndarray, ...]) -> Outputs:
+            return predict(*map(np.nan_to_num, rows))
+
+    plant("fills")(Fills)
+    rows = rows_of(20, 10)
+    rows[7, 3] = np.nan
+    eager, result = check_subjects(
+        {"model": subject_of_module(seeded(Classifier), rows)}, backends=["eager", "fills"]
+    )["model"].results  # fmt: skip
+    assert (eager.status, result.status) == ("agrees", "differs")
+    assert "NaN or infinity in other places than in float64" in str(result.reason)
+
+
+def test_only_rows_that_the_module_itself_can_answer_are_run_besides() -> None:
+    class Centred(nn.Module):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return rows - rows.mean(dim=0)
+
+    class Careful(nn.Module):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            if rows.abs().max() > 100:
+                raise ValueError("out of range")
+            return rows * 2
+
+    known = {
+        "in reverse order": (Centred(), Careful()),
+        "rows up to 10 000 times as large": (Centred(),),
+        "in a batch of 4099": (Careful(),),
+    }
+    for module in (Centred(), Careful()):
+        subjects = {"model": subject_of_module(module, rows_of(20, 10))}
+        (result,) = check_subjects(subjects, backends=["eager"])["model"].results
+        assert (result.status, result.reason) == ("agrees", None)
+        expected = {name for name, several in known.items() if type(module) in map(type, several)}
+        assert set(result.others) == expected
 
 
 class Flushing(TorchBackend):

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from lrdiff_export.training_lanes import (
     register_implementation,
 )
 from lrdiff_export.training_parity import LaneResult, check_training_parity
-from lrdiff_export.training_reference import FLOOR, LOSS, TrainingReference
+from lrdiff_export.training_reference import FLOOR, LOSS, Jitter, TrainingReference
 from lrdiff_export.training_zoo import TRAINING_ZOO, make_job, zoo_job
 
 ON_CPU = ["torch", "torch-foreach", "torch-fused", "ours", "ours-no-kernel"]
@@ -112,6 +113,7 @@ FAULTS = [
     ("RunsElsewhere", "sgd", "refused", ["asked for cpu, ran on meta: layer1.weight"]),
     ("MomentsElsewhere", "adam", "refused", ["asked for cpu, ran on meta: exp_avg of layer1.weight"]),
     ("FallsBack", "adam", "refused", ["asked for cpu, ran in part on cpu", "aten::_fused_adam_"]),
+    ("NoAutocast", "adam", "refused", ["asked for float32, ran in float32: In MPS autocast", "Disabling autocast"]),
     ("KeepsFloat64Weights", "adam", "refused", ["asked for float32, layer1.weight is float64"]),
     ("Raises", "adam", "refused", ["RuntimeError: no kernel image is available"]),
 ]  # fmt: skip
@@ -137,6 +139,75 @@ def test_faults_are_caught_in_a_transformer_whose_training_amplifies_rounding(fa
     assert result.departure.step == 1
     expected = {"IgnoresARate": "head.bias", "FlushesDenormals": PROBE}.get(fault)
     assert expected is None or result.departure.parameter == expected
+
+
+# fault, optimizer, arithmetic, step, parts of the reason
+SINGLE = [
+    ("EpsInsideTheRoot", "adamw", "float32", 1, ["its gradient is right"]),  # 1e-6 of a step: no fault in bfloat16
+    ("CorrectsOnlyTheFirstStep", "adamw", "float32", 2, ["4.25 times", "without bias correction"]),
+    ("CorrectsOnlyTheFirstStep", "adamw", "bfloat16", 2, ["of one step's way", "its gradient is right"]),
+    ("CouplesWeightDecay", "adamw", "float32", 1, ["its gradient is right"]),
+    ("CouplesWeightDecay", "adamw", "bfloat16", 1, ["from the same state, float64 makes another exp_avg"]),
+    ("SwapsBetas", "adamw", "float32", 1, ["exp_avg of layer1.weight (group 0, rate 0.0021)", "makes another exp_avg"]),
+    ("SwapsBetas", "adamw", "bfloat16", 1, ["of one step's way", "from the same state, float64 makes another exp_avg"]),
+    ("ForgetsMomentum", "sgd", "float32", 4, ["float64 makes another momentum_buffer"]),
+    ("ForgetsMomentum", "sgd", "bfloat16", 4, ["float64 makes another momentum_buffer"]),
+    ("ScalesItsGradients", "sgd", "float32", 1, ["its gradient is 1.25 times that of float64"]),
+    ("ScalesItsGradients", "sgd", "bfloat16", 1, ["0.25 of its size", "its gradient is 1.25 times that of float64"]),
+    ("IgnoresARate", "adamw", "bfloat16", 6, ["layer2.weight (group 1, rate 0.003)", "its gradient is right"]),
+    ("StandsStill", "adamw", "bfloat16", 3, ["layer", "it did not move"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fault", "optimizer", "arithmetic", "step", "words"), SINGLE)
+def test_single_steps_show_a_fault_where_it_begins(
+    fault: str, optimizer: str, arithmetic: str, step: int, words: list[str], plant: Any
+) -> None:
+    job = zoo_job("main", optimizer=optimizer, steps=8)
+    if fault == "CouplesWeightDecay":
+        groups = tuple(replace(one, options={**one.options, "weight_decay": 0.1}) for one in job.groups)
+        job = replace(job, groups=groups)
+    result = run_one(job, replace(plant(getattr(training_faults, fault)), arithmetic=arithmetic))
+    assert result.status == "differs"
+    assert result.departure is not None
+    assert result.departure.step == step, result.reason
+    for word in words:
+        assert word in str(result.reason)
+
+
+def test_bfloat16_trajectories_alone_would_let_them_pass(plant: Any) -> None:
+    """What one-step parity is for: the trajectory's budget is as large as the way that a wrong rate leads astray."""
+    job = zoo_job("main", optimizer="adamw", steps=8)
+    result = run_one(job, replace(plant(training_faults.IgnoresARate), arithmetic="bfloat16"))
+    assert result.status == "differs"
+    assert max(result.shares) < 1
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "float64", "bfloat16", "autocast"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_same_rule_written_otherwise_agrees_step_by_step(optimizer: str, arithmetic: str, plant: Any) -> None:
+    result = run_one(
+        zoo_job("transformer block", optimizer=optimizer, steps=8),
+        replace(plant(training_faults.RightAdamW), arithmetic=arithmetic),
+    )
+    assert (result.status, result.reason) == ("agrees", None)
+    assert result.one_step is not None
+    assert (result.one_step.steps, result.one_step.gradients, result.one_step.unseen) == (8, 8, None)
+    assert result.one_step.covers is not None
+    assert result.one_step.covers < (0.15 if arithmetic == "bfloat16" else 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("HidesItsGradients", "there are no dense gradients to be seen after the step"),
+        ("ForgetsBiasCorrection", "its state is kept under other names than torch's"),
+    ],
+)
+def test_a_lane_whose_steps_cannot_be_seen_says_so(fault: str, why: str, plant: Any) -> None:
+    result = run_one(zoo_job("main", optimizer="adam", steps=3), plant(getattr(training_faults, fault)))
+    assert result.one_step is not None
+    assert (result.one_step.steps, result.one_step.unseen) == (0, why)
 
 
 def test_a_fault_that_begins_late_is_dated(plant: Any) -> None:
@@ -232,6 +303,21 @@ def test_the_budget_is_made_of_conditioning_and_plain_arithmetic() -> None:
     doubled[reference.part("layer1.weight")] *= 2
     error = reference.errors(5, doubled)[0]
     assert error == pytest.approx(1 / torch.finfo(torch.float32).eps, rel=0.2)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.8, 0.99), (0.95, 0.9995), (0.0, 0.9)])
+def test_what_rounded_betas_do_to_a_step_is_allowed(betas: tuple[float, float]) -> None:
+    """As captured and compiled steps compute it: beta, its power and one minus that in float32."""
+    for step in (1, 2, 10, 114, 280, 1000, 5000):
+        exact = math.sqrt(1 - betas[1] ** step) / (1 - betas[0] ** step)
+        first, second = (1 - np.float32(beta) ** np.float32(step) for beta in betas)
+        single = float(np.sqrt(second) / first)
+        optimizer = SimpleNamespace(param_groups=[{"lr": 1.0, "betas": betas}])
+        Jitter(ARITHMETICS["float32"], torch.Generator().manual_seed(0)).bias_correction(optimizer, step)
+        allowed = abs(optimizer.param_groups[0]["lr"] - 1)
+        # Three roundings more: of the two differences and the quotient.
+        assert abs(single / exact - 1) <= allowed + 1.5 * torch.finfo(torch.float32).eps, step
+        assert allowed < 2e-4
 
 
 def test_tensors_that_only_rounding_moves_are_told() -> None:

@@ -148,6 +148,21 @@ class FallsBack(TrainingImplementation):
         return step
 
 
+class NoAutocast(TrainingImplementation):
+    """What torch says of autocast on MPS before macOS 14."""
+
+    def update(self, optimizer: Any) -> Callable[[], object]:
+        def step() -> None:
+            warnings.warn(
+                "In MPS autocast, but the target dtype torch.bfloat16 is not supported on macOS versions below 14. "
+                "Disabling autocast.",
+                stacklevel=1,
+            )
+            optimizer.step()
+
+        return step
+
+
 class KeepsFloat64Weights(TrainingImplementation):
     """Weights are swapped for wider ones."""
 
@@ -174,3 +189,117 @@ class Raises(TrainingImplementation):
 
     def start(self, placed: Placed, arithmetic: Arithmetic) -> Running:
         raise RuntimeError("no kernel image is available\nfor execution on the device")
+
+
+class _OwnAdamW(TrainingImplementation):
+    """AdamW written out, with torch's names for its state; subclasses get one thing wrong."""
+
+    def update(self, optimizer: Any) -> Callable[[], object]:
+        number = 0
+
+        @torch.no_grad()
+        def step() -> None:
+            nonlocal number
+            number += 1
+            for group in optimizer.param_groups:
+                for param in group["params"]:
+                    state = optimizer.state[param]
+                    if not state:
+                        state |= {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
+                    self.one(param, group, state, number)
+
+        return step
+
+    def one(self, param: Tensor, group: dict[str, Any], state: dict[str, Tensor], number: int) -> None:
+        """The right step, in float64 between what is stored."""
+        (beta1, beta2), decay, grad = self.betas(group), group.get("weight_decay", 0.0), param.grad.double()
+        if self.coupled:
+            grad = grad + decay * param.double()
+        m = beta1 * state["exp_avg"].double() + (1 - beta1) * grad
+        v = beta2 * state["exp_avg_sq"].double() + (1 - beta2) * grad.square()
+        state["exp_avg"].copy_(m)
+        state["exp_avg_sq"].copy_(v)
+        first, second = self.corrections(beta1, beta2, number)
+        kept = param.double() * (1.0 if self.coupled else 1 - group["lr"] * decay)
+        param.copy_(kept - group["lr"] * (m / first) / self.root(v / second, group["eps"]))
+
+    coupled = False
+
+    def betas(self, group: dict[str, Any]) -> tuple[float, float]:
+        return group["betas"]
+
+    def corrections(self, beta1: float, beta2: float, number: int) -> tuple[float, float]:
+        return 1 - beta1**number, 1 - beta2**number
+
+    def root(self, v: Tensor, eps: float) -> Tensor:
+        return v.sqrt() + eps
+
+
+class RightAdamW(_OwnAdamW):
+    """Nothing is wrong with it."""
+
+
+class EpsInsideTheRoot(_OwnAdamW):
+    """sqrt(v + eps) in place of sqrt(v) + eps."""
+
+    def root(self, v: Tensor, eps: float) -> Tensor:
+        return (v + eps).sqrt()
+
+
+class CorrectsOnlyTheFirstStep(_OwnAdamW):
+    """Bias correction is missing from the second step on."""
+
+    def corrections(self, beta1: float, beta2: float, number: int) -> tuple[float, float]:
+        return super().corrections(beta1, beta2, number) if number == 1 else (1.0, 1.0)
+
+
+class CouplesWeightDecay(_OwnAdamW):
+    """Adam's weight decay in place of AdamW's."""
+
+    coupled = True
+
+
+class SwapsBetas(_OwnAdamW):
+    """Each beta in the other's place."""
+
+    def betas(self, group: dict[str, Any]) -> tuple[float, float]:
+        return group["betas"][::-1]
+
+
+class ForgetsMomentum(TrainingImplementation):
+    """Every fourth step, as at an epoch's end, the momentum begins anew."""
+
+    def update(self, optimizer: Any) -> Callable[[], object]:
+        number = 0
+
+        def step() -> None:
+            nonlocal number
+            number += 1
+            optimizer.step()
+            if number % 4 == 0:
+                for state in optimizer.state.values():
+                    state["momentum_buffer"].zero_()
+
+        return step
+
+
+class ScalesItsGradients(TrainingImplementation):
+    """Gradients are a quarter too large, as of a mean over too few rows; the loss is right."""
+
+    def loss(self, placed: Placed) -> Callable[..., Tensor]:
+        def loss(*batch: Tensor) -> Tensor:
+            value = placed.loss(*batch)
+            return value + 0.25 * (value - value.detach())
+
+        return loss
+
+
+class HidesItsGradients(TrainingImplementation):
+    """Nothing can be said of its single steps."""
+
+    def update(self, optimizer: Any) -> Callable[[], object]:
+        def step() -> None:
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step

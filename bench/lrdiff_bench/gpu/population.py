@@ -29,16 +29,16 @@ def run(request: Request, tell: Tell) -> None:
     """Choose the tile on fewer members, then train all of them and time it once.
 
     Args:
-        request: with ``quick`` 64 members.
+        request: where it is ``small`` 64 members.
         tell: takes the rows.
     """
-    members = QUICK_MEMBERS if request.quick else MEMBERS
+    members = QUICK_MEMBERS if request.small else MEMBERS
     for optimizer in ("sgd", "adam"):
-        whole = SpeedCase(optimizer=optimizer, members=members, epochs=1 if request.quick else 10)
+        whole = SpeedCase(optimizer=optimizer, members=members, epochs=1 if request.small else 10)
         part = replace(whole, members=max(1, members // SHARE))
         _timed(part, request, None)  # loads kernels
         best: tuple[float, int | None] | None = None
-        for tile in TILES[:1] if request.quick else TILES:
+        for tile in TILES[:1] if request.small else TILES:
             if (tile is not None and tile > part.members) or not request.in_time():
                 continue
             seconds, _ = _timed(part, request, tile)

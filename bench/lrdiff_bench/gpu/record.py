@@ -54,6 +54,11 @@ class Request:
     seconds: float | None = None
     began: float = field(default_factory=time.monotonic)
 
+    @property
+    def small(self) -> bool:
+        """Whether sizes that only a GPU copes with are out of question."""
+        return self.quick or self.device == "cpu"
+
     def in_time(self) -> bool:
         """Whether something slow may still be begun: a part that is ended loses what it was at."""
         return self.seconds is None or time.monotonic() - self.began < LAST_START * self.seconds

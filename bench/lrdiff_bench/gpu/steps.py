@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -15,6 +13,8 @@ from lrdiff_bench import step_peers, timing
 from lrdiff_bench.gpu.record import NO_TIME, Request, Row, Tell
 from lrdiff_core.errors import LrdiffError
 from lrdiff_core.optim import AdamW
+from lrdiff_export.capture import capture
+from lrdiff_export.training_lanes import triton_switched_on
 
 __all__ = ["Stepper", "run", "steppers"]
 
@@ -46,17 +46,17 @@ def run(request: Request, tell: Tell) -> None:
     """Time every way to step against torch's fused one, pair by pair, and against a copy.
 
     Args:
-        request: with ``quick`` the 10-5-1 network instead of BERT-base.
+        request: where it is ``small`` the 10-5-1 network instead of BERT-base.
         tell: takes the rows.
     """
-    case = step_peers.mlp() if request.quick else step_peers.bert_base()
-    rounds = QUICK_ROUNDS if request.quick else ROUNDS
+    case = step_peers.mlp() if request.small else step_peers.bert_base()
+    rounds = QUICK_ROUNDS if request.small else ROUNDS
     found = steppers(case, request.device)
     base = _case(found[0])
     copied = timing.time_case(
-        _case(_copy(request)), samples=10 if request.quick else 20, most_seconds=3.0
+        _case(_copy(request)), samples=10 if request.small else 20, most_seconds=3.0
     )  # fmt: skip
-    numbers = QUICK_COPIED if request.quick else COPIED
+    numbers = QUICK_COPIED if request.small else COPIED
     bandwidth = numbers * BYTES_COPY / copied.median
     tell(Row(what="copy on the device", result="told", value=f"{bandwidth / 1e9:.4g} GB/s",
              note=f"{numbers * 4 / 2**20:g} MiB to elsewhere", numbers={"bytes_a_second": bandwidth}))  # fmt: skip
@@ -131,7 +131,7 @@ def _case(stepper: Stepper) -> timing.Case:
 
 def _copy(request: Request) -> Stepper:
     def make() -> timing.Workload:
-        count = QUICK_COPIED if request.quick else COPIED
+        count = QUICK_COPIED if request.small else COPIED
         source, target = (torch.zeros(count, device=request.device) for _ in range(2))
         return timing.Workload(step=lambda: target.copy_(source), device=request.device)
 
@@ -168,28 +168,8 @@ def _eager(case: step_peers.Case, device: str, kind: Callable[[list[dict[str, An
 def _captured(case: step_peers.Case, kind: Callable[[list[dict[str, Any]]], Any]) -> timing.Workload:
     """The step alone, captured once and replayed."""
     optimizer, reset = _optimizer(case, "cuda", kind)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            optimizer.step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        optimizer.step()
+    graph, _ = capture(optimizer.step)
     return timing.Workload(step=graph.replay, reset=reset, device="cuda")
-
-
-@contextmanager
-def _triton_on() -> Iterator[None]:
-    before = os.environ.get("LRDIFF_TRITON")
-    os.environ["LRDIFF_TRITON"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["LRDIFF_TRITON"]
-        if before is not None:
-            os.environ["LRDIFF_TRITON"] = before
 
 
 def _with_triton(make: Callable[[], timing.Workload]) -> Callable[[], timing.Workload]:
@@ -197,7 +177,7 @@ def _with_triton(make: Callable[[], timing.Workload]) -> Callable[[], timing.Wor
 
     def made() -> timing.Workload:
         workload = make()
-        with _triton_on():
+        with triton_switched_on():
             workload.step()
         workload.reset()
         return workload

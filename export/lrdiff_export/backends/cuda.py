@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from lrdiff_export.backends.protocol import Facts, Predict, register_backend
 from lrdiff_export.backends.torch_compiled import CompiledBackend
 from lrdiff_export.backends.torch_eager import TorchBackend, check_device
+from lrdiff_export.capture import capture
 from lrdiff_export.reference import evaluation_copy, run_module, to_numpy, widened
 
 __all__ = ["AutocastCudaBackend", "CompiledCudaBackend", "CudaBackend", "GraphCudaBackend", "float32_products"]
@@ -28,6 +30,7 @@ class CudaBackend(TorchBackend):
     device = "cuda"
     keeps_denormals = False  # some of its kernels are built to flush them
     products = "ieee"
+    seen = "not run"  # how float32 products were switched while it ran
 
     def availability(self) -> str | None:
         """Return why there is no CUDA here."""
@@ -43,13 +46,14 @@ class CudaBackend(TorchBackend):
 
         def inside(*rows: np.ndarray) -> list[np.ndarray]:
             with self.around():
+                self.seen = float32_switch()
                 return predict(*rows)
 
         return inside
 
     def facts(self) -> Facts:
-        """Return PyTorch's facts, the device's name and how float32 products are computed."""
-        return {**super().facts(), **cuda_facts(self.products)}
+        """Return PyTorch's facts, the device's name and how float32 products were computed."""
+        return {**super().facts(), **cuda_facts(self.seen)}
 
 
 @register_backend("cuda-fp16", dtype="float16")
@@ -86,7 +90,7 @@ class AutocastCudaBackend(TorchBackend):
 
     def facts(self) -> Facts:
         """Return PyTorch's facts and the device's name."""
-        return {**super().facts(), **cuda_facts(torch.backends.cuda.matmul.fp32_precision), "autocast": self.dtype}
+        return {**super().facts(), **cuda_facts(float32_switch()), "autocast": self.dtype}
 
 
 @register_backend("cuda-max-autotune", mode="max-autotune")
@@ -97,6 +101,7 @@ class CompiledCudaBackend(CompiledBackend):
 
     device = "cuda"
     keeps_denormals = False
+    seen = "not run"
 
     def availability(self) -> str | None:
         """Return why there is no CUDA here, or no Triton to compile for it."""
@@ -111,13 +116,14 @@ class CompiledCudaBackend(CompiledBackend):
 
         def exactly(*rows: np.ndarray) -> list[np.ndarray]:
             with float32_products("ieee"):
+                self.seen = float32_switch()
                 return predict(*rows)
 
         return exactly
 
     def facts(self) -> Facts:
         """Return PyTorch's facts, the mode and the device's name."""
-        return {**super().facts(), **cuda_facts("ieee")}
+        return {**super().facts(), **cuda_facts(self.seen)}
 
 
 @register_backend("cuda-graph")
@@ -130,15 +136,17 @@ class GraphCudaBackend(CudaBackend):
     def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
         """Return a function that replays the graph of the rows' shapes."""
         placed = self.place(evaluation_copy(module))
-        captured: dict[tuple[tuple[int, ...], ...], tuple[torch.cuda.CUDAGraph, list[Tensor], list[Tensor]]] = {}
+        captured: dict[tuple[tuple[int, ...], ...], tuple[Any, list[Tensor], list[Tensor]]] = {}
 
         def predict(*rows: np.ndarray) -> list[np.ndarray]:
             with self.around():
+                self.seen = float32_switch()
                 tensors = [self.place(torch.tensor(one)) for one in rows]
                 shapes = tuple(tuple(one.shape) for one in tensors)
                 if shapes not in captured:
-                    captured[shapes] = _capture(placed, tensors)
-                graph, inputs, outputs = captured[shapes]
+                    kept = [one.clone() for one in tensors]
+                    captured[shapes] = (*capture(lambda: run_module(placed, *kept)), kept)
+                graph, outputs, inputs = captured[shapes]
                 for static, given in zip(inputs, tensors, strict=True):
                     static.copy_(given)
                 graph.replay()
@@ -147,21 +155,6 @@ class GraphCudaBackend(CudaBackend):
             return [to_numpy(output) for output in outputs]
 
         return predict
-
-
-def _capture(module: nn.Module, tensors: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], list[Tensor]]:
-    """Warm up on a side stream, as capturing demands, and capture one run."""
-    inputs = [one.clone() for one in tensors]
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run_module(module, *inputs)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = run_module(module, *inputs)
-    return graph, inputs, outputs
 
 
 def no_cuda() -> str | None:
@@ -177,19 +170,53 @@ def cuda_facts(products: str) -> dict[str, object]:
     return {"gpu": name, "cuda": torch.version.cuda, "float32_products": products}
 
 
+def float32_switch() -> str:
+    """Return how float32 matrix products on CUDA are switched."""
+    return str(torch.backends.cuda.matmul.fp32_precision)
+
+
 @contextmanager
 def float32_products(precision: str) -> Iterator[None]:
     """Set every switch that lets a GPU round the inputs of float32 products to TF32, and set it back.
 
+    torch has two sets of switches, and raises where one of the older ones is read while the newer ones say something
+    else, as compilers do: both are set. The CPU's products never become coarser by it.
+
     Args:
         precision: ``ieee`` or ``tf32``.
+
+    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#tensorfloat-32-tf32-on-ampere-and-later-devices
     """
-    switches = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]
+    backends: Any = torch.backends  # its stubs know the older switches alone
+    switches = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul]
     before = [switch.fp32_precision for switch in switches]
+    older = _older_switches()
     try:
-        for switch in switches:
+        _set_older(("high", True) if precision == "tf32" else ("highest", False), where=older)
+        for switch in switches[:3]:
             switch.fp32_precision = precision
+        if precision == "tf32" and before[3] != "bf16":  # the older switch means the CPU as well
+            switches[3].fp32_precision = before[3]
         yield
     finally:
-        for switch, was in zip(switches, before, strict=True):
-            switch.fp32_precision = was
+        _set_older(older, where=older)
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+
+
+def _older_switches() -> tuple[str | None, bool | None]:
+    """Those of matrix products and of cuDNN; None where the caller has mixed old and new: they cannot be read."""
+    precision, convolutions = None, None
+    with suppress(RuntimeError):
+        precision = torch.get_float32_matmul_precision()
+    with suppress(RuntimeError):
+        convolutions = torch.backends.cudnn.allow_tf32
+    return precision, convolutions
+
+
+def _set_older(values: tuple[str | None, bool | None], *, where: tuple[str | None, bool | None]) -> None:
+    """Set those that could be read."""
+    if where[0] is not None and values[0] is not None:
+        torch.set_float32_matmul_precision(values[0])
+    if where[1] is not None and values[1] is not None:
+        torch.backends.cudnn.allow_tf32 = values[1]

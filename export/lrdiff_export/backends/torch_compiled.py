@@ -30,6 +30,7 @@ class CompiledBackend(TorchBackend):
     """
 
     mode: str | None = None
+    builds_each_shape = True  # so that no buffer is made for fewer rows than are run, and every shape takes seconds
 
     def availability(self) -> str | None:
         """Return why inductor cannot build for the CPU here."""
