@@ -139,6 +139,7 @@ def history(
     case: Annotated[list[str] | None, typer.Option("--case", metavar="CASE", help="Only these; repeat it.")] = None,
     device: DeviceOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few samples: a look.")] = False,
+    whole: Annotated[bool, typer.Option("--all", help="Every case of a whole run, not only those of a quick one.")] = False,  # noqa: E501
     affinity: AffinityOption = None,
     repository: Annotated[Path, typer.Option("--repository", metavar="DIR", help="A clone; bare will do.")] = Path(),
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where asv keeps everything.")] = Path("runs", "history"),  # noqa: E501
@@ -149,8 +150,8 @@ def history(
     from lrdiff_bench.measure import commands
 
     return commands.history(
-        range_, cases=case or [], device=device or "cpu", quick=quick, affinity=affinity, repository=repository,
-        out=out, show=show, json=json,
+        range_, cases=case or [], device=device or "cpu", quick=quick, whole=whole, affinity=affinity,
+        repository=repository, out=out, show=show, json=json,
     )  # fmt: skip
 
 

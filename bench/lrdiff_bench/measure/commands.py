@@ -293,6 +293,7 @@ def history(
     cases: Sequence[str],
     device: str,
     quick: bool,
+    whole: bool,
     affinity: str | None,
     repository: Path,
     out: Path,
@@ -303,18 +304,30 @@ def history(
     from lrdiff_bench.measure.history import measure_history, open_page
 
     report = measure_history(
-        range_, repository=repository, out=out, cases=cases, device=device, quick=quick, affinity=cpu_list(affinity)
-    )
+        range_, repository=repository, out=out, cases=cases, device=device, quick=quick, whole=whole,
+        affinity=cpu_list(affinity),
+    )  # fmt: skip
     if json:
         _print_json(report)
     else:
-        print(f"page: {report['page']}\ncommits: {report['commits']}, regressions: {len(report['regressions'])}")
+        print(
+            f"page: {report['page']}\nrecords: {out / 'records'}\n"
+            f"commits: {report['commits']} in {report['seconds'] / 60:.1f} minutes, "
+            f"regressions: {len(report['regressions'])}"
+        )
         if report["offline"] is not None:
             print(f"the page needs the network: {report['offline']}")
         for one in report["regressions"]:
             print(f"    {one['case']}: {one['factor']:.2f} times slower since {one['commit'][:12]}")
     if show:
         open_page(Path(report["page"]))
+    if report["failures"]:
+        first, *more = report["failures"]
+        others = f" and {len(more)} more" if more else ""
+        return _fail(
+            f"not measured: {first['case']} of {first['commit'][:12]}{others}",
+            "the reason is above, where the case failed; --json lists all of them",
+        )
     return 0
 
 

@@ -6,7 +6,8 @@ the order of the run. Who changes a field raises :data:`SCHEMA`; files of anothe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 from uuid import uuid4
@@ -18,7 +19,17 @@ from lrdiff_bench.measure.case import Case, Metric
 from lrdiff_bench.measure.machine import Code, Conditions, Machine, Part
 from lrdiff_core.errors import DataError
 
-__all__ = ["SCHEMA", "ParityResult", "ProcessResult", "Record", "SampleRow", "make_record", "parse_record"]
+__all__ = [
+    "SCHEMA",
+    "ParityResult",
+    "ProcessResult",
+    "Record",
+    "SampleRow",
+    "join_records",
+    "make_record",
+    "parse_record",
+    "worst_parity",
+]
 
 SCHEMA: Literal[1] = 1
 
@@ -140,6 +151,29 @@ def make_record(
         machine=machine,
         conditions=conditions,
     )
+
+
+def worst_parity(results: Sequence[ParityResult | None]) -> ParityResult | None:
+    """The one that all processes of a case are judged by; None where the case has no parity.
+
+    Example:
+        >>> right, wrong = (ParityResult(error=e, budget=8.0, held=e <= 8) for e in (1.0, 9.0))
+        >>> worst_parity([right, wrong, right]).error
+        9.0
+    """
+    told = [result for result in results if result is not None]
+    return max(told, key=lambda one: (not one.held, math.inf if one.error is None else one.error), default=None)
+
+
+def join_records(parts: Sequence[Record]) -> Record:
+    """One record of a case from records of one process each, measured one after the other."""
+    samples: list[SampleRow] = []
+    for index, part in enumerate(parts):
+        begin = len(samples)
+        samples += [row.model_copy(update={"process": index, "order": begin + row.order}) for row in part.samples]
+    processes = [part.processes[0].model_copy(update={"process": index}) for index, part in enumerate(parts)]
+    parity = worst_parity([part.parity for part in parts])
+    return parts[-1].model_copy(update={"samples": tuple(samples), "processes": tuple(processes), "parity": parity})
 
 
 def parse_record(line: str, *, where: str) -> Record:

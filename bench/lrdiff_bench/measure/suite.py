@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,11 +18,20 @@ from lrdiff_bench.measure.child import describe
 from lrdiff_bench.measure.instructions import count_instructions
 from lrdiff_bench.measure.machine import Code, Conditions, Machine, describe_conditions
 from lrdiff_bench.measure.process import Effort, MeasuringProcess, can_fork
-from lrdiff_bench.measure.record import ParityResult, ProcessResult, Record, SampleRow, make_record
+from lrdiff_bench.measure.record import (
+    ParityResult,
+    ProcessResult,
+    Record,
+    SampleRow,
+    join_records,
+    make_record,
+    parse_record,
+    worst_parity,
+)
 from lrdiff_bench.timing import pinned
-from lrdiff_core.errors import ConfigError, LrdiffError, UnavailableError
+from lrdiff_core.errors import CheckFailed, ConfigError, LrdiffError, UnavailableError
 
-__all__ = ["Row", "choose_cases", "measure_cases", "measure_here"]
+__all__ = ["Row", "choose_cases", "measure_cases", "measure_here", "measure_in_copies"]
 
 LEAST_SAMPLES = 3  # taken even where the time is up
 
@@ -35,6 +46,12 @@ class Row:
     record: Record | None = None
     _samples: list[SampleRow] = field(default_factory=list)
     _processes: list[ProcessResult] = field(default_factory=list)
+    _parities: list[ParityResult | None] = field(default_factory=list)
+
+    def _finish(self, index: int, end: dict[str, Any]) -> None:
+        """Keep what a process tells at its end."""
+        self._processes.append(ProcessResult(process=index, **end["process"]))
+        self._parities.append(None if end["parity"] is None else ParityResult(**end["parity"]))
 
 
 def choose_cases(
@@ -121,7 +138,8 @@ def measure_cases(
             for row in waiting:
                 watch(row)
                 try:
-                    if can_fork(str(row.case.parameters.get("device", "cpu"))):
+                    # A copy has all the memory of what it was copied from: peaks are measured in new processes.
+                    if row.case.metric == "time" and can_fork(str(row.case.parameters.get("device", "cpu"))):
                         server = server or stack.enter_context(MeasuringProcess(fork=True, affinity=affinity))
                         order, end = _measure(row, server, effort, process, order)
                     else:
@@ -157,8 +175,52 @@ def measure_here(case: Case, effort: Effort) -> Record:
         row = Row(case)
         end = describe(blocks) | {"conditions": conditions.model_dump()}
     row._samples += [SampleRow(process=0, block=i, order=i, **one._asdict()) for i, one in enumerate(blocks.samples)]
-    row._processes.append(ProcessResult(process=0, **end["process"]))
+    row._finish(0, end)
     return _record(row, end, None)
+
+
+def measure_in_copies(case: Case, effort: Effort) -> Record:
+    """Measure a timed case in forked copies of this process, one after the other: as many as the effort has processes
+    and time for.
+
+    Where forking will not do (see :func:`can_fork`), it is measured in this process, once.
+
+    Raises:
+        CheckFailed: a copy ended before it had measured; its traceback is on stderr.
+    """
+    if not can_fork(str(case.parameters.get("device", "cpu"))):
+        return measure_here(case, effort)
+    began = time.perf_counter()
+    parts = [_measure_in_copy(case, effort)]
+    while len(parts) < effort.processes and time.perf_counter() - began < effort.case_seconds:
+        parts.append(_measure_in_copy(case, effort))
+    return join_records(parts)
+
+
+def _measure_in_copy(case: Case, effort: Effort) -> Record:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(reading)
+            with os.fdopen(writing, "w", encoding="utf-8") as answer:
+                answer.write(measure_here(case, effort).model_dump_json())
+            status = 0
+        except Exception:  # noqa: BLE001  # whatever it is, its traceback is the answer
+            traceback.print_exc()
+        finally:  # whatever happens, this copy must not go on as if it were the original
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as answer:
+        text = answer.read()
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise CheckFailed(
+            f"the process that measured {case.label} ended with status {os.waitstatus_to_exitcode(status)}",
+            help="what it said is above; out of memory ends a process with status -9",
+        )
+    return parse_record(text, where=case.label)
 
 
 def _measure(row: Row, process: MeasuringProcess, effort: Effort, index: int, order: int) -> tuple[int, dict[str, Any]]:
@@ -171,7 +233,7 @@ def _measure(row: Row, process: MeasuringProcess, effort: Effort, index: int, or
             row._samples.append(SampleRow(process=index, block=block, order=order, **process.block()._asdict()))
             order += 1
     end = process.end()
-    row._processes.append(ProcessResult(process=index, **end["process"]))
+    row._finish(index, end)
     return order, end
 
 
@@ -180,7 +242,7 @@ def _record(row: Row, end: dict[str, Any], instructions: float | None) -> Record
         row.case,
         samples=row._samples,
         processes=row._processes,
-        parity=None if end["parity"] is None else ParityResult(**end["parity"]),
+        parity=worst_parity(row._parities),
         instructions=instructions,
         facts=end["facts"],
         code=Code(**end["code"]),
