@@ -28,7 +28,8 @@ class Calibration(Part):
     """The A/A band of one machine.
 
     ``paired`` holds for ``lrdiff bench ab``, where both sides are measured in turn; ``apart`` for ``lrdiff bench
-    compare``, where they are not. Both are relative: 0.02 is 2 %.
+    compare``, where they are not: it comes from the same blocks with the pairs broken up, so what the machine does
+    from one day to the next is not in it. Both are relative: 0.02 is 2 %.
     """
 
     machine: str

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json as json_module
+import os
+import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,10 +28,12 @@ from lrdiff_bench.measure.record import Record
 from lrdiff_bench.measure.suite import Row, choose_cases, measure_cases
 from lrdiff_bench.screen import make_console, plain_table
 from lrdiff_bench.timing import load_average, usable_cpus
-from lrdiff_core.errors import ConfigError, InputError, UnavailableError
+from lrdiff_core.errors import ConfigError, DataError, InputError, UnavailableError
 from lrdiff_core.files import write_text
 
 __all__ = ["ab", "calibrate", "compare", "history", "list_cases", "list_runs", "pictures", "run", "show"]
+
+LEAST_PAIRS = 4  # fewer processes say nothing about how processes differ
 
 
 def run(
@@ -52,7 +57,7 @@ def run(
     file = store.new_run(folder or store.DEFAULT_FOLDER)
     # With --json the table still shows, but on stderr.
     console = make_console(stderr=json)
-    _warn_of_load(console)
+    _warn_of_load(make_console(stderr=True))
     rows = [Row(case) for case in cases]
     place = {case.label: i for i, case in enumerate(cases)}
     with ExitStack() as stack:
@@ -79,7 +84,7 @@ def run(
     if records:
         console.print(f"records: {file}", soft_wrap=True)
         if to is not None:
-            _write_page(records, to)
+            _write_page(records, to, _command(names, parameters, device, quick, processes, instructions))
             console.print(f"page: {to}", soft_wrap=True)
     if json:
         _print_json(
@@ -123,49 +128,76 @@ def list_cases(*, json: bool) -> int:
 
 
 def list_runs(*, folder: Path | None, json: bool) -> int:
-    """Every run kept, oldest first."""
-    runs = [(file, store.read_run(file)) for file in store.run_files(folder or store.DEFAULT_FOLDER)]
+    """Every run kept, oldest first; one that cannot be read does not hide the others."""
+    runs: list[tuple[Path, list[Record], str | None]] = []
+    for file in store.run_files(folder or store.DEFAULT_FOLDER):
+        try:
+            runs.append((file, store.read_run(file), None))
+        except DataError as problem:
+            runs.append((file, [], problem.message))
     if json:
         _print_json(
-            [{"file": str(file), "records": len(rows), "cases": [row.case for row in rows]} for file, rows in runs]
+            [
+                {"file": str(file), "records": len(rows), "cases": [row.case for row in rows], "fault": fault}
+                for file, rows, fault in runs
+            ]
         )
         return 0
-    table = plain_table("run", "records", "commit", "why")
-    for file, records in runs:
+    table = plain_table("run", "records", "commit", "cases")
+    for file, records, _ in runs:
+        if not records:
+            table.add_row(file.stem, "0", "", "")
+            continue
         devices = [one for one in dict.fromkeys(record.machine.device for record in records) if one != "cpu"]
         names = dict.fromkeys(record.name for record in records)
         table.add_row(file.stem, str(len(records)), _commit(records[0]), ", ".join([*names, *devices]))
-    make_console().print(table if runs else f"no runs in {folder or store.DEFAULT_FOLDER}")
+    console = make_console()
+    console.print(table if runs else f"no runs in {folder or store.DEFAULT_FOLDER}")
+    for file, records, fault in runs:
+        if not records:
+            console.print(f"{file.stem}: {fault or 'ended before its first record'}", style="yellow")
     return 0
 
 
 def show(name: str, *, folder: Path | None, to: Path | None, json: bool) -> int:
     """The records of one run."""
-    records = store.read_run(store.find_run(name, folder or store.DEFAULT_FOLDER))
+    file = store.find_run(name, folder or store.DEFAULT_FOLDER)
+    records = _read_whole(file)
     if to is not None:
-        _write_page(records, to)
+        _write_page(records, to, f"lrdiff bench show {file.stem}")
     if json:
         _print_json([record.model_dump() for record in records])
         return 0
     console = make_console()
     first = records[0]
+    commits = list(dict.fromkeys(map(_commit, records)))
+    load = "unknown" if first.conditions.load is None else f"{first.conditions.load:.1f}"
     console.print(
-        f"{first.created}, commit {_commit(first)}, torch {first.code.torch}, Python {first.code.python}\n"
+        f"{first.created}, commit {', '.join(commits)}, torch {first.code.torch}, Python {first.code.python}\n"
         f"{first.machine.cpu}, {first.machine.cpus} cpus, machine {first.machine.id}, "
-        f"load {first.conditions.load}, governor {first.conditions.governor or 'unknown'}"
+        f"load {load}, governor {first.conditions.governor or 'unknown'}"
     )
-    rows = [Row(Case(name=r.name, parameters=r.parameters, version=r.version, factory=_no_factory), record=r)
-            for r in records]  # fmt: skip
+    # The two sides of a comparison of commits are told apart by nothing else.
+    names = [f"{r.name} {_commit(r)}" if len(commits) > 1 else r.name for r in records]
+    rows = [Row(Case(name=name, parameters=r.parameters, version=r.version, factory=_no_factory), record=r)
+            for name, r in zip(names, records, strict=True)]  # fmt: skip
     console.print(present.run_table(rows))
     return 0
 
 
 def compare(name_a: str, name_b: str, *, across_machines: bool, folder: Path | None, json: bool) -> int:
-    """Two runs, by cases of the same label, version and device."""
+    """Two runs, by cases of the same label and version."""
     place = folder or store.DEFAULT_FOLDER
-    first, second = (store.read_run(store.find_run(name, place)) for name in (name_a, name_b))
+    first, second = (_read_whole(store.find_run(name, place)) for name in (name_a, name_b))
     if not across_machines:
         store.same_machine([*first, *second])
+    for name, records in ((name_a, first), (name_b, second)):
+        twice = [case for case, count in Counter((r.case, r.version) for r in records).items() if count > 1]
+        if twice:
+            raise ConfigError(
+                f"the run {name} holds {twice[0][0]} twice",
+                help="it is a comparison: `lrdiff bench show` shows both sides",
+            )
     earlier = {(r.case, r.version): r for r in first if r.samples}
     found = [(earlier[r.case, r.version], r) for r in second if r.samples and (r.case, r.version) in earlier]
     if not found:
@@ -207,6 +239,10 @@ def calibrate(
     json: bool,
 ) -> int:
     """A long A/A comparison in fresh processes, and the band that follows from it."""
+    if processes < LEAST_PAIRS:
+        raise ConfigError(
+            f"{processes} pairs of processes tell no band", help=f"write --processes {LEAST_PAIRS} or more; 16 is usual"
+        )
     case = _one_case(name, parameters, None)
     side = Side(label="itself", case=case)
     effort = _paired_effort(processes, quick=False)
@@ -220,7 +256,7 @@ def calibrate(
     else:
         print(
             f"A/A band of this machine ({case.label}, {processes} pairs of processes): "
-            f"{100 * calibration.paired:.2f} % side by side, {100 * calibration.apart:.2f} % in separate runs\n"
+            f"{100 * calibration.paired:.2f} % measured in turn, {100 * calibration.apart:.2f} % otherwise\n"
             f"kept in {file}; comparisons judge by it where it is wider than 2 %"
         )
     return 0
@@ -303,6 +339,7 @@ def history(
     """Measure commits with asv and publish the page."""
     from lrdiff_bench.measure.history import measure_history, open_page
 
+    _warn_of_load(make_console(stderr=True))
     report = measure_history(
         range_, repository=repository, out=out, cases=cases, device=device, quick=quick, whole=whole,
         affinity=cpu_list(affinity),
@@ -336,7 +373,7 @@ def pictures(name: str, *, to: Path, folder: Path | None) -> int:
     from lrdiff_bench.measure.pictures import draw_all
 
     place = folder or store.DEFAULT_FOLDER
-    records = store.read_run(store.find_run(name, place))
+    records = _read_whole(store.find_run(name, place))
     runs = [store.read_run(file) for file in store.run_files(place)]
     drawn = draw_all(records, runs, to)
     if not drawn:
@@ -358,14 +395,12 @@ def cpu_list(text: str | None) -> tuple[int, ...]:
         >>> cpu_list(None), cpu_list("0")
         ((), (0,))
     """
-    import os
-
     if text is None:
         return ()
     if not hasattr(os, "sched_setaffinity"):
         raise UnavailableError("this system cannot keep a process to a processor", help="leave --affinity away")
     usable = os.sched_getaffinity(0)
-    if not all(part.isdigit() and int(part) in usable for part in text.split(",")):
+    if not all(part.isdecimal() and int(part) in usable for part in text.split(",")):
         raise ConfigError(f"--affinity {text} is no list of processors", help=f"write some of {sorted(usable)}")
     return tuple(int(part) for part in text.split(","))
 
@@ -408,13 +443,31 @@ def _warn_of_load(console: Console) -> None:
         console.print(text, style="yellow")
 
 
-def _write_page(records: Sequence[Record], to: Path) -> None:
+def _read_whole(file: Path) -> list[Record]:
+    records = store.read_run(file)
+    if not records:
+        raise DataError(f"the run {file.stem} ended before its first record", help="see `lrdiff bench ls` for others")
+    return records
+
+
+def _command(
+    names: Sequence[str], parameters: Sequence[str], device: str | None, quick: bool, processes: int, instructions: bool
+) -> str:
+    """What to type to measure the same again."""
+    words = [*names, *(word for pair in parameters for word in ("--param", pair))]
+    words += [] if device is None else ["--device", device]
+    words += [] if processes == 1 else ["--processes", str(processes)]
+    words += [*(["--quick"] if quick else []), *(["--instructions"] if instructions else [])]
+    return shlex.join(["lrdiff", "bench", *words])
+
+
+def _write_page(records: Sequence[Record], to: Path, command: str) -> None:
     """The page of a run, with what can be drawn of it beside it."""
     from lrdiff_bench.measure.pictures import draw_rates, draw_sizes
 
     drawn = [*draw_rates(records, to.parent), *draw_sizes(records, to.parent)]
     pictures = [file.name for file in drawn if file.suffix == ".png"]
-    write_text(to, present.markdown(records, "lrdiff bench", pictures))
+    write_text(to, present.markdown(records, command, pictures))
 
 
 def _measured(rows: Sequence[Row]) -> list[Row]:

@@ -183,5 +183,10 @@ def _nvidia() -> tuple[str, str | None, float | None]:
 
         return torch.cuda.get_device_name(), None, None
     query = ["nvidia-smi", "--query-gpu=name,driver_version,clocks.sm", "--format=csv,noheader,nounits", "--id=0"]
-    name, driver, clock = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split(",")
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    if done.returncode != 0 or done.stdout.count(",") != 2:  # it is there, and its driver is not
+        import torch
+
+        return torch.cuda.get_device_name(), None, None
+    name, driver, clock = done.stdout.split(",")
     return name.strip(), driver.strip(), float(clock) if clock.strip().isdigit() else None

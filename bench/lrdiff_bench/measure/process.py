@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = ["Effort", "MeasuringProcess", "can_fork", "code_path"]
 _ERRORS: dict[int, type[LrdiffError]] = {1: CheckFailed, 2: InputError, 3: UnavailableError}
 
 
+@dataclass(frozen=True, kw_only=True)
 class Effort:
     """How much is measured.
 
@@ -36,26 +38,20 @@ class Effort:
         ConfigError: a number below one, or a time that is not positive.
     """
 
-    def __init__(
-        self,
-        *,
-        processes: int,
-        samples: int,
-        block_seconds: float,
-        warmup_seconds: float,
-        most_seconds: float,
-        case_seconds: float = math.inf,
-    ) -> None:
-        if processes < 1 or samples < 1:
-            raise ConfigError(f"{processes} processes of {samples} samples", help="write whole numbers from 1 up")
-        if min(block_seconds, warmup_seconds, most_seconds, case_seconds) <= 0:
+    processes: int
+    samples: int
+    block_seconds: float
+    warmup_seconds: float
+    most_seconds: float
+    case_seconds: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or self.samples < 1:
+            raise ConfigError(
+                f"{self.processes} processes of {self.samples} samples", help="write whole numbers from 1 up"
+            )
+        if min(self.block_seconds, self.warmup_seconds, self.most_seconds, self.case_seconds) <= 0:
             raise ConfigError("a time of the effort is not positive", help="write seconds above 0")
-        self.processes = processes
-        self.samples = samples
-        self.block_seconds = block_seconds
-        self.warmup_seconds = warmup_seconds
-        self.most_seconds = most_seconds
-        self.case_seconds = case_seconds
 
     @classmethod
     def whole(cls, processes: int = 1) -> Effort:

@@ -176,7 +176,7 @@ def join_records(parts: Sequence[Record]) -> Record:
     return parts[-1].model_copy(update={"samples": tuple(samples), "processes": tuple(processes), "parity": parity})
 
 
-def parse_record(line: str, *, where: str) -> Record:
+def parse_record(line: str | bytes, *, where: str) -> Record:
     """Read a record.
 
     Args:
@@ -193,7 +193,7 @@ def parse_record(line: str, *, where: str) -> Record:
         at = ".".join(map(str, first["loc"]))
         raise DataError(
             f"{where} holds no record of schema {SCHEMA}: {at + ': ' if at else ''}{first['msg']}",
-            help="use the lrdiff that wrote it, or measure again with `lrdiff bench`",
+            help="use the lrdiff that wrote it, or remove the file and measure again with `lrdiff bench`",
         ) from problem
 
 

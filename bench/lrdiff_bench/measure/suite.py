@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import random
 import time
@@ -15,7 +16,7 @@ from lrdiff_bench.cases import CASES
 from lrdiff_bench.measure.blocks import Blocks
 from lrdiff_bench.measure.case import Case
 from lrdiff_bench.measure.child import describe
-from lrdiff_bench.measure.instructions import count_instructions
+from lrdiff_bench.measure.instructions import check_valgrind, count_instructions
 from lrdiff_bench.measure.machine import Code, Conditions, Machine, describe_conditions
 from lrdiff_bench.measure.process import Effort, MeasuringProcess, can_fork
 from lrdiff_bench.measure.record import (
@@ -28,6 +29,7 @@ from lrdiff_bench.measure.record import (
     parse_record,
     worst_parity,
 )
+from lrdiff_bench.measure.registry import RESERVED
 from lrdiff_bench.timing import pinned
 from lrdiff_core.errors import CheckFailed, ConfigError, LrdiffError, UnavailableError
 
@@ -44,6 +46,7 @@ class Row:
     reason: str | None = None  # why it was not measured
     failed: bool = False  # the reason is a fault, not something that is not here
     record: Record | None = None
+    note: str | None = None  # beside the record
     _samples: list[SampleRow] = field(default_factory=list)
     _processes: list[ProcessResult] = field(default_factory=list)
     _parities: list[ParityResult | None] = field(default_factory=list)
@@ -76,11 +79,13 @@ def choose_cases(
         >>> [case.label for case in choose_cases(["main_step"], ["rates=2"])]
         ['main_step[rates=2]']
     """
-    unknown = [name for name in names if name not in CASES]
-    if unknown:
-        raise ConfigError(f"there is no case {unknown[0]!r}", help=f"cases: {', '.join(CASES)}")
+    for name in names:
+        if name not in CASES:
+            near = difflib.get_close_matches(name, [*CASES, *RESERVED], n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(f"there is no case {name!r}", help=f"{meant}cases: {', '.join(CASES)}")
     pairs = [_pair(text) for text in parameters]
-    found: list[Case] = []
+    found: dict[str, Case] = {}  # by label: what is named twice is measured once
     for family in [CASES[name] for name in names] or list(CASES.values()):
         if any(key not in family.parameters for key, _ in pairs) and not names:
             continue  # `--param rates=2` alone: the families that have rates
@@ -89,14 +94,11 @@ def choose_cases(
         chosen = {key: tuple(family.parse(key, one) for one in texts) for key, texts in pairs}
         if device is not None and "device" in family.parameters:
             chosen["device"] = (family.parse("device", device),)
-        if pairs:
-            found += family.view(chosen)
-        else:
-            views = [family.quick] if quick else list(family.views.values())
-            found += {case.label: case for view in views for case in family.view({**view, **chosen})}.values()
+        views = [{}] if pairs else [family.quick] if quick else list(family.views.values())
+        found |= {case.label: case for view in views for case in family.view({**view, **chosen})}
     if not found:
         raise ConfigError("no case has these parameters", help="see `lrdiff bench ls --cases`")
-    return found
+    return list(found.values())
 
 
 def measure_cases(
@@ -120,8 +122,11 @@ def measure_cases(
         watch: called with a row when its measuring begins.
 
     Raises:
-        UnavailableError: only from ``instructions``; a case that is not available has a row with the reason.
+        UnavailableError: instructions are asked for and there is no valgrind. A case that is not available has a row
+            with the reason.
     """
+    if instructions:
+        check_valgrind()
     rows = [Row(case) for case in cases]
     for row in rows:
         row.reason = CASES[row.case.name].unavailable(**row.case.parameters)
@@ -152,7 +157,12 @@ def measure_cases(
                     yield row
                     continue
                 if process == effort.processes - 1:
-                    counted = count_instructions(row.case) if instructions else None
+                    counted = None
+                    if instructions:
+                        try:
+                            counted = count_instructions(row.case)
+                        except UnavailableError as problem:  # what was measured is kept all the same
+                            row.note = f"{problem.message} ({problem.help})"
                     row.record = _record(row, end, counted)
                     yield row
 
