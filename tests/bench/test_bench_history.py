@@ -94,7 +94,15 @@ def test_a_case_is_measured_once_for_all_its_readers_and_anew_for_one_that_asks_
         pytest.skip("no git checkout: no run a commit")
     (run,) = store.run_files(kept)
     assert run.name == f"20231114T221320Z-{record.code.commit[:10]}.jsonl"
-    assert [one.id for one in store.read_run(run)] == ["0", "1", "2"]
+    assert [one.id for one in store.read_run(run)] == ["2"]  # of each case the newest
+
+
+def test_a_record_takes_the_place_of_the_same_case_on_the_same_machine(record: Record, tmp_path: Path) -> None:
+    other = record.model_copy(update={"case": "main_step[rates=1]", "id": "other"})
+    elsewhere = record.model_copy(update={"machine": record.machine.model_copy(update={"id": "x"}), "id": "elsewhere"})
+    for one in (record, other, elsewhere, record.model_copy(update={"id": "new"})):
+        store.replace_record(tmp_path / "run.jsonl", one)
+    assert [one.id for one in store.read_run(tmp_path / "run.jsonl")] == ["other", "elsewhere", "new"]
 
 
 def test_a_record_of_copies_is_one_record_of_several_processes() -> None:
@@ -155,6 +163,37 @@ def test_of_a_merge_the_commits_that_the_page_shows_are_measured(tmp_path: Path)
     assert list_commits("HEAD~1..HEAD", tmp_path) == shown[:1]
     with pytest.raises(ConfigError, match='the range " cannot be read: No closing quotation\nhelp: close'):
         list_commits('"', tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (["--repository", "{tmp}"], 2, "{tmp} is in no git repository\nhelp: name a clone with --repository"),
+        (["--repository", "{tmp}/nowhere"], 2, "{tmp}/nowhere is in no git repository\nhelp: "),
+        (["--device", "auto"], 2, "there is no device 'auto' to measure on\nhelp: write one of: cpu, cuda, mps"),
+        (["nowhere..HEAD"], 2, "nowhere..HEAD names no commits: "),
+        (["--affinity", "9999"], 2, "--affinity 9999 is no list of processors"),
+    ],
+)
+def test_what_a_history_refuses_leaves_nothing_behind(
+    arguments: list[str], status: int, text: str, tmp_path: Path, capsys
+) -> None:
+    given = [word.format(tmp=tmp_path) for word in arguments]
+    if "--repository" not in given:
+        git(tmp_path, "init", "-q")
+        given += ["--repository", str(tmp_path)]
+    assert main(["bench", "history", *given, "--out", str(tmp_path / "out")]) == status
+    assert f"error: {text.format(tmp=tmp_path)}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_inside_a_repository_stands_for_all_of_it(tmp_path: Path) -> None:
+    inside = tmp_path / "project" / "inside"
+    inside.mkdir(parents=True)
+    git(inside.parent, "init", "-q")
+    assert history._root(inside) == inside.parent
+    git(tmp_path, "clone", "-q", "--bare", str(inside.parent), "bare.git")
+    assert history._root(tmp_path / "bare.git" / "objects") == tmp_path / "bare.git"
 
 
 def test_failures_are_found_in_asvs_results(tmp_path: Path) -> None:

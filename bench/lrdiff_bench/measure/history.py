@@ -20,6 +20,7 @@ from typing import Any
 from lrdiff_bench.cases import CASES
 from lrdiff_bench.measure.asv_config import find_faults, read_asv_config
 from lrdiff_bench.measure.offline_page import make_offline
+from lrdiff_core.devices import device_status
 from lrdiff_core.errors import CheckFailed, ConfigError, InputError, UnavailableError
 from lrdiff_core.files import write_text
 
@@ -27,6 +28,7 @@ __all__ = ["derive_config", "list_commits", "measure_history", "open_page", "rea
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 DEFAULT_COUNT = 10
+DEVICES = ("cpu", "cuda", "mps")
 
 
 def measure_history(
@@ -54,12 +56,19 @@ def measure_history(
 
     Raises:
         UnavailableError: there is no asv, or no ``benchmarks`` folder because this is no checkout.
-        ConfigError: the range names no commits, or a case is unknown.
+        UnavailableError: the device is not here.
+        ConfigError: the range names no commits, a case or a device is unknown, or there is no repository.
         CheckFailed: asv failed.
     """
     unknown = [name for name in cases if name not in CASES]
     if unknown:
         raise ConfigError(f"there is no case {unknown[0]!r}", help=f"cases: {', '.join(CASES)}")
+    if device not in DEVICES:
+        raise ConfigError(f"there is no device {device!r} to measure on", help=f"write one of: {', '.join(DEVICES)}")
+    status = device_status(device)
+    if not status.available:
+        raise UnavailableError(f"no {device} here: {status.reason}", help="measure on another device: --device cpu")
+    repository = _root(repository)
     commits = list_commits(range_, repository)
     settings = derive_config(repository=repository, out=out.resolve(), device=device, quick=quick)
     try:
@@ -215,6 +224,15 @@ def _asv(
             f"asv {command} ended with status {done.returncode}",
             help=f"what it said is above; the build of an environment tells more with: asv run -v --config {config}",
         )
+
+
+def _root(repository: Path) -> Path:
+    """The root of a working tree, or of a bare repository: asv clones neither from inside."""
+    for asked in ("--show-toplevel", "--absolute-git-dir"):
+        done = _git(repository, "rev-parse", asked)
+        if done.returncode == 0:
+            return Path(done.stdout.strip())
+    raise ConfigError(f"{repository.resolve()} is in no git repository", help="name a clone with --repository")
 
 
 def _branch(repository: Path) -> str:

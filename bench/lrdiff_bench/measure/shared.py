@@ -15,7 +15,7 @@ from lrdiff_bench.measure.case import Case
 from lrdiff_bench.measure.machine import commit_seconds
 from lrdiff_bench.measure.process import Effort
 from lrdiff_bench.measure.record import Record, parse_record
-from lrdiff_bench.measure.store import SUFFIX, append_record
+from lrdiff_bench.measure.store import SUFFIX, replace_record
 from lrdiff_bench.measure.suite import measure_in_copies
 from lrdiff_core.files import write_json
 
@@ -32,7 +32,7 @@ def shared_record(case: Case, effort: Effort, shared: Path, *, reader: str, kept
         effort: if it is measured.
         shared: folder of the records that others have measured.
         reader: who asks.
-        kept: folder of runs to append a new record to, a run a commit.
+        kept: folder of runs to put a new record into, a run a commit; it takes the place of an earlier one.
 
     Raises:
         CheckFailed: it could not be measured.
@@ -47,7 +47,7 @@ def shared_record(case: Case, effort: Effort, shared: Path, *, reader: str, kept
     write_json(file, {"readers": [reader], "record": record.model_dump_json()})
     run = None if kept is None else commit_run(kept, record)
     if run is not None:
-        append_record(run, record)
+        replace_record(run, record)
     return record
 
 

@@ -12,8 +12,18 @@ from typing import IO
 
 from lrdiff_bench.measure.record import Record, parse_record
 from lrdiff_core.errors import DataError, InputError
+from lrdiff_core.files import write_text
 
-__all__ = ["DEFAULT_FOLDER", "append_record", "find_run", "new_run", "read_run", "run_files", "same_machine"]
+__all__ = [
+    "DEFAULT_FOLDER",
+    "append_record",
+    "find_run",
+    "new_run",
+    "read_run",
+    "replace_record",
+    "run_files",
+    "same_machine",
+]
 
 DEFAULT_FOLDER = Path("runs") / "bench"
 SUFFIX = ".jsonl"
@@ -46,6 +56,13 @@ def append_record(path: Path, record: Record) -> None:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_record(path: Path, record: Record) -> None:
+    """Put a record into a run in place of those of the same case and machine; for one writer at a time."""
+    others = read_run(path) if path.is_file() else []
+    kept = [one for one in others if (one.case, one.machine.id) != (record.case, record.machine.id)]
+    write_text(path, "".join(one.model_dump_json() + "\n" for one in [*kept, record]))
 
 
 def read_run(path: Path) -> list[Record]:
