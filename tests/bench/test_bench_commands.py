@@ -292,11 +292,11 @@ def test_calibrate_keeps_the_band(tmp_path: Path, capsys, monkeypatch) -> None:
 
     real = commands._paired_effort
     monkeypatch.setattr(commands, "_paired_effort", lambda processes, quick: real(processes, quick=True))
-    given = ["bench", "calibrate", "main_step", "--processes", "2", "--json", "--out", str(tmp_path)]
+    given = ["bench", "calibrate", "main_step", "--processes", "4", "--json", "--out", str(tmp_path)]
     assert main(given) == 0
     document = json.loads(said(capsys)[0])
     assert document["paired"] > 0
-    assert document["pairs"] == 2
+    assert document["pairs"] == 4
     assert (tmp_path / "calibration.json").is_file()
 
 
