@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Sleeping takes as long on a busy machine as on a quiet one, or nearly: waking up late cost 7 ms at ten processes a core.
+# Sleeping takes as long on a busy machine as on a quiet one, or nearly: waking up late cost 7 ms with ten at work.
 NEW_CASE = '''
 
 @case_family(version="1", parameters={"milliseconds": (250,)})

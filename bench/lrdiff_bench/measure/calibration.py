@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lrdiff_bench.measure.ab import Pairing
+from lrdiff_bench.measure.hierarchical import widening
 from lrdiff_bench.measure.machine import Part
 from lrdiff_bench.measure.store import DEFAULT_FOLDER
 from lrdiff_bench.timing import BAND
@@ -45,7 +46,7 @@ def calibration_of(pairing: Pairing, *, processes: int, seed: int = 0) -> Calibr
     """Work the band out of one long A/A comparison.
 
     Comparisons of ``processes`` pairs are drawn from the pairs measured; 95 % of them differ from 1 by less than the
-    band, in either direction.
+    band, in either direction. It is widened for the few pairs there are, as intervals are.
 
     Args:
         pairing: of a side with itself.
@@ -65,8 +66,8 @@ def calibration_of(pairing: Pairing, *, processes: int, seed: int = 0) -> Calibr
         case=a.case,
         pairs=count,
         processes=processes,
-        paired=_band(drawn),
-        apart=_band(sides[1] - sides[0]),
+        paired=_band(drawn * widening(count)),
+        apart=_band((sides[1] - sides[0]) * widening(count)),
     )
 
 

@@ -1,12 +1,9 @@
-"""What the commands of ``lrdiff bench`` do; each returns the exit status."""
+"""The commands of ``lrdiff bench`` that measure; each returns the exit status."""
 
 from __future__ import annotations
 
-import json as json_module
 import os
 import shlex
-import sys
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,17 +18,15 @@ from lrdiff_bench.measure import present, store
 from lrdiff_bench.measure.ab import Side, compare_sides, open_sides
 from lrdiff_bench.measure.calibration import band_for, calibration_of, keep_calibration
 from lrdiff_bench.measure.case import Case
-from lrdiff_bench.measure.hierarchical import compare_unpaired
+from lrdiff_bench.measure.kept import fail, print_json, write_page
 from lrdiff_bench.measure.machine import describe_machine
 from lrdiff_bench.measure.process import Effort
-from lrdiff_bench.measure.record import Record
 from lrdiff_bench.measure.suite import Row, choose_cases, measure_cases
 from lrdiff_bench.screen import make_console, plain_table
 from lrdiff_bench.timing import load_average, usable_cpus
-from lrdiff_core.errors import ConfigError, DataError, InputError, UnavailableError
-from lrdiff_core.files import write_text
+from lrdiff_core.errors import ConfigError, InputError, UnavailableError
 
-__all__ = ["ab", "calibrate", "compare", "history", "list_cases", "list_runs", "pictures", "run", "show"]
+__all__ = ["ab", "calibrate", "cpu_list", "history", "run"]
 
 LEAST_PAIRS = 4  # fewer processes say nothing about how processes differ
 
@@ -84,10 +79,10 @@ def run(
     if records:
         console.print(f"records: {file}", soft_wrap=True)
         if to is not None:
-            _write_page(records, to, _command(names, parameters, device, quick, processes, instructions))
+            write_page(records, to, _command(names, parameters, device, quick, processes, instructions))
             console.print(f"page: {to}", soft_wrap=True)
     if json:
-        _print_json(
+        print_json(
             {
                 "format": "lrdiff.bench.run",
                 "version": 1,
@@ -98,135 +93,16 @@ def run(
             }
         )
     if failed or wrong:
-        return _fail(
+        return fail(
             f"measured with faults: {', '.join([*failed, *wrong])}", "see the lines under the table, and the column eps"
         )
     if not records:
-        return _fail(
+        return fail(
             "nothing could be measured here",
             "see the lines under the table for the reasons",
             UnavailableError.exit_status,
         )
     return 0
-
-
-def list_cases(*, json: bool) -> int:
-    """Every family with its parameters."""
-    if json:
-        _print_json(
-            {
-                name: {"summary": family.summary, "version": family.version, "parameters": family.parameters}
-                for name, family in CASES.items()
-            }
-        )
-        return 0
-    for name, family in CASES.items():
-        print(f"{name} ({len(family.cases())} cases, {len(family.cases(quick=True))} quick)\n    {family.summary}")
-        for key, values in family.parameters.items():
-            print(f"    {key}: {', '.join(map(str, values))}")
-    return 0
-
-
-def list_runs(*, folder: Path | None, json: bool) -> int:
-    """Every run kept, oldest first; one that cannot be read does not hide the others."""
-    runs: list[tuple[Path, list[Record], str | None]] = []
-    for file in store.run_files(folder or store.DEFAULT_FOLDER):
-        try:
-            runs.append((file, store.read_run(file), None))
-        except DataError as problem:
-            runs.append((file, [], problem.message))
-    if json:
-        _print_json(
-            [
-                {"file": str(file), "records": len(rows), "cases": [row.case for row in rows], "fault": fault}
-                for file, rows, fault in runs
-            ]
-        )
-        return 0
-    table = plain_table("run", "records", "commit", "cases")
-    for file, records, _ in runs:
-        if not records:
-            table.add_row(file.stem, "0", "", "")
-            continue
-        devices = [one for one in dict.fromkeys(record.machine.device for record in records) if one != "cpu"]
-        names = dict.fromkeys(record.name for record in records)
-        table.add_row(file.stem, str(len(records)), _commit(records[0]), ", ".join([*names, *devices]))
-    console = make_console()
-    console.print(table if runs else f"no runs in {folder or store.DEFAULT_FOLDER}")
-    for file, records, fault in runs:
-        if not records:
-            console.print(f"{file.stem}: {fault or 'ended before its first record'}", style="yellow")
-    return 0
-
-
-def show(name: str, *, folder: Path | None, to: Path | None, json: bool) -> int:
-    """The records of one run."""
-    file = store.find_run(name, folder or store.DEFAULT_FOLDER)
-    records = _read_whole(file)
-    if to is not None:
-        _write_page(records, to, f"lrdiff bench show {file.stem}")
-    if json:
-        _print_json([record.model_dump() for record in records])
-        return 0
-    console = make_console()
-    first = records[0]
-    commits = list(dict.fromkeys(map(_commit, records)))
-    load = "unknown" if first.conditions.load is None else f"{first.conditions.load:.1f}"
-    console.print(
-        f"{first.created}, commit {', '.join(commits)}, torch {first.code.torch}, Python {first.code.python}\n"
-        f"{first.machine.cpu}, {first.machine.cpus} cpus, machine {first.machine.id}, "
-        f"load {load}, governor {first.conditions.governor or 'unknown'}"
-    )
-    # The two sides of a comparison of commits are told apart by nothing else.
-    names = [f"{r.name} {_commit(r)}" if len(commits) > 1 else r.name for r in records]
-    rows = [Row(Case(name=name, parameters=r.parameters, version=r.version, factory=_no_factory), record=r)
-            for name, r in zip(names, records, strict=True)]  # fmt: skip
-    console.print(present.run_table(rows))
-    return 0
-
-
-def compare(name_a: str, name_b: str, *, across_machines: bool, folder: Path | None, json: bool) -> int:
-    """Two runs, by cases of the same label and version."""
-    place = folder or store.DEFAULT_FOLDER
-    first, second = (_read_whole(store.find_run(name, place)) for name in (name_a, name_b))
-    if not across_machines:
-        store.same_machine([*first, *second])
-    for name, records in ((name_a, first), (name_b, second)):
-        twice = [case for case, count in Counter((r.case, r.version) for r in records).items() if count > 1]
-        if twice:
-            raise ConfigError(
-                f"the run {name} holds {twice[0][0]} twice",
-                help="it is a comparison: `lrdiff bench show` shows both sides",
-            )
-    earlier = {(r.case, r.version): r for r in first if r.samples}
-    found = [(earlier[r.case, r.version], r) for r in second if r.samples and (r.case, r.version) in earlier]
-    if not found:
-        raise ConfigError("the runs have no case of the same version in common", help="see `lrdiff bench show RUN`")
-    outcomes = [
-        compare_unpaired(a.by_process(), b.by_process(), band=band_for(a.machine.id, place, paired=False))
-        for a, b in found
-    ]
-    slower = [b.case for (_, b), outcome in zip(found, outcomes, strict=True) if outcome.verdict == "slower"]
-    if json:
-        _print_json(
-            [
-                {"case": b.case, "median_a": a.median, "median_b": b.median} | present.outcome_document(outcome)
-                for (a, b), outcome in zip(found, outcomes, strict=True)
-            ]
-        )
-    else:
-        table = plain_table("case", "before", "after", "ratio", "result")
-        table.columns[0].no_wrap = False
-        hidden = present.constant_parameters([b for _, b in found])
-        for (a, b), outcome in zip(found, outcomes, strict=True):
-            label = f"{b.name} {present.short_label(b, hidden)}".strip()
-            table.add_row(label, present.format_seconds(a.median), present.format_seconds(b.median),
-                          f"{outcome.ratio.estimate:.3f}", present.brief_outcome(outcome))  # fmt: skip
-        console = make_console()
-        console.print(table)
-        if any(outcome.processes == 1 for outcome in outcomes):
-            console.print("one process a side cannot tell: measure with --processes 8", style="dim")
-    return _fail(f"slower: {', '.join(slower)}", "see `lrdiff bench ab` for a closer look") if slower else 0
 
 
 def calibrate(
@@ -252,7 +128,7 @@ def calibrate(
     calibration = calibration_of(pairing, processes=8)
     file = keep_calibration(calibration, folder or store.DEFAULT_FOLDER)
     if json:
-        _print_json(calibration.model_dump())
+        print_json(calibration.model_dump())
     else:
         print(
             f"A/A band of this machine ({case.label}, {processes} pairs of processes): "
@@ -297,7 +173,7 @@ def ab(
     outcome = pairing.outcome
     wrong = [r.case for r in pairing.records if r.parity is not None and not r.parity.held]
     if json:
-        _print_json(
+        print_json(
             {
                 "case": case.label,
                 "a": {"label": a.label, "median": pairing.records[0].median},
@@ -317,9 +193,9 @@ def ab(
         text = present.describe_outcome(outcome)
         shown.print(Text.assemble("   ", f"{b.label} against {a.label}: ", text), soft_wrap=True)
     if wrong:
-        return _fail(f"too far from float64: {', '.join(wrong)}", "fast but wrong is no result")
+        return fail(f"too far from float64: {', '.join(wrong)}", "fast but wrong is no result")
     if outcome.verdict == "slower":
-        return _fail(f"{b.label} is slower than {a.label} in {case.label}", f"samples are in {file}")
+        return fail(f"{b.label} is slower than {a.label} in {case.label}", f"samples are in {file}")
     return 0
 
 
@@ -345,7 +221,7 @@ def history(
         affinity=cpu_list(affinity),
     )  # fmt: skip
     if json:
-        _print_json(report)
+        print_json(report)
     else:
         print(
             f"page: {report['page']}\nrecords: {out / 'records'}\n"
@@ -361,27 +237,10 @@ def history(
     if report["failures"]:
         first, *more = report["failures"]
         others = f" and {len(more)} more" if more else ""
-        return _fail(
+        return fail(
             f"not measured: {first['case']} of {first['commit'][:12]}{others}",
             "the reason is above, where the case failed; --json lists all of them",
         )
-    return 0
-
-
-def pictures(name: str, *, to: Path, folder: Path | None) -> int:
-    """Every picture that the records allow."""
-    from lrdiff_bench.measure.pictures import draw_all
-
-    place = folder or store.DEFAULT_FOLDER
-    records = _read_whole(store.find_run(name, place))
-    runs = [store.read_run(file) for file in store.run_files(place)]
-    drawn = draw_all(records, runs, to)
-    if not drawn:
-        raise ConfigError(
-            "this run holds nothing to draw", help="measure `lrdiff bench optimizer_step` as a whole, or several runs"
-        )
-    for file in drawn:
-        print(file)
     return 0
 
 
@@ -443,13 +302,6 @@ def _warn_of_load(console: Console) -> None:
         console.print(text, style="yellow")
 
 
-def _read_whole(file: Path) -> list[Record]:
-    records = store.read_run(file)
-    if not records:
-        raise DataError(f"the run {file.stem} ended before its first record", help="see `lrdiff bench ls` for others")
-    return records
-
-
 def _command(
     names: Sequence[str], parameters: Sequence[str], device: str | None, quick: bool, processes: int, instructions: bool
 ) -> str:
@@ -461,33 +313,5 @@ def _command(
     return shlex.join(["lrdiff", "bench", *words])
 
 
-def _write_page(records: Sequence[Record], to: Path, command: str) -> None:
-    """The page of a run, with what can be drawn of it beside it."""
-    from lrdiff_bench.measure.pictures import draw_rates, draw_sizes
-
-    drawn = [*draw_rates(records, to.parent), *draw_sizes(records, to.parent)]
-    pictures = [file.name for file in drawn if file.suffix == ".png"]
-    write_text(to, present.markdown(records, command, pictures))
-
-
 def _measured(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.record is not None or row.reason is not None]
-
-
-def _commit(record: Record) -> str:
-    return f"{(record.code.commit or 'none')[:10]}{'+' if record.code.dirty else ''}"
-
-
-def _no_factory() -> Any:
-    raise NotImplementedError("a case that was read from a record is not built again")
-
-
-def _print_json(document: Any) -> None:
-    from lrdiff_bench.run_folder import json_ready
-
-    sys.stdout.write(json_module.dumps(json_ready(document), indent=2, allow_nan=False) + "\n")
-
-
-def _fail(message: str, help: str, status: int = 1) -> int:
-    print(f"error: {message}\nhelp: {help}", file=sys.stderr)
-    return status
