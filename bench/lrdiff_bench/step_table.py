@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import platform
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,7 @@ from typing import Any, Literal
 import torch
 
 from lrdiff_bench import step_peers, timing
-from lrdiff_bench.measure import machine
+from lrdiff_bench.measure.state import model_shapes
 from lrdiff_bench.statistics import Interval, bootstrap_interval
 from lrdiff_bench.version import version
 from lrdiff_core.devices import compiler_status
@@ -309,8 +310,15 @@ def markdown(document: dict[str, Any]) -> str:
 
 def describe_machine() -> dict[str, Any]:
     """Processor, how many of it may be used, how busy it is, and the system."""
-    found = machine.describe_machine()
-    return {"cpu": found.cpu, "cpus": timing.usable_cpus(), "load": timing.load_average(), "system": found.system}
+    # Not by `measure.machine`, which needs pydantic: `make gpu` runs where there is torch alone.
+    cpu = platform.processor() or platform.machine()
+    try:
+        info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        cpu = next(line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    system = f"{platform.system()} {platform.machine()}"
+    return {"cpu": cpu, "cpus": timing.usable_cpus(), "load": timing.load_average(), "system": system}
 
 
 def describe_versions() -> dict[str, str]:
@@ -324,8 +332,18 @@ def describe_versions() -> dict[str, str]:
 
 def describe_commit() -> str:
     """The commit that this code is at, ``, changed`` where the tree differs from it."""
-    code = machine.describe_code()
-    return "unknown (installed)" if code.commit is None else code.commit[:12] + (", changed" if code.dirty else "")
+    root = Path(__file__).parents[2]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD") if (root / ".git").exists() else ""
+        changed = ", changed" if commit and git("status", "--porcelain", "--untracked-files=no") else ""
+    except OSError:  # no git here
+        return "unknown"
+    return commit + changed if commit else "unknown (installed)"
 
 
 # ---- the rows
@@ -355,7 +373,7 @@ def _transformer(installed: dict[str, Factory]) -> Iterator[Task]:
 
 def _many(installed: dict[str, Factory]) -> Iterator[Task]:
     """A thousand rates need a thousand tensors."""
-    shapes: dict[str, tuple[int, ...]] = {f"layer{i}.weight": (32, 32) for i in range(1000)}
+    shapes = dict(model_shapes("thousand"))
     case = step_peers.Case(name="many", shapes=shapes, groups=[(1e-3, 0.01, list(shapes))])
     for count, most in ((32, 1.1), (1000, 1.5)):
         some = step_peers.rates(case, count)

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 from lrdiff_bench.measure.present import short_label
 from lrdiff_bench.measure.record import Record
-from lrdiff_bench.measure.state import model_shapes
+from lrdiff_bench.measure.state import BYTES_STEP, model_shapes
 from lrdiff_core.files import atomic_path
 
-__all__ = ["BYTES_A_STEP", "draw_all", "draw_history", "draw_rates", "draw_sizes"]
+__all__ = ["draw_all", "draw_history", "draw_rates", "draw_sizes"]
 
 # Okabe and Ito's colours, told apart with any colour vision; every line also has its own mark and dashes.
 LOOKS: dict[str, tuple[str, Any, str, str]] = {
@@ -26,8 +26,6 @@ LOOKS: dict[str, tuple[str, Any, str, str]] = {
     "compiled": ("#CC79A7", (0, (5, 1.5)), "v", "torch compiled"),
 }
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666", "#E69F00", "#56B4E9", "#000000")
-# AdamW in float32 reads parameter, gradient and two moments, and writes all but the gradient.
-BYTES_A_STEP = 28
 INK = "#333333"
 
 
@@ -119,10 +117,8 @@ def draw_sizes(records: Iterable[Record], folder: Path) -> list[Path]:
     for copy in [r for r in records if r.name == "memory_copy" and r.parameters["threads"] == 1][:1]:
         rate = int(copy.facts["bytes"] or 0) / copy.median
         ends = np.array([min(sizes.values()), max(sizes.values())])
-        label = f"copy limit: {BYTES_A_STEP} bytes a parameter at {rate / 1e9:.1f} GB/s"
-        panel.plot(
-            ends, ends * BYTES_A_STEP / rate * 1e3, color=INK, linewidth=1.2, linestyle=(0, (1, 1.5)), label=label
-        )
+        label = f"copy limit: {BYTES_STEP} bytes a parameter at {rate / 1e9:.1f} GB/s"
+        panel.plot(ends, ends * BYTES_STEP / rate * 1e3, color=INK, linewidth=1.2, linestyle=(0, (1, 1.5)), label=label)
     panel.set_xscale("log")
     panel.set_yscale("log")
     _decimal(panel.yaxis)
