@@ -68,9 +68,9 @@ def ls(
     json: JsonOption = False,
 ) -> int:
     """List the runs that are kept, or what can be measured."""
-    from lrdiff_bench.measure import commands
+    from lrdiff_bench.measure import kept
 
-    return commands.list_cases(json=json) if cases else commands.list_runs(folder=out, json=json)
+    return kept.list_cases(json=json) if cases else kept.list_runs(folder=out, json=json)
 
 
 def show(
@@ -80,9 +80,9 @@ def show(
     json: JsonOption = False,
 ) -> int:
     """Show the records of a run."""
-    from lrdiff_bench.measure import commands
+    from lrdiff_bench.measure import kept
 
-    return commands.show(run, folder=out, to=to, json=json)
+    return kept.show(run, folder=out, to=to, json=json)
 
 
 def compare(
@@ -93,9 +93,9 @@ def compare(
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Compare two runs, case by case; the exit status is 1 where one got slower."""
-    from lrdiff_bench.measure import commands
+    from lrdiff_bench.measure import kept
 
-    return commands.compare(run_a, run_b, across_machines=across_machines, folder=out, json=json)
+    return kept.compare(run_a, run_b, across_machines=across_machines, folder=out, json=json)
 
 
 def calibrate(
@@ -139,6 +139,7 @@ def history(
     case: Annotated[list[str] | None, typer.Option("--case", metavar="CASE", help="Only these; repeat it.")] = None,
     device: DeviceOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few samples: a look.")] = False,
+    whole: Annotated[bool, typer.Option("--all", help="Every case of a whole run, not only those of a quick one.")] = False,  # noqa: E501
     affinity: AffinityOption = None,
     repository: Annotated[Path, typer.Option("--repository", metavar="DIR", help="A clone; bare will do.")] = Path(),
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where asv keeps everything.")] = Path("runs", "history"),  # noqa: E501
@@ -149,8 +150,8 @@ def history(
     from lrdiff_bench.measure import commands
 
     return commands.history(
-        range_, cases=case or [], device=device or "cpu", quick=quick, affinity=affinity, repository=repository,
-        out=out, show=show, json=json,
+        range_, cases=case or [], device=device or "cpu", quick=quick, whole=whole, affinity=affinity,
+        repository=repository, out=out, show=show, json=json,
     )  # fmt: skip
 
 
@@ -160,9 +161,9 @@ def pictures(
     out: OutOption = None,
 ) -> int:
     """Draw a run: cost against the number of rates, cost against size, and how cases went over all runs."""
-    from lrdiff_bench.measure import commands
+    from lrdiff_bench.measure import kept
 
-    return commands.pictures(run, to=to, folder=out)
+    return kept.pictures(run, to=to, folder=out)
 
 
 def population(

@@ -20,6 +20,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lrdiff_bench.measure.state import BYTES_STEP, model_shapes
+
 __all__ = [
     "Case",
     "Peer",
@@ -37,7 +39,6 @@ __all__ = [
     "BYTES_ADD",
 ]
 
-BYTES_STEP = 28  # AdamW in float32: reads parameter, gradient and two moments, writes all but the gradient
 BYTES_ADD = 12  # a.add_(b): reads two, writes one
 _BASE_RATE = 1e-3
 _DECAY = 0.01
@@ -96,12 +97,8 @@ def transformer() -> Case:
 
 
 def bert_base() -> Case:
-    """BERT-base: 199 tensors, 109 482 240 parameters; layer-wise decay, no weight decay for biases and norms.
-
-    Shapes follow from the configuration in Devlin et al., https://arxiv.org/abs/1810.04805 (L=12, H=768).
-    """
-    shapes = _encoder(width=768, layers=12, inner=3072, vocabulary=30522, positions=512)
-    shapes |= {"pooler.dense.weight": (768, 768), "pooler.dense.bias": (768,)}
+    """BERT-base: 199 tensors, 109 482 240 parameters; layer-wise decay, no weight decay for biases and norms."""
+    shapes = dict(model_shapes("bert_base"))
     return Case(name="bert_base", shapes=shapes, groups=_layer_decay(shapes, layers=12, split_decay=True))
 
 

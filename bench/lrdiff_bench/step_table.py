@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import platform
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any, Literal
 import torch
 
 from lrdiff_bench import step_peers, timing
+from lrdiff_bench.measure.state import model_shapes
 from lrdiff_bench.statistics import Interval, bootstrap_interval
 from lrdiff_bench.version import version
 from lrdiff_core.devices import compiler_status
@@ -174,8 +174,8 @@ def measure(task: Task, *, threads: int = 1, quick: bool = False) -> Row:
         results = [timing.compare_cases(ours, theirs, rounds=rounds, threads=threads)]
         if task.inverse:  # against itself: a few per cent decide, and so much lies in where the tensors lie
             results.append(timing.compare_cases(theirs, ours, rounds=rounds, threads=threads))
-    except (ImportError, RuntimeError, MemoryError) as problem:  # a peer's own fault is a result, not an end
-        return replace(row, reason=f"{type(problem).__name__}: {problem}".splitlines()[0][:200])
+    except _SideFault as problem:  # a result, not an end: a peer's own, or ours, and then the goal is missed
+        return replace(row, reason=str(problem), verdict="missed" if problem.ours else "unavailable")
     finally:
         gc.collect()
         if "torch._dynamo" in sys.modules:
@@ -214,7 +214,7 @@ def measure_all(
         command: what the reader can type to get it.
         on_row: called after each row with it, its number and how many there are.
     """
-    machine = describe_machine()  # before our own load is part of it
+    before = describe_machine()  # before our own load is part of it
     rows: list[Row] = []
     total = len(tasks) * len(threads)
     for count in threads:
@@ -227,7 +227,7 @@ def measure_all(
         "version": 1,
         "command": command,
         "quick": quick,
-        "machine": machine,
+        "machine": before,
         "versions": describe_versions(),
         "commit": describe_commit(),
         "forms": _forms(),
@@ -285,14 +285,14 @@ def run_table(
 
 def markdown(document: dict[str, Any]) -> str:
     """The document as Markdown: a header that says where the numbers come from, and a table a thread count."""
-    machine, versions = document["machine"], document["versions"]
-    cores = f"{machine['cpus']} CPUs" + (f", load {machine['load']:.1f} before" if machine["load"] is not None else "")
+    where, versions = document["machine"], document["versions"]
+    cores = f"{where['cpus']} CPUs" + (f", load {where['load']:.1f} before" if where["load"] is not None else "")
     lines = [
         "# What an optimizer step costs",
         "",
         f"`{document['command']}`" + (", quick: six rounds a row, no figures to quote" if document["quick"] else ""),
         "",
-        f"- machine: {machine['cpu']}, {cores}, {machine['system']}",
+        f"- machine: {where['cpu']}, {cores}, {where['system']}",
         f"- versions: {', '.join(f'{name} {text}' for name, text in versions.items())}",
         f"- commit: {document['commit']}",
         f"- our step ran as: {document['forms']}",
@@ -310,15 +310,15 @@ def markdown(document: dict[str, Any]) -> str:
 
 def describe_machine() -> dict[str, Any]:
     """Processor, how many of it may be used, how busy it is, and the system."""
+    # Not by `measure.machine`, which needs pydantic: `make gpu` runs where there is torch alone.
     cpu = platform.processor() or platform.machine()
     try:
         info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         cpu = next(line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {"cpu": cpu, "cpus": cpus, "load": load, "system": f"{platform.system()} {platform.machine()}"}
+    system = f"{platform.system()} {platform.machine()}"
+    return {"cpu": cpu, "cpus": timing.usable_cpus(), "load": timing.load_average(), "system": system}
 
 
 def describe_versions() -> dict[str, str]:
@@ -340,13 +340,10 @@ def describe_commit() -> str:
 
     try:
         commit = git("rev-parse", "--short=12", "HEAD") if (root / ".git").exists() else ""
-        return (
-            commit + (", changed" if git("status", "--porcelain", "--untracked-files=no") else "")
-            if commit
-            else ("unknown (installed)")
-        )
+        changed = ", changed" if commit and git("status", "--porcelain", "--untracked-files=no") else ""
     except OSError:  # no git here
         return "unknown"
+    return commit + changed if commit else "unknown (installed)"
 
 
 # ---- the rows
@@ -376,7 +373,7 @@ def _transformer(installed: dict[str, Factory]) -> Iterator[Task]:
 
 def _many(installed: dict[str, Factory]) -> Iterator[Task]:
     """A thousand rates need a thousand tensors."""
-    shapes: dict[str, tuple[int, ...]] = {f"layer{i}.weight": (32, 32) for i in range(1000)}
+    shapes = dict(model_shapes("thousand"))
     case = step_peers.Case(name="many", shapes=shapes, groups=[(1e-3, 0.01, list(shapes))])
     for count, most in ((32, 1.1), (1000, 1.5)):
         some = step_peers.rates(case, count)
@@ -439,9 +436,23 @@ def _row(case: step_peers.Case, text: str, against: str, question: str, goal: Go
     )
 
 
+class _SideFault(Exception):
+    """One side of a comparison cannot be built or cannot step."""
+
+    def __init__(self, problem: Exception, *, ours: bool) -> None:
+        super().__init__(f"{type(problem).__name__}: {problem}".splitlines()[0][:200])
+        self.ours = ours
+
+
 def _case(name: str, make: Callable[[], step_peers.Peer]) -> timing.Case:
     def build() -> timing.Workload:
-        peer = make()
+        try:
+            peer = make()
+            peer.step()  # compiles, and makes the state: what can fail fails here
+            peer.reset()
+        except (ImportError, RuntimeError, MemoryError) as problem:
+            # Against one rate and against the memory's bandwidth, both sides are ours.
+            raise _SideFault(problem, ours=name in (OURS, "one rate", "a.add_(b)")) from problem
         return timing.Workload(step=peer.step, reset=peer.reset)
 
     return timing.Case(name=name, version="1", factory=build)
@@ -479,7 +490,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
         shown = row["shapes"]
         cells = [shapes, str(row["tensors"]), f"{row['parameters']:,}".replace(",", " "), row["against"]]
         if row["ratio"] is None:
-            cells += ["", "", "", row["goal"]["text"], f"unavailable: {row['reason']}", ""]
+            cells += ["", "", "", row["goal"]["text"], f"{row['verdict']}: {row['reason']}", ""]
         else:
             middle, low, high = row["ratio"]
             cells += [
@@ -498,9 +509,10 @@ def _microseconds(seconds: float) -> str:
     """Three digits, in µs or ms.
 
     Example:
-        >>> _microseconds(4.321e-06), _microseconds(0.123456)
-        ('4.32 µs', '123 ms')
+        >>> _microseconds(4.321e-06), _microseconds(0.123456), _microseconds(99.96e-6), _microseconds(999.6e-6)
+        ('4.32 µs', '123 ms', '100 µs', '1.00 ms')
     """
-    value, unit = (seconds * 1e6, "µs") if seconds < 1e-3 else (seconds * 1e3, "ms")
-    digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
+    rounded = float(f"{seconds:.2e}")  # first: 99.96 has three digits before it is rounded, and one more after
+    value, unit = (rounded * 1e6, "µs") if rounded < 1e-3 else (rounded * 1e3, "ms")
+    digits = max(0, 2 - math.floor(math.log10(value) + 1e-9)) if value > 0 else 0
     return f"{value:.{digits}f} {unit}"

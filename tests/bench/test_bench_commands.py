@@ -93,7 +93,7 @@ def test_ls_show_and_compare(runs: Path, capsys) -> None:
     text = page.read_text()
     assert "| rates | median | spread | first | MiB | eps |\n|---|---|---|---|---|---|\n| " in text
     assert "## main_step" in text
-    assert re.search(r"^`lrdiff bench` on 20[-\d]{8}, 2 cases in \d+\.\d minutes: ", text, re.MULTILINE)
+    assert re.search(r"^`lrdiff bench show [-\w]+` on 20[-\d]{8}, 2 cases in \d+\.\d minutes: ", text, re.MULTILINE)
     assert main(["bench", "compare", "latest~1", "--json", *out_option]) in (0, 1)
     rows = json.loads(said(capsys)[0])
     assert {row["case"] for row in rows} == {"main_step[rates=1]", "main_step[rates=2]"}
@@ -292,11 +292,11 @@ def test_calibrate_keeps_the_band(tmp_path: Path, capsys, monkeypatch) -> None:
 
     real = commands._paired_effort
     monkeypatch.setattr(commands, "_paired_effort", lambda processes, quick: real(processes, quick=True))
-    given = ["bench", "calibrate", "main_step", "--processes", "2", "--json", "--out", str(tmp_path)]
+    given = ["bench", "calibrate", "main_step", "--processes", "4", "--json", "--out", str(tmp_path)]
     assert main(given) == 0
     document = json.loads(said(capsys)[0])
     assert document["paired"] > 0
-    assert document["pairs"] == 2
+    assert document["pairs"] == 4
     assert (tmp_path / "calibration.json").is_file()
 
 

@@ -203,6 +203,16 @@ def test_the_machines_own_band_is_measured_kept_and_used(tmp_path) -> None:
         band_for("planted", tmp_path, paired=True)
 
 
+def test_a_band_of_few_pairs_holds_what_is_measured_later() -> None:
+    """100 bands of six pairs, and a comparison of eight for each; without widening it is 87 of 100, with it 95."""
+    inside = 0
+    for seed in range(100):
+        band = calibration_of(compare(1.0, seed, processes=6, rounds=6), processes=8).paired
+        later = compare(1.0, seed + 1000, processes=8, rounds=6).outcome.ratio.estimate
+        inside += abs(math.log(later)) <= math.log1p(band)
+    assert inside >= 92, inside
+
+
 @pytest.mark.parametrize("options", [{"processes": 0}, {"samples": 0}, {"block_seconds": 0.0}])
 def test_an_effort_of_nothing(options: dict) -> None:
     usual = {"processes": 1, "samples": 1, "block_seconds": 1.0, "warmup_seconds": 1.0, "most_seconds": 1.0}

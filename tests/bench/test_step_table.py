@@ -276,3 +276,13 @@ def test_help_loads_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "--peers" in done.stdout
     assert done.stdout.endswith("False\n")
+
+
+def test_a_fault_of_our_own_is_a_missed_goal_not_a_missing_peer(fake, monkeypatch):
+    class Broken(FakePeer):
+        def step(self):
+            raise RuntimeError("ours went away")
+
+    monkeypatch.setattr(step_peers, "peers", lambda: [("lrdiff", Broken), ("torch fused", FakePeer)])
+    row = measure(row_of(make_rows(["mlp"]), "MLP", "torch fused"))
+    assert (row.verdict, row.reason) == ("missed", "RuntimeError: ours went away")

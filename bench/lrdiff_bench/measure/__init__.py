@@ -4,5 +4,5 @@
 the work, one concern each::
 
     case  <-  device, memory  <-  blocks  <-  registry, machine  <-  record  <-  store, child, process
-          <-  suite, ab, calibration, history, pictures  <-  commands (the command line)
+          <-  suite  <-  shared, ab, pictures  <-  calibration, history  <-  kept  <-  commands (the command line)
 """

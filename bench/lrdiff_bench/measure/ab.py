@@ -26,7 +26,7 @@ from lrdiff_bench.measure.case import Case
 from lrdiff_bench.measure.hierarchical import Outcome, compare_paired
 from lrdiff_bench.measure.machine import Code, Conditions, Machine
 from lrdiff_bench.measure.process import Effort, MeasuringProcess, code_path
-from lrdiff_bench.measure.record import ParityResult, ProcessResult, Record, SampleRow, make_record
+from lrdiff_bench.measure.record import ParityResult, ProcessResult, Record, SampleRow, make_record, worst_parity
 from lrdiff_bench.timing import BAND
 from lrdiff_core.errors import ConfigError, UnavailableError
 
@@ -112,6 +112,7 @@ def compare_sides(
     lot = random.Random(seed)
     samples: tuple[list[SampleRow], list[SampleRow]] = ([], [])
     finished: tuple[list[ProcessResult], list[ProcessResult]] = ([], [])
+    parities: tuple[list[ParityResult | None], list[ParityResult | None]] = ([], [])
     ends: list[dict[str, Any]] = [{}, {}]
     ratios: list[tuple[float, ...]] = []
     order = 0
@@ -140,8 +141,12 @@ def compare_sides(
             for i in (0, 1):
                 ends[i] = pair[i].end()
                 finished[i].append(ProcessResult(process=index, **ends[i]["process"]))
+                told = ends[i]["parity"]
+                parities[i].append(None if told is None else ParityResult(**told))
         watch(index + 1)
-    records = [_record(side, samples[i], finished[i], ends[i]) for i, side in enumerate((a, b))]
+    records = [
+        _record(side, samples[i], finished[i], worst_parity(parities[i]), ends[i]) for i, side in enumerate((a, b))
+    ]
     return Pairing(outcome=compare_paired(ratios, band=band), ratios=tuple(ratios), records=(records[0], records[1]))
 
 
@@ -219,14 +224,18 @@ def _git(repository: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def _record(
-    side: Side, samples: Sequence[SampleRow], processes: Sequence[ProcessResult], end: dict[str, Any]
+    side: Side,
+    samples: Sequence[SampleRow],
+    processes: Sequence[ProcessResult],
+    parity: ParityResult | None,
+    end: dict[str, Any],
 ) -> Record:
     code = Code(**end["code"])
     return make_record(
         side.case,
         samples=list(samples),
         processes=list(processes),
-        parity=None if end["parity"] is None else ParityResult(**end["parity"]),
+        parity=parity,
         instructions=None,
         facts=end["facts"],
         code=code if side.commit is None else code.model_copy(update={"commit": side.commit, "dirty": False}),

@@ -94,8 +94,8 @@ class Blocks:
         """Take the first step, find the length of a block, and go on until the times have settled."""
         self.first_step = self._block().seconds
         self.first_graphs = _compiled_graphs() - self._graphs_before
-        self._calibrate()
-        spent = 0.0
+        spent = self._calibrate()
+        self.warmup.append(spent / self.number)
         while len(self.warmup) < WARMUP_BLOCKS and spent < self.warmup_seconds:
             elapsed = self._block().seconds
             spent += elapsed
@@ -103,7 +103,8 @@ class Blocks:
             if _has_settled(self.warmup):
                 self.settled = True
                 break
-        self._calibrate()  # steps are shorter now that they are warm
+        if self.warmup[-1] * self.number < self.needed:
+            self._calibrate()  # steps are shorter now that they are warm
 
     def sample(self) -> Sample:
         """Measure one block; return and keep its times a step."""
@@ -150,7 +151,8 @@ class Blocks:
         whole = clock() - start
         return Sample(whole, launched - start, device.between(begin, end))
 
-    def _calibrate(self) -> None:
+    def _calibrate(self) -> float:
+        """Find the number of steps that makes a block long enough; return the seconds that the last one took."""
         while (elapsed := self._block().seconds) < self.needed:
             if self.number >= MOST_STEPS:
                 raise ConfigError(
@@ -160,6 +162,7 @@ class Blocks:
             # Overshoot by a fifth, so that the next block is rarely short again; never more than tenfold.
             growth = min(10.0, 1.2 * self.needed / elapsed) if elapsed > 0 else 10.0
             self.number = min(MOST_STEPS, max(self.number + 1, math.ceil(self.number * growth)))
+        return elapsed
 
 
 def relative_iqr(values: Sequence[float]) -> float:

@@ -1,9 +1,9 @@
-"""What the commands of ``lrdiff bench`` do; each returns the exit status."""
+"""The commands of ``lrdiff bench`` that measure; each returns the exit status."""
 
 from __future__ import annotations
 
-import json as json_module
-import sys
+import os
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,17 +18,17 @@ from lrdiff_bench.measure import present, store
 from lrdiff_bench.measure.ab import Side, compare_sides, open_sides
 from lrdiff_bench.measure.calibration import band_for, calibration_of, keep_calibration
 from lrdiff_bench.measure.case import Case
-from lrdiff_bench.measure.hierarchical import compare_unpaired
+from lrdiff_bench.measure.kept import fail, print_json, write_page
 from lrdiff_bench.measure.machine import describe_machine
 from lrdiff_bench.measure.process import Effort
-from lrdiff_bench.measure.record import Record
 from lrdiff_bench.measure.suite import Row, choose_cases, measure_cases
 from lrdiff_bench.screen import make_console, plain_table
 from lrdiff_bench.timing import load_average, usable_cpus
 from lrdiff_core.errors import ConfigError, InputError, UnavailableError
-from lrdiff_core.files import write_text
 
-__all__ = ["ab", "calibrate", "compare", "history", "list_cases", "list_runs", "pictures", "run", "show"]
+__all__ = ["ab", "calibrate", "cpu_list", "history", "run"]
+
+LEAST_PAIRS = 4  # fewer processes say nothing about how processes differ
 
 
 def run(
@@ -52,7 +52,7 @@ def run(
     file = store.new_run(folder or store.DEFAULT_FOLDER)
     # With --json the table still shows, but on stderr.
     console = make_console(stderr=json)
-    _warn_of_load(console)
+    _warn_of_load(make_console(stderr=True))
     rows = [Row(case) for case in cases]
     place = {case.label: i for i, case in enumerate(cases)}
     with ExitStack() as stack:
@@ -79,10 +79,10 @@ def run(
     if records:
         console.print(f"records: {file}", soft_wrap=True)
         if to is not None:
-            _write_page(records, to)
+            write_page(records, to, _command(names, parameters, device, quick, processes, instructions))
             console.print(f"page: {to}", soft_wrap=True)
     if json:
-        _print_json(
+        print_json(
             {
                 "format": "lrdiff.bench.run",
                 "version": 1,
@@ -93,108 +93,16 @@ def run(
             }
         )
     if failed or wrong:
-        return _fail(
+        return fail(
             f"measured with faults: {', '.join([*failed, *wrong])}", "see the lines under the table, and the column eps"
         )
     if not records:
-        return _fail(
+        return fail(
             "nothing could be measured here",
             "see the lines under the table for the reasons",
             UnavailableError.exit_status,
         )
     return 0
-
-
-def list_cases(*, json: bool) -> int:
-    """Every family with its parameters."""
-    if json:
-        _print_json(
-            {
-                name: {"summary": family.summary, "version": family.version, "parameters": family.parameters}
-                for name, family in CASES.items()
-            }
-        )
-        return 0
-    for name, family in CASES.items():
-        print(f"{name} ({len(family.cases())} cases, {len(family.cases(quick=True))} quick)\n    {family.summary}")
-        for key, values in family.parameters.items():
-            print(f"    {key}: {', '.join(map(str, values))}")
-    return 0
-
-
-def list_runs(*, folder: Path | None, json: bool) -> int:
-    """Every run kept, oldest first."""
-    runs = [(file, store.read_run(file)) for file in store.run_files(folder or store.DEFAULT_FOLDER)]
-    if json:
-        _print_json(
-            [{"file": str(file), "records": len(rows), "cases": [row.case for row in rows]} for file, rows in runs]
-        )
-        return 0
-    table = plain_table("run", "records", "commit", "why")
-    for file, records in runs:
-        devices = [one for one in dict.fromkeys(record.machine.device for record in records) if one != "cpu"]
-        names = dict.fromkeys(record.name for record in records)
-        table.add_row(file.stem, str(len(records)), _commit(records[0]), ", ".join([*names, *devices]))
-    make_console().print(table if runs else f"no runs in {folder or store.DEFAULT_FOLDER}")
-    return 0
-
-
-def show(name: str, *, folder: Path | None, to: Path | None, json: bool) -> int:
-    """The records of one run."""
-    records = store.read_run(store.find_run(name, folder or store.DEFAULT_FOLDER))
-    if to is not None:
-        _write_page(records, to)
-    if json:
-        _print_json([record.model_dump() for record in records])
-        return 0
-    console = make_console()
-    first = records[0]
-    console.print(
-        f"{first.created}, commit {_commit(first)}, torch {first.code.torch}, Python {first.code.python}\n"
-        f"{first.machine.cpu}, {first.machine.cpus} cpus, machine {first.machine.id}, "
-        f"load {first.conditions.load}, governor {first.conditions.governor or 'unknown'}"
-    )
-    rows = [Row(Case(name=r.name, parameters=r.parameters, version=r.version, factory=_no_factory), record=r)
-            for r in records]  # fmt: skip
-    console.print(present.run_table(rows))
-    return 0
-
-
-def compare(name_a: str, name_b: str, *, across_machines: bool, folder: Path | None, json: bool) -> int:
-    """Two runs, by cases of the same label, version and device."""
-    place = folder or store.DEFAULT_FOLDER
-    first, second = (store.read_run(store.find_run(name, place)) for name in (name_a, name_b))
-    if not across_machines:
-        store.same_machine([*first, *second])
-    earlier = {(r.case, r.version): r for r in first if r.samples}
-    found = [(earlier[r.case, r.version], r) for r in second if r.samples and (r.case, r.version) in earlier]
-    if not found:
-        raise ConfigError("the runs have no case of the same version in common", help="see `lrdiff bench show RUN`")
-    outcomes = [
-        compare_unpaired(a.by_process(), b.by_process(), band=band_for(a.machine.id, place, paired=False))
-        for a, b in found
-    ]
-    slower = [b.case for (_, b), outcome in zip(found, outcomes, strict=True) if outcome.verdict == "slower"]
-    if json:
-        _print_json(
-            [
-                {"case": b.case, "median_a": a.median, "median_b": b.median} | present.outcome_document(outcome)
-                for (a, b), outcome in zip(found, outcomes, strict=True)
-            ]
-        )
-    else:
-        table = plain_table("case", "before", "after", "ratio", "result")
-        table.columns[0].no_wrap = False
-        hidden = present.constant_parameters([b for _, b in found])
-        for (a, b), outcome in zip(found, outcomes, strict=True):
-            label = f"{b.name} {present.short_label(b, hidden)}".strip()
-            table.add_row(label, present.format_seconds(a.median), present.format_seconds(b.median),
-                          f"{outcome.ratio.estimate:.3f}", present.brief_outcome(outcome))  # fmt: skip
-        console = make_console()
-        console.print(table)
-        if any(outcome.processes == 1 for outcome in outcomes):
-            console.print("one process a side cannot tell: measure with --processes 8", style="dim")
-    return _fail(f"slower: {', '.join(slower)}", "see `lrdiff bench ab` for a closer look") if slower else 0
 
 
 def calibrate(
@@ -207,6 +115,10 @@ def calibrate(
     json: bool,
 ) -> int:
     """A long A/A comparison in fresh processes, and the band that follows from it."""
+    if processes < LEAST_PAIRS:
+        raise ConfigError(
+            f"{processes} pairs of processes tell no band", help=f"write --processes {LEAST_PAIRS} or more; 16 is usual"
+        )
     case = _one_case(name, parameters, None)
     side = Side(label="itself", case=case)
     effort = _paired_effort(processes, quick=False)
@@ -216,11 +128,11 @@ def calibrate(
     calibration = calibration_of(pairing, processes=8)
     file = keep_calibration(calibration, folder or store.DEFAULT_FOLDER)
     if json:
-        _print_json(calibration.model_dump())
+        print_json(calibration.model_dump())
     else:
         print(
             f"A/A band of this machine ({case.label}, {processes} pairs of processes): "
-            f"{100 * calibration.paired:.2f} % side by side, {100 * calibration.apart:.2f} % in separate runs\n"
+            f"{100 * calibration.paired:.2f} % measured in turn, {100 * calibration.apart:.2f} % otherwise\n"
             f"kept in {file}; comparisons judge by it where it is wider than 2 %"
         )
     return 0
@@ -261,7 +173,7 @@ def ab(
     outcome = pairing.outcome
     wrong = [r.case for r in pairing.records if r.parity is not None and not r.parity.held]
     if json:
-        _print_json(
+        print_json(
             {
                 "case": case.label,
                 "a": {"label": a.label, "median": pairing.records[0].median},
@@ -281,9 +193,9 @@ def ab(
         text = present.describe_outcome(outcome)
         shown.print(Text.assemble("   ", f"{b.label} against {a.label}: ", text), soft_wrap=True)
     if wrong:
-        return _fail(f"too far from float64: {', '.join(wrong)}", "fast but wrong is no result")
+        return fail(f"too far from float64: {', '.join(wrong)}", "fast but wrong is no result")
     if outcome.verdict == "slower":
-        return _fail(f"{b.label} is slower than {a.label} in {case.label}", f"samples are in {file}")
+        return fail(f"{b.label} is slower than {a.label} in {case.label}", f"samples are in {file}")
     return 0
 
 
@@ -293,6 +205,7 @@ def history(
     cases: Sequence[str],
     device: str,
     quick: bool,
+    whole: bool,
     affinity: str | None,
     repository: Path,
     out: Path,
@@ -302,36 +215,32 @@ def history(
     """Measure commits with asv and publish the page."""
     from lrdiff_bench.measure.history import measure_history, open_page
 
+    _warn_of_load(make_console(stderr=True))
     report = measure_history(
-        range_, repository=repository, out=out, cases=cases, device=device, quick=quick, affinity=cpu_list(affinity)
-    )
+        range_, repository=repository, out=out, cases=cases, device=device, quick=quick, whole=whole,
+        affinity=cpu_list(affinity),
+    )  # fmt: skip
     if json:
-        _print_json(report)
+        print_json(report)
     else:
-        print(f"page: {report['page']}\ncommits: {report['commits']}, regressions: {len(report['regressions'])}")
+        print(
+            f"page: {report['page']}\nrecords: {out / 'records'}\n"
+            f"commits: {report['commits']} in {report['seconds'] / 60:.1f} minutes, "
+            f"regressions: {len(report['regressions'])}"
+        )
         if report["offline"] is not None:
             print(f"the page needs the network: {report['offline']}")
         for one in report["regressions"]:
             print(f"    {one['case']}: {one['factor']:.2f} times slower since {one['commit'][:12]}")
     if show:
         open_page(Path(report["page"]))
-    return 0
-
-
-def pictures(name: str, *, to: Path, folder: Path | None) -> int:
-    """Every picture that the records allow."""
-    from lrdiff_bench.measure.pictures import draw_all
-
-    place = folder or store.DEFAULT_FOLDER
-    records = store.read_run(store.find_run(name, place))
-    runs = [store.read_run(file) for file in store.run_files(place)]
-    drawn = draw_all(records, runs, to)
-    if not drawn:
-        raise ConfigError(
-            "this run holds nothing to draw", help="measure `lrdiff bench optimizer_step` as a whole, or several runs"
+    if report["failures"]:
+        first, *more = report["failures"]
+        others = f" and {len(more)} more" if more else ""
+        return fail(
+            f"not measured: {first['case']} of {first['commit'][:12]}{others}",
+            "the reason is above, where the case failed; --json lists all of them",
         )
-    for file in drawn:
-        print(file)
     return 0
 
 
@@ -345,14 +254,12 @@ def cpu_list(text: str | None) -> tuple[int, ...]:
         >>> cpu_list(None), cpu_list("0")
         ((), (0,))
     """
-    import os
-
     if text is None:
         return ()
     if not hasattr(os, "sched_setaffinity"):
         raise UnavailableError("this system cannot keep a process to a processor", help="leave --affinity away")
     usable = os.sched_getaffinity(0)
-    if not all(part.isdigit() and int(part) in usable for part in text.split(",")):
+    if not all(part.isdecimal() and int(part) in usable for part in text.split(",")):
         raise ConfigError(f"--affinity {text} is no list of processors", help=f"write some of {sorted(usable)}")
     return tuple(int(part) for part in text.split(","))
 
@@ -395,33 +302,16 @@ def _warn_of_load(console: Console) -> None:
         console.print(text, style="yellow")
 
 
-def _write_page(records: Sequence[Record], to: Path) -> None:
-    """The page of a run, with what can be drawn of it beside it."""
-    from lrdiff_bench.measure.pictures import draw_rates, draw_sizes
-
-    drawn = [*draw_rates(records, to.parent), *draw_sizes(records, to.parent)]
-    pictures = [file.name for file in drawn if file.suffix == ".png"]
-    write_text(to, present.markdown(records, "lrdiff bench", pictures))
+def _command(
+    names: Sequence[str], parameters: Sequence[str], device: str | None, quick: bool, processes: int, instructions: bool
+) -> str:
+    """What to type to measure the same again."""
+    words = [*names, *(word for pair in parameters for word in ("--param", pair))]
+    words += [] if device is None else ["--device", device]
+    words += [] if processes == 1 else ["--processes", str(processes)]
+    words += [*(["--quick"] if quick else []), *(["--instructions"] if instructions else [])]
+    return shlex.join(["lrdiff", "bench", *words])
 
 
 def _measured(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.record is not None or row.reason is not None]
-
-
-def _commit(record: Record) -> str:
-    return f"{(record.code.commit or 'none')[:10]}{'+' if record.code.dirty else ''}"
-
-
-def _no_factory() -> Any:
-    raise NotImplementedError("a case that was read from a record is not built again")
-
-
-def _print_json(document: Any) -> None:
-    from lrdiff_bench.run_folder import json_ready
-
-    sys.stdout.write(json_module.dumps(json_ready(document), indent=2, allow_nan=False) + "\n")
-
-
-def _fail(message: str, help: str, status: int = 1) -> int:
-    print(f"error: {message}\nhelp: {help}", file=sys.stderr)
-    return status

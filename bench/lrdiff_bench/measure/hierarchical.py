@@ -22,7 +22,7 @@ from lrdiff_bench.statistics import Interval
 from lrdiff_bench.timing import BAND, Verdict, judge
 from lrdiff_core.errors import DataError
 
-__all__ = ["Outcome", "compare_paired", "compare_unpaired", "t_quantile"]
+__all__ = ["Outcome", "compare_paired", "compare_unpaired", "t_quantile", "widening"]
 
 DRAWS = 2000
 MOST_MORE = 1000.0  # an unresolved comparison that needs so many times more is not worth it
@@ -129,6 +129,18 @@ def t_quantile(level: float, degrees: int) -> float:
     return math.tan((low + high) / 2) * math.sqrt(degrees)
 
 
+def widening(processes: int) -> float:
+    """What percentiles of bootstrap draws are to be multiplied with, as t widens the normal.
+
+    Resampling n values has the variance (n - 1) / n of theirs, and n of them know their spread only to t's accuracy.
+
+    Example:
+        >>> round(widening(4), 2), round(widening(16), 2)
+        (1.87, 1.12)
+    """
+    return t_quantile(LEVEL, processes - 1) / _NORMAL * math.sqrt(processes / (processes - 1))
+
+
 def _t_probability(theta: float, degrees: int) -> float:
     sine, cosine = math.sin(theta), math.cos(theta)
     odd = degrees % 2
@@ -162,13 +174,10 @@ def _draw(groups: Sequence[NDArray[np.float64]], generator: np.random.Generator)
 
 
 def _widened(draws: NDArray[np.float64], estimate: float, processes: int) -> tuple[float, float]:
-    """Distances below and above the estimate: percentiles, widened for few processes as t widens the normal.
-
-    Resampling n values has the variance (n - 1) / n of theirs, and n of them know their spread only to t's accuracy.
-    """
+    """Distances below and above the estimate: percentiles, widened for few processes."""
     tail = (1.0 - LEVEL) / 2.0
     low, high = np.quantile(draws, (tail, 1.0 - tail))
-    factor = t_quantile(LEVEL, processes - 1) / _NORMAL * math.sqrt(processes / (processes - 1))
+    factor = widening(processes)
     return max(0.0, estimate - float(low)) * factor, max(0.0, float(high) - estimate) * factor
 
 

@@ -12,19 +12,23 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lrdiff_bench.cases import CASES
 from lrdiff_bench.measure.asv_config import find_faults, read_asv_config
 from lrdiff_bench.measure.offline_page import make_offline
-from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
+from lrdiff_core.devices import device_status
+from lrdiff_core.errors import CheckFailed, ConfigError, InputError, UnavailableError
+from lrdiff_core.files import write_text
 
-__all__ = ["derive_config", "list_commits", "measure_history", "open_page", "read_regressions"]
+__all__ = ["derive_config", "list_commits", "measure_history", "open_page", "read_failures", "read_regressions"]
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 DEFAULT_COUNT = 10
+DEVICES = ("cpu", "cuda", "mps")
 
 
 def measure_history(
@@ -35,41 +39,58 @@ def measure_history(
     cases: Sequence[str] = (),
     device: str = "cpu",
     quick: bool = False,
+    whole: bool = False,
     affinity: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Measure commits, publish the page, and say where it is and what got slower.
+    """Measure commits, publish the page, and say where it is, what failed and what got slower.
 
     Args:
         range_: as ``git rev-list`` takes it; None means the last ten commits.
         repository: a clone; a bare one will do.
-        out: environments, results and page; kept for the next time.
+        out: environments, results, records and page; kept for the next time.
         cases: names of families; none means all.
         device: "cpu", "cuda" or "mps".
-        quick: few samples.
+        quick: few samples, one process.
+        whole: every view of each family, not only what a quick run measures.
         affinity: processors to keep to.
 
     Raises:
         UnavailableError: there is no asv, or no ``benchmarks`` folder because this is no checkout.
-        ConfigError: the range names no commits, or a case is unknown.
+        UnavailableError: the device is not here.
+        ConfigError: the range names no commits, a case or a device is unknown, or there is no repository.
         CheckFailed: asv failed.
     """
     unknown = [name for name in cases if name not in CASES]
     if unknown:
         raise ConfigError(f"there is no case {unknown[0]!r}", help=f"cases: {', '.join(CASES)}")
+    if device not in DEVICES:
+        raise ConfigError(f"there is no device {device!r} to measure on", help=f"write one of: {', '.join(DEVICES)}")
+    status = device_status(device)
+    if not status.available:
+        raise UnavailableError(f"no {device} here: {status.reason}", help="measure on another device: --device cpu")
+    repository = _root(repository)
     commits = list_commits(range_, repository)
-    out.mkdir(parents=True, exist_ok=True)
-    config = out / "asv.conf.json"
     settings = derive_config(repository=repository, out=out.resolve(), device=device, quick=quick)
-    config.write_text(json.dumps(settings, indent=4) + "\n", encoding="utf-8")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(f"cannot write {out}: {problem.strerror}", help="name another folder with --out") from problem
+    config = out / "asv.conf.json"
+    write_text(config, json.dumps(settings, indent=4) + "\n")
     hashes = out / "commits.txt"
-    hashes.write_text("".join(f"{commit}\n" for commit in commits), encoding="utf-8")
-    _asv("machine", "--yes", config=config)
-    chosen = [f"--bench=\\.(track|peakmem)_{name}(__|\\(|$)" for name in cases]
+    write_text(hashes, "".join(f"{commit}\n" for commit in commits))
+    _asv("machine", "--yes", config=config, silent=True)
+    chosen = [f"--bench=\\.track(_error)?_{name}(__|\\(|$)" for name in cases]
     pinned = [f"--cpu-affinity={','.join(map(str, affinity))}"] if affinity else []
+    variables = {"LRDIFF_BENCH_RECORDS": str((out / "records").resolve())}
+    if whole:
+        variables["LRDIFF_BENCH_ALL"] = "1"
+    began = time.perf_counter()
     _asv(
-        "run", f"HASHFILE:{hashes.resolve()}", "--skip-existing-successful", "--record-samples",
-        f"--launch-method={settings['launch_method']}", *pinned, *chosen, config=config,
+        "run", f"HASHFILE:{hashes.resolve()}", "--skip-existing-successful", "--record-samples", "--show-stderr",
+        f"--launch-method={settings['launch_method']}", *pinned, *chosen, config=config, variables=variables,
     )  # fmt: skip
+    seconds = time.perf_counter() - began
     _asv("publish", config=config)
     page = out / "html"
     return {
@@ -78,6 +99,8 @@ def measure_history(
         "page": str(page / "index.html"),
         "offline": make_offline(page),
         "commits": len(commits),
+        "seconds": seconds,
+        "failures": read_failures(out / "results", commits),
         "regressions": read_regressions(page),
     }
 
@@ -116,13 +139,16 @@ def derive_config(*, repository: Path, out: Path, device: str, quick: bool) -> d
 
 
 def list_commits(range_: str | None, repository: Path) -> list[str]:
-    """Hashes of the commits of a range, newest first.
+    """Hashes of the commits of a range, newest first; of a merge the first parent alone, as asv's page shows it.
 
     Raises:
         ConfigError: there are none, or this is no repository.
     """
-    words = [f"--max-count={DEFAULT_COUNT}", "HEAD"] if range_ is None else shlex.split(range_)
-    done = _git(repository, "rev-list", *words)
+    try:
+        words = [f"--max-count={DEFAULT_COUNT}", "HEAD"] if range_ is None else shlex.split(range_)
+    except ValueError as problem:
+        raise ConfigError(f"the range {range_} cannot be read: {problem}", help="close the quotation mark") from problem
+    done = _git(repository, "rev-list", "--first-parent", *words)
     commits = done.stdout.split()
     if done.returncode != 0 or not commits:
         why = done.stderr.strip().splitlines()
@@ -131,6 +157,31 @@ def list_commits(range_: str | None, repository: Path) -> list[str]:
             help='write a range as git takes it, such as HEAD~3..HEAD or "main -n 5"',
         )
     return commits
+
+
+def read_failures(results: Path, commits: Sequence[str]) -> list[dict[str, Any]]:
+    """Which benchmarks of these commits have failed: case and commit, as asv's files of results tell.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp(), "machine")
+        >>> folder.mkdir()
+        >>> document = {"commit_hash": "abc", "result_columns": ["result"], "results": {"cases.x": [[None, 1.0]]}}
+        >>> _ = (folder / "abc-env.json").write_text(json.dumps(document))
+        >>> read_failures(folder.parent, ["abc"])
+        [{'case': 'cases.x', 'commit': 'abc'}]
+    """
+    failed = []
+    for file in sorted(results.glob("*/*-*.json")):
+        document = json.loads(file.read_text(encoding="utf-8"))
+        if document["commit_hash"] not in commits:
+            continue
+        column = document["result_columns"].index("result")
+        for case, row in document["results"].items():
+            # None as a whole, or for one choice of parameters; what was skipped is NaN.
+            if len(row) <= column or row[column] is None or None in row[column]:
+                failed.append({"case": case, "commit": document["commit_hash"]})
+    return failed
 
 
 def read_regressions(page: Path) -> list[dict[str, Any]]:
@@ -159,17 +210,29 @@ def open_page(page: Path) -> None:
     _asv("preview", "--browser", config=page.parents[1] / "asv.conf.json")
 
 
-def _asv(command: str, *arguments: str, config: Path) -> None:
+def _asv(
+    command: str, *arguments: str, config: Path, silent: bool = False, variables: Mapping[str, str] | None = None
+) -> None:
     line = [sys.executable, "-m", "asv", command, *arguments, "--config", str(config)]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | dict(variables or {})
     # asv speaks to people: its lines go to stderr, stdout is for results.
-    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(line, stdout=sys.stderr.fileno(), check=False, env=variables)
+    said = subprocess.PIPE if silent else sys.stderr.fileno()
+    done = subprocess.run(line, stdout=said, check=False, env=environment)
     # 2: benchmarks failed, the others have results and the page shows which.
     if done.returncode not in ((0, 2) if command == "run" else (0,)):
         raise CheckFailed(
             f"asv {command} ended with status {done.returncode}",
             help=f"what it said is above; the build of an environment tells more with: asv run -v --config {config}",
         )
+
+
+def _root(repository: Path) -> Path:
+    """The root of a working tree, or of a bare repository: asv clones neither from inside."""
+    for asked in ("--show-toplevel", "--absolute-git-dir"):
+        done = _git(repository, "rev-parse", asked)
+        if done.returncode == 0:
+            return Path(done.stdout.strip())
+    raise ConfigError(f"{repository.resolve()} is in no git repository", help="name a clone with --repository")
 
 
 def _branch(repository: Path) -> str:

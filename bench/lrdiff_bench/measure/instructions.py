@@ -19,7 +19,7 @@ from pathlib import Path
 from lrdiff_bench.measure.case import Case
 from lrdiff_core.errors import UnavailableError
 
-__all__ = ["count_instructions"]
+__all__ = ["check_valgrind", "count_instructions"]
 
 STEPS = 100
 _AVX2 = {
@@ -42,8 +42,7 @@ def count_instructions(case: Case, *, steps: int = STEPS) -> float:
     """
     from torch.utils.benchmark import Timer
 
-    if shutil.which("valgrind") is None:
-        raise UnavailableError("no valgrind here", help="install valgrind, or leave --instructions away")
+    check_valgrind()
     setup = (
         "import torch\n"
         "from lrdiff_bench.cases import find_case\n"
@@ -64,6 +63,12 @@ def count_instructions(case: Case, *, steps: int = STEPS) -> float:
                 f"callgrind cannot count {case.label}: {known}", help="leave --instructions away for this case"
             ) from problem
     return stats.counts(denoise=False) / steps
+
+
+def check_valgrind() -> None:
+    """Raise UnavailableError where there is no valgrind."""
+    if shutil.which("valgrind") is None:
+        raise UnavailableError("no valgrind here", help="install valgrind, or leave --instructions away")
 
 
 def _for_valgrind() -> dict[str, str]:

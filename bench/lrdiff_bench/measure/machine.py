@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -18,7 +19,15 @@ from pydantic import BaseModel, ConfigDict
 from lrdiff_bench.timing import load_average, usable_cpus
 from lrdiff_bench.version import version
 
-__all__ = ["Code", "Conditions", "Machine", "describe_code", "describe_conditions", "describe_machine"]
+__all__ = [
+    "Code",
+    "Conditions",
+    "Machine",
+    "commit_seconds",
+    "describe_code",
+    "describe_conditions",
+    "describe_machine",
+]
 
 _CPU_FOLDER = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
@@ -119,11 +128,29 @@ def describe_code() -> Code:
     return Code(
         commit=commit,
         dirty=dirty,
-        project=version(),
+        project=_project_version(root),
         torch=installed_version("torch"),
         python=platform.python_version(),
         numpy=installed_version("numpy"),
     )
+
+
+def _project_version(root: Path) -> str:
+    """Of the measured checkout, which need not be installed; of the installed distribution where there is none."""
+    file = root / "pyproject.toml"
+    if not file.is_file():
+        return version()
+    return str(tomllib.loads(file.read_text(encoding="utf-8"))["project"]["version"])
+
+
+@cache
+def commit_seconds() -> int | None:
+    """When the commit of the measured code was made, in seconds since 1970; None outside a checkout."""
+    import lrdiff_core
+
+    root = Path(lrdiff_core.__file__).parents[1]
+    found = _git(root, "show", "--no-patch", "--format=%ct", "HEAD") if describe_code().commit is not None else ""
+    return int(found) if found else None
 
 
 def _git(root: Path, *command: str) -> str:
@@ -156,5 +183,10 @@ def _nvidia() -> tuple[str, str | None, float | None]:
 
         return torch.cuda.get_device_name(), None, None
     query = ["nvidia-smi", "--query-gpu=name,driver_version,clocks.sm", "--format=csv,noheader,nounits", "--id=0"]
-    name, driver, clock = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split(",")
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    if done.returncode != 0 or done.stdout.count(",") != 2:  # it is there, and its driver is not
+        import torch
+
+        return torch.cuda.get_device_name(), None, None
+    name, driver, clock = done.stdout.split(",")
     return name.strip(), driver.strip(), float(clock) if clock.strip().isdigit() else None

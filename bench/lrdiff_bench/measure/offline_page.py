@@ -13,6 +13,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from lrdiff_core.files import write_bytes, write_text
+
 __all__ = ["make_offline"]
 
 # Package of the npm registry -> files of it, in place of the addresses that end like the key.
@@ -55,7 +57,7 @@ def make_offline(page: Path) -> str | None:
         if reason is not None:
             return reason
     shutil.copytree(kept, page / FOLDER, dirs_exist_ok=True)
-    index.write_text(_TAG.sub(_local, text), encoding="utf-8")
+    write_text(index, _TAG.sub(_local, text))
     return None
 
 
@@ -80,7 +82,11 @@ def _fetch(packages: list[str], folder: Path) -> str | None:
             name, version = package.rsplit("@", 1)
             with tarfile.open(Path(scratch, f"{name}-{version}.tgz")) as archive:
                 for target, inside in PACKAGES[package].items():
-                    file = archive.extractfile(f"package/{inside}")
-                    assert file is not None
-                    (folder / target).write_bytes(file.read())
+                    try:
+                        file = archive.extractfile(f"package/{inside}")
+                    except KeyError:
+                        file = None
+                    if file is None:
+                        return f"{package} holds no {inside}"
+                    write_bytes(folder / target, file.read())
     return None

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 from lrdiff_bench.measure.present import short_label
 from lrdiff_bench.measure.record import Record
-from lrdiff_bench.measure.state import model_shapes
+from lrdiff_bench.measure.state import BYTES_STEP, model_shapes
 from lrdiff_core.files import atomic_path
 
-__all__ = ["BYTES_A_STEP", "draw_all", "draw_history", "draw_rates", "draw_sizes"]
+__all__ = ["draw_all", "draw_history", "draw_rates", "draw_sizes"]
 
 # Okabe and Ito's colours, told apart with any colour vision; every line also has its own mark and dashes.
 LOOKS: dict[str, tuple[str, Any, str, str]] = {
@@ -26,8 +26,6 @@ LOOKS: dict[str, tuple[str, Any, str, str]] = {
     "compiled": ("#CC79A7", (0, (5, 1.5)), "v", "torch compiled"),
 }
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666", "#E69F00", "#56B4E9", "#000000")
-# AdamW in float32 reads parameter, gradient and two moments, and writes all but the gradient.
-BYTES_A_STEP = 28
 INK = "#333333"
 
 
@@ -51,10 +49,16 @@ def draw_all(records: Sequence[Record], runs: Sequence[Sequence[Record]], folder
 def draw_rates(records: Iterable[Record], folder: Path) -> list[Path]:
     """Draw the cost of an optimizer step against the number of distinct rates; a line an implementation.
 
+    Args:
+        records: those of ``optimizer_step`` with AdamW on one thread of the CPU over ``thousand`` are drawn.
+        folder: where to.
+
     Nothing is drawn with fewer than three counts of rates.
     """
-    chosen = [r for r in records if r.name == "optimizer_step" and r.parameters["shapes"] == "thousand"]
-    chosen = [r for r in chosen if r.parameters["rates"] != "each"]  # the same as 1000
+    # "each" is the same as 1000.
+    chosen = [
+        r for r in _plain_steps(records) if r.parameters["shapes"] == "thousand" and r.parameters["rates"] != "each"
+    ]
     if len({r.parameters["rates"] for r in chosen}) < 3:
         return []
     panel = _panel("number of distinct rates", "time of a step (ms)")
@@ -91,10 +95,8 @@ def draw_sizes(records: Iterable[Record], folder: Path) -> list[Path]:
     records = list(records)
     chosen = [
         r
-        for r in records
-        if r.name == "optimizer_step"
-        and (r.parameters["optimizer"], r.parameters["threads"], r.parameters["device"]) == ("adamw", 1, "cpu")
-        and r.parameters["shapes"] != "thousand"
+        for r in _plain_steps(records)
+        if r.parameters["shapes"] != "thousand"
         and r.parameters["rates"] in (1, "each")
         and r.parameters["implementation"] in ("ours", "fused")
     ]
@@ -112,13 +114,11 @@ def draw_sizes(records: Iterable[Record], folder: Path) -> list[Path]:
                 linestyle="-" if rates == "1" else "--", markerfacecolor="white" if rates == "each" else color,
                 label=f"{label}, {'one rate' if rates == '1' else 'a rate each'}",
             )  # fmt: skip
-    for copy in [r for r in records if r.name == "memory_copy"][:1]:
+    for copy in [r for r in records if r.name == "memory_copy" and r.parameters["threads"] == 1][:1]:
         rate = int(copy.facts["bytes"] or 0) / copy.median
         ends = np.array([min(sizes.values()), max(sizes.values())])
-        label = f"copy limit: {BYTES_A_STEP} bytes a parameter at {rate / 1e9:.1f} GB/s"
-        panel.plot(
-            ends, ends * BYTES_A_STEP / rate * 1e3, color=INK, linewidth=1.2, linestyle=(0, (1, 1.5)), label=label
-        )
+        label = f"copy limit: {BYTES_STEP} bytes a parameter at {rate / 1e9:.1f} GB/s"
+        panel.plot(ends, ends * BYTES_STEP / rate * 1e3, color=INK, linewidth=1.2, linestyle=(0, (1, 1.5)), label=label)
     panel.set_xscale("log")
     panel.set_yscale("log")
     _decimal(panel.yaxis)
@@ -168,6 +168,12 @@ def draw_history(runs: Sequence[Sequence[Record]], folder: Path) -> list[Path]:
     panel.set_xticks(range(len(used)), names, rotation=35, ha="right", fontsize=8)
     panel.axhline(1.0, color=INK, linewidth=0.6)
     return _finish(panel, f"Speed over runs, {_where(long[0][0][1])}", folder, "history")
+
+
+def _plain_steps(records: Iterable[Record]) -> list[Record]:
+    """What the pictures' titles say: AdamW, one thread, the CPU."""
+    plain = {"optimizer": "adamw", "threads": 1, "device": "cpu"}
+    return [r for r in records if r.name == "optimizer_step" and plain.items() <= r.parameters.items()]
 
 
 def _by(records: Iterable[Record], key: str) -> dict[str, list[Record]]:

@@ -92,7 +92,7 @@ def run_table(rows: Sequence[Row], *, working: Case | None = None) -> Group:
             if row.record is not None:
                 shown = f"  {label or _whole_label(row.case)}" if len(measured) > 1 else name
                 table.add_row(shown, *_cells(row.record))
-                for note in _notes(row.record):
+                for note in [*_notes(row.record), *([row.note] if row.note else [])]:
                     notes.setdefault(("yellow", note), []).append(f"{name} {label}".strip())
             elif row.reason is not None:
                 style = "red" if row.failed else "dim"
@@ -162,7 +162,7 @@ def markdown(records: Sequence[Record], command: str, pictures: Sequence[str] = 
     lines = [
         "# Benchmarks",
         "",
-        f"`{command}` on {first.created[:10]}, {len(records)} cases in {_minutes(records)}: {machine}{load}.",
+        f"`{command}` on {first.created[:10]}, {_count(records)}: {machine}{load}.",
         f"torch {first.code.torch}, Python {first.code.python}, numpy {first.code.numpy}, commit {commit}.",
         "Columns are explained in the [guide](../guide/benchmarks.md); times are of one step.",
     ]
@@ -182,10 +182,12 @@ def markdown(records: Sequence[Record], command: str, pictures: Sequence[str] = 
     return "\n".join(lines) + "\n"
 
 
-def _minutes(records: Sequence[Record]) -> str:
-    """Between the first and the last record; a record is made when its case is done."""
+def _count(records: Sequence[Record]) -> str:
+    """How many cases, and how long they took: between records, as each is made when its case is done."""
+    if len(records) == 1:
+        return "1 case"
     made = [datetime.fromisoformat(record.created) for record in records]
-    return f"{(max(made) - min(made)).total_seconds() / 60:.1f} minutes"
+    return f"{len(records)} cases in {(max(made) - min(made)).total_seconds() / 60:.1f} minutes"
 
 
 def describe_outcome(outcome: Outcome) -> Text:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +22,7 @@ __all__ = ["Effort", "MeasuringProcess", "can_fork", "code_path"]
 _ERRORS: dict[int, type[LrdiffError]] = {1: CheckFailed, 2: InputError, 3: UnavailableError}
 
 
+@dataclass(frozen=True, kw_only=True)
 class Effort:
     """How much is measured.
 
@@ -29,23 +32,26 @@ class Effort:
         block_seconds: least length of a block.
         warmup_seconds: warm-up ends at the latest after so long.
         most_seconds: no block is begun after so long in one process, once there are three.
+        case_seconds: no process is begun after so long for one case, once there is one.
 
     Raises:
         ConfigError: a number below one, or a time that is not positive.
     """
 
-    def __init__(
-        self, *, processes: int, samples: int, block_seconds: float, warmup_seconds: float, most_seconds: float
-    ) -> None:
-        if processes < 1 or samples < 1:
-            raise ConfigError(f"{processes} processes of {samples} samples", help="write whole numbers from 1 up")
-        if min(block_seconds, warmup_seconds, most_seconds) <= 0:
+    processes: int
+    samples: int
+    block_seconds: float
+    warmup_seconds: float
+    most_seconds: float
+    case_seconds: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or self.samples < 1:
+            raise ConfigError(
+                f"{self.processes} processes of {self.samples} samples", help="write whole numbers from 1 up"
+            )
+        if min(self.block_seconds, self.warmup_seconds, self.most_seconds, self.case_seconds) <= 0:
             raise ConfigError("a time of the effort is not positive", help="write seconds above 0")
-        self.processes = processes
-        self.samples = samples
-        self.block_seconds = block_seconds
-        self.warmup_seconds = warmup_seconds
-        self.most_seconds = most_seconds
 
     @classmethod
     def whole(cls, processes: int = 1) -> Effort:
@@ -67,6 +73,18 @@ class Effort:
             block_seconds=0.002,
             warmup_seconds=0.2,
             most_seconds=0.5,
+        )
+
+    @classmethod
+    def history(cls) -> Effort:
+        """What a history spends on a case of one commit: two processes, as two differ; one where it is slow."""
+        return cls(
+            processes=2,
+            samples=10,
+            block_seconds=0.005,
+            warmup_seconds=0.3,
+            most_seconds=0.5,
+            case_seconds=3.0,
         )
 
 

@@ -6,7 +6,8 @@ the order of the run. Who changes a field raises :data:`SCHEMA`; files of anothe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 from uuid import uuid4
@@ -18,7 +19,17 @@ from lrdiff_bench.measure.case import Case, Metric
 from lrdiff_bench.measure.machine import Code, Conditions, Machine, Part
 from lrdiff_core.errors import DataError
 
-__all__ = ["SCHEMA", "ParityResult", "ProcessResult", "Record", "SampleRow", "make_record", "parse_record"]
+__all__ = [
+    "SCHEMA",
+    "ParityResult",
+    "ProcessResult",
+    "Record",
+    "SampleRow",
+    "join_records",
+    "make_record",
+    "parse_record",
+    "worst_parity",
+]
 
 SCHEMA: Literal[1] = 1
 
@@ -142,7 +153,30 @@ def make_record(
     )
 
 
-def parse_record(line: str, *, where: str) -> Record:
+def worst_parity(results: Sequence[ParityResult | None]) -> ParityResult | None:
+    """The one that all processes of a case are judged by; None where the case has no parity.
+
+    Example:
+        >>> right, wrong = (ParityResult(error=e, budget=8.0, held=e <= 8) for e in (1.0, 9.0))
+        >>> worst_parity([right, wrong, right]).error
+        9.0
+    """
+    told = [result for result in results if result is not None]
+    return max(told, key=lambda one: (not one.held, math.inf if one.error is None else one.error), default=None)
+
+
+def join_records(parts: Sequence[Record]) -> Record:
+    """One record of a case from records of one process each, measured one after the other."""
+    samples: list[SampleRow] = []
+    for index, part in enumerate(parts):
+        begin = len(samples)
+        samples += [row.model_copy(update={"process": index, "order": begin + row.order}) for row in part.samples]
+    processes = [part.processes[0].model_copy(update={"process": index}) for index, part in enumerate(parts)]
+    parity = worst_parity([part.parity for part in parts])
+    return parts[-1].model_copy(update={"samples": tuple(samples), "processes": tuple(processes), "parity": parity})
+
+
+def parse_record(line: str | bytes, *, where: str) -> Record:
     """Read a record.
 
     Args:
@@ -159,7 +193,7 @@ def parse_record(line: str, *, where: str) -> Record:
         at = ".".join(map(str, first["loc"]))
         raise DataError(
             f"{where} holds no record of schema {SCHEMA}: {at + ': ' if at else ''}{first['msg']}",
-            help="use the lrdiff that wrote it, or measure again with `lrdiff bench`",
+            help="use the lrdiff that wrote it, or remove the file and measure again with `lrdiff bench`",
         ) from problem
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 __all__ = [
+    "BYTES_STEP",
     "Shapes",
     "model_shapes",
     "optimizer_facts",
@@ -30,6 +31,7 @@ __all__ = [
 Shapes = Mapping[str, tuple[int, ...]]
 
 BASE_RATE = 1e-3
+BYTES_STEP = 28  # AdamW in float32: reads parameter, gradient and two moments, writes all but the gradient
 _DISTINCT = 2**20  # random numbers that are drawn; larger tensors repeat them
 
 

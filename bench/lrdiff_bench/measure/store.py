@@ -12,8 +12,18 @@ from typing import IO
 
 from lrdiff_bench.measure.record import Record, parse_record
 from lrdiff_core.errors import DataError, InputError
+from lrdiff_core.files import write_text
 
-__all__ = ["DEFAULT_FOLDER", "append_record", "find_run", "new_run", "read_run", "run_files", "same_machine"]
+__all__ = [
+    "DEFAULT_FOLDER",
+    "append_record",
+    "find_run",
+    "new_run",
+    "read_run",
+    "replace_record",
+    "run_files",
+    "same_machine",
+]
 
 DEFAULT_FOLDER = Path("runs") / "bench"
 SUFFIX = ".jsonl"
@@ -48,6 +58,13 @@ def append_record(path: Path, record: Record) -> None:
         os.fsync(file.fileno())
 
 
+def replace_record(path: Path, record: Record) -> None:
+    """Put a record into a run in place of those of the same case and machine; for one writer at a time."""
+    others = read_run(path) if path.is_file() else []
+    kept = [one for one in others if (one.case, one.machine.id) != (record.case, record.machine.id)]
+    write_text(path, "".join(one.model_dump_json() + "\n" for one in [*kept, record]))
+
+
 def read_run(path: Path) -> list[Record]:
     """Read the records of a run, in the order they were appended.
 
@@ -58,8 +75,8 @@ def read_run(path: Path) -> list[Record]:
     """
     if not path.is_file():
         raise DataError(f"no run at {path}", help="see `lrdiff bench ls`")
-    whole = path.read_bytes()
-    lines = whole[: whole.rfind(b"\n") + 1].decode().splitlines()
+    # Not splitlines(): JSON leaves line separators of Unicode as they are.
+    lines = path.read_bytes().split(b"\n")[:-1]
     return [parse_record(line, where=f"{path.name} line {i}") for i, line in enumerate(lines, start=1)]
 
 
@@ -78,10 +95,14 @@ def find_run(name: str, folder: Path = DEFAULT_FOLDER) -> Path:
         return Path(name)
     files = run_files(folder)
     if name == "latest" or name.startswith("latest~"):
-        back = int(name[7:]) if name[7:].isdigit() else 0
-        if back >= len(files):
+        back = name.removeprefix("latest").removeprefix("~") or "0"
+        if not (back.isascii() and back.isdigit()):
+            raise DataError(
+                f"{name} is no run", help="write latest, latest~1 for the one before, or see `lrdiff bench ls`"
+            )
+        if int(back) >= len(files):
             raise DataError(f"{folder} holds {len(files)} runs, {name} is none of them", help="see `lrdiff bench ls`")
-        return files[-1 - back]
+        return files[-1 - int(back)]
     found = [file for file in files if file.name.startswith(name)]
     if len(found) != 1:
         raise DataError(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import random
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,14 +16,24 @@ from lrdiff_bench.cases import CASES
 from lrdiff_bench.measure.blocks import Blocks
 from lrdiff_bench.measure.case import Case
 from lrdiff_bench.measure.child import describe
-from lrdiff_bench.measure.instructions import count_instructions
+from lrdiff_bench.measure.instructions import check_valgrind, count_instructions
 from lrdiff_bench.measure.machine import Code, Conditions, Machine, describe_conditions
 from lrdiff_bench.measure.process import Effort, MeasuringProcess, can_fork
-from lrdiff_bench.measure.record import ParityResult, ProcessResult, Record, SampleRow, make_record
+from lrdiff_bench.measure.record import (
+    ParityResult,
+    ProcessResult,
+    Record,
+    SampleRow,
+    join_records,
+    make_record,
+    parse_record,
+    worst_parity,
+)
+from lrdiff_bench.measure.registry import RESERVED
 from lrdiff_bench.timing import pinned
-from lrdiff_core.errors import ConfigError, LrdiffError, UnavailableError
+from lrdiff_core.errors import CheckFailed, ConfigError, LrdiffError, UnavailableError
 
-__all__ = ["Row", "choose_cases", "measure_cases", "measure_here"]
+__all__ = ["Row", "choose_cases", "measure_cases", "measure_here", "measure_in_copies"]
 
 LEAST_SAMPLES = 3  # taken even where the time is up
 
@@ -33,8 +46,15 @@ class Row:
     reason: str | None = None  # why it was not measured
     failed: bool = False  # the reason is a fault, not something that is not here
     record: Record | None = None
+    note: str | None = None  # beside the record
     _samples: list[SampleRow] = field(default_factory=list)
     _processes: list[ProcessResult] = field(default_factory=list)
+    _parities: list[ParityResult | None] = field(default_factory=list)
+
+    def _finish(self, index: int, end: dict[str, Any]) -> None:
+        """Keep what a process tells at its end."""
+        self._processes.append(ProcessResult(process=index, **end["process"]))
+        self._parities.append(None if end["parity"] is None else ParityResult(**end["parity"]))
 
 
 def choose_cases(
@@ -59,11 +79,13 @@ def choose_cases(
         >>> [case.label for case in choose_cases(["main_step"], ["rates=2"])]
         ['main_step[rates=2]']
     """
-    unknown = [name for name in names if name not in CASES]
-    if unknown:
-        raise ConfigError(f"there is no case {unknown[0]!r}", help=f"cases: {', '.join(CASES)}")
+    for name in names:
+        if name not in CASES:
+            near = difflib.get_close_matches(name, [*CASES, *RESERVED], n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(f"there is no case {name!r}", help=f"{meant}cases: {', '.join(CASES)}")
     pairs = [_pair(text) for text in parameters]
-    found: list[Case] = []
+    found: dict[str, Case] = {}  # by label: what is named twice is measured once
     for family in [CASES[name] for name in names] or list(CASES.values()):
         if any(key not in family.parameters for key, _ in pairs) and not names:
             continue  # `--param rates=2` alone: the families that have rates
@@ -72,14 +94,11 @@ def choose_cases(
         chosen = {key: tuple(family.parse(key, one) for one in texts) for key, texts in pairs}
         if device is not None and "device" in family.parameters:
             chosen["device"] = (family.parse("device", device),)
-        if pairs:
-            found += family.view(chosen)
-        else:
-            views = [family.quick] if quick else list(family.views.values())
-            found += {case.label: case for view in views for case in family.view({**view, **chosen})}.values()
+        views = [{}] if pairs else [family.quick] if quick else list(family.views.values())
+        found |= {case.label: case for view in views for case in family.view({**view, **chosen})}
     if not found:
         raise ConfigError("no case has these parameters", help="see `lrdiff bench ls --cases`")
-    return found
+    return list(found.values())
 
 
 def measure_cases(
@@ -103,8 +122,11 @@ def measure_cases(
         watch: called with a row when its measuring begins.
 
     Raises:
-        UnavailableError: only from ``instructions``; a case that is not available has a row with the reason.
+        UnavailableError: instructions are asked for and there is no valgrind. A case that is not available has a row
+            with the reason.
     """
+    if instructions:
+        check_valgrind()
     rows = [Row(case) for case in cases]
     for row in rows:
         row.reason = CASES[row.case.name].unavailable(**row.case.parameters)
@@ -121,7 +143,8 @@ def measure_cases(
             for row in waiting:
                 watch(row)
                 try:
-                    if can_fork(str(row.case.parameters.get("device", "cpu"))):
+                    # A copy has all the memory of what it was copied from: peaks are measured in new processes.
+                    if row.case.metric == "time" and can_fork(str(row.case.parameters.get("device", "cpu"))):
                         server = server or stack.enter_context(MeasuringProcess(fork=True, affinity=affinity))
                         order, end = _measure(row, server, effort, process, order)
                     else:
@@ -134,7 +157,12 @@ def measure_cases(
                     yield row
                     continue
                 if process == effort.processes - 1:
-                    counted = count_instructions(row.case) if instructions else None
+                    counted = None
+                    if instructions:
+                        try:
+                            counted = count_instructions(row.case)
+                        except UnavailableError as problem:  # what was measured is kept all the same
+                            row.note = f"{problem.message} ({problem.help})"
                     row.record = _record(row, end, counted)
                     yield row
 
@@ -157,8 +185,52 @@ def measure_here(case: Case, effort: Effort) -> Record:
         row = Row(case)
         end = describe(blocks) | {"conditions": conditions.model_dump()}
     row._samples += [SampleRow(process=0, block=i, order=i, **one._asdict()) for i, one in enumerate(blocks.samples)]
-    row._processes.append(ProcessResult(process=0, **end["process"]))
+    row._finish(0, end)
     return _record(row, end, None)
+
+
+def measure_in_copies(case: Case, effort: Effort) -> Record:
+    """Measure a timed case in forked copies of this process, one after the other: as many as the effort has processes
+    and time for.
+
+    Where forking will not do (see :func:`can_fork`), it is measured in this process, once.
+
+    Raises:
+        CheckFailed: a copy ended before it had measured; its traceback is on stderr.
+    """
+    if not can_fork(str(case.parameters.get("device", "cpu"))):
+        return measure_here(case, effort)
+    began = time.perf_counter()
+    parts = [_measure_in_copy(case, effort)]
+    while len(parts) < effort.processes and time.perf_counter() - began < effort.case_seconds:
+        parts.append(_measure_in_copy(case, effort))
+    return join_records(parts)
+
+
+def _measure_in_copy(case: Case, effort: Effort) -> Record:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(reading)
+            with os.fdopen(writing, "w", encoding="utf-8") as answer:
+                answer.write(measure_here(case, effort).model_dump_json())
+            status = 0
+        except Exception:  # noqa: BLE001  # whatever it is, its traceback is the answer
+            traceback.print_exc()
+        finally:  # whatever happens, this copy must not go on as if it were the original
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as answer:
+        text = answer.read()
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise CheckFailed(
+            f"the process that measured {case.label} ended with status {os.waitstatus_to_exitcode(status)}",
+            help="what it said is above; out of memory ends a process with status -9",
+        )
+    return parse_record(text, where=case.label)
 
 
 def _measure(row: Row, process: MeasuringProcess, effort: Effort, index: int, order: int) -> tuple[int, dict[str, Any]]:
@@ -171,7 +243,7 @@ def _measure(row: Row, process: MeasuringProcess, effort: Effort, index: int, or
             row._samples.append(SampleRow(process=index, block=block, order=order, **process.block()._asdict()))
             order += 1
     end = process.end()
-    row._processes.append(ProcessResult(process=index, **end["process"]))
+    row._finish(index, end)
     return order, end
 
 
@@ -180,7 +252,7 @@ def _record(row: Row, end: dict[str, Any], instructions: float | None) -> Record
         row.case,
         samples=row._samples,
         processes=row._processes,
-        parity=None if end["parity"] is None else ParityResult(**end["parity"]),
+        parity=worst_parity(row._parities),
         instructions=instructions,
         facts=end["facts"],
         code=Code(**end["code"]),

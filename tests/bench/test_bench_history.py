@@ -1,0 +1,248 @@
+"""The history: what asv is given to measure, one measurement for all who ask, and what the command says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lrdiff_bench.cases import CASES, find_case
+from lrdiff_bench.cli import main
+from lrdiff_bench.measure import history, shared, store, suite
+from lrdiff_bench.measure.case import Case, Workload
+from lrdiff_bench.measure.history import list_commits, read_failures
+from lrdiff_bench.measure.process import Effort
+from lrdiff_bench.measure.record import ParityResult, Record, join_records
+from lrdiff_bench.measure.suite import measure_here, measure_in_copies
+from lrdiff_core.errors import CheckFailed, ConfigError
+
+ROOT = Path(__file__).parents[2]
+LIST = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from asv_suite import cases as suite
+found = {name: one for name, one in vars(suite).items() if name.startswith("track_")}
+print(json.dumps({name: [one.type, one.unit, one.version, getattr(one, "params", [])] for name, one in found.items()}))
+"""
+
+
+def benchmarks(**variables: str) -> dict:
+    """Kind, unit, version and parameters of every benchmark that asv finds."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("ASV_", "LRDIFF_BENCH_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", LIST, str(ROOT / "benchmarks")],
+        env={**environment, **variables}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_by_default_asv_follows_what_a_quick_run_measures_and_all_of_it_when_asked() -> None:
+    found = benchmarks()
+    assert {name.removeprefix("track_").removeprefix("error_") for name in found} == set(CASES)
+    for name, family in CASES.items():
+        kind, unit, version, params = found[f"track_{name}"]
+        assert (kind, unit) == (("time", "seconds") if family.metric == "time" else ("peakmemory", "bytes"))
+        assert version == family.version
+        # As many choices as a quick run has cases.
+        choices = 1
+        for values in params:
+            choices *= len(values)
+        assert choices == len(family.cases(quick=True)), name
+        assert (f"track_error_{name}" in found) == (family.metric == "time" and family.parity)
+    whole = benchmarks(LRDIFF_BENCH_ALL="1")
+    assert {name: whole[name] for name in found} == found  # what is there by default goes on
+    assert whole["track_optimizer_step__rates"][3] == [["ours", "fused", "foreach", "default"], [1, 2, 8, 32, 128, 1000, "each"]]  # fmt: skip # noqa: E501
+    assert "track_main_step__all" not in whole  # is what the default measures
+    assert len(whole["track_inference__all"][3]) == 2
+
+
+def test_on_another_device_asv_follows_the_cases_that_have_one() -> None:
+    on_device = {name for name, family in CASES.items() if "cuda" in family.parameters.get("device", ())}
+    assert {"optimizer_step", "training_step"} <= on_device
+    found = benchmarks(LRDIFF_BENCH_DEVICE="cuda")
+    assert {name.removeprefix("track_").removeprefix("error_") for name in found} == on_device
+
+
+@pytest.fixture(scope="module")
+def record() -> Record:
+    return measure_here(find_case("main_step", rates=2), Effort.quick())
+
+
+def test_a_case_is_measured_once_for_all_its_readers_and_anew_for_one_that_asks_again(
+    record: Record, tmp_path: Path, monkeypatch
+) -> None:
+    taken = [record.model_copy(update={"id": str(i)}) for i in range(4)]
+    waiting = iter(taken)
+    monkeypatch.setattr(shared, "measure_in_copies", lambda case, effort: next(waiting))
+    monkeypatch.setattr(shared, "commit_seconds", lambda: 1_700_000_000)
+    folder, kept = tmp_path / "shared", tmp_path / "kept"
+    folder.mkdir()
+
+    def ask(reader: str, rates: int = 2) -> str:
+        case = find_case("main_step", rates=rates)
+        return shared.shared_record(case, Effort.quick(), folder, reader=reader, kept=kept).id
+
+    assert [ask("error"), ask("time"), ask("time"), ask("error")] == ["0", "0", "1", "1"]
+    assert ask("error", rates=1) == "2"  # another case
+    if record.code.commit is None:
+        pytest.skip("no git checkout: no run a commit")
+    (run,) = store.run_files(kept)
+    assert run.name == f"20231114T221320Z-{record.code.commit[:10]}.jsonl"
+    assert [one.id for one in store.read_run(run)] == ["2"]  # of each case the newest
+
+
+def test_a_record_takes_the_place_of_the_same_case_on_the_same_machine(record: Record, tmp_path: Path) -> None:
+    other = record.model_copy(update={"case": "main_step[rates=1]", "id": "other"})
+    elsewhere = record.model_copy(update={"machine": record.machine.model_copy(update={"id": "x"}), "id": "elsewhere"})
+    for one in (record, other, elsewhere, record.model_copy(update={"id": "new"})):
+        store.replace_record(tmp_path / "run.jsonl", one)
+    assert [one.id for one in store.read_run(tmp_path / "run.jsonl")] == ["other", "elsewhere", "new"]
+
+
+def test_a_record_of_copies_is_one_record_of_several_processes() -> None:
+    record = measure_in_copies(find_case("main_step", rates=2), Effort.quick(processes=2))
+    assert [process.process for process in record.processes] == [0, 1]
+    assert [len(blocks) for blocks in record.by_process()] == [7, 7]
+    assert [(s.process, s.order) for s in record.samples] == [(i // 7, i) for i in range(14)]
+    assert record.parity is not None
+    assert record.parity.held
+
+
+def test_no_copy_is_begun_when_the_time_of_a_case_is_up(record: Record, monkeypatch) -> None:
+    monkeypatch.setattr(suite, "_measure_in_copy", lambda case, effort: record)
+    effort = Effort.quick(processes=5)
+    assert len(measure_in_copies(find_case("main_step"), effort).processes) == 5
+    short = dataclasses.replace(effort, case_seconds=1e-9)
+    assert len(measure_in_copies(find_case("main_step"), short).processes) == 1
+
+
+def test_a_copy_that_fails_says_why_and_ends(capfd) -> None:
+    def broken() -> Workload:
+        raise RuntimeError("as planned")
+
+    case = Case(name="broken", version="1", factory=broken)
+    with pytest.raises(CheckFailed, match="process that measured broken ended with status 1"):
+        measure_in_copies(case, Effort.quick())
+    assert "RuntimeError: as planned" in capfd.readouterr().err
+
+
+def test_one_wrong_process_makes_the_case_wrong(record: Record) -> None:
+    right, wrong, nothing = (
+        ParityResult(error=error, budget=8.0, held=held) for error, held in ((1.0, True), (9.0, False), (None, False))
+    )
+    parts = [record.model_copy(update={"parity": one}) for one in (right, wrong, right)]
+    assert join_records(parts).parity == wrong
+    parts = [record.model_copy(update={"parity": one}) for one in (wrong, nothing, right)]
+    assert join_records(parts).parity == nothing
+    assert join_records([record.model_copy(update={"parity": None})]).parity is None
+
+
+def git(folder: Path, *command: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    done = subprocess.run(["git", "-C", str(folder), *identity, *command], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_of_a_merge_the_commits_that_the_page_shows_are_measured(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "-b", "main")
+    for message in ("one", "two"):
+        git(tmp_path, "commit", "-q", "--allow-empty", "-m", message)
+    git(tmp_path, "checkout", "-q", "-b", "side", "HEAD~1")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "aside")
+    git(tmp_path, "checkout", "-q", "main")
+    git(tmp_path, "merge", "-q", "--no-ff", "-m", "merge", "side")
+    shown = git(tmp_path, "log", "--first-parent", "--format=%H").split()
+    assert len(shown) == 3
+    assert list_commits(None, tmp_path) == shown
+    assert list_commits("HEAD~1..HEAD", tmp_path) == shown[:1]
+    with pytest.raises(ConfigError, match='the range " cannot be read: No closing quotation\nhelp: close'):
+        list_commits('"', tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (["--repository", "{tmp}"], 2, "{tmp} is in no git repository\nhelp: name a clone with --repository"),
+        (["--repository", "{tmp}/nowhere"], 2, "{tmp}/nowhere is in no git repository\nhelp: "),
+        (["--device", "auto"], 2, "there is no device 'auto' to measure on\nhelp: write one of: cpu, cuda, mps"),
+        (["nowhere..HEAD"], 2, "nowhere..HEAD names no commits: "),
+        (["--affinity", "9999"], 2, "--affinity 9999 is no list of processors"),
+    ],
+)
+def test_what_a_history_refuses_leaves_nothing_behind(
+    arguments: list[str], status: int, text: str, tmp_path: Path, capsys
+) -> None:
+    given = [word.format(tmp=tmp_path) for word in arguments]
+    if "--repository" not in given:
+        git(tmp_path, "init", "-q")
+        given += ["--repository", str(tmp_path)]
+    assert main(["bench", "history", *given, "--out", str(tmp_path / "out")]) == status
+    assert f"error: {text.format(tmp=tmp_path)}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_inside_a_repository_stands_for_all_of_it(tmp_path: Path) -> None:
+    inside = tmp_path / "project" / "inside"
+    inside.mkdir(parents=True)
+    git(inside.parent, "init", "-q")
+    assert history._root(inside) == inside.parent
+    git(tmp_path, "clone", "-q", "--bare", str(inside.parent), "bare.git")
+    assert history._root(tmp_path / "bare.git" / "objects") == tmp_path / "bare.git"
+
+
+def test_failures_are_found_in_asvs_results(tmp_path: Path) -> None:
+    results = {
+        "cases.whole": [[1.0, 2.0], []],
+        "cases.skipped": [[float("nan"), 1.0], []],
+        "cases.half": [[None, 1.0], []],
+        "cases.none": [None, []],
+        "cases.cut": [],
+    }
+    (tmp_path / "machine").mkdir()
+    for commit in ("abc", "other"):
+        document = {"commit_hash": commit, "result_columns": ["result", "params"], "results": results}
+        (tmp_path / "machine" / f"{commit}-env.json").write_text(json.dumps(document))
+    failed = read_failures(tmp_path, ["abc"])
+    assert failed == [{"case": f"cases.{name}", "commit": "abc"} for name in ("half", "none", "cut")]
+
+
+def test_a_history_says_what_failed_and_ends_with_status_1(tmp_path: Path, monkeypatch, capsys) -> None:
+    report = {
+        "page": str(tmp_path / "html" / "index.html"), "offline": None, "commits": 2, "seconds": 90.0,
+        "regressions": [],
+        "failures": [{"case": "cases.track_export", "commit": "0123456789abcdef"}] * 3,
+    }  # fmt: skip
+    monkeypatch.setattr(history, "measure_history", lambda *_, **__: report)
+    assert main(["bench", "history", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "commits: 2 in 1.5 minutes, regressions: 0" in said.out
+    assert "error: not measured: cases.track_export of 0123456789ab and 2 more\nhelp: " in said.err
+    report["failures"] = []
+    assert main(["bench", "history", "--json", "--out", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["failures"] == []
+
+
+def test_asv_refuses_a_time_whose_result_is_wrong(record: Record, monkeypatch) -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from asv_suite import cases as asv_suite
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    found = [record]
+    monkeypatch.setattr(asv_suite.shared, "shared_record", lambda *_, **__: found[0])
+    answer = asv_suite.track_main_step(2)
+    assert answer == {"samples": [s.seconds for s in record.samples], "number": record.processes[0].number}
+    assert asv_suite.track_error_main_step(2) == record.parity.error
+    found[0] = record.model_copy(update={"parity": ParityResult(error=9.0, budget=8.0, held=False)})
+    with pytest.raises(CheckFailed, match=r"9.0 eps from float64, 8.0 are allowed\nhelp: fast but wrong"):
+        asv_suite.track_main_step(2)
+    assert asv_suite.track_error_main_step(2) == 9.0  # seen on the page, though
+    found[0] = record.model_copy(update={"parity": ParityResult(error=None, budget=8.0, held=False)})
+    with pytest.raises(CheckFailed, match="is not finite"):
+        asv_suite.track_error_main_step(2)
