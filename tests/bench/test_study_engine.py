@@ -16,9 +16,10 @@ from study_planted import PLAN, WORKLOAD, Slow, ledger
 
 from lrdiff_bench.study import ledger as ledger_module
 from lrdiff_bench.study.engine import run_study
-from lrdiff_bench.study.kept import read_study
-from lrdiff_bench.study.ledger import Memory
+from lrdiff_bench.study.kept import MUST_AGREE, list_studies, read_study
+from lrdiff_bench.study.ledger import Memory, Shared
 from lrdiff_bench.study.optuna_storage import open_storage
+from lrdiff_bench.study.words import versions_line
 from lrdiff_core.errors import CheckpointError, ConfigError, UnavailableError
 
 SCRIPT = Path(__file__).with_name("study_planted.py")
@@ -276,3 +277,24 @@ def test_a_scheduler_that_does_not_answer_is_unavailable(monkeypatch):
     monkeypatch.setattr(remote, "_PATIENCE", 1)
     with pytest.raises(UnavailableError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
         remote.connect("tcp://127.0.0.1:9")
+
+
+def test_a_study_gone_on_with_by_other_versions_says_so(url, uninterrupted):
+    workload = Slow(**WORKLOAD)
+    first = ledger(url, workload)
+    facts = {**first.facts, "versions": {**first.facts["versions"], "torch": "1.0"}}
+    Shared(url, "planted", direction="minimize", facts=facts, must_agree=MUST_AGREE)
+    assert "versions_since" not in first._studies["search"].user_attrs  # nothing was trained with them
+    other = Shared(url, "planted", direction="minimize", facts=facts, must_agree=MUST_AGREE)
+    run_study(workload, PLAN, other)
+    document = read_study(url, "planted")
+    assert document["versions_since"] == [{"torch": "1.0"}]
+    assert versions_line(document).endswith("; gone on with torch 1.0")
+
+
+def test_a_study_that_was_killed_before_it_said_what_it_is_about_does_not_hide_the_others(url):
+    ledger(url, Slow(**WORKLOAD))
+    storage = open_storage(url)
+    for name in ("broken", "broken.report"):
+        optuna.create_study(storage=storage, study_name=name)
+    assert [one["name"] for one in list_studies(url)] == ["planted"]
