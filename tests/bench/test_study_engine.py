@@ -18,7 +18,7 @@ from lrdiff_bench.study import ledger as ledger_module
 from lrdiff_bench.study.engine import run_study
 from lrdiff_bench.study.kept import MUST_AGREE, list_studies, read_study
 from lrdiff_bench.study.ledger import Memory, Shared
-from lrdiff_bench.study.optuna_storage import open_storage
+from lrdiff_bench.study.optuna_storage import hidden, open_storage
 from lrdiff_bench.study.words import versions_line
 from lrdiff_core.errors import CheckpointError, ConfigError, UnavailableError
 
@@ -245,9 +245,18 @@ def test_a_storage_that_cannot_be_opened_is_one_line(address, message, tmp_path)
 
 
 def test_a_password_is_not_shown():
-    from lrdiff_bench.study.optuna_storage import _hidden
+    assert hidden("postgresql://user:secret@host/name") == "postgresql://user:***@host/name"
+    assert hidden("sqlite:///runs/study/studies.db") == "runs/study/studies.db"
 
-    assert "secret" not in _hidden("postgresql://user:secret@host/name")
+
+def test_a_driver_that_is_not_installed_is_named(monkeypatch):
+    for name in ("psycopg", "psycopg2"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(
+        UnavailableError, match=r"postgresql://user:\*\*\*@host/name needs psycopg2?, which is not"
+    ) as problem:
+        open_storage("postgresql://user:secret@host/name")
+    assert problem.value.help.startswith("pip install ")
 
 
 def test_batches_can_be_trained_by_dask(uninterrupted, url, monkeypatch):

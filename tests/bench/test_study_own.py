@@ -52,6 +52,16 @@ def narrow():
     return nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
 
 
+class Raising(Gate):
+    def forward(self, rows):
+        raise AttributeError("no such\\n layer")
+
+
+class Twice(Gate):
+    def forward(self, rows):
+        return super().forward(rows), rows
+
+
 def large():
     return nn.Sequential(nn.Linear(13, 20000), nn.ReLU(), nn.Linear(20000, 3))
 '''
@@ -317,3 +327,13 @@ def test_one_after_the_other_a_trial_that_diverges_stays_so_and_its_steps_count_
     lost = workload.train(trials(workload, [[1e38, 1e38], [0.0, 0.0]], [0, 0]))
     assert np.isnan(lost.metric[0]).all()
     assert lost.seconds_a_step == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [("Raising", "cannot take rows [2, 13]: no such layer"), ("Twice", "gives a tuple, not a tensor")],
+)
+def test_a_model_that_does_something_else_is_named(models, factory, said):
+    with pytest.raises(InputError, match=re.escape(said)) as problem:
+        workload_of(claim(model=f"{models}:{factory}"))
+    assert problem.value.help == "let it map [rows, 13] to [rows, 3]"

@@ -106,10 +106,18 @@ class MapFolder:
         Args:
             seconds: that training took; None where it was spread over several runs.
         """
-        import xarray
-
         beside = self.path / ".map.zarr.partial"
         shutil.rmtree(beside, ignore_errors=True)
+        try:
+            self._write_store(beside, seconds)
+            beside.rename(self.zarr)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)  # on a full disk it would stand in its own way
+        shutil.rmtree(self.tiles)
+
+    def _write_store(self, beside: Path, seconds: float | None) -> None:
+        import xarray
+
         template = self._template(seconds)
         # Version 2 of the format: every reader of Zarr has it.
         template.to_zarr(
@@ -125,8 +133,6 @@ class MapFolder:
             shape = tuple(s.stop - s.start for s in region.values())
             parts = {prefix + name: (list(region), values.reshape(shape)) for name, values in _decoded(found).items()}
             xarray.Dataset(parts).to_zarr(beside, region=region, zarr_format=2)
-        beside.rename(self.zarr)
-        shutil.rmtree(self.tiles)
 
     def _file(self, tile: Tile) -> Path:
         return self.tiles / f"{tile.number:05d}.npz"

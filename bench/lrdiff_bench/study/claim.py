@@ -227,7 +227,9 @@ def _schemes(claim: Claim, groups: tuple[str, ...]) -> tuple[Scheme, ...]:
     ones = dict.fromkeys(groups, 1.0)
     single = Scheme(name="single", ratios=ones)
     if len(groups) < 2:
-        raise ConfigError(f"there is one group, {', '.join(groups)}", help="give two groups or more under [groups]")
+        raise ConfigError(
+            f"there is one group, {', '.join(groups)}", help="give two groups or more under [groups], or with --groups"
+        )
     if not claim.schemes:
         last, rest = groups[-1], dict.fromkeys(groups[:-1], 1.0)
         return (

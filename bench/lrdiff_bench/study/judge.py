@@ -252,7 +252,7 @@ def _with_need(found: Judgement, difference: TwoWay, improvement: TwoWay) -> Jud
                 if found.difference < 0
                 else f"worse in {100 * share:.0f} % of the pairs only"
             )
-            return replace(found, reason=f"{reason}, and {100 * LEAST_IMPROVEMENT:.0f} % are asked for; no number of seeds will do")  # fmt: skip # noqa: E501
+            return replace(found, reason=f"{reason}, and {100 * LEAST_IMPROVEMENT:.0f} % are asked for: if that stays, no number of seeds will do")  # fmt: skip # noqa: E501
         needs.append((improvement, share - 0.5))
     ways = [
         (searches, max(_seeds_for(one, room, searches) for one, room in needs))

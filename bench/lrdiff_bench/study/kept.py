@@ -13,7 +13,7 @@ from lrdiff_bench.study.analyse import analyse
 from lrdiff_bench.study.document import document_of
 from lrdiff_bench.study.engine import run_study
 from lrdiff_bench.study.ledger import TrainBatches
-from lrdiff_bench.study.optuna_storage import open_storage, optuna_module
+from lrdiff_bench.study.optuna_storage import hidden, open_storage, optuna_module
 from lrdiff_bench.study.plan import Plan
 from lrdiff_bench.study.tasks import Row, Task
 from lrdiff_bench.study.workload import Outcomes, Scheme, Trials, Workload
@@ -169,7 +169,7 @@ def read_study(url: str, name: str, *, curves: bool = True) -> dict[str, Any]:
     storage = open_storage(url, create=False)
     names = _names(optuna, storage)
     if name not in names:
-        raise ConfigError(f'there is no study "{name}" in {_short(url)}', help=f"studies: {', '.join(names) or 'none'}")
+        raise ConfigError(f'there is no study "{name}" in {hidden(url)}', help=f"studies: {', '.join(names) or 'none'}")
     facts = optuna.load_study(storage=storage, study_name=name).user_attrs
     if "spec" not in facts or "plan" not in facts:
         raise ConfigError(f'study "{name}" is not one of `lrdiff study`', help=f"studies: {', '.join(names)}")
@@ -211,7 +211,3 @@ def _names(optuna: Any, storage: Any) -> list[str]:
     """Studies of ours, in the order in which they were begun."""
     every = optuna.get_all_study_names(storage)
     return [name for name in every if f"{name}.report" in every]
-
-
-def _short(url: str) -> str:
-    return url.removeprefix("sqlite:///")

@@ -284,7 +284,8 @@ class Shared:
 
         def beat() -> None:
             while not stop.wait(_BEAT):
-                with self._lock:
+                # A beat that fails is no end: the next one may not, and a storage that is gone is told by the work.
+                with self._lock, suppress(Exception):
                     self._sign["beat"] += 1
                     study.set_user_attr(self.worker, self._sign)
 

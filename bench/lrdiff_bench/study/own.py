@@ -189,11 +189,17 @@ class OwnWorkload(Workload):
         try:
             with torch.no_grad():
                 outputs = network(rows.inputs[:2].cpu())
-        except (RuntimeError, TypeError, ValueError, IndexError) as problem:
+        except Exception as problem:  # whatever the user's own code raises
+            told = " ".join(str(problem).split()) or type(problem).__name__
             raise InputError(
-                f"{self.model} cannot take rows [2, {rows.inputs.shape[1]}]: {str(problem).splitlines()[0]}",
+                f"{self.model} cannot take rows [2, {rows.inputs.shape[1]}]: {told[:200]}",
                 help=f"let it map [rows, {rows.inputs.shape[1]}] to [rows, {classes}]",
             ) from problem
+        if not isinstance(outputs, torch.Tensor):
+            raise InputError(
+                f"{self.model} gives a {type(outputs).__name__}, not a tensor",
+                help=f"let it map [rows, {rows.inputs.shape[1]}] to [rows, {classes}]",
+            )
         if tuple(outputs.shape) != (2, classes):
             raise InputError(
                 f"{self.model} maps [2, {rows.inputs.shape[1]}] to {list(outputs.shape)}",
