@@ -203,7 +203,8 @@ def _one(
     try:
         train = train_here(workload)
         if scheduler is not None:
-            from lrdiff_bench.study.remote import connect, train_remotely, workers_of
+            from lrdiff_bench.cluster import connect
+            from lrdiff_bench.study.remote import train_remotely, workers_of
 
             client = connect(scheduler)
             ledger.at_a_time = workers_of(client)
