@@ -271,7 +271,7 @@ def test_two_workers_compute_on_two_cores(cluster: tuple[str, Path], monkeypatch
                 return
             if free_cores(two) >= FREE:
                 ratios.append(ratio)
-    if len(ratios) < 2:
+    if len(ratios) < 3:
         pytest.skip("two cores were not free while this was measured")
     assert max(ratios) >= 1.7
 
