@@ -318,7 +318,10 @@ def _verdicts(text):
 
 @pytest.mark.parametrize(
     ("storage", "status", "said"),
-    [(None, 2, "the storage runs/study/studies.db failed"), ("postgresql://me:x@host/s", 3, "me:***@host/s failed")],
+    [
+        (None, 2, "the storage sqlite:///runs/study/studies.db failed"),
+        ("postgresql://me:x@host/s", 3, "me:***@host/s failed"),
+    ],
 )
 def test_a_storage_that_fails_half_way_is_told_in_two_lines(capsys, monkeypatch, storage, status, said):
     full = sqlalchemy.exc.OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))

@@ -247,7 +247,7 @@ def test_a_storage_that_cannot_be_opened_is_one_line(address, message, tmp_path)
 
 def test_a_password_is_not_shown():
     assert hidden("postgresql://user:secret@host/name") == "postgresql://user:***@host/name"
-    assert hidden("sqlite:///runs/study/studies.db") == "runs/study/studies.db"
+    assert hidden("sqlite:///runs/study/studies.db") == "sqlite:///runs/study/studies.db"
 
 
 def test_a_driver_that_is_not_installed_is_named(monkeypatch):

@@ -129,9 +129,7 @@ def _begin_as_writer(connection: Any) -> None:
 
 
 def hidden(url: str) -> str:
-    """The address of a storage without a password; of an SQLite file, the file."""
-    if url.startswith("sqlite:///"):
-        return url.removeprefix("sqlite:///")
+    """The address of a storage without a password."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
