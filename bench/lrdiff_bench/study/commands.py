@@ -166,7 +166,7 @@ def export(names: Sequence[str], *, to: Path, storage: str | None, source: Path 
     command = " ".join(["lrdiff study export", *names, f"--out {to.as_posix()}"])
     write_text(to, markdown(documents, suite, files, command))
     console = make_console()
-    line(console, f"{to}: {len(documents)} studies, {len(files)} pictures")
+    line(console, f"{to}: {len(documents)} {'study' if len(documents) == 1 else 'studies'}, {len(files)} pictures")
     return 0
 
 
