@@ -328,6 +328,12 @@ def main(arguments: list[str] | None = None) -> int:
             return _fail(
                 f"{where}{problem.strerror or problem}", "nothing was left half-written; mend it and run again", 2
             )
+        if isinstance(problem, UnicodeEncodeError):
+            return _fail(
+                f"this place takes {problem.encoding} alone, which cannot say {problem.object[problem.start]!a}",
+                "set PYTHONUTF8=1, or write to a file with --out",
+                2,
+            )
         if isinstance(problem, MemoryError):
             return _fail("there is not enough memory", "bring fewer rows or columns, or smaller layers", 2)
         told = f"{type(problem).__name__}: {problem}"

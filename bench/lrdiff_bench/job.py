@@ -26,6 +26,7 @@ from lrdiff_bench.version import version
 from lrdiff_core.checkpoint import save_checkpoint
 from lrdiff_core.config import RunConfig
 from lrdiff_core.data import Table, load_table
+from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import atomic_path, write_json, write_text
 from lrdiff_core.loop import Observation, Setup, Trained, layer_rate_table, score_name, set_up, train
 from lrdiff_core.model import Predictor, TabularNet, constant_columns
@@ -45,7 +46,6 @@ STAGES = (
     "parity",
     "folder",
 )
-TRAIN_STAGES = ("data", "preprocessing", "features", "training", "metrics", "prediction", "folder")
 
 
 class Watcher(Protocol):
@@ -117,75 +117,98 @@ def run_job(
         >>> result.passed, (folder / "model.onnx").is_file()
         (True, True)
     """
+    if unknown := [name for name in stages if name not in STAGES]:
+        raise ConfigError(f'there is no stage "{unknown[0]}"', help=f"stages are: {', '.join(STAGES)}")
     watcher = watcher or Silent()
-    seconds: dict[str, float] = {}
-    summary: dict[str, Any] = {
-        "format": SUMMARY_FORMAT,
-        "version": SUMMARY_VERSION,
-        "name": config.name,
-        "lrdiff": version(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "seconds": seconds,
-        "checks": {},
-    }
+    record = _Record(config, watcher)
+    with record.timed("data"):
+        table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
+    with record.timed("preprocessing"):
+        setup = set_up(table, config)
+    final = out or default_folder(config)
+    with new_run_folder(final) as folder:
+        trained = _train(record, setup, config)
+        if "comparison" in stages:
+            with record.timed("comparison"):
+                comparison = compare_single_rates(
+                    table,
+                    config,
+                    layer_rate_table(setup),
+                    on_trial=lambda i, n: watcher.progress("comparison", i, n, "trainings"),
+                )
+            record.done("comparison", comparison_section(comparison))
+        if "step_cost" in stages:
+            with record.timed("step_cost"):
+                cost = measure_step_cost(trained, config)
+            record.done("step_cost", cost)
+        _write_training(folder, trained, config)
+        _ship(record, trained, config, folder, stages)
+        with record.timed("pictures"):
+            pictures.draw_metrics(folder, record.summary)
+            if "comparison" in record.summary:
+                pictures.draw_comparison(folder, record.summary)
+        files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+        record.summary["folder"] = {"files": [*files, "summary.json"]}
+        write_json(folder / "summary.json", json_ready(record.summary))
+    watcher.stage("folder", {**record.summary["folder"], "path": str(final)})
+    return RunResult(folder=final, summary=record.summary, trained=trained)
+
+
+class _Record:
+    """The summary of a run while it grows, stage by stage."""
+
+    def __init__(self, config: RunConfig, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self.summary: dict[str, Any] = {
+            "format": SUMMARY_FORMAT,
+            "version": SUMMARY_VERSION,
+            "name": config.name,
+            "lrdiff": version(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "seconds": {},
+            "checks": {},
+        }
 
     @contextmanager
-    def timed(name: str) -> Iterator[None]:
+    def timed(self, name: str) -> Iterator[None]:
         begun = time.perf_counter()
         yield
-        seconds[name] = round(time.perf_counter() - begun, 3)
+        self.summary["seconds"][name] = round(time.perf_counter() - begun, 3)
 
-    def done(name: str, section: dict[str, Any]) -> None:
-        summary[name] = json_ready(section)
-        watcher.stage(name, summary[name])
+    def done(self, name: str, section: dict[str, Any]) -> None:
+        self.summary[name] = json_ready(section)
+        self.watcher.stage(name, self.summary[name])
 
-    with timed("data"):
-        table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
-    with timed("preprocessing"):
-        setup = set_up(table, config)
-    with new_run_folder(out or default_folder(config)) as folder:
-        done("data", data_section(setup))
-        done("preprocessing", preprocessing_section(setup))
-        done("features", features_section(setup))
-        done("training", training_section(setup, config))
-        with timed("metrics"):
-            trained = train(setup, config, on_epoch=_epochs_to(watcher, config.epochs, table.task))
-        done("metrics", metrics_section(trained))
-        done("prediction", prediction_section(trained))
-        rates = layer_rate_table(setup)
-        comparison: Comparison | None = None
-        if "comparison" in stages:
-            with timed("comparison"):
-                comparison = compare_single_rates(
-                    table, config, rates, on_trial=lambda i, n: watcher.progress("comparison", i, n, "trainings")
-                )
-            done("comparison", comparison_section(comparison))
-        if "step_cost" in stages:
-            with timed("step_cost"):
-                cost = measure_step_cost(trained, config)
-            done("step_cost", cost)
-        _write_training(folder, trained, config, summary)
-        if "export" in stages:
-            with timed("export"):
-                section = export_section(trained, folder, config)
-            summary["checks"]["verification"] = section["passed"]
-            done("export", section)
-        if "parity" in stages:
-            with timed("parity"):
-                section = parity_section(trained, folder)
-            summary["checks"]["parity"] = section["passed"]
-            done("parity", section)
-        with timed("pictures"):
-            pictures.draw_metrics(folder, summary)
-            if comparison is not None:
-                pictures.draw_comparison(folder, summary)
-        files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-        summary["folder"] = {"files": [*files, "summary.json"]}
-        write_json(folder / "summary.json", json_ready(summary))
-    final = out or default_folder(config)
-    watcher.stage("folder", {**summary["folder"], "path": str(final)})
-    return RunResult(folder=final, summary=summary, trained=trained)
+    def check(self, name: str, section: dict[str, Any], *, stage: str) -> None:
+        """A stage is done that holds or does not."""
+        self.summary["checks"][name] = section["passed"]
+        self.done(stage, section)
+
+
+def _train(record: _Record, setup: Setup, config: RunConfig) -> Trained:
+    """The stages that every run has."""
+    record.done("data", data_section(setup))
+    record.done("preprocessing", preprocessing_section(setup))
+    record.done("features", features_section(setup))
+    record.done("training", training_section(setup, config))
+    with record.timed("metrics"):
+        trained = train(setup, config, on_epoch=_epochs_to(record.watcher, config.epochs, setup.rows.table.task))
+    record.done("metrics", metrics_section(trained))
+    record.done("prediction", prediction_section(trained))
+    return trained
+
+
+def _ship(record: _Record, trained: Trained, config: RunConfig, folder: Path, stages: Sequence[str]) -> None:
+    """The stages that end in a proven file."""
+    if "export" in stages:
+        with record.timed("export"):
+            section = export_section(trained, folder, config)
+        record.check("verification", section, stage="export")
+    if "parity" in stages:
+        with record.timed("parity"):
+            section = parity_section(trained, folder)
+        record.check("parity", section, stage="parity")
 
 
 def data_section(setup: Setup) -> dict[str, Any]:
@@ -451,7 +474,7 @@ def _epochs_to(watcher: Watcher, epochs: int, task: str) -> Callable[[int, Seque
     return tell
 
 
-def _write_training(folder: Path, trained: Trained, config: RunConfig, summary: dict[str, Any]) -> None:
+def _write_training(folder: Path, trained: Trained, config: RunConfig) -> None:
     import polars
 
     rates = layer_rate_table(trained.setup)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import re
@@ -13,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lrdiff_bench.folders import cannot_write, read_document
 from lrdiff_core.errors import CheckpointError, InputError
 
 __all__ = ["SUMMARY_FORMAT", "SUMMARY_VERSION", "json_ready", "new_run_folder", "read_summary"]
@@ -42,17 +42,13 @@ def new_run_folder(final: Path) -> Iterator[Path]:
     missing = [folder for folder in (final.parent, *final.parent.parents) if not folder.exists()]
     blocking = [folder for folder in (final.parent, *final.parent.parents) if folder.exists() and not folder.is_dir()]
     if blocking:
-        raise InputError(
-            f"cannot write {final}: {blocking[0]} is not a folder", help="name a folder you may write to with --out"
-        )
+        raise cannot_write(final, f"{blocking[0]} is not a folder")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_overs(final)
         beside.mkdir()
     except OSError as problem:
-        raise InputError(
-            f"cannot write {final}: {problem.strerror}", help="name a folder you may write to with --out"
-        ) from problem
+        raise cannot_write(final, problem.strerror) from problem
     try:
         yield beside
         _swap(beside, final)
@@ -72,18 +68,13 @@ def read_summary(run: Path) -> dict[str, Any]:
     file = run / "summary.json"
     if not file.is_file():
         raise CheckpointError(f"no run at {run}", help="name a folder made by `lrdiff run` or `lrdiff train`")
-    try:
-        summary = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise CheckpointError(f"{file} is damaged: {problem}", help="run again with `lrdiff run`") from problem
-    if not isinstance(summary, dict) or summary.get("format") != SUMMARY_FORMAT:
-        raise CheckpointError(f"{file} is not the summary of a run", help="name a folder made by `lrdiff run`")
-    if summary.get("version") != SUMMARY_VERSION:
-        raise CheckpointError(
-            f"{file} has version {summary.get('version')}, this program reads {SUMMARY_VERSION}",
-            help="use the lrdiff that wrote it, or run again",
-        )
-    return summary
+    return read_document(
+        file,
+        format=SUMMARY_FORMAT,
+        version=SUMMARY_VERSION,
+        what="the summary of a run",
+        help="run again with `lrdiff run`",
+    )
 
 
 def json_ready(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,9 @@ class PatientConsole(Console):
 
 def make_console(*, stderr: bool = False) -> Console:
     """Return a console that keeps to 80 columns where its width is not known."""
+    stream: Any = sys.stderr if stderr else sys.stdout
+    if hasattr(stream, "reconfigure") and not str(stream.encoding).lower().startswith("utf"):
+        stream.reconfigure(errors="replace")  # a terminal without arrows shows question marks; it ends no training
     console = PatientConsole(stderr=stderr, highlight=False)
     if not console.is_terminal:
         console.width = shutil.get_terminal_size((80, 24)).columns

@@ -104,49 +104,52 @@ def compare_single_rates(
         >>> [scheme.name for scheme in result.schemes]
         ['as configured', 'single 0.001', 'single 0.01', 'tuned single', 'tuned ratios']
     """
-    layers = list(rates)
+    layers, top = list(rates), max(rates.values())
     sweep = tuple(sorted(set(config.compare.sweep)))
     seeds = [config.seed + FIRST_REPORTING_SEED + i for i in range(config.compare.seeds)]
     tuning_seeds = [config.seed + FIRST_TUNING_SEED + i for i in range(config.compare.tuning_seeds)]
-    top = max(rates.values())
     families: dict[str, Callable[[float], dict[str, float]]] = {
         "tuned single": lambda base: dict.fromkeys(layers, base),
         "tuned ratios": lambda base: {name: base * rate / top for name, rate in rates.items()},
     }
     singles = sorted({min(rates.values()), top})
     total = len(families) * len(sweep) * len(tuning_seeds) + (1 + len(singles) + len(families)) * len(seeds)
-    done = 0
-    tables: dict[int, Table] = {}
-    results: dict[tuple[tuple[float, ...], int], np.ndarray] = {}  # schemes that arrive at the same rates share runs
+    trials = _Trials(table, config, on_trial=lambda done: None if on_trial is None else on_trial(done, total))
+    schemes = [trials.report("as configured", dict(rates), seeds)]
+    schemes += [trials.report(f"single {rate:g}", dict.fromkeys(layers, rate), seeds) for rate in singles]
+    tuning_loss: dict[str, list[float]] = {}
+    for name, assign in families.items():
+        losses = [trials.tuning_loss(assign(base), tuning_seeds) for base in sweep]
+        tuning_loss[name] = losses
+        best = int(np.argmin(losses))
+        schemes.append(
+            trials.report(name, assign(sweep[best]), seeds, trials=len(sweep), at_edge=best in (0, len(sweep) - 1))
+        )
+    configured, single, ratios = schemes[0], schemes[-2], schemes[-1]
+    return Comparison(
+        schemes=tuple(schemes),
+        seeds=tuple(seeds),
+        configured=paired_difference(configured.test_loss, single.test_loss),
+        tuned=paired_difference(ratios.test_loss, single.test_loss),
+        sweep=sweep,
+        tuning_loss=tuning_loss,
+    )
 
-    def rows_of(seed: int) -> Table:
-        if table.source != "generator":
-            return table
-        if seed not in tables:
-            tables[seed] = load_table(config.data, seed=seed)
-        return tables[seed]
 
-    def trial(assigned: dict[str, float], seed: int) -> np.ndarray:  # [3, epochs + 1]
-        nonlocal done
-        done += 1
-        if on_trial is not None:
-            on_trial(done, total)
-        key = (tuple(assigned.values()), seed)
-        if key not in results:
-            results[key] = outcome(train(set_up(rows_of(seed), config, rates=assigned, seed=seed), config))
-        return results[key]
+class _Trials:
+    """Trains rates on seeds; schemes that arrive at the same rates share runs."""
 
-    def outcome(trained: Trained) -> np.ndarray:
-        by_split = {part: [row for row in trained.observations if row.split == part] for part in _PARTS}
-        test = by_split["test"][0]
-        return np.array([
-            [*(_finite_or_inf(row.loss) for row in by_split["train"]), _finite_or_inf(test.loss)],
-            [*(_finite_or_inf(row.loss) for row in by_split["validation"]), math.nan],
-            [*(row.score for row in by_split["train"]), test.score],
-        ])  # fmt: skip
+    def __init__(self, table: Table, config: RunConfig, *, on_trial: Callable[[int], None]) -> None:
+        self._table, self._config, self._on_trial = table, config, on_trial
+        self._done = 0
+        self._tables: dict[int, Table] = {}
+        self._results: dict[tuple[tuple[float, ...], int], np.ndarray] = {}
 
-    def report(name: str, assigned: dict[str, float], *, trials: int = 1, at_edge: bool = False) -> Scheme:
-        stacked = np.stack([trial(assigned, seed) for seed in seeds])  # [seeds, 3, epochs + 1]
+    def report(
+        self, name: str, assigned: dict[str, float], seeds: Sequence[int], *, trials: int = 1, at_edge: bool = False
+    ) -> Scheme:
+        """Train rates on every reporting seed."""
+        stacked = np.stack([self._trial(assigned, seed) for seed in seeds])  # [seeds, 3, epochs + 1]
         return Scheme(
             name=name,
             rates=assigned,
@@ -159,23 +162,36 @@ def compare_single_rates(
             test_score=stacked[:, 2, -1],
         )
 
-    schemes = [report("as configured", dict(rates))]
-    schemes += [report(f"single {rate:g}", dict.fromkeys(layers, rate)) for rate in singles]
-    tuning_loss: dict[str, list[float]] = {}
-    for name, assign in families.items():
-        losses = [float(np.median([trial(assign(base), seed)[1, -2] for seed in tuning_seeds])) for base in sweep]
-        tuning_loss[name] = losses
-        best = int(np.argmin(losses))
-        schemes.append(report(name, assign(sweep[best]), trials=len(sweep), at_edge=best in (0, len(sweep) - 1)))
-    configured, single, ratios = schemes[0], schemes[-2], schemes[-1]
-    return Comparison(
-        schemes=tuple(schemes),
-        seeds=tuple(seeds),
-        configured=paired_difference(configured.test_loss, single.test_loss),
-        tuned=paired_difference(ratios.test_loss, single.test_loss),
-        sweep=sweep,
-        tuning_loss=tuning_loss,
-    )
+    def tuning_loss(self, assigned: dict[str, float], seeds: Sequence[int]) -> float:
+        """Median validation loss after the last epoch."""
+        return float(np.median([self._trial(assigned, seed)[1, -2] for seed in seeds]))
+
+    def _trial(self, assigned: dict[str, float], seed: int) -> np.ndarray:  # [3, epochs + 1]
+        self._done += 1
+        self._on_trial(self._done)
+        key = (tuple(assigned.values()), seed)
+        if key not in self._results:
+            setup = set_up(self._rows(seed), self._config, rates=assigned, seed=seed)
+            self._results[key] = _outcome(train(setup, self._config))
+        return self._results[key]
+
+    def _rows(self, seed: int) -> Table:
+        if self._table.source != "generator":
+            return self._table
+        if seed not in self._tables:
+            self._tables[seed] = load_table(self._config.data, seed=seed)
+        return self._tables[seed]
+
+
+def _outcome(trained: Trained) -> np.ndarray:
+    """Loss of training and test, validation loss, score: [3, epochs + 1], the last column after the last epoch."""
+    by_split = {part: [row for row in trained.observations if row.split == part] for part in _PARTS}
+    test = by_split["test"][0]
+    return np.array([
+        [*(_finite_or_inf(row.loss) for row in by_split["train"]), _finite_or_inf(test.loss)],
+        [*(_finite_or_inf(row.loss) for row in by_split["validation"]), math.nan],
+        [*(row.score for row in by_split["train"]), test.score],
+    ])  # fmt: skip
 
 
 _PARTS = ("train", "validation", "test")

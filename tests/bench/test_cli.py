@@ -1,6 +1,7 @@
 """The command line: what it does with good input, and what it says of bad input."""
 
 import json
+import os
 import re
 import resource
 import subprocess
@@ -390,3 +391,24 @@ def test_columns_of_every_order_give_the_same_answers(trained, here, capsys):
     first = capsys.readouterr().out
     assert main(["predict", str(trained / "run"), "--data", "ba.csv"]) == 0
     assert capsys.readouterr().out == first
+
+
+def test_a_terminal_without_arrows_shows_question_marks_and_data_is_not_maimed(trained, here):
+    def lrdiff(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "lrdiff_bench", *arguments],
+            capture_output=True, text=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        )  # fmt: skip
+
+    shown = lrdiff("trace", str(trained / "run"))
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "? standardized" in shown.stdout
+    write(
+        "words.csv", "a,b,label\n" + "".join(f"{i % 7},{i % 5},{'größer' if i % 2 else 'kleiner'}\n" for i in range(60))
+    )
+    assert main(["train", "--data", "words.csv", "--target", "label", "--out", "words"]) == 0
+    asked = lrdiff("predict", "words", "--data", "words.csv")
+    assert asked.returncode == 2
+    assert asked.stderr.startswith(
+        "error: this place takes ascii alone, which cannot say '\\xf6'\nhelp: set PYTHONUTF8=1"
+    )

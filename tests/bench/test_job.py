@@ -13,6 +13,7 @@ from lrdiff_bench import job
 from lrdiff_bench.cli import main
 from lrdiff_bench.job import STAGES, run_job
 from lrdiff_core import load_checkpoint, load_table, make_config
+from lrdiff_core.errors import ConfigError
 from lrdiff_export import publish
 
 QUICK = {"epochs": 3, "device": "cpu", "compare": {"seeds": 10, "tuning_seeds": 1, "sweep": [0.003, 0.03]}}
@@ -155,3 +156,8 @@ def test_the_same_run_twice_gives_the_same_bytes(tmp_path):
         run_job(config, out=tmp_path / name, stages=("export",))
     for file in ("config.toml", "rates.json", "metrics.parquet", "model.safetensors", "model.onnx", "metrics.svg"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+
+
+def test_a_stage_that_there_is_not_is_named(tmp_path):
+    with pytest.raises(ConfigError, match='there is no stage "exprot"'):
+        run_job(make_config({}), out=tmp_path / "run", stages=["exprot"])

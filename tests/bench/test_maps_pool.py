@@ -18,7 +18,8 @@ import pytest
 import xarray
 from map_helpers import same, small, write_own
 
-from lrdiff_bench.maps import MapRequest, compute_map, make_plan, pool
+from lrdiff_bench import cluster as cluster_module
+from lrdiff_bench.maps import MapRequest, compute_map, make_plan
 from lrdiff_bench.maps.plan import MapPlan
 from lrdiff_bench.maps.pool import open_pool, run_tiles
 from lrdiff_bench.maps.tiles import Tile
@@ -270,7 +271,7 @@ def test_two_workers_compute_on_two_cores(cluster: tuple[str, Path], monkeypatch
                 return
             if free_cores(two) >= FREE:
                 ratios.append(ratio)
-    if len(ratios) < 2:
+    if len(ratios) < 3:
         pytest.skip("two cores were not free while this was measured")
     assert max(ratios) >= 1.7
 
@@ -289,7 +290,7 @@ def test_a_worker_without_the_code_says_so(cluster: tuple[str, Path], tmp_path: 
 
 
 def test_no_scheduler_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "CONNECT_S", 1)
+    monkeypatch.setattr(cluster_module, "CONNECT_S", 1)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
@@ -302,7 +303,7 @@ def test_no_scheduler_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import LocalCluster
 
-    monkeypatch.setattr(pool, "WAIT_FOR_WORKERS_S", 1)
+    monkeypatch.setattr(cluster_module, "WAIT_FOR_WORKERS_S", 1)
     with (
         LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1") as empty,
         pytest.raises(UnavailableError) as caught,

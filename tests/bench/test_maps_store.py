@@ -209,3 +209,23 @@ def test_a_plan_without_tiles_may_be_changed(tmp_path: Path) -> None:
     with hold_folder(tmp_path / "map", make_plan(small())):
         pass  # no scheduler was there, say
     computed(tmp_path / "map", small(size=5))
+
+
+def test_a_store_that_cannot_be_written_leaves_its_tiles_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk half a store would stand in its own way."""
+    plan = make_plan(small())
+    written = xarray.Dataset.to_zarr
+
+    def full(self: xarray.Dataset, *rest: object, **options: object) -> object:
+        if "region" in options:
+            raise OSError(28, "No space left on device")
+        return written(self, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(xarray.Dataset, "to_zarr", full)
+        with pytest.raises(OSError, match="No space left"):
+            compute_map(plan, tmp_path, workers=0)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".lock", "map.json", "tiles"]
+    assert len(list((tmp_path / "tiles").iterdir())) == len(plan.tiles)
+    assert compute_map(plan, tmp_path, workers=0) is None  # nothing is trained again
+    assert (tmp_path / "map.zarr").is_dir()

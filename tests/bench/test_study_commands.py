@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -10,11 +11,14 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
+import sqlalchemy
 
 from lrdiff_bench.cli import main
 from lrdiff_bench.pictures import save_figure
 from lrdiff_bench.study import pictures, simulate
+from lrdiff_bench.study.optuna_storage import open_storage
 from lrdiff_bench.study.simulate import SINGLE, TEN, TENTH, Planted, _free
 from lrdiff_bench.study.workload import WORKLOADS
 
@@ -310,3 +314,27 @@ def test_without_optuna_it_is_unavailable(capsys, monkeypatch):
 
 def _verdicts(text):
     return [line for line in text.splitlines() if re.search(r"HELPS|HURTS|NO DIFFERENCE|INCONCLUSIVE", line)]
+
+
+@pytest.mark.parametrize(
+    ("storage", "status", "said"),
+    [
+        (None, 2, "the storage sqlite:///runs/study/studies.db failed"),
+        ("postgresql://me:x@host/s", 3, "me:***@host/s failed"),
+    ],
+)
+def test_a_storage_that_fails_half_way_is_told_in_two_lines(capsys, monkeypatch, storage, status, said):
+    full = sqlalchemy.exc.OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+
+    def fail(*_):
+        raise optuna.exceptions.StorageInternalError("An exception is raised during the commit.") from full
+
+    opened = open_storage("sqlite:///other.db")
+    if storage is not None:
+        monkeypatch.setattr("lrdiff_bench.study.ledger.open_storage", lambda url: opened)
+    monkeypatch.setattr("lrdiff_bench.study.ledger.Shared._tell", fail)
+    arguments = ["helpful", "--quick", *([] if storage is None else ["--storage", storage])]
+    err = run(capsys, *arguments, status=status).err
+    assert f"{said}: database or disk is full\nhelp: mend it; what is trained is kept" in err
+    assert "Traceback" not in err
+    monkeypatch.undo()

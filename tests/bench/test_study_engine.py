@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -16,9 +17,10 @@ from study_planted import PLAN, WORKLOAD, Slow, ledger
 
 from lrdiff_bench.study import ledger as ledger_module
 from lrdiff_bench.study.engine import run_study
-from lrdiff_bench.study.kept import read_study
-from lrdiff_bench.study.ledger import Memory
-from lrdiff_bench.study.optuna_storage import open_storage
+from lrdiff_bench.study.kept import MUST_AGREE, list_studies, read_study
+from lrdiff_bench.study.ledger import Memory, Shared
+from lrdiff_bench.study.optuna_storage import hidden, open_storage
+from lrdiff_bench.study.words import versions_line
 from lrdiff_core.errors import CheckpointError, ConfigError, UnavailableError
 
 SCRIPT = Path(__file__).with_name("study_planted.py")
@@ -244,15 +246,25 @@ def test_a_storage_that_cannot_be_opened_is_one_line(address, message, tmp_path)
 
 
 def test_a_password_is_not_shown():
-    from lrdiff_bench.study.optuna_storage import _hidden
+    assert hidden("postgresql://user:secret@host/name") == "postgresql://user:***@host/name"
+    assert hidden("sqlite:///runs/study/studies.db") == "sqlite:///runs/study/studies.db"
 
-    assert "secret" not in _hidden("postgresql://user:secret@host/name")
+
+def test_a_driver_that_is_not_installed_is_named(monkeypatch):
+    for name in ("psycopg", "psycopg2"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(
+        UnavailableError, match=r"postgresql://user:\*\*\*@host/name needs psycopg2?, which is not"
+    ) as problem:
+        open_storage("postgresql://user:secret@host/name")
+    assert problem.value.help.startswith("pip install ")
 
 
 def test_batches_can_be_trained_by_dask(uninterrupted, url, monkeypatch):
     """Through a scheduler of this process's own, at an address on loopback."""
     distributed = pytest.importorskip("distributed")
-    from lrdiff_bench.study.remote import connect, train_remotely, workers_of
+    from lrdiff_bench.cluster import connect
+    from lrdiff_bench.study.remote import train_remotely, workers_of
 
     monkeypatch.setattr("lrdiff_bench.study.kept.workload_from", lambda source: Slow(**WORKLOAD))
     with distributed.LocalCluster(
@@ -269,10 +281,83 @@ def test_batches_can_be_trained_by_dask(uninterrupted, url, monkeypatch):
     assert_whole(url, uninterrupted)
 
 
-def test_a_scheduler_that_does_not_answer_is_unavailable(monkeypatch):
-    pytest.importorskip("distributed")
-    from lrdiff_bench.study import remote
+def test_a_scheduler_without_workers_is_not_waited_for_without_end(monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    from lrdiff_bench import cluster
+    from lrdiff_bench.study.remote import workers_of
 
-    monkeypatch.setattr(remote, "_PATIENCE", 1)
-    with pytest.raises(UnavailableError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
-        remote.connect("tcp://127.0.0.1:9")
+    monkeypatch.setattr(cluster, "WAIT_FOR_WORKERS_S", 1)
+    with (
+        distributed.LocalCluster(
+            n_workers=0, processes=False, dashboard_address=None, host="127.0.0.1", protocol="tcp"
+        ) as empty,
+        distributed.Client(empty, set_as_default=False) as client,
+        pytest.raises(UnavailableError, match="has had no worker for 1 s"),
+    ):
+        workers_of(client)
+
+
+@pytest.mark.parametrize(
+    ("problem", "said", "help"),
+    [
+        ("FutureCancelledError", "the Dask cluster was lost", "start it again; what is trained is kept, the same"),
+        ("KilledWorker", "workers died again and again on one task", "they may lack memory: train smaller models"),
+        ("ModuleNotFoundError", "a worker cannot import mine", "install the same lrdiff[maps] for all workers"),
+    ],
+)
+def test_a_cluster_that_fails_half_way_is_told_in_two_lines(monkeypatch, uninterrupted, problem, said, help):
+    distributed = pytest.importorskip("distributed")
+    from distributed.client import FutureCancelledError
+    from distributed.scheduler import KilledWorker
+
+    from lrdiff_bench.study.remote import train_remotely
+
+    problems = {
+        "FutureCancelledError": FutureCancelledError("key", "lost"),
+        "KilledWorker": KilledWorker("key", SimpleNamespace(address="tcp://one"), 3),
+        "ModuleNotFoundError": ModuleNotFoundError("no", name="mine"),
+    }
+
+    class Client:
+        loop = None
+
+        def submit(self, *_, **__):
+            return self
+
+        def result(self):
+            raise problems[problem]
+
+    monkeypatch.setattr(distributed, "as_completed", lambda futures, loop: futures)
+    task = next(iter(uninterrupted.tasks.values()))
+    with pytest.raises(UnavailableError, match=said) as caught:
+        train_remotely(Client(), {"kind": "test"})([[task]], lambda *_: None)
+    assert caught.value.help.startswith(help)
+
+
+def test_a_disk_that_is_full_is_not_a_cluster_that_was_lost():
+    pytest.importorskip("distributed")
+    from lrdiff_bench.cluster import cluster_trouble
+
+    with pytest.raises(OSError, match="No space left"), cluster_trouble(what="", smaller=""):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_study_gone_on_with_by_other_versions_says_so(url, uninterrupted):
+    workload = Slow(**WORKLOAD)
+    first = ledger(url, workload)
+    facts = {**first.facts, "versions": {**first.facts["versions"], "torch": "1.0"}}
+    Shared(url, "planted", direction="minimize", facts=facts, must_agree=MUST_AGREE)
+    assert "versions_since" not in first._studies["search"].user_attrs  # nothing was trained with them
+    other = Shared(url, "planted", direction="minimize", facts=facts, must_agree=MUST_AGREE)
+    run_study(workload, PLAN, other)
+    document = read_study(url, "planted")
+    assert document["versions_since"] == [{"torch": "1.0"}]
+    assert versions_line(document).endswith("; gone on with torch 1.0")
+
+
+def test_a_study_that_was_killed_before_it_said_what_it_is_about_does_not_hide_the_others(url):
+    ledger(url, Slow(**WORKLOAD))
+    storage = open_storage(url)
+    for name in ("broken", "broken.report"):
+        optuna.create_study(storage=storage, study_name=name)
+    assert [one["name"] for one in list_studies(url)] == ["planted"]

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from lrdiff_bench.study import landscape
-from lrdiff_bench.study.workload import WORKLOADS, Outcomes, Scheme, Trials
-from lrdiff_bench.study.workloads.common import Described
+from lrdiff_bench.study.workload import WORKLOADS, Outcomes, Scheme, Trials, Workload
 from lrdiff_core.errors import ConfigError
 
 BOTH = {"a": 1.0, "b": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planted(Described):
+class Planted(Workload):
     """Best where the rate of b is ``best``; rates of b above 1 diverge."""
 
     best: float = 0.1
@@ -32,6 +31,9 @@ class Planted(Described):
             evaluated_after=np.array([1, 2]),
             seconds_a_step=0.0,
         )
+
+    def tiny(self) -> Planted:
+        return self
 
 
 def planted(metric: str = "loss", **changes: float) -> Planted:

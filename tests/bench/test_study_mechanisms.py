@@ -148,7 +148,7 @@ def test_pretraining_knows_the_digits_and_new_names_undo_that() -> None:
     for number in range(6):
         net = digits.relu_network(*relearn.SIZES)
         net.load_state_dict(workload.known[number])
-        test = relearn.parts_of(number)[-1]
+        test = workload.parts_of(number)[-1]
         right.append((net(torch.from_numpy(pixels[test])).argmax(1).numpy() == labels[test]).mean())
     assert np.mean(right) > 0.92
 
@@ -235,7 +235,7 @@ def test_new_classes_come_with_a_new_head_and_shuffled_pixels_with_the_old_one(m
 
 
 @pytest.mark.parametrize(
-    "parts", [relearn.parts_of, controls.control_classes().parts_of, controls.control_pixels().parts_of]
+    "parts", [relearn.relearn_adam().parts_of, controls.control_classes().parts_of, controls.control_pixels().parts_of]
 )
 def test_pretraining_shares_no_row_with_what_comes_after(parts) -> None:
     for number in (0, 1):

@@ -12,8 +12,8 @@ from lrdiff_bench.study import registry
 from lrdiff_bench.study.analyse import analyse
 from lrdiff_bench.study.claim import load_claim, read_claim, workload_of
 from lrdiff_bench.study.engine import run_study
-from lrdiff_bench.study.kept import facts_of, workload_from
-from lrdiff_bench.study.ledger import Memory
+from lrdiff_bench.study.kept import MUST_AGREE, facts_of, workload_from
+from lrdiff_bench.study.ledger import Memory, Shared
 from lrdiff_bench.study.own import OwnWorkload
 from lrdiff_bench.study.plan import Plan
 from lrdiff_bench.study.workload import WORKLOADS, Trials
@@ -50,6 +50,16 @@ def wrong():
 
 def narrow():
     return nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
+
+
+class Raising(Gate):
+    def forward(self, rows):
+        raise AttributeError("no such\\n layer")
+
+
+class Twice(Gate):
+    def forward(self, rows):
+        return super().forward(rows), rows
 
 
 def large():
@@ -268,3 +278,62 @@ def test_a_whole_study_of_a_model_of_ones_own(models):
     plan = Plan(budget=4, tuning_seeds=1, repeats=2, report_seeds=4, target_seeds=2, widenings=0)
     finished = run_study(workload, plan, Memory())
     assert analyse(finished, draws=100).chosen in {"last x 0.1", "last x 10", "free"}
+
+
+def kept_in(folder, settings):
+    """A ledger of that claim in the folder's storage."""
+    workload = workload_of(read_claim(settings, where="mine.toml"))
+    source = {"kind": "claim", "settings": settings, "where": "mine.toml"}
+    facts = facts_of(workload, Plan(), source)
+    return Shared(f"sqlite:///{folder}/s.db", "mine", direction="minimize", facts=facts, must_agree=MUST_AGREE)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"batch_size": 16}, "batch_size 32, not 16"),
+        ({"weight_decay": 0.1}, "weight_decay None, not 0.1"),
+        ({"groups": {"body": "layer1.weight", "head": ["layer1.bias", "layer2"]}}, "groups"),
+    ],
+)
+def test_a_study_is_not_gone_on_with_by_another_training(tmp_path, change, said):
+    """Also where a title of one's own hides what is trained."""
+    groups = {"body": "layer1", "head": "layer2"}
+    settings = {"name": "mine", "title": "Mine", "data": "wine", "steps": 4, "batch_size": 32, "groups": groups}
+    kept_in(tmp_path, settings)
+    kept_in(tmp_path, settings)  # the same: it goes on
+    with pytest.raises(ConfigError, match=f'study "mine" was made with {said}'):
+        kept_in(tmp_path, settings | change)
+
+
+def test_a_study_is_not_gone_on_with_on_other_rows(tmp_path):
+    rows = [f"{i % 7},{i % 5},{i % 2}" for i in range(60)]
+    (tmp_path / "rows.csv").write_text("a,b,label\n" + "\n".join(rows) + "\n")
+    settings = {"name": "mine", "data": str(tmp_path / "rows.csv"), "target": "label", "steps": 4}
+    kept_in(tmp_path, settings)
+    (tmp_path / "rows.csv").write_text("a,b,label\n" + "\n".join([*rows[:-1], "9,9,1"]) + "\n")
+    with pytest.raises(ConfigError, match="was made with rows or first weights"):
+        kept_in(tmp_path, settings)
+
+
+def test_one_after_the_other_a_trial_that_diverges_stays_so_and_its_steps_count_as_made(models, monkeypatch):
+    workload = workload_of(claim(model=f"{models}:Gate"))
+    told = iter([(1.0, 0.5), (float("nan"), float("nan")), (1.0, 0.5)])
+    monkeypatch.setattr(OwnWorkload, "_evaluate", lambda *rest: next(told))
+    found = workload.train(trials(workload, [[0.01, 0.01]], [0]))
+    assert np.isnan(found.metric[0]).tolist() == [False, True, True]
+    monkeypatch.undo()
+    monkeypatch.setattr("time.perf_counter", iter(np.arange(0.0, 1e4, 0.5)).__next__)  # a step takes half a second
+    lost = workload.train(trials(workload, [[1e38, 1e38], [0.0, 0.0]], [0, 0]))
+    assert np.isnan(lost.metric[0]).all()
+    assert lost.seconds_a_step == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [("Raising", "cannot take rows [2, 13]: no such layer"), ("Twice", "gives a tuple, not a tensor")],
+)
+def test_a_model_that_does_something_else_is_named(models, factory, said):
+    with pytest.raises(InputError, match=re.escape(said)) as problem:
+        workload_of(claim(model=f"{models}:{factory}"))
+    assert problem.value.help == "let it map [rows, 13] to [rows, 3]"

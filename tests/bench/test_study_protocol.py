@@ -334,6 +334,14 @@ def test_time_to_target_is_in_steps_and_seconds_with_compiling_and_a_miss_is_inf
     assert found.times["untuned default"].steps.estimate == 90  # later than the tuned one
 
 
+def test_compiling_is_on_every_columns_clock_whoever_was_trained_first():
+    """One batch met a network that was not compiled yet: the restart of a study, not a scheme, decides which."""
+    finished = run_study(Clock(schemes=(SINGLE, TENTH, TEN)), SMALL, Memory())
+    rows = {id: replace(row, seconds_to_compile=2.0 * id.startswith("default/")) for id, row in finished.rows.items()}
+    found = analyse(replace(finished, rows=rows), draws=400)
+    assert found.times["ratio 10"].seconds == pytest.approx(0.4 + 2.0)
+
+
 def test_the_target_comes_from_seeds_of_its_own_and_the_best_of_all_searches(studied):
     _, finished, _ = studied
     target = [task for task in finished.tasks.values() if task.kind == "target"]

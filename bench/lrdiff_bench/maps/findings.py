@@ -27,6 +27,7 @@ __all__ = ["Findings", "find"]
 
 BAND_NUMBERS = 8_000_000  # of a band of rows (float64): 64 MB
 OFF = (0.5, 2.0)  # errors in a rate whose cost is told
+LEVEL = 0.95  # of the interval that a verdict rests on; fewer than six reporting seeds cannot give it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,6 +136,8 @@ def find(dataset: Any) -> Findings:
 def _verdict(single: np.ndarray, pair: np.ndarray, reporting: slice, half: int) -> str:
     if not half:
         return "one seed tells nothing about others"
+    if median_interval(pair[reporting]).level < LEVEL:
+        return "too few seeds"
     return verdict(paired_difference(pair[reporting], single[reporting]))
 
 

@@ -15,15 +15,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from lrdiff_bench.cluster import cluster_trouble, connect, wait_for_workers
 from lrdiff_bench.maps.tiles import Job, Tile, run_job
 from lrdiff_bench.timing import usable_cpus
-from lrdiff_core.errors import ConfigError, UnavailableError
+from lrdiff_core.errors import ConfigError
 
 __all__ = ["open_pool", "run_tiles", "unavailable_reason"]
 
 LIBRARIES = ("dask", "distributed", "xarray", "zarr")  # of the extra `maps`
-CONNECT_S = 15
-WAIT_FOR_WORKERS_S = 60
 TASKS_A_THREAD = 3  # sent ahead: enough that no worker waits, few enough that results do not pile up
 
 Pool = Any  # a distributed.Client, or None for this process
@@ -68,13 +67,7 @@ def open_pool(scheduler: str | None, workers: int | None, tiles: int) -> Iterato
                 )  # fmt: skip
             client = Client(stack.enter_context(cluster), set_as_default=False)
         else:
-            try:
-                client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
-            except (OSError, TimeoutError, ValueError) as problem:
-                raise UnavailableError(
-                    f"there is no Dask scheduler at {scheduler}: {' '.join(str(problem).split())[:200]}",
-                    help="start one with `dask scheduler` and give the address it prints",
-                ) from problem
+            client = connect(scheduler)
         stack.callback(client.close)
         yield client
 
@@ -100,10 +93,8 @@ def run_tiles(pool: Pool, jobs: Mapping[Tile, Job], done: Callable[[Tile, dict[s
 
 def _run_on_cluster(client: Any, jobs: Mapping[Tile, Job], done: Callable[[Tile, dict[str, Any]], None]) -> None:
     from distributed import as_completed
-    from distributed.client import FutureCancelledError
-    from distributed.scheduler import KilledWorker
 
-    _wait_for_workers(client)
+    wait_for_workers(client)
     run = uuid.uuid4().hex[:12]
     left = iter(jobs.items())
     tile_of: dict[str, Tile] = {}
@@ -115,26 +106,13 @@ def _run_on_cluster(client: Any, jobs: Mapping[Tile, Job], done: Callable[[Tile,
             tile_of[future.key] = tile
             going.add(future)
 
-    try:
+    with cluster_trouble(what="whole tiles are kept", smaller="try a smaller --tile"):
         send(_ahead(client))
         for future in going:
             found = future.result()
             done(tile_of.pop(future.key), found)
             del future  # the cluster forgets the result
             send(max(1, _ahead(client) - len(tile_of)))
-    except KilledWorker as problem:
-        raise UnavailableError(
-            f"workers died again and again on one tile: {problem}",
-            help="they may lack memory: try a smaller --tile; whole tiles are kept, the same command goes on",
-        ) from problem
-    except ModuleNotFoundError as problem:
-        raise UnavailableError(
-            f"a worker cannot import {problem.name}", help="install the same lrdiff[maps] for all workers"
-        ) from problem
-    except (FutureCancelledError, OSError) as problem:
-        raise UnavailableError(
-            "the Dask cluster was lost", help="start it again; whole tiles are kept, the same command goes on"
-        ) from problem
 
 
 @contextmanager
@@ -157,13 +135,3 @@ def _interrupts_left_to_us() -> Iterator[None]:
 def _ahead(client: Any) -> int:
     threads = sum(client.nthreads().values())
     return max(2, TASKS_A_THREAD * threads)
-
-
-def _wait_for_workers(client: Any) -> None:
-    try:
-        client.wait_for_workers(1, timeout=WAIT_FOR_WORKERS_S)
-    except TimeoutError as problem:
-        raise UnavailableError(
-            f"the Dask scheduler at {client.scheduler.address} has had no worker for {WAIT_FOR_WORKERS_S} s",
-            help=f"start some with `dask worker {client.scheduler.address}`",
-        ) from problem

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from lrdiff_bench.folders import make_folder, read_document
 from lrdiff_bench.maps.plan import MapPlan
 from lrdiff_bench.maps.tiles import CELLS, COLUMNS, MARKED, REFERENCE, SINGLE, Tile
 from lrdiff_bench.measure.machine import describe_code, describe_machine
@@ -42,12 +43,7 @@ def hold_folder(folder: Path, plan: MapPlan) -> Iterator[MapFolder]:
     Raises:
         InputError: the folder cannot be written, holds something else or another map, or another process is at it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(
-            f"cannot write {folder}: {problem.strerror}", help="name a folder you may write to with --out"
-        ) from problem
+    make_folder(folder)
     manifest = folder / "map.json"
     if not manifest.is_file() and any(entry.name != ".lock" for entry in folder.iterdir()):
         raise InputError(
@@ -110,10 +106,18 @@ class MapFolder:
         Args:
             seconds: that training took; None where it was spread over several runs.
         """
-        import xarray
-
         beside = self.path / ".map.zarr.partial"
         shutil.rmtree(beside, ignore_errors=True)
+        try:
+            self._write_store(beside, seconds)
+            beside.rename(self.zarr)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)  # on a full disk it would stand in its own way
+        shutil.rmtree(self.tiles)
+
+    def _write_store(self, beside: Path, seconds: float | None) -> None:
+        import xarray
+
         template = self._template(seconds)
         # Version 2 of the format: every reader of Zarr has it.
         template.to_zarr(
@@ -129,8 +133,6 @@ class MapFolder:
             shape = tuple(s.stop - s.start for s in region.values())
             parts = {prefix + name: (list(region), values.reshape(shape)) for name, values in _decoded(found).items()}
             xarray.Dataset(parts).to_zarr(beside, region=region, zarr_format=2)
-        beside.rename(self.zarr)
-        shutil.rmtree(self.tiles)
 
     def _file(self, tile: Tile) -> Path:
         return self.tiles / f"{tile.number:05d}.npz"
@@ -230,18 +232,7 @@ def _manifest(plan: MapPlan) -> dict[str, Any]:
 
 
 def _read_manifest(file: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise CheckpointError(f"{file} is damaged: {problem}", help="name another folder with --out") from problem
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{file} is not of a map", help="name another folder with --out")
-    if manifest.get("version") != VERSION:
-        raise CheckpointError(
-            f"{file} has version {manifest.get('version')}, this program reads {VERSION}",
-            help="use the lrdiff that wrote it, or name another folder with --out",
-        )
-    return manifest
+    return read_document(file, format=FORMAT, version=VERSION, what="of a map", help="name another folder with --out")
 
 
 def _same_map(folder: Path, manifest: Mapping[str, Any], plan: MapPlan) -> None:

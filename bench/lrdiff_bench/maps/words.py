@@ -15,6 +15,7 @@ ANSWERS = {
     "single rate wins": "the single rate wins",
     "no difference": "no difference",
     "inconclusive": "inconclusive",
+    "too few seeds": "inconclusive, a verdict takes 12 seeds or more",
 }
 
 

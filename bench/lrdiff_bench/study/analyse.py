@@ -245,6 +245,10 @@ def _times(finished: Finished, target: float, tables: dict[str, Numbers]) -> dic
     single = finished.searches[0].scheme.name
     wanted = [("untuned default", "default", single), *((name, "report", name) for name in tables)]
     goal = -target if _rising(finished) else target
+    # Once for all columns: which of them was trained first, or after a restart, has nothing to do with its rates.
+    compile_ = max(
+        (row.seconds_to_compile for _, kind, name in wanted for row in _rows(finished, kind, name)), default=0.0
+    )
     found = {}
     for name, kind, scheme in wanted:
         repeats = range(finished.plan.repeats) if kind == "report" else (-1,)
@@ -259,7 +263,6 @@ def _times(finished: Finished, target: float, tables: dict[str, Numbers]) -> dic
             middle = median_interval(np.median(steps, axis=0))
         rows = _rows(finished, kind, scheme)
         each = float(np.median([row.seconds_a_step for row in rows])) if rows else math.nan
-        compile_ = max((row.seconds_to_compile for row in rows), default=0.0)
         found[name] = TimeToTarget(
             steps=middle, seconds=middle.estimate * each + compile_, reached=float(np.isfinite(steps).mean())
         )

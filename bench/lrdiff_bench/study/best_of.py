@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from lrdiff_bench.study.plan import LARGEST_K
+from lrdiff_bench.study.plan import largest_k
 
 __all__ = ["Crossing", "Curves", "best_of_curves", "expected_best"]
 
@@ -45,7 +45,7 @@ class Curves:
     """Best-of-k curves of all schemes, lower is better.
 
     Attributes:
-        k: 1 up to 64, or to the number of trials. [ks]
+        k: 1 up to 64, or to a third of the trials. [ks]
         expected, low, high: of each scheme, with 95 % intervals. [schemes, ks]
         difference, difference_low, difference_high: to the first scheme. [schemes, ks]
         crossings: of each scheme with the first.
@@ -84,11 +84,11 @@ def best_of_curves(scores: Numbers, *, seed: int = 0, draws: int = DRAWS) -> Cur
     Example:
         >>> curves = best_of_curves(np.random.default_rng(0).random((2, 3, 8, 2)))
         >>> curves.expected.shape
-        (2, 24)
+        (2, 8)
     """
     schemes, searches, points, seeds = scores.shape
     total = searches * points
-    ks = np.arange(1, min(LARGEST_K, total) + 1)
+    ks = np.arange(1, largest_k(total) + 1)
     weights = _weights(total, ks)
     expected = np.sort(scores.mean(axis=3).reshape(schemes, total), axis=-1) @ weights.T
     generator = np.random.default_rng(seed)

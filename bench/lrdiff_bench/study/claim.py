@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lrdiff_bench.study.workload import Scheme, Workload
 from lrdiff_core.errors import ConfigError
 
-__all__ = ["Claim", "SchemeTable", "load_claim", "read_claim", "workload_of"]
+__all__ = ["DESCRIBES_TRAINING", "Claim", "SchemeTable", "load_claim", "read_claim", "workload_of"]
 
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -82,7 +82,7 @@ class Claim(_Part):
     """Besides the single rate, which is always there; left out, ratios 0.1, 10 and free for the last group."""
 
 
-_DESCRIBES_TRAINING = (
+DESCRIBES_TRAINING = (
     "data", "target", "task", "model", "hidden", "optimizer", "momentum", "weight_decay", "batch_size", "steps",
     "evaluations", "device", "metric", "groups",
 )  # fmt: skip
@@ -138,7 +138,7 @@ def read_claim(settings: Mapping[str, Any], *, where: str) -> Claim:
         claim = Claim(**settings)
     except ValidationError as problem:
         raise _readable(problem, where) from problem
-    given = [key for key in _DESCRIBES_TRAINING if key in settings]
+    given = [key for key in DESCRIBES_TRAINING if key in settings]
     if claim.workload is not None and given:
         raise ConfigError(
             f"{where} names a workload and sets {given[0]}",
@@ -227,7 +227,9 @@ def _schemes(claim: Claim, groups: tuple[str, ...]) -> tuple[Scheme, ...]:
     ones = dict.fromkeys(groups, 1.0)
     single = Scheme(name="single", ratios=ones)
     if len(groups) < 2:
-        raise ConfigError(f"there is one group, {', '.join(groups)}", help="give two groups or more under [groups]")
+        raise ConfigError(
+            f"there is one group, {', '.join(groups)}", help="give two groups or more under [groups], or with --groups"
+        )
     if not claim.schemes:
         last, rest = groups[-1], dict.fromkeys(groups[:-1], 1.0)
         return (

@@ -18,7 +18,7 @@ from lrdiff_bench.study.document import document_of, suite_of
 from lrdiff_bench.study.engine import check_workload, run_study, train_here, trainings
 from lrdiff_bench.study.kept import MUST_AGREE, facts_of, list_studies, read_study, study_name, workload_from
 from lrdiff_bench.study.ledger import Shared
-from lrdiff_bench.study.optuna_storage import default_url
+from lrdiff_bench.study.optuna_storage import default_url, hidden, storage_trouble
 from lrdiff_bench.study.plan import make_plan
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import write_json, write_text
@@ -63,24 +63,9 @@ def run(
     console = make_console(stderr=json)  # with --json the studies still show, but on stderr
     documents = []
     for number, (source, workload, plan) in enumerate(plans, start=1):
-        ledger = Shared(
-            url,
-            study_name(workload, plan),
-            direction="maximize" if workload.metric == "accuracy" else "minimize",
-            facts=facts_of(workload, plan, source),
-            must_agree=MUST_AGREE,
-        )
-        counts = trainings(workload, plan)
         of = f" ({number} of {len(plans)})" if len(plans) > 1 else ""
-        mode = f" - {words.MODES[plan.mode]}" if plan.mode != "full" else ""
-        line(
-            console,
-            f"{study_name(workload, plan)}{of}: {len(workload.schemes)} schemes x {plan.budget} points x "
-            f"{plan.repeats} searches x {plan.tuning_seeds} seeds = {counts['search']} trainings, then "
-            f"{counts['report']} on fresh seeds, {workload.steps} steps each{mode}",
-            "dim",
-        )
-        documents.append(_one(source, workload, plan, ledger, console, scheduler))
+        with storage_trouble(url):
+            documents.append(_one(source, workload, plan, url, console, scheduler, of=of))
         present.draw_study(console, documents[-1])
         _write_study(documents[-1], folder)
     suite = suite_of(documents)
@@ -157,7 +142,7 @@ def verdict(name: str, *, storage: str | None, out: Path | None, json: bool) -> 
     if json:
         _print_json(document)
         return 0
-    present.draw_trace(make_console(), document, storage=url)
+    present.draw_trace(make_console(), document, storage=hidden(url))
     return 0
 
 
@@ -181,7 +166,7 @@ def export(names: Sequence[str], *, to: Path, storage: str | None, source: Path 
     command = " ".join(["lrdiff study export", *names, f"--out {to.as_posix()}"])
     write_text(to, markdown(documents, suite, files, command))
     console = make_console()
-    line(console, f"{to}: {len(documents)} studies, {len(files)} pictures")
+    line(console, f"{to}: {len(documents)} {'study' if len(documents) == 1 else 'studies'}, {len(files)} pictures")
     return 0
 
 
@@ -193,15 +178,33 @@ def calibrate(*, studies: int) -> int:
 
 
 def _one(
-    source: dict[str, Any], workload: Any, plan: Any, ledger: Shared, console: Any, scheduler: str | None
+    source: dict[str, Any], workload: Any, plan: Any, url: str, console: Any, scheduler: str | None, *, of: str
 ) -> dict[str, Any]:
+    name = study_name(workload, plan)
+    ledger = Shared(
+        url,
+        name,
+        direction="maximize" if workload.metric == "accuracy" else "minimize",
+        facts=facts_of(workload, plan, source),
+        must_agree=MUST_AGREE,
+    )
+    counts = trainings(workload, plan)
+    mode = f" - {words.MODES[plan.mode]}" if plan.mode != "full" else ""
+    line(
+        console,
+        f"{name}{of}: {len(workload.schemes)} schemes x {plan.budget} points x {plan.repeats} searches x "
+        f"{plan.tuning_seeds} seeds = {counts['search']} trainings, then {counts['report']} on fresh seeds, "
+        f"{workload.steps} steps each{mode}",
+        "dim",
+    )
     watcher = present.LiveWatcher(console)
     begin = time.perf_counter()
     client = None
     try:
         train = train_here(workload)
         if scheduler is not None:
-            from lrdiff_bench.study.remote import connect, train_remotely, workers_of
+            from lrdiff_bench.cluster import connect
+            from lrdiff_bench.study.remote import train_remotely, workers_of
 
             client = connect(scheduler)
             ledger.at_a_time = workers_of(client)
@@ -212,7 +215,7 @@ def _one(
         if client is not None:
             client.close()
     document = document_of(finished, analyse(finished), ledger.facts)
-    line(console, f"{study_name(workload, plan)}: {time.perf_counter() - begin:.0f} s", "dim")
+    line(console, f"{name}: {time.perf_counter() - begin:.0f} s", "dim")
     return document
 
 

@@ -37,6 +37,7 @@ def document_of(finished: Finished, analysis: Analysis, facts: Mapping[str, Any]
         "claimed_by": facts["source"].get("settings", {}).get("source", ""),
         "plan": plan.to_dict(),
         "versions": facts["versions"],
+        "versions_since": facts.get("versions_since", []),
         "seeds": {
             "report": _range(plan.report()),
             "target": _range(plan.target()),

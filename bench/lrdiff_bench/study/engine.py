@@ -18,7 +18,7 @@ from lrdiff_bench.study.choose import Winner, choose, lower_is_better
 from lrdiff_bench.study.ledger import Ledger, TrainBatches
 from lrdiff_bench.study.plan import Plan
 from lrdiff_bench.study.points import BASE, Space, group_rates, space_of, unit_points
-from lrdiff_bench.study.tasks import AT_ONCE, Row, Task, batches_of, rows_of, trials_of
+from lrdiff_bench.study.tasks import Row, Task, batches_of, rows_of, trials_of
 from lrdiff_bench.study.workload import Scheme, Workload
 from lrdiff_core.errors import ConfigError
 
@@ -381,17 +381,12 @@ class _Run:
             done += count
             self.watcher.progress(stage, round(done * each), sum(weight.values()))
 
-        batches = batches_of(tasks, _at_once(self.workload))
+        batches = batches_of(tasks, self.workload.at_once)
         rows = self.ledger.complete(batches, self.train, on_done)
         self.rows |= rows
         if stage == "report":
             self.tasks |= {task.id: task for task in tasks}
         return rows
-
-
-def _at_once(workload: Workload) -> int:
-    # by the class: getattr with a default would hide an AttributeError inside a property
-    return int(workload.at_once) if hasattr(type(workload), "at_once") else AT_ONCE  # type: ignore[attr-defined]
 
 
 def _named(name: str) -> str:

@@ -23,6 +23,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,14 @@ CLIP = 1000.0  # smallest differences: a run that diverged counts as this much w
 LEAST_IMPROVEMENT = 0.75  # probability of improvement that a verdict needs (Bouthillier et al. 2021, arXiv:2103.03098)
 MOST_SEEDS = 100_000
 MOST_SEARCHES = 50
-_NORMAL = 1.959963984540054
 Numbers = NDArray[np.float64]
 t_quantile = lru_cache(hierarchical.t_quantile)
+
+
+@lru_cache
+def _normal_quantile(level: float) -> float:
+    """Half-width of a central interval of the standard normal."""
+    return NormalDist().inv_cdf((1.0 + level) / 2.0)
 
 
 def interquartile_mean(values: Numbers, axis: int = -1) -> Any:
@@ -77,7 +83,7 @@ class TwoWay:
         tail = (1.0 - level) / 2.0
         low = float(np.quantile(self.draws, tail, method="lower"))
         high = float(np.quantile(self.draws, 1.0 - tail, method="higher"))
-        few = t_quantile(LEVEL, self.seeds - 1) / _NORMAL * math.sqrt(self.seeds / (self.seeds - 1))
+        few = t_quantile(level, self.seeds - 1) / _normal_quantile(level) * math.sqrt(self.seeds / (self.seeds - 1))
         searches = len(self.by_search)
         spread = t_quantile(level, searches - 1) * float(self.by_search.std(ddof=1)) / math.sqrt(searches)
         return max(0.0, self.estimate - low) * few, max(0.0, high - self.estimate) * few, spread
@@ -246,7 +252,7 @@ def _with_need(found: Judgement, difference: TwoWay, improvement: TwoWay) -> Jud
                 if found.difference < 0
                 else f"worse in {100 * share:.0f} % of the pairs only"
             )
-            return replace(found, reason=f"{reason}, and {100 * LEAST_IMPROVEMENT:.0f} % are asked for; no number of seeds will do")  # fmt: skip # noqa: E501
+            return replace(found, reason=f"{reason}, and {100 * LEAST_IMPROVEMENT:.0f} % are asked for: if that stays, no number of seeds will do")  # fmt: skip # noqa: E501
         needs.append((improvement, share - 0.5))
     ways = [
         (searches, max(_seeds_for(one, room, searches) for one, room in needs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from typing import Any
@@ -13,7 +13,7 @@ from lrdiff_bench.study.analyse import analyse
 from lrdiff_bench.study.document import document_of
 from lrdiff_bench.study.engine import run_study
 from lrdiff_bench.study.ledger import TrainBatches
-from lrdiff_bench.study.optuna_storage import open_storage, optuna_module
+from lrdiff_bench.study.optuna_storage import hidden, open_storage, optuna_module
 from lrdiff_bench.study.plan import Plan
 from lrdiff_bench.study.tasks import Row, Task
 from lrdiff_bench.study.workload import Outcomes, Scheme, Trials, Workload
@@ -21,7 +21,7 @@ from lrdiff_core.errors import CheckpointError, ConfigError
 
 __all__ = ["MUST_AGREE", "facts_of", "list_studies", "read_study", "study_name", "workload_from"]
 
-MUST_AGREE = ("plan", "spec")  # a study is gone on with only if these are what they were
+MUST_AGREE = ("plan", "spec", "training")  # a study is gone on with only if these are what they were
 
 
 def study_name(workload: Workload, plan: Plan) -> str:
@@ -41,30 +41,12 @@ def facts_of(workload: Workload, plan: Plan, source: Mapping[str, Any]) -> dict[
 
     code, machine = describe_code(), describe_machine()
     commit = "none" if code.commit is None else code.commit[:10] + (" with changes" if code.dirty else "")
-    spec = {
-        "name": workload.name,
-        "title": workload.title,
-        "question": workload.question,
-        "groups": list(workload.groups),
-        "schemes": [
-            {"name": s.name, "ratios": dict(s.ratios), "free": {g: list(i) for g, i in s.free.items()},
-             "reference": s.reference,
-             "options": {key: str(value) for key, value in s.options.items()}}
-            for s in workload.schemes
-        ],
-        "metric": workload.metric,
-        "base_rates": list(workload.base_rates),
-        "default_rate": workload.default_rate,
-        "smallest_difference": workload.smallest_difference,
-        "steps": workload.steps,
-        "report_seeds": workload.report_seeds,
-        "label": workload.label,
-    }  # fmt: skip
     facts = {
         "lrdiff": "study 1",
         "name": study_name(workload, plan),
         "plan": plan.to_dict(),
-        "spec": spec,
+        "spec": _spec_of(workload),
+        "training": _training_of(workload, source),
         "source": source,
         "versions": {
             "lrdiff": code.project,
@@ -79,6 +61,15 @@ def facts_of(workload: Workload, plan: Plan, source: Mapping[str, Any]) -> dict[
         },
     }
     return dict(json.loads(json.dumps(facts)))  # as it comes back from the storage
+
+
+def _training_of(workload: Workload, source: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes a trial and stands in no field that all workloads have."""
+    from lrdiff_bench.study.claim import DESCRIBES_TRAINING
+
+    settings = source.get("settings", {})
+    said = {key: settings[key] for key in ("workload", *DESCRIBES_TRAINING) if key in settings}
+    return {**said, "rows or first weights": workload.fingerprint()}
 
 
 def workload_from(source: Mapping[str, Any]) -> Workload:
@@ -98,28 +89,25 @@ def workload_from(source: Mapping[str, Any]) -> Workload:
     raise ConfigError(f"a study's source is {source['kind']!r}", help="a newer lrdiff wrote it: update this one")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Stored:
+class _Stored(Workload):
     """A workload as its study tells it; it cannot train."""
-
-    name: str
-    title: str
-    question: str
-    groups: tuple[str, ...]
-    schemes: tuple[Scheme, ...]
-    metric: str
-    base_rates: tuple[float, float]
-    default_rate: float
-    smallest_difference: float
-    steps: int
-    report_seeds: int
-    label: str
 
     def train(self, trials: Trials) -> Outcomes:
         raise NotImplementedError("a study that is read trains nothing")
 
     def tiny(self) -> _Stored:
         return self
+
+
+def _spec_of(workload: Workload) -> dict[str, Any]:
+    """Every field that all workloads have; the inverse of :func:`_stored`."""
+    spec = {field.name: getattr(workload, field.name) for field in fields(Workload)}
+    schemes = [
+        {"name": s.name, "ratios": dict(s.ratios), "free": dict(s.free), "reference": s.reference,
+         "options": {key: str(value) for key, value in s.options.items()}}
+        for s in workload.schemes
+    ]  # fmt: skip
+    return {**spec, "schemes": schemes}
 
 
 def _stored(spec: Mapping[str, Any]) -> _Stored:
@@ -181,7 +169,7 @@ def read_study(url: str, name: str, *, curves: bool = True) -> dict[str, Any]:
     storage = open_storage(url, create=False)
     names = _names(optuna, storage)
     if name not in names:
-        raise ConfigError(f'there is no study "{name}" in {_short(url)}', help=f"studies: {', '.join(names) or 'none'}")
+        raise ConfigError(f'there is no study "{name}" in {hidden(url)}', help=f"studies: {', '.join(names) or 'none'}")
     facts = optuna.load_study(storage=storage, study_name=name).user_attrs
     if "spec" not in facts or "plan" not in facts:
         raise ConfigError(f'study "{name}" is not one of `lrdiff study`', help=f"studies: {', '.join(names)}")
@@ -201,9 +189,10 @@ def list_studies(url: str) -> list[dict[str, Any]]:
     for name in _names(optuna, storage):
         study = optuna.load_study(storage=storage, study_name=name)
         facts = study.user_attrs
+        if not facts.keys() >= {"plan", "spec", "source"}:
+            continue  # somebody else's, or one that was killed before it had written what it is about
         try:
-            document = read_study(url, name, curves=False)
-            state = document["verdict"]["verdict"]
+            state = read_study(url, name, curves=False)["verdict"]["verdict"]
         except CheckpointError:
             state = "not finished"
         found.append(
@@ -222,7 +211,3 @@ def _names(optuna: Any, storage: Any) -> list[str]:
     """Studies of ours, in the order in which they were begun."""
     every = optuna.get_all_study_names(storage)
     return [name for name in every if f"{name}.report" in every]
-
-
-def _short(url: str) -> str:
-    return url.removeprefix("sqlite:///")

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lrdiff_bench.study.points import EDGE
 from lrdiff_bench.study.workload import WORKLOADS, Scheme, Trials, Workload
 from lrdiff_core.errors import ConfigError
 
-__all__ = ["EDGE", "Landscape", "main", "sweep", "sweeps"]
-
-EDGE = 1 / 16
-"""Share of the interval, on a log scale, at either end where a winner does not count."""
+__all__ = ["Landscape", "main", "sweep", "sweeps"]
 
 
 @dataclass(frozen=True, kw_only=True)

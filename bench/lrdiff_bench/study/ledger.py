@@ -111,6 +111,7 @@ class Shared:
             if key not in kept:
                 self._studies["search"].set_user_attr(key, value)
         self.facts: dict[str, Any] = {**facts, **kept}
+        self._versions: dict[str, Any] | None = facts.get("versions")
         self.worker = f"worker-{uuid.uuid4().hex[:12]}"
         self._seen: dict[str, tuple[int, float]] = {}
         self._sign: dict[str, Any] = {"beat": 0, "claims": []}
@@ -147,9 +148,22 @@ class Shared:
                     claimed = self._claim(study, batches[start : start + self.at_a_time], trials)
                     if claimed:
                         idle = False
+                        self._note_versions()
                         train([[task for task, _ in batch] for batch in claimed], keeper(claimed))
                 if idle:
                     time.sleep(_POLL)  # others have the rest; one of them may yet die
+
+    def _note_versions(self) -> None:
+        """Say in the study that it is gone on with by other versions than it was begun with."""
+        now, self._versions = self._versions, None  # once
+        begun = self.facts.get("versions")
+        if now is None or begun is None:
+            return
+        changed = {key: value for key, value in now.items() if key != "begun" and begun.get(key) != value}
+        since = list(self._studies["search"].user_attrs.get("versions_since", []))
+        if changed and changed not in since:
+            self.facts["versions_since"] = [*since, changed]
+            self._studies["search"].set_user_attr("versions_since", self.facts["versions_since"])
 
     def _current(self, study: Any, tasks: Mapping[str, Task]) -> dict[str, Any]:
         """The trial that counts of every task; what is missing is put in, what is orphaned is given up."""
@@ -270,7 +284,8 @@ class Shared:
 
         def beat() -> None:
             while not stop.wait(_BEAT):
-                with self._lock:
+                # A beat that fails is no end: the next one may not, and a storage that is gone is told by the work.
+                with self._lock, suppress(Exception):
                     self._sign["beat"] += 1
                     study.set_user_attr(self.worker, self._sign)
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lrdiff_core.errors import ConfigError, UnavailableError
+from lrdiff_core.errors import ConfigError, InputError, UnavailableError
 
-__all__ = ["default_url", "open_storage", "optuna_module"]
+__all__ = ["default_url", "hidden", "open_storage", "optuna_module", "storage_trouble"]
 
 _PATIENCE = 120.0  # seconds that a process waits for another one's write to an SQLite file
 _TRIES = 5
+_DRIVERS = {"psycopg": 'pip install "psycopg[binary]"', "psycopg2": "pip install psycopg2-binary"}
 
 
 def optuna_module() -> Any:
@@ -66,19 +69,18 @@ def open_storage(url: str, *, create: bool = True) -> Any:
         try:
             storage = optuna.storages.RDBStorage(url, engine_kwargs=engine_options)
             break
-        except ModuleNotFoundError as problem:
+        except ImportError as problem:  # of the driver; Optuna raises one of its own from it
+            missing = next((e.name for e in (problem, problem.__cause__) if isinstance(e, ModuleNotFoundError)), None)
             raise UnavailableError(
-                f"the storage {_hidden(url)} needs {problem.name}, which is not installed",
-                help=f"pip install {'psycopg2-binary' if problem.name == 'psycopg2' else problem.name}",
+                f"the storage {hidden(url)} needs {missing or 'a driver'}, which is not installed",
+                help=_DRIVERS.get(missing or "", f"pip install {missing}" if missing else "install its driver"),
             ) from problem
-        except ImportError as problem:
-            raise UnavailableError(f"the storage {_hidden(url)}: {problem}", help="install its driver") from problem
         except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, ValueError) as problem:
             # Two processes that open a new file at once both make its tables; the second finds them the next time.
             if file is None or attempt == _TRIES - 1 or "not a database" in str(problem):
                 first = str(getattr(problem, "orig", None) or problem).strip().splitlines()[0]
                 raise ConfigError(
-                    f"cannot open the storage {_hidden(url)}: {first}",
+                    f"cannot open the storage {hidden(url)}: {first}",
                     help="write an address such as sqlite:///studies.db or postgresql://user@host/name",
                 ) from problem
             time.sleep(0.2 * (attempt + 1))
@@ -89,6 +91,29 @@ def open_storage(url: str, *, create: bool = True) -> Any:
             warnings.simplefilter("ignore", ResourceWarning)
             storage.engine.dispose()  # connections from before the listeners
     return storage
+
+
+@contextmanager
+def storage_trouble(url: str) -> Iterator[None]:
+    """Tell in one line what befalls a storage while it is worked on: a full disk, a server that is gone.
+
+    Raises:
+        InputError: an SQLite file cannot be written.
+        UnavailableError: another storage fails.
+    """
+    optuna = optuna_module()
+    import sqlalchemy
+
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError) as problem:
+        cause = problem.__cause__ if isinstance(problem, optuna.exceptions.StorageInternalError) else problem
+        told = str(getattr(cause, "orig", None) or cause or problem).strip().splitlines()[0]
+        kind = InputError if url.startswith("sqlite:") else UnavailableError
+        raise kind(
+            f"the storage {hidden(url)} failed: {told}",
+            help="mend it; what is trained is kept, the same command goes on",
+        ) from problem
 
 
 def _no_implicit_begin(connection: Any, _: Any) -> None:
@@ -103,8 +128,8 @@ def _begin_as_writer(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _hidden(url: str) -> str:
-    """The address without a password."""
+def hidden(url: str) -> str:
+    """The address of a storage without a password."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 

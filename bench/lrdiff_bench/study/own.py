@@ -6,6 +6,7 @@ Models that a population can train are trained side by side; others one after th
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from lrdiff_bench.study.workload import Outcomes, Scheme, Trials
+from lrdiff_bench.study.outcomes import mask_diverged, outcomes, time_compiling, time_step
+from lrdiff_bench.study.workload import AT_ONCE, FEWEST, Outcomes, Trials, Workload
 from lrdiff_core.errors import ConfigError, DataError, InputError, LrdiffError
 
 if TYPE_CHECKING:
@@ -26,15 +28,15 @@ if TYPE_CHECKING:
 __all__ = ["OwnWorkload", "group_columns"]
 
 SMALL = 200_000  # parameters up to which a population pays; larger models fill the machine alone
-_SIDE_BY_SIDE = 128
+KEPT_SEEDS = 64
 _PROBE = 2  # members and steps that show whether torch.func takes the model
 
 Factory = Callable[[int], "nn.Module"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnWorkload:
-    """A workload over a table; see :class:`lrdiff_bench.study.workload.Workload` for the fields it shares.
+class OwnWorkload(Workload):
+    """A workload over a table.
 
     Attributes:
         data, target, task: of the table, as for ``lrdiff run``.
@@ -46,18 +48,7 @@ class OwnWorkload:
         device: as for ``lrdiff run``.
     """
 
-    name: str
-    title: str
-    question: str
-    schemes: tuple[Scheme, ...]
-    groups: tuple[str, ...]
-    metric: str
-    base_rates: tuple[float, float]
-    default_rate: float
-    smallest_difference: float
-    steps: int
-    report_seeds: int = 30
-    label: str = ""
+    report_seeds: int = FEWEST
     data: str
     target: str | None = None
     task: Literal["auto", "binary", "multiclass", "regression"] = "auto"
@@ -75,7 +66,7 @@ class OwnWorkload:
     @property
     def at_once(self) -> int:
         """Trainings of one call: one where they come one after the other."""
-        return _SIDE_BY_SIDE if self.side_by_side() else 1
+        return AT_ONCE if self.side_by_side() else 1
 
     def train(self, trials: Trials) -> Outcomes:
         """Train all of them, side by side where that works."""
@@ -89,6 +80,15 @@ class OwnWorkload:
     def tiny(self) -> OwnWorkload:
         """A few steps."""
         return replace(self, steps=min(self.steps, 4), evaluations=2)
+
+    def fingerprint(self) -> str:
+        """Rows of the file, and parts and weights of the model of seed 0."""
+        model, table = self.build(0), self._setup(0).rows.table
+        digest = hashlib.sha256(repr([(name, type(part).__name__) for name, part in model.named_modules()]).encode())
+        for values in (table.features, table.target, *(v.detach().cpu().numpy() for v in model.state_dict().values())):
+            digest.update(f"{values.dtype}{values.shape}".encode())
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()[:16]
 
     def evaluated_after(self) -> list[int]:
         """Numbers of steps at which the metric is taken."""
@@ -125,7 +125,7 @@ class OwnWorkload:
         return bool(self._kept["side by side"])
 
     def _setup(self, seed: int) -> Any:
-        """Split and standardized rows of a seed; two are kept, because schemes come one after the other."""
+        """Split and standardized rows of a seed; those of the last seeds are kept, because schemes share them."""
         from lrdiff_core import load_table, make_config, set_up
 
         kept = self._kept.setdefault("setups", {})
@@ -140,7 +140,7 @@ class OwnWorkload:
                 settings["hidden"] = list(self.hidden)
             config = make_config(settings)
             names = [f"layer{i + 1}" for i in range(len(config.hidden_sizes(table.features.shape[1])) + 1)]
-            while len(kept) >= 64:
+            while len(kept) >= KEPT_SEEDS:
                 kept.pop(next(iter(kept)))
             kept[seed] = set_up(table, config, seed=seed, rates=dict.fromkeys(names, 0.01))
         return kept[seed]
@@ -161,12 +161,17 @@ class OwnWorkload:
         model = self.build(0)
         if sum(p.numel() for p in model.parameters()) > SMALL:
             return False
-        rows = self.rows(0, "validation")
+        rows, columns = self.rows(0, "validation"), group_columns(model, self.patterns, self.groups)
         try:
+            self._kept["compiling"] = time_compiling(self._stander(0, rows, columns))
             self._train_population(
-                {0: rows}, np.full((_PROBE, len(self.groups)), 1e-6), [0] * _PROBE,
-                group_columns(model, self.patterns, self.groups), steps=_PROBE, evaluate=_PROBE,
-            )  # fmt: skip
+                {0: rows},
+                np.full((_PROBE, len(self.groups)), 1e-6),
+                [0] * _PROBE,
+                columns,
+                steps=_PROBE,
+                evaluate=_PROBE,
+            )
         except DataError:
             raise  # rows that do not fit the model fit it no better alone
         except (LrdiffError, RuntimeError):
@@ -184,11 +189,17 @@ class OwnWorkload:
         try:
             with torch.no_grad():
                 outputs = network(rows.inputs[:2].cpu())
-        except (RuntimeError, TypeError, ValueError, IndexError) as problem:
+        except Exception as problem:  # whatever the user's own code raises
+            told = " ".join(str(problem).split()) or type(problem).__name__
             raise InputError(
-                f"{self.model} cannot take rows [2, {rows.inputs.shape[1]}]: {str(problem).splitlines()[0]}",
+                f"{self.model} cannot take rows [2, {rows.inputs.shape[1]}]: {told[:200]}",
                 help=f"let it map [rows, {rows.inputs.shape[1]}] to [rows, {classes}]",
             ) from problem
+        if not isinstance(outputs, torch.Tensor):
+            raise InputError(
+                f"{self.model} gives a {type(outputs).__name__}, not a tensor",
+                help=f"let it map [rows, {rows.inputs.shape[1]}] to [rows, {classes}]",
+            )
         if tuple(outputs.shape) != (2, classes):
             raise InputError(
                 f"{self.model} maps [2, {rows.inputs.shape[1]}] to {list(outputs.shape)}",
@@ -224,41 +235,41 @@ class OwnWorkload:
     ) -> Outcomes:
         every = max(1, self.steps // self.evaluations)
         found = self._train_population(rows, trials.rates, seeds, columns, steps=self.steps, evaluate=every)
-        metric = (found.held_loss if self.metric == "loss" else found.held_score).double().numpy()
-        fine = np.isfinite(found.held_loss.numpy()) & np.isfinite(found.train_loss.numpy())
-        diverged = np.logical_or.accumulate(~fine, axis=1)
-        return Outcomes(
-            metric=np.where(diverged, np.nan, metric),
-            train_loss=np.where(diverged, np.nan, found.train_loss.double().numpy()),
-            evaluated_after=found.evaluated_after.numpy(),
-            seconds_a_step=self._seconds_side_by_side(rows, seeds[0], columns),
+        return outcomes(
+            found,
+            self.metric,
+            seconds_a_step=self._seconds_side_by_side(seeds[0], rows[seeds[0]], columns),
+            seconds_to_compile=float(self._kept["compiling"]),
         )
 
-    def _seconds_side_by_side(self, rows: Mapping[int, PopulationData], seed: int, columns: Mapping[str, int]) -> float:
-        """A trial's share of a batch that is not evaluated, measured once, with rates of 0 so that none diverges."""
+    def _seconds_side_by_side(self, seed: int, rows: PopulationData, columns: Mapping[str, int]) -> float:
+        """Measured once."""
         if "seconds" not in self._kept:
-            count = 64
-            still = np.zeros((count, len(self.groups)))
-            begin = time.perf_counter()
-            self._train_population(
-                {seed: rows[seed]}, still, [seed] * count, columns, steps=self.steps, evaluate="never"
-            )
-            self._kept["seconds"] = (time.perf_counter() - begin) / (count * self.steps)
-        return float(self._kept["seconds"])  # fmt: skip
+            parameters = sum(p.numel() for p in self.build(seed).parameters())
+            still = self._stander(seed, rows, columns)
+            self._kept["seconds"] = time_step(still, parameters=parameters, steps=self.steps)
+        return float(self._kept["seconds"])
+
+    def _stander(self, seed: int, rows: PopulationData, columns: Mapping[str, int]) -> Callable[[int, int], Any]:
+        """What trains so many trials for so many steps without moving them."""
+        return lambda count, steps: self._train_population(
+            {seed: rows}, np.zeros((count, len(self.groups))), [seed] * count, columns, steps=steps, evaluate="never"
+        )
 
     def _alone(
         self, trials: Trials, rows: Mapping[int, PopulationData], seeds: list[int], columns: Mapping[str, int]
     ) -> Outcomes:
         after = self.evaluated_after()
         metric, losses = (np.full((len(seeds), len(after)), np.nan) for _ in range(2))
-        spent = 0.0
+        spent, steps = 0.0, 0
         for i, (seed, rates) in enumerate(zip(seeds, trials.rates, strict=True)):
-            spent += self._one(self.build(seed), rows[seed], rates, seed, columns, metric[i], losses[i])
-        return Outcomes(
-            metric=metric,
-            train_loss=losses,
+            seconds, done = self._one(self.build(seed), rows[seed], rates, seed, columns, metric[i], losses[i])
+            spent, steps = spent + seconds, steps + done
+        return mask_diverged(
+            metric,
+            losses,
             evaluated_after=np.array(after),
-            seconds_a_step=spent / (len(seeds) * self.steps),
+            seconds_a_step=spent / max(1, steps),  # a trial that diverged was spared its other steps
         )
 
     def _one(
@@ -270,8 +281,9 @@ class OwnWorkload:
         columns: Mapping[str, int],
         metric: np.ndarray,
         losses: np.ndarray,
-    ) -> float:
-        """Train one model as a population trains a member and write down what it has; seconds of the steps."""
+    ) -> tuple[float, int]:
+        """Train one model as a population trains a member and write down what it has; seconds of its steps, and how
+        many it made."""
         import torch
 
         from lrdiff_core.devices import choose_device, repeatable
@@ -291,7 +303,7 @@ class OwnWorkload:
         loss_of, after = loss_function(data), self.evaluated_after()
         steps_an_epoch = -(-data.rows // self.batch_size)
         order = row_order(seed, data.rows, -(-self.steps // steps_an_epoch)).long()
-        spent, at = 0.0, 0
+        spent, done, at = 0.0, 0, 0
         with repeatable(where, threads=torch.get_num_threads()):
             for step in range(self.steps):
                 begin = time.perf_counter()
@@ -304,11 +316,11 @@ class OwnWorkload:
                 if not math.isfinite(float(loss.detach())):
                     break
                 optimizer.step()
-                spent += time.perf_counter() - begin
+                spent, done = spent + time.perf_counter() - begin, step + 1
                 if step + 1 == after[at]:
                     losses[at], metric[at] = self._evaluate(model, network, data, loss_of, score)
                     at += 1
-        return spent
+        return spent, done
 
     def _evaluate(
         self, model: nn.Module, network: Any, data: PopulationData, loss_of: Any, score: Any

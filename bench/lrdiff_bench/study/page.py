@@ -44,7 +44,7 @@ def markdown(
         lines += [
             f"Verdicts are after Holm's correction over {len(documents)} workloads. Over all runs the gain is "
             f"{words.interval(suite['interquartile_mean'], sign=True)} smallest differences",
-            "(interquartile mean, stratified bootstrap; above zero is better).",
+            "(interquartile mean, stratified bootstrap over seeds, luck in tuning not counted; above zero is better).",
         ]
     lines += _shown(pictures, ("verdicts", "profile"))
     for document in documents:

@@ -125,7 +125,7 @@ def draw_suite(console: Console, documents: Sequence[Document], suite: Mapping[s
         line(
             console,
             "gain over the tuned single rate, interquartile mean over all runs in smallest differences: "
-            + words.interval(suite["interquartile_mean"], sign=True),
+            f"{words.interval(suite['interquartile_mean'], sign=True)} (luck in tuning not counted)",
         )
     if any(document["mode"] != "full" for document in documents):
         line(console, "QUICK or REDUCED: not by the full protocol", "bold yellow")

@@ -5,39 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lrdiff_bench.cluster import cluster_trouble, wait_for_workers
 from lrdiff_bench.study.ledger import TrainBatches
 from lrdiff_bench.study.tasks import Row, Task, rows_of, trials_of
-from lrdiff_core.errors import UnavailableError
 
 __all__ = ["train_remotely", "workers_of"]
 
-_PATIENCE = 10  # seconds to find the scheduler
 _WORKLOADS: dict[str, Any] = {}  # of a worker: making one may load data
 
 
-def connect(address: str) -> Any:
-    """A client of the scheduler at ``address``.
+def workers_of(client: Any) -> int:
+    """How many batches can run at once, as soon as one can.
 
     Raises:
-        UnavailableError: Dask is not installed, or nothing answers there.
+        UnavailableError: no worker comes.
     """
-    try:
-        from distributed import Client
-    except ModuleNotFoundError as problem:
-        raise UnavailableError(
-            "--scheduler needs Dask, which is not installed", help='pip install "lrdiff[maps]"'
-        ) from problem
-    try:
-        return Client(address, timeout=_PATIENCE, set_as_default=False)
-    except (OSError, ValueError) as problem:
-        raise UnavailableError(
-            f"no Dask scheduler answers at {address}",
-            help="start one with `dask scheduler`, and workers with `dask worker`",
-        ) from problem
-
-
-def workers_of(client: Any) -> int:
-    """How many batches can run at once."""
+    wait_for_workers(client)
     return max(1, len(client.scheduler_info()["workers"]))
 
 
@@ -55,8 +38,9 @@ def train_remotely(client: Any, source: Mapping[str, Any]) -> TrainBatches:
         futures = {
             client.submit(train_batch, dict(source), list(batch), pure=False): i for i, batch in enumerate(batches)
         }
-        for future in as_completed(list(futures), loop=client.loop):
-            on_batch(futures[future], future.result())
+        with cluster_trouble(what="what is trained is kept", smaller="train smaller models, or give them more"):
+            for future in as_completed(list(futures), loop=client.loop):
+                on_batch(futures[future], future.result())
 
     return train
 

@@ -17,7 +17,7 @@ from lrdiff_bench.study.analyse import analyse
 from lrdiff_bench.study.engine import run_study
 from lrdiff_bench.study.ledger import Memory
 from lrdiff_bench.study.plan import Plan
-from lrdiff_bench.study.workload import Outcomes, Scheme, Trials
+from lrdiff_bench.study.workload import Outcomes, Scheme, Trials, Workload
 
 __all__ = ["SCENARIOS", "Counts", "Planted", "simulate"]
 
@@ -27,7 +27,7 @@ LINE = "{:<38} {:>7} {:>6} {:>6} {:>8} {:>13} {:>6} {:>9}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planted:
+class Planted(Workload):
     r"""A workload by formula: a valley over the base rate, a planted gain, and noise of three sources.
 
     .. math:: y = 0.5 + c\,(\log_{10} b - x)^2 - g(\text{ratios}) + \epsilon_s + \epsilon_{s,b} + \epsilon_{s,\theta}

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrdiff_bench.study.workload import Outcomes, Scheme, Trials
+from lrdiff_bench.study.workload import AT_ONCE, Outcomes, Scheme, Trials
 
 __all__ = ["KINDS", "Row", "Task", "batches_of", "rows_of", "trials_of"]
 
 KINDS = ("search", "untrained", "default", "choose target", "target", "report")
-AT_ONCE = 128  # trainings of one call: some seconds for a population, so that little is lost when a study is killed
 
 
 @dataclass(frozen=True, kw_only=True)

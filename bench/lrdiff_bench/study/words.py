@@ -181,8 +181,9 @@ def budget_line(document: Document) -> str:
 
 
 def versions_line(document: Document) -> str:
-    """What it was run with."""
-    return ", ".join(f"{name} {value}" for name, value in document["versions"].items())
+    """What it was run with; and what a part of it was run with, where it was gone on with later."""
+    every = [document["versions"], *document.get("versions_since", [])]
+    return "; gone on with ".join(", ".join(f"{name} {value}" for name, value in one.items()) for one in every)
 
 
 def suite_rows(documents: Sequence[Document], suite: Mapping[str, Any] | None) -> list[list[str]]:

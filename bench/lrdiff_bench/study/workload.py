@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lrdiff_core.errors import ConfigError
 
-__all__ = ["WORKLOADS", "Outcomes", "Scheme", "Trials", "Workload", "register_workload"]
+__all__ = ["AT_ONCE", "CHEAP", "FEWEST", "WORKLOADS", "Outcomes", "Scheme", "Trials", "Workload", "register_workload"]
+
+CHEAP = 200
+"""Fresh seeds of a report where a trial takes milliseconds."""
+
+FEWEST = 30
+"""Fresh seeds of a report elsewhere: 29 are the fewest that the protocol allows."""
+
+AT_ONCE = 128
+"""Trainings of one call: some seconds for a population, so that little is lost when a study is killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +99,7 @@ class Outcomes:
         train_loss: [trials, evaluations].
         evaluated_after: [evaluations] steps.
         seconds_a_step: of one trial, evaluation not counted; a share of the batch where trials ran side by side.
-        seconds_to_compile: once for the batch.
+        seconds_to_compile: of the network, once; the same for every batch of it.
     """
 
     metric: np.ndarray
@@ -99,8 +109,9 @@ class Outcomes:
     seconds_to_compile: float = 0.0
 
 
-class Workload(Protocol):
-    """Data, model, loss, optimizer and budget; a protocol, so that a file of one's own needs no base class.
+@dataclass(frozen=True, kw_only=True)
+class Workload(ABC):
+    """Data, model, loss, optimizer and budget: the fields say what is asked, a subclass how it is trained.
 
     Attributes:
         name: of the registry, such as ``"seed-adam"``.
@@ -115,39 +126,35 @@ class Workload(Protocol):
         steps: of one trial.
         report_seeds: fresh seeds a tuned setting is reported on: 29 at least, 200 where populations make it cheap.
         label: how the result is to be read, such as ``"mechanism"`` or ``"control"``; empty for the rest.
-
-    They are only read, so frozen dataclasses will do. It may also have ``at_once``, the number of trials of one call of
-    ``train`` (128): 1 where they come one after the other, so that a study that is killed loses little.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def question(self) -> str: ...
-    @property
-    def groups(self) -> tuple[str, ...]: ...
-    @property
-    def schemes(self) -> tuple[Scheme, ...]: ...
-    @property
-    def metric(self) -> str: ...
-    @property
-    def base_rates(self) -> tuple[float, float]: ...
-    @property
-    def default_rate(self) -> float: ...
-    @property
-    def smallest_difference(self) -> float: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def report_seeds(self) -> int: ...
-    @property
-    def label(self) -> str: ...
+    name: str
+    title: str
+    question: str
+    groups: tuple[str, ...]
+    schemes: tuple[Scheme, ...]
+    metric: str
+    base_rates: tuple[float, float]
+    default_rate: float
+    smallest_difference: float
+    steps: int
+    report_seeds: int = CHEAP
+    label: str = ""
 
+    @property
+    def at_once(self) -> int:
+        """Trials of one call of :meth:`train`: 1 where they come one after the other, so that little is lost."""
+        return AT_ONCE
+
+    def fingerprint(self) -> str:
+        """Of what a study must not be gone on without: rows and first weights that no name stands for; may be empty."""
+        return ""
+
+    @abstractmethod
     def train(self, trials: Trials) -> Outcomes:
         """Train all of them; the same trials give the same outcomes."""
 
+    @abstractmethod
     def tiny(self) -> Workload:
         """Return the same at a size that takes about a second, for contract tests."""
 

@@ -2,8 +2,8 @@
 
 ::
 
-    common (train_population)   <-  seed, distortion, width, relearn, rare_tokens, controls
-    digits (rows, pretraining)  <-  width, relearn, controls
+    common (train_population)   <-  seed, distortion, width, rare_tokens, pretrained  <-  relearn, controls
+    digits (rows, pretraining)  <-  width, pretrained
     side_by_side (own losses)   <-  ring, splats
 """
 

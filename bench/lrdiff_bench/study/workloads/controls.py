@@ -7,28 +7,18 @@ fine-tuning for text classification", arXiv:1801.06146). Surgical: the first lay
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdiff_bench.study.workload import Scheme, Trials, register_workload
-from lrdiff_bench.study.workloads.common import PopulationWorkload
-from lrdiff_bench.study.workloads.digits import (
-    PIXELS,
-    PRETRAINING_EPOCHS,
-    load_digits,
-    multiclass,
-    permutation,
-    pretrain,
-    relu_network,
-)
+from lrdiff_bench.study.workload import Scheme, register_workload
+from lrdiff_bench.study.workloads.digits import PIXELS, load_digits, permutation
+from lrdiff_bench.study.workloads.pretrained import Pretrained
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from lrdiff_core.population import PopulationData
-    from lrdiff_core.population.members import ModelFactory
+    from torch import Tensor
 
 __all__ = ["Control", "control_classes", "control_pixels"]
 
@@ -38,7 +28,7 @@ TUNING_ROWS, VALIDATION_ROWS = 200, 300
 
 
 @dataclass(frozen=True, kw_only=True)
-class Control(PopulationWorkload):
+class Control(Pretrained):
     """A network pretrained on digits and then moved to digits that differ in one known respect.
 
     Args:
@@ -47,25 +37,12 @@ class Control(PopulationWorkload):
     """
 
     shift: str
-    pretraining_epochs: int = PRETRAINING_EPOCHS
-    known: dict[int, dict[str, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of the layers, inputs first."""
         return (PIXELS, *HIDDEN, 5 if self.shift == "classes" else 10)
 
-    def rows(self, seed: int, judged_on: str) -> PopulationData:
-        pixels, labels = load_digits()
-        _, train, validation, test = self.parts_of(seed)
-        if self.shift == "pixels":
-            pixels = np.ascontiguousarray(pixels[:, permutation(seed, "pixels", PIXELS)])
-        else:
-            labels = labels - 5  # rows of the lower digits are not asked for
-        return multiclass(pixels, labels, train, validation if judged_on == "validation" else test)
-
     def parts_of(self, seed: int) -> list[np.ndarray]:
-        """Rows of pretraining, tuning, validation and test: four sets that share no row."""
         _, labels = load_digits()
         order = permutation(seed, "split", len(labels))
         if self.shift == "classes":
@@ -74,26 +51,16 @@ class Control(PopulationWorkload):
             before, after = order[:900], order[900:]
         return [before, *np.split(after, np.cumsum([TUNING_ROWS, VALIDATION_ROWS]))]
 
-    def prepare(self, trials: Trials) -> None:
+    def changed(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         pixels, labels = load_digits()
-        pretrain(
-            self.known,
-            [int(seed) for seed in trials.seeds],
-            lambda seed: multiclass(pixels, labels, self.parts_of(seed)[0]),
-            self.sizes,
-            epochs=self.pretraining_epochs,
-        )
+        if self.shift == "pixels":
+            return np.ascontiguousarray(pixels[:, permutation(seed, "pixels", PIXELS)]), labels
+        return pixels, labels - 5  # rows of the lower digits are not asked for
 
-    def network(self, trials: Trials) -> ModelFactory:
-        def make(seed: int) -> nn.Module:
-            net = relu_network(*self.sizes)
-            weights = self.known[seed]
-            if self.shift == "classes":
-                weights = {name: value for name, value in weights.items() if not name.startswith("4.")}
-            net.load_state_dict(weights, strict=False)
-            return net
-
-        return make
+    def inherited(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if self.shift == "pixels":
+            return weights
+        return {name: value for name, value in weights.items() if not name.startswith("4.")}  # another head
 
     def tiny(self) -> Control:
         return replace(self, steps=8, evaluations=2, pretraining_epochs=2, known={})

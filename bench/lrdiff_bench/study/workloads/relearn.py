@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lrdiff_bench.study.workload import Scheme, Trials, register_workload
-from lrdiff_bench.study.workloads.common import PopulationWorkload
-from lrdiff_bench.study.workloads.digits import (
-    PIXELS,
-    PRETRAINING_EPOCHS,
-    load_digits,
-    multiclass,
-    permutation,
-    pretrain,
-    relu_network,
-)
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from lrdiff_core.population import PopulationData
-    from lrdiff_core.population.members import ModelFactory
+from lrdiff_bench.study.workload import Scheme, register_workload
+from lrdiff_bench.study.workloads.digits import PIXELS, load_digits, permutation
+from lrdiff_bench.study.workloads.pretrained import Pretrained
 
 __all__ = ["Relearn", "relearn_adam", "relearn_sgd"]
 
@@ -34,49 +19,28 @@ RATIOS = (3.0, 10.0, 30.0, 100.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Relearn(PopulationWorkload):
+class Relearn(Pretrained):
     """A 64-32-32-10 network, pretrained on 900 digits; body: the two hidden layers; head: the last layer.
 
     The head starts as pretraining left it, so every class but the few that keep their names is wrong at first.
     """
 
-    pretraining_epochs: int = PRETRAINING_EPOCHS
-    known: dict[int, dict[str, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return SIZES
 
-    def rows(self, seed: int, judged_on: str) -> PopulationData:
+    def parts_of(self, seed: int) -> list[np.ndarray]:
+        return np.split(permutation(seed, "split", sum(PARTS)), np.cumsum(PARTS)[:-1])
+
+    def changed(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         pixels, labels = load_digits()
-        _, train, validation, test = parts_of(seed)
-        renamed = permutation(seed, "labels", 10)[labels]
-        return multiclass(pixels, renamed, train, validation if judged_on == "validation" else test)
-
-    def prepare(self, trials: Trials) -> None:
-        pixels, labels = load_digits()
-        pretrain(
-            self.known,
-            [int(seed) for seed in trials.seeds],
-            lambda seed: multiclass(pixels, labels, parts_of(seed)[0]),
-            SIZES,
-            epochs=self.pretraining_epochs,
-        )
-
-    def network(self, trials: Trials) -> ModelFactory:
-        def make(seed: int) -> nn.Module:
-            net = relu_network(*SIZES)
-            net.load_state_dict(self.known[seed])
-            return net
-
-        return make
+        return pixels, permutation(seed, "labels", 10)[labels]
 
     def columns(self) -> Mapping[str, int]:
         return {f"{layer}.{kind}": int(layer == 4) for layer in (0, 2, 4) for kind in ("weight", "bias")}
 
     def tiny(self) -> Relearn:
         return replace(self, steps=10, evaluations=2, pretraining_epochs=2, known={})
-
-
-def parts_of(seed: int) -> list[np.ndarray]:
-    """Rows of pretraining, tuning, validation and test: four sets that share no row."""
-    return np.split(permutation(seed, "split", sum(PARTS)), np.cumsum(PARTS)[:-1])
 
 
 def _head(ratio: float) -> dict[str, float]:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdiff_bench.study.workload import Outcomes, Trials
-from lrdiff_bench.study.workloads.common import Described, check_trials, mask_diverged
+from lrdiff_bench.study.outcomes import mask_diverged
+from lrdiff_bench.study.workload import Outcomes, Trials, Workload
+from lrdiff_bench.study.workloads.common import check_trials
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,7 @@ State = dict[str, "Tensor"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SideBySide(Described):
+class SideBySide(Workload):
     """Subclasses say what one trial does; everything drawn must follow from the seed.
 
     Args:

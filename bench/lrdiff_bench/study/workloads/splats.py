@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdiff_bench.study.workload import Scheme, register_workload
-from lrdiff_bench.study.workloads.common import FEWEST
+from lrdiff_bench.study.workload import FEWEST, Scheme, register_workload
 from lrdiff_bench.study.workloads.side_by_side import SideBySide, State
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdiff_bench.study.workload import Outcomes, Scheme, Trials, register_workload
-from lrdiff_bench.study.workloads.common import CHEAP, FEWEST, PopulationWorkload, check_trials
+from lrdiff_bench.study.workload import CHEAP, FEWEST, Outcomes, Scheme, Trials, register_workload
+from lrdiff_bench.study.workloads.common import PopulationWorkload, check_trials
 from lrdiff_bench.study.workloads.digits import PIXELS, load_digits, multiclass, permutation, relu_network
 
 if TYPE_CHECKING:
