@@ -22,6 +22,14 @@ def capture(call: Callable[[], _Result], *, warmed: Callable[[], object] | None 
     Args:
         call: reads tensors that stay where they are.
         warmed: called between warming up and the capture.
+
+    Example:
+        >>> if torch.cuda.is_available():
+        ...     rows = torch.ones(2, device="cuda")
+        ...     graph, doubled = capture(lambda: 2 * rows)
+        ...     _ = rows.fill_(3.0)
+        ...     graph.replay()
+        ...     assert doubled.tolist() == [6.0, 6.0]
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

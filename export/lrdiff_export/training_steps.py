@@ -114,6 +114,25 @@ class StepWatch:
     Args:
         job: what is trained.
         arithmetic: that the lane promises.
+
+    Example:
+        >>> from torch import nn
+        >>> from lrdiff_export.training_job import RateGroup
+        >>> from lrdiff_export.training_lanes import ARITHMETICS, IMPLEMENTATIONS
+        >>> job = TrainingJob(
+        ...     name="line", module=nn.Linear(2, 1), batches=[(torch.ones(4, 2),)] * 3, optimizer="adam",
+        ...     loss=lambda module, x: (module(x) - 1).square().mean(),
+        ...     groups=(RateGroup(names=("weight", "bias"), options={"lr": 0.1}),),
+        ... )
+        >>> placed = job.place("cpu", torch.float32)
+        >>> running = IMPLEMENTATIONS["torch-fused"].start(placed, ARITHMETICS["float32"])
+        >>> watch = StepWatch(job, ARITHMETICS["float32"])
+        >>> watch.begin(placed, running.optimizer)
+        >>> for step in range(job.steps):
+        ...     loss = running.step(*placed.batch(step))
+        ...     watch.after(placed, running.optimizer, step + 1)
+        >>> watch.result().steps, watch.result().wrong
+        (3, None)
     """
 
     def __init__(self, job: TrainingJob, arithmetic: Arithmetic) -> None:

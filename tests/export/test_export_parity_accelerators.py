@@ -147,7 +147,7 @@ def as_found() -> Iterator[None]:
     """Leaves every switch as torch has it when it starts."""
     yield
     torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = True
+    torch._C._set_cudnn_allow_tf32(True)  # by assignment it may be forbidden, as below
     torch.backends.cuda.matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "none"
 
 
@@ -159,7 +159,7 @@ def test_the_switches_for_tf32_are_set_while_it_runs_and_back_afterwards(
     if users in ("high", "medium"):
         torch.set_float32_matmul_precision(users)
     elif users == "no TF32 in cuDNN":
-        torch.backends.cudnn.allow_tf32 = False
+        torch._C._set_cudnn_allow_tf32(False)
     before = switches()
     with float32_products(precision):
         now = switches()
@@ -180,6 +180,15 @@ def test_switches_that_the_caller_has_mixed_are_put_back_as_they_were(as_found: 
     assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     (result,) = check_parity(seeded(Classifier), rows_of(20, 10), backends=["eager"]).results
     assert result.facts["float32_products"] == "old and new switches disagree"
+
+
+def test_switches_are_set_where_assigning_them_is_forbidden(as_found: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends, "flags_frozen", lambda: True)  # importing torch's own test utilities does it
+    with pytest.raises(RuntimeError, match="not allowed to set"):
+        torch.backends.cudnn.allow_tf32 = False
+    with float32_products("ieee"):
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_compile_modes_are_options_of_inductor() -> None:

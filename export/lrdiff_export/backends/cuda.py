@@ -219,4 +219,5 @@ def _set_older(values: tuple[str | None, bool | None], *, where: tuple[str | Non
     if where[0] is not None and values[0] is not None:
         torch.set_float32_matmul_precision(values[0])
     if where[1] is not None and values[1] is not None:
-        torch.backends.cudnn.allow_tf32 = values[1]
+        # What `torch.backends.cudnn.allow_tf32 = ...` calls, which raises once torch's own test utilities are imported.
+        torch._C._set_cudnn_allow_tf32(values[1])
