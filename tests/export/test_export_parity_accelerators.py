@@ -183,7 +183,8 @@ def test_switches_that_the_caller_has_mixed_are_put_back_as_they_were(as_found: 
 
 
 def test_switches_are_set_where_assigning_them_is_forbidden(as_found: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends, "flags_frozen", lambda: True)  # importing torch's own test utilities does it
+    inside = torch.backends.ContextProp.__set__.__globals__  # `torch.backends` is not the module that this is read from
+    monkeypatch.setitem(inside, "flags_frozen", lambda: True)  # importing torch's own test utilities does it
     with pytest.raises(RuntimeError, match="not allowed to set"):
         torch.backends.cudnn.allow_tf32 = False
     with float32_products("ieee"):
