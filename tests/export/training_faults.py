@@ -133,34 +133,35 @@ class MomentsElsewhere(TrainingImplementation):
         return step
 
 
-class FallsBack(TrainingImplementation):
+class _Warns(TrainingImplementation):
+    """Warns of something at every step."""
+
+    text: str
+
+    def update(self, optimizer: Any) -> Callable[[], object]:
+        def step() -> None:
+            warnings.warn(self.text, stacklevel=1)
+            optimizer.step()
+
+        return step
+
+
+class FallsBack(_Warns):
     """What torch says where an operator of MPS runs on the CPU."""
 
-    def update(self, optimizer: Any) -> Callable[[], object]:
-        def step() -> None:
-            warnings.warn(
-                "The operator 'aten::_fused_adam_' is not currently supported on the MPS backend and will fall back to"
-                " run on the CPU. This may have performance implications.",
-                stacklevel=1,
-            )
-            optimizer.step()
-
-        return step
+    text = (
+        "The operator 'aten::_fused_adam_' is not currently supported on the MPS backend and will fall back to"
+        " run on the CPU. This may have performance implications."
+    )
 
 
-class NoAutocast(TrainingImplementation):
+class NoAutocast(_Warns):
     """What torch says of autocast on MPS before macOS 14."""
 
-    def update(self, optimizer: Any) -> Callable[[], object]:
-        def step() -> None:
-            warnings.warn(
-                "In MPS autocast, but the target dtype torch.bfloat16 is not supported on macOS versions below 14. "
-                "Disabling autocast.",
-                stacklevel=1,
-            )
-            optimizer.step()
-
-        return step
+    text = (
+        "In MPS autocast, but the target dtype torch.bfloat16 is not supported on macOS versions below 14. "
+        "Disabling autocast."
+    )
 
 
 class KeepsFloat64Weights(TrainingImplementation):
