@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrdiff_bench.folders import make_folder
 from lrdiff_bench.settings import gather
 from lrdiff_core.config import RunConfig, load_config, make_config
 from lrdiff_core.data import load_table
@@ -124,14 +125,8 @@ def write_found(found: Found, folder: Path) -> list[Path]:
         InputError: the folder cannot be written.
     """
     from lrdiff_bench.lr_find_picture import draw_lr_find  # here: matplotlib takes a second
-    from lrdiff_core.errors import InputError
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(
-            f"cannot write {folder}: {problem.strerror}", help="name a folder you may write to with --out"
-        ) from problem
+    make_folder(folder)
     picture = draw_lr_find(folder, found.curves, names=found.names(), title=f"{found.name}: range test")
     write_json(folder / "lr_find.json", found.to_dict())
     return [folder / "lr_find.json", picture, picture.with_suffix(".svg")]

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lrdiff_bench.folders import make_folder
 from lrdiff_bench.measure.machine import describe_machine
 from lrdiff_bench.parity_page import parity_page
 from lrdiff_bench.parity_screen import draw_matrix, draw_parity
@@ -20,13 +21,13 @@ from lrdiff_bench.parity_sources import find_subjects
 from lrdiff_bench.run_folder import json_ready
 from lrdiff_bench.screen_parts import make_console
 from lrdiff_bench.version import version
-from lrdiff_core.errors import CheckFailed, ConfigError, InputError, UnavailableError
+from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
 from lrdiff_core.files import write_json, write_text
 from lrdiff_export import BACKENDS, ParityReport, Subject, check_subjects
 from lrdiff_export.backends import find_backends
 from lrdiff_export.layers import layer_errors
 
-__all__ = ["backend_names", "make_folder", "prediction_parity"]
+__all__ = ["backend_names", "prediction_parity"]
 
 FORMAT, VERSION = "lrdiff.parity", 1
 
@@ -163,18 +164,6 @@ def _raise_for(reports: Mapping[str, ParityReport], *, asked: bool) -> None:
     if absent:
         said = "; ".join(f"{backend}: {reason}" for backend, reason in absent.items())
         raise UnavailableError(f"not here: {said}", help="see lrdiff doctor, or leave them out of --backends")
-
-
-def make_folder(out: Path) -> None:
-    """Make the folder of ``--out``, before anything is computed.
-
-    Raises:
-        InputError: it cannot be made.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(f"cannot write {out}: {problem.strerror}", help="name a folder for --out") from problem
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from lrdiff_bench.export_commands import from_factory
+from lrdiff_bench.folders import make_folder
 from lrdiff_bench.measure.machine import describe_machine
-from lrdiff_bench.parity_command import make_folder
 from lrdiff_bench.run_folder import json_ready
 from lrdiff_bench.screen import line, make_console
 from lrdiff_bench.settings import gather

@@ -171,6 +171,7 @@ def test_several_threads_may_step_at_once() -> None:
         "threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]\n"
         "[t.start() for t in threads]; [t.join() for t in threads]\n"
         "torch.set_num_threads(1)\n"
+        "assert len(results) == 4\n"
         "assert all(torch.equal(a, b) for seed in results for a, b in zip(results[seed], train(seed, 200)))\n"
     )
 
