@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from lrdiff_bench.screen import make_console, plain_table
-from lrdiff_bench.version import version
+from lrdiff_core import __version__
 
 __all__ = ["diagnose", "draw"]
 
@@ -29,7 +29,7 @@ def diagnose() -> dict[str, Any]:
     from lrdiff_core.optim.kernel import missing_reason
     from lrdiff_export import describe_runtimes
 
-    entries = [{"name": "lrdiff", "version": version(), "detail": "", "reason": None, "available": True}]
+    entries = [{"name": "lrdiff", "version": __version__, "detail": "", "reason": None, "available": True}]
     entries += [entry.to_dict() for entry in describe_runtimes()]
     reason = missing_reason()
     told = "compiled: one pass over all rates" if reason is None else ""

@@ -22,7 +22,7 @@ from lrdiff_bench import pictures
 from lrdiff_bench.run_folder import SUMMARY_FORMAT, SUMMARY_VERSION, json_ready, new_run_folder
 from lrdiff_bench.single_rates import Comparison, bands, compare_single_rates, describe_rates, verdict
 from lrdiff_bench.step_cost import measure_step_cost
-from lrdiff_bench.version import version
+from lrdiff_core import __version__
 from lrdiff_core.checkpoint import save_checkpoint
 from lrdiff_core.config import RunConfig
 from lrdiff_core.data import Table, load_table
@@ -163,7 +163,7 @@ class _Record:
             "format": SUMMARY_FORMAT,
             "version": SUMMARY_VERSION,
             "name": config.name,
-            "lrdiff": version(),
+            "lrdiff": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
             "seconds": {},

@@ -20,7 +20,7 @@ from lrdiff_bench.parity_screen import draw_matrix, draw_parity
 from lrdiff_bench.parity_sources import find_subjects
 from lrdiff_bench.run_folder import json_ready
 from lrdiff_bench.screen_parts import make_console
-from lrdiff_bench.version import version
+from lrdiff_core import __version__
 from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
 from lrdiff_core.files import write_json, write_text
 from lrdiff_export import BACKENDS, ParityReport, Subject, check_subjects
@@ -103,7 +103,7 @@ def _document(reports: Mapping[str, ParityReport], layers: Mapping[str, list[dic
         "format": FORMAT,
         "version": VERSION,
         "passed": all(report.passed for report in reports.values()),
-        "lrdiff": version(),
+        "lrdiff": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": describe_machine().model_dump(exclude={"id"}),

@@ -14,7 +14,7 @@ from lrdiff_bench.parity_screen import draw_parity, eps
 from lrdiff_bench.screen_parts import INDENT, line, make_console, plain_table
 from lrdiff_bench.single_rates import SMALLEST_DIFFERENCE
 from lrdiff_bench.terminal_chart import draw_curves
-from lrdiff_core.data.words import quoted
+from lrdiff_core.text import quoted
 
 __all__ = ["DRAW", "Screen", "make_console", "plain_table"]
 

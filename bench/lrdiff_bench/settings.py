@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lrdiff_core.config import RunConfig, load_config, make_config, name_from
-from lrdiff_core.presets import PRESETS
+from lrdiff_core.config import PRESETS, RunConfig, load_config, make_config, name_from
 
 __all__ = ["gather"]
 

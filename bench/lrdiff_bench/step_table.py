@@ -23,7 +23,7 @@ import torch
 from lrdiff_bench import step_peers, timing
 from lrdiff_bench.measure.state import model_shapes
 from lrdiff_bench.statistics import Interval, bootstrap_interval
-from lrdiff_bench.version import version
+from lrdiff_core import __version__
 from lrdiff_core.devices import compiler_status
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import write_text
@@ -323,7 +323,7 @@ def describe_machine() -> dict[str, Any]:
 
 def describe_versions() -> dict[str, str]:
     """Versions of all that is compared."""
-    found = {"lrdiff": version(), "python": platform.python_version(), "torch": torch.__version__}
+    found = {"lrdiff": __version__, "python": platform.python_version(), "torch": torch.__version__}
     for name in ("optax", "jax"):
         if find_spec(name) is not None:
             found[name] = metadata.version(name)

@@ -22,8 +22,7 @@ from lrdiff_bench.training_parity_page import training_parity_page
 from lrdiff_bench.training_parity_picture import draw_training_parity
 from lrdiff_bench.training_parity_screen import draw_report
 from lrdiff_bench.use import open_run
-from lrdiff_bench.version import version
-from lrdiff_core import load_table, set_up
+from lrdiff_core import __version__, load_table, set_up
 from lrdiff_core.config import RunConfig
 from lrdiff_core.devices import device_status
 from lrdiff_core.errors import ConfigError, DataError, InputError, UnavailableError
@@ -92,7 +91,7 @@ def training_parity(
         "format": "lrdiff.training_parity",
         "version": 1,
         "passed": passed,
-        "lrdiff": version(),
+        "lrdiff": __version__,
         "python": platform.python_version(),
         "machine": describe_machine().model_dump(exclude={"id"}),
         "reports": reports,

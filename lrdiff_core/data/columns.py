@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from lrdiff_core.data.words import count, quoted
 from lrdiff_core.errors import DataError
+from lrdiff_core.text import count, quoted
 
 if TYPE_CHECKING:
     import polars as pl

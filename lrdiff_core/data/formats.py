@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lrdiff_core.data.words import count, listed, quoted
 from lrdiff_core.errors import DataError
+from lrdiff_core.text import count, listed, quoted
 
 if TYPE_CHECKING:
     import polars as pl

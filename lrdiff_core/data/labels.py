@@ -9,8 +9,8 @@ import numpy as np
 
 from lrdiff_core.data.columns import Column, as_column, boolean_words, read_strings, refuse_type, told
 from lrdiff_core.data.table import Task
-from lrdiff_core.data.words import count, listed, quoted
 from lrdiff_core.errors import DataError
+from lrdiff_core.text import count, listed, quoted
 
 if TYPE_CHECKING:
     import polars as pl

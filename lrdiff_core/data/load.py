@@ -14,8 +14,8 @@ from lrdiff_core.data.columns import Column, describe_faults, read_numbers
 from lrdiff_core.data.formats import SUFFIXES, read_frame
 from lrdiff_core.data.labels import Target, encode_target, read_target
 from lrdiff_core.data.table import Impute, Table, Task
-from lrdiff_core.data.words import check_choice, check_seed, count, listed, nearest_first, quoted
 from lrdiff_core.errors import DataError
+from lrdiff_core.text import check_choice, check_seed, count, listed, nearest_first, quoted
 
 __all__ = ["load_table", "read_features"]
 

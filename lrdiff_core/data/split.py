@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from lrdiff_core.data.table import Split, Table
-from lrdiff_core.data.words import check_seed, count
 from lrdiff_core.errors import ConfigError, DataError
+from lrdiff_core.text import check_seed, count
 
 __all__ = ["split_table"]
 

@@ -3,9 +3,9 @@
 >>> from lrdiff_core.optim import AdamW
 """
 
-from .adam import Adam
-from .adamw import AdamW
-from .muon import MuonAdamW
-from .sgd import SGD
+from lrdiff_core.optim.adam import Adam
+from lrdiff_core.optim.adamw import AdamW
+from lrdiff_core.optim.muon import MuonAdamW
+from lrdiff_core.optim.sgd import SGD
 
 __all__ = ["SGD", "Adam", "AdamW", "MuonAdamW"]

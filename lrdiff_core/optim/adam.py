@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from . import kernel
-from .forms import Columns, Setting, Tensors
-from .onepass import OnePass
+from lrdiff_core.optim import kernel
+from lrdiff_core.optim.base import OnePass
+from lrdiff_core.optim.forms import Columns, Setting, Tensors
 
 __all__ = ["Adam", "AdamUpdate"]
 

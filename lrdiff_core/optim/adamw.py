@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .adam import Adam
+from lrdiff_core.optim.adam import Adam
 
 __all__ = ["AdamW"]
 

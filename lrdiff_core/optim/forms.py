@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from . import kernel
+from lrdiff_core.optim import kernel
 
 __all__ = ["Form", "Tensors", "Update", "KernelForm", "FusedForm", "ForeachForm", "data_ptr"]
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from lrdiff_core.errors import OptimizerError
-
-from .adamw import AdamW
+from lrdiff_core.optim.adamw import AdamW
 
 __all__ = ["MuonAdamW", "orthogonalize"]
 

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import kernel
-from .forms import Setting, Tensors, Update, data_ptr
+from lrdiff_core.optim import kernel
+from lrdiff_core.optim.forms import Setting, Tensors, Update, data_ptr
 
 try:
     import triton

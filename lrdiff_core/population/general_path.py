@@ -23,8 +23,8 @@ from torch.func import functional_call, grad_and_value, vmap
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.model import TabularNet
 from lrdiff_core.population.rows import loss_function, score
-from lrdiff_core.population.rules import Rule
 from lrdiff_core.population.tiles import numbers_a_row, rows_at_once
+from lrdiff_core.population.updates import Rule
 from lrdiff_core.population.work import Tile, TileResult
 
 __all__ = ["train_tile"]

@@ -86,7 +86,7 @@ def stepped(kind: type[torch.optim.Optimizer], device: str, **options: Any) -> t
 
 @CUDA
 def test_forms_on_cuda_are_those_that_the_rule_says() -> None:
-    """``lrdiff_core/optim/onepass.py``, at its head."""
+    """``lrdiff_core/optim/base.py``, at its head."""
     assert stepped(Adam, "cuda").forms() == {"foreach": 3}  # type: ignore[attr-defined]
     assert stepped(AdamW, "cuda", capturable=True).forms() == {"fused": 3}  # type: ignore[attr-defined]
     assert stepped(SGD, "cuda", momentum=0.9).forms() == {"fused": 3}  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ import xarray
 from lrdiff_bench.maps import MapRequest, compute_map, make_plan, pool
 from lrdiff_bench.maps.plan import MapPlan
 from lrdiff_bench.maps.tiles import Job
-from lrdiff_bench.version import version
+from lrdiff_core import __version__
 
 # The network of the seed preset, so that the population kernel is compiled once for all tests.
 OWN = """
@@ -94,7 +94,7 @@ def planted(
         found["best_step"] = np.full(values.shape, 28, dtype=np.int32)
         found["steps_to_target"] = np.where(values < 0.5, 28, -1).astype(np.int32)
         found["diverged"] = ~(values < 1)
-        return found | {"path": "planted", "lrdiff": version(), "torch": torch.__version__}
+        return found | {"path": "planted", "lrdiff": __version__, "torch": torch.__version__}
 
     monkeypatch.setattr(pool, "run_job", trained)
     plan = make_plan(

@@ -19,8 +19,8 @@ from lrdiff_bench.maps.grid import Grid, parse_axis
 from lrdiff_bench.maps.plan import MapPlan
 from lrdiff_bench.maps.tiles import Tile, cut, run_job, train_cells
 from lrdiff_core import load_table, make_config, set_up, train
+from lrdiff_core.config import PRESETS
 from lrdiff_core.errors import CheckFailed
-from lrdiff_core.presets import PRESETS
 
 
 @settings(deadline=None, max_examples=60)

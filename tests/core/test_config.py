@@ -4,9 +4,8 @@ import math
 
 import pytest
 
-from lrdiff_core.config import RunConfig, load_config, make_config, name_from
+from lrdiff_core.config import PRESETS, RunConfig, load_config, make_config, name_from
 from lrdiff_core.errors import ConfigError, RateError
-from lrdiff_core.presets import PRESETS
 
 
 def message(settings, kind=ConfigError):

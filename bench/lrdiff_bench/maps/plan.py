@@ -16,7 +16,7 @@ from lrdiff_bench.maps.tiles import Job, Tile, cut
 from lrdiff_bench.maps.workload import MapWorkload
 from lrdiff_bench.measure.machine import describe_code
 from lrdiff_bench.rates_command import their_fault
-from lrdiff_bench.version import version
+from lrdiff_core import __version__
 from lrdiff_core.errors import ConfigError, LrdiffError, RateError
 from lrdiff_core.population.members import build
 
@@ -137,7 +137,7 @@ class MapPlan:
             "seeds": [self.seeds[0], self.seeds[-1]],
             "target_loss": self.target_loss,
             "tiles": [dataclasses.asdict(self.tiles[-1])["rows"], len(self.tiles)],
-            "lrdiff": version(),
+            "lrdiff": __version__,
             "torch": torch.__version__,
             "commit": describe_code().commit,
         }

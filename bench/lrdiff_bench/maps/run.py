@@ -13,7 +13,7 @@ from lrdiff_bench.maps.plan import MapPlan
 from lrdiff_bench.maps.pool import open_pool, run_tiles, unavailable_reason
 from lrdiff_bench.maps.store import MapFolder, hold_folder
 from lrdiff_bench.maps.tiles import Tile
-from lrdiff_bench.version import version
+from lrdiff_core import __version__
 from lrdiff_core.errors import CheckFailed, UnavailableError
 
 __all__ = ["Progress", "compute_map"]
@@ -92,7 +92,7 @@ def _train(
 
 
 def _same_versions(found: dict[str, Any]) -> None:
-    for name, here in (("lrdiff", version()), ("torch", torch.__version__)):
+    for name, here in (("lrdiff", __version__), ("torch", torch.__version__)):
         if found[name] != here:
             raise CheckFailed(
                 f"a worker has {name} {found[name]}, and the map {here}", help="give all workers the same versions"

@@ -14,9 +14,8 @@ from lrdiff_bench.maps.trainability import trainability
 from lrdiff_bench.maps.workload import MapWorkload, from_config
 from lrdiff_bench.rates_command import is_factory, made_by
 from lrdiff_bench.settings import gather
-from lrdiff_core.config import make_config
+from lrdiff_core.config import PRESETS, make_config
 from lrdiff_core.errors import ConfigError, InputError
-from lrdiff_core.presets import PRESETS
 
 __all__ = ["MAP_PRESETS", "Source", "find_source"]
 

@@ -13,7 +13,7 @@ import torch
 from lrdiff_bench.maps.grid import Grid
 from lrdiff_bench.maps.source import Source
 from lrdiff_bench.maps.workload import DTYPES, MapWorkload
-from lrdiff_bench.version import version
+from lrdiff_core import __version__
 from lrdiff_core.errors import CheckFailed
 from lrdiff_core.population import Population, train_population
 
@@ -161,7 +161,7 @@ def run_job(job: Job, threads: int | None = None) -> dict[str, Any]:
                 help="give workers the same code and data, and start them again after a change",
             )
         found, path = train_cells(workload, job, threads=threads or _own_threads())
-    return {**found, "path": path, "lrdiff": version(), "torch": torch.__version__}
+    return {**found, "path": path, "lrdiff": __version__, "torch": torch.__version__}
 
 
 def train_cells(workload: MapWorkload, job: Job, *, threads: int = 1) -> tuple[dict[str, np.ndarray], str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from lrdiff_bench.timing import load_average, usable_cpus
-from lrdiff_bench.version import version
+from lrdiff_core import __version__
 
 __all__ = [
     "Code",
@@ -139,7 +139,7 @@ def _project_version(root: Path) -> str:
     """Of the measured checkout, which need not be installed; of the installed distribution where there is none."""
     file = root / "pyproject.toml"
     if not file.is_file():
-        return version()
+        return __version__
     return str(tomllib.loads(file.read_text(encoding="utf-8"))["project"]["version"])
 
 

@@ -383,9 +383,9 @@ def test_meta_parameters_run_torchs_own_code(pair: Kinds) -> None:
 def test_foreach_form_gives_torchs_foreach_bits(
     name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lrdiff_core.optim import onepass
+    from lrdiff_core.optim import base
 
-    monkeypatch.setattr(onepass, "_form_of", lambda param, state: "foreach")
+    monkeypatch.setattr(base, "_form_of", lambda param, state: "foreach")
     groups = [{"lr": 0.1, "betas": (0.5, 0.6)}, {"lr": 0.01}, {"lr": 0.02, "weight_decay": 0.3, "eps": 1e-3}]
     ours, theirs = (
         kind(
@@ -408,8 +408,8 @@ def test_triton_form_in_the_interpreter() -> None:
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 from optim_pairs import PAIRS, make, params_of, walk
-from lrdiff_core.optim import onepass
-onepass._form_of = lambda param, state: "triton"
+from lrdiff_core.optim import base
+base._form_of = lambda param, state: "triton"
 shapes = [(5, 16), (7,), (), (0,), (64, 33), (3000,)]
 options = [{"lr": 0.1, "betas": (0.5, 0.6)}, {"lr": 0.01}, {"lr": 0.02, "weight_decay": 0.3, "eps": 1e-3}]
 for name in ("Adam", "AdamW"):

@@ -88,7 +88,7 @@ class SideBySide(Workload):
         from torch.func import vmap
 
         from lrdiff_core.population.members import columns
-        from lrdiff_core.population.rules import Rule
+        from lrdiff_core.population.updates import Rule
 
         rates, seeds = trials.rates[members], [int(seed) for seed in trials.seeds[members]]
         parameters, moving = self._stacked(seeds)

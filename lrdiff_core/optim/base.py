@@ -40,8 +40,18 @@ from torch.nn import Parameter
 from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import Optimizer
 
-from . import kernel, restore
-from .forms import Columns, ForeachForm, Form, FusedForm, KernelForm, Setting, Tensors, Update, data_ptr
+from lrdiff_core.optim import kernel, restore
+from lrdiff_core.optim.forms import (
+    Columns,
+    ForeachForm,
+    Form,
+    FusedForm,
+    KernelForm,
+    Setting,
+    Tensors,
+    Update,
+    data_ptr,
+)
 
 __all__ = ["OnePass", "Plan"]
 
@@ -112,7 +122,7 @@ class Plan:
             if name == "kernel":
                 form = KernelForm(part, self._update, self.settings, symbol)
             elif name == "triton":
-                from .triton_adam import TritonForm
+                from lrdiff_core.optim.triton_adam import TritonForm
 
                 form = TritonForm(part, self._update, self.settings)
             else:
