@@ -26,7 +26,7 @@ def run_ruff(file):
         ("lrdiff_core/optim", "import lrdiff_bench", "lrdiff_bench"),
         ("lrdiff_core/optim", "from lrdiff_core.data import Table", "lrdiff_core.data"),
         ("export/lrdiff_export", "import typer", "only lrdiff_bench knows the command line"),
-        ("export/lrdiff_export", "from lrdiff_bench.timing import Case", "export is below bench"),
+        ("export/lrdiff_export", "from lrdiff_bench.measure.engine.timing import Case", "export is below bench"),
         ("bench/lrdiff_bench", "import onnxruntime", "only lrdiff_export knows runtimes"),
     ],
 )

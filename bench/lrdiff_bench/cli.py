@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from lrdiff_bench.bench_commands import BenchGroup, add_bench_commands
 from lrdiff_bench.maps.command import add_map_command
-from lrdiff_bench.parity_commands import add_parity_command
-from lrdiff_bench.study_commands import add_study_commands
+from lrdiff_bench.measure.options import BenchGroup, add_bench_commands
+from lrdiff_bench.parity.options import add_parity_command
+from lrdiff_bench.study.options import add_study_commands
 
 if TYPE_CHECKING:
     from lrdiff_core.config import RunConfig
@@ -106,11 +106,11 @@ def predict(
 ) -> None:  # fmt: skip
     """Predict the rows of a file with a trained run, or with an ONNX file alone."""
     if run.suffix == ".onnx":
-        from lrdiff_bench.export_commands import predict_onnx
+        from lrdiff_bench.run.export_command import predict_onnx
 
         text = predict_onnx(run, data)
     else:
-        from lrdiff_bench.use import predict_file
+        from lrdiff_bench.run.open_run import predict_file
 
         text = predict_file(run, data)
     if out is None:
@@ -132,7 +132,7 @@ def export(
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Export to ONNX; the file appears only after it is verified, with golden vectors beside it."""
-    from lrdiff_bench.export_commands import export_model
+    from lrdiff_bench.run.export_command import export_model
 
     variants = variant.split(",")
     report = export_model(source, out, target=target, variants=variants, opset=opset, allow=allow or ())
@@ -147,7 +147,7 @@ def verify(
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Check an ONNX file against the model of a run, or against the golden vectors beside it."""
-    from lrdiff_bench.export_commands import verify_model
+    from lrdiff_bench.run.export_command import verify_model
 
     return _show(verify_model(model, run, runtime), "verify" if run else "golden", json)
 
@@ -161,8 +161,8 @@ def latency(
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Time single calls of a run's ONNX file against eager PyTorch: median, p95, p99."""
-    from lrdiff_bench.export_commands import latency as measure
-    from lrdiff_bench.export_commands import whole_numbers
+    from lrdiff_bench.run.export_command import latency as measure
+    from lrdiff_bench.run.export_command import whole_numbers
 
     counts, batches = whole_numbers("--threads", threads), whole_numbers("--batch", batch)
     return _show({**measure(run, threads=counts, batches=batches, provider=provider), "passed": True}, "latency", json)
@@ -171,31 +171,21 @@ def latency(
 @app.command()
 def targets(json: JsonOption = False) -> int:
     """List the runtimes that a file can be exported for, and what they read."""
-    from lrdiff_bench.export_commands import list_targets
+    from lrdiff_bench.run.export_command import list_targets
 
     return _show({"targets": list_targets(), "passed": True}, "targets", json)
-
-
-@app.command("export-compare")
-def export_compare(
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Also write the page there.")] = None,
-) -> None:
-    """Compare this exporter with torch's own on ten models, feature by feature; takes a minute."""
-    from lrdiff_bench.export_commands import compare_files
-
-    _write(compare_files(out=out))
 
 
 @app.command()
 def trace(run: RunFolder, json: JsonOption = False) -> None:
     """Show the stages of a run again, from its folder."""
-    from lrdiff_bench.use import retrace
+    from lrdiff_bench.run.open_run import retrace
 
     summary = retrace(run)
     if json:
         _print_json(summary)
         return
-    from lrdiff_bench.screen import DRAW, TITLES, heading, make_console
+    from lrdiff_bench.run.screen import DRAW, TITLES, heading, make_console
 
     console = make_console()
     for number, name in enumerate((name for name in TITLES if name in summary), start=1):
@@ -219,7 +209,7 @@ def rates(
     diff: Annotated[Path | None, typer.Option("--diff", metavar="OTHER", help="Show what changed since this run or rates.json.")] = None,  # noqa: E501
 ) -> None:  # fmt: skip
     """Print which parameter learns how fast: of a run, or of your own model."""
-    from lrdiff_bench.rates_command import list_table, load_model, parameter_rows, plan_of, plan_text, read_plan
+    from lrdiff_bench.run.rates_command import list_table, load_model, parameter_rows, plan_of, plan_text, read_plan
 
     if list_:
         rows, reason = parameter_rows(load_model(target), layers or ())
@@ -248,7 +238,7 @@ def lr_find(
     json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Sweep the rates of the main model, suggest some, and draw the loss against the rate."""
-    from lrdiff_bench.lr_find_command import as_text, find_rates, settings_of, write_found
+    from lrdiff_bench.run.lr_find_command import as_text, find_rates, settings_of, write_found
 
     config, folder = settings_of(target)
     found = find_rates(config, each=each)
@@ -269,7 +259,7 @@ def bench_step(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Also write the table there.")] = None,
 ) -> int:  # fmt: skip
     """Time the optimizer step: many rates against one, and with --peers against other optimizers."""
-    from lrdiff_bench.step_table import run_table
+    from lrdiff_bench.measure.cases.step_table import run_table
 
     document, text = run_table(peers=peers, shapes=shape, threads=threads, quick=quick, out=out)
     if json:
@@ -289,7 +279,7 @@ def doctor(
     from lrdiff_bench.doctor import diagnose, draw
 
     if install_javascript:
-        from lrdiff_export.javascript import install_javascript as install
+        from lrdiff_export.runtimes.javascript.install import install_javascript as install
 
         install()
     report = diagnose()
@@ -378,7 +368,7 @@ def _settings(
     compile: bool,
     seed: int | None,
 ) -> RunConfig:
-    from lrdiff_bench.settings import gather
+    from lrdiff_bench.system.settings import gather
 
     options = {"data": data, "target": target, "task": task, "impute": impute, "device": device, "seed": seed}
     given = {key: value for key, value in options.items() if value is not None}
@@ -386,8 +376,8 @@ def _settings(
 
 
 def _job(config: RunConfig, out: Path | None, json: bool, *, stages: tuple[str, ...] | None) -> int:
-    from lrdiff_bench.job import STAGES, run_job
-    from lrdiff_bench.screen import Screen, make_console
+    from lrdiff_bench.run.job import STAGES, run_job
+    from lrdiff_bench.run.screen import Screen, make_console
 
     # With --json the stages still show, but on stderr.
     screen = Screen(make_console(stderr=json))
@@ -407,7 +397,7 @@ def _show(report: dict[str, Any], name: str, json: bool) -> int:
     if json:
         _print_json(report)
     else:
-        from lrdiff_bench.screen import DRAW, make_console
+        from lrdiff_bench.run.screen import DRAW, make_console
 
         DRAW[name](make_console(), report)
     return 0 if report["passed"] else 1
@@ -416,7 +406,7 @@ def _show(report: dict[str, Any], name: str, json: bool) -> int:
 def _print_json(document: dict[str, Any]) -> None:
     import json
 
-    from lrdiff_bench.run_folder import json_ready
+    from lrdiff_bench.system.run_folder import json_ready
 
     _write(json.dumps(json_ready(document), indent=2, allow_nan=False) + "\n")
 

@@ -10,9 +10,9 @@ from accelerator_setup import ACCELERATORS, CUDA, EVERYWHERE, error_in_eps, rows
 from torch import nn
 
 from lrdiff_bench.gpu.prediction import models
-from lrdiff_export.backends import BACKENDS
-from lrdiff_export.backends.cuda import float32_products
-from lrdiff_export.parity import check_parity
+from lrdiff_export.parity.parity import check_parity
+from lrdiff_export.runtimes import BACKENDS
+from lrdiff_export.runtimes.cuda import float32_products
 
 SHAPES = [(4, 7, 24), (1, 1, 24), (3, 5, 2, 24), (65_537, 24), (2, 4099, 24)]
 

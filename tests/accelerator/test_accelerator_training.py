@@ -11,13 +11,13 @@ import torch
 from accelerator_setup import ACCELERATORS, CUDA, EVERYWHERE, rows, seeded
 from torch import nn
 
-from lrdiff_bench.measure.parity import budget, error_in_eps
-from lrdiff_bench.population_speed import SpeedCase, network
+from lrdiff_bench.measure.cases.optimizer_error import budget, error_in_eps
+from lrdiff_bench.measure.cases.population_speed import SpeedCase, network
 from lrdiff_core.optim import SGD, Adam, AdamW
 from lrdiff_core.population import train_population
-from lrdiff_export.training_lanes import IMPLEMENTATIONS, Lane, find_lanes
-from lrdiff_export.training_parity import TrainingReport, check_training_parity
-from lrdiff_export.training_zoo import TRAINING_ZOO, zoo_job
+from lrdiff_export.training.examples import TRAINING_ZOO, zoo_job
+from lrdiff_export.training.implementations import IMPLEMENTATIONS, Lane, find_lanes
+from lrdiff_export.training.parity import TrainingReport, check_training_parity
 
 COMPILING = ("compiled", "overhead", "autotune")
 

@@ -6,11 +6,11 @@ It begins when it reads a line, so that two of them begin together.
 import sys
 import time
 
-from lrdiff_bench.study.engine import run_study
-from lrdiff_bench.study.kept import MUST_AGREE, facts_of
-from lrdiff_bench.study.ledger import Shared
-from lrdiff_bench.study.plan import Plan
-from lrdiff_bench.study.simulate import SINGLE, TEN, Planted, _free
+from benchmarks.simulate_study import SINGLE, TEN, Planted, _free
+from lrdiff_bench.study.folder import MUST_AGREE, facts_of
+from lrdiff_bench.study.search.engine import run_study
+from lrdiff_bench.study.search.ledger import Shared
+from lrdiff_bench.study.search.plan import Plan
 
 PLAN = Plan(budget=8, repeats=2, report_seeds=6, target_seeds=4, widenings=1)
 WORKLOAD = {"schemes": (SINGLE, TEN, _free("head")), "gain": {"ratio 10": 0.05}}

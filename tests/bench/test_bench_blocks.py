@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 
-from lrdiff_bench.measure.blocks import Blocks
-from lrdiff_bench.measure.case import Case, Workload
-from lrdiff_bench.measure.device import device_clock
+from lrdiff_bench.measure.engine.blocks import Blocks
+from lrdiff_bench.measure.engine.case import Case, Workload
+from lrdiff_bench.measure.engine.device import device_clock
 from lrdiff_core.devices import compiler_status, device_status
 from lrdiff_core.errors import UnavailableError
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from lrdiff_bench.cases import CASES
 from lrdiff_bench.cli import main
-from lrdiff_bench.measure import store
-from lrdiff_bench.measure.ab import open_sides
-from lrdiff_bench.measure.record import Record
-from lrdiff_bench.measure.suite import choose_cases
+from lrdiff_bench.measure.cases.main_cases import CASES
+from lrdiff_bench.measure.engine import store
+from lrdiff_bench.measure.engine.ab import open_sides
+from lrdiff_bench.measure.engine.record import Record
+from lrdiff_bench.measure.engine.suite import choose_cases
 from lrdiff_core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -105,8 +105,8 @@ def test_ls_show_and_compare(runs: Path, capsys) -> None:
 def test_notes_of_many_cases_are_one_line_and_labels_say_what_is_unusual(runs: Path) -> None:
     from rich.console import Console
 
-    from lrdiff_bench.measure.present import run_table
-    from lrdiff_bench.measure.suite import Row
+    from lrdiff_bench.measure.engine.suite import Row
+    from lrdiff_bench.measure.screen import run_table
 
     record = store.read_run(store.find_run("latest", runs))[0]
     cases = choose_cases(["optimizer_step"], ["implementation=ours,fused", "threads=1,2", "device=cpu,cuda"])
@@ -129,17 +129,17 @@ def test_notes_of_many_cases_are_one_line_and_labels_say_what_is_unusual(runs: P
 def test_a_page_is_written_where_it_can_be_and_refused_before_measuring_where_not(
     runs: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    from lrdiff_bench.measure import commands
-    from lrdiff_bench.measure.suite import Row
+    from lrdiff_bench.measure import command
+    from lrdiff_bench.measure.engine.suite import Row
 
     record = store.read_run(store.find_run("latest", runs))[0]
     rows = [Row(case, record=record) for case in choose_cases(["main_step"], ["rates=1"])]
-    monkeypatch.setattr(commands, "measure_cases", lambda *_, **__: iter(rows))
+    monkeypatch.setattr(command, "measure_cases", lambda *_, **__: iter(rows))
     given = ["bench", "main_step", "--param", "rates=1", "--out", str(tmp_path), "--to"]
     assert main([*given, str(tmp_path / "page.md")]) == 0
     assert "## main_step" in (tmp_path / "page.md").read_text()
     said(capsys)
-    monkeypatch.setattr(commands, "measure_cases", None)
+    monkeypatch.setattr(command, "measure_cases", None)
     assert main([*given, str(tmp_path / "nowhere" / "page.md")]) == 2
     assert said(capsys)[1].startswith("error: cannot write ")
 
@@ -288,10 +288,10 @@ def test_references_are_values_before_they_are_commits(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_calibrate_keeps_the_band(tmp_path: Path, capsys, monkeypatch) -> None:
-    from lrdiff_bench.measure import commands
+    from lrdiff_bench.measure import command
 
-    real = commands._paired_effort
-    monkeypatch.setattr(commands, "_paired_effort", lambda processes, quick: real(processes, quick=True))
+    real = command._paired_effort
+    monkeypatch.setattr(command, "_paired_effort", lambda processes, quick: real(processes, quick=True))
     given = ["bench", "calibrate", "main_step", "--processes", "4", "--json", "--out", str(tmp_path)]
     assert main(given) == 0
     document = json.loads(said(capsys)[0])
@@ -302,10 +302,10 @@ def test_calibrate_keeps_the_band(tmp_path: Path, capsys, monkeypatch) -> None:
 
 def test_a_case_that_is_wrong_fails_the_run(tmp_path: Path, monkeypatch, capsys) -> None:
     """Fast but wrong cannot pass: the record is kept, the table marks it, the status is 1."""
-    from lrdiff_bench.measure import commands
-    from lrdiff_bench.measure.process import Effort
-    from lrdiff_bench.measure.record import ParityResult
-    from lrdiff_bench.measure.suite import Row, measure_here
+    from lrdiff_bench.measure import command
+    from lrdiff_bench.measure.engine.process import Effort
+    from lrdiff_bench.measure.engine.record import ParityResult
+    from lrdiff_bench.measure.engine.suite import Row, measure_here
 
     def wrong(cases, effort, **options):
         for case in cases:
@@ -313,7 +313,7 @@ def test_a_case_that_is_wrong_fails_the_run(tmp_path: Path, monkeypatch, capsys)
             failed = ParityResult(error=8388.6, budget=8.0, held=False)
             yield Row(case, record=record.model_copy(update={"parity": failed}))
 
-    monkeypatch.setattr(commands, "measure_cases", wrong)
+    monkeypatch.setattr(command, "measure_cases", wrong)
     assert main(["bench", "main_step", "--param", "rates=2", "--out", str(tmp_path)]) == 1
     out, err = said(capsys)
     assert "main_step: too far from float64: 8388.6 eps, budget 8.0" in out

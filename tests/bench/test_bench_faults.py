@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from lrdiff_bench.cases import find_case
 from lrdiff_bench.cli import main
-from lrdiff_bench.measure import commands, machine, offline_page, pictures, store, suite
-from lrdiff_bench.measure.machine import describe_code, describe_machine
-from lrdiff_bench.measure.process import Effort
-from lrdiff_bench.measure.record import Record
-from lrdiff_bench.measure.suite import Row, choose_cases, measure_cases, measure_here
+from lrdiff_bench.measure import command, offline_page, pictures
+from lrdiff_bench.measure.cases.main_cases import find_case
+from lrdiff_bench.measure.engine import store, suite
+from lrdiff_bench.measure.engine.process import Effort
+from lrdiff_bench.measure.engine.record import Record
+from lrdiff_bench.measure.engine.suite import Row, choose_cases, measure_cases, measure_here
+from lrdiff_bench.system import machine
+from lrdiff_bench.system.machine import describe_code, describe_machine
 from lrdiff_core.errors import ConfigError, DataError, UnavailableError
 
 
@@ -34,8 +36,8 @@ def test_a_damaged_run_does_not_hide_the_others(record: Record, tmp_path: Path, 
     assert f"20260103T000000Z-c 1 {record.code.commit[:10] if record.code.commit else 'none'}" in shown
     assert main(["bench", "ls", "--json", "--out", str(tmp_path)]) == 0
     assert [run["records"] for run in json.loads(capsys.readouterr().out)] == [0, 0, 1]
-    for command in (["show", "20260101"], ["compare", "20260101"], ["pictures", "20260101"]):
-        assert main(["bench", *command, "--out", str(tmp_path)]) == 2
+    for words in (["show", "20260101"], ["compare", "20260101"], ["pictures", "20260101"]):
+        assert main(["bench", *words, "--out", str(tmp_path)]) == 2
         assert "error: the run 20260101T000000Z-a ended before its first record\nhelp: " in capsys.readouterr().err
     assert main(["bench", "show", "20260102", "--out", str(tmp_path)]) == 2
     assert "remove the file" in capsys.readouterr().err
@@ -69,8 +71,8 @@ def test_both_sides_of_a_comparison_of_commits_are_told_apart(record: Record, tm
 def test_a_busy_machine_is_warned_of_on_stderr_and_the_page_names_the_command(
     record: Record, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    monkeypatch.setattr(commands, "measure_cases", lambda cases, *_, **__: (Row(one, record=record) for one in cases))
-    monkeypatch.setattr(commands, "load_average", lambda: 1000.0)
+    monkeypatch.setattr(command, "measure_cases", lambda cases, *_, **__: (Row(one, record=record) for one in cases))
+    monkeypatch.setattr(command, "load_average", lambda: 1000.0)
     page = tmp_path / "page.md"
     given = ["bench", "main_step", "--param", "rates=2", "--quick", "--out", str(tmp_path)]
     assert main([*given, "--to", str(page)]) == 0
@@ -127,7 +129,7 @@ def test_a_case_that_valgrind_cannot_count_keeps_its_times(monkeypatch) -> None:
     assert row.record.instructions is None
     from rich.console import Console
 
-    from lrdiff_bench.measure.present import run_table
+    from lrdiff_bench.measure.screen import run_table
 
     console = Console(width=80, record=True)
     console.print(run_table([row]))

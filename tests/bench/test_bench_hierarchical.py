@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lrdiff_bench.measure.ab import Side, compare_sides
-from lrdiff_bench.measure.blocks import Sample
-from lrdiff_bench.measure.calibration import band_for, calibration_of, keep_calibration
-from lrdiff_bench.measure.hierarchical import compare_paired, compare_unpaired, t_quantile
-from lrdiff_bench.measure.process import Effort
-from lrdiff_bench.timing import Case, Workload
+from lrdiff_bench.measure.engine.ab import Side, compare_sides
+from lrdiff_bench.measure.engine.blocks import Sample
+from lrdiff_bench.measure.engine.calibration import band_for, calibration_of, keep_calibration
+from lrdiff_bench.measure.engine.process import Effort
+from lrdiff_bench.measure.engine.timing import Case, Workload
+from lrdiff_bench.stats.hierarchical import compare_paired, compare_unpaired, t_quantile
 from lrdiff_core.errors import ConfigError, DataError
 
 PROCESSES, ROUNDS = 8, 30  # what `lrdiff bench ab` takes

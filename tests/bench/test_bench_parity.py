@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lrdiff_bench.cases import find_case
-from lrdiff_bench.measure.optimizer_cases import IMPLEMENTATIONS, MODELS, build_optimizer
-from lrdiff_bench.measure.parity import budget, error_in_eps, optimizer_parity, output_parity
-from lrdiff_bench.measure.state import model_shapes, optimizer_facts, rate_groups, restorer, tensors
-from lrdiff_bench.timing import Workload, pinned
+from lrdiff_bench.measure.cases.main_cases import find_case
+from lrdiff_bench.measure.cases.optimizer_cases import IMPLEMENTATIONS, MODELS, build_optimizer
+from lrdiff_bench.measure.cases.optimizer_error import budget, error_in_eps, optimizer_parity, output_parity
+from lrdiff_bench.measure.cases.state import model_shapes, optimizer_facts, rate_groups, restorer, tensors
+from lrdiff_bench.measure.engine.timing import Workload, pinned
 from lrdiff_core.errors import ConfigError
 
 SHAPES = {"a.weight": (16, 8), "a.bias": (16,), "b.weight": (8, 16), "b.bias": (8,)}
@@ -177,7 +177,7 @@ def test_asv_follows_the_error_of_every_case_that_tells_one(tmp_path: Path) -> N
     import subprocess
     import sys
 
-    from lrdiff_bench.cases import CASES
+    from lrdiff_bench.measure.cases.main_cases import CASES
 
     script = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); from asv_suite import cases as c;"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from lrdiff_bench.measure.engine.process import Effort
+from lrdiff_bench.measure.engine.record import Record
+from lrdiff_bench.measure.engine.suite import choose_cases, measure_here
 from lrdiff_bench.measure.pictures import draw_all, draw_history
-from lrdiff_bench.measure.process import Effort
-from lrdiff_bench.measure.record import Record
-from lrdiff_bench.measure.suite import choose_cases, measure_here
 
 
 @pytest.fixture(scope="module")

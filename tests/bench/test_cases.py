@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from lrdiff_bench import cases
-from lrdiff_bench.cases import CASES, case_family, find_case, peak_resident_bytes
-from lrdiff_bench.measure import registry
-from lrdiff_bench.timing import Workload, pinned, time_case
+from lrdiff_bench.measure.cases import main_cases
+from lrdiff_bench.measure.cases.main_cases import CASES, case_family, find_case, peak_resident_bytes
+from lrdiff_bench.measure.engine import registry
+from lrdiff_bench.measure.engine.timing import Workload, pinned, time_case
 from lrdiff_core.errors import ConfigError, UnavailableError
 
 # Of the models' shapes only the smallest: the others are the same code with more memory.
@@ -83,13 +83,13 @@ def test_case_steps_and_resets_and_is_right_and_leaves_the_global_generator_alon
 @pytest.mark.parametrize("name", ["main_step", "main_epoch"])
 def test_state_is_restored(name: str, rates: int, monkeypatch) -> None:
     settings = []
-    original = cases.main_job
+    original = main_cases.main_job
 
     def remember(*args):
         settings.append(original(*args))
         return settings[-1]
 
-    monkeypatch.setattr(cases, "main_job", remember)
+    monkeypatch.setattr(main_cases, "main_job", remember)
     workload = find_case(name, rates=rates).factory()
     setup, optimizer = settings[0]
     model = setup.net

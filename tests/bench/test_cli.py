@@ -334,7 +334,7 @@ def test_an_interrupt_while_the_command_is_loaded_is_two_lines_too(here):
 
 
 def test_an_interrupt_leaves_nothing_and_ends_with_130(here, capsys, monkeypatch):
-    from lrdiff_bench import job
+    from lrdiff_bench.run import job
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -355,7 +355,7 @@ def test_an_interrupt_leaves_nothing_and_ends_with_130(here, capsys, monkeypatch
     ],
 )
 def test_what_nobody_expected_is_told_without_a_traceback(here, capsys, monkeypatch, problem, status, what):
-    from lrdiff_bench import job
+    from lrdiff_bench.run import job
 
     def fails(*_, **__):
         raise problem

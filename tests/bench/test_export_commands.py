@@ -216,7 +216,7 @@ def test_a_file_that_lies_about_itself_is_one_line(run, here, capsys, texts, wha
 def test_a_file_that_runs_for_ever_is_refused_by_verify_with_a_run(run, here, capsys, monkeypatch):
     import sys
 
-    import lrdiff_export.sandbox as sandbox
+    import lrdiff_export.runtimes.sandbox as sandbox
 
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "export"))
     monkeypatch.delitem(sys.modules, "hostile", raising=False)

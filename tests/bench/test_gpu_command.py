@@ -18,8 +18,8 @@ from lrdiff_bench.gpu.record import NO_TIME, PARTS, Part, Request, Row, read_row
 from lrdiff_bench.gpu.table import markdown
 from lrdiff_bench.gpu.training import tasks
 from lrdiff_core.devices import device_status
-from lrdiff_export.backends import BACKENDS
-from lrdiff_export.training_lanes import ARITHMETICS, IMPLEMENTATIONS
+from lrdiff_export.runtimes import BACKENDS
+from lrdiff_export.training.implementations import ARITHMETICS, IMPLEMENTATIONS
 
 ROOT = Path(__file__).parents[2]
 ALLOWED_SECONDS = 8 * 60

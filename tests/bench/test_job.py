@@ -9,12 +9,12 @@ import polars
 import pytest
 import torch
 
-from lrdiff_bench import job
 from lrdiff_bench.cli import main
-from lrdiff_bench.job import STAGES, run_job
+from lrdiff_bench.run import job
+from lrdiff_bench.run.job import STAGES, run_job
 from lrdiff_core import load_checkpoint, load_table, make_config
 from lrdiff_core.errors import ConfigError
-from lrdiff_export import publish
+from lrdiff_export.publish.export import export
 
 QUICK = {"epochs": 3, "device": "cpu", "compare": {"seeds": 10, "tuning_seeds": 1, "sweep": [0.003, 0.03]}}
 
@@ -120,7 +120,7 @@ def test_the_screen_keeps_to_eighty_columns_and_is_redrawn_by_trace(full, capsys
 
 def test_a_model_that_fails_verification_gets_no_file_and_status_1(tmp_path, monkeypatch, capsys):
     """Plant a fault: one weight of what is converted is off by one percent."""
-    convert = publish.convert
+    convert = export.convert
 
     def faulty(module, *inputs, **options):
         module = copy.deepcopy(module)
@@ -128,7 +128,7 @@ def test_a_model_that_fails_verification_gets_no_file_and_status_1(tmp_path, mon
             module.net.layer2.weight[0, 0] *= 1.01
         return convert(module, *inputs, **options)
 
-    monkeypatch.setattr(publish, "convert", faulty)
+    monkeypatch.setattr(export, "convert", faulty)
     monkeypatch.setattr(job, "STAGES", ("export",))
     assert main(["run", "--out", str(tmp_path / "run")]) == 1
     out, err = capsys.readouterr()

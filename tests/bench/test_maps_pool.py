@@ -18,11 +18,11 @@ import pytest
 import xarray
 from map_helpers import same, small, write_own
 
-from lrdiff_bench import cluster as cluster_module
 from lrdiff_bench.maps import MapRequest, compute_map, make_plan
 from lrdiff_bench.maps.plan import MapPlan
 from lrdiff_bench.maps.pool import open_pool, run_tiles
 from lrdiff_bench.maps.tiles import Tile
+from lrdiff_bench.system import cluster as cluster_module
 from lrdiff_core.errors import ConfigError, UnavailableError
 
 PATIENCE_S = 240  # for processes to start on a busy machine; nothing is judged by it

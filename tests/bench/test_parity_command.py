@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from lrdiff_bench.cli import main
-from lrdiff_bench.parity_pictures import draw_matrix
+from lrdiff_bench.parity.pictures import draw_matrix
 from lrdiff_export import BACKENDS, register_backend
-from lrdiff_export.backends import TorchBackend
+from lrdiff_export.runtimes import TorchBackend
 
 MINE = """
 import torch
@@ -243,7 +243,7 @@ def test_wrong_usage_is_named_before_anything_runs(
 def test_lower_precision_fails_only_where_it_was_asked_for(
     wrong: None, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lrdiff_bench.parity_sources import find_subjects
+    from lrdiff_bench.parity.sources import find_subjects
     from lrdiff_export import check_subjects
 
     class Worse(TorchBackend):

@@ -12,7 +12,7 @@ import pytest
 
 from lrdiff_bench.cli import main
 from lrdiff_export import BACKENDS
-from lrdiff_export.findings import DENORMALS, ELSEWHERE, PRECISION, REORDERED
+from lrdiff_export.parity.faults import DENORMALS, ELSEWHERE, PRECISION, REORDERED
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "parity.md"
 TEXT = GUIDE.read_text("utf-8")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lrdiff_bench import population_speed, population_table
 from lrdiff_bench.cli import main
-from lrdiff_bench.population_speed import SpeedCase, line, measure, ours, plain_loop
+from lrdiff_bench.measure.cases import population_speed, population_table
+from lrdiff_bench.measure.cases.population_speed import SpeedCase, line, measure, ours, plain_loop
 
 
 def small(optimizer: str) -> SpeedCase:

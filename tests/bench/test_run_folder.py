@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lrdiff_bench.run_folder import json_ready, new_run_folder, read_summary
+from lrdiff_bench.system.run_folder import json_ready, new_run_folder, read_summary
 from lrdiff_core.errors import CheckpointError, InputError
 
 SUMMARY = {"format": "lrdiff.run", "version": 1}
@@ -68,7 +68,7 @@ def test_a_run_that_ended_meanwhile_is_replaced(tmp_path):
 def test_runs_that_end_at_once_leave_one_whole(tmp_path):
     """Eight processes put their folders under one name, again and again; each of them ends without an error."""
     script = (
-        "import json, sys; from pathlib import Path; from lrdiff_bench.run_folder import new_run_folder\n"
+        "import json, sys; from pathlib import Path; from lrdiff_bench.system.run_folder import new_run_folder\n"
         "for i in range(40):\n"
         "    with new_run_folder(Path(sys.argv[1])) as folder:\n"
         "        for name in 'abcdef': (folder / name).write_text(sys.argv[2])\n"

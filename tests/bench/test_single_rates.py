@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from lrdiff_bench import single_rates
-from lrdiff_bench.single_rates import compare_single_rates, describe_rates, verdict
-from lrdiff_bench.statistics import PairedDifference, paired_difference
+from lrdiff_bench.run import single_rates
+from lrdiff_bench.run.single_rates import compare_single_rates, describe_rates, verdict
+from lrdiff_bench.stats.intervals import PairedDifference, paired_difference
 from lrdiff_core import load_table, make_config, set_up, train
 
 RATES = {"layer1": 0.01, "layer2": 0.001}

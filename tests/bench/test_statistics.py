@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrdiff_bench.statistics import bootstrap_interval, median_interval, paired_difference
+from lrdiff_bench.stats.intervals import bootstrap_interval, median_interval, paired_difference
 from lrdiff_core.errors import ConfigError, DataError
 
 
@@ -103,7 +103,7 @@ def test_same_seed_same_interval_and_slices_change_nothing(monkeypatch) -> None:
     whole = bootstrap_interval(values, seed=4)
     assert bootstrap_interval(values, seed=4) == whole
     assert bootstrap_interval(values, seed=5) != whole
-    monkeypatch.setattr("lrdiff_bench.statistics._SLICE", 1000)
+    monkeypatch.setattr("lrdiff_bench.stats.intervals._SLICE", 1000)
     assert bootstrap_interval(values, seed=4) == whole
 
 

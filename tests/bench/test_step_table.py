@@ -6,10 +6,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from lrdiff_bench import step_peers, step_table, timing
 from lrdiff_bench.cli import main
-from lrdiff_bench.statistics import Interval
-from lrdiff_bench.step_table import at_least, at_most, judge_goal, make_rows, markdown, measure, measure_all
+from lrdiff_bench.measure.cases import step_peers, step_table
+from lrdiff_bench.measure.cases.step_table import (
+    at_least,
+    at_most,
+    judge_goal,
+    make_rows,
+    markdown,
+    measure,
+    measure_all,
+)
+from lrdiff_bench.measure.engine import timing
+from lrdiff_bench.stats.intervals import Interval
 from lrdiff_core.errors import ConfigError
 
 

@@ -15,12 +15,13 @@ import optuna
 import pytest
 import sqlalchemy
 
+from benchmarks import simulate_study
+from benchmarks.simulate_study import SINGLE, TEN, TENTH, Planted, _free
 from lrdiff_bench.cli import main
-from lrdiff_bench.pictures import save_figure
-from lrdiff_bench.study import pictures, simulate
-from lrdiff_bench.study.optuna_storage import open_storage
-from lrdiff_bench.study.simulate import SINGLE, TEN, TENTH, Planted, _free
-from lrdiff_bench.study.workload import WORKLOADS
+from lrdiff_bench.report.figures import save_figure
+from lrdiff_bench.study import pictures
+from lrdiff_bench.study.search.optuna_storage import open_storage
+from lrdiff_bench.study.workloads.workload import WORKLOADS
 
 FAST = {"schemes": (SINGLE, TENTH, TEN), "report_seeds": 30}
 
@@ -36,7 +37,7 @@ MADE = {
 
 def plant(patch, folder):
     """Three workloads by formula in an otherwise empty registry; everything happens in ``folder``."""
-    patch.setattr("lrdiff_bench.study.registry.pkgutil.iter_modules", lambda *_: [])
+    patch.setattr("lrdiff_bench.study.workloads.registry.pkgutil.iter_modules", lambda *_: [])
     for name in list(WORKLOADS):
         patch.delitem(WORKLOADS, name)
     for name, maker in MADE.items():
@@ -274,13 +275,13 @@ def test_other_settings_need_another_folder(capsys, studies):
 
 
 def test_calibrate_prints_the_counts_and_fails_above_5_percent(capsys, monkeypatch):
-    monkeypatch.setattr(simulate, "SCENARIOS", simulate.SCENARIOS[:2])
-    said = run(capsys, "calibrate", "--studies", "3").out
-    assert re.search(r"no effect +3 ", said)
-    monkeypatch.setattr(simulate, "simulate", lambda scenario, studies: simulate.Counts(
+    monkeypatch.setattr(simulate_study, "SCENARIOS", simulate_study.SCENARIOS[:2])
+    assert simulate_study.main(3) == 0
+    assert re.search(r"no effect +3 ", capsys.readouterr().out)
+    monkeypatch.setattr(simulate_study, "simulate", lambda scenario, studies: simulate_study.Counts(
         studies=studies, verdicts={"HELPS": studies}, wrong=studies, covered=0, widened=0
     ))  # fmt: skip
-    run(capsys, "calibrate", "--studies", "3", status=1)
+    assert simulate_study.main(3) == 1
 
 
 def test_pictures_are_the_same_bytes_again(capsys, studies, drawn):
@@ -302,7 +303,7 @@ assert not {"torch", "optuna", "scipy", "numpy"} & set(sys.modules), set(sys.mod
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("run", "ls", "show", "verdict", "export", "calibrate"):
+    for command in ("run", "ls", "show", "verdict", "export"):
         assert command in done.stdout
 
 
@@ -331,8 +332,8 @@ def test_a_storage_that_fails_half_way_is_told_in_two_lines(capsys, monkeypatch,
 
     opened = open_storage("sqlite:///other.db")
     if storage is not None:
-        monkeypatch.setattr("lrdiff_bench.study.ledger.open_storage", lambda url: opened)
-    monkeypatch.setattr("lrdiff_bench.study.ledger.Shared._tell", fail)
+        monkeypatch.setattr("lrdiff_bench.study.search.ledger.open_storage", lambda url: opened)
+    monkeypatch.setattr("lrdiff_bench.study.search.ledger.Shared._tell", fail)
     arguments = ["helpful", "--quick", *([] if storage is None else ["--storage", storage])]
     err = run(capsys, *arguments, status=status).err
     assert f"{said}: database or disk is full\nhelp: mend it; what is trained is kept" in err

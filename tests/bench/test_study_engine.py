@@ -15,11 +15,11 @@ import pytest
 import sqlalchemy
 from study_planted import PLAN, WORKLOAD, Slow, ledger
 
-from lrdiff_bench.study import ledger as ledger_module
-from lrdiff_bench.study.engine import run_study
-from lrdiff_bench.study.kept import MUST_AGREE, list_studies, read_study
-from lrdiff_bench.study.ledger import Memory, Shared
-from lrdiff_bench.study.optuna_storage import hidden, open_storage
+from lrdiff_bench.study.folder import MUST_AGREE, list_studies, read_study
+from lrdiff_bench.study.search import ledger as ledger_module
+from lrdiff_bench.study.search.engine import run_study
+from lrdiff_bench.study.search.ledger import Memory, Shared
+from lrdiff_bench.study.search.optuna_storage import hidden, open_storage
 from lrdiff_bench.study.words import versions_line
 from lrdiff_core.errors import CheckpointError, ConfigError, UnavailableError
 
@@ -263,10 +263,10 @@ def test_a_driver_that_is_not_installed_is_named(monkeypatch):
 def test_batches_can_be_trained_by_dask(uninterrupted, url, monkeypatch):
     """Through a scheduler of this process's own, at an address on loopback."""
     distributed = pytest.importorskip("distributed")
-    from lrdiff_bench.cluster import connect
     from lrdiff_bench.study.remote import train_remotely, workers_of
+    from lrdiff_bench.system.cluster import connect
 
-    monkeypatch.setattr("lrdiff_bench.study.kept.workload_from", lambda source: Slow(**WORKLOAD))
+    monkeypatch.setattr("lrdiff_bench.study.folder.workload_from", lambda source: Slow(**WORKLOAD))
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, host="127.0.0.1", protocol="tcp"
     ) as cluster:
@@ -283,8 +283,8 @@ def test_batches_can_be_trained_by_dask(uninterrupted, url, monkeypatch):
 
 def test_a_scheduler_without_workers_is_not_waited_for_without_end(monkeypatch):
     distributed = pytest.importorskip("distributed")
-    from lrdiff_bench import cluster
     from lrdiff_bench.study.remote import workers_of
+    from lrdiff_bench.system import cluster
 
     monkeypatch.setattr(cluster, "WAIT_FOR_WORKERS_S", 1)
     with (
@@ -336,7 +336,7 @@ def test_a_cluster_that_fails_half_way_is_told_in_two_lines(monkeypatch, uninter
 
 def test_a_disk_that_is_full_is_not_a_cluster_that_was_lost():
     pytest.importorskip("distributed")
-    from lrdiff_bench.cluster import cluster_trouble
+    from lrdiff_bench.system.cluster import cluster_trouble
 
     with pytest.raises(OSError, match="No space left"), cluster_trouble(what="", smaller=""):
         raise OSError(28, "No space left on device")

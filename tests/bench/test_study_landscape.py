@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from lrdiff_bench.study import landscape
-from lrdiff_bench.study.workload import WORKLOADS, Outcomes, Scheme, Trials, Workload
+from benchmarks import landscape
+from lrdiff_bench.study.workloads.workload import WORKLOADS, Outcomes, Scheme, Trials, Workload
 from lrdiff_core.errors import ConfigError
 
 BOTH = {"a": 1.0, "b": 1.0}

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from lrdiff_bench.study.workload import Trials, Workload
 from lrdiff_bench.study.workloads import controls, digits, distortion, rare_tokens, relearn, ring, seed, splats, width
 from lrdiff_bench.study.workloads.side_by_side import SideBySide
+from lrdiff_bench.study.workloads.workload import Trials, Workload
 from lrdiff_core import PRESETS, load_table, make_config, set_up, train
 from lrdiff_core.population import train_population
 from lrdiff_core.rates import WidthScale, param_groups

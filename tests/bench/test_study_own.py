@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrdiff_bench.study import registry
-from lrdiff_bench.study.analyse import analyse
-from lrdiff_bench.study.claim import load_claim, read_claim, workload_of
-from lrdiff_bench.study.engine import run_study
-from lrdiff_bench.study.kept import MUST_AGREE, facts_of, workload_from
-from lrdiff_bench.study.ledger import Memory, Shared
-from lrdiff_bench.study.own import OwnWorkload
-from lrdiff_bench.study.plan import Plan
-from lrdiff_bench.study.workload import WORKLOADS, Trials
+from lrdiff_bench.study.analysis.analyse import analyse
+from lrdiff_bench.study.folder import MUST_AGREE, facts_of, workload_from
+from lrdiff_bench.study.search.engine import run_study
+from lrdiff_bench.study.search.ledger import Memory, Shared
+from lrdiff_bench.study.search.plan import Plan
+from lrdiff_bench.study.toml_study import load_claim, read_claim, workload_of
+from lrdiff_bench.study.user_model import OwnWorkload
+from lrdiff_bench.study.workloads import registry
+from lrdiff_bench.study.workloads.workload import WORKLOADS, Trials
 from lrdiff_core.errors import ConfigError, InputError, RateError
 
 MODELS = '''
@@ -205,7 +205,7 @@ def test_files_that_are_no_files(tmp_path):
 
 
 def test_a_claim_about_a_workload_changes_its_schemes_and_nothing_else(monkeypatch):
-    from lrdiff_bench.study.simulate import Planted
+    from benchmarks.simulate_study import Planted
 
     monkeypatch.setitem(WORKLOADS, "planted-for-test", Planted)
     found = workload_of(

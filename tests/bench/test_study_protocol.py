@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lrdiff_bench.study.analyse import analyse
-from lrdiff_bench.study.choose import choose, lower_is_better
-from lrdiff_bench.study.document import document_of
-from lrdiff_bench.study.engine import check_workload, run_study, trainings
-from lrdiff_bench.study.ledger import Memory
-from lrdiff_bench.study.plan import Plan, make_plan
-from lrdiff_bench.study.points import BASE, EDGE, Space, group_rates, space_of, unit_points
-from lrdiff_bench.study.simulate import SINGLE, SMALLEST, TEN, TENTH, Planted, _free
-from lrdiff_bench.study.tasks import batches_of
-from lrdiff_bench.study.workload import Outcomes, Scheme
+from benchmarks.simulate_study import SINGLE, SMALLEST, TEN, TENTH, Planted, _free
+from lrdiff_bench.study.analysis.analyse import analyse
+from lrdiff_bench.study.analysis.document import document_of
+from lrdiff_bench.study.search.choose import choose, lower_is_better
+from lrdiff_bench.study.search.engine import check_workload, run_study, trainings
+from lrdiff_bench.study.search.ledger import Memory
+from lrdiff_bench.study.search.plan import Plan, make_plan
+from lrdiff_bench.study.search.points import BASE, EDGE, Space, group_rates, space_of, unit_points
+from lrdiff_bench.study.search.tasks import batches_of
+from lrdiff_bench.study.workloads.workload import Outcomes, Scheme
 from lrdiff_core.errors import ConfigError
 
 SMALL = Plan(budget=16, repeats=3, report_seeds=30, target_seeds=6, widenings=2)

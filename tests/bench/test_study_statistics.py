@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lrdiff_bench.study import judge as judge_module
-from lrdiff_bench.study.best_of import Crossing, best_of_curves, expected_best, find_crossings
-from lrdiff_bench.study.judge import Judgement, holm, interquartile_mean, judge, two_way
-from lrdiff_bench.study.plan import Plan
-from lrdiff_bench.study.simulate import SCENARIOS, simulate
-from lrdiff_bench.study.suite import performance_profile, suite_gain
+from benchmarks.simulate_study import SCENARIOS, simulate
+from lrdiff_bench.study.analysis import judge as judge_module
+from lrdiff_bench.study.analysis.best_of import Crossing, best_of_curves, expected_best, find_crossings
+from lrdiff_bench.study.analysis.judge import Judgement, holm, interquartile_mean, judge, two_way
+from lrdiff_bench.study.analysis.suite import performance_profile, suite_gain
+from lrdiff_bench.study.search.plan import Plan
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 

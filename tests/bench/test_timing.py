@@ -11,8 +11,8 @@ from collections import Counter
 
 import pytest
 
-from lrdiff_bench.statistics import Interval
-from lrdiff_bench.timing import Case, Workload, compare_cases, judge, pinned, time_case
+from lrdiff_bench.measure.engine.timing import Case, Workload, compare_cases, judge, pinned, time_case
+from lrdiff_bench.stats.intervals import Interval
 from lrdiff_core.errors import ConfigError
 
 
@@ -220,11 +220,11 @@ def test_too_few_rounds() -> None:
 
 
 def test_clock_that_stands_still(monkeypatch) -> None:
-    monkeypatch.setattr("lrdiff_bench.measure.blocks.MOST_STEPS", 1000)
+    monkeypatch.setattr("lrdiff_bench.measure.engine.blocks.MOST_STEPS", 1000)
     with pytest.raises(ConfigError, match="1000 steps take 0 s"):
         time_case(Case(name="x", version="1", factory=lambda: Workload(lambda: None)), clock=lambda: 0.0)
 
 
 def test_importing_the_timer_does_not_import_torch() -> None:
-    code = "import sys, lrdiff_bench.timing; assert 'torch' not in sys.modules"
+    code = "import sys, lrdiff_bench.measure.engine.timing; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

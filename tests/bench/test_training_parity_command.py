@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from lrdiff_bench.cli import main
-from lrdiff_bench.training_parity_command import find_job, run_job
-from lrdiff_bench.training_parity_picture import draw_training_parity
+from lrdiff_bench.parity.training_command import find_job, run_job
+from lrdiff_bench.parity.training_pictures import draw_training_parity
 from lrdiff_core import PRESETS, load_table, make_config, set_up, train
 
 CONFIG = 'data = "seed"\nname = "short"\nepochs = 1\noptimizer = "{optimizer}"\n'
@@ -71,7 +71,7 @@ def test_json_is_alone_on_stdout_and_in_the_folder_with_the_pictures(
 def test_a_wrong_lane_fails_and_says_which_step_and_parameter(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lrdiff_export.training_lanes import IMPLEMENTATIONS
+    from lrdiff_export.training.implementations import IMPLEMENTATIONS
 
     real = IMPLEMENTATIONS["ours"].optimizer  # type: ignore[attr-defined]
 
@@ -105,7 +105,7 @@ def test_a_run_is_trained_again_as_it_was(config: Path, tmp_path: Path) -> None:
     trained = train(set_up(load_table("seed"), settings), settings)
     job = run_job(settings, name="seed")
     placed = job.place("cpu", torch.float32)
-    from lrdiff_export.training_lanes import ARITHMETICS, IMPLEMENTATIONS
+    from lrdiff_export.training.implementations import ARITHMETICS, IMPLEMENTATIONS
 
     running = IMPLEMENTATIONS["ours"].start(placed, ARITHMETICS["float32"])
     for step in range(job.steps):

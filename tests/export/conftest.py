@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lrdiff_core.errors import UnavailableError
-from lrdiff_export.backends import BACKENDS, register_backend
-from lrdiff_export.javascript import NODE_MODULES, PACKAGES, install_javascript
+from lrdiff_export.runtimes import BACKENDS, register_backend
+from lrdiff_export.runtimes.javascript.install import NODE_MODULES, PACKAGES, install_javascript
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from lrdiff_core.errors import LrdiffError
 from lrdiff_export import OnnxPredictor, VerificationFailed, export
-from lrdiff_export import publish as publishing
-from lrdiff_export.convert import Converted, convert
+from lrdiff_export.onnx_file.convert import Converted, convert
+from lrdiff_export.publish import export as publishing
 
 X = torch.tensor(rows_of(4, 3))
 OLD = b"the one that works"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lrdiff_core.errors import ConfigError, DataError, InputError
 from lrdiff_export import Yardstick
-from lrdiff_export.reference import evaluate, evaluation_copy
+from lrdiff_export.model.float64 import evaluate, evaluation_copy
 
 EPS = float(np.finfo(np.float32).eps)
 

@@ -15,9 +15,9 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from lrdiff_export import Battery, VerificationFailed, export
-from lrdiff_export.columns import column_budget
-from lrdiff_export.convert import convert
-from lrdiff_export.verify import run_battery
+from lrdiff_export.onnx_file.convert import convert
+from lrdiff_export.verify.columns import column_budget
+from lrdiff_export.verify.verify import run_battery
 
 ROWS = rows_of(100, 6)
 

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from lrdiff_export.compare import Comparison, _export_theirs, compare_exporters, comparison_table
-from lrdiff_export.zoo import ZOO
+from benchmarks.compare_exporters import Comparison, _export_theirs, compare_exporters, comparison_table
+from lrdiff_export.examples import ZOO
 
 
 @pytest.mark.slow

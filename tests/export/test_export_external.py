@@ -25,22 +25,22 @@ from lrdiff_export import (
     VerificationFailed,
     convert_to_onnx,
     export,
-    external,
     inspect_untrusted,
     load_onnx,
     measure_latency,
-    placing,
     read_card,
     run_untrusted,
     subject_of_file,
     verify_golden,
     verify_onnx,
 )
-from lrdiff_export import publish as publishing
-from lrdiff_export.convert import convert
-from lrdiff_export.golden import golden_paths
-from lrdiff_export.parity import check_subjects
-from lrdiff_export.sandbox import BYTES, Limits, Sandbox
+from lrdiff_export.onnx_file import external_data
+from lrdiff_export.onnx_file.convert import convert
+from lrdiff_export.parity.parity import check_subjects
+from lrdiff_export.publish import export as publishing
+from lrdiff_export.publish import files
+from lrdiff_export.runtimes.sandbox import BYTES, Limits, Sandbox
+from lrdiff_export.verify.golden import golden_paths
 
 LIMIT = 8_000  # bytes
 ROWS = rows_of(40, 64)
@@ -52,7 +52,7 @@ def large() -> nn.Module:
 
 @pytest.fixture(autouse=True)
 def lowered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(external, "ONE_FILE", LIMIT)
+    monkeypatch.setattr(external_data, "ONE_FILE", LIMIT)
 
 
 def exported(folder: Path, seed: int = 0, **options: Any) -> Any:
@@ -64,7 +64,7 @@ def exported(folder: Path, seed: int = 0, **options: Any) -> Any:
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("external")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(external, "ONE_FILE", LIMIT)
+        patch.setattr(external_data, "ONE_FILE", LIMIT)
         return folder, exported(folder)
 
 
@@ -93,7 +93,7 @@ def test_two_files_are_published_and_everything_says_both_hashes(made: tuple[Pat
     assert names(folder) == ["model.golden.json", "model.golden.npz", "model.onnx", data.name]
     assert data.name == f"model.onnx.{sha256(data)[:16]}.data"
     assert (report.sha256, report.size) == (sha256(file), file.stat().st_size)
-    assert report.data == external.DataFile(name=data.name, sha256=sha256(data), size=data.stat().st_size)
+    assert report.data == external_data.DataFile(name=data.name, sha256=sha256(data), size=data.stat().st_size)
     assert report.to_dict()["data"]["sha256"] == sha256(data)
     assert read_card(file)["data_sha256"] == sha256(data)
     document = json.loads(golden_paths(file)[1].read_text())
@@ -101,7 +101,7 @@ def test_two_files_are_published_and_everything_says_both_hashes(made: tuple[Pat
     tensors = onnx.load(file, load_external_data=False).graph.initializer
     places = {t.name: {e.key: e.value for e in t.external_data} for t in tensors}
     assert {one["location"] for one in places.values() if one} == {data.name}
-    assert all(int(one["offset"]) % external.ALIGNMENT == 0 for one in places.values() if one)
+    assert all(int(one["offset"]) % external_data.ALIGNMENT == 0 for one in places.values() if one)
     assert {name for name, one in places.items() if one} == {"0.weight", "2.weight"}  # the rest is small
     assert str(folder).encode() not in file.read_bytes() + data.read_bytes()
 
@@ -128,7 +128,7 @@ def test_openvino_reads_it(model: Path) -> None:
 @pytest.mark.slow
 def test_onnxruntime_web_reads_it(model: Path, javascript: Path) -> None:
     assert verify_golden(model, runtime="node").problems == ()
-    command = ["node", str(Path(external.__file__).with_name("check_golden.mjs")), str(model)]
+    command = ["node", str(Path(external_data.__file__).with_name("check_golden.mjs")), str(model)]
     ran = subprocess.run(command, cwd=javascript, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr) == (0, "")
     spoil(weights_of(model))
@@ -208,14 +208,14 @@ def test_a_failure_between_the_renames_leaves_no_part(
 def test_a_file_that_changed_on_the_disk_before_its_rename_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = placing._write_bytes
+    real = files._write_bytes
 
     def spoilt(path: Path, data: bytes, name: Path | None = None) -> None:
         real(path, data, name)
         for weights in path.parent.glob("*.data"):
             spoil(weights)
 
-    monkeypatch.setattr(placing, "_write_bytes", spoilt)
+    monkeypatch.setattr(files, "_write_bytes", spoilt)
     with pytest.raises(ModelFileError, match="is not the file that"):
         exported(tmp_path)
     assert names(tmp_path) == []
@@ -317,7 +317,7 @@ def linked(hard: bool) -> Callable[[Path], None]:
 
 def without_hash(model: Path) -> None:
     proto = onnx.load(model, load_external_data=False)
-    kept = [one for one in proto.metadata_props if one.key != external.HASH_KEY]
+    kept = [one for one in proto.metadata_props if one.key != external_data.HASH_KEY]
     del proto.metadata_props[:]
     proto.metadata_props.extend(kept)
     model.write_bytes(proto.SerializeToString())
@@ -450,7 +450,7 @@ def test_constants_of_the_graph_count_too(tmp_path: Path) -> None:
 
 
 def test_only_small_tensors_stay_in_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(external, "ONE_FILE", 10)
+    monkeypatch.setattr(external_data, "ONE_FILE", 10)
     report = export(nn.Linear(3, 2), torch.zeros(1, 3), out=tmp_path / "model.onnx", golden=False)
     assert report.data is None
     assert names(tmp_path) == ["model.onnx"]

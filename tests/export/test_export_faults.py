@@ -11,10 +11,10 @@ import torch
 from export_models import seeded
 from planted import FAULTS, KINDS, SEEDS, one_weight_off, swapped_activation, wrong_mean
 
-from lrdiff_export.battery import Battery
-from lrdiff_export.convert import Converted, convert
-from lrdiff_export.diagnose import Diagnosis, diagnose, node_errors
-from lrdiff_export.verify import run_battery
+from lrdiff_export.onnx_file.convert import Converted, convert
+from lrdiff_export.verify.diagnose import Diagnosis, diagnose, node_errors
+from lrdiff_export.verify.inputs import Battery
+from lrdiff_export.verify.verify import run_battery
 
 MODELS = [(kind, seed) for kind in KINDS for seed in SEEDS]
 
@@ -90,7 +90,7 @@ def test_the_fault_is_found_where_it_was_planted(kind: str, fault: object, expec
 
 
 def test_all_intermediates_come_from_one_inference_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    import lrdiff_export.diagnose as module
+    import lrdiff_export.verify.diagnose as module
 
     calls = []
     real = module.open_session

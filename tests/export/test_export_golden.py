@@ -18,10 +18,10 @@ from hostile import HOSTILE
 
 from lrdiff_core.errors import ConfigError, DataError, ModelFileError, UnavailableError
 from lrdiff_export import RUNNERS, export, register_runner, verify_golden
-from lrdiff_export.golden import golden_paths, read_golden
-from lrdiff_export.javascript import NODE_MODULES, PACKAGES
-from lrdiff_export.runners import CHECKER
-from lrdiff_export.zoo import ZOO
+from lrdiff_export.examples import ZOO
+from lrdiff_export.runtimes.javascript.install import NODE_MODULES, PACKAGES
+from lrdiff_export.runtimes.runners import CHECKER
+from lrdiff_export.verify.golden import golden_paths, read_golden
 
 
 @pytest.fixture(scope="module", params=["main, binary", "two inputs", "scores and label"])

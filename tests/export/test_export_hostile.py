@@ -18,7 +18,7 @@ from hostile import HOSTILE, WHOLE, nested
 
 from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_export import Limits, Sandbox, convert_to_onnx, inspect_untrusted, run_untrusted
-from lrdiff_export.zoo import ZOO
+from lrdiff_export.examples import ZOO
 
 MUTATIONS = 5_000
 CPU_SECONDS_FOR_ALL = 150  # about 40 when it is quiet; a busy machine changes waiting more than working

@@ -19,8 +19,8 @@ from torch import nn
 
 from lrdiff_core.errors import CheckFailed, ConfigError, ModelFileError
 from lrdiff_export import Card, card_of, export, read_card, verify_onnx
-from lrdiff_export.card import weights_sha256
-from lrdiff_export.zoo import ZOO
+from lrdiff_export.examples import ZOO
+from lrdiff_export.publish.metadata import weights_sha256
 
 MAIN = ZOO["main, binary"]
 ROWS = MAIN.rows["rows"]
@@ -117,7 +117,7 @@ def test_what_was_measured_is_that_of_the_bytes_that_were_published(published: t
 def test_a_runtime_that_answers_differently_each_time_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lrdiff_export.publish as publish
+    import lrdiff_export.publish.export as publish
 
     real, calls = publish.run_battery, []
 
@@ -141,7 +141,7 @@ def test_two_processes_in_two_folders_publish_the_same_bytes(tmp_path: Path) -> 
         """
         import hashlib, pathlib
         from lrdiff_export import export
-        from lrdiff_export.zoo import ZOO
+        from lrdiff_export.examples import ZOO
         for name in ("main, binary", "transformer block", "two inputs"):
             sample = ZOO[name]
             rows = tuple(sample.rows.values())

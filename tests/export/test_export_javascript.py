@@ -14,7 +14,9 @@ import pytest
 
 from lrdiff_core.errors import InputError, ModelFileError, UnavailableError
 from lrdiff_export import BACKENDS
-from lrdiff_export.javascript import (
+from lrdiff_export.publish.targets import TARGETS
+from lrdiff_export.runtimes.denormals import probe_model, probe_rows
+from lrdiff_export.runtimes.javascript.install import (
     NODE_MODULES,
     PACKAGES,
     cache_folder,
@@ -24,9 +26,7 @@ from lrdiff_export.javascript import (
     install_javascript,
     package_version,
 )
-from lrdiff_export.probe import probe_model, probe_rows
-from lrdiff_export.targets import TARGETS
-from lrdiff_export.workers import ChromiumWorker, NodeWorker
+from lrdiff_export.runtimes.javascript.workers import ChromiumWorker, NodeWorker
 
 FAKE = """#!/bin/sh
 echo "$@" > "$LRDIFF_TEST_SAID"
@@ -220,7 +220,7 @@ def test_a_file_outside_of_the_package_is_not_served(tmp_path: Path) -> None:
     import queue
     import threading
 
-    from lrdiff_export.workers import _Handler
+    from lrdiff_export.runtimes.javascript.workers import _Handler
 
     dist = tmp_path / "dist"
     dist.mkdir()
@@ -254,7 +254,7 @@ def test_a_file_outside_of_the_package_is_not_served(tmp_path: Path) -> None:
 
 
 def test_rows_go_to_javascript_and_back_unchanged() -> None:
-    from lrdiff_export.backends.javascript import _packed, _unpacked
+    from lrdiff_export.runtimes.javascript.backend import _packed, _unpacked
 
     for dtype in ("float32", "float64", "int64", "int32", "uint8", "bool", "float16"):
         rows = np.array([[0, 1], [3, 255]]).astype(dtype)
@@ -266,7 +266,7 @@ def test_rows_go_to_javascript_and_back_unchanged() -> None:
 @pytest.mark.slow
 def test_workers_end_with_the_program_that_forgot_them(javascript: Path) -> None:
     script = (
-        "from lrdiff_export.workers import NodeWorker, ChromiumWorker; import sys\n"
+        "from lrdiff_export.runtimes.javascript.workers import NodeWorker, ChromiumWorker; import sys\n"
         "workers = [NodeWorker('onnxruntime-web'), *([ChromiumWorker()] if sys.argv[1] == 'browser' else [])]\n"
         "print(*(worker._process.pid for worker in workers)); raise SystemExit(3)"
     )

@@ -13,9 +13,9 @@ import torch
 
 from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
 from lrdiff_export import convert_to_onnx, export_onnx, measure_latency
-from lrdiff_export import latency as module
-from lrdiff_export.latency import measure_calls, providers_by_node
-from lrdiff_export.zoo import ZOO
+from lrdiff_export.examples import ZOO
+from lrdiff_export.publish import latency as module
+from lrdiff_export.publish.latency import measure_calls, providers_by_node
 
 MAIN = ZOO["main, binary"]
 ROWS = MAIN.rows["rows"]

@@ -17,9 +17,9 @@ from onnx import TensorProto, helper
 
 from lrdiff_core.errors import ConfigError, DataError, LrdiffError, ModelFileError, UnavailableError
 from lrdiff_export import OnnxPredictor, convert_to_onnx, load_onnx
-from lrdiff_export.modelfile import parse_onnx
-from lrdiff_export.predictor import open_session
-from lrdiff_export.reference import evaluate
+from lrdiff_export.model.float64 import evaluate
+from lrdiff_export.onnx_file.load import parse_onnx
+from lrdiff_export.runtimes.predictor import open_session
 
 HELP = "write one with lrdiff export, or with torch.onnx.export(..., external_data=False)"
 DATA = convert_to_onnx(seeded(Classifier), example=torch.zeros(1, 10), output_names=["probability"])

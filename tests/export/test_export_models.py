@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lrdiff_export import export, verify_golden
-from lrdiff_export.zoo import ZOO
+from lrdiff_export.examples import ZOO
 
 BATCH, TIME = 2, 8
 IDS = np.random.default_rng(0).integers(2, 60, size=(24, TIME))

@@ -117,16 +117,16 @@ def test_what_other_runtimes_need_is_described(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_missing_onnxscript_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lrdiff_export import runtimes
+    from lrdiff_export.runtimes import versions
 
-    real = runtimes.metadata.version
+    real = versions.metadata.version
 
     def missing(name: str) -> str:
         if name == "onnxscript":
-            raise runtimes.metadata.PackageNotFoundError(name)
+            raise versions.metadata.PackageNotFoundError(name)
         return real(name)
 
-    monkeypatch.setattr(runtimes.metadata, "version", missing)
+    monkeypatch.setattr(versions.metadata, "version", missing)
     entry = next(entry for entry in describe_runtimes() if entry.name == "onnxscript")
     assert (entry.version, entry.reason, entry.available) == (None, "not installed", False)
 

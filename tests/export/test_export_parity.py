@@ -15,8 +15,8 @@ from torch import nn
 
 from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_export import BACKENDS, Backend, ParityReport, check_parity, convert_to_onnx, register_backend
-from lrdiff_export.arithmetic import ARITHMETICS
-from lrdiff_export.backends import Predict, TorchBackend, compiler_path
+from lrdiff_export.model.precision import ARITHMETICS
+from lrdiff_export.runtimes import Predict, TorchBackend, compiler_path
 
 ROWS = rows_of(100, 10)
 QUICK = [name for name, backend in BACKENDS.items() if not backend.heavy]

@@ -12,8 +12,8 @@ from export_models import Classifier, rows_of, seeded
 from torch import nn
 
 from lrdiff_export import BACKENDS, check_parity
-from lrdiff_export.backends.cuda import float32_products
-from lrdiff_export.zoo import ZOO
+from lrdiff_export.examples import ZOO
+from lrdiff_export.runtimes.cuda import float32_products
 
 pytestmark = pytest.mark.accelerator  # each test says itself what it needs
 CUDA = [name for name, backend in BACKENDS.items() if backend.device == "cuda"]
@@ -193,7 +193,7 @@ def test_switches_are_set_where_assigning_them_is_forbidden(as_found: None, monk
 
 
 def test_compile_modes_are_options_of_inductor() -> None:
-    from lrdiff_export.backends.cuda import CompiledCudaBackend
+    from lrdiff_export.runtimes.cuda import CompiledCudaBackend
 
     modes = {name: backend.options() for name, backend in BACKENDS.items() if isinstance(backend, CompiledCudaBackend)}
     assert list(modes) == ["cuda-compiled", "cuda-reduce-overhead", "cuda-max-autotune"]

@@ -14,7 +14,9 @@ from torch import nn
 
 from lrdiff_core.errors import ConfigError
 from lrdiff_export import Yardstick
-from lrdiff_export.arithmetic import (
+from lrdiff_export.examples import ZOO
+from lrdiff_export.model.float64 import evaluate, evaluation_copy, run_module, widened
+from lrdiff_export.model.precision import (
     _PRODUCTS,
     ARITHMETICS,
     _plain_kernels,
@@ -26,10 +28,8 @@ from lrdiff_export.arithmetic import (
     round_to,
     simulations,
 )
-from lrdiff_export.judges import GoldenJudge
-from lrdiff_export.judging import Budget
-from lrdiff_export.reference import evaluate, evaluation_copy, run_module, widened
-from lrdiff_export.zoo import ZOO
+from lrdiff_export.parity.judge import GoldenJudge
+from lrdiff_export.verify.compare import Budget
 
 Rows = Sequence[np.ndarray]
 LOWER = [name for name in ARITHMETICS if name != "float32"]

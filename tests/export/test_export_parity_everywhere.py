@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lrdiff_bench.parity_sources import BUILTIN
+from lrdiff_bench.parity.sources import BUILTIN
 from lrdiff_export import BACKENDS, ParityReport, check_subjects
-from lrdiff_export.javascript import PACKAGES
+from lrdiff_export.runtimes.javascript.install import PACKAGES
 
 # Four packages of AOTInductor take 44 s of processor time, more than all the others together.
 HERE = [name for name, backend in BACKENDS.items() if backend.device == "cpu"]

@@ -13,10 +13,10 @@ from export_models import Classifier, rows_of, seeded
 from torch import nn
 
 from lrdiff_export import BackendResult, Subject, check_subjects, subject_of_module
-from lrdiff_export.arithmetic import _RoundedProducts
-from lrdiff_export.backends import Predict, TorchBackend
-from lrdiff_export.backends.onnx_runtime import OnnxRuntimeBackend
-from lrdiff_export.zoo import ZOO
+from lrdiff_export.examples import ZOO
+from lrdiff_export.model.precision import _RoundedProducts
+from lrdiff_export.runtimes import Predict, TorchBackend
+from lrdiff_export.runtimes.onnx_runtime import OnnxRuntimeBackend
 
 
 def subject(name: str) -> Subject:

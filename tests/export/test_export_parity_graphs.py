@@ -17,11 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lrdiff_export import BACKENDS, check_parity
-from lrdiff_export.backends import cuda
-from lrdiff_export.reference import to_numpy
-from lrdiff_export.training_lanes import IMPLEMENTATIONS, Lane
-from lrdiff_export.training_parity import check_training_parity
-from lrdiff_export.training_zoo import zoo_job
+from lrdiff_export.model.float64 import to_numpy
+from lrdiff_export.runtimes import cuda
+from lrdiff_export.training.examples import zoo_job
+from lrdiff_export.training.implementations import IMPLEMENTATIONS, Lane
+from lrdiff_export.training.parity import check_training_parity
 
 
 class Recorded(TorchDispatchMode):

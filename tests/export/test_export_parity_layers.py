@@ -13,9 +13,9 @@ from torch import nn
 
 from lrdiff_core.errors import InputError
 from lrdiff_export import BACKENDS, export, subject_of_file, subject_of_module
-from lrdiff_export.backends import Predict, TorchBackend
-from lrdiff_export.layers import Tapped, layer_errors
-from lrdiff_export.zoo import ZOO
+from lrdiff_export.examples import ZOO
+from lrdiff_export.parity.layers import Tapped, layer_errors
+from lrdiff_export.runtimes import Predict, TorchBackend
 
 QUICK = ["eager", "eager-bf16", "onnxruntime", "onnx-reference"]
 

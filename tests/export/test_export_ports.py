@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from lrdiff_core.errors import ConfigError, DataError
 from lrdiff_export import Card, OnnxPredictor, check_parity, convert_to_onnx, export, verify_onnx
-from lrdiff_export.ports import as_arrays, as_tensors, input_names_of
-from lrdiff_export.reference import evaluate
-from lrdiff_export.zoo import ZOO
+from lrdiff_export.examples import ZOO
+from lrdiff_export.model.float64 import evaluate
+from lrdiff_export.model.signature import as_arrays, as_tensors, input_names_of
 
 TWO = ZOO["two inputs"]
 ROWS = tuple(TWO.rows.values())

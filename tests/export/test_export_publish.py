@@ -15,10 +15,10 @@ import torch
 from export_models import MODELS, OUTPUTS, Classifier, rows_of, seeded
 from torch import nn
 
-import lrdiff_export.publish as publish
+import lrdiff_export.publish.export as publish
 from lrdiff_core.errors import CheckFailed, ConfigError, DataError, InputError
 from lrdiff_export import VerificationFailed, export_onnx
-from lrdiff_export.convert import Converted, convert
+from lrdiff_export.onnx_file.convert import Converted, convert
 
 EXAMPLE = torch.zeros(1, 10)
 ROWS = rows_of(100, 10)

@@ -8,11 +8,11 @@ import pytest
 from export_models import rows_of
 from onnx import numpy_helper
 
-from lrdiff_export import convert as converting
 from lrdiff_export import convert_to_onnx
-from lrdiff_export.predictor import open_session
-from lrdiff_export.spread import WIDEST, spread_rows
-from lrdiff_export.zoo import ZOO
+from lrdiff_export.examples import ZOO
+from lrdiff_export.onnx_file import convert as converting
+from lrdiff_export.onnx_file.spread import WIDEST, spread_rows
+from lrdiff_export.runtimes.predictor import open_session
 
 MAIN = ZOO["main, binary"]
 

@@ -17,8 +17,8 @@ from torch import nn
 
 from lrdiff_core.errors import ConfigError
 from lrdiff_export import TARGETS, Target, export, find_target
-from lrdiff_export.javascript import PACKAGES
-from lrdiff_export.targets import probe_model
+from lrdiff_export.publish.targets import probe_model
+from lrdiff_export.runtimes.javascript.install import PACKAGES
 
 OPSETS, IR_VERSIONS = range(15, onnx.defs.onnx_opset_version() + 1), range(7, onnx.IR_VERSION + 1)
 PYTHON = """

@@ -12,10 +12,10 @@ from onnx import TensorProto
 
 from lrdiff_core.errors import CheckFailed, ConfigError
 from lrdiff_export import Allowance, export, read_card
-from lrdiff_export.float16 import to_float16
-from lrdiff_export.predictor import open_session
-from lrdiff_export.variants import _snr
-from lrdiff_export.zoo import ZOO
+from lrdiff_export.examples import ZOO
+from lrdiff_export.onnx_file.float16 import to_float16
+from lrdiff_export.publish.variants import _snr
+from lrdiff_export.runtimes.predictor import open_session
 
 NAMES = ["fp16", "int8", "int8-qdq"]
 

@@ -18,8 +18,8 @@ from torch import nn
 
 from lrdiff_core.errors import ConfigError, InputError
 from lrdiff_core.optim import kernel
-from lrdiff_export.training_job import OPTIMIZERS, PROBE, RateGroup, TrainingJob
-from lrdiff_export.training_lanes import (
+from lrdiff_export.training.examples import TRAINING_ZOO, make_job, zoo_job
+from lrdiff_export.training.implementations import (
     ARITHMETICS,
     IMPLEMENTATIONS,
     Lane,
@@ -27,9 +27,9 @@ from lrdiff_export.training_lanes import (
     find_lanes,
     register_implementation,
 )
-from lrdiff_export.training_parity import LaneResult, check_training_parity
-from lrdiff_export.training_reference import FLOOR, LOSS, Jitter, TrainingReference
-from lrdiff_export.training_zoo import TRAINING_ZOO, make_job, zoo_job
+from lrdiff_export.training.job import OPTIMIZERS, PROBE, RateGroup, TrainingJob
+from lrdiff_export.training.parity import LaneResult, check_training_parity
+from lrdiff_export.training.reference import FLOOR, LOSS, Jitter, TrainingReference
 
 ON_CPU = ["torch", "torch-foreach", "torch-fused", "ours", "ours-no-kernel"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrdiff_export.training_job import Placed
-from lrdiff_export.training_lanes import Arithmetic, Running, TrainingImplementation
+from lrdiff_export.training.implementations import Arithmetic, Running, TrainingImplementation
+from lrdiff_export.training.job import Placed
 
 
 class IgnoresARate(TrainingImplementation):

@@ -87,7 +87,7 @@ def run_parts(parts: Sequence[Part], request: Request, *, command: str) -> dict[
         request: for all of them.
         command: what the reader can type to get it.
     """
-    from lrdiff_bench.step_table import describe_commit, describe_machine
+    from lrdiff_bench.measure.cases.step_table import describe_commit, describe_machine
 
     began = time.monotonic()
     done = []

@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 
 from lrdiff_bench.gpu.record import NO_TIME, Request, Row, Tell
-from lrdiff_bench.measure.device import device_clock
-from lrdiff_bench.measure.parity import budget, error_in_eps
-from lrdiff_bench.population_speed import SpeedCase, network
+from lrdiff_bench.measure.cases.optimizer_error import budget, error_in_eps
+from lrdiff_bench.measure.cases.population_speed import SpeedCase, network
+from lrdiff_bench.measure.engine.device import device_clock
 from lrdiff_core.population import Population, train_population
 
 __all__ = ["GOAL_SECONDS", "run"]

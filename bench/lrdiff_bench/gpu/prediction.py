@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_bench.gpu.record import NO_TIME, Request, Row, Tell
-from lrdiff_export.backends import BACKENDS
-from lrdiff_export.parity import check_parity
-from lrdiff_export.zoo import ZOO
+from lrdiff_export.examples import ZOO
+from lrdiff_export.parity.parity import check_parity
+from lrdiff_export.runtimes import BACKENDS
 
 __all__ = ["models", "run"]
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from lrdiff_bench import step_peers, timing
 from lrdiff_bench.gpu.record import NO_TIME, Request, Row, Tell
+from lrdiff_bench.measure.cases import step_peers
+from lrdiff_bench.measure.engine import timing
 from lrdiff_core.errors import LrdiffError
 from lrdiff_core.optim import AdamW
-from lrdiff_export.capture import capture
-from lrdiff_export.training_lanes import triton_switched_on
+from lrdiff_export.model.capture import capture
+from lrdiff_export.training.implementations import triton_switched_on
 
 __all__ = ["Stepper", "run", "steppers"]
 

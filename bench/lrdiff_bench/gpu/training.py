@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from lrdiff_bench.gpu.record import NO_TIME, Request, Row, Tell
-from lrdiff_export.training_job import TrainingJob
-from lrdiff_export.training_lanes import ARITHMETICS, IMPLEMENTATIONS, Lane
-from lrdiff_export.training_parity import LaneResult, check_training_parity
-from lrdiff_export.training_zoo import TRAINING_ZOO, zoo_job
+from lrdiff_export.training.examples import TRAINING_ZOO, zoo_job
+from lrdiff_export.training.implementations import ARITHMETICS, IMPLEMENTATIONS, Lane
+from lrdiff_export.training.job import TrainingJob
+from lrdiff_export.training.parity import LaneResult, check_training_parity
 
 __all__ = ["run", "tasks"]
 

@@ -30,8 +30,8 @@ def map_rates(
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")] = False,
 ) -> None:  # fmt: skip
     """Map every pair of two rates: Zarr, pictures, and what they show in words."""
-    from lrdiff_bench.maps.drive import drive
     from lrdiff_bench.maps.plan import MapRequest
+    from lrdiff_bench.maps.report import drive
 
     request = MapRequest(
         workload=workload, x=x, y=y, size=size, seeds=seeds, steps=steps, epochs=epochs, zoom=zoom,

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from lrdiff_bench.maps.findings import Findings
 from lrdiff_bench.maps.pictures import MARKS, title
 from lrdiff_bench.maps.words import number
-from lrdiff_bench.pictures import STYLES, save_figure
-from lrdiff_bench.statistics import median_interval
+from lrdiff_bench.report.figures import STYLES, save_figure
+from lrdiff_bench.stats.intervals import median_interval
 
 __all__ = ["draw_cuts"]
 

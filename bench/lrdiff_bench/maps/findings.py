@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from lrdiff_bench.maps.grid import Grid, parse_axis
-from lrdiff_bench.single_rates import SMALLEST_DIFFERENCE, verdict
-from lrdiff_bench.statistics import median_interval, paired_difference
+from lrdiff_bench.run.single_rates import SMALLEST_DIFFERENCE, verdict
+from lrdiff_bench.stats.intervals import median_interval, paired_difference
 from lrdiff_core.errors import DataError
 
 __all__ = ["Findings", "find"]

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from lrdiff_bench.maps.findings import Findings
 from lrdiff_bench.maps.grid import Axis
 from lrdiff_bench.maps.words import number
-from lrdiff_bench.pictures import save_figure
+from lrdiff_bench.report.figures import save_figure
 
 __all__ = ["MARKS", "draw_map", "title"]
 

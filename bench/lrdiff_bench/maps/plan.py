@@ -14,8 +14,8 @@ from lrdiff_bench.maps.grid import Grid, group_columns, marked_pair, parse_axis,
 from lrdiff_bench.maps.source import Source, find_source
 from lrdiff_bench.maps.tiles import Job, Tile, cut
 from lrdiff_bench.maps.workload import MapWorkload
-from lrdiff_bench.measure.machine import describe_code
-from lrdiff_bench.rates_command import their_fault
+from lrdiff_bench.run.rates_command import their_fault
+from lrdiff_bench.system.machine import describe_code
 from lrdiff_core import __version__
 from lrdiff_core.errors import ConfigError, LrdiffError, RateError
 from lrdiff_core.population.members import build

@@ -12,8 +12,8 @@ from typing import Any
 
 from lrdiff_bench.maps.trainability import trainability
 from lrdiff_bench.maps.workload import MapWorkload, from_config
-from lrdiff_bench.rates_command import is_factory, made_by
-from lrdiff_bench.settings import gather
+from lrdiff_bench.run.rates_command import is_factory, made_by
+from lrdiff_bench.system.settings import gather
 from lrdiff_core.config import PRESETS, make_config
 from lrdiff_core.errors import ConfigError, InputError
 

@@ -1,8 +1,5 @@
-"""Measuring: cases, the block engine, records, processes, comparison, history.
+"""Measuring: what an optimizer step, a training or an export costs.
 
-``lrdiff_bench.timing`` and ``lrdiff_bench.cases`` are the doors for who writes or times a case; the modules here do
-the work, one concern each::
-
-    case  <-  device, memory  <-  blocks  <-  registry, machine  <-  record  <-  store, child, process
-          <-  suite  <-  shared, ab, pictures  <-  calibration, history  <-  kept  <-  commands (the command line)
+``engine`` measures: case, blocks of steps, processes, records, comparison; it knows no case. ``cases`` are what is measured.
+The modules here are ``lrdiff bench``: command, options, screen, page, pictures, and the history over commits.
 """

@@ -10,9 +10,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from lrdiff_bench.measure.present import short_label
-from lrdiff_bench.measure.record import Record
-from lrdiff_bench.measure.state import BYTES_STEP, model_shapes
+from lrdiff_bench.measure.cases.state import BYTES_STEP, model_shapes
+from lrdiff_bench.measure.engine.record import Record
+from lrdiff_bench.measure.screen import short_label
 from lrdiff_core.files import atomic_path
 
 __all__ = ["draw_all", "draw_history", "draw_rates", "draw_sizes"]

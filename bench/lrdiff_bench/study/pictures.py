@@ -10,9 +10,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from lrdiff_bench.pictures import save_figure
+from lrdiff_bench.report.figures import save_figure
 from lrdiff_bench.study import words
-from lrdiff_bench.study.judge import CLIP
+from lrdiff_bench.study.analysis.judge import CLIP
 
 __all__ = ["draw_document", "draw_suite_pictures"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lrdiff_bench.cluster import cluster_trouble, wait_for_workers
-from lrdiff_bench.study.ledger import TrainBatches
-from lrdiff_bench.study.tasks import Row, Task, rows_of, trials_of
+from lrdiff_bench.study.search.ledger import TrainBatches
+from lrdiff_bench.study.search.tasks import Row, Task, rows_of, trials_of
+from lrdiff_bench.system.cluster import cluster_trouble, wait_for_workers
 
 __all__ = ["train_remotely", "workers_of"]
 
@@ -29,7 +29,7 @@ def train_remotely(client: Any, source: Mapping[str, Any]) -> TrainBatches:
 
     Args:
         client: of Dask's.
-        source: of the workload, see :func:`lrdiff_bench.study.kept.workload_from`: workers make their own.
+        source: of the workload, see :func:`lrdiff_bench.study.folder.workload_from`: workers make their own.
     """
     from distributed import as_completed
 
@@ -47,7 +47,7 @@ def train_remotely(client: Any, source: Mapping[str, Any]) -> TrainBatches:
 
 def train_batch(source: dict[str, Any], batch: list[Task]) -> list[Row]:
     """What a worker does."""
-    from lrdiff_bench.study.kept import workload_from
+    from lrdiff_bench.study.folder import workload_from
 
     key = repr(sorted(source.items(), key=str))
     if key not in _WORKLOADS:

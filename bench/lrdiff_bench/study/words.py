@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lrdiff_bench.study.judge import CLIP
+from lrdiff_bench.study.analysis.judge import CLIP
 
 __all__ = [
     "MODES",

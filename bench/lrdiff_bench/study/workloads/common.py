@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrdiff_bench.study.outcomes import outcomes, time_compiling, time_step
-from lrdiff_bench.study.workload import Outcomes, Trials, Workload
+from lrdiff_bench.study.workloads.outcomes import outcomes, time_compiling, time_step
+from lrdiff_bench.study.workloads.workload import Outcomes, Trials, Workload
 from lrdiff_core.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdiff_bench.study.workload import Scheme, register_workload
 from lrdiff_bench.study.workloads.digits import PIXELS, load_digits, permutation
 from lrdiff_bench.study.workloads.pretrained import Pretrained
+from lrdiff_bench.study.workloads.workload import Scheme, register_workload
 
 if TYPE_CHECKING:
     from torch import Tensor

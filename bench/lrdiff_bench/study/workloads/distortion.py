@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdiff_bench.study.outcomes import mask_diverged
-from lrdiff_bench.study.workload import Outcomes, Scheme, Trials, register_workload
 from lrdiff_bench.study.workloads.common import PopulationWorkload, check_trials
+from lrdiff_bench.study.workloads.outcomes import mask_diverged
+from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, register_workload
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdiff_bench.study.workload import Trials
 from lrdiff_bench.study.workloads.common import PopulationWorkload
 from lrdiff_bench.study.workloads.digits import PRETRAINING_EPOCHS, load_digits, multiclass, pretrain, relu_network
+from lrdiff_bench.study.workloads.workload import Trials
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

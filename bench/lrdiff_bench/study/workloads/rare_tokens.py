@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdiff_bench.study.workload import FEWEST, Scheme, Trials, register_workload
 from lrdiff_bench.study.workloads.common import PopulationWorkload
+from lrdiff_bench.study.workloads.workload import FEWEST, Scheme, Trials, register_workload
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdiff_bench.study.workload import FEWEST, Scheme, register_workload
 from lrdiff_bench.study.workloads.side_by_side import SideBySide, State
+from lrdiff_bench.study.workloads.workload import FEWEST, Scheme, register_workload
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lrdiff_bench.study.workload import Scheme, Trials, register_workload
 from lrdiff_bench.study.workloads.common import PopulationWorkload
+from lrdiff_bench.study.workloads.workload import Scheme, Trials, register_workload
 
 if TYPE_CHECKING:
     from lrdiff_core.loop import Setup

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdiff_bench.study.outcomes import mask_diverged
-from lrdiff_bench.study.workload import Outcomes, Trials, Workload
 from lrdiff_bench.study.workloads.common import check_trials
+from lrdiff_bench.study.workloads.outcomes import mask_diverged
+from lrdiff_bench.study.workloads.workload import Outcomes, Trials, Workload
 
 if TYPE_CHECKING:
     from torch import Tensor

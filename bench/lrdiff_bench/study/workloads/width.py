@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdiff_bench.study.workload import CHEAP, FEWEST, Outcomes, Scheme, Trials, register_workload
 from lrdiff_bench.study.workloads.common import PopulationWorkload, check_trials
 from lrdiff_bench.study.workloads.digits import PIXELS, load_digits, multiclass, permutation, relu_network
+from lrdiff_bench.study.workloads.workload import CHEAP, FEWEST, Outcomes, Scheme, Trials, register_workload
 
 if TYPE_CHECKING:
     from lrdiff_core.population import PopulationData

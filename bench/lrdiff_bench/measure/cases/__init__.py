@@ -1,0 +1,1 @@
+"""What is measured: steps, trainings, exports, populations."""

@@ -1,0 +1,168 @@
+"""``lrdiff bench population``: the speed table with its goals, a million members, and where the numbers come from."""
+
+from __future__ import annotations
+
+import json as json_
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lrdiff_bench.measure.cases.population_speed import HEAD, Row, SpeedCase, line, measure, ours
+from lrdiff_bench.measure.cases.step_table import describe_commit, describe_versions
+from lrdiff_bench.measure.engine.timing import load_average
+from lrdiff_bench.system.machine import describe_machine
+from lrdiff_bench.system.memory import peak_resident_bytes
+from lrdiff_bench.system.run_folder import json_ready
+from lrdiff_core.errors import CheckFailed, ConfigError
+from lrdiff_core.files import write_text
+
+__all__ = ["GOALS", "MILLION", "MILLION_GIB", "present", "run_population_table"]
+
+MILLION = 1_000_000
+MILLION_GIB = 4.0
+# Times as fast as the peer, at least; by optimizer and the first word of the row's name.
+GOALS = {("sgd", "JAX"): 4.0, ("sgd", "plain"): 300.0, ("adam", "JAX"): 3.0, ("adam", "plain"): 250.0}
+QUICK_MEMBERS = 256
+_ROUNDS = 6
+_CHILD = """
+import sys
+from lrdiff_bench.measure.cases.population_table import train_many
+train_many(int(sys.argv[1]), int(sys.argv[2]))
+"""
+
+
+def run_population_table(
+    *, quick: bool = False, threads: int = 2, out: Path | None = None
+) -> tuple[dict[str, Any], str]:
+    """Measure, with a line each on stderr, and write the table.
+
+    Args:
+        quick: 256 members in place of 4096, and not a million: to see that it works.
+        threads: of torch and of the kernel.
+        out: a Markdown file to write too.
+
+    Returns:
+        The document and its Markdown.
+
+    Raises:
+        ConfigError: the file's folder is not there, or a thread count below 1.
+        CheckFailed: the process with a million members ended with an error.
+    """
+    if threads < 1:
+        raise ConfigError(f"threads is {threads}", help="write a whole number from 1 up")
+    if out is not None and not out.parent.is_dir():  # said now, not after minutes
+        raise ConfigError(f"cannot write {out}: no such folder", help="name a file in a folder that exists")
+    machine, load = describe_machine(), load_average()
+    members = QUICK_MEMBERS if quick else SpeedCase(optimizer="sgd").members
+    rows: list[Row] = []
+    for optimizer in ("sgd", "adam"):
+        case = SpeedCase(optimizer=optimizer, members=members, threads=threads)
+        for row in measure(case, rounds=_ROUNDS, every_path=not quick):
+            rows.append(row)
+            print(line(row), file=sys.stderr, flush=True)
+    million = None if quick else _train_in_a_process(MILLION, threads)
+    document = {
+        "format": "lrdiff.population_speed",
+        "version": 1,
+        "quick": quick,
+        "members": members,
+        "threads": threads,
+        "machine": {"cpu": machine.cpu, "cpus": machine.cpus, "system": machine.system, "load": load},
+        "versions": describe_versions(),
+        "commit": describe_commit(),
+        "rows": [vars(row) | {"goal": goal_of(row), "verdict": verdict_of(row)} for row in rows],
+        "million": million,
+    }
+    text = _markdown(document, rows)
+    if out is not None:
+        write_text(out, text)
+    return document, text
+
+
+def present(*, quick: bool, threads: int, out: Path | None, json: bool) -> int:
+    """Measure and print; returns the exit status: 1 where a goal was missed, and 0 always for a quick look."""
+    document, text = run_population_table(quick=quick, threads=threads, out=out)
+    shown = json_.dumps(json_ready(document), indent=2, allow_nan=False) + "\n" if json else text
+    sys.stdout.write(shown)
+    sys.stdout.flush()
+    missed = any(row["verdict"] == "missed" for row in document["rows"])
+    if document["million"] is not None:
+        missed = missed or not document["million"]["met"]
+    return 1 if missed and not quick else 0
+
+
+def goal_of(row: Row) -> float | None:
+    """How many times as fast as this peer a population should be; None where nothing was set.
+
+    Example:
+        >>> goal_of(Row(optimizer="sgd", name="plain PyTorch loop", seconds=1.0))
+        300.0
+    """
+    of = (row.optimizer, row.name.split()[0])
+    return GOALS.get(of)
+
+
+def verdict_of(row: Row) -> str | None:
+    """``"met"``, ``"missed"``, or ``"unresolved"`` where the interval holds the goal; None without one."""
+    goal = goal_of(row)
+    if goal is None or row.ratio is None:
+        return None
+    _, low, high = row.ratio
+    return "met" if low >= goal else "missed" if high < goal else "unresolved"
+
+
+def train_many(members: int, threads: int) -> None:
+    """Train so many members in this process and print what it took, as JSON; runs in a process of its own."""
+    train = ours(SpeedCase(optimizer="sgd", members=members, threads=threads))
+    started = time.perf_counter()
+    found = train()
+    seconds = time.perf_counter() - started
+    told = {"members": len(found), "seconds": seconds, "path": found.path, "peak_gib": peak_resident_bytes() / 2**30}
+    print(json_.dumps(told))
+
+
+def _train_in_a_process(members: int, threads: int) -> dict[str, Any]:
+    command = [sys.executable, "-c", _CHILD, str(members), str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no words"])[-1]
+        raise CheckFailed(f"a population of {members} ended with status {done.returncode}: {last}", help="see above")
+    found: dict[str, Any] = json_.loads(done.stdout)
+    return found | {"met": found["peak_gib"] < MILLION_GIB}
+
+
+def _markdown(document: dict[str, Any], rows: list[Row]) -> str:
+    machine, million = document["machine"], document["million"]
+    load = f", load {machine['load']:.1f} before" if machine["load"] is not None else ""
+    lines = [
+        "# How fast populations train",
+        "",
+        "`lrdiff bench population`" + (" with `--quick`: no figures to quote" if document["quick"] else ""),
+        "",
+        f"- machine: {machine['cpu']}, {machine['cpus']} CPUs{load}, {machine['system']}",
+        f"- versions: {', '.join(f'{name} {text}' for name, text in document['versions'].items())}",
+        f"- commit: {document['commit']}",
+        f"- {document['members']} members of a 10-5-1 network, each with its own two rates; 1000 rows, batches of 50, "
+        "ten epochs, float32; weights and batches shared unless said",
+        "- lrdiff is the whole call, weights and row order made in it; JAX's compiling, weights and row order are not "
+        "counted; the plain loop is one member on one thread, its time multiplied",
+        "- a ratio is the median of alternating rounds in one run, with its 95 % interval",
+        "",
+        HEAD,
+        *map(line, rows),
+        "",
+    ]
+    for row in rows:
+        goal = goal_of(row)
+        if goal is not None:
+            told = "not measured" if row.ratio is None else f"{row.ratio[0]:.3g} times, {verdict_of(row)}"
+            lines.append(f"- {row.optimizer} against {row.name}: goal at least {goal:g} times as fast: {told}")
+    if million is not None:
+        lines.append(
+            f"- {million['members']} members, SGD, in a process of its own: {million['seconds']:.3g} s, peak memory "
+            f"{million['peak_gib']:.2f} GiB, Python and torch included; goal under {MILLION_GIB:g} GiB: "
+            + ("met" if million["met"] else "missed")
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""The benchmark engine: timer, cases as data, processes, records; it knows no case."""

@@ -1,0 +1,147 @@
+"""The measuring process: one case, driven block by block through a pipe.
+
+The parent writes one JSON request a line, this process answers each with one line:
+
+- ``{"case": NAME, "parameters": {...}, ...}`` builds the case and warms it up;
+- ``{"do": "block"}`` measures one block and answers with its times;
+- ``{"do": "end"}`` takes parity and tells everything that is not a sample.
+
+The parent decides the order of blocks, so two of these processes can be measured in turn, block against block, even
+where they hold two commits of the code. With ``--fork`` every case gets a forked copy of this process, which has
+loaded torch already: 50 ms instead of seconds. Not for CUDA and MPS, whose drivers do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import math
+import os
+import sys
+from typing import IO, Any
+
+import torch
+
+from lrdiff_bench.measure.cases.main_cases import find_case
+from lrdiff_bench.measure.engine.blocks import Blocks
+from lrdiff_bench.measure.engine.record import plain
+from lrdiff_bench.system.machine import describe_code, describe_conditions, describe_machine
+from lrdiff_bench.system.memory import peak_or_none
+from lrdiff_core.errors import LrdiffError
+
+__all__ = ["describe", "load_ahead", "serve"]
+
+
+def load_ahead(*modules: str) -> None:
+    """Load what the first optimizer of a process would load (half a second), so that forked copies have it.
+
+    What is loaded is then taken out of the garbage collector's sight: a collection in a copy would write to all of
+    it, and every page written to has to be copied (0.3 s).
+
+    Args:
+        modules: names of others to load, at the price of their memory in every copy.
+    """
+    for module in modules:
+        importlib.import_module(module)
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
+    gc.collect()
+    gc.freeze()
+
+
+def serve(requests: IO[str], answers: IO[str]) -> None:
+    """Answer requests about one case until ``end``; the case is named by the first."""
+    first = requests.readline()
+    if not first:
+        raise EOFError
+    _case(json.loads(first), requests, answers)
+
+
+def _case(request: dict[str, Any], requests: IO[str], answers: IO[str]) -> None:
+    case = find_case(request["case"], **request["parameters"])
+    torch.set_num_threads(case.threads)
+    gc.disable()
+    conditions = describe_conditions(request["device"], torch.get_num_threads())
+    blocks = Blocks(case, target_seconds=request["block_seconds"], warmup_seconds=request["warmup_seconds"])
+    if case.metric == "memory":
+        blocks.workload.step()
+    else:
+        blocks.warm_up()
+    _answer(answers, {"ready": True, "number": blocks.number})
+    while (line := requests.readline()) and json.loads(line)["do"] == "block":
+        _answer(answers, dict(blocks.sample()._asdict()))
+    _answer(answers, describe(blocks) | {"conditions": conditions.model_dump()})
+
+
+def describe(blocks: Blocks) -> dict[str, Any]:
+    """Everything about a measured case that is neither a sample nor the state of the machine."""
+    timed = blocks.case.metric == "time"
+    process = {
+        "number": blocks.number,
+        "first_call": blocks.first_step if timed else 0.0,
+        "first_graphs": blocks.first_graphs,
+        "recompilations": blocks.recompilations if timed else 0,
+        "warmup": blocks.warmup,
+        "settled": blocks.settled or not timed,
+        "clock_share": blocks.clock_share if blocks.samples else 0.0,
+        # Before parity, which computes in float64.
+        "host_before": blocks.host_before,
+        "host_peak": peak_or_none(),
+        "device_peak": blocks.device.peak(),
+    }
+    return {
+        "process": process,
+        "parity": _parity(blocks),
+        "facts": {key: plain(value) for key, value in blocks.workload.facts.items()},
+        "code": describe_code().model_dump(),
+        "machine": describe_machine(blocks.workload.device).model_dump(),
+    }
+
+
+def _parity(blocks: Blocks) -> dict[str, Any] | None:
+    if blocks.workload.parity is None:
+        return None
+    blocks.workload.reset()
+    parity = blocks.workload.parity()
+    error = parity.error if math.isfinite(parity.error) else None
+    return {"error": error, "budget": parity.budget, "held": parity.held}
+
+
+def _answer(answers: IO[str], document: dict[str, Any]) -> None:
+    answers.write(json.dumps(document) + "\n")
+    answers.flush()
+
+
+def _serve_reporting(requests: IO[str], answers: IO[str]) -> int:
+    """Serve one case; an error of ours is an answer too. Any other ends the process, with its traceback on stderr."""
+    try:
+        serve(requests, answers)
+    except LrdiffError as problem:
+        _answer(answers, {"error": problem.message, "help": problem.help, "exit_status": problem.exit_status})
+        return 1
+    except EOFError:
+        return 1
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Serve one case, or with ``--fork`` a forked copy for each case until stdin ends."""
+    # What cases print must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    # Unbuffered: a forked copy must find the next request in the pipe, not in its parent's buffer.
+    requests = os.fdopen(0, buffering=1, closefd=False)
+    if "--fork" not in arguments:
+        return _serve_reporting(requests, answers)
+    load_ahead()
+    while True:
+        child = os.fork()
+        if child == 0:
+            return _serve_reporting(requests, answers)
+        _, status = os.waitpid(child, 0)
+        if status:  # its pipe is in an unknown state, or there is nothing more to do
+            return os.waitstatus_to_exitcode(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,158 @@
+"""Where records are kept: a folder of runs, one file a run, one record a line, safe to append to from any process."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from lrdiff_bench.measure.engine.record import Record, parse_record
+from lrdiff_core.errors import DataError, InputError
+from lrdiff_core.files import write_text
+
+__all__ = [
+    "DEFAULT_FOLDER",
+    "append_record",
+    "find_run",
+    "new_run",
+    "read_run",
+    "replace_record",
+    "run_files",
+    "same_machine",
+]
+
+DEFAULT_FOLDER = Path("runs") / "bench"
+SUFFIX = ".jsonl"
+
+
+def new_run(folder: Path = DEFAULT_FOLDER) -> Path:
+    """Name the file of a new run; it appears with its first record.
+
+    Raises:
+        InputError: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(
+            f"cannot write {folder}: {problem.strerror}", help="name another folder with --out"
+        ) from problem
+    # Sorts by time; two runs that begin in the same second still get two files.
+    return folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}{SUFFIX}"
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Append a record, whole: under a lock, in one write, flushed to the disk.
+
+    A line that a killed process left unfinished has never been a record and is cut off first.
+    """
+    line = (record.model_dump_json() + "\n").encode()
+    with open(path, "a+b") as file, _locked(file):
+        _cut_unfinished_line(file)
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_record(path: Path, record: Record) -> None:
+    """Put a record into a run in place of those of the same case and machine; for one writer at a time."""
+    others = read_run(path) if path.is_file() else []
+    kept = [one for one in others if (one.case, one.machine.id) != (record.case, record.machine.id)]
+    write_text(path, "".join(one.model_dump_json() + "\n" for one in [*kept, record]))
+
+
+def read_run(path: Path) -> list[Record]:
+    """Read the records of a run, in the order they were appended.
+
+    An unfinished last line (its writer was killed) is no record and is left out; every other fault is an error.
+
+    Raises:
+        DataError: there is no such file, or a line is not a record of this schema.
+    """
+    if not path.is_file():
+        raise DataError(f"no run at {path}", help="see `lrdiff bench ls`")
+    # Not splitlines(): JSON leaves line separators of Unicode as they are.
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [parse_record(line, where=f"{path.name} line {i}") for i, line in enumerate(lines, start=1)]
+
+
+def run_files(folder: Path = DEFAULT_FOLDER) -> list[Path]:
+    """The files of all runs, oldest first."""
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def find_run(name: str, folder: Path = DEFAULT_FOLDER) -> Path:
+    """The file of a run: by path, by the beginning of its name, or ``latest``, or ``latest~1`` for the one before.
+
+    Raises:
+        DataError: none of that name, or several.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    files = run_files(folder)
+    if name == "latest" or name.startswith("latest~"):
+        back = name.removeprefix("latest").removeprefix("~") or "0"
+        if not (back.isascii() and back.isdigit()):
+            raise DataError(
+                f"{name} is no run", help="write latest, latest~1 for the one before, or see `lrdiff bench ls`"
+            )
+        if int(back) >= len(files):
+            raise DataError(f"{folder} holds {len(files)} runs, {name} is none of them", help="see `lrdiff bench ls`")
+        return files[-1 - int(back)]
+    found = [file for file in files if file.name.startswith(name)]
+    if len(found) != 1:
+        raise DataError(
+            f"{len(found)} runs in {folder} begin with {name!r}", help="see `lrdiff bench ls`; latest is the newest"
+        )
+    return found[0]
+
+
+def same_machine(records: Iterable[Record]) -> None:
+    """Refuse records of several machines.
+
+    Raises:
+        InputError: they come from more than one; its help says how to compare all the same.
+    """
+    machines = {record.machine.id: record.machine for record in records}
+    if len(machines) > 1:
+        names = "; ".join(f"{m.id}: {m.cpu}, {m.cpus} cpus, {m.device}" for m in machines.values())
+        raise InputError(
+            f"the records come from different machines ({names})",
+            help="measure both on one; to compare all the same, say --across-machines",
+        )
+
+
+@contextmanager
+def _locked(file: IO[bytes]) -> Iterator[None]:
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
+        return
+    import fcntl
+
+    fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file is closed, also by a kill
+    yield
+
+
+def _cut_unfinished_line(file: IO[bytes]) -> None:
+    end = file.seek(0, os.SEEK_END)
+    position = end
+    tail = b""
+    while position > 0 and b"\n" not in tail:
+        position = max(0, position - 65536)
+        file.seek(position)
+        tail = file.read(end - position)
+    keep = position + tail.rfind(b"\n") + 1
+    if keep < end:
+        file.truncate(keep)

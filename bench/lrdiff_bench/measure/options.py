@@ -1,0 +1,184 @@
+"""The commands of ``lrdiff bench`` beside ``step``: typer alone is imported before one is chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+__all__ = ["BenchGroup", "add_bench_commands"]
+
+
+class BenchGroup(TyperGroup):
+    """``lrdiff bench CASE --quick`` is ``lrdiff bench run CASE --quick``: what is no command is a case or an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] != "--help" and args[0] not in self.commands):
+            args = ["run", *args]
+        return list(super().parse_args(ctx, args))
+
+
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the records [runs/bench].")]
+PageOption = Annotated[
+    Path | None, typer.Option("--to", metavar="FILE.md", help="Also write a page there, with pictures beside it.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
+ParamOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param", metavar="K=V", help="One value of a parameter, or k=a,b; repeat it. Others have their defaults."
+    ),
+]
+DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="cpu, cuda or mps.")]
+ProcessesOption = Annotated[int, typer.Option("--processes", metavar="N", help="Fresh processes a case.")]
+AffinityOption = Annotated[
+    str | None, typer.Option("--affinity", metavar="LIST", help="Processors to keep to, such as 0,1 (Linux).")
+]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A file, the beginning of its name, latest, or latest~1.")
+]
+
+
+def run(
+    cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", help="Which; left out: all.")] = None,
+    param: ParamOption = None,
+    device: DeviceOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer cases and samples: a look in two minutes.")] = False,
+    processes: ProcessesOption = 1,
+    instructions: Annotated[bool, typer.Option("--instructions", help="Also count instructions (valgrind; two minutes a case).")] = False,  # noqa: E501
+    affinity: AffinityOption = None,
+    out: OutOption = None,
+    to: PageOption = None,
+    json: JsonOption = False,
+) -> int:  # fmt: skip
+    """Measure cases and keep a record of each."""
+    from lrdiff_bench.measure import command
+
+    return command.run(
+        cases or [], param or [], device=device, quick=quick, processes=processes, instructions=instructions,
+        affinity=affinity, folder=out, to=to, json=json,
+    )  # fmt: skip
+
+
+def ls(
+    out: OutOption = None,
+    cases: Annotated[bool, typer.Option("--cases", help="List the cases and their parameters instead.")] = False,
+    json: JsonOption = False,
+) -> int:
+    """List the runs that are kept, or what can be measured."""
+    from lrdiff_bench.measure import page
+
+    return page.list_cases(json=json) if cases else page.list_runs(folder=out, json=json)
+
+
+def show(
+    run: RunArgument = "latest",
+    to: PageOption = None,
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Show the records of a run."""
+    from lrdiff_bench.measure import page
+
+    return page.show(run, folder=out, to=to, json=json)
+
+
+def compare(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="The run to compare with.")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The run that is judged.")] = "latest",
+    across_machines: Annotated[bool, typer.Option("--across-machines", help="Compare although the machines differ.")] = False,  # noqa: E501
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> int:  # fmt: skip
+    """Compare two runs, case by case; the exit status is 1 where one got slower."""
+    from lrdiff_bench.measure import page
+
+    return page.compare(run_a, run_b, across_machines=across_machines, folder=out, json=json)
+
+
+def calibrate(
+    case: Annotated[str, typer.Argument(metavar="[CASE]", help="What is measured against itself.")] = "main_step",
+    param: ParamOption = None,
+    processes: Annotated[int, typer.Option("--processes", metavar="N", help="Pairs of processes.")] = 16,
+    affinity: AffinityOption = None,
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Measure this machine's own A/A band: how far the same code differs from itself here."""
+    from lrdiff_bench.measure import command
+
+    return command.calibrate(case, param or [], processes=processes, affinity=affinity, folder=out, json=json)
+
+
+def ab(
+    ref_a: Annotated[str, typer.Argument(metavar="REF_A", help="A commit, . for the working tree, or a parameter's value.")],  # noqa: E501
+    ref_b: Annotated[str, typer.Argument(metavar="REF_B", help="The same; judged against REF_A.")],
+    case: Annotated[str, typer.Argument(metavar="CASE", help="What is measured.")],
+    param: ParamOption = None,
+    device: DeviceOption = None,
+    processes: Annotated[int, typer.Option("--processes", metavar="N", help="Pairs of fresh processes.")] = 8,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter blocks.")] = False,
+    repository: Annotated[Path, typer.Option("--repository", metavar="DIR", help="Where the commits are; bare will do.")] = Path(),  # noqa: E501
+    affinity: AffinityOption = None,
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> int:  # fmt: skip
+    """Compare two commits, or two implementations, in one case; the exit status is 1 where REF_B is slower."""
+    from lrdiff_bench.measure import command
+
+    return command.ab(
+        ref_a, ref_b, case, param or [], device=device, processes=processes, quick=quick, repository=repository,
+        affinity=affinity, folder=out, json=json,
+    )  # fmt: skip
+
+
+def history(
+    range_: Annotated[str | None, typer.Argument(metavar="[RANGE]", help="Commits, as git rev-list takes them [the last ten].")] = None,  # noqa: E501
+    case: Annotated[list[str] | None, typer.Option("--case", metavar="CASE", help="Only these; repeat it.")] = None,
+    device: DeviceOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few samples: a look.")] = False,
+    whole: Annotated[bool, typer.Option("--all", help="Every case of a whole run, not only those of a quick one.")] = False,  # noqa: E501
+    affinity: AffinityOption = None,
+    repository: Annotated[Path, typer.Option("--repository", metavar="DIR", help="A clone; bare will do.")] = Path(),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where asv keeps everything.")] = Path("runs", "history"),  # noqa: E501
+    show: Annotated[bool, typer.Option("--open", help="Show the page in a browser when done.")] = False,
+    json: JsonOption = False,
+) -> int:  # fmt: skip
+    """Measure commits with asv, skipping those measured before, and publish the page."""
+    from lrdiff_bench.measure import command
+
+    return command.history(
+        range_, cases=case or [], device=device or "cpu", quick=quick, whole=whole, affinity=affinity,
+        repository=repository, out=out, show=show, json=json,
+    )  # fmt: skip
+
+
+def pictures(
+    run: RunArgument = "latest",
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where the pictures go.")] = Path("runs", "bench"),
+    out: OutOption = None,
+) -> int:
+    """Draw a run: cost against the number of rates, cost against size, and how cases went over all runs."""
+    from lrdiff_bench.measure import page
+
+    return page.pictures(run, to=to, folder=out)
+
+
+def population(
+    quick: Annotated[bool, typer.Option("--quick", help="256 members, not 4096 and a million: to see that it works.")] = False,  # noqa: E501
+    threads: Annotated[int, typer.Option("--threads", metavar="N", help="Of torch and of the kernel.")] = 2,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Also write the table there.")] = None,
+    json: JsonOption = False,
+) -> int:  # fmt: skip
+    """Time thousands of small models at once against JAX and a plain loop; status 1 where a goal is missed."""
+    from lrdiff_bench.measure.cases.population_table import present
+
+    return present(quick=quick, threads=threads, out=out, json=json)
+
+
+def add_bench_commands(app: typer.Typer) -> None:
+    """Add all of them to the sub-app ``bench``, whose group is :class:`BenchGroup`."""
+    for command in (run, ls, show, compare, calibrate, ab, history, pictures, population):
+        app.command()(command)

@@ -1,0 +1,1 @@
+"""The same prediction, and the same training, everywhere: commands, screens, pages."""

@@ -1,0 +1,188 @@
+"""What ``lrdiff parity`` does: find what to compare, run it everywhere, show it, and write it into a folder."""
+
+from __future__ import annotations
+
+import json as json_module
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lrdiff_bench.parity.page import parity_page
+from lrdiff_bench.parity.sources import find_subjects
+from lrdiff_bench.report.parity_table import draw_matrix, draw_parity
+from lrdiff_bench.report.tables import make_console
+from lrdiff_bench.system.folders import make_folder
+from lrdiff_bench.system.machine import describe_machine
+from lrdiff_bench.system.run_folder import json_ready
+from lrdiff_core import __version__
+from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
+from lrdiff_core.files import write_json, write_text
+from lrdiff_export import BACKENDS, ParityReport, Subject, check_subjects
+from lrdiff_export.parity.layers import layer_errors
+from lrdiff_export.runtimes import find_backends
+
+__all__ = ["backend_names", "prediction_parity"]
+
+FORMAT, VERSION = "lrdiff.parity", 1
+
+
+def prediction_parity(
+    sources: Sequence[str],
+    *,
+    backends: Sequence[str] | None = None,
+    data: Path | None = None,
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Compare predictions everywhere, show the matrix, and write it to a folder if one is named.
+
+    Args:
+        sources: run folders, ONNX files, ``MODULE:FACTORY``; none for the built-in models.
+        backends: names; all that can run the sources by default.
+        data: rows to predict, for a single source.
+        out: folder for ``parity.json``, ``parity.md`` and the pictures.
+        json: print one JSON document instead of the matrix.
+
+    Raises:
+        InputError: what was given cannot be used.
+        CheckFailed: a backend differs or refuses.
+        UnavailableError: a backend that was asked for by name is not here.
+    """
+    find_backends(backends or ())  # before anything is trained or converted
+    if out is not None:
+        make_folder(out)
+    with _one_thread():
+        subjects = find_subjects(sources, data)
+        with _progress() as watch:
+            reports = check_subjects(subjects, backends=backends, watch=watch)
+            layers = _layers(subjects, reports, watch) if out is not None else {}
+    document = _document(reports, layers)
+    if out is not None:
+        _write(out, document, sources)
+    if json:
+        sys.stdout.write(json_module.dumps(document, indent=2, allow_nan=False) + "\n")
+    else:
+        _show(document)
+    _raise_for(reports, asked=backends is not None)
+
+
+def backend_names(text: str | None) -> list[str] | None:
+    """Read a list such as ``eager,onnxruntime``.
+
+    Raises:
+        ConfigError: it names none.
+
+    Example:
+        >>> backend_names("eager, onnxruntime")
+        ['eager', 'onnxruntime']
+    """
+    if text is None:
+        return None
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ConfigError("--backends names none", help=f"backends: {', '.join(BACKENDS)}")
+    return names
+
+
+def _show(document: Mapping[str, Any]) -> None:
+    models = document["models"]
+    if len(models) == 1:
+        draw_parity(make_console(), next(iter(models.values())))
+    else:
+        draw_matrix(make_console(), models)
+
+
+def _document(reports: Mapping[str, ParityReport], layers: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "passed": all(report.passed for report in reports.values()),
+        "lrdiff": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": describe_machine().model_dump(exclude={"id"}),
+        "models": {name: report.to_dict() for name, report in reports.items()},
+        "layers": layers,
+    }
+    ready = json_ready(document)
+    assert isinstance(ready, dict)
+    return ready
+
+
+def _write(out: Path, document: dict[str, Any], sources: Sequence[str]) -> None:
+    from lrdiff_bench.parity import pictures  # here: matplotlib takes half a second to import
+
+    title = f"error of allowed against float64, in eps of the dtype; {document['machine']['cpu']}"
+    pictures.draw_matrix(out / "parity", document["models"], title)
+    if document["layers"]:
+        title = "Error by layer against float64: layers as separate outputs, nothing fused across them"
+        pictures.draw_layers(out / "parity-layers", document["layers"], title)
+    write_json(out / "parity.json", document)
+    command = " ".join(["lrdiff parity", *sources, f"--out {out}"])
+    guide = (out / ".." / "guide" / "parity.md").is_file()
+    write_text(out / "parity.md", parity_page({**document, "guide": guide}, command))
+
+
+def _layers(
+    subjects: Mapping[str, Subject], reports: Mapping[str, ParityReport], watch: Callable[[str, str], object]
+) -> dict[str, list[dict[str, Any]]]:
+    """Errors by layer wherever predictions ran; compiled code is left out: its layers are fused."""
+    found = {}
+    for name, subject in subjects.items():
+        ran = [result.backend for result in reports[name].results if result.error is not None]
+        chosen = [BACKENDS[one] for one in ran if BACKENDS[one].needs_onnx or not BACKENDS[one].heavy]
+        if subject.module is not None and chosen:
+            watch("layer by layer", name)
+            found[name] = [asdict(one) for one in layer_errors(subject, chosen)]
+    return found
+
+
+def _raise_for(reports: Mapping[str, ParityReport], *, asked: bool) -> None:
+    failed = {
+        result.backend: result.status
+        for report in reports.values()
+        for result in report.results
+        if result.counts and result.status in ("differs", "refused")
+    }
+    if failed:
+        said = ", ".join(f"{backend} {status}" for backend, status in failed.items())
+        raise CheckFailed(
+            f"no parity: {said}", help="the reasons stand below the matrix; docs/guide/parity.md explains them"
+        )
+    absent = {
+        result.backend: result.reason
+        for report in reports.values()
+        for result in report.results
+        if result.status == "unavailable" and asked
+    }
+    if absent:
+        said = "; ".join(f"{backend}: {reason}" for backend, reason in absent.items())
+        raise UnavailableError(f"not here: {said}", help="see lrdiff doctor, or leave them out of --backends")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread, so that sums have one order; what was set is set again."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, str], object]]:
+    """What is being run, on stderr and only where a person looks at it."""
+    console = make_console(stderr=True)
+    if not console.is_terminal:
+        yield lambda backend, model: None
+        return
+    with console.status("") as status:
+        yield lambda backend, model: status.update(f"{backend}: {model}")

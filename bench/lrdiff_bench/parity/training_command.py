@@ -1,0 +1,248 @@
+"""``lrdiff parity --training``: the same training in every lane here, judged against float64 step by step."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lrdiff_bench.parity.training_page import training_parity_page
+from lrdiff_bench.parity.training_pictures import draw_training_parity
+from lrdiff_bench.parity.training_screen import draw_report
+from lrdiff_bench.run.export_command import from_factory
+from lrdiff_bench.run.open_run import open_run
+from lrdiff_bench.run.screen import line, make_console
+from lrdiff_bench.system.folders import make_folder
+from lrdiff_bench.system.machine import describe_machine
+from lrdiff_bench.system.run_folder import json_ready
+from lrdiff_bench.system.settings import gather
+from lrdiff_core import __version__, load_table, set_up
+from lrdiff_core.config import RunConfig
+from lrdiff_core.devices import device_status
+from lrdiff_core.errors import ConfigError, DataError, InputError, UnavailableError
+from lrdiff_core.files import write_text
+from lrdiff_core.loop import loss_function
+from lrdiff_core.seeds import make_generator
+from lrdiff_export.model.signature import as_arrays
+from lrdiff_export.records import first_line
+from lrdiff_export.training.examples import make_job
+from lrdiff_export.training.implementations import ARITHMETICS, IMPLEMENTATIONS, Lane, find_lanes
+from lrdiff_export.training.job import TrainingJob, plan_groups
+from lrdiff_export.training.parity import LaneResult, check_training_parity
+
+__all__ = ["choose_lanes", "find_job", "run_job", "training_parity"]
+
+MOST_STEPS = 400  # of a run; longer ones are compared over their first steps
+FACTORY_STEPS = 50  # of a module of one's own
+# Other arithmetics are compared in the implementations that differ there.
+_OTHER = ("torch", "torch-foreach", "torch-fused", "ours")
+
+
+def training_parity(
+    sources: Sequence[str],
+    *,
+    backends: str | None = None,
+    data: Path | None = None,
+    out: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Compare trainings, draw what came of it, and return the exit status.
+
+    Args:
+        sources: run folders, presets, TOML files, ``MODULE:FACTORY``; none for the preset ``seed``.
+        backends: implementations, devices and arithmetics, with commas between them; left out, all that is here.
+        data: rows for a single ``MODULE:FACTORY``: ``.npz``, one array an input, and ``targets``.
+        out: a folder for ``training-parity.json``, a page and a picture a source.
+        json: one JSON document on stdout, and nothing else there.
+
+    Raises:
+        ConfigError, DataError, InputError, CheckpointError: a source, a name or the rows cannot be used.
+        UnavailableError: nothing of what was asked for is here.
+    """
+    if data is not None and (len(sources) != 1 or not _is_factory(sources[0])):
+        raise ConfigError("--data goes with one MODULE:FACTORY", help="a run brings its own rows")
+    lanes = choose_lanes(None if backends is None else _names(backends))
+    jobs = [find_job(source, data) for source in sources or ["seed"]]
+    if out is not None:
+        make_folder(out)
+    console = make_console(stderr=json)
+    reports = []
+    for number, job in enumerate(jobs, start=1):
+
+        def tell(lane: Lane, result: LaneResult, job: TrainingJob = job) -> None:
+            if sys.stderr.isatty():
+                print(f"{job.name}: {lane}: {result.status}", file=sys.stderr)
+
+        report = check_training_parity(job, lanes, on_lane=tell).to_dict()
+        reports.append(report)
+        draw_report(console, report)
+        if out is not None:
+            stem = out / ("training-parity" if len(jobs) == 1 else f"training-parity-{number}")
+            for file in draw_training_parity(report, stem):
+                line(console, f"wrote {file}")
+    passed = all(report["passed"] for report in reports)
+    document = {
+        "format": "lrdiff.training_parity",
+        "version": 1,
+        "passed": passed,
+        "lrdiff": __version__,
+        "python": platform.python_version(),
+        "machine": describe_machine().model_dump(exclude={"id"}),
+        "reports": reports,
+    }
+    text = jsonlib.dumps(json_ready(document), indent=2, allow_nan=False) + "\n"
+    if out is not None:
+        write_text(out / "training-parity.json", text)
+        command = " ".join(["lrdiff parity --training", *sources, *([f"--backends {backends}"] if backends else [])])
+        guide = (out / ".." / "guide" / "training-parity.md").is_file()
+        page = training_parity_page({**document, "guide": guide}, f"{command} --out {out}")
+        write_text(out / "training-parity.md", page)
+    if json:
+        sys.stdout.write(text)
+    rows = [row for report in reports for row in report["results"]]
+    if all(row["status"] == "unavailable" for row in rows):
+        said = "; ".join(dict.fromkeys(f"{row['implementation']}: {row['reason']}" for row in rows))
+        raise UnavailableError(f"not here: {said}", help="see lrdiff doctor, or name others with --backends")
+    return 0 if passed else 1
+
+
+def _names(text: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ConfigError(
+            "--backends names none",
+            help=f"write some of: {', '.join([*IMPLEMENTATIONS, *ARITHMETICS])}, cpu, cuda, mps",
+        )
+    return names
+
+
+def choose_lanes(wanted: Sequence[str] | None = None) -> list[Lane]:
+    """Return the lanes to compare; a device that is not here and was not named is one lane, to say why.
+
+    Args:
+        wanted: names, as for :func:`~lrdiff_export.training.implementations.find_lanes`.
+
+    Raises:
+        ConfigError: an unknown name.
+
+    Example:
+        >>> [str(lane) for lane in choose_lanes(["ours", "cpu"])]
+        ['ours on cpu in float32']
+    """
+    here = [name for name in ("cpu", "cuda", "mps") if device_status(name).available]
+    away = [name for name in ("cuda", "mps") if name not in here]
+    if wanted is not None:
+        return find_lanes(wanted, devices=here)
+    lanes = find_lanes(devices=here)
+    lanes += find_lanes(_OTHER, devices=["cpu"], arithmetics=["float64", "bfloat16"])
+    for device in here[1:]:
+        others = [name for name in ("bfloat16", "autocast", "tfloat32") if (device, name) != ("mps", "tfloat32")]
+        lanes += find_lanes(_OTHER, devices=[device], arithmetics=others)
+    return [*lanes, *(Lane(implementation="torch", device=name) for name in away)]
+
+
+def find_job(source: str, data: Path | None = None) -> TrainingJob:
+    """Return what is to be trained.
+
+    Args:
+        source: a run folder, a preset, a TOML file, or ``MODULE:FACTORY``; the factory returns a module and an
+            example, or those and a mapping with any of ``rows``, ``targets``, ``loss``, ``plan``, ``optimizer``,
+            ``steps`` and ``batch_size`` (:func:`~lrdiff_export.training.examples.make_job`).
+        data: rows and targets for a module.
+
+    Raises:
+        ConfigError, DataError, InputError, CheckpointError: it cannot be used.
+    """
+    if _is_factory(source):
+        return _job_of_module(source, data)
+    if (Path(source) / "summary.json").is_file():
+        return run_job(open_run(Path(source))[2], name=Path(source).name)
+    if Path(source).is_dir():
+        raise ConfigError(f"{source} is not a run folder", help="name a folder made by `lrdiff run`, or a preset")
+    config = gather(source, {})
+    return run_job(config, name=config.name)
+
+
+def run_job(config: RunConfig, *, name: str, steps: int = MOST_STEPS) -> TrainingJob:
+    """Return the training of a run from its first step on: its weights, its rows in its order, its rates.
+
+    Args:
+        config: the run's settings; the device among them is not looked at.
+        name: for people.
+        steps: at most so many.
+    """
+    config = config.model_copy(update={"device": "cpu", "compile": False})
+    table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
+    setup = set_up(table, config)
+    inputs, targets = setup.rows.inputs["train"], setup.rows.targets["train"]
+    order = make_generator(setup.seed, "order")  # as in lrdiff_core.loop.fit
+    batches = [
+        (inputs[rows], targets[rows])
+        for _ in range(config.epochs)
+        for rows in torch.randperm(len(inputs), generator=order).split(setup.batch_size)
+    ]
+    loss_of = loss_function(table.task)
+    cut = f"the first {steps} of {len(batches)} steps"
+    return TrainingJob(
+        name=name,
+        module=setup.net,
+        batches=batches[:steps],
+        loss=lambda net, rows, wanted: loss_of(net.network(rows), wanted),
+        optimizer=config.optimizer,
+        groups=plan_groups(setup.plan, **({"momentum": config.momentum} if config.optimizer == "sgd" else {})),
+        remarks=(cut,) if len(batches) > steps else (),
+    )
+
+
+def _is_factory(source: str) -> bool:
+    return ":" in source and not Path(source).exists()
+
+
+def _job_of_module(source: str, data: Path | None) -> TrainingJob:
+    known = ("targets", "loss", "plan", "optimizer", "steps", "batch_size")
+    module, example, more = from_factory(source, also=known)
+    options = {key: more[key] for key in known if key in more}
+    if data is not None:
+        rows, options["targets"] = _read_rows(data, options.get("targets"))
+    else:
+        given = more.get("rows", example)
+        rows = [torch.from_numpy(one) for one in as_arrays(_plain(given))]
+    try:
+        return make_job(module, rows, name=source, **{"steps": FACTORY_STEPS, **options})
+    except (TypeError, ValueError) as problem:
+        raise InputError(
+            f"{source} gives something that cannot be trained: {first_line(problem)}",
+            help="see docs/guide/training-parity.md for what a factory returns",
+        ) from problem
+
+
+def _plain(rows: Any) -> Any:
+    """Tensors as arrays, in whatever they come: alone, in a sequence, in a mapping."""
+    if isinstance(rows, torch.Tensor):
+        return rows.detach().cpu().numpy()
+    if isinstance(rows, Mapping):
+        return {key: _plain(one) for key, one in rows.items()}
+    return tuple(map(_plain, rows)) if isinstance(rows, tuple | list) else rows
+
+
+def _read_rows(path: Path, targets: Any) -> tuple[list[torch.Tensor], Any]:
+    try:
+        with np.load(path, allow_pickle=False) as loaded:
+            arrays = {name: torch.from_numpy(loaded[name]) for name in loaded.files}
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist", help="name an .npz file") from None
+    except Exception as problem:  # a damaged archive fails in many ways
+        raise DataError(
+            f"{path} cannot be read: {first_line(problem)}",
+            help="name an .npz file: an array an input, and targets",
+        ) from problem
+    targets = arrays.pop("targets", targets)
+    if not arrays:
+        raise DataError(f"{path} holds no rows", help="write one array an input beside targets")
+    return list(arrays.values()), targets

@@ -1,0 +1,1 @@
+"""What commands draw with: tables, pages, figures, JSON."""

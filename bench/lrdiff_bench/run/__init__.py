@@ -1,0 +1,1 @@
+"""The main job and what people do with a run: train, predict, export, rates, range test."""

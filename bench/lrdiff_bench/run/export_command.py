@@ -1,0 +1,265 @@
+"""What ``lrdiff export``, ``verify``, ``predict`` and ``targets`` do: plain arguments in, JSON-ready reports out."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import inspect
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lrdiff_bench.run.job import export_net
+from lrdiff_bench.run.open_run import held_out, open_run, verify_against_run
+from lrdiff_core.data import read_features
+from lrdiff_core.errors import ConfigError, ModelFileError
+from lrdiff_core.model import Predictor
+from lrdiff_export.records import first_line
+
+if TYPE_CHECKING:
+    from lrdiff_export import Allowance
+
+__all__ = [
+    "export_model",
+    "from_factory",
+    "latency",
+    "list_targets",
+    "predict_onnx",
+    "verify_model",
+    "whole_numbers",
+]
+
+
+def export_model(
+    source: str,
+    out: Path | None = None,
+    *,
+    target: str | None = None,
+    variants: Sequence[str] = ("fp32",),
+    opset: int | None = None,
+    allow: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Export a run or any module, with golden vectors beside the file, and return the report.
+
+    Args:
+        source: a run folder, or ``MODULE:FACTORY``; the factory takes nothing and returns a module and an example, or
+            a module, an example and a mapping of further arguments for :func:`lrdiff_export.export`.
+        out: the file; ``RUN/model.onnx``, or ``model.onnx`` here.
+        target: the runtime that must read the file.
+        variants: any of fp32, fp16, int8, int8-qdq.
+        opset: operator set, exactly.
+        allow: ``key=value`` each, what variants may lose: fields of :class:`lrdiff_export.Allowance`.
+
+    Raises:
+        CheckFailed: the file did not predict as the model, or a variant loses too much; nothing was written.
+        CheckpointError, ConfigError, DataError: the run or the factory cannot be used.
+    """
+    from lrdiff_export import export
+
+    options: dict[str, Any] = {"target": target, "opset": opset}
+    options = {key: value for key, value in options.items() if value is not None}  # else what the factory says
+    if list(variants) != ["fp32"]:
+        options["variants"] = variants
+    if allow:
+        options["allowance"] = _allowance(allow)
+    if ":" in source and not Path(source).exists():
+        module, example, more = from_factory(source)
+        report = export(module, example, **{"out": out or Path("model.onnx"), **more, **options})
+        return {**report.to_dict(), "passed": True}
+    run = Path(source)
+    net, info, config = open_run(run)
+    rates = {str(name): float(rate) for name, rate in info.get("rates", {}).items()}
+    rows, targets = held_out(net, config)
+    return export_net(net, rows, targets, out or run / "model.onnx", rates=rates, config=config, **options)
+
+
+def verify_model(model: Path, run: Path | None = None, runtime: str = "onnxruntime") -> dict[str, Any]:
+    """Check an ONNX file against a run, or against the golden vectors beside it; the file may be hostile.
+
+    Args:
+        model: the file.
+        run: the run that it must agree with; None to use the golden vectors.
+        runtime: ``onnxruntime``, ``openvino`` or ``node``, for golden vectors.
+
+    Raises:
+        ModelFileError: not an ONNX file, or no golden vectors.
+        UnavailableError: the runtime is not here.
+    """
+    from lrdiff_export import verify_golden
+
+    return verify_golden(model, runtime=runtime).to_dict() if run is None else verify_against_run(model, run)
+
+
+def predict_onnx(model: Path, data: str) -> str:
+    """Predict every row of a file with an ONNX file of ours, opened in a process of its own, and return CSV text.
+
+    Args:
+        model: an exported file; its card names the columns and classes.
+        data: a file with these columns, in any order; others are ignored.
+
+    Raises:
+        ModelFileError: the file cannot be used, or does not name its columns.
+        DataError: the rows cannot be used.
+    """
+    from lrdiff_export import Sandbox, read_card
+
+    with Sandbox() as sandbox:
+        sandbox.inspect(model)
+        card = read_card(model)
+        columns, classes = _names(card, "features", model), _names(card, "classes", model)
+        if not columns:
+            raise ModelFileError(f"{model} does not name its columns", help="export it with lrdiff export RUN")
+        fills = "missing_values_become" in str(card.get("normalisation", ""))
+        rows = read_features(data, feature_names=columns, impute="mean" if fills else "none")
+        outputs = sandbox.run(model, [np.ascontiguousarray(rows)])
+    answers = outputs[0]
+    wide = {len(classes), 1} if len(classes) == 2 else {max(len(classes), 1)}
+    if len(outputs) != 1 or answers.ndim != 2 or len(answers) != len(rows) or answers.shape[1] not in wide:
+        raise ModelFileError(
+            f"{model} answers {' and '.join(str(list(one.shape)) for one in outputs)} for {len(rows)} rows",
+            help=f"one output is needed, [rows, {' or '.join(map(str, sorted(wide)))}]",
+        )
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    name = "".join(_names({"target": [card.get("target", "prediction")]}, "target", model))
+    if not classes:
+        table.writerow([name])
+        table.writerows([f"{value:.9g}"] for value in answers[:, 0])
+        return out.getvalue()
+    if answers.shape[1] == 1:
+        answers = np.concatenate([1 - answers, answers], axis=1)
+    table.writerow([name, *(f"p({one})" for one in classes)])
+    for row in answers:
+        table.writerow([classes[int(row.argmax())], *(f"{value:.9g}" for value in row)])
+    return out.getvalue()
+
+
+def _names(card: dict[str, Any], key: str, model: Path) -> tuple[str, ...]:
+    """A list of names of a card, which anyone may have written."""
+    names = card.get(key, [])
+    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+        raise ModelFileError(f"{model} says of its {key} what is no list of names", help="export it again")
+    return tuple(names)
+
+
+def latency(
+    source: str, *, batches: Sequence[int] = (1, 32, 1024), threads: Sequence[int] = (1,), provider: str | None = None
+) -> dict[str, Any]:
+    """Time a run's ``model.onnx`` against eager PyTorch, call by call; or an ONNX file alone on its golden vectors.
+
+    Args:
+        source: a run folder, or an ONNX file, which is opened in a sandbox first.
+        batches: batch sizes.
+        threads: numbers of threads.
+        provider: the execution provider that must run every node.
+
+    Raises:
+        CheckpointError, ModelFileError: the run or its file cannot be used.
+        CheckFailed: a node is run by another provider than the one asked for.
+        UnavailableError: the provider is not here.
+    """
+    from lrdiff_export import inspect_untrusted, measure_latency, subject_of_file
+    from lrdiff_export.runtimes.predictor import CPU_PROVIDER
+
+    model = Path(source)
+    if model.suffix == ".onnx":
+        inspect_untrusted(model)
+        module, rows = None, subject_of_file(model).rows
+    else:
+        net, _, config = open_run(model)
+        module, rows, model = Predictor(net).eval(), (held_out(net, config)[0],), model / "model.onnx"
+    report = measure_latency(
+        model, rows, module=module, provider=provider or CPU_PROVIDER, batches=batches, threads=threads
+    )
+    return report.to_dict()
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Read a list of whole numbers such as ``"1,2"``.
+
+    Raises:
+        ConfigError: it is not one.
+
+    Example:
+        >>> whole_numbers("--threads", "1,2")
+        [1, 2]
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise ConfigError(f"{option} is {text!r}", help="write whole numbers from 1 up, such as 1,2")
+    return [int(part) for part in parts]
+
+
+def list_targets() -> list[dict[str, Any]]:
+    """Return the table of runtimes: name, newest operator set, newest IR version."""
+    from lrdiff_export import TARGETS
+
+    return [{"target": row.name, "opset": row.opset, "ir_version": row.ir_version} for row in TARGETS]
+
+
+def _allowance(texts: Sequence[str]) -> Allowance:
+    from lrdiff_export import Allowance
+
+    given: dict[str, float] = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        try:
+            given[key] = float(value)
+            Allowance(**{key: given[key]})
+        except (TypeError, ValueError) as problem:
+            raise ConfigError(
+                f"--allow {text} is no key=number", help=f"keys: {', '.join(Allowance.__dataclass_fields__)}"
+            ) from problem
+    return Allowance(**given)
+
+
+def from_factory(source: str, *, also: Sequence[str] = ()) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
+    """Return the module, the example and the further arguments that ``MODULE:FACTORY`` makes.
+
+    Args:
+        source: importable from here.
+        also: names of arguments that it may give beside those of an export.
+
+    Raises:
+        ConfigError: it cannot be imported, or gives something else.
+    """
+    from lrdiff_export import export
+
+    name, _, attribute = source.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # as `python -m` does: the user's own module lies in this folder
+    try:
+        factory = getattr(importlib.import_module(name), attribute)
+    except (ImportError, AttributeError, ValueError) as problem:
+        raise ConfigError(
+            f"{source} cannot be imported: {problem}", help="write MODULE:FACTORY, as in models:make"
+        ) from problem
+    except (Exception, SystemExit) as problem:  # the user's own code, which may raise anything
+        raise ConfigError(
+            f"{source} cannot be imported, {name} raises {type(problem).__name__}: {first_line(problem)}",
+            help="import it in Python to see where; --debug shows it, too",
+        ) from problem
+    try:
+        made = factory() if callable(factory) else factory
+    except Exception as problem:  # the user's own code, which may raise anything
+        raise ConfigError(
+            f"{source} raises {type(problem).__name__}: {first_line(problem)}",
+            help="call it in Python to see where; --debug shows it, too",
+        ) from problem
+    if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], torch.nn.Module):
+        raise ConfigError(
+            f"{source} gives {type(made).__name__}, not a module and an example",
+            help="return module, example or module, example, {'rows': ..., 'output_names': ...}",
+        )
+    more = dict(made[2]) if len(made) == 3 else {}
+    taken = [name for name in inspect.signature(export).parameters if name not in ("module", "example", "out")]
+    taken += also
+    if unknown := sorted(set(more) - set(taken)):
+        raise ConfigError(f"{source} gives the argument {unknown[0]!r}", help=f"arguments: {', '.join(taken)}")
+    return made[0], made[1], more

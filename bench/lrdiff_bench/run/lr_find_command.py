@@ -1,0 +1,182 @@
+"""``lrdiff lr-find``: the range test of the main model, from its first weights."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrdiff_bench.system.folders import make_folder
+from lrdiff_bench.system.settings import gather
+from lrdiff_core.config import RunConfig, load_config, make_config
+from lrdiff_core.data import load_table
+from lrdiff_core.devices import repeatable
+from lrdiff_core.errors import RateError
+from lrdiff_core.files import write_json
+from lrdiff_core.loop import Setup, loss_function, make_optimizer, set_up
+from lrdiff_core.lr_find import RateCurve, lr_find, lr_find_each
+from lrdiff_core.seeds import make_generator
+
+__all__ = ["Found", "as_text", "find_rates", "settings_of", "write_found"]
+
+
+WATCHED_ROWS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A range test of the main model.
+
+    Args:
+        name: of the run.
+        groups: what each group of the optimizer holds: layers, or parameters where they do not fill a layer.
+        curves: one for all rates together, or one a group.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    curves: tuple[RateCurve, ...]
+
+    def names(self) -> list[str]:
+        """What each curve is called."""
+        return ["all rates" if curve.group is None else self.groups[curve.group] for curve in self.curves]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready document; a suggestion is null where the loss never fell."""
+        now = dict(zip(self.groups, self.curves[0].base_rates, strict=True))
+        return {
+            "format": "lrdiff.lr_find",
+            "version": 1,
+            "name": self.name,
+            "rates": now,
+            "suggested": self.suggested(),
+            "curves": [
+                {"name": name, "suggested": _suggestion(curve), **curve.to_dict()}
+                for name, curve in zip(self.names(), self.curves, strict=True)
+            ],
+        }
+
+    def suggested(self) -> dict[str, float | None]:
+        """The rate that each group should have: from the one curve with ratios kept, or each from its own."""
+        found: dict[str, float | None] = dict.fromkeys(self.groups)
+        for curve in self.curves:
+            if _suggestion(curve) is None:
+                continue
+            for i in range(len(self.groups)) if curve.group is None else [curve.group]:
+                found[self.groups[i]] = curve.suggested_rates()[i]
+        return found
+
+
+def settings_of(target: str | None) -> tuple[RunConfig, Path]:
+    """The settings of a run folder, a TOML file or a preset, and the folder that results belong in.
+
+    Raises:
+        ConfigError: no such file or preset, or a wrong value in it.
+    """
+    if target is not None and Path(target).is_dir():
+        file = Path(target) / "config.toml"
+        return make_config(load_config(file), where=str(file)), Path(target)
+    config = gather(target, {})
+    return config, Path("runs") / f"{config.name}-lr-find"  # runs/NAME is kept for the run itself
+
+
+def find_rates(config: RunConfig, *, each: bool = False, steps: int = 100) -> Found:
+    """Sweep the rates of the main model from its first weights, over its training batches in their seeded order.
+
+    Args:
+        config: the settings; its rates give the ratios.
+        each: sweep each group by itself.
+        steps: points on a curve.
+
+    Raises:
+        LrdiffError: the settings, the data or the rates cannot be used.
+
+    Example:
+        >>> from lrdiff_core import PRESETS
+        >>> found = find_rates(make_config(PRESETS["seed"]))
+        >>> found.groups
+        ('layer1', 'layer2')
+        >>> 0.001 < found.suggested()["layer1"] < 1
+        True
+    """
+    table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
+    setup = set_up(table, config)
+    groups = setup.plan.groups()
+    optimizer = make_optimizer(config.optimizer, groups, momentum=config.momentum)
+    sweep: Callable[..., Any] = lr_find_each if each else lr_find
+    with repeatable(setup.device, threads=config.threads):
+        curves = sweep(setup.net, optimizer, _closure(setup, optimizer), steps=steps)
+    names = tuple(_group_name(group["param_names"]) for group in groups)
+    # Taken on the same rows, the losses need no smoothing, and a running mean would lag behind the rate: on preset
+    # seed it puts the lowest loss at three times the rate where it is.
+    curves = [replace(curve, smooth=curve.losses) for curve in (curves if each else [curves])]
+    return Found(name=config.name, groups=names, curves=tuple(curves))
+
+
+def write_found(found: Found, folder: Path) -> list[Path]:
+    """Write ``lr_find.json``, ``lr_find.png`` and ``lr_find.svg`` into a folder, which is made if it is not there.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    from lrdiff_bench.run.lr_find_picture import draw_lr_find  # here: matplotlib takes a second
+
+    make_folder(folder)
+    picture = draw_lr_find(folder, found.curves, names=found.names(), title=f"{found.name}: range test")
+    write_json(folder / "lr_find.json", found.to_dict())
+    return [folder / "lr_find.json", picture, picture.with_suffix(".svg")]
+
+
+def as_text(found: Found, files: Sequence[Path]) -> str:
+    """What the command prints: the rates now and suggested, and what was written."""
+    suggested = found.suggested()
+    rows = [("group", "now", "suggested")]
+    for name, now in zip(found.groups, found.curves[0].base_rates, strict=True):
+        rate = suggested[name]
+        rows.append((name, f"{now:.3g}", "-" if rate is None else f"{rate:.2g}"))
+    wide = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [f"{a:<{wide[0]}}  {b:>{wide[1]}}  {c:>{wide[2]}}" for a, b, c in rows]
+    lines.append(
+        "suggested: a tenth of the rate with the lowest loss"
+        + (", ratios kept" if found.curves[0].group is None else "")
+    )
+    if None in suggested.values():
+        lines.append("-: the loss never fell in the range test; look at the picture")
+    return "\n".join([*lines, *(f"wrote {file}" for file in files)])
+
+
+def _closure(setup: Setup, optimizer: torch.optim.Optimizer) -> Callable[[], Tensor]:
+    loss_of = loss_function(setup.rows.table.task)
+    inputs, targets = setup.rows.inputs["train"], setup.rows.targets["train"]
+    order = torch.randperm(len(inputs), generator=make_generator(setup.seed, "order")).to(inputs.device)
+    turns = itertools.cycle(order.split(setup.batch_size))
+    watched = order[:WATCHED_ROWS]
+
+    def closure() -> Tensor:
+        batch = next(turns)
+        optimizer.zero_grad()
+        loss_of(setup.net.network(inputs[batch]), targets[batch]).backward()
+        # Updates come from batches as in training; the loss is taken on the same rows every time, so that what moves
+        # it is the rate: from batch to batch it would jump more than low rates change it.
+        with torch.no_grad():
+            return loss_of(setup.net.network(inputs[watched]), targets[watched])
+
+    return closure
+
+
+def _group_name(names: Sequence[str]) -> str:
+    """The layers of a group, shortly."""
+    layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
+    return ", ".join(layers) if len(layers) <= 3 else f"{layers[0]} .. {layers[-1]}"
+
+
+def _suggestion(curve: RateCurve) -> float | None:
+    try:
+        return curve.suggest()
+    except RateError:
+        return None

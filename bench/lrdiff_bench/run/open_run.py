@@ -1,0 +1,117 @@
+"""What can be done with a finished run: predict, export, verify, show again."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lrdiff_bench.system.run_folder import read_summary
+from lrdiff_core.checkpoint import load_checkpoint
+from lrdiff_core.config import RunConfig, load_config, make_config
+from lrdiff_core.data import load_table, read_features, split_table
+from lrdiff_core.errors import CheckpointError
+from lrdiff_core.model import Predictor, TabularNet
+
+__all__ = ["open_run", "held_out", "predict_file", "retrace", "verify_against_run"]
+
+
+def open_run(run: Path) -> tuple[TabularNet, dict[str, Any], RunConfig]:
+    """Return the model, the checkpoint's info and the settings of a run folder.
+
+    Raises:
+        CheckpointError: no run there, or a damaged one.
+        ConfigError: its settings cannot be read.
+    """
+    read_summary(run)
+    net, info = load_checkpoint(run / "model.safetensors")
+    return net, info, make_config(load_config(run / "config.toml"), where=str(run / "config.toml"))
+
+
+def predict_file(run: Path, data: str) -> str:
+    """Predict every row of a file and return CSV text.
+
+    Columns: for classes the predicted class and one probability a class; for regression the predicted value.
+
+    Args:
+        run: a run folder.
+        data: a file with the model's columns, in any order; others are ignored.
+
+    Raises:
+        CheckpointError: the run cannot be read.
+        DataError: the rows cannot be used.
+    """
+    net, info, _ = open_run(run)
+    rows = read_features(data, feature_names=net.spec.feature_names, impute=info.get("impute", "none"))
+    with torch.no_grad():
+        answers = net.predict(torch.from_numpy(rows)).numpy()
+    spec, out = net.spec, io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    if spec.task == "regression":
+        table.writerow([spec.target_name])
+        table.writerows([_short(value)] for value in answers[:, 0])
+        return out.getvalue()
+    if spec.task == "binary":
+        answers = np.concatenate([1 - answers, answers], axis=1)
+    table.writerow([spec.target_name, *(f"p({name})" for name in spec.classes)])
+    for row in answers:
+        table.writerow([spec.classes[int(row.argmax())], *map(_short, row)])
+    return out.getvalue()
+
+
+def verify_against_run(model: Path, run: Path) -> dict[str, Any]:
+    """Check an ONNX file, which may be hostile, against a run's model on the run's held-out rows.
+
+    Raises:
+        ModelFileError: not an ONNX file, or one that costs more than the limits of a sandbox.
+        CheckpointError: the run cannot be read.
+    """
+    from lrdiff_export import Sandbox, verify_onnx
+
+    with Sandbox() as sandbox:
+        sandbox.inspect(model)  # before the run is opened: a bad file is the more likely mistake
+        net, _, config = open_run(run)
+        rows, _ = held_out(net, config)
+        report = verify_onnx(model, Predictor(net), rows=rows, sandbox=sandbox)
+    return {"file": str(model), **report.to_dict()}
+
+
+def held_out(net: TabularNet, config: RunConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return the raw rows of a run's test split and what they are to be answered with, from its data and seed."""
+    table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
+    if table.feature_names != net.spec.feature_names:
+        raise CheckpointError(
+            f"{config.data} no longer has the columns the run was trained on",
+            help=f"put the file back as it was; the run has {len(net.spec.feature_names)} columns",
+        )
+    split = split_table(table, validation=config.validation, test=config.test, seed=config.seed)
+    return np.ascontiguousarray(table.features[split.test]), table.target[split.test]
+
+
+def retrace(run: Path) -> dict[str, Any]:
+    """Return a run's summary with the prediction of its sample row computed again from its checkpoint.
+
+    Raises:
+        CheckpointError: the run cannot be read, or its checkpoint does not predict what its summary says.
+    """
+    summary = read_summary(run)
+    net, _, _ = open_run(run)
+    row = torch.tensor(summary["data"]["sample"]["values"], dtype=torch.float32)
+    trace = net.trace(row)
+    told = summary["prediction"]["trace"][-1]["values"]
+    if not np.allclose(trace[-1].values, told, rtol=1e-5, atol=1e-6):
+        raise CheckpointError(
+            f"{run / 'model.safetensors'} predicts {trace[-1].values}, its summary says {told}",
+            help="the folder was changed after the run; run again",
+        )
+    for step, written in zip(trace, summary["prediction"]["trace"], strict=True):
+        written["values"] = list(step.values)
+    return {**summary, "folder": {**summary["folder"], "path": str(run)}}
+
+
+def _short(value: float) -> str:
+    return f"{value:.9g}"  # nine digits tell every float32 apart

@@ -1,0 +1,367 @@
+"""``lrdiff rates``: the plan of a run, or of a user's own model, before anything is trained."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from functools import reduce
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from lrdiff_core.errors import CheckpointError, InputError, RateError
+from lrdiff_core.rates import (
+    HeadMultiplier,
+    LayerDecay,
+    RatePlan,
+    Rule,
+    Scale,
+    Slices,
+    layer_depths,
+    list_parameters,
+    param_groups,
+)
+from lrdiff_core.rates.table import WIDTH
+from lrdiff_core.rates.values import near
+
+__all__ = [
+    "is_factory", "list_table", "load_model", "made_by", "make_plan", "make_scales", "parameter_rows", "plan_of",
+    "plan_text", "read_plan", "their_fault",
+]  # fmt: skip
+
+HOW_TO_NAME = "name a run folder, or a model as package.module:factory"
+
+
+def plan_of(target: str, options: Mapping[str, Any]) -> RatePlan:
+    """The plan that a target has, or gets by the options.
+
+    Args:
+        target: a run folder, a stored plan (``rates.json``) or ``package.module:factory``.
+        options: the keyword arguments of :func:`make_plan`; empty, a run shows the plan that it was trained with.
+
+    Raises:
+        InputError: the target cannot be read or built.
+        RateError: the options make no plan.
+    """
+    if not options and not is_factory(target):
+        return read_plan(Path(target))
+    try:
+        return make_plan(load_model(target), **options)
+    except RateError as problem:
+        raise RateError(problem.message, help=_for_the_command_line(problem, target)) from problem
+
+
+def plan_text(plan: RatePlan) -> str:
+    """The plan as wide as the terminal (or ``COLUMNS``), or as Python prints it where there is none."""
+    return plan.table(shutil.get_terminal_size((WIDTH, 24)).columns)
+
+
+def make_plan(
+    model: nn.Module,
+    *,
+    lr: float = 1e-3,
+    weight_decay: float = 0.0,
+    rules: Sequence[str] = (),
+    no_weight_decay: Sequence[str] = (),
+    layer_decay: float | None = None,
+    slices: str | None = None,
+    head_multiplier: float | None = None,
+    layers: Sequence[str] = (),
+) -> RatePlan:
+    """A plan from what a command line can say.
+
+    Args:
+        model: any module.
+        lr: the base rate.
+        weight_decay: for all that nothing else is said about.
+        rules: one line each, as :meth:`lrdiff_core.rates.Rule.parse` reads them.
+        no_weight_decay: ``1d``, or a match as in a rule.
+        layer_decay, slices, head_multiplier, layers: see :func:`make_scales`.
+
+    Raises:
+        RateError: a rule or a number that cannot be, or does not fit the model.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        >>> plan = make_plan(model, lr=0.1, rules=["1.bias lr=0.5"], layer_decay=0.5)
+        >>> [entry.lr for entry in plan]
+        [0.05, 0.05, 0.1, 0.5]
+    """
+    # The rule's own reader knows globs, names and /expressions/ alike.
+    undecayed = [one if one == "1d" else Rule.parse(f"{one} weight_decay=0").match for one in no_weight_decay]
+    return param_groups(
+        model,
+        lr=lr,
+        weight_decay=weight_decay,
+        rules=[Rule.parse(text) for text in rules],
+        scale=make_scales(layer_decay=layer_decay, slices=slices, head_multiplier=head_multiplier, layers=layers),
+        no_weight_decay=undecayed,
+    )
+
+
+def make_scales(
+    *, layer_decay: float | None, slices: str | None, head_multiplier: float | None, layers: Sequence[str]
+) -> list[Scale]:
+    """The scales that a command line asks for.
+
+    Args:
+        layer_decay: factor from a layer to the one below it.
+        slices: ``LO:HI``, the first and the last layer's fraction of the base rate.
+        head_multiplier: factor of the head.
+        layers: none: found in the module tree; one: the module that holds the blocks; several: the layers themselves.
+
+    Raises:
+        RateError: a number that cannot be.
+
+    Example:
+        >>> [scale.label for scale in make_scales(layer_decay=0.9, slices="0.01:1", head_multiplier=None, layers=[])]
+        ['LayerDecay(0.9)', 'Slices(0.01, 1)']
+    """
+    where = None if not layers else layers[0] if len(layers) == 1 else list(layers)
+    scales: list[Scale] = []
+    if layer_decay is not None:
+        scales.append(LayerDecay(layer_decay, where))
+    if slices is not None:
+        low, high = _two_numbers(slices)
+        scales.append(Slices(low, high, where))
+    if head_multiplier is not None:
+        scales.append(HeadMultiplier(head_multiplier))
+    return scales
+
+
+def read_plan(path: Path) -> RatePlan:
+    """The plan stored in a run folder, or in a file.
+
+    Raises:
+        CheckpointError: no plan there, or a damaged one.
+        RateError: a plan of a format that this program does not read.
+    """
+    file = path / "rates.json" if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(f"no rate plan at {path}", help=HOW_TO_NAME)
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise CheckpointError(f"{file} is damaged: {problem}", help="run again with `lrdiff run`") from problem
+    return RatePlan.from_dict(data)
+
+
+def load_model(target: str) -> nn.Module:
+    """The model of a run folder, or what ``package.module:factory`` makes.
+
+    Raises:
+        CheckpointError: no run there.
+        InputError: as :func:`made_by`; what is made is no ``torch.nn.Module``.
+    """
+    if not is_factory(target):
+        if Path(target).is_file():
+            raise InputError(f"{target} holds no model", help=HOW_TO_NAME)
+        if not Path(target).is_dir():
+            raise InputError(f"no run and no model at {target}", help=HOW_TO_NAME)
+        from lrdiff_bench.run.open_run import open_run  # here: it brings polars and scikit-learn
+
+        return open_run(Path(target))[0]
+    made = made_by(target)
+    if not isinstance(made, nn.Module):
+        raise InputError(
+            f"{target} gives {made!r:.60}, of type {type(made).__name__}, not a torch.nn.Module",
+            help="let it return the module that holds the weights",
+        )
+    return made
+
+
+def made_by(target: str, *, folder: str | None = None) -> Any:
+    """What ``package.module:factory`` makes.
+
+    The factory (a function or a class) is called without arguments; a torch module that stands there ready is taken
+    as it is. The current folder comes first on the import path meanwhile, and what the user's code prints goes to
+    stderr.
+
+    Args:
+        target: ``package.module:factory``.
+        folder: where modules are looked for before the current folder.
+
+    Raises:
+        InputError: no such module or factory, or the user's code raises.
+    """
+    module_name, _, path = target.partition(":")
+    here = str(Path.cwd())
+    with _importable_from(here), _importable_from(folder or here), redirect_stdout(sys.stderr):
+        module = _import(module_name)
+        try:
+            found = reduce(getattr, path.split("."), module)
+        except AttributeError:
+            makers = [name for name in _makers(module) if not name.startswith("_")]
+            raise InputError(
+                f'module {module_name} has no "{path}"',
+                help=near(path, makers, "it has") if makers else f"define a function {path}() there",
+            ) from None
+        return found if isinstance(found, nn.Module) else _call(found, target)
+
+
+def parameter_rows(model: nn.Module, layers: Sequence[str] = ()) -> tuple[list[dict[str, Any]], str | None]:
+    """Name, shape, module class, depth and other names of every parameter, for writing rules.
+
+    Args:
+        model: any module.
+        layers: as for :func:`make_scales`.
+
+    Returns:
+        The rows, and why there are no depths (None where there are).
+
+    Example:
+        >>> rows, _ = parameter_rows(nn.Sequential(nn.Linear(2, 3)))
+        >>> rows[0]
+        {'name': '0.weight', 'shape': [3, 2], 'module': 'Linear', 'depth': 1, 'tied': []}
+    """
+    infos = list_parameters(model)
+    depths: dict[str, int] = {}
+    reason = None
+    try:
+        depths = layer_depths(infos, None if not layers else layers[0] if len(layers) == 1 else list(layers))
+    except RateError as problem:  # the list is what helps to mend it, so it must not fail on it
+        reason = f"{problem.message}; {problem.help}"
+    rows = [
+        {
+            "name": info.name,
+            "shape": list(info.parameter.shape),
+            "module": type(info.occurrences[0].owner).__name__,
+            "depth": depths.get(info.name),
+            "tied": list(info.tied),
+        }
+        for info in infos
+    ]
+    return rows, reason
+
+
+def list_table(rows: Sequence[Mapping[str, Any]], reason: str | None) -> str:
+    """The rows of :func:`parameter_rows` as aligned plain text.
+
+    Example:
+        >>> print(list_table(*parameter_rows(nn.Sequential(nn.Linear(2, 3)))))
+        parameter  shape  module  depth
+        0.weight   3x2    Linear      1
+        0.bias     3      Linear      1
+        2 parameters, 9 numbers
+    """
+    cells = [("parameter", "shape", "module", "depth")]
+    numbers = 0
+    for row in rows:
+        count = 1
+        for size in row["shape"]:
+            count *= size
+        numbers += count
+        shape = "x".join(map(str, row["shape"])) or "scalar"
+        names = " = ".join([row["name"], *row["tied"]])
+        cells.append((names, shape, row["module"], "-" if row["depth"] is None else str(row["depth"])))
+    wide = [max(len(cell[i]) for cell in cells) for i in range(4)]
+    lines = [f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c:<{wide[2]}}  {d:>{wide[3]}}" for a, b, c, d in cells]
+    lines.append(f"{len(rows)} parameters, {numbers} numbers")
+    return "\n".join([*lines, f"no depths: {reason}"] if reason else lines)
+
+
+def _for_the_command_line(problem: RateError, target: str) -> str:
+    """The help of an error in the words of the command instead of Python's."""
+    help = re.sub(r'layers="([^"]+)"', r"--layers \1", problem.help)
+    return f"{help} (see `lrdiff rates {target} --list`)" if "matches no parameter" in problem.message else help
+
+
+def _two_numbers(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise RateError(
+            f'slices are "{text}"', help="write two fractions of the base rate, LO:HI, such as 0.01:1"
+        ) from None
+    return low, high
+
+
+def is_factory(target: str) -> bool:
+    """Whether ``target`` names a factory, not a folder or a file."""
+    return ":" in target and not Path(target).exists()  # C:\runs\seed exists, or is refused as a module
+
+
+@contextmanager
+def _importable_from(here: str) -> Iterator[None]:
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
+
+
+def _import(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise InputError(f'"{name}" is no module name', help="write package.module:factory, dots and no .py")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as problem:
+        missing = problem.name or ""
+        if name != missing and not name.startswith(f"{missing}."):
+            raise their_fault(f"import {name}", problem) from problem  # it is there, and misses something itself
+        files = sorted(file.stem for file in Path.cwd().glob("*.py"))
+        shown = near(name, files, "modules here") if files else "there is no Python file in the current directory"
+        raise InputError(f"there is no module {missing}", help=shown) from None
+    except (Exception, SystemExit) as problem:
+        raise their_fault(f"import {name}", problem) from problem
+
+
+def _call(found: Any, target: str) -> Any:
+    if not callable(found):
+        raise InputError(
+            f"{target} is {found!r:.60}, of type {type(found).__name__}",
+            help="name a function or class that makes the model",
+        )
+    try:
+        inspect.signature(found).bind()
+    except TypeError as problem:
+        raise InputError(
+            f"{target} cannot be called without arguments: {problem}",
+            help="name a function without arguments that makes the model",
+        ) from None
+    except ValueError:
+        pass  # a signature that Python cannot tell
+    try:
+        return found()
+    except (Exception, SystemExit) as problem:
+        raise their_fault(target, problem) from problem
+
+
+def their_fault(what: str, problem: BaseException) -> InputError:
+    """An error in the user's code: the exception, and the deepest line of it that is not an installed library's."""
+    if isinstance(problem, SyntaxError) and problem.filename:
+        place = f"{Path(problem.filename).name}, line {problem.lineno}"
+    else:
+        frames = [f for f in traceback.extract_tb(problem.__traceback__) if not _is_machinery(f.filename)]
+        here = str(Path.cwd())
+        own = [frame for frame in frames if frame.filename.startswith(here) and "site-packages" not in frame.filename]
+        last = next(reversed(own or frames), None)
+        place = f"{Path(last.filename).name}, line {last.lineno}" if last is not None else "no line"
+    said = str(problem.msg if isinstance(problem, SyntaxError) else problem)
+    text = type(problem).__name__ + (f": {said}" if said else "")
+    return InputError(f"{what} raised {text} ({place})", help="mend it, or see the traceback with `lrdiff --debug`")
+
+
+def _is_machinery(filename: str) -> bool:
+    return filename == __file__ or filename.startswith("<frozen")
+
+
+def _makers(module: ModuleType) -> list[str]:
+    """Names in a module that could make a model: functions, model classes and models."""
+    names = []
+    for name, value in vars(module).items():
+        own = getattr(value, "__module__", None) == module.__name__
+        if isinstance(value, nn.Module) or (own and (inspect.isfunction(value) or inspect.isclass(value))):
+            names.append(name)
+    return names

@@ -1,0 +1,372 @@
+"""What a run looks like in a terminal: one function a section of the summary, used live and by ``lrdiff trace``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from lrdiff_bench.report.parity_table import draw_parity, eps
+from lrdiff_bench.report.tables import INDENT, line, make_console, plain_table
+from lrdiff_bench.report.terminal_chart import draw_curves
+from lrdiff_bench.run.single_rates import SMALLEST_DIFFERENCE
+from lrdiff_core.text import quoted
+
+__all__ = ["DRAW", "Screen", "make_console", "plain_table"]
+
+TITLES = {
+    "data": "Data in",
+    "preprocessing": "Preprocessing",
+    "features": "Feature engineering",
+    "training": "Training",
+    "metrics": "Metrics",
+    "prediction": "Prediction",
+    "comparison": "Against single rates",
+    "step_cost": "Cost of a step",
+    "export": "Export",
+    "parity": "Parity",
+    "folder": "The run folder",
+}
+
+
+class Screen:
+    """A :class:`lrdiff_bench.run.job.Watcher` that draws on a terminal; progress bars only where one is attached."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.shown = 0
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def stage(self, name: str, section: dict[str, Any]) -> None:
+        self.close()
+        self.shown += 1
+        heading(self.console, self.shown, name)
+        DRAW[name](self.console, section)
+
+    def progress(self, name: str, done: int, total: int, note: str) -> None:
+        if not self.console.is_terminal:
+            return
+        if self._progress is None:
+            columns = (TextColumn(INDENT + "{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn())
+            self._progress = Progress(
+                *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console, transient=True
+            )
+            self._task = self._progress.add_task(TITLES[name], total=total, note="")
+            self._progress.start()
+        assert self._task is not None
+        self._progress.update(self._task, completed=done, note=note)
+
+    def close(self) -> None:
+        """Take a progress bar off the screen."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = self._task = None
+
+
+def heading(console: Console, number: int, name: str) -> None:
+    """Write a stage's number and title."""
+    console.print(Text(f"\n{number:2d} {TITLES[name]}", style="bold cyan"))
+
+
+def numbers(values: Sequence[float | None], *, most: int = 5, digits: int = 3) -> str:
+    """Write a vector shortly.
+
+    Example:
+        >>> numbers([0.5, -1.25, 3.0], most=2)
+        '[0.5, ..., 3]'
+    """
+    written = ["n/a" if v is None else f"{v:.{digits}g}" for v in values]
+    if len(written) > most:
+        written = [*written[: most - 1], "...", written[-1]]
+    return f"[{', '.join(written)}]"
+
+
+def label(value: str | float) -> str:
+    """Write a label or a name: on one line, in quotes where it would run into the text around it.
+
+    Example:
+        >>> label("yes"), label("yes, sir"), label(-2.3010001182556152)
+        ('yes', '"yes, sir"', '-2.301')
+    """
+    if not isinstance(value, str):
+        return f"{value:.4g}"
+    plain = value.isprintable() and value == value.strip() != "" and "," not in value and len(value) <= 40
+    return value if plain else quoted(value)
+
+
+def shape(sizes: Sequence[int]) -> str:
+    """Write a shape as on the page it began with: ``1000 x 10``."""
+    return " x ".join(map(str, sizes))
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """Write a number; null stands for one that was not finite."""
+    return "diverged" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def draw_data(console: Console, s: dict[str, Any]) -> None:
+    kinds = {"generator": "the built-in generator", "scikit-learn": "scikit-learn", "file": "a file"}
+    names = ", ".join([*map(label, s["classes"][:10]), *(["..."] if len(s["classes"]) > 10 else [])])
+    classes = f", classes {names}" if names else ""
+    line(console, f"{shape([s['rows'], s['features']])} rows from {kinds.get(s['source'], s['source'])} ({s['name']})")
+    line(console, f"target {label(s['target'])}: {s['task']}{classes}")
+    split = s["split"]
+    how = "" if s["task"] == "regression" else ", stratified"
+    line(console, f"split{how}: {split['train']} train, {split['validation']} validation, {split['test']} test")
+    sample = s["sample"]
+    line(console, f"row {sample['row']}: {numbers(sample['values'])}, label {label(sample['label'])}")
+    for note in s["notes"]:
+        line(console, f"note: {note}", "yellow")
+
+
+def draw_preprocessing(console: Console, s: dict[str, Any]) -> None:
+    line(
+        console,
+        f"{shape(s['shape_in'])} to {shape(s['shape_out'])}: {s['what']}, "
+        "kept inside the model: what is saved and exported takes raw rows",
+    )
+    if s["constant_columns"]:
+        line(console, f"constant, switched off: {', '.join(map(label, s['constant_columns']))}", "yellow")
+    if s["fills_missing"]:
+        line(console, "missing values are filled inside the model from the training rows", "yellow")
+    line(console, f"same row: {numbers(s['sample'])}")
+
+
+def draw_features(console: Console, s: dict[str, Any]) -> None:
+    line(console, f"{shape(s['shape_in'])} to {shape(s['shape_out'])}: {s['what']}")
+    line(console, f"same row: {numbers(s['sample'])}")
+
+
+def draw_training(console: Console, s: dict[str, Any]) -> None:
+    table = plain_table("layer", "weight", "parameters", "learning rate")
+    for layer in s["layers"]:
+        table.add_row(layer["name"], shape(layer["weight"]), str(layer["parameters"]), f"{layer['rate']:g}")
+    console.print(table)
+    compiled = ", compiled" if s["compile"] else ""
+    line(
+        console,
+        f"{s['optimizer']}, {s['epochs']} epochs of {s['batch_size']} rows a step = {s['steps']} steps; "
+        f"{s['device']}{compiled}, {s['threads']} thread{'s' if s['threads'] > 1 else ''}, seed {s['seed']}",
+    )
+
+
+def draw_metrics(console: Console, s: dict[str, Any]) -> None:
+    rows = [row for row in s["observations"] if row["split"] != "test"]
+    table = plain_table("epoch", "split", "loss", s["score"])
+    shown = rows if len(rows) <= 40 else [*rows[:10], *rows[-10:]]
+    for i, row in enumerate(shown):
+        if len(shown) < len(rows) and i == 10:
+            table.add_row("...", "", "", "")
+        table.add_row(str(row["epoch"]), row["split"], number(row["loss"]), number(row["score"]))
+    console.print(table)
+    curves = {
+        part: [math.nan if row["loss"] is None else row["loss"] for row in rows if row["split"] == part]
+        for part in ("train", "validation")
+    }
+    console.print(draw_curves(curves, width=min(60, console.width - 14), height=9), highlight=False, markup=False)
+    test = next(row for row in s["observations"] if row["split"] == "test")
+    line(console, f"test split: loss {number(test['loss'])}, {s['score']} {number(test['score'])}")
+
+
+def draw_prediction(console: Console, s: dict[str, Any]) -> None:
+    for i, step in enumerate(s["trace"]):
+        name = step["name"] + (f" (rate {step['rate']:g})" if step["rate"] is not None else "")
+        arrow = "  " if i == 0 else "→ "
+        line(console, f"{arrow}{name:<20} {shape([1, len(step['values'])]):>7}  {numbers(step['values'])}")
+    answer = s["answer"]
+    if s["task"] == "binary":
+        text = f"probability of class {label(s['classes'][1])}: {number(answer[0])}"
+    elif s["task"] == "multiclass":
+        best = max(range(len(answer)), key=lambda i: -1.0 if answer[i] is None else answer[i])
+        text = f"class {label(s['classes'][best])} with probability {number(answer[best])}"
+    else:
+        text = f"value {number(answer[0], '.4g')}"
+    line(console, f"row {s['row']}: {text}; its label is {label(s['label'])}")
+
+
+def draw_comparison(console: Console, s: dict[str, Any]) -> None:
+    table = plain_table("scheme", "rates", "trials", "train", "test", "95 %", "score")
+    for scheme in s["schemes"]:
+        median, low, high = scheme["test_loss"]
+        table.add_row(
+            scheme["name"],
+            short_rates(scheme["rates_text"]) + ("*" if scheme["at_edge"] else ""),
+            str(scheme["trials"]),
+            number(scheme["train_loss"][-1][0]),
+            number(median),
+            interval(low, high, ".2f"),
+            number(scheme["test_score"][0]),
+        )
+    console.print(table)
+    line(
+        console,
+        f"loss after the last epoch and test score, medians over {len(s['seeds'])} fresh seeds; every scheme gets the "
+        "same rows, order and initial weights",
+    )
+    if any(scheme["at_edge"] for scheme in s["schemes"]):
+        line(console, "* the best rate is at the edge of the sweep: widen sweep in [compare]", "yellow")
+    if any(scheme["diverged"] for scheme in s["schemes"]):
+        gone = ", ".join(f"{x['name']} {x['diverged']}" for x in s["schemes"] if x["diverged"])
+        line(console, f"diverged seeds: {gone}", "yellow")
+    console.print()
+    draw_loss_by_epoch(console, s)
+    console.print()
+    count, trials = len(s["seeds"]), len(s["sweep"])
+    line(console, f"verdict: {outcome(s['differences']['as configured'])} against single {s['best_single']}", "bold")
+    line(console, f"same budget, {trials} trials each: {outcome(s['differences']['tuned ratios'])}", "bold")
+    line(
+        console,
+        f"difference in test loss, median of {count} pairs with 95 % interval, below zero where differential rates "
+        f"are better; {SMALLEST_DIFFERENCE:g} is the smallest that matters",
+    )
+
+
+def draw_loss_by_epoch(console: Console, s: dict[str, Any]) -> None:
+    """Write the validation loss of the untuned schemes and the tuned single rate for every epoch."""
+    schemes: dict[str, dict[str, Any]] = {}
+    for scheme in s["schemes"]:
+        if scheme["name"] != "tuned ratios":
+            schemes.setdefault(scheme["rates_text"], scheme)  # the tuned single rate may be one of the others
+    shown = list(schemes.values())[:4]
+    table = plain_table("epoch", *(short_rates(scheme["rates_text"]) for scheme in shown))
+    for epoch in range(len(shown[0]["validation_loss"])):
+        bands = [scheme["validation_loss"][epoch] for scheme in shown]
+        table.add_row(
+            str(epoch + 1), *(f"{number(median, '.2f')} {interval(low, high, '.2f')}" for median, low, high in bands)
+        )
+    line(console, "validation loss by epoch: median [95 %]", "dim")
+    console.print(table)
+
+
+def outcome(d: dict[str, Any]) -> str:
+    """Write a verdict with the numbers it rests on."""
+    return f"{d['verdict']}, {number(d['median'], '+.3f')} {interval(d['low'], d['high'], '+.3f')}"
+
+
+def interval(low: float | None, high: float | None, form: str) -> str:
+    """Write an interval; an end that is not finite is written as inf."""
+    return f"[{','.join('inf' if end is None else format(end, form) for end in (low, high))}]"
+
+
+def short_rates(text: str) -> str:
+    """Shorten a list of many rates to its first and last."""
+    parts = text.split(" / ")
+    return text if len(parts) <= 2 else f"{parts[0]} / .. / {parts[-1]}"
+
+
+def draw_step_cost(console: Console, s: dict[str, Any]) -> None:
+    table = plain_table("optimizer step", "groups", "median µs", "quartiles µs", "samples")
+    for row in s["rows"]:
+        quartiles = f"{row['low'] * 1e6:.2f} to {row['high'] * 1e6:.2f}"
+        table.add_row(row["name"], str(row["groups"]), f"{row['median'] * 1e6:.2f}", quartiles, str(row["samples"]))
+    console.print(table)
+    low, high = s["interval"]
+    line(
+        console,
+        f"{s['question']}: ratio {s['ratio']:.3f} [{low:.3f}, {high:.3f}] (95 %), verdict: {s['verdict']}; "
+        f"{s['threads']} thread, alternating in one run",
+    )
+
+
+def draw_export(console: Console, s: dict[str, Any]) -> None:
+    if s["passed"]:
+        line(
+            console,
+            f"{s['path']}: {s['size']} bytes, opset {s['opset']}, IR {s['ir_version']}, preprocessing inside, "
+            f"free batch dimension, sha256 {s['sha256'][:12]}",
+        )
+        if data := s.get("data"):
+            line(console, f"its weights: {data['name']}, {data['size']} bytes, sha256 {data['sha256'][:12]}")
+    else:
+        line(console, "no file was written: it did not pass verification", "bold red")
+    draw_verification(console, s["verification"])
+    if s.get("golden"):
+        line(console, f"golden vectors: {', '.join(s['golden'])}")
+    if s.get("variants"):
+        draw_variants(console, s["variants"])
+
+
+def draw_variants(console: Console, variants: Sequence[dict[str, Any]]) -> None:
+    """Write what each smaller file is and loses."""
+    table = plain_table("variant", "bytes", "of fp32", "dB", "flipped", "metric", "median µs", "fp32 µs")
+    for v in variants:
+        flipped = "" if v["flipped"] is None else f"{v['flipped']} of {v['rows']}"
+        metric = "" if v["score"] is None else f"{v['score']:.3f} {v['score'] - v['score_fp64']:+.3f}"
+        times = (f"{v['median_us']:.1f}", f"{v['median_us_fp32']:.1f}")
+        size = (str(v["size"]), f"{v['size_ratio']:.2f}", f"{v['snr_db']:.0f}")
+        table.add_row(v["name"], *size, flipped, metric, *times)
+    console.print(table)
+    line(console, "dB: signal to noise; metric: on the held-out rows, and its change; median: one row, one thread")
+
+
+def draw_golden(console: Console, s: dict[str, Any]) -> None:
+    """Write how a runtime answered to the golden vectors."""
+    line(console, f"{s['file']} in {s['runtime']} against its golden vectors, {s['rows']} rows")
+    draw_verdicts(console, s["verdicts"], s["problems"])
+
+
+def draw_verdicts(console: Console, verdicts: Sequence[dict[str, Any]], problems: Sequence[str]) -> None:
+    for worst in verdicts:
+        result, style = ("DIFFERENT", "bold red") if worst["reason"] else ("equal", "green")
+        told = f"worst error {eps(worst['error'])} of {eps(worst['allowed'])} eps"
+        line(console, f"{worst['output']}: {result}, {told}", style)
+    for problem in problems[:3]:
+        line(console, problem, "bold red")
+
+
+def draw_latency(console: Console, s: dict[str, Any]) -> None:
+    """Write the time of single calls."""
+    table = plain_table("way", "batch", "threads", "median µs", "p95", "p99")
+    for t in s["times"]:
+        microseconds = (f"{t[key]:.1f}" for key in ("median_us", "p95_us", "p99_us"))
+        table.add_row(t["way"], str(t["batch"]), str(t["threads"]), *microseconds)
+    console.print(table)
+    line(console, f"{s['runtime']}, every one of {len(s['nodes'])} nodes on {s['provider']}")
+
+
+def draw_targets(console: Console, s: dict[str, Any]) -> None:
+    """Write the table of runtimes."""
+    table = plain_table("target", "opset up to", "IR up to")
+    for row in s["targets"]:
+        table.add_row(row["target"], str(row["opset"]), str(row["ir_version"]))
+    console.print(table)
+
+
+def draw_verification(console: Console, s: dict[str, Any]) -> None:
+    # Runs of older versions have batches alone and no names.
+    sizes = [case["batch"] for case in s["cases"] if case.get("name", "batch").startswith("batch")]
+    batches = ", ".join(str(size) for size in dict.fromkeys(sizes))
+    line(
+        console,
+        f"ONNX Runtime {s['onnxruntime']} against the model on {s['rows']} held-out rows, "
+        f"batches of {batches}, optimisations off and full:",
+    )
+    draw_verdicts(console, s["worst"], s["problems"])
+
+
+def draw_folder(console: Console, s: dict[str, Any]) -> None:
+    line(console, f"{s['path']}: {', '.join(s['files'])}")
+
+
+DRAW: dict[str, Callable[[Console, dict[str, Any]], None]] = {
+    "data": draw_data,
+    "preprocessing": draw_preprocessing,
+    "features": draw_features,
+    "training": draw_training,
+    "metrics": draw_metrics,
+    "prediction": draw_prediction,
+    "comparison": draw_comparison,
+    "step_cost": draw_step_cost,
+    "export": draw_export,
+    "verify": draw_verification,
+    "golden": draw_golden,
+    "latency": draw_latency,
+    "targets": draw_targets,
+    "parity": draw_parity,
+    "folder": draw_folder,
+}

@@ -1,0 +1,73 @@
+"""What different rates cost: the optimizer step with the run's rates against the same step with one rate."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from lrdiff_bench.measure.cases.main_cases import restorer
+from lrdiff_bench.measure.engine.timing import Case, Timing, Workload, compare_cases
+from lrdiff_core.config import RunConfig
+from lrdiff_core.loop import Trained, layer_rate_table, loss_function, make_optimizer
+from lrdiff_core.rates import layer_rates
+
+__all__ = ["measure_step_cost"]
+
+ROUNDS = 40  # of four blocks of 10 ms: 1.6 s
+
+
+def measure_step_cost(trained: Trained, config: RunConfig) -> dict[str, Any]:
+    """Time the optimizer step with the run's rates and with one rate, alternating in one run on one thread.
+
+    The step alone is timed, on the CPU, on gradients of one training batch; weights and state are put back before
+    every block. One rate means one parameter group.
+
+    Args:
+        trained: its weights and rows are used; it is not changed.
+        config: the run's optimizer.
+
+    Returns:
+        The section ``step_cost`` of the summary: one row a side, and the ratio with its 95 % interval.
+    """
+    setup = trained.setup
+    rates = layer_rate_table(setup)
+    one = dict.fromkeys(rates, max(rates.values()))
+
+    def factory(assigned: dict[str, float]) -> Workload:
+        net = copy.deepcopy(trained.net)
+        plan = layer_rates(net, assigned, weight_decay=config.weight_decay)
+        optimizer = make_optimizer(config.optimizer, plan.groups(), momentum=config.momentum)
+        inputs, targets = (part["train"][: setup.batch_size].cpu() for part in (setup.rows.inputs, setup.rows.targets))
+        loss_function(net.spec.task)(net.network(inputs), targets).backward()
+        optimizer.step()  # makes the optimizer's state
+        return Workload(step=optimizer.step, reset=restorer(net, optimizer))
+
+    def case(assigned: dict[str, float]) -> Case:
+        distinct = len(set(assigned.values()))
+        return Case(name="step", version="1", parameters={"rates": distinct}, factory=lambda: factory(assigned))
+
+    result = compare_cases(case(one), case(rates), rounds=ROUNDS, threads=1)
+    several = len(set(rates.values()))
+    return {
+        "rows": [_row("one rate", 1, result.a), _row(f"{several} rates", several, result.b)],
+        "question": f"{several} rates against one",
+        "ratio": result.ratio.estimate,
+        "interval": [result.ratio.low, result.ratio.high],
+        "verdict": result.verdict,
+        "threads": result.a.threads,
+        "torch": torch.__version__,
+    }
+
+
+def _row(name: str, groups: int, timing: Timing) -> dict[str, Any]:
+    low, high = timing.quartiles
+    return {
+        "name": name,
+        "groups": groups,
+        "median": timing.median,
+        "low": low,
+        "high": high,
+        "samples": len(timing.samples),
+    }

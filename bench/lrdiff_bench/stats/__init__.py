@@ -1,0 +1,1 @@
+"""Intervals, verdicts and the bootstrap over several levels of noise."""

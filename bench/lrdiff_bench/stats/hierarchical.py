@@ -1,0 +1,205 @@
+"""Ratios of times from several processes: interval, verdict, and how much is missing for one.
+
+Two processes that run the same code differ by more than two blocks of one process do (memory layout, hash seeds,
+which core), so blocks are no independent evidence. The bootstrap here draws processes first, then pairs (or blocks)
+inside each drawn process. The statistic is the mean over processes of the median of the logarithms inside a process:
+bursts of the machine spoil single blocks, not the median.
+
+Source: Davison and Hinkley 1997, Bootstrap Methods and their Application, 3.8 (hierarchical data); Hesterberg 2015,
+https://doi.org/10.1080/00031305.2015.1089789 (percentile intervals of few values are too narrow, and how to widen).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrdiff_bench.measure.engine.timing import BAND, Verdict, judge
+from lrdiff_bench.stats.intervals import Interval
+from lrdiff_core.errors import DataError
+
+__all__ = ["Outcome", "compare_paired", "compare_unpaired", "t_quantile", "widening"]
+
+DRAWS = 2000
+MOST_MORE = 1000.0  # an unresolved comparison that needs so many times more is not worth it
+LEVEL = 0.95
+_NORMAL = 1.959963984540054  # two-sided 95 % of the normal distribution
+
+Groups = Sequence[Sequence[float]]  # [processes][values]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """``b`` judged against ``a``.
+
+    Args:
+        ratio: time of ``b`` over time of ``a`` with its 95 % interval; infinitely wide with one process.
+        band: ratios between ``1 / (1 + band)`` and ``1 + band`` are of no consequence.
+        verdict: ``b`` is faster, slower, equivalent, or the interval is too wide to say (unresolved).
+        processes: on the smaller side.
+        values: pairs (or blocks) on the smaller side, over all processes.
+        more_processes: about how many more processes an unresolved one needs; None where it is resolved, and
+            where the estimate lies so close to the edge of the band that no number would do.
+    """
+
+    ratio: Interval
+    band: float
+    verdict: Verdict
+    processes: int
+    values: int
+    more_processes: int | None
+
+    @property
+    def more_samples(self) -> int | None:
+        """The same in pairs (or blocks), as many a process as there were."""
+        return None if self.more_processes is None else math.ceil(self.more_processes * self.values / self.processes)
+
+
+def compare_paired(ratios: Groups, *, band: float = BAND, seed: int = 0) -> Outcome:
+    """Judge ratios that were taken in pairs, a pair being blocks of both sides right after one another.
+
+    Args:
+        ratios: time of ``b`` over time of ``a``. [processes][pairs]
+        band: relative difference that is of no consequence.
+        seed: of the bootstrap's draws.
+
+    Raises:
+        DataError: a process without pairs, or a time that is not positive and finite.
+
+    Example:
+        >>> compare_paired([[1.10, 1.11, 1.09], [1.10, 1.10, 1.11], [1.09, 1.10, 1.10]]).verdict
+        'slower'
+    """
+    logs = _logarithms(ratios)
+    medians = np.array([np.median(group) for group in logs])
+    estimate = float(medians.mean())
+    if len(logs) == 1:
+        return _outcome(estimate, math.inf, math.inf, band, logs)
+    draws = _draw(logs, np.random.default_rng(seed))
+    low, high = _widened(draws, estimate, len(logs))
+    return _outcome(estimate, low, high, band, logs)
+
+
+def compare_unpaired(a: Groups, b: Groups, *, band: float = BAND, seed: int = 0) -> Outcome:
+    """Judge samples of two runs that were not taken side by side: a drift of the machine between them is not seen.
+
+    Args:
+        a, b: seconds a step. [processes][blocks]
+        band: relative difference that is of no consequence.
+        seed: of the bootstrap's draws.
+
+    Raises:
+        DataError: a process without blocks, or a time that is not positive and finite.
+
+    Example:
+        >>> compare_unpaired([[1.0, 1.1]], [[1.0, 1.1]]).verdict  # one process cannot tell
+        'unresolved'
+    """
+    first, second = _logarithms(a), _logarithms(b)
+    estimate = float(np.mean([np.median(x) for x in second]) - np.mean([np.median(x) for x in first]))
+    fewer = min(first, second, key=len)
+    if len(fewer) == 1:
+        return _outcome(estimate, math.inf, math.inf, band, fewer)
+    generator = np.random.default_rng(seed)
+    draws = _draw(second, generator) - _draw(first, generator)
+    low, high = _widened(draws, estimate, len(fewer))
+    return _outcome(estimate, low, high, band, fewer)
+
+
+def t_quantile(level: float, degrees: int) -> float:
+    """Two-sided quantile of Student's t: ``P[|T| <= t] = level``.
+
+    Example:
+        >>> round(t_quantile(0.95, 1), 3), round(t_quantile(0.95, 9), 3)
+        (12.706, 2.262)
+
+    Source: Abramowitz and Stegun 1964, 26.7.3 and 26.7.4 (finite sums for whole degrees of freedom).
+    """
+    low, high = 0.0, math.pi / 2  # theta = atan(t / sqrt(degrees))
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _t_probability(middle, degrees) < level:
+            low = middle
+        else:
+            high = middle
+    return math.tan((low + high) / 2) * math.sqrt(degrees)
+
+
+def widening(processes: int) -> float:
+    """What percentiles of bootstrap draws are to be multiplied with, as t widens the normal.
+
+    Resampling n values has the variance (n - 1) / n of theirs, and n of them know their spread only to t's accuracy.
+
+    Example:
+        >>> round(widening(4), 2), round(widening(16), 2)
+        (1.87, 1.12)
+    """
+    return t_quantile(LEVEL, processes - 1) / _NORMAL * math.sqrt(processes / (processes - 1))
+
+
+def _t_probability(theta: float, degrees: int) -> float:
+    sine, cosine = math.sin(theta), math.cos(theta)
+    odd = degrees % 2
+    term = cosine if odd else 1.0
+    total = 0.0
+    for k in range(1 + odd, degrees, 2):
+        total += term
+        term *= cosine * cosine * k / (k + 1)
+    return 2.0 / math.pi * (theta + sine * total) if odd else sine * total
+
+
+def _logarithms(groups: Groups) -> list[NDArray[np.float64]]:
+    arrays = [np.asarray(group, dtype=np.float64) for group in groups]
+    if not arrays or any(array.size == 0 for array in arrays):
+        raise DataError("a process has no samples to compare", help="measure again: every process needs one at least")
+    if any(not np.all(np.isfinite(array) & (array > 0)) for array in arrays):
+        raise DataError("a time to compare is not a positive number", help="measure again; see `lrdiff bench show`")
+    return [np.log(array) for array in arrays]
+
+
+def _draw(groups: Sequence[NDArray[np.float64]], generator: np.random.Generator) -> NDArray[np.float64]:
+    """Bootstrap draws of the mean over processes of the medians inside. [draws]"""
+    count = len(groups)
+    chosen = generator.integers(0, count, (DRAWS, count))
+    medians = np.empty((DRAWS, count))
+    for i in range(count):
+        where = chosen == i
+        inside = groups[i][generator.integers(0, groups[i].size, (int(where.sum()), groups[i].size))]
+        medians[where] = np.median(inside, axis=1)
+    return np.asarray(medians.mean(axis=1))
+
+
+def _widened(draws: NDArray[np.float64], estimate: float, processes: int) -> tuple[float, float]:
+    """Distances below and above the estimate: percentiles, widened for few processes."""
+    tail = (1.0 - LEVEL) / 2.0
+    low, high = np.quantile(draws, (tail, 1.0 - tail))
+    factor = widening(processes)
+    return max(0.0, estimate - float(low)) * factor, max(0.0, float(high) - estimate) * factor
+
+
+def _outcome(
+    estimate: float, below: float, above: float, band: float, groups: Sequence[NDArray[np.float64]]
+) -> Outcome:
+    ratio = Interval(math.exp(estimate), math.exp(estimate - below), math.exp(min(estimate + above, 700.0)), LEVEL)
+    verdict = judge(ratio, band)
+    processes = len(groups)
+    more = None
+    if verdict == "unresolved":
+        more = 1
+        distance = abs(abs(estimate) - math.log1p(band))
+        width = max(below, above)
+        if math.isfinite(width):  # widths shrink with the root of the number of processes
+            factor = (width / max(distance, 1e-12)) ** 2
+            more = max(1, math.ceil(processes * (factor - 1.0))) if factor < MOST_MORE else None
+    return Outcome(
+        ratio=ratio,
+        band=band,
+        verdict=verdict,
+        processes=processes,
+        values=sum(group.size for group in groups),
+        more_processes=more,
+    )

@@ -1,0 +1,217 @@
+"""A finished study as one JSON document, from which screens, pages and pictures are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lrdiff_bench.stats.intervals import Interval
+from lrdiff_bench.study.analysis.analyse import Analysis, Column, TimeToTarget
+from lrdiff_bench.study.analysis.best_of import Curves
+from lrdiff_bench.study.analysis.judge import CLIP, Judgement
+from lrdiff_bench.study.search.engine import Finished, Search
+
+__all__ = ["document_of", "judgement_of", "suite_of"]
+
+_THRESHOLDS = [step / 4 for step in range(-24, 49)]  # of the profile, in smallest differences
+
+
+def document_of(finished: Finished, analysis: Analysis, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a table, a picture or a trace needs; numbers that are not finite are None.
+
+    Args:
+        finished: the study.
+        analysis: of it.
+        facts: kept with the study: name, plan, spec, versions.
+    """
+    workload, plan = finished.workload, finished.plan
+    return {
+        "format": "lrdiff study 1",
+        "name": facts["name"],
+        "mode": plan.mode,
+        "shortcomings": plan.shortcomings(),
+        "workload": facts["spec"],
+        "claimed_by": facts["source"].get("settings", {}).get("source", ""),
+        "plan": plan.to_dict(),
+        "versions": facts["versions"],
+        "versions_since": facts.get("versions_since", []),
+        "seeds": {
+            "report": _range(plan.report()),
+            "target": _range(plan.target()),
+            "tuning": [_range(plan.tuning(r)) for r in range(plan.repeats)],
+            "points": [plan.scramble(r) for r in range(plan.repeats)],
+        },
+        "void": finished.void,
+        "chosen": analysis.chosen,
+        "verdict": _judgement(analysis.judgement),
+        "schemes": [_scheme(finished, search, analysis) for search in finished.searches],
+        "columns": [_column(column, analysis.times.get(column.name)) for column in analysis.columns],
+        "target": analysis.target,
+        "untrained": _finite(analysis.untrained),
+        "best_of": None if analysis.curves is None else _curves(analysis.curves, finished, workload.metric),
+        "evaluated_after": list(_steps(finished)),
+        "gains": _nested(np.clip(analysis.gains, *_limits(workload.smallest_difference))),
+        "default_gains": _nested(np.clip(analysis.default_gains, *_limits(workload.smallest_difference))),
+    }
+
+
+def suite_of(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Several studies together; None for fewer than two."""
+    if len(documents) < 2:
+        return None
+    from lrdiff_bench.study.analysis.judge import holm
+    from lrdiff_bench.study.analysis.suite import performance_profile, suite_gain
+
+    corrected = holm({d["name"]: judgement_of(d["verdict"]) for d in documents})
+    every = holm(
+        {
+            f"{d['name']} / {s['name']}": judgement_of(s["judgement"])
+            for d in documents
+            for s in d["schemes"]
+            if s["judgement"] is not None
+        }
+    )
+    parts = {}
+    for key in ("gains", "default_gains"):
+        parts[key] = {
+            d["name"]: np.array(d[key]).mean(axis=0) / d["workload"]["smallest_difference"] for d in documents
+        }
+    profiles = {
+        name: performance_profile(parts[key], _THRESHOLDS)
+        for name, key in (("tuned differential", "gains"), ("untuned default", "default_gains"))
+    }
+    return {
+        "studies": [d["name"] for d in documents],
+        "verdicts": {name: _judgement(one) for name, one in corrected.items()},
+        "schemes": {name: _judgement(one) for name, one in every.items()},
+        "interquartile_mean": _interval(suite_gain(parts["gains"])),
+        "profiles": {
+            name: {
+                "thresholds": _nested(one.thresholds),
+                "share": _nested(one.share),
+                "low": _nested(one.low),
+                "high": _nested(one.high),
+            }
+            for name, one in profiles.items()
+        },
+    }
+
+
+def judgement_of(kept: Mapping[str, Any]) -> Judgement:
+    """The inverse of how a judgement is written."""
+    numbers = dict(kept)
+    numbers["by_search"] = tuple(numbers["by_search"])
+    return Judgement(**numbers)
+
+
+def _scheme(finished: Finished, search: Search, analysis: Analysis) -> dict[str, Any]:
+    name = search.scheme.name
+    judgement = analysis.schemes.get(name)
+    return {
+        "name": name,
+        "ratios": dict(search.scheme.ratios),
+        "free": {group: list(interval) for group, interval in search.scheme.free.items()},
+        "options": {key: _plain(value) for key, value in search.scheme.options.items()},
+        "space": search.space.to_dict(),
+        "space_label": search.space.label,
+        "widened": [list(side) for side in search.widened],
+        "edges": sorted(list(side) for side in search.edges),
+        "trials": int(np.prod(search.scores.shape[:2])),
+        "runs_diverged": analysis.search_diverged[name],
+        "judgement": None if judgement is None else _judgement(judgement),
+        "winners": [_winner(finished, search, repeat) for repeat in range(len(search.winners))],
+    }
+
+
+def _winner(finished: Finished, search: Search, repeat: int) -> dict[str, Any]:
+    winner = search.winners[repeat]
+    if winner.index is None:
+        return {"search": repeat, "trial": None, "parameters": {}, "rates": [], "validation": None}
+    task = search.tasks[repeat][winner.index]
+    sign = -1.0 if finished.workload.metric == "accuracy" else 1.0
+    reported = [
+        (t, finished.rows[t.id])
+        for t in finished.tasks.values()
+        if (t.kind, t.scheme.name, t.repeat) == ("report", search.scheme.name, repeat)
+    ]
+    return {
+        "search": repeat,
+        "point": winner.index,
+        "trial": finished.rows[task.id].trial,
+        "tuning_seeds": list(task.seeds),
+        "parameters": dict(task.parameters),
+        "rates": list(task.rates),
+        "validation": _finite(sign * winner.score),
+        "flat": sorted(list(side) for side in winner.flat),
+        "report_trials": [row.trial for _, row in reported],
+        "report": _nested(np.concatenate([row.final for _, row in reported])),
+    }
+
+
+def _column(column: Column, time: TimeToTarget | None) -> dict[str, Any]:
+    return {
+        "name": column.name,
+        "median": _interval(column.median),
+        "diverged": column.diverged,
+        "curve": _nested(column.curve),
+        "low": _nested(column.low),
+        "high": _nested(column.high),
+        "train_curve": _nested(column.train_curve),
+        "train_low": _nested(column.train_low),
+        "train_high": _nested(column.train_high),
+        "steps_to_target": None if time is None else _interval(time.steps),
+        "seconds_to_target": None if time is None else _finite(time.seconds),
+        "reached": None if time is None else time.reached,
+    }
+
+
+def _curves(curves: Curves, finished: Finished, metric: str) -> dict[str, Any]:
+    sign = -1.0 if metric == "accuracy" else 1.0
+    return {
+        "k": curves.k.tolist(),
+        "schemes": [
+            {
+                "name": search.scheme.name,
+                "expected": _nested(sign * curves.expected[i]),
+                "low": _nested(np.minimum(sign * curves.low[i], sign * curves.high[i])),
+                "high": _nested(np.maximum(sign * curves.low[i], sign * curves.high[i])),
+                "crossings": [vars(one) for one in curves.crossings[i]],
+            }
+            for i, search in enumerate(finished.searches)
+        ],
+    }
+
+
+def _steps(finished: Finished) -> tuple[int, ...]:
+    return next((row.evaluated_after for row in finished.rows.values() if len(row.metric)), ())
+
+
+def _judgement(one: Judgement) -> dict[str, Any]:
+    return {name: (list(value) if isinstance(value, tuple) else value) for name, value in vars(one).items()}
+
+
+def _interval(interval: Interval) -> list[float | None]:
+    return [_finite(interval.estimate), _finite(interval.low), _finite(interval.high)]
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _nested(values: Any) -> list[Any]:
+    return [_nested(one) if np.ndim(one) else _finite(one) for one in np.asarray(values)]
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)
+
+
+def _limits(smallest: float) -> tuple[float, float]:
+    return -CLIP * smallest, CLIP * smallest
+
+
+def _range(seeds: Sequence[int]) -> list[int]:
+    return [seeds[0], seeds[-1]]

@@ -1,0 +1,289 @@
+"""What the commands of ``lrdiff study`` do; each returns the exit status."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from lrdiff_bench.run.screen import line, make_console, plain_table
+from lrdiff_bench.study import screen, words
+from lrdiff_bench.study.analysis.analyse import analyse
+from lrdiff_bench.study.analysis.document import document_of, suite_of
+from lrdiff_bench.study.folder import MUST_AGREE, facts_of, list_studies, read_study, study_name, workload_from
+from lrdiff_bench.study.search.engine import check_workload, run_study, train_here, trainings
+from lrdiff_bench.study.search.ledger import Shared
+from lrdiff_bench.study.search.optuna_storage import default_url, hidden, storage_trouble
+from lrdiff_bench.study.search.plan import make_plan
+from lrdiff_core.errors import ConfigError
+from lrdiff_core.files import write_json, write_text
+
+__all__ = ["DEFAULT_FOLDER", "export", "ls", "run", "show", "verdict"]
+
+DEFAULT_FOLDER = Path("runs", "study")
+FORMAT = "lrdiff studies 1"
+
+
+def run(
+    targets: Sequence[str],
+    *,
+    every: bool,
+    quick: bool,
+    budget: int | None,
+    seeds: int | None,
+    storage: str | None,
+    out: Path | None,
+    scheduler: str | None,
+    own: dict[str, Any],
+    json: bool,
+) -> int:
+    """Run studies, or go on with them, and say what came of each."""
+    folder = out or DEFAULT_FOLDER
+    sources = _sources(targets, every, own)
+    if not sources:
+        return ls(storage=storage, out=out, json=json)
+    # All are made before the first is trained: a mistake in the last should not show after an hour.
+    plans = []
+    for source in sources:
+        workload = workload_from(source)
+        check_workload(workload)
+        plans.append(
+            (source, workload, make_plan(report_seeds=workload.report_seeds, quick=quick, budget=budget, seeds=seeds))
+        )
+    names = [study_name(workload, plan) for _, workload, plan in plans]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two studies would have one name: {', '.join(names)}", help="name the files apart")
+    url = storage or default_url(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    console = make_console(stderr=json)  # with --json the studies still show, but on stderr
+    documents = []
+    for number, (source, workload, plan) in enumerate(plans, start=1):
+        of = f" ({number} of {len(plans)})" if len(plans) > 1 else ""
+        with storage_trouble(url):
+            documents.append(_one(source, workload, plan, url, console, scheduler, of=of))
+        screen.draw_study(console, documents[-1])
+        _write_study(documents[-1], folder)
+    suite = suite_of(documents)
+    if suite is not None:
+        screen.draw_suite(console, documents, suite)
+    from lrdiff_bench.study.pictures import draw_suite_pictures
+
+    if suite is not None:
+        draw_suite_pictures(documents, suite, folder)
+    line(console, f"written: {folder}; where a verdict comes from: lrdiff study verdict {documents[-1]['name']}", "dim")
+    if json:
+        _print_json({"format": FORMAT, "studies": documents, "suite": suite})
+    return 0
+
+
+def ls(*, storage: str | None, out: Path | None, json: bool) -> int:
+    """List what can be studied, and the studies that are there."""
+    from lrdiff_bench.study.workloads.registry import make_workload, workload_names
+
+    workloads: list[dict[str, Any]] = [
+        {
+            "name": w.name,
+            "title": w.title,
+            "question": w.question,
+            "label": w.label,
+            "schemes": [s.name for s in w.schemes],
+        }
+        for w in map(make_workload, workload_names())
+    ]
+    folder = out or DEFAULT_FOLDER
+    there = storage is not None or (folder / "studies.db").is_file()
+    studies = list_studies(storage or default_url(folder)) if there else []
+    if json:
+        _print_json({"format": FORMAT, "workloads": workloads, "studies": studies})
+        return 0
+    console = make_console()
+    table = plain_table("workload", "why")
+    table.columns[1].header = "question"
+    for one in workloads:
+        label = f" ({one['label']})" if one["label"] else ""
+        table.add_row(f"{one['name']}{label}", Text(one["question"]))
+    console.print(table)
+    console.print()
+    if studies:
+        table = plain_table("study", "trials", "result")
+        for one in studies:
+            mode = "" if one["mode"] == "full" else f" {one['mode'].upper()}"
+            table.add_row(one["name"], str(one["trials"]), f"{one['state']}{mode}")
+        console.print(table)
+    else:
+        line(console, "no studies yet; begin with: lrdiff study NAME --quick")
+    return 0
+
+
+def show(names: Sequence[str], *, storage: str | None, out: Path | None, json: bool) -> int:
+    """Show finished studies again, computed from their trials."""
+    documents = _documents(names, storage, out)
+    suite = suite_of(documents)
+    if json:
+        _print_json({"format": FORMAT, "studies": documents, "suite": suite})
+        return 0
+    console = make_console()
+    for document in documents:
+        screen.draw_study(console, document)
+    if suite is not None:
+        screen.draw_suite(console, documents, suite)
+    return 0
+
+
+def verdict(name: str, *, storage: str | None, out: Path | None, json: bool) -> int:
+    """Show where a verdict comes from, down to the trials in the storage."""
+    url = storage or default_url(out or DEFAULT_FOLDER)
+    document = read_study(url, name, curves=False)
+    if json:
+        _print_json(document)
+        return 0
+    screen.draw_trace(make_console(), document, storage=hidden(url))
+    return 0
+
+
+def export(names: Sequence[str], *, to: Path, storage: str | None, source: Path | None, pictures: bool) -> int:
+    """Write finished studies as one page with its pictures beside it."""
+    from lrdiff_bench.study.page import markdown
+    from lrdiff_bench.study.pictures import draw_document, draw_suite_pictures
+
+    if to.suffix != ".md":
+        raise ConfigError(f"--out is {to}", help="name a Markdown file, such as docs/results/convergence.md")
+    if not to.parent.is_dir():
+        raise ConfigError(f"there is no folder {to.parent}", help="make it, or name another file")
+    documents = _documents(names, storage, source)
+    suite = suite_of(documents)
+    files: list[Path] = []
+    if pictures:
+        prefix = f"{to.stem}-"
+        files += draw_suite_pictures(documents, suite, to.parent, prefix)
+        for document in documents:
+            files += draw_document(document, to.parent, prefix)
+    command = " ".join(["lrdiff study export", *names, f"--out {to.as_posix()}"])
+    write_text(to, markdown(documents, suite, files, command))
+    console = make_console()
+    line(console, f"{to}: {len(documents)} {'study' if len(documents) == 1 else 'studies'}, {len(files)} pictures")
+    return 0
+
+
+def _one(
+    source: dict[str, Any], workload: Any, plan: Any, url: str, console: Any, scheduler: str | None, *, of: str
+) -> dict[str, Any]:
+    name = study_name(workload, plan)
+    ledger = Shared(
+        url,
+        name,
+        direction="maximize" if workload.metric == "accuracy" else "minimize",
+        facts=facts_of(workload, plan, source),
+        must_agree=MUST_AGREE,
+    )
+    counts = trainings(workload, plan)
+    mode = f" - {words.MODES[plan.mode]}" if plan.mode != "full" else ""
+    line(
+        console,
+        f"{name}{of}: {len(workload.schemes)} schemes x {plan.budget} points x {plan.repeats} searches x "
+        f"{plan.tuning_seeds} seeds = {counts['search']} trainings, then {counts['report']} on fresh seeds, "
+        f"{workload.steps} steps each{mode}",
+        "dim",
+    )
+    watcher = screen.LiveWatcher(console)
+    begin = time.perf_counter()
+    client = None
+    try:
+        train = train_here(workload)
+        if scheduler is not None:
+            from lrdiff_bench.study.remote import train_remotely, workers_of
+            from lrdiff_bench.system.cluster import connect
+
+            client = connect(scheduler)
+            ledger.at_a_time = workers_of(client)
+            train = train_remotely(client, source)
+        finished = run_study(workload, plan, ledger, train=train, watcher=watcher)
+    finally:
+        watcher.close()
+        if client is not None:
+            client.close()
+    document = document_of(finished, analyse(finished), ledger.facts)
+    line(console, f"{name}: {time.perf_counter() - begin:.0f} s", "dim")
+    return document
+
+
+def _write_study(document: dict[str, Any], folder: Path) -> None:
+    from lrdiff_bench.study.pictures import draw_document
+
+    own = folder / document["name"]
+    own.mkdir(parents=True, exist_ok=True)
+    write_json(own / "study.json", document)
+    draw_document(document, own)
+
+
+def _sources(targets: Sequence[str], every: bool, own: dict[str, Any]) -> list[dict[str, Any]]:
+    """How to make each workload that was asked for."""
+    from lrdiff_bench.study.toml_study import load_claim, read_claim
+    from lrdiff_bench.study.workloads.registry import make_workload, workload_names
+
+    if every and (targets or own):
+        raise ConfigError("--all and something else to study", help="leave one of the two out")
+    if targets and own:
+        raise ConfigError(
+            "a workload or file, and --model, --data or --groups", help="put all of it into the TOML file"
+        )
+    if every:
+        return [{"kind": "workload", "name": name} for name in workload_names()]
+    if own:
+        claim = read_claim(_own_settings(own), where="the command line")
+        return [
+            {
+                "kind": "claim",
+                "settings": claim.model_dump(mode="json", exclude_unset=True),
+                "where": "the command line",
+            }
+        ]
+    sources: list[dict[str, Any]] = []
+    for target in targets:
+        if target.endswith(".toml") or Path(target).is_file():
+            settings = load_claim(Path(target)).model_dump(mode="json", exclude_unset=True)
+            sources.append({"kind": "claim", "settings": settings, "where": Path(target).name})
+        else:
+            make_workload(target)
+            sources.append({"kind": "workload", "name": target})
+    return sources
+
+
+def _own_settings(own: dict[str, Any]) -> dict[str, Any]:
+    settings = {key: value for key, value in own.items() if key != "groups"}
+    if "groups" in own:
+        groups: dict[str, Any] = {}
+        for part in str(own["groups"]).split(","):
+            name, equals, pattern = part.partition("=")
+            if not (equals and name.strip() and pattern.strip()):
+                raise ConfigError(
+                    f'--groups has "{part}"', help="write NAME=PATTERN,NAME=PATTERN, such as body=layer1.*,head=fc"
+                )
+            groups.setdefault(name.strip(), []).append(pattern.strip())
+        settings["groups"] = groups
+    from lrdiff_core.config import name_from
+
+    stem = str(own.get("model") or own.get("data") or "own").rpartition(":")[2]
+    settings["name"] = name_from(Path(stem).stem).replace(".", "-")[:60]
+    return settings
+
+
+def _documents(names: Sequence[str], storage: str | None, out: Path | None) -> list[dict[str, Any]]:
+    url = storage or default_url(out or DEFAULT_FOLDER)
+    if not names:
+        found = [one for one in list_studies(url) if one["state"] != "not finished"]
+        # without names: the full studies, or all that there are where there is no full one
+        full = [one["name"] for one in found if one["mode"] == "full"]
+        names = full or [one["name"] for one in found]
+        if not names:
+            raise ConfigError("there is no finished study", help="run one: lrdiff study NAME --quick")
+    return [read_study(url, name) for name in names]
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    sys.stdout.write(json_module.dumps(document, indent=2, allow_nan=False) + "\n")

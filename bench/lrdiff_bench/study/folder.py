@@ -1,0 +1,213 @@
+"""Studies that are kept: what one is about, finding them again, and reading them without training anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
+from typing import Any
+
+from lrdiff_bench.study.analysis.analyse import analyse
+from lrdiff_bench.study.analysis.document import document_of
+from lrdiff_bench.study.search.engine import run_study
+from lrdiff_bench.study.search.ledger import TrainBatches
+from lrdiff_bench.study.search.optuna_storage import hidden, open_storage, optuna_module
+from lrdiff_bench.study.search.plan import Plan
+from lrdiff_bench.study.search.tasks import Row, Task
+from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, Workload
+from lrdiff_core.errors import CheckpointError, ConfigError
+
+__all__ = ["MUST_AGREE", "facts_of", "list_studies", "read_study", "study_name", "workload_from"]
+
+MUST_AGREE = ("plan", "spec", "training")  # a study is gone on with only if these are what they were
+
+
+def study_name(workload: Workload, plan: Plan) -> str:
+    """What a study is called in its storage."""
+    return f"{workload.name}-quick" if plan.quick else workload.name
+
+
+def facts_of(workload: Workload, plan: Plan, source: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept with a study, so that it can be read where its workload cannot be made.
+
+    Args:
+        workload: that is studied.
+        plan: of it.
+        source: how to make the workload again, for :func:`workload_from`.
+    """
+    from lrdiff_bench.system.machine import describe_code, describe_machine
+
+    code, machine = describe_code(), describe_machine()
+    commit = "none" if code.commit is None else code.commit[:10] + (" with changes" if code.dirty else "")
+    facts = {
+        "lrdiff": "study 1",
+        "name": study_name(workload, plan),
+        "plan": plan.to_dict(),
+        "spec": _spec_of(workload),
+        "training": _training_of(workload, source),
+        "source": source,
+        "versions": {
+            "lrdiff": code.project,
+            "commit": commit,
+            "torch": code.torch,
+            "numpy": code.numpy,
+            "scipy": installed_version("scipy"),
+            "optuna": installed_version("optuna"),
+            "Python": code.python,
+            "processor": f"{machine.cpu} x {machine.cpus}",
+            "begun": datetime.now(UTC).strftime("%Y-%m-%d"),
+        },
+    }
+    return dict(json.loads(json.dumps(facts)))  # as it comes back from the storage
+
+
+def _training_of(workload: Workload, source: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes a trial and stands in no field that all workloads have."""
+    from lrdiff_bench.study.toml_study import DESCRIBES_TRAINING
+
+    settings = source.get("settings", {})
+    said = {key: settings[key] for key in ("workload", *DESCRIBES_TRAINING) if key in settings}
+    return {**said, "rows or first weights": workload.fingerprint()}
+
+
+def workload_from(source: Mapping[str, Any]) -> Workload:
+    """Make a workload from what is kept of it, in this process or another.
+
+    Raises:
+        ConfigError: it cannot be made here.
+    """
+    if source["kind"] == "workload":
+        from lrdiff_bench.study.workloads.registry import make_workload
+
+        return make_workload(str(source["name"]))
+    if source["kind"] == "claim":
+        from lrdiff_bench.study.toml_study import read_claim, workload_of
+
+        return workload_of(read_claim(source["settings"], where=str(source["where"])))
+    raise ConfigError(f"a study's source is {source['kind']!r}", help="a newer lrdiff wrote it: update this one")
+
+
+class _Stored(Workload):
+    """A workload as its study tells it; it cannot train."""
+
+    def train(self, trials: Trials) -> Outcomes:
+        raise NotImplementedError("a study that is read trains nothing")
+
+    def tiny(self) -> _Stored:
+        return self
+
+
+def _spec_of(workload: Workload) -> dict[str, Any]:
+    """Every field that all workloads have; the inverse of :func:`_stored`."""
+    spec = {field.name: getattr(workload, field.name) for field in fields(Workload)}
+    schemes = [
+        {"name": s.name, "ratios": dict(s.ratios), "free": dict(s.free), "reference": s.reference,
+         "options": {key: str(value) for key, value in s.options.items()}}
+        for s in workload.schemes
+    ]  # fmt: skip
+    return {**spec, "schemes": schemes}
+
+
+def _stored(spec: Mapping[str, Any]) -> _Stored:
+    schemes = tuple(
+        Scheme(
+            name=s["name"],
+            ratios=s["ratios"],
+            free={g: (i[0], i[1]) for g, i in s["free"].items()},
+            options=s["options"],
+            reference=s["reference"],
+        )
+        for s in spec["schemes"]
+    )
+    low, high = spec["base_rates"]
+    return _Stored(**{**spec, "groups": tuple(spec["groups"]), "schemes": schemes, "base_rates": (low, high)})
+
+
+class _Reader:
+    """A ledger that only reads."""
+
+    def __init__(self, optuna: Any, storage: Any, name: str) -> None:
+        self.name = name
+        complete = optuna.trial.TrialState.COMPLETE
+        self.rows: dict[str, Row] = {}
+        self.open = 0
+        for study in (name, f"{name}.report"):
+            for trial in optuna.load_study(storage=storage, study_name=study).get_trials(deepcopy=False):
+                id = trial.user_attrs.get("task")
+                if trial.state == complete and id is not None:
+                    self.rows[id] = Row.from_dict(id, trial.user_attrs["row"], trial.number)
+
+    def complete(
+        self, batches: Sequence[Sequence[Task]], train: TrainBatches, on_done: Callable[[int], None]
+    ) -> dict[str, Row]:
+        """Hand out what is there, or say that it is not all there."""
+        ids = [task.id for batch in batches for task in batch]
+        missing = sum(id not in self.rows for id in ids)
+        if missing:
+            raise CheckpointError(
+                f'study "{self.name}" is not finished: {len(ids) - missing} of {len(ids)} trials of a stage are there',
+                help="run the same `lrdiff study` command again, it goes on where it stopped",
+            )
+        return {id: self.rows[id] for id in ids}
+
+
+def read_study(url: str, name: str, *, curves: bool = True) -> dict[str, Any]:
+    """The document of a finished study, computed anew from its trials.
+
+    Args:
+        url: of the storage.
+        name: of the study.
+        curves: also best-of-k, the slowest part.
+
+    Raises:
+        ConfigError: no such storage or study.
+        CheckpointError: the study is not finished.
+    """
+    optuna = optuna_module()
+    storage = open_storage(url, create=False)
+    names = _names(optuna, storage)
+    if name not in names:
+        raise ConfigError(f'there is no study "{name}" in {hidden(url)}', help=f"studies: {', '.join(names) or 'none'}")
+    facts = optuna.load_study(storage=storage, study_name=name).user_attrs
+    if "spec" not in facts or "plan" not in facts:
+        raise ConfigError(f'study "{name}" is not one of `lrdiff study`', help=f"studies: {', '.join(names)}")
+    finished = run_study(_stored(facts["spec"]), Plan(**facts["plan"]), _Reader(optuna, storage, name))
+    return document_of(finished, analyse(finished, curves=curves), facts)
+
+
+def list_studies(url: str) -> list[dict[str, Any]]:
+    """Name, mode and state of every study of a storage.
+
+    Raises:
+        ConfigError: no such storage.
+    """
+    optuna = optuna_module()
+    storage = open_storage(url, create=False)
+    found = []
+    for name in _names(optuna, storage):
+        study = optuna.load_study(storage=storage, study_name=name)
+        facts = study.user_attrs
+        if not facts.keys() >= {"plan", "spec", "source"}:
+            continue  # somebody else's, or one that was killed before it had written what it is about
+        try:
+            state = read_study(url, name, curves=False)["verdict"]["verdict"]
+        except CheckpointError:
+            state = "not finished"
+        found.append(
+            {
+                "name": name,
+                "mode": Plan(**facts["plan"]).mode,
+                "state": state,
+                "trials": len(study.get_trials(deepcopy=False)),
+                "title": facts["spec"]["title"],
+            }
+        )
+    return found
+
+
+def _names(optuna: Any, storage: Any) -> list[str]:
+    """Studies of ours, in the order in which they were begun."""
+    every = optuna.get_all_study_names(storage)
+    return [name for name in every if f"{name}.report" in every]

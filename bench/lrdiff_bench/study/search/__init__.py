@@ -1,0 +1,1 @@
+"""Trials: points, storage, batches, choice of winners."""

@@ -1,0 +1,346 @@
+"""Where tasks are kept and handed out: in memory, or in a storage of Optuna's that several processes share.
+
+A task is one trial of Optuna's, in the state WAITING, RUNNING or COMPLETE, and its user attributes hold the numbers.
+Several processes may put the same tasks in, claim them, die and come back:
+
+- a task may have more than one trial when two processes put it in at once: the one with the lowest number counts, and
+  whoever meets another marks it FAIL;
+- a trial is claimed by the storage's own compare-and-set from WAITING to RUNNING;
+- a claimant says what it claims in an attribute of the study and counts it up while it lives. A RUNNING trial whose
+  claimant is gone
+  (its process is not there any more, or it has not counted for :data:`LEASE` seconds) is marked FAIL, and its task is
+  put in anew. A claimant that was only slow finds its trial finished, and drops what it has.
+
+So every task has one COMPLETE trial in the end, and trials that failed stay to be seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from lrdiff_bench.study.search.optuna_storage import open_storage, optuna_module
+from lrdiff_bench.study.search.tasks import Row, Task
+from lrdiff_core.errors import ConfigError
+
+__all__ = ["LEASE", "Ledger", "Memory", "Shared", "TrainBatches"]
+
+LEASE = 60.0  # seconds without a sign of life after which a claimant on another machine counts as gone
+_BEAT = 5.0
+_POLL = 0.5
+
+TrainBatches = Callable[[Sequence[Sequence[Task]], Callable[[int, list[Row]], None]], None]
+"""Trains batches and calls back with the number of each and its rows as soon as they are there."""
+
+
+class Ledger(Protocol):
+    """What the engine needs to know of either."""
+
+    def complete(
+        self, batches: Sequence[Sequence[Task]], train: TrainBatches, on_done: Callable[[int], None]
+    ) -> dict[str, Row]:
+        """Have all tasks trained that are not, by whom ever, and return the rows of all."""
+
+
+class Memory:
+    """A ledger for studies that nobody wants to keep: simulations and tests."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+
+    def complete(
+        self, batches: Sequence[Sequence[Task]], train: TrainBatches, on_done: Callable[[int], None]
+    ) -> dict[str, Row]:
+        """See :class:`Ledger`."""
+        open_ = [batch for batch in batches if any(task.id not in self.rows for task in batch)]
+
+        def keep(number: int, rows: list[Row]) -> None:
+            self.rows |= {row.id: row for row in rows}
+            on_done(len(rows))
+
+        train(open_, keep)
+        return {task.id: self.rows[task.id] for batch in batches for task in batch}
+
+
+class Shared:
+    """A ledger in a storage of Optuna's.
+
+    Args:
+        url: of the storage, such as ``sqlite:///runs/study/studies.db`` or ``postgresql://...``.
+        name: of the study; ``name`` holds the searches and ``name.report`` what was trained on fresh seeds.
+        direction: ``"minimize"`` or ``"maximize"``, of the metric.
+        facts: about the study, kept with it; what is in ``must_agree`` has to be the same when it is gone on with.
+        must_agree: keys of ``facts``.
+
+    Raises:
+        ConfigError: the storage cannot be opened, or the study there was made with other facts.
+    """
+
+    def __init__(
+        self, url: str, name: str, *, direction: str, facts: Mapping[str, Any], must_agree: Sequence[str]
+    ) -> None:
+        optuna = optuna_module()
+        self.storage = open_storage(url)
+        self._states = optuna.trial.TrialState
+        self._create_trial, self._distribution = optuna.trial.create_trial, optuna.distributions.FloatDistribution
+        self._gone = optuna.exceptions.UpdateFinishedTrialError
+        self._studies = {
+            part: optuna.create_study(
+                storage=self.storage, study_name=full, direction=direction, load_if_exists=True,
+                sampler=optuna.samplers.RandomSampler(seed=0),
+            )
+            for part, full in (("search", name), ("report", f"{name}.report"))
+        }  # fmt: skip
+        kept = self._studies["search"].user_attrs
+        for key in must_agree:
+            if key in kept and kept[key] != facts[key]:
+                raise ConfigError(
+                    f'study "{name}" was made with {_difference(key, kept[key], facts[key])}',
+                    help="leave the option out to go on with it, or start a new one with another --out",
+                )
+        for key, value in facts.items():
+            if key not in kept:
+                self._studies["search"].set_user_attr(key, value)
+        self.facts: dict[str, Any] = {**facts, **kept}
+        self._versions: dict[str, Any] | None = facts.get("versions")
+        self.worker = f"worker-{uuid.uuid4().hex[:12]}"
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._sign: dict[str, Any] = {"beat": 0, "claims": []}
+        self._lock = threading.Lock()
+
+    def complete(
+        self, batches: Sequence[Sequence[Task]], train: TrainBatches, on_done: Callable[[int], None]
+    ) -> dict[str, Row]:
+        """See :class:`Ledger`."""
+        tasks = {task.id: task for batch in batches for task in batch}
+        part = "search" if next(iter(tasks.values())).kind == "search" else "report"
+        study = self._studies[part]
+        told: set[str] = set()
+
+        def keeper(claimed: Sequence[Sequence[tuple[Task, Any]]]) -> Callable[[int, list[Row]], None]:
+            def keep(number: int, rows: list[Row]) -> None:
+                for (task, trial), row in zip(claimed[number], rows, strict=True):
+                    self._tell(study, task, trial, row)
+                    told.add(task.id)
+                on_done(len(rows))
+
+            return keep
+
+        with self._heart(study):
+            while True:
+                trials = self._current(study, tasks)
+                done = {id for id, trial in trials.items() if trial.state == self._states.COMPLETE}
+                on_done(len(done - told))
+                told |= done
+                if len(done) == len(tasks):
+                    return {id: _row_of(id, trial) for id, trial in trials.items()}
+                idle = True
+                for start in range(0, len(batches), self.at_a_time):
+                    claimed = self._claim(study, batches[start : start + self.at_a_time], trials)
+                    if claimed:
+                        idle = False
+                        self._note_versions()
+                        train([[task for task, _ in batch] for batch in claimed], keeper(claimed))
+                if idle:
+                    time.sleep(_POLL)  # others have the rest; one of them may yet die
+
+    def _note_versions(self) -> None:
+        """Say in the study that it is gone on with by other versions than it was begun with."""
+        now, self._versions = self._versions, None  # once
+        begun = self.facts.get("versions")
+        if now is None or begun is None:
+            return
+        changed = {key: value for key, value in now.items() if key != "begun" and begun.get(key) != value}
+        since = list(self._studies["search"].user_attrs.get("versions_since", []))
+        if changed and changed not in since:
+            self.facts["versions_since"] = [*since, changed]
+            self._studies["search"].set_user_attr("versions_since", self.facts["versions_since"])
+
+    def _current(self, study: Any, tasks: Mapping[str, Task]) -> dict[str, Any]:
+        """The trial that counts of every task; what is missing is put in, what is orphaned is given up."""
+        while True:
+            found: dict[str, Any] = {}
+            signs = {name: sign for name, sign in study.user_attrs.items() if name.startswith("worker-")}
+            for trial in study.get_trials(deepcopy=False):  # by rising number
+                id = trial.user_attrs.get("task")
+                if id not in tasks or trial.state == self._states.FAIL:
+                    continue
+                if id in found or (trial.state == self._states.RUNNING and self._is_orphan(trial, signs)):
+                    self._give_up(trial)
+                    continue
+                found[id] = trial
+            missing = [task for id, task in tasks.items() if id not in found]
+            if not missing:
+                return {id: found[id] for id in tasks}
+            for task in missing:
+                study.add_trial(self._new_trial(task))
+
+    def _claim(
+        self, study: Any, batches: Sequence[Sequence[Task]], trials: Mapping[str, Any]
+    ) -> list[list[tuple[Task, Any]]]:
+        """Claim what is left of some batches; the view of the trials may be old, the storage decides."""
+        waiting = [
+            [(task, trials[task.id]) for task in batch if trials[task.id].state == self._states.WAITING]
+            for batch in batches
+        ]
+        # said before it is done: a claim that nobody has said would have to be waited for
+        self._say(study, [trial._trial_id for batch in waiting for _, trial in batch])
+        claimed = [[one for one in batch if self._is_mine(one[1])] for batch in waiting]
+        return [batch for batch in claimed if batch]
+
+    def _is_mine(self, trial: Any) -> bool:
+        with suppress(self._gone):  # another one has finished it
+            return bool(self.storage.set_trial_state_values(trial._trial_id, self._states.RUNNING))
+        return False
+
+    def _say(self, study: Any, claims: list[int]) -> None:
+        """Write which trials this process claims; nothing is written where there are none."""
+        if claims:
+            with self._lock:
+                self._sign["claims"] = claims
+                study.set_user_attr(self.worker, self._sign)
+
+    at_a_time = 1  # batches claimed together: more where several machines train them
+
+    def _tell(self, study: Any, task: Task, trial: Any, row: Row) -> None:
+        finite = row.final[~_isnan(row.final)]
+        diverged = 1.0 - len(finite) / len(row.final)
+        value = float(finite.mean()) if len(finite) == len(row.final) else self._worst(study)
+        try:
+            self.storage.set_trial_user_attr(trial._trial_id, "row", {**row.to_dict(), "diverged": diverged})
+            self.storage.set_trial_state_values(trial._trial_id, self._states.COMPLETE, [value])
+        except self._gone:
+            pass  # somebody took this process for dead and gave the task to another: that one's row counts
+
+    def _worst(self, study: Any) -> float:
+        return math.inf if study.direction.name == "MINIMIZE" else -math.inf
+
+    def _new_trial(self, task: Task) -> Any:
+        return self._create_trial(
+            state=self._states.WAITING,
+            params=dict(task.parameters),
+            distributions={  # a generous interval: the study's own is kept with its facts
+                name: self._distribution(min(1e-12, value), max(1e12, value), log=True)
+                for name, value in task.parameters.items()
+            },
+            user_attrs={  # few: each is a row of a table
+                "task": task.id,
+                "scheme": task.scheme.name,
+                "about": {
+                    "kind": task.kind,
+                    "search": task.repeat,
+                    "space": task.space,
+                    "rates": list(task.rates),
+                    "seeds": list(task.seeds),
+                    "judged_on": task.judged_on,
+                },
+            },
+        )
+
+    def _give_up(self, trial: Any) -> None:
+        with suppress(self._gone):  # another process was faster
+            self.storage.set_trial_state_values(trial._trial_id, self._states.FAIL)
+
+    def _is_orphan(self, trial: Any, signs: Mapping[str, Any]) -> bool:
+        """Whether nobody is training a RUNNING trial any more.
+
+        Args:
+            trial: in the state RUNNING.
+            signs: of all workers, by name: what they claim, and how often they have counted.
+        """
+        claimants = {name: sign for name, sign in signs.items() if trial._trial_id in sign["claims"]}
+        for name, sign in claimants.items():
+            if name == self.worker:
+                return False
+            if sign["host"] == _host() and not _is_alive(sign["pid"], sign["started"]):
+                continue
+            if not self._stands_still(name, int(sign["beat"])):
+                return False
+        # Every claim is said before it is made, so a trial that nobody claims was never seen by its claimant's storage
+        # as claimed: some other program put it to RUNNING, and the lease decides.
+        return bool(claimants) or self._stands_still(f"trial {trial._trial_id}", 0)
+
+    def _stands_still(self, what: str, beat: int) -> bool:
+        """Whether a count has been the same for longer than the lease, by this process's own clock."""
+        now = time.monotonic()
+        if what not in self._seen or self._seen[what][0] != beat:
+            self._seen[what] = (beat, now)
+        return now - self._seen[what][1] > LEASE
+
+    @contextmanager
+    def _heart(self, study: Any) -> Any:
+        """Count up beside the work. The clock of this machine says nothing to another; a count that stands does."""
+        stop = threading.Event()
+        self._sign |= {"claims": [], "host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
+
+        def beat() -> None:
+            while not stop.wait(_BEAT):
+                # A beat that fails is no end: the next one may not, and a storage that is gone is told by the work.
+                with self._lock, suppress(Exception):
+                    self._sign["beat"] += 1
+                    study.set_user_attr(self.worker, self._sign)
+
+        thread = threading.Thread(target=beat, name="lrdiff-study-heart", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _row_of(id: str, trial: Any) -> Row:
+    return Row.from_dict(id, trial.user_attrs["row"], trial.number)
+
+
+def _isnan(values: Any) -> Any:
+    return values != values
+
+
+def _difference(key: str, kept: Any, given: Any) -> str:
+    if isinstance(kept, Mapping) and isinstance(given, Mapping):
+        for name in [*kept, *given]:
+            if kept.get(name) != given.get(name):
+                return f"{name} {kept.get(name)!r:.60}, not {given.get(name)!r:.60}"
+    return f"another {key}"
+
+
+def _host() -> str:
+    """The same for processes that see each other's numbers: machine, boot, and (in containers) process namespace."""
+    parts = [platform.node()]
+    for source in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        path = Path(source)
+        if path.is_symlink():
+            parts.append(os.readlink(path))
+        elif path.is_file():
+            parts.append(path.read_text().strip())
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+
+def _started(pid: int) -> str:
+    """When a process began, so that a number used again is not taken for the old process; empty where unknown."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _is_alive(pid: int, started: str) -> bool:
+    if os.name != "posix":
+        return True  # signal 0 means something else there; the lease will tell
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return _started(pid) == started

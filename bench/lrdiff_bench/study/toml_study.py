@@ -1,0 +1,270 @@
+"""A study in one TOML file: somebody's claim about rates, put to the test."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lrdiff_bench.study.workloads.workload import Scheme, Workload
+from lrdiff_core.errors import ConfigError
+
+__all__ = ["DESCRIBES_TRAINING", "Claim", "SchemeTable", "load_claim", "read_claim", "workload_of"]
+
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=60)]
+Pair = Annotated[tuple[Positive, Positive], Field(strict=False)]
+
+# Where nothing is said. Wide on purpose: a winner at the edge widens the interval, a narrow one costs nothing but that.
+BASE_RATES = {"sgd": (1e-3, 10.0), "adam": (1e-5, 1.0), "adamw": (1e-5, 1.0)}
+DEFAULT_RATES = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001}  # torch's documentation; SGD's has no default before 2.2
+RATIOS = (0.01, 100.0)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class SchemeTable(_Part):
+    """One ``[[schemes]]`` table."""
+
+    name: Annotated[str, Field(min_length=1, max_length=40)]
+    ratios: dict[str, Ratio] = {}
+    """Ratio of each group to the base rate; what is left out has 1, and 0 freezes."""
+    free: dict[str, Pair] = {}
+    """Groups whose ratio is searched, and between what."""
+
+
+class Claim(_Part):
+    """Everything a study's file can say; what is left out takes the value shown here.
+
+    Example:
+        >>> Claim(name="mine", data="digits").optimizer
+        'adam'
+    """
+
+    name: Name
+    title: str = ""
+    question: str = ""
+    source: str = ""
+    """Where the claim comes from; shown with the verdict."""
+    workload: str | None = None
+    """One that comes with the project; then nothing below but schemes, smallest_difference and base_rates is said."""
+    data: str | None = None
+    target: str | None = None
+    task: Literal["auto", "binary", "multiclass", "regression"] = "auto"
+    model: str | None = None
+    """``module:factory``; left out, the project's own network with ``hidden``."""
+    hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False)] | None = None
+    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    weight_decay: Ratio = 0.0
+    batch_size: PositiveInt = 32
+    steps: PositiveInt = 300
+    evaluations: PositiveInt = 10
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    metric: Literal["loss", "accuracy"] = "loss"
+    smallest_difference: Positive | None = None
+    """Left out: 0.01, nats or share of right answers; or the workload's own."""
+    base_rates: Pair | None = None
+    default_rate: Positive | None = None
+    report_seeds: Annotated[int, Field(ge=3, le=10_000)] | None = None
+    groups: dict[str, str | list[str]] = {}
+    """Patterns of each group's parameters; left out, each layer is a group."""
+    schemes: list[SchemeTable] = []
+    """Besides the single rate, which is always there; left out, ratios 0.1, 10 and free for the last group."""
+
+
+DESCRIBES_TRAINING = (
+    "data", "target", "task", "model", "hidden", "optimizer", "momentum", "weight_decay", "batch_size", "steps",
+    "evaluations", "device", "metric", "groups",
+)  # fmt: skip
+
+
+def load_claim(path: Path) -> Claim:
+    """Read a study's file.
+
+    Raises:
+        ConfigError: no such file, no TOML, an unknown key or a wrong value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as problem:
+        raise ConfigError(
+            f"no such file: {path}", help="name a TOML file, or a workload of `lrdiff study ls`"
+        ) from problem
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"cannot read {path}: {problem}", help="name a TOML file in UTF-8") from problem
+    try:
+        settings = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        raise ConfigError(
+            f"{path} is not TOML: {problem}", help='lines look like: data = "digits", or in [groups]: head = "layer3.*"'
+        ) from problem
+    from lrdiff_core.config import name_from
+
+    settings.setdefault("name", name_from(path.stem).replace(".", "-")[:60])
+    data = settings.get("data")
+    if isinstance(data, str) and not Path(data).is_absolute() and (path.parent / data).is_file():
+        settings["data"] = str(path.parent / data)
+    return read_claim(settings, where=str(path))
+
+
+def read_claim(settings: Mapping[str, Any], *, where: str) -> Claim:
+    """Check settings.
+
+    Args:
+        settings: as in the TOML file.
+        where: what an error calls their source.
+
+    Raises:
+        ConfigError: an unknown key, or a value that cannot be.
+
+    Example:
+        >>> read_claim({"name": "mine", "dta": "digits"}, where="mine.toml")
+        Traceback (most recent call last):
+        ...
+        lrdiff_core.errors.ConfigError: unknown key "dta" in mine.toml
+        help: did you mean "data"? keys: ...
+    """
+    try:
+        claim = Claim(**settings)
+    except ValidationError as problem:
+        raise _readable(problem, where) from problem
+    given = [key for key in DESCRIBES_TRAINING if key in settings]
+    if claim.workload is not None and given:
+        raise ConfigError(
+            f"{where} names a workload and sets {given[0]}",
+            help=f"the workload says how it trains: leave out {', '.join(given)}",
+        )
+    if claim.workload is None and claim.data is None:
+        raise ConfigError(f"{where} has no rows", help='add data = "FILE" (or digits, wine, ...), or workload = "NAME"')
+    if claim.momentum and claim.optimizer != "sgd":
+        raise ConfigError(
+            f"momentum is set in {where}, and {claim.optimizer} takes none",
+            help='set optimizer = "sgd", or leave it out',
+        )
+    return claim
+
+
+def workload_of(claim: Claim) -> Workload:
+    """What the claim is about, with its schemes.
+
+    Raises:
+        ConfigError: an unknown workload or group, or a scheme that is none.
+    """
+    if claim.workload is not None:
+        from lrdiff_bench.study.workloads.registry import make_workload
+
+        base: Any = make_workload(claim.workload)
+        changes: dict[str, Any] = {"name": claim.name}
+        for key in ("smallest_difference", "base_rates", "default_rate", "report_seeds", "title", "question"):
+            value = getattr(claim, key)
+            if value:
+                changes[key] = value
+        if claim.schemes:
+            changes["schemes"] = _schemes(claim, base.groups)
+        return replace(base, **changes)
+    from lrdiff_bench.study.user_model import OwnWorkload
+
+    optimizer, groups = claim.optimizer, _groups(claim)
+    what = claim.model or "its own network"
+    own = OwnWorkload(
+        name=claim.name,
+        title=claim.title or f"{what} on {claim.data}, {optimizer}",
+        question=claim.question or f"Do different rates for {', '.join(groups)} help?",
+        schemes=_schemes(claim, groups),
+        groups=groups,
+        metric=claim.metric,
+        base_rates=claim.base_rates or BASE_RATES[optimizer],
+        default_rate=claim.default_rate or DEFAULT_RATES[optimizer],
+        smallest_difference=claim.smallest_difference or 0.01,
+        steps=claim.steps,
+        report_seeds=claim.report_seeds or 30,
+        data=str(claim.data),
+        target=claim.target,
+        task=claim.task,
+        model=claim.model,
+        hidden=claim.hidden,
+        patterns={name: [one] if isinstance(one, str) else one for name, one in claim.groups.items()},
+        optimizer=optimizer,
+        momentum=claim.momentum,
+        weight_decay=claim.weight_decay,
+        batch_size=claim.batch_size,
+        evaluations=claim.evaluations,
+        device=claim.device,
+    )
+    own.check()
+    return own
+
+
+def _groups(claim: Claim) -> tuple[str, ...]:
+    if claim.groups:
+        return tuple(claim.groups)
+    if claim.model is None:
+        hidden = claim.hidden
+        if hidden is None:
+            from lrdiff_core import load_table, make_config
+
+            table = load_table(str(claim.data), target=claim.target, task=claim.task, seed=0)
+            hidden = make_config({}).hidden_sizes(table.features.shape[1])
+        return tuple(f"layer{i + 1}" for i in range(len(hidden) + 1))
+    from lrdiff_bench.run.rates_command import load_model
+
+    names = [name for name, parameter in load_model(claim.model).named_parameters() if parameter.requires_grad]
+    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in names))
+
+
+def _schemes(claim: Claim, groups: tuple[str, ...]) -> tuple[Scheme, ...]:
+    """The single rate, then what the file says."""
+    ones = dict.fromkeys(groups, 1.0)
+    single = Scheme(name="single", ratios=ones)
+    if len(groups) < 2:
+        raise ConfigError(
+            f"there is one group, {', '.join(groups)}", help="give two groups or more under [groups], or with --groups"
+        )
+    if not claim.schemes:
+        last, rest = groups[-1], dict.fromkeys(groups[:-1], 1.0)
+        return (
+            single,
+            Scheme(name="last x 0.1", ratios={**rest, last: 0.1}),
+            Scheme(name="last x 10", ratios={**rest, last: 10.0}),
+            Scheme(name="free", ratios={groups[0]: 1.0}, free=dict.fromkeys(groups[1:], RATIOS)),
+        )
+    found = [single]
+    for one in claim.schemes:
+        for group in (*one.ratios, *one.free):
+            if group not in groups:
+                near = difflib.get_close_matches(group, groups, n=1)
+                guess = f'did you mean "{near[0]}"? ' if near else ""
+                raise ConfigError(
+                    f'scheme "{one.name}" names the group "{group}"', help=f"{guess}groups: {', '.join(groups)}"
+                )
+            if group in one.ratios and group in one.free:
+                raise ConfigError(f'scheme "{one.name}" both fixes and frees {group}', help="keep one of the two")
+        ratios = {group: ratio for group, ratio in {**ones, **one.ratios}.items() if group not in one.free}
+        found.append(Scheme(name=one.name, ratios=ratios, free=dict(one.free)))
+    return tuple(found)
+
+
+def _readable(problem: ValidationError, where: str) -> ConfigError:
+    first = problem.errors()[0]
+    path = [str(part) for part in first["loc"] if part not in ("str", "list[str]")]
+    key = ".".join(path)
+    in_scheme = path[0] == "schemes" and len(path) > 2
+    fields = list(SchemeTable.model_fields if in_scheme else Claim.model_fields)
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(path[-1], fields, n=1)
+        guess = f'did you mean "{near[0]}"? ' if near else ""
+        return ConfigError(f'unknown key "{key}" in {where}', help=f"{guess}keys: {', '.join(fields)}")
+    if first["type"] == "missing":
+        return ConfigError(f"{key} is missing in {where}", help=f"keys: {', '.join(fields)}")
+    reason = first["msg"][0].lower() + first["msg"][1:]
+    return ConfigError(f"{key} in {where} is {first['input']!r:.80}", help=reason)

@@ -1,0 +1,156 @@
+"""The folder of a run: it appears whole under its name, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lrdiff_bench.system.folders import cannot_write, read_document
+from lrdiff_core.errors import CheckpointError, InputError
+
+__all__ = ["SUMMARY_FORMAT", "SUMMARY_VERSION", "json_ready", "new_run_folder", "read_summary"]
+
+SUMMARY_FORMAT = "lrdiff.run"
+SUMMARY_VERSION = 1
+
+_ATTEMPTS = 100
+_LOOKS = 5
+
+
+@contextmanager
+def new_run_folder(final: Path) -> Iterator[Path]:
+    """Yield a folder beside ``final``; rename it into place when the block ends without an error.
+
+    A run that stands under that name already is replaced; anything else there is left alone and refused.
+
+    Args:
+        final: the run folder's name.
+
+    Raises:
+        InputError: the place cannot be written, or holds something that is not a run.
+    """
+    if _is_foreign(final):
+        raise InputError(f"{final} exists and is not a run folder", help="name another folder with --out, or remove it")
+    beside = final.parent / f".{final.name}.{os.getpid()}.partial"
+    missing = [folder for folder in (final.parent, *final.parent.parents) if not folder.exists()]
+    blocking = [folder for folder in (final.parent, *final.parent.parents) if folder.exists() and not folder.is_dir()]
+    if blocking:
+        raise cannot_write(final, f"{blocking[0]} is not a folder")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_overs(final)
+        beside.mkdir()
+    except OSError as problem:
+        raise cannot_write(final, problem.strerror) from problem
+    try:
+        yield beside
+        _swap(beside, final)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        for folder in missing:  # made for nothing, if nothing came of it
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """Read and check ``summary.json`` of a run folder.
+
+    Raises:
+        CheckpointError: no run there, damaged, or of a version this program does not read.
+    """
+    file = run / "summary.json"
+    if not file.is_file():
+        raise CheckpointError(f"no run at {run}", help="name a folder made by `lrdiff run` or `lrdiff train`")
+    return read_document(
+        file,
+        format=SUMMARY_FORMAT,
+        version=SUMMARY_VERSION,
+        what="the summary of a run",
+        help="run again with `lrdiff run`",
+    )
+
+
+def json_ready(value: Any) -> Any:
+    """Return ``value`` in plain JSON types; a number that is not finite becomes null.
+
+    Example:
+        >>> json_ready({"loss": (0.5, float("inf"))})
+        {'loss': [0.5, None]}
+    """
+    if isinstance(value, dict):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars
+        return json_ready(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _is_foreign(final: Path) -> bool:
+    """Whether something stands there that is no run."""
+    # More than one look: another run may be replacing its folder under this name right now.
+    return all(_looks_foreign(final) for _ in range(_LOOKS))
+
+
+def _looks_foreign(final: Path) -> bool:
+    try:
+        names = os.listdir(final)
+    except OSError:
+        return os.path.lexists(final)  # a file, or a folder of somebody else
+    return bool(names) and "summary.json" not in names
+
+
+def _swap(beside: Path, final: Path) -> None:
+    # Two renames: a crash between them leaves both runs whole, the old one under its retired name.
+    retired = final.parent / f".{final.name}.{os.getpid()}.replaced"
+    for _ in range(_ATTEMPTS):  # another run may put its folder there between any two of these lines; the last one wins
+        with suppress(FileNotFoundError):
+            if _is_foreign(final):
+                raise InputError(f"{final} is no run folder any more", help="name another folder with --out")
+            final.rename(retired)
+        try:
+            beside.rename(final)
+        except OSError as problem:
+            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with suppress(OSError):
+                    retired.rename(final)
+                raise InputError(f"cannot write {final}: {problem.strerror}", help="run again") from problem
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            shutil.rmtree(retired, ignore_errors=True)
+            return
+    raise InputError(f"cannot write {final}: other runs keep writing it", help="give each run an --out of its own")
+
+
+def _remove_left_overs(final: Path) -> None:
+    """Remove what killed runs of the same name left behind, if the process is gone."""
+    pattern = re.compile(rf"\.{re.escape(final.name)}\.(\d+)\.(partial|replaced)")
+    for entry in final.parent.iterdir():
+        found = pattern.fullmatch(entry.name)
+        if found is None or _is_alive(int(found[1])):
+            continue
+        if found[2] == "replaced" and not final.exists():  # killed between the two renames
+            entry.rename(final)
+        else:
+            shutil.rmtree(entry, ignore_errors=True)  # another run may be at it too
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere signal 0 ends the process it asks after
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,1 @@
+"""The same prediction on every runtime."""

@@ -1,0 +1,278 @@
+"""Who says whether outputs are right: a module that can be evaluated in float64, or golden vectors beside a file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from lrdiff_core.errors import LrdiffError
+from lrdiff_export.model.precision import ARITHMETICS, find_arithmetic, name_arithmetic, simulations
+from lrdiff_export.verify.compare import Budget, Verdict, judge_output
+from lrdiff_export.verify.golden import Golden
+from lrdiff_export.verify.tolerance import Yardstick
+
+__all__ = ["Case", "GoldenJudge", "Judge", "ModuleJudge"]
+
+
+REVERSED, STRETCHED = "in reverse order", "rows up to 10 000 times as large"
+LARGE_BATCH = 4099  # rows: beyond 4096, and a prime, so that nothing divides it
+MOST_NUMBERS, MOST_WORK = 2**19, 2**35  # of the large batch: numbers that go in, times parameters
+_SEEN_ALONE = 8  # rows evaluated one by one to see whether a module looks at its batch
+STRETCHES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)  # by turns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Further rows, and who says whether outputs are right for them.
+
+    Attributes:
+        name: as reports write it.
+        rows: one array an input.
+        judge: takes outputs and an arithmetic.
+        other_shape: a model made for one size of batch cannot run it.
+    """
+
+    name: str
+    rows: tuple[np.ndarray, ...]
+    judge: Callable[[Sequence[np.ndarray], str], list[Verdict]]
+    other_shape: bool = False
+
+
+class Judge(ABC):
+    """Compares outputs with float64 answers, in the budgets of the arithmetic that they were computed in.
+
+    Attributes:
+        names: of the outputs.
+        answers: one array an output, ``[rows, ...]``, float64 for floating ones.
+    """
+
+    names: Sequence[str]
+    answers: Sequence[np.ndarray]
+
+    @abstractmethod
+    def budgets(self, arithmetic: str) -> Sequence[Budget]:
+        """Return one budget an output."""
+
+    @abstractmethod
+    def name(self, outputs: Sequence[np.ndarray]) -> str | None:
+        """Return which arithmetic outputs were computed in that float32 does not explain; None if none does."""
+
+    def excused(self, arithmetic: str) -> Sequence[np.ndarray | None]:
+        """Return one mask an output of what nobody can be asked for in this arithmetic; None to judge everything."""
+        return [None] * len(self.answers)
+
+    def alone(self, rows: int) -> Sequence[np.ndarray]:
+        """Return the answers to the first rows, each given by itself; the same unless a model looks at its batch."""
+        return [answer[:rows] for answer in self.answers]
+
+    def cases(self) -> Sequence[Case]:
+        """Return further rows to run: what a stale answer, a clipped input or a small buffer would show in."""
+        return ()
+
+    def judge(self, outputs: Sequence[np.ndarray], arithmetic: str, *, alone: int | None = None) -> list[Verdict]:
+        """Compare outputs with the answers.
+
+        Args:
+            outputs: one array an output.
+            arithmetic: whose budgets to allow.
+            alone: number of first rows that were run, one by one; None where all were run together.
+
+        Returns:
+            One verdict an output; if the number of outputs is wrong, one verdict that says so.
+        """
+        answers = self.answers if alone is None else self.alone(alone)
+        excused = [None if mask is None else mask[:alone] for mask in self.excused(arithmetic)]
+        return self._judge_all(outputs, answers, self.budgets(arithmetic), excused)
+
+    def _judge_all(
+        self,
+        outputs: Sequence[np.ndarray],
+        answers: Sequence[np.ndarray],
+        budgets: Sequence[Budget],
+        excused: Sequence[np.ndarray | None],
+    ) -> list[Verdict]:
+        if len(outputs) != len(answers):
+            reason = f"{len(outputs)} outputs instead of {len(answers)}"
+            return [Verdict(output="all outputs", error=float("inf"), allowed=0.0, reason=reason)]
+        return [
+            judge_output(name, np.asarray(output), answer, budget, mask)
+            for name, output, answer, budget, mask in zip(self.names, outputs, answers, budgets, excused, strict=True)
+        ]
+
+    def within(self, output: np.ndarray, arithmetic: str) -> np.ndarray:
+        """Return which rows ``[rows]`` of the first output lie within its budget."""
+        answer, budget = self.answers[0], self.budgets(arithmetic)[0]
+        if answer.dtype.kind != "f":
+            return np.asarray((output == answer).reshape(len(answer), -1).all(axis=1))
+        with np.errstate(invalid="ignore", over="ignore"):
+            off = np.abs(output.astype(np.float64) - answer) / budget.unit
+        return np.asarray((off <= budget.allowed).reshape(len(answer), -1).all(axis=1))
+
+
+class ModuleJudge(Judge):
+    """Judges by a module, evaluated in float64 and in whatever arithmetic is asked for.
+
+    Args:
+        module: takes tensors by position, gives a tensor or a tuple of tensors.
+        rows: one array an input, ``[batch, ...]``.
+        names: of the outputs; ``output0 ...`` by default.
+
+    Example:
+        >>> judge = ModuleJudge(nn.Linear(3, 1), (np.ones((4, 3), np.float32),))
+        >>> judge.judge([judge.answers[0].astype(np.float32)], "float32")[0].agrees
+        True
+    """
+
+    def __init__(self, module: nn.Module, rows: tuple[np.ndarray, ...], names: Sequence[str] | None = None) -> None:
+        self._rows = rows
+        self._scales = {"float32": Yardstick(module, rows, names=names)}
+        self._alone: list[np.ndarray] = []
+        self._cases: list[Case] | None = None
+        self._simulated: dict[str, list[list[np.ndarray]]] | None = None
+        self.names = self._scales["float32"].names
+        self.answers = self._scales["float32"].answers
+
+    def _scale(self, arithmetic: str) -> Yardstick:
+        if arithmetic not in self._scales:
+            self._scales[arithmetic] = self._scales["float32"].in_arithmetic(arithmetic)
+        return self._scales[arithmetic]
+
+    def budgets(self, arithmetic: str) -> Sequence[Budget]:
+        """Return what eager in this arithmetic and the conditioning allow."""
+        return self._scale(arithmetic).budgets
+
+    def excused(self, arithmetic: str) -> Sequence[np.ndarray | None]:
+        """Return, below float32, what eager in the same arithmetic has not finite either."""
+        return [None] * len(self.answers) if arithmetic == "float32" else list(self._scale(arithmetic).beyond)
+
+    def cases(self) -> Sequence[Case]:
+        """Return the rows in reverse order, stretched, and repeated to a large batch, as far as each is possible."""
+        if self._cases is None:
+            self._cases = [self._reversed(), *self._stretched(), *self._large()]
+        return self._cases
+
+    def _reversed(self) -> Case:
+        rows = tuple(np.ascontiguousarray(one[::-1]) for one in self._rows)
+        answers = self._scales["float32"].reference(rows)  # a module may look at its whole batch
+
+        def judge(outputs: Sequence[np.ndarray], arithmetic: str) -> list[Verdict]:
+            excused = [None if mask is None else mask[::-1] for mask in self.excused(arithmetic)]
+            return self._judge_all(outputs, answers, self.budgets(arithmetic), excused)
+
+        return Case(name=REVERSED, rows=rows, judge=judge)
+
+    def _stretched(self) -> Iterator[Case]:
+        turns = np.resize(np.array(STRETCHES), len(self._rows[0]))
+        if len(turns) < len(STRETCHES) or not any(one.dtype.kind == "f" for one in self._rows):
+            return
+        with np.errstate(over="ignore"):
+            rows = tuple(
+                (one * turns.reshape(-1, *[1] * (one.ndim - 1))).astype(one.dtype) if one.dtype.kind == "f" else one
+                for one in self._rows
+            )
+        try:
+            scales = {"float32": self._scales["float32"].on(rows)}
+        except LrdiffError:  # a module may refuse such numbers
+            return
+
+        def judge(outputs: Sequence[np.ndarray], arithmetic: str) -> list[Verdict]:
+            if arithmetic not in scales:
+                scales[arithmetic] = scales["float32"].in_arithmetic(arithmetic)
+            scale = scales[arithmetic]
+            # Labels of saturated scores are ties.
+            excused = [
+                mask if answer.dtype.kind == "f" else np.ones(answer.shape, bool)
+                for mask, answer in zip(scale.beyond, scale.answers, strict=True)
+            ]
+            return self._judge_all(outputs, scale.answers, scale.budgets, excused)
+
+        yield Case(name=STRETCHED, rows=rows, judge=judge)
+
+    def _large(self) -> Iterator[Case]:
+        here, numbers = len(self._rows[0]), LARGE_BATCH * sum(one[0].size for one in self._rows)
+        weights = sum(one.numel() for one in self._scales["float32"].module.parameters())
+        if here >= LARGE_BATCH or numbers > MOST_NUMBERS or numbers * weights > MOST_WORK or not self._by_row():
+            return
+        places = np.arange(LARGE_BATCH) % here
+        answers = [answer[places] for answer in self.answers]
+
+        def judge(outputs: Sequence[np.ndarray], arithmetic: str) -> list[Verdict]:
+            excused = [None if mask is None else mask[places] for mask in self.excused(arithmetic)]
+            return self._judge_all(outputs, answers, self.budgets(arithmetic), excused)
+
+        yield Case(
+            name=f"in a batch of {LARGE_BATCH}", rows=tuple(one[places] for one in self._rows), judge=judge,
+            other_shape=True,
+        )  # fmt: skip
+
+    def _by_row(self) -> bool:
+        """Whether each row's answer depends on that row alone, as far as the first ones show."""
+        rows = min(_SEEN_ALONE, len(self._rows[0]))
+        try:
+            alone = self.alone(rows)
+        except LrdiffError:
+            return False
+        return all(
+            one.shape == answer[:rows].shape and np.allclose(one, answer[:rows], rtol=1e-9, atol=1e-12, equal_nan=True)
+            for one, answer in zip(alone, self.answers, strict=True)
+        )
+
+    def alone(self, rows: int) -> Sequence[np.ndarray]:
+        """Evaluate each row by itself."""
+        if not self._alone:
+            scale = self._scales["float32"]
+            each = [scale.reference([one[row : row + 1] for one in self._rows]) for row in range(rows)]
+            self._alone = [np.concatenate(parts) for parts in zip(*each, strict=True)]
+        return self._alone
+
+    def name(self, outputs: Sequence[np.ndarray]) -> str | None:
+        """Compare the error with those of simulated arithmetics."""
+        if any(one.shape != answer.shape for one, answer in zip(outputs, self.answers, strict=True)):
+            return None
+        if self._simulated is None:
+            self._simulated = simulations(self._scales["float32"].module, self._rows)
+        return name_arithmetic(outputs, self.answers, self._simulated)
+
+
+class GoldenJudge(Judge):
+    """Judges by golden vectors: their budgets are float32's; in other arithmetics an eps is larger, not their number.
+
+    Args:
+        golden: from :func:`lrdiff_export.verify.golden.read_golden`.
+    """
+
+    def __init__(self, golden: Golden) -> None:
+        self.names = golden.output_names
+        self.answers = golden.outputs
+        self._inputs = golden.inputs
+        self._budgets = golden.budgets
+
+    def cases(self) -> Sequence[Case]:
+        """Return the rows in reverse order; other answers than those of the file are not known."""
+        rows = tuple(np.ascontiguousarray(one[::-1]) for one in self._inputs)
+
+        def judge(outputs: Sequence[np.ndarray], arithmetic: str) -> list[Verdict]:
+            answers = [answer[::-1] for answer in self.answers]
+            return self._judge_all(outputs, answers, self.budgets(arithmetic), self.excused(arithmetic))
+
+        return (Case(name=REVERSED, rows=rows, judge=judge),)
+
+    def budgets(self, arithmetic: str) -> Sequence[Budget]:
+        """Return the budgets written with the vectors, in units of the arithmetic's eps."""
+        larger = find_arithmetic(arithmetic).eps / ARITHMETICS["float32"].eps
+        return [replace(one, unit=one.unit * larger) for one in self._budgets]
+
+    def name(self, outputs: Sequence[np.ndarray]) -> str | None:
+        """Name the arithmetics of which the error has the size; nothing else is known of a file alone."""
+        fine, coarse = (self.judge(outputs, name) for name in ("tfloat32", "bfloat16"))
+        if not all(verdict.agrees for verdict in coarse):
+            return None
+        if not all(verdict.agrees for verdict in fine):
+            return "bfloat16"
+        # A model may well lose less than one digit of bfloat16: eight of the others.
+        small = all(verdict.error <= 1 for verdict in fine)
+        return "tfloat32 or float16" if small else "tfloat32 or float16 or bfloat16"

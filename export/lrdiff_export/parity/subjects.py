@@ -1,0 +1,121 @@
+"""What a parity check compares: a module, or an ONNX file with golden vectors beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from lrdiff_core.errors import ConfigError, ModelFileError
+from lrdiff_export.model.float64 import prepare_module
+from lrdiff_export.model.signature import Arrays, as_arrays
+from lrdiff_export.onnx_file.convert import convert_to_onnx
+from lrdiff_export.onnx_file.load import load_onnx, parse_onnx
+from lrdiff_export.parity.judge import GoldenJudge, Judge, ModuleJudge
+from lrdiff_export.verify.golden import read_golden
+
+__all__ = ["Decide", "Subject", "subject_of_file", "subject_of_module"]
+
+Decide = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What predicts, with the rows to predict and who judges; see :func:`subject_of_module`, :func:`subject_of_file`.
+
+    Attributes:
+        module: takes tensors by position; None where there is only a file.
+        rows: one array an input, ``[batch, ...]``.
+        judge: knows the answers.
+        get_onnx: makes or gives the bytes of the ONNX file.
+        decide: from the first output ``[batch, ...]`` to one decision a row ``[batch]``.
+        reference: what the answers are, in words.
+    """
+
+    module: nn.Module | None
+    rows: tuple[np.ndarray, ...]
+    judge: Judge
+    get_onnx: Callable[[], bytes]
+    decide: Decide | None = None
+    reference: str = "eager float64 on cpu"
+
+
+def subject_of_module(
+    module: nn.Module,
+    rows: Arrays,
+    *,
+    onnx_bytes_or_path: bytes | str | os.PathLike[str] | None = None,
+    decide: Decide | None = None,
+    output_names: Sequence[str] | None = None,
+) -> Subject:
+    """Return a module as the subject of a comparison.
+
+    Args:
+        module: takes tensors by position, or by keyword where ``rows`` is a mapping; it is copied.
+        rows: ``[batch, ...]`` an input, float32, integer or bool.
+        onnx_bytes_or_path: what ONNX backends run; converted from ``module`` when not given.
+        decide: from the first output to one decision a row, to count flips.
+        output_names: of the outputs; which entries to take where the module gives a mapping.
+
+    Raises:
+        DataError: the rows cannot be fed to a model.
+        InputError: the module cannot be evaluated in float64.
+        ModelFileError: the ONNX file is not one.
+        ConfigError: another number of output names than of outputs.
+
+    Example:
+        >>> subject = subject_of_module(nn.Linear(3, 1), np.ones((4, 3), np.float32))
+        >>> subject.judge.answers[0].dtype, len(subject.get_onnx()) > 100
+        (dtype('float64'), True)
+    """
+    keywords = tuple(rows) if isinstance(rows, Mapping) else None
+    arrays = as_arrays(rows)
+    examples = [torch.from_numpy(one[:2].copy()) for one in arrays]
+    prepared = prepare_module(module, examples, keywords=keywords, outputs=output_names)
+    judge = ModuleJudge(prepared, arrays, output_names)
+    if len(judge.names) != len(judge.answers):
+        raise ConfigError(
+            f"{len(judge.names)} output names are given, the module gives {len(judge.answers)}",
+            help="give one name an output",
+        )
+    made: list[bytes] = []  # at most one: given, or converted when a backend first asks
+    if isinstance(onnx_bytes_or_path, bytes):
+        parse_onnx(onnx_bytes_or_path)
+        made.append(onnx_bytes_or_path)
+    elif onnx_bytes_or_path is not None:
+        made.append(load_onnx(onnx_bytes_or_path))
+
+    def get_onnx() -> bytes:
+        if not made:
+            names = [f"output{index}" for index in range(len(judge.answers))]
+            made.append(convert_to_onnx(prepared, example=examples, output_names=names))
+        return made[0]
+
+    return Subject(module=prepared, rows=arrays, judge=judge, get_onnx=get_onnx, decide=decide)
+
+
+def subject_of_file(path: str | os.PathLike[str]) -> Subject:
+    """Return an ONNX file as the subject of a comparison: the golden vectors beside it are the answers.
+
+    Raises:
+        ModelFileError: the file or its golden vectors cannot be used, or do not belong together.
+    """
+    data, golden = load_onnx(path), read_golden(path)
+    if hashlib.sha256(data).hexdigest() != golden.model_sha256:
+        raise ModelFileError(
+            f"{Path(path).name} is not the file that the golden vectors beside it were written for",
+            help="get the three files from one export",
+        )
+    return Subject(
+        module=None,
+        rows=golden.inputs,
+        judge=GoldenJudge(golden),
+        get_onnx=lambda: data,
+        reference="golden vectors, float64",
+    )

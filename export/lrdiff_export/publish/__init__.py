@@ -1,0 +1,1 @@
+"""The one gate from a module to files under their final names."""

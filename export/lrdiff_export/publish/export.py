@@ -1,0 +1,296 @@
+"""The gate: no file gets its name before its very bytes were verified."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from torch import nn
+
+from lrdiff_core.errors import CheckFailed
+from lrdiff_export.model.signature import Arrays, Port, Tensors
+from lrdiff_export.onnx_file.convert import DEFAULT_OPSET, Converted, convert
+from lrdiff_export.onnx_file.external_data import HASH_KEY, DataFile, ModelBytes
+from lrdiff_export.onnx_file.load import parse_onnx
+from lrdiff_export.publish.files import place_files, staged
+from lrdiff_export.publish.metadata import PREFIX, Card, card_of, measured_errors, ports_of, weights_sha256
+from lrdiff_export.publish.request import Asked, rows_around
+from lrdiff_export.publish.variants import Allowance, Judged, VariantReport, make_variant
+from lrdiff_export.records import json_ready
+from lrdiff_export.verify.diagnose import Diagnosis, diagnose
+from lrdiff_export.verify.golden import golden_paths, make_golden
+from lrdiff_export.verify.inputs import Battery
+from lrdiff_export.verify.verify import VerificationReport, run_battery
+
+__all__ = ["ExportReport", "VerificationFailed", "export", "export_onnx", "rows_around"]
+
+
+class VerificationFailed(CheckFailed):
+    """An exported model does not predict as its module does.
+
+    Attributes:
+        report: what was run and how far off it was; None after the error crossed a process boundary.
+        diagnosis: where it goes wrong first; None if that could not be found.
+    """
+
+    report: VerificationReport | None = None
+    diagnosis: Diagnosis | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What was published.
+
+    Attributes:
+        path: the file's name as it was given.
+        sha256: of the file.
+        size: of the file, in bytes.
+        data: the second file with the weights of a model past 2 GiB; None for one file.
+        opset: operator set of the file.
+        ir_version: format version of the file.
+        input_name: name of the first input.
+        output_names: names of the outputs.
+        inputs: name, dtype, shape and unit of each input.
+        outputs: the same of each output.
+        rows_are: ``held out`` when the caller gave rows, ``drawn`` when they were made up around the example.
+        target: the runtime that the file was made for; empty when none was named.
+        golden: files of golden vectors beside the model.
+        variants: what was published besides, and what it loses.
+        seconds: spent in ``convert`` (torch's exporter) and ``verify`` (everything that comes on top).
+        verification: the whole verification of these bytes.
+    """
+
+    path: str
+    sha256: str
+    size: int
+    data: DataFile | None
+    opset: int
+    ir_version: int
+    input_name: str
+    output_names: tuple[str, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    rows_are: str
+    target: str
+    golden: tuple[str, ...]
+    variants: tuple[VariantReport, ...]
+    verification: VerificationReport
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return {**json_ready(self), "verification": self.verification.to_dict()}
+
+
+def export(
+    module: nn.Module,
+    example: Tensors,
+    *,
+    out: str | os.PathLike[str],
+    rows: Arrays | None = None,
+    labels: np.ndarray | None = None,
+    score: Callable[[np.ndarray, np.ndarray], float] | None = None,
+    decide: Callable[[np.ndarray], np.ndarray] | None = None,
+    input_names: str | Sequence[str] | None = None,
+    output_names: Sequence[str] = ("output",),
+    opset: int | None = None,
+    target: str | None = None,
+    variants: Sequence[str] = ("fp32",),
+    allowance: Allowance | None = None,
+    card: Card | None = None,
+    metadata: Mapping[str, str] | None = None,
+    golden: bool = True,
+) -> ExportReport:
+    """Convert a module, verify the bytes in ONNX Runtime, and only then write them under ``out``.
+
+    If anything fails nothing appears in the folder, and files already there stay as they are.
+
+    Args:
+        module: takes tensors by position, or by keyword where ``example`` is a mapping; gives a tensor, a tuple of
+            tensors, or a mapping that holds ``output_names``. It is copied, and keeps device and mode.
+        example: ``[batch, ...]`` an input, float32, integer or bool; gives the shape of a row.
+        out: the final name; its folder must exist. Variants go beside it: ``model.fp16.onnx``.
+        rows: held-out rows ``[batch, ...]`` an input, to verify on. Without them 64 rows are drawn around the example
+            (integers between the smallest and largest in it), and the report says so.
+        labels: ``[batch]`` of ``rows``, for the change of the validation metric that a variant causes.
+        score: from the first output ``[batch, ...]`` and labels to a number, larger is better; the share of right
+            decisions by default.
+        decide: from the first output ``[batch, ...]`` to a decision a row; the largest entry, or above one half where
+            there is one column, by default, if the card says that there are classes.
+        input_names: names of the inputs in the file; by default ``features`` for a single one, a mapping's keys, or
+            the names of forward's arguments.
+        output_names: one name an output.
+        opset: operator set of the file, exactly; by default the target's, or 20.
+        target: the runtime that must read the file, such as ``onnxruntime-web==1.30``; a row of
+            :mod:`lrdiff_export.publish.targets`.
+        variants: any of ``fp32``, ``fp16``, ``int8`` (dynamic) and ``int8-qdq`` (calibrated on ``rows``); ``fp32`` is
+            always written.
+        allowance: what a variant may lose.
+        card: what the file says of itself; taken from the module where it is one of ours.
+        metadata: more text to keep in the file.
+        golden: write golden vectors beside the model.
+
+    Raises:
+        VerificationFailed: the model does not agree with the module; carries the report and a diagnosis.
+        CheckFailed: a variant loses more than it may.
+        ConfigError, DataError, InputError: an option, the rows, the module or the folder is wrong.
+        UnavailableError: the exporter is not here, or does not reach the opset.
+
+    Example:
+        >>> import pathlib, tempfile, torch
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "model.onnx"
+        >>> report = export(nn.Linear(3, 1), torch.zeros(1, 3), out=file)
+        >>> sorted(path.name for path in file.parent.iterdir())
+        ['model.golden.json', 'model.golden.npz', 'model.onnx']
+    """
+    asked = Asked.of(
+        module,
+        example,
+        out=out,
+        rows=rows,
+        input_names=input_names,
+        output_names=output_names,
+        opset=opset,
+        target=target,
+        variants=variants,
+        metadata=metadata,
+    )
+    judging = {"labels": labels, "score": score, "decide": decide}
+    return _export(
+        asked, card if card is not None else card_of(asked.module), judging, allowance or Allowance(), golden
+    )
+
+
+def _export(asked: Asked, card: Card, judging: dict[str, Any], allowance: Allowance, golden: bool) -> ExportReport:
+    final, outputs = asked.final, tuple(asked.options["output_names"])
+    with staged(final, asked.module) as beside:
+        begun = time.perf_counter()
+        converted = convert(asked.module, beside=beside, **asked.options)
+        middle = time.perf_counter()
+        battery = Battery(asked.prepared(), asked.rows, names=outputs)
+        data, report = _verified(final, converted, battery, card, weights_sha256(asked.module))
+        asked.check_ir(report.ir_version)
+        files: dict[Path, bytes] = {final: data}
+        if golden:
+            vectors = make_golden(
+                battery,
+                model_sha256=report.sha256,
+                input_names=asked.input_names,
+                output_names=outputs,
+                data=converted.weights,
+            )
+            files |= dict(zip(golden_paths(final), vectors.files(), strict=True))
+        judged = Judged.of(battery, classes=bool(card.classes), **judging)
+        made: list[VariantReport] = []
+        for name in asked.variants:
+            file = final.with_name(f"{final.stem}.{name}{final.suffix}")
+            files[file], told = make_variant(name, data, battery, judged, path=file, allowance=allowance)
+            made.append(told)
+        seconds = {"convert": middle - begun, "verify": time.perf_counter() - middle}
+        place_files(files, converted)
+    inputs, given = ports_of(converted.model, card.units)
+    return ExportReport(
+        path=str(final),
+        sha256=report.sha256,
+        size=report.size,
+        data=converted.weights,
+        opset=report.opset,
+        ir_version=report.ir_version,
+        input_name=asked.input_names[0],
+        output_names=outputs,
+        inputs=inputs,
+        outputs=given,
+        rows_are="drawn" if asked.drawn else "held out",
+        target=asked.target.name if asked.target is not None else "",
+        golden=tuple(str(path) for path in golden_paths(final)) if golden else (),
+        variants=tuple(made),
+        verification=report,
+        seconds=seconds,
+    )
+
+
+def export_onnx(
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    example: Tensors,
+    rows: Arrays | None = None,
+    input_name: str | Sequence[str] | None = None,
+    output_names: Sequence[str] = ("output",),
+    opset: int = DEFAULT_OPSET,
+    metadata: Mapping[str, str] | None = None,
+) -> ExportReport:
+    """Do as :func:`export`, one float32 file and nothing beside it.
+
+    Example:
+        >>> import pathlib, tempfile, torch
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "model.onnx"
+        >>> report = export_onnx(nn.Linear(3, 1), file, example=torch.zeros(1, 3))
+        >>> report.size == file.stat().st_size
+        True
+    """
+    return export(
+        module,
+        example,
+        out=path,
+        rows=rows,
+        input_names=input_name,
+        output_names=output_names,
+        opset=opset,
+        metadata=metadata,
+        golden=False,
+    )
+
+
+def _verified(
+    final: Path, converted: Converted, battery: Battery, card: Card, weights: str
+) -> tuple[ModelBytes, VerificationReport]:
+    """Run the graph, write what was measured into the file, and run those very bytes again."""
+    first = run_battery(converted.data, battery)
+    if not first.passed:
+        raise _failure(final, first, converted, battery)
+    model = onnx.ModelProto()
+    model.CopyFrom(converted.model)
+    inputs, outputs = ports_of(model, card.units)
+    texts = {entry.key: entry.value for entry in model.metadata_props}
+    texts |= card.texts(inputs, outputs) | measured_errors(first) | {PREFIX + "weights_sha256": weights}
+    if converted.weights is not None:
+        texts[HASH_KEY] = converted.weights.sha256
+    onnx.helper.set_model_props(model, dict(sorted(texts.items())))
+    data = converted.serialised(model)
+    parse_onnx(data, name=final.name)
+    report = run_battery(data, battery)
+    if not report.passed:
+        raise _failure(final, report, converted, battery)
+    for once, again in zip(first.worst, report.worst, strict=True):
+        if again.error > once.error * (1 + 1e-9):
+            raise CheckFailed(
+                f"{final.name} answers differently when run again: {once.error:.4g} and {again.error:.4g} eps",
+                help="the errors stated inside the file would be wrong; nothing was written",
+            )
+    return data, report
+
+
+def _failure(final: Path, report: VerificationReport, converted: Converted, battery: Battery) -> VerificationFailed:
+    failed = VerificationFailed(
+        f"{final.name} did not pass verification: {report.problems[0]}",
+        help="nothing was written; the report lists every case, optimisation level and output",
+    )
+    failed.report = report
+    if report.cases:
+        failed.diagnosis = diagnose(converted, battery)
+        if failed.diagnosis is not None:
+            failed = _with_help(failed, failed.diagnosis)
+    return failed
+
+
+def _with_help(failed: VerificationFailed, diagnosis: Diagnosis) -> VerificationFailed:
+    told = VerificationFailed(failed.message, help=f"nothing was written; {diagnosis.sentence}")
+    told.report, told.diagnosis = failed.report, diagnosis
+    return told

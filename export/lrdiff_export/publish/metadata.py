@@ -1,0 +1,231 @@
+"""What a file says of itself: schema, normalisation, classes, hash of the weights, versions, rates, measured errors.
+
+Everything is text under keys that begin with ``lrdiff.``; what has structure is JSON with sorted keys. Nothing in it is
+a time or a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata as installed
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from lrdiff_core.errors import ConfigError, ModelFileError
+from lrdiff_core.model import Predictor
+from lrdiff_export.model.signature import Port
+from lrdiff_export.onnx_file.load import load_onnx, model_inputs, parse_onnx
+from lrdiff_export.records import first_line
+from lrdiff_export.verify.verify import VerificationReport
+
+__all__ = ["Card", "card_of", "measured_errors", "ports_of", "read_card", "weights_sha256"]
+
+PREFIX = "lrdiff."
+_PACKAGES = ("lrdiff", "torch", "onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What the author of a model wants a deployer to know.
+
+    Attributes:
+        task: ``binary``, ``multiclass``, ``regression``, or empty.
+        target: name of what is predicted.
+        classes: their names, in the order of the outputs.
+        features: names of the columns of the first input.
+        normalisation: what the graph does to raw rows first, such as ``{"mean": [...], "inverse_std": [...]}``.
+        units: unit of each input and output by its name.
+        rates: the rate plan: learning rate of each parameter or layer.
+        recipe: how it was trained, as JSON-ready values.
+
+    Raises:
+        ConfigError: something is not JSON.
+
+    Example:
+        >>> Card(units={"speed": "m/s"}).units
+        {'speed': 'm/s'}
+    """
+
+    task: str = ""
+    target: str = ""
+    classes: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    normalisation: Mapping[str, Any] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("normalisation", "units", "rates", "recipe"):
+            try:
+                _dump(getattr(self, name))
+            except (TypeError, ValueError) as problem:
+                raise ConfigError(f"{name} of the card is not JSON: {problem}", help="use plain values") from problem
+
+    def texts(self, inputs: Sequence[Port], outputs: Sequence[Port]) -> dict[str, str]:
+        """Return the metadata of a file with these ports; what nobody said is left out.
+
+        Raises:
+            ConfigError: a unit is given for a name that the file does not have.
+        """
+        if unknown := sorted(set(self.units) - {port.name for port in (*inputs, *outputs)}):
+            known = ", ".join(port.name for port in (*inputs, *outputs))
+            raise ConfigError(
+                f"a unit is given for {unknown[0]!r}, which the file does not have", help=f"names: {known}"
+            )
+        schema = {
+            "inputs": [_said(port.to_dict()) for port in inputs],
+            "outputs": [_said(p.to_dict()) for p in outputs],
+        }
+        said = {
+            "task": self.task,
+            "target": self.target,
+            "classes": list(self.classes),
+            "features": list(self.features),
+            "normalisation": dict(self.normalisation),
+            "rates": dict(self.rates),
+            "recipe": dict(self.recipe),
+        }
+        return {
+            PREFIX + key: value if isinstance(value, str) else _dump(value) for key, value in said.items() if value
+        } | {
+            PREFIX + "schema": _dump(schema),
+            PREFIX + "versions": _dump(_versions()),
+        }
+
+
+def card_of(
+    module: nn.Module, *, rates: Mapping[str, float] | None = None, recipe: Mapping[str, Any] | None = None
+) -> Card:
+    """Return the card of one of our models; an empty one, but for rates and recipe, for any other module.
+
+    Args:
+        module: :class:`lrdiff_core.model.Predictor` knows its columns, classes and normalisation.
+        rates: learning rate of each parameter or layer.
+        recipe: how it was trained.
+
+    Example:
+        >>> card_of(nn.Linear(1, 1), rates={"weight": 0.1}).rates
+        {'weight': 0.1}
+    """
+    if not isinstance(module, Predictor):
+        return Card(rates=rates or {}, recipe=recipe or {})
+    spec, standardize = module.net.spec, module.net.standardize
+    normalisation: dict[str, Any] = {
+        "what": "(row - mean) * inverse_std, inside the graph",
+        "mean": standardize.mean.tolist(),
+        "inverse_std": standardize.inverse_std.tolist(),
+    }
+    if spec.fills_missing:
+        normalisation["missing_values_become"] = standardize.fill.tolist()
+    return Card(
+        task=spec.task,
+        target=spec.target_name,
+        classes=spec.classes,
+        features=spec.feature_names,
+        normalisation=normalisation,
+        rates=rates or {},
+        recipe=recipe or {},
+    )
+
+
+def ports_of(model: onnx.ModelProto, units: Mapping[str, str]) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Return inputs and outputs of a model with their units."""
+    return tuple(_port(one, units) for one in model_inputs(model)), tuple(
+        _port(one, units) for one in model.graph.output
+    )
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Return a hash of names, dtypes, shapes and values of all parameters and buffers, in the order of their names.
+
+    Example:
+        >>> weights_sha256(nn.ReLU())[:12]
+        'e3b0c44298fc'
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        values = tensor.detach().to("cpu").contiguous()
+        digest.update(f"{name} {values.dtype} {list(values.shape)}\n".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes() if values.numel() else b"")
+    return digest.hexdigest()
+
+
+def measured_errors(report: VerificationReport) -> dict[str, str]:
+    """Return the metadata that says how far off a file was, rounded up to two digits.
+
+    Args:
+        report: of a battery that passed.
+    """
+    errors = {
+        verdict.output: {"error_eps": _round_up(verdict.error), "allowed_eps": _round_up(verdict.allowed)}
+        for verdict in report.worst
+    }
+    texts = {
+        PREFIX + "errors": _dump(
+            {"against": "eager float64", "runtime": f"onnxruntime {report.onnxruntime}", "outputs": errors}
+        )
+    }
+    if report.agrees_up_to is not None:
+        texts[PREFIX + "agrees_up_to_scale"] = f"{report.agrees_up_to:g}"
+    return texts
+
+
+def read_card(path_or_bytes: str | os.PathLike[str] | bytes) -> dict[str, Any]:
+    """Return what a file says of itself, keys without ``lrdiff.``, JSON decoded.
+
+    Raises:
+        ModelFileError: not an ONNX file, or one whose metadata is damaged.
+    """
+    data = path_or_bytes if isinstance(path_or_bytes, bytes) else load_onnx(path_or_bytes)
+    said: dict[str, Any] = {}
+    for entry in parse_onnx(data).metadata_props:
+        if entry.key.startswith(PREFIX):
+            try:
+                said[entry.key[len(PREFIX) :]] = json.loads(entry.value) if entry.value[:1] in "{[" else entry.value
+            except (ValueError, RecursionError) as problem:
+                raise ModelFileError(
+                    f"metadata {first_line(entry.key)} is not JSON: {first_line(problem)}", help="export it again"
+                ) from problem
+    return said
+
+
+def _port(value: onnx.ValueInfoProto, units: Mapping[str, str]) -> Port:
+    kind = value.type.tensor_type
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim)
+    dtype = str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    return Port(name=value.name, dtype=dtype, shape=shape, unit=units.get(value.name, ""))
+
+
+def _said(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if value != ""}
+
+
+def _versions() -> dict[str, str]:
+    return {name: installed.version(name) for name in _PACKAGES}
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} {value!r}")
+
+
+def _round_up(value: float) -> float:
+    if value == 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / unit) * unit:.2g}")

@@ -1,0 +1,1 @@
+"""onnxruntime-web and -node: installing, worker processes, the backend."""

@@ -1,0 +1,244 @@
+"""Processes that run ONNX models in JavaScript until they are closed: node, and headless Chromium."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import http.server
+import json
+import queue
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from lrdiff_core.errors import ModelFileError, UnavailableError
+from lrdiff_export.records import first_line
+from lrdiff_export.runtimes.javascript.install import find_chromium, find_node, find_package
+
+__all__ = ["ChromiumWorker", "NodeWorker", "Worker"]
+
+WORKER = Path(__file__).with_name("onnx_worker.mjs")
+START_SECONDS = 60.0  # a browser on a busy machine
+JOB_SECONDS = 120.0
+POLL_SECONDS = 5.0  # the browser asks again after so long without a job
+LOOK_SECONDS = 0.5  # between two looks at whether the browser still runs
+# One profile, no network of its own, no first-run pages; a sandbox needs what containers do not give.
+CHROMIUM_OPTIONS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--disable-extensions", "--disable-dev-shm-usage",
+)  # fmt: skip
+PAGE = """<!doctype html><script type="module">
+import * as ort from "/dist/ort.wasm.min.mjs";
+import {serve} from "/onnx_worker.mjs";
+await serve(ort);
+</script>"""
+
+
+class Worker(Protocol):
+    """A process that answers jobs; a protocol, because node and a browser are spoken to so differently."""
+
+    runs: str  # what runs the JavaScript, with its version
+
+    def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Send one job and return its answer."""
+
+    def close(self) -> None:
+        """End the process."""
+
+
+class NodeWorker:
+    """A package of ONNX Runtime under node.
+
+    Args:
+        package: ``onnxruntime-web`` or ``onnxruntime-node``.
+
+    Raises:
+        UnavailableError: node or the package is not here, or does not start.
+    """
+
+    def __init__(self, package: str) -> None:
+        command = [find_node(), str(WORKER), str(find_package(package)), package]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+        atexit.register(self.close)
+        self._answers: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            self.runs = str(self._next(START_SECONDS)["runs"])
+        except ModelFileError as problem:
+            self.close()
+            raise UnavailableError(
+                f"{package} does not start: {problem.message}", help="see lrdiff doctor"
+            ) from problem
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put(None)
+
+    def _next(self, seconds: float) -> dict[str, Any]:
+        try:
+            line = self._answers.get(timeout=seconds)
+        except queue.Empty:
+            raise ModelFileError(f"no answer from node in {seconds:g} s", help="try a smaller model") from None
+        if line is None:
+            assert self._process.stderr is not None
+            said = self._process.stderr.read().strip()
+            raise ModelFileError(f"node ended: {first_line(said or 'without a word')}", help="see lrdiff doctor")
+        answer = json.loads(line)
+        assert isinstance(answer, dict)
+        return answer
+
+    def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Send one job and return its answer.
+
+        Raises:
+            ModelFileError: node ended, or takes too long.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # why it ended comes with the answer that does not
+        return self._next(JOB_SECONDS)
+
+    def close(self) -> None:
+        """End the process; it is killed if it does not go by itself."""
+        atexit.unregister(self.close)
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+class ChromiumWorker:
+    """onnxruntime-web (WebAssembly) in headless Chromium, on a page served on the loopback.
+
+    Raises:
+        UnavailableError: Chromium or onnxruntime-web is not here, or the page does not start.
+    """
+
+    def __init__(self) -> None:
+        chromium, dist = find_chromium(), find_package("onnxruntime-web") / "onnxruntime-web" / "dist"
+        self._jobs: queue.Queue[Mapping[str, Any]] = queue.Queue()
+        self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
+        handler = functools.partial(_Handler, self._jobs, self._answers, dist)
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+        self._profile = tempfile.TemporaryDirectory(prefix="lrdiff-chromium-", ignore_cleanup_errors=True)
+        self._process = subprocess.Popen(
+            [chromium, *CHROMIUM_OPTIONS, f"--user-data-dir={self._profile.name}", self.address],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        atexit.register(self.close)  # a browser does not end with the program that started it
+        try:
+            agent = str(self._next(START_SECONDS)["runs"])
+            self.runs = f"Chromium {agent.partition('Chrome/')[2].split(' ')[0]}"
+        except ModelFileError as problem:
+            self.close()
+            raise UnavailableError(f"Chromium does not start: {problem.message}", help="see lrdiff doctor") from problem
+
+    @property
+    def address(self) -> str:
+        """Of the page, on the loopback."""
+        return f"http://127.0.0.1:{self._server.server_port}/"
+
+    def _next(self, seconds: float) -> dict[str, Any]:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                return self._answers.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                if self._process.poll() is not None:
+                    raise ModelFileError(
+                        f"Chromium ended ({self._process.returncode})", help="see lrdiff doctor"
+                    ) from None
+        raise ModelFileError(f"no answer from Chromium in {seconds:g} s", help="try a smaller model")
+
+    def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Send one job and return its answer.
+
+        Raises:
+            ModelFileError: it takes too long.
+        """
+        self._jobs.put(job)
+        return self._next(JOB_SECONDS)
+
+    def close(self) -> None:
+        """End the browser, the server and the profile."""
+        atexit.unregister(self.close)
+        self._jobs.put({"job": "stop"})
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+        self._profile.cleanup()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """Serves the page, the worker and onnxruntime-web's own files; hands out jobs and takes answers."""
+
+    def __init__(
+        self, jobs: queue.Queue[Mapping[str, Any]], answers: queue.Queue[dict[str, Any]], dist: Path, *rest: Any
+    ) -> None:
+        self.jobs, self.answers, self.dist = jobs, answers, dist
+        super().__init__(*rest)
+
+    def do_GET(self) -> None:
+        """Serve a file."""
+        kinds = {".mjs": "text/javascript", ".wasm": "application/wasm"}
+        path = self.path.split("?")[0]
+        if path == "/":
+            self._send(PAGE.encode(), "text/html")
+        elif path == "/onnx_worker.mjs":
+            self._send(WORKER.read_bytes(), "text/javascript")
+        elif (file := self.dist / Path(path).name).is_file() and path == f"/dist/{file.name}":
+            self._send(file.read_bytes(), kinds.get(file.suffix, "application/octet-stream"))
+        else:
+            self.send_error(404)
+
+    def do_POST(self) -> None:
+        """Take an answer, and hand out the next job as soon as there is one."""
+        answer = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if "waited" not in answer:
+            self.answers.put(answer)
+        try:
+            job = self.jobs.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            job = {"job": "wait"}
+        self._send(json.dumps(job).encode(), "application/json")
+
+    def _send(self, data: bytes, kind: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing on stderr."""

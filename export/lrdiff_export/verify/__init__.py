@@ -1,0 +1,1 @@
+"""Inputs to try, tolerances, comparison, golden vectors, diagnosis."""

@@ -1,0 +1,300 @@
+"""Golden vectors: inputs, float64 answers and budgets in two small files beside a model.
+
+With ``model.golden.npz`` and ``model.golden.json`` anyone can check a file in any runtime, without PyTorch, without the
+module and without this package: run the inputs, compare with the answers, allow ``allowed`` units of ``unit``.
+``check_golden.mjs`` in this package does it under node and in a browser.
+
+The arrays are stored uncompressed, ``input0 ...`` and ``output0 ...``, in the order of the JSON document's lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrdiff_core.errors import ConfigError, InputError, ModelFileError
+from lrdiff_export.onnx_file.external_data import DataFile, is_plain, sha256_of
+from lrdiff_export.records import first_line, json_ready
+from lrdiff_export.runtimes.runners import RUNNERS, Runner
+from lrdiff_export.verify.compare import Budget, Verdict, judge_output
+
+if TYPE_CHECKING:
+    from lrdiff_export.verify.inputs import Battery
+
+__all__ = ["Golden", "GoldenReport", "golden_paths", "make_golden", "read_golden", "verify_golden"]
+
+FORMAT = "lrdiff.golden"
+VERSION = 1
+HELD_OUT_ROWS = 16
+OTHER_ROWS = 8  # of normal ones and of extremes each
+LARGEST = 64 * 2**20  # bytes of golden vectors that are read
+_HELP = "export the model again, or get the files beside it from where it came from"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """Golden vectors.
+
+    Attributes:
+        model_sha256: of the file that they belong to.
+        data: the second file with its weights; None where they are inside.
+        input_names: in the order of the file's inputs.
+        output_names: in the order of the file's outputs.
+        inputs: one array an input, ``[rows, ...]``.
+        outputs: one array an output, ``[rows, ...]``, float64 for floating outputs.
+        budgets: one an output.
+    """
+
+    model_sha256: str
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    inputs: tuple[np.ndarray, ...]
+    outputs: tuple[np.ndarray, ...]
+    budgets: tuple[Budget, ...]
+    data: DataFile | None = None
+
+    def files(self) -> tuple[bytes, bytes]:
+        """Return the bytes of the npz file and of the JSON document; the same in every process."""
+        buffer = io.BytesIO()
+        arrays = {f"input{i}": one for i, one in enumerate(self.inputs)}
+        arrays |= {f"output{i}": one for i, one in enumerate(self.outputs)}
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        vectors = buffer.getvalue()
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "rows": len(self.inputs[0]),
+            "model_sha256": self.model_sha256,
+            **({} if self.data is None else {"data": asdict(self.data)}),
+            "vectors_sha256": hashlib.sha256(vectors).hexdigest(),
+            "inputs": [
+                {"name": name, "dtype": str(one.dtype), "shape": list(one.shape)}
+                for name, one in zip(self.input_names, self.inputs, strict=True)
+            ],
+            "outputs": [
+                {"name": name, "shape": list(one.shape), **asdict(budget)}
+                for name, one, budget in zip(self.output_names, self.outputs, self.budgets, strict=True)
+            ],
+        }
+        return vectors, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenReport:
+    """What a runtime answered to golden vectors.
+
+    Attributes:
+        file: the model.
+        runtime: that ran it, with its version.
+        sha256: of the model.
+        rows: that were run.
+        verdicts: one an output.
+        problems: what failed, one line each.
+    """
+
+    file: str
+    runtime: str
+    sha256: str
+    rows: int
+    verdicts: tuple[Verdict, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output agrees."""
+        return bool(self.verdicts) and not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary; errors that are not finite become None."""
+        return {"passed": self.passed, **json_ready(self)}
+
+
+def golden_paths(model: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Return where the golden vectors of a model lie: the npz file and the JSON document.
+
+    Example:
+        >>> [path.name for path in golden_paths("model.onnx")]
+        ['model.golden.npz', 'model.golden.json']
+    """
+    path = Path(model)
+    return path.with_name(path.stem + ".golden.npz"), path.with_name(path.stem + ".golden.json")
+
+
+def make_golden(
+    battery: Battery,
+    *,
+    model_sha256: str,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    data: DataFile | None = None,
+) -> Golden:
+    """Take finite rows of a battery, held-out ones first, with their float64 answers.
+
+    Args:
+        battery: of a model that passed.
+        model_sha256: of the file.
+        input_names: of the file.
+        output_names: of the file.
+        data: the second file with its weights.
+
+    Raises:
+        InputError: no row has finite inputs and answers.
+    """
+    cases = {case.name: case for case in battery.ordinary()}
+    counts = {"held out": HELD_OUT_ROWS, "normal": OTHER_ROWS, "zeros": 1, "extremes": OTHER_ROWS}
+    parts = [(cases[name], count) for name, count in counts.items() if name in cases]
+    feeds = [np.concatenate([case.feeds[i][:n] for case, n in parts]) for i in range(len(input_names))]
+    answers = [np.concatenate([case.answers[i][:n] for case, n in parts]) for i in range(len(output_names))]
+    finite = np.ones(len(feeds[0]), bool)
+    with np.errstate(over="ignore"):
+        for one in (*feeds, *answers):
+            if one.dtype.kind == "f":
+                finite &= np.isfinite(one.astype(np.float32).reshape(len(one), -1)).all(axis=1)
+    if not finite.any():
+        raise InputError("no row has finite inputs and answers", help="give held-out rows that have")
+    return Golden(
+        model_sha256=model_sha256,
+        data=data,
+        input_names=tuple(input_names),
+        output_names=tuple(output_names),
+        inputs=tuple(one[finite] for one in feeds),
+        outputs=tuple(one[finite] for one in answers),
+        budgets=tuple(battery.yardstick.budgets),
+    )
+
+
+def read_golden(model: str | os.PathLike[str]) -> Golden:
+    """Read the golden vectors beside a model.
+
+    Raises:
+        ModelFileError: missing, damaged, or not ours.
+    """
+    vectors, document = golden_paths(model)
+    said = _read_document(document)
+    data = _read(vectors)
+    if hashlib.sha256(data).hexdigest() != said.get("vectors_sha256"):
+        raise ModelFileError(f"{vectors} is not the file that {document.name} was written with", help=_HELP)
+    try:
+        golden = _golden_of(said, data)
+        arrays = (*golden.inputs, *golden.outputs)
+        if len({len(one) for one in arrays}) != 1 or not all(one.dtype.kind in "fiub" for one in arrays):
+            raise ValueError("arrays of numbers are needed, with as many rows each")
+    except Exception as problem:  # a damaged document or archive fails in many ways
+        raise ModelFileError(f"{document} is damaged: {first_line(problem)}", help=_HELP) from problem
+    return golden
+
+
+def _golden_of(said: dict[str, Any], vectors: bytes) -> Golden:
+    with zipfile.ZipFile(io.BytesIO(vectors)) as archive:
+        # Written so by us, and what is stored cannot grow when it is read.
+        if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+            raise ValueError("the vectors are compressed")
+    with np.load(io.BytesIO(vectors), allow_pickle=False) as arrays:
+        inputs = tuple(arrays[f"input{i}"] for i in range(len(said["inputs"])))
+        outputs = tuple(arrays[f"output{i}"] for i in range(len(said["outputs"])))
+    numbers = [key for key in Budget.__dataclass_fields__ if key != "dtype"]
+    return Golden(
+        model_sha256=str(said["model_sha256"]),
+        data=None if said.get("data") is None else _data_of(said["data"]),
+        input_names=tuple(str(one["name"]) for one in said["inputs"]),
+        output_names=tuple(str(one["name"]) for one in said["outputs"]),
+        inputs=inputs,
+        outputs=outputs,
+        budgets=tuple(
+            Budget(dtype=str(one["dtype"]), **{key: float(one[key]) for key in numbers}) for one in said["outputs"]
+        ),
+    )
+
+
+def _data_of(said: dict[str, Any]) -> DataFile:
+    made = DataFile(name=str(said["name"]), sha256=str(said["sha256"]), size=int(said["size"]))
+    if not is_plain(made.name):
+        raise ValueError(f"{made.name!r} is no file in the same folder")
+    return made
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} does not exist: no golden vectors beside the model", help=_HELP) from None
+    except OSError as problem:
+        raise ModelFileError(f"cannot read {path}: {problem.strerror}", help=_HELP) from problem
+    if len(data) > LARGEST:
+        raise ModelFileError(f"{path} is larger than {LARGEST // 2**20} MiB", help=_HELP)
+    return data
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(_read(path))
+    except (ValueError, RecursionError) as problem:
+        raise ModelFileError(f"{path} is not JSON: {first_line(problem)}", help=_HELP) from problem
+    if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:
+        raise ModelFileError(f"{path} holds no golden vectors of version {VERSION}", help=_HELP)
+    return document
+
+
+def verify_golden(model: str | os.PathLike[str], *, runtime: str | Runner = "onnxruntime") -> GoldenReport:
+    """Run a model on the golden vectors beside it; neither PyTorch nor the module is needed.
+
+    Args:
+        model: an ONNX file that nobody needs to vouch for.
+        runtime: a name from :data:`lrdiff_export.runtimes.runners.RUNNERS`, or a function from the model's path and a
+            mapping of inputs to a mapping of outputs, both by name.
+
+    Raises:
+        ModelFileError: the model or the golden vectors cannot be used.
+        UnavailableError: the runtime is not here.
+        ConfigError: no such runtime.
+    """
+    golden = read_golden(model)
+    runner = RUNNERS[runtime] if isinstance(runtime, str) and runtime in RUNNERS else runtime
+    if isinstance(runner, str):
+        raise ConfigError(f'no runtime "{runtime}"', help=f"runtimes: {', '.join(RUNNERS)}")
+    run: Callable[..., Any] = runner
+    sha256 = _sha256_of(Path(model))
+    outputs = run(Path(model), dict(zip(golden.input_names, golden.inputs, strict=True)))
+    verdicts = []
+    for name, answer, budget in zip(golden.output_names, golden.outputs, golden.budgets, strict=True):
+        if name not in outputs:
+            verdicts.append(Verdict(output=name, error=math.inf, allowed=budget.allowed, reason="no such output"))
+        else:
+            verdicts.append(judge_output(name, np.asarray(outputs[name]), answer, budget))
+    problems = [f"output {one.output!r}: {one.reason}" for one in verdicts if not one.agrees]
+    hashes = {Path(model).name: (sha256, golden.model_sha256)}
+    if golden.data is not None:  # a runtime that the caller brings may not have looked at it
+        beside = Path(model).with_name(golden.data.name)
+        hashes[beside.name] = (sha256_of(beside), golden.data.sha256)
+    problems += [
+        f"{name} is not the file that the golden vectors were written for"
+        for name, (found, wanted) in hashes.items()
+        if found != wanted
+    ]
+    return GoldenReport(
+        file=str(model),
+        runtime=getattr(runner, "described", lambda: getattr(runner, "__name__", "runtime"))(),
+        sha256=sha256,
+        rows=len(golden.inputs[0]),
+        verdicts=tuple(verdicts),
+        problems=tuple(problems),
+    )
+
+
+def _sha256_of(model: Path) -> str:
+    if not model.exists():
+        raise ModelFileError(f"{model} does not exist", help="name an ONNX file")
+    if not model.is_file():  # a pipe or a device may never end
+        raise ModelFileError(f"{model} is not a file", help="name an ONNX file")
+    return sha256_of(model, through_links=True)

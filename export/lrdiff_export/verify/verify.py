@@ -1,0 +1,297 @@
+"""Verification: does ONNX Runtime answer as the module does, for these very bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import nn
+
+from lrdiff_core.errors import LrdiffError, ModelFileError
+from lrdiff_export.model.float64 import prepare_module
+from lrdiff_export.model.signature import Arrays, as_arrays
+from lrdiff_export.onnx_file.load import load_onnx, model_inputs, opset_of, parse_onnx
+from lrdiff_export.records import first_line, json_ready
+from lrdiff_export.runtimes.predictor import describe_shape, fits, open_session
+from lrdiff_export.runtimes.sandbox import Sandbox
+from lrdiff_export.verify.compare import Budget, Verdict
+from lrdiff_export.verify.inputs import BATCH_SIZES, LADDER, Battery, Case
+
+__all__ = ["BATCH_SIZES", "CaseResult", "VerificationReport", "run_battery", "verify_onnx"]
+
+_OPTIMISATIONS = {"off": False, "full": True}
+
+Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseResult:
+    """One case of the battery at one optimisation level.
+
+    Attributes:
+        name: of the case.
+        batch: rows in the batch.
+        optimisation: ``off`` or ``full``, of ONNX Runtime's graph optimisations.
+        verdicts: one an output; empty when the run itself failed.
+        problem: why the run failed, in one line; None when it ran.
+        excused: elements that were not judged.
+        bitwise: for rows alone: whether they equal rows together to the last bit; None for other cases.
+    """
+
+    name: str
+    batch: int
+    optimisation: str
+    verdicts: tuple[Verdict, ...]
+    problem: str | None = None
+    excused: int = 0
+    bitwise: bool | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it ran and every output agrees."""
+        return self.problem is None and all(verdict.agrees for verdict in self.verdicts)
+
+    @property
+    def where(self) -> str:
+        """Name and optimisation level in one line."""
+        return f"{self.name}, {self.batch} row{'s' if self.batch > 1 else ''}, optimisations {self.optimisation}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationReport:
+    """What was verified and how far off it was.
+
+    Attributes:
+        sha256: of the bytes that were run.
+        size: of them, in bytes.
+        opset: operator set of the file.
+        ir_version: format version of the file.
+        onnxruntime: version of the runtime.
+        rows: number of held-out rows given.
+        budgets: one an output, under the file's names.
+        worst: the worst verdict of each output over all cases.
+        cases: every case at every optimisation level.
+        agrees_up_to: the largest factor of :data:`lrdiff_export.verify.inputs.LADDER` by which held-out rows may be
+            multiplied with every smaller one agreeing too; 1 if not even the smallest, None without a floating input.
+        problems: what failed, one line each; empty when it passed.
+    """
+
+    sha256: str
+    size: int
+    opset: int
+    ir_version: int
+    onnxruntime: str
+    rows: int
+    budgets: dict[str, Budget]
+    worst: tuple[Verdict, ...]
+    cases: tuple[CaseResult, ...]
+    agrees_up_to: float | None
+    problems: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was run and nothing failed."""
+        return bool(self.cases) and not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary; errors that are not finite become None."""
+        return {"passed": self.passed, **json_ready(self)}
+
+
+def verify_onnx(
+    path_or_bytes: str | os.PathLike[str] | bytes, module: nn.Module, *, rows: Arrays, sandbox: Sandbox | None = None
+) -> VerificationReport:
+    """Run an ONNX model in ONNX Runtime against the module it came from.
+
+    Every case of :mod:`lrdiff_export.verify.inputs`, graph optimisations off and full, every output: dtype, shape, places
+    of NaN and infinity, and the error against float64 within the budget of :mod:`lrdiff_export.verify.tolerance`.
+
+    Args:
+        path_or_bytes: an ONNX file, or its bytes.
+        module: the original module, any device and mode; it is copied.
+        rows: held out from training: ``[batch, ...]`` for one input, a sequence by position, or a mapping by the names
+            of forward's arguments, which are then the names of the file's inputs.
+        sandbox: where to run a file that nobody vouches for, with limits on each run; it takes a path, not bytes.
+
+    Returns:
+        A report; a model that does not agree is reported, not raised.
+
+    Raises:
+        ModelFileError: not an ONNX file, or one that does not run within the limits of the sandbox.
+        DataError: the rows cannot be fed to a model.
+        InputError: the module does not take them, or cannot be evaluated in float64.
+
+    Example:
+        >>> import torch
+        >>> from lrdiff_export import convert_to_onnx
+        >>> module = nn.Sequential(nn.Linear(3, 2), nn.Sigmoid())
+        >>> data = convert_to_onnx(module, example=torch.zeros(1, 3))
+        >>> verify_onnx(data, module, rows=np.ones((5, 3), np.float32)).passed
+        True
+    """
+    opened: Callable[[bool], Run] | None = None
+    if sandbox is not None:
+        assert not isinstance(path_or_bytes, bytes)
+        sandbox.inspect(path_or_bytes)  # before it is parsed here
+        opened = partial(_runner_in, sandbox, path_or_bytes)
+    data = path_or_bytes if isinstance(path_or_bytes, bytes) else load_onnx(path_or_bytes)
+    model = parse_onnx(data)
+    named = isinstance(rows, Mapping)
+    inputs = [one.name for one in model_inputs(model)] if named else None
+    arrays = as_arrays(rows, inputs)
+    outputs = [output.name for output in model.graph.output]
+    prepared = prepare_module(
+        module, [torch.from_numpy(one[:2].copy()) for one in arrays], keywords=inputs, outputs=outputs
+    )
+    return run_battery(data, Battery(prepared, arrays), opened=opened)
+
+
+def run_battery(data: bytes, battery: Battery, *, opened: Callable[[bool], Run] | None = None) -> VerificationReport:
+    """Run the bytes of a model through every case of a battery.
+
+    Args:
+        data: a valid ONNX file.
+        battery: of the module that it should answer as.
+        opened: gives what runs the model with or without optimisations; ONNX Runtime in this process by default.
+    """
+    opened = opened or partial(_runner, data)
+    model = onnx.ModelProto.FromString(data)
+    yardstick = battery.yardstick
+    names = [output.name for output in model.graph.output]
+    if len(names) == len(yardstick.budgets):
+        yardstick.names = names
+    problems = _interface_problems(model, battery.rows, outputs=len(yardstick.budgets))
+    cases: list[CaseResult] = []
+    scale: float | None = None
+    if not problems:
+        cases, scale, problems = _run_levels(opened, battery)
+    problems += [f"{case.where}: {case.problem}" for case in cases if case.problem]
+    worst = _worst(cases)
+    problems += [
+        f"output {verdict.output!r}: {verdict.reason} ({where})" for verdict, where in worst if not verdict.agrees
+    ]
+    return VerificationReport(
+        sha256=hashlib.sha256(data).hexdigest(),
+        size=len(data),
+        opset=opset_of(model),
+        ir_version=model.ir_version,
+        onnxruntime=onnxruntime.__version__,
+        rows=len(battery.rows[0]),
+        budgets=dict(zip(yardstick.names, yardstick.budgets, strict=True)),
+        worst=tuple(verdict for verdict, _ in worst),
+        cases=tuple(cases),
+        agrees_up_to=scale,
+        problems=tuple(problems),
+    )
+
+
+def _run_levels(opened: Callable[[bool], Run], battery: Battery) -> tuple[list[CaseResult], float | None, list[str]]:
+    """Run every case at every level of optimisation; one session at a time, because each holds all weights.
+
+    Returns:
+        The results, the largest scale at which backends agree, and why it could not be opened, where it could not.
+    """
+    cases = list(battery.cases())
+    found: list[list[CaseResult]] = []
+    scale: float | None = None
+    for level, optimise in _OPTIMISATIONS.items():
+        try:
+            run = opened(optimise)
+        except LrdiffError as problem:
+            return [], None, [problem.message]
+        found.append([_run_case(run, case, level) for case in cases])
+        if optimise:
+            scale = _largest_scale(run, battery)
+        del run
+    return [result for results in zip(*found, strict=True) for result in results], scale, []
+
+
+def _interface_problems(model: onnx.ModelProto, rows: Sequence[np.ndarray], *, outputs: int) -> list[str]:
+    """Compare inputs and outputs of the graph with what the module takes and gives."""
+    inputs = model_inputs(model)
+    if len(inputs) != len(rows):
+        return [f"the file takes {len(inputs)} inputs, the module {len(rows)}"]
+    problems = []
+    for value, array in zip(inputs, rows, strict=True):
+        kind = value.type.tensor_type
+        shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in kind.shape.dim]
+        wanted = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        if kind.elem_type != wanted:
+            problems.append(f"input {value.name!r} is not {array.dtype}")
+        elif shape and isinstance(shape[0], int):
+            problems.append(f"input {value.name!r} takes batches of {shape[0]} only: the batch dimension is not free")
+        elif not fits(array.shape, shape):
+            problems.append(f"input {value.name!r} takes {describe_shape(shape)}, the rows are {list(array.shape)}")
+    if len(model.graph.output) != outputs:
+        problems.append(f"the file gives {len(model.graph.output)} outputs, the module {outputs}")
+    return problems
+
+
+def _runner_in(sandbox: Sandbox, path: str | os.PathLike[str], optimise: bool) -> Run:
+    return lambda feeds: sandbox.run(path, feeds, optimise=optimise)
+
+
+def _runner(data: bytes, optimise: bool) -> Run:
+    session = open_session(data, optimise=optimise)
+    names = [one.name for one in session.get_inputs()]
+
+    def run(feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [np.asarray(output) for output in session.run(None, dict(zip(names, feeds, strict=True)))]
+
+    return run
+
+
+def _run_case(run: Run, case: Case, level: str) -> CaseResult:
+    bitwise: bool | None = None
+    try:
+        outputs = run(case.feeds)
+        if case.alone:
+            together = outputs
+            rows = [run([one[i : i + 1] for one in case.feeds]) for i in range(case.batch)]
+            outputs = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+            bitwise = all(one.tobytes() == other.tobytes() for one, other in zip(outputs, together, strict=True))
+    except ModelFileError:  # of a sandbox: what has used its time up once would use it up in every case
+        raise
+    except Exception as problem:  # noqa: BLE001 - its exceptions share no base below Exception
+        text = f"onnxruntime failed: {first_line(problem)}"
+        return CaseResult(name=case.name, batch=case.batch, optimisation=level, verdicts=(), problem=text)
+    verdicts = tuple(case.yardstick.judge(outputs, case.answers, excused=case.excused))
+    return CaseResult(
+        name=case.name,
+        batch=case.batch,
+        optimisation=level,
+        verdicts=verdicts,
+        excused=sum(int(mask.sum()) for mask in case.excused or ()),
+        bitwise=bitwise,
+    )
+
+
+def _largest_scale(run: Run, battery: Battery) -> float | None:
+    if all(one.dtype.kind != "f" for one in battery.rows):
+        return None
+    largest = 1.0
+    for scale in LADDER:
+        case = battery.at_scale(scale, f"{scale:g} times")
+        beyond = any(mask.any() for mask in case.excused or ())
+        if beyond or not _run_case(run, case, "full").passed:
+            return largest
+        largest = scale
+    return largest
+
+
+def _worst(cases: Sequence[CaseResult]) -> list[tuple[Verdict, str]]:
+    """The worst verdict of each output with where it was seen, in the order of the outputs."""
+    worst: dict[str, tuple[Verdict, str]] = {}
+    for case in cases:
+        for verdict in case.verdicts:
+            if verdict.output not in worst or verdict.severity > worst[verdict.output][0].severity:
+                worst[verdict.output] = (verdict, case.where)
+    return list(worst.values())
