@@ -24,6 +24,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	PYTHONPATH=.:export:bench $(BIN)/lint-imports
 
 check: lint test
 

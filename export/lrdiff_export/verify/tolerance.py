@@ -14,8 +14,8 @@ rounding the inputs.
 The backward-error view is that of N. J. Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., SIAM 2002,
 chapter 1.
 
-In float32 each column is then looked at once more among answers of its usual size (:mod:`lrdiff_export.verify.columns`): the scale
-of a whole output is that of its largest number.
+In float32 each column is then judged once more among answers of its usual size (:mod:`lrdiff_export.verify.columns`):
+the scale of a whole output is that of its largest number.
 
 The same rule judges lower precision: eps, eager evaluation and jitter are then those of bfloat16, float16 or TF32, and
 agreeing means as good as that arithmetic allows.

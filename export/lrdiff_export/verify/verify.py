@@ -111,8 +111,9 @@ def verify_onnx(
 ) -> VerificationReport:
     """Run an ONNX model in ONNX Runtime against the module it came from.
 
-    Every case of :mod:`lrdiff_export.verify.inputs`, graph optimisations off and full, every output: dtype, shape, places
-    of NaN and infinity, and the error against float64 within the budget of :mod:`lrdiff_export.verify.tolerance`.
+    Every case of :mod:`lrdiff_export.verify.inputs`, graph optimisations off and full, every output: dtype, shape,
+    places of NaN and infinity, and the error against float64 within the budget
+    of :mod:`lrdiff_export.verify.tolerance`.
 
     Args:
         path_or_bytes: an ONNX file, or its bytes.

@@ -1,7 +1,7 @@
 """``lrdiff bench step``: what an optimizer step costs, against peers and against itself with one rate.
 
-Every row is one comparison of two cases in one run, in alternating order (:mod:`lrdiff_bench.measure.engine.timing`). Rows
-are measured one after the other, and each frees its tensors before the next, since BERT-base takes 2 GB a side.
+Every row is one comparison of two cases in one run, in alternating order (:mod:`lrdiff_bench.measure.engine.timing`).
+Rows are measured one after the other, and each frees its tensors before the next, since BERT-base takes 2 GB a side.
 """
 
 from __future__ import annotations
