@@ -185,11 +185,12 @@ def trace(run: RunFolder, json: JsonOption = False) -> None:
     if json:
         _print_json(summary)
         return
-    from lrdiff_bench.run.screen import DRAW, TITLES, heading, make_console
+    from lrdiff_bench.report.tables import heading, make_console
+    from lrdiff_bench.run.screen import DRAW, TITLES
 
     console = make_console()
     for number, name in enumerate((name for name in TITLES if name in summary), start=1):
-        heading(console, number, name)
+        heading(console, number, TITLES[name])
         DRAW[name](console, summary[name])
 
 
@@ -376,8 +377,9 @@ def _settings(
 
 
 def _job(config: RunConfig, out: Path | None, json: bool, *, stages: tuple[str, ...] | None) -> int:
+    from lrdiff_bench.report.tables import make_console
     from lrdiff_bench.run.job import STAGES, run_job
-    from lrdiff_bench.run.screen import Screen, make_console
+    from lrdiff_bench.run.screen import Screen
 
     # With --json the stages still show, but on stderr.
     screen = Screen(make_console(stderr=json))
@@ -397,7 +399,8 @@ def _show(report: dict[str, Any], name: str, json: bool) -> int:
     if json:
         _print_json(report)
     else:
-        from lrdiff_bench.run.screen import DRAW, make_console
+        from lrdiff_bench.report.tables import make_console
+        from lrdiff_bench.run.screen import DRAW
 
         DRAW[name](make_console(), report)
     return 0 if report["passed"] else 1

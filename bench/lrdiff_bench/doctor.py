@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from lrdiff_bench.run.screen import make_console, plain_table
+from lrdiff_bench.report.tables import make_console, plain_table
 from lrdiff_core import __version__
 
 __all__ = ["diagnose", "draw"]

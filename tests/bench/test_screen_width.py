@@ -6,7 +6,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from lrdiff_bench.run.screen import draw_comparison, draw_parity, draw_step_cost, label, plain_table
+from lrdiff_bench.report.parity_table import draw_parity
+from lrdiff_bench.report.tables import label, plain_table
+from lrdiff_bench.run.screen import draw_comparison, draw_step_cost
 
 SCHEMES = [
     {

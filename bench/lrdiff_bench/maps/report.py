@@ -20,7 +20,7 @@ from lrdiff_bench.maps.run import compute_map
 from lrdiff_bench.maps.store import open_map
 from lrdiff_bench.maps.tiles import CELLS, COLUMNS, run_job
 from lrdiff_bench.maps.words import WIDTH, as_text, axis_in_words
-from lrdiff_bench.run.screen import make_console
+from lrdiff_bench.report.tables import make_console
 from lrdiff_bench.system.run_folder import json_ready
 from lrdiff_core.errors import UnavailableError
 from lrdiff_core.files import write_json, write_text

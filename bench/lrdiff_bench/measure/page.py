@@ -16,7 +16,7 @@ from lrdiff_bench.measure.engine.calibration import band_for
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.suite import Row
-from lrdiff_bench.run.screen import make_console, plain_table
+from lrdiff_bench.report.tables import make_console, plain_table
 from lrdiff_bench.stats.hierarchical import compare_unpaired
 from lrdiff_core.errors import ConfigError, DataError
 from lrdiff_core.files import write_text

@@ -12,7 +12,7 @@ from rich.text import Text
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.suite import Row
-from lrdiff_bench.run.screen import plain_table
+from lrdiff_bench.report.tables import plain_table
 from lrdiff_bench.stats.hierarchical import Outcome
 
 __all__ = [

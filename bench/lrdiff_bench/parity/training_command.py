@@ -15,9 +15,9 @@ import torch
 from lrdiff_bench.parity.training_page import training_parity_page
 from lrdiff_bench.parity.training_pictures import draw_training_parity
 from lrdiff_bench.parity.training_screen import draw_report
+from lrdiff_bench.report.tables import line, make_console
 from lrdiff_bench.run.export_command import from_factory
 from lrdiff_bench.run.open_run import open_run
-from lrdiff_bench.run.screen import line, make_console
 from lrdiff_bench.system.folders import make_folder
 from lrdiff_bench.system.machine import describe_machine
 from lrdiff_bench.system.run_folder import json_ready

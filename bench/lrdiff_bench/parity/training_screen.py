@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lrdiff_bench.parity.training_pictures import sharp_text
-from lrdiff_bench.run.screen import INDENT, line, plain_table
+from lrdiff_bench.report.tables import INDENT, line, plain_table
 from lrdiff_core.devices import device_status
 
 __all__ = ["bits_text", "draw_report", "grouped", "report_notes", "step_text", "worst_text"]

@@ -1,7 +1,8 @@
-"""What the screens are made of: the console, indented paragraphs, and tables without frames."""
+"""What screens are made of: the console, paragraphs, tables without frames, and numbers as text."""
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,21 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Column, Table
 from rich.text import Text
 
-__all__ = ["INDENT", "PlainTable", "line", "make_console", "plain_table"]
+from lrdiff_core.text import quoted
+
+__all__ = [
+    "INDENT",
+    "PlainTable",
+    "heading",
+    "interval",
+    "label",
+    "line",
+    "make_console",
+    "number",
+    "numbers",
+    "plain_table",
+    "shape",
+]
 
 INDENT = "   "
 
@@ -102,3 +117,49 @@ def plain_table(*columns: str) -> PlainTable:
         words = name in {"split", "why", "result", "rates", "version"}
         table.add_column(name, justify="left" if words else "right", no_wrap=name != "why", overflow="fold")
     return table
+
+
+def heading(console: Console, number: int, title: str) -> None:
+    """Write a section's number and title."""
+    console.print(Text(f"\n{number:2d} {title}", style="bold cyan"))
+
+
+def numbers(values: Sequence[float | None], *, most: int = 5, digits: int = 3) -> str:
+    """Write a vector shortly.
+
+    Example:
+        >>> numbers([0.5, -1.25, 3.0], most=2)
+        '[0.5, ..., 3]'
+    """
+    written = ["n/a" if v is None else f"{v:.{digits}g}" for v in values]
+    if len(written) > most:
+        written = [*written[: most - 1], "...", written[-1]]
+    return f"[{', '.join(written)}]"
+
+
+def label(value: str | float) -> str:
+    """Write a label or a name: on one line, in quotes where it would run into the text around it.
+
+    Example:
+        >>> label("yes"), label("yes, sir"), label(-2.3010001182556152)
+        ('yes', '"yes, sir"', '-2.301')
+    """
+    if not isinstance(value, str):
+        return f"{value:.4g}"
+    plain = value.isprintable() and value == value.strip() != "" and "," not in value and len(value) <= 40
+    return value if plain else quoted(value)
+
+
+def shape(sizes: Sequence[int]) -> str:
+    """Write a shape as on the page it began with: ``1000 x 10``."""
+    return " x ".join(map(str, sizes))
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """Write a number; null stands for one that was not finite."""
+    return "diverged" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def interval(low: float | None, high: float | None, form: str) -> str:
+    """Write an interval; an end that is not finite is written as inf."""
+    return f"[{','.join('inf' if end is None else format(end, form) for end in (low, high))}]"

@@ -8,15 +8,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from lrdiff_bench.report.parity_table import draw_parity, eps
-from lrdiff_bench.report.tables import INDENT, line, make_console, plain_table
+from lrdiff_bench.report.tables import INDENT, heading, interval, label, line, number, numbers, plain_table, shape
 from lrdiff_bench.report.terminal_chart import draw_curves
 from lrdiff_bench.run.single_rates import SMALLEST_DIFFERENCE
-from lrdiff_core.text import quoted
 
-__all__ = ["DRAW", "Screen", "make_console", "plain_table"]
+__all__ = ["DRAW", "TITLES", "Screen"]
 
 TITLES = {
     "data": "Data in",
@@ -45,7 +43,7 @@ class Screen:
     def stage(self, name: str, section: dict[str, Any]) -> None:
         self.close()
         self.shown += 1
-        heading(self.console, self.shown, name)
+        heading(self.console, self.shown, TITLES[name])
         DRAW[name](self.console, section)
 
     def progress(self, name: str, done: int, total: int, note: str) -> None:
@@ -66,47 +64,6 @@ class Screen:
         if self._progress is not None:
             self._progress.stop()
         self._progress = self._task = None
-
-
-def heading(console: Console, number: int, name: str) -> None:
-    """Write a stage's number and title."""
-    console.print(Text(f"\n{number:2d} {TITLES[name]}", style="bold cyan"))
-
-
-def numbers(values: Sequence[float | None], *, most: int = 5, digits: int = 3) -> str:
-    """Write a vector shortly.
-
-    Example:
-        >>> numbers([0.5, -1.25, 3.0], most=2)
-        '[0.5, ..., 3]'
-    """
-    written = ["n/a" if v is None else f"{v:.{digits}g}" for v in values]
-    if len(written) > most:
-        written = [*written[: most - 1], "...", written[-1]]
-    return f"[{', '.join(written)}]"
-
-
-def label(value: str | float) -> str:
-    """Write a label or a name: on one line, in quotes where it would run into the text around it.
-
-    Example:
-        >>> label("yes"), label("yes, sir"), label(-2.3010001182556152)
-        ('yes', '"yes, sir"', '-2.301')
-    """
-    if not isinstance(value, str):
-        return f"{value:.4g}"
-    plain = value.isprintable() and value == value.strip() != "" and "," not in value and len(value) <= 40
-    return value if plain else quoted(value)
-
-
-def shape(sizes: Sequence[int]) -> str:
-    """Write a shape as on the page it began with: ``1000 x 10``."""
-    return " x ".join(map(str, sizes))
-
-
-def number(value: float | None, form: str = ".3f") -> str:
-    """Write a number; null stands for one that was not finite."""
-    return "diverged" if value is None or not math.isfinite(value) else format(value, form)
 
 
 def draw_data(console: Console, s: dict[str, Any]) -> None:
@@ -246,11 +203,6 @@ def draw_loss_by_epoch(console: Console, s: dict[str, Any]) -> None:
 def outcome(d: dict[str, Any]) -> str:
     """Write a verdict with the numbers it rests on."""
     return f"{d['verdict']}, {number(d['median'], '+.3f')} {interval(d['low'], d['high'], '+.3f')}"
-
-
-def interval(low: float | None, high: float | None, form: str) -> str:
-    """Write an interval; an end that is not finite is written as inf."""
-    return f"[{','.join('inf' if end is None else format(end, form) for end in (low, high))}]"
 
 
 def short_rates(text: str) -> str:

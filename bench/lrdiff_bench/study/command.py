@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from lrdiff_bench.run.screen import line, make_console, plain_table
+from lrdiff_bench.report.tables import line, make_console, plain_table
 from lrdiff_bench.study import screen, words
 from lrdiff_bench.study.analysis.analyse import analyse
 from lrdiff_bench.study.analysis.document import document_of, suite_of

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lrdiff_bench.run.screen import line, plain_table
+from lrdiff_bench.report.tables import line, plain_table
 from lrdiff_bench.study import words
 
 __all__ = ["LiveWatcher", "draw_study", "draw_suite", "draw_trace"]
