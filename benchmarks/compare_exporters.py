@@ -26,8 +26,7 @@ import torch
 from torch import nn
 
 import lrdiff_export.publish.export as ours
-from lrdiff_bench.measure.engine.timing import load_average
-from lrdiff_bench.system.machine import describe_code, describe_machine
+from lrdiff_bench.system.machine import describe_code, describe_machine, load_average
 from lrdiff_core.errors import LrdiffError
 from lrdiff_export.examples import ZOO, Sample
 from lrdiff_export.onnx_file.convert import Converted

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def said(capsys) -> tuple[str, str]:
 def test_help_loads_nothing_heavy_and_names_every_command() -> None:
     code = (
         "import sys; from lrdiff_bench.cli import main; main(['bench', '--help']);"
-        "print([m for m in ('torch', 'numpy', 'rich.console', 'lrdiff_bench.measure') if m in sys.modules])"
+        "print([m for m in ('torch', 'numpy', 'rich.console', 'lrdiff_bench.measure.command') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
@@ -156,7 +157,7 @@ def test_ls_cases_names_every_family_and_parameter(capsys) -> None:
 def test_runs_of_two_machines_are_refused_unless_told(runs: Path, tmp_path: Path, capsys) -> None:
     other = store.new_run(tmp_path)
     for record in store.read_run(store.find_run("latest", runs)):
-        store.append_record(other, record.model_copy(update={"machine": record.machine.model_copy(update={"id": "x"})}))
+        store.append_record(other, record.model_copy(update={"machine": replace(record.machine, id="x")}))
     here = str(store.find_run("latest", runs))
     assert main(["bench", "compare", here, str(other), "--out", str(tmp_path)]) == 2
     assert "different machines" in said(capsys)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,7 @@ from lrdiff_bench.measure.engine import store, suite
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.suite import Row, choose_cases, measure_cases, measure_here
-from lrdiff_bench.system import machine
-from lrdiff_bench.system.machine import describe_code, describe_machine
+from lrdiff_bench.system.machine import describe_machine
 from lrdiff_core.errors import ConfigError, DataError, UnavailableError
 
 
@@ -59,7 +59,7 @@ def test_no_run_is_guessed_at(name: str, record: Record, tmp_path: Path) -> None
 def test_both_sides_of_a_comparison_of_commits_are_told_apart(record: Record, tmp_path: Path, capsys) -> None:
     run = store.new_run(tmp_path)
     for commit in ("a" * 40, "b" * 40):
-        store.append_record(run, record.model_copy(update={"code": record.code.model_copy(update={"commit": commit})}))
+        store.append_record(run, record.model_copy(update={"code": replace(record.code, commit=commit)}))
     assert main(["bench", "show", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^   main_step a{10}\+? ", out, re.MULTILINE)
@@ -155,12 +155,6 @@ def test_a_picture_shows_what_its_title_says(record: Record, tmp_path: Path, mon
     ]
     pictures.draw_rates(rows, tmp_path)
     assert drawn == [["1 {}", "2 {}", "8 {}"]]
-
-
-def test_the_version_is_that_of_the_measured_code(tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "9.8.7"\n')
-    assert machine._project_version(tmp_path) == "9.8.7"
-    assert machine._project_version(tmp_path / "nowhere") == describe_code().project
 
 
 def test_a_driver_that_does_not_answer_is_no_end(tmp_path: Path, monkeypatch) -> None:

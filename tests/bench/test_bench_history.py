@@ -100,7 +100,7 @@ def test_a_case_is_measured_once_for_all_its_readers_and_anew_for_one_that_asks_
 
 def test_a_record_takes_the_place_of_the_same_case_on_the_same_machine(record: Record, tmp_path: Path) -> None:
     other = record.model_copy(update={"case": "main_step[rates=1]", "id": "other"})
-    elsewhere = record.model_copy(update={"machine": record.machine.model_copy(update={"id": "x"}), "id": "elsewhere"})
+    elsewhere = record.model_copy(update={"machine": dataclasses.replace(record.machine, id="x"), "id": "elsewhere"})
     for one in (record, other, elsewhere, record.model_copy(update={"id": "new"})):
         store.replace_record(tmp_path / "run.jsonl", one)
     assert [one.id for one in store.read_run(tmp_path / "run.jsonl")] == ["other", "elsewhere", "new"]

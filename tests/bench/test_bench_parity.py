@@ -13,7 +13,8 @@ from lrdiff_bench.measure.cases.main_cases import find_case
 from lrdiff_bench.measure.cases.optimizer_cases import IMPLEMENTATIONS, MODELS, build_optimizer
 from lrdiff_bench.measure.cases.optimizer_error import budget, error_in_eps, optimizer_parity, output_parity
 from lrdiff_bench.measure.cases.state import model_shapes, optimizer_facts, rate_groups, restorer, tensors
-from lrdiff_bench.measure.engine.timing import Workload, pinned
+from lrdiff_bench.measure.engine.timing import Workload
+from lrdiff_bench.system.machine import pinned
 from lrdiff_core.errors import ConfigError
 
 SHAPES = {"a.weight": (16, 8), "a.bias": (16,), "b.weight": (8, 16), "b.bias": (8,)}

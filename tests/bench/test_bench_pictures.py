@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,6 @@ def test_nothing_to_draw(measured: Record, tmp_path: Path) -> None:
 
 def test_both_sides_of_a_comparison_and_other_machines_are_no_history(measured: Record, tmp_path: Path) -> None:
     assert draw_history([[measured, measured]] * 3, tmp_path) == []
-    other = measured.model_copy(update={"machine": measured.machine.model_copy(update={"id": "other"})})
+    other = measured.model_copy(update={"machine": replace(measured.machine, id="other")})
     assert draw_all([measured], [[measured], [measured], [other]], tmp_path) == []
     assert len(draw_all([measured], [[measured]] * 3, tmp_path)) == 2

@@ -12,7 +12,8 @@ import torch
 from lrdiff_bench.measure.cases import main_cases
 from lrdiff_bench.measure.cases.main_cases import CASES, case_family, find_case, peak_resident_bytes
 from lrdiff_bench.measure.engine import registry
-from lrdiff_bench.measure.engine.timing import Workload, pinned, time_case
+from lrdiff_bench.measure.engine.timing import Workload, time_case
+from lrdiff_bench.system.machine import pinned
 from lrdiff_core.errors import ConfigError, UnavailableError
 
 # Of the models' shapes only the smallest: the others are the same code with more memory.

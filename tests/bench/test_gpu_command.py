@@ -14,8 +14,7 @@ import pytest
 
 from lrdiff_bench.gpu import prediction
 from lrdiff_bench.gpu.__main__ import main, run_parts
-from lrdiff_bench.gpu.record import NO_TIME, PARTS, Part, Request, Row, read_rows, writer
-from lrdiff_bench.gpu.table import markdown
+from lrdiff_bench.gpu.record import NO_TIME, PARTS, Part, Request, Row, markdown, read_rows, writer
 from lrdiff_bench.gpu.training import tasks
 from lrdiff_core.devices import device_status
 from lrdiff_export.runtimes import BACKENDS
@@ -23,10 +22,10 @@ from lrdiff_export.training.implementations import ARITHMETICS, IMPLEMENTATIONS
 
 ROOT = Path(__file__).parents[2]
 ALLOWED_SECONDS = 8 * 60
-# All that the project knows and a borrowed GPU machine lacks; what it has is torch, numpy, onnx, onnxruntime,
-# safetensors, typer, rich, matplotlib and pytest.
+# All that the project knows and a borrowed GPU machine may lack; what it has is torch, numpy, scipy, onnx, onnxruntime,
+# safetensors, jinja2, lazy_loader, typer, rich, matplotlib and pytest.
 ABSENT = (
-    "pydantic", "pydantic_core", "polars", "sklearn", "scipy", "onnxscript", "onnx_ir", "xarray", "zarr", "dask",
+    "pydantic", "pydantic_core", "polars", "sklearn", "onnxscript", "onnx_ir", "xarray", "zarr", "dask",
     "distributed", "optuna", "pandas", "jax", "optax", "lightning", "transformers", "accelerate", "openvino",
     "hypothesis", "expecttest", "pytest_benchmark", "xdist", "asv", "asv_runner",
 )  # fmt: skip

@@ -182,12 +182,14 @@ def test_without_a_compiler_the_compiled_step_is_unavailable(fake, monkeypatch):
 
 def test_the_table_says_where_its_numbers_come_from(fake, monkeypatch):
     for name, value in {
-        "describe_machine": {"cpu": "Some CPU", "cpus": 2, "load": 0.25, "system": "Linux x86_64"},
-        "describe_versions": {"lrdiff": "0.1.0", "torch": "2.13.0"},
-        "describe_commit": "abc123",
+        "provenance": {
+            "machine": {"cpu": "Some CPU", "cpus": 2, "load": 0.25, "system": "Linux x86_64", "device": "cpu"},
+            "versions": {"lrdiff": "0.1.0", "torch": "2.13.0"},
+            "commit": "abc123",
+        },
         "_forms": "kernel",
     }.items():
-        monkeypatch.setattr(step_table, name, lambda value=value: value)
+        monkeypatch.setattr(step_table, name, lambda *_, value=value: value)
     monkeypatch.setattr(step_peers, "peers", lambda: [("lrdiff", FakePeer), ("torch default", FakePeer)])
     document = measure_all(make_rows(["mlp"]), threads=[1, 2], command="lrdiff bench step --peers")
     table = [

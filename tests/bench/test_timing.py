@@ -11,8 +11,9 @@ from collections import Counter
 
 import pytest
 
-from lrdiff_bench.measure.engine.timing import Case, Workload, compare_cases, judge, pinned, time_case
+from lrdiff_bench.measure.engine.timing import Case, Workload, compare_cases, judge, time_case
 from lrdiff_bench.stats.intervals import Interval
+from lrdiff_bench.system.machine import pinned
 from lrdiff_core.errors import ConfigError
 
 

@@ -16,8 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lrdiff_bench.gpu.record import PARTS, Part, Request, read_rows, writer
-from lrdiff_bench.gpu.table import markdown
+from lrdiff_bench.gpu.record import PARTS, Part, Request, markdown, read_rows, writer
+from lrdiff_bench.system.machine import provenance
 from lrdiff_core.errors import InputError, LrdiffError, UnavailableError
 from lrdiff_core.files import write_text
 
@@ -87,8 +87,7 @@ def run_parts(parts: Sequence[Part], request: Request, *, command: str) -> dict[
         request: for all of them.
         command: what the reader can type to get it.
     """
-    from lrdiff_bench.measure.cases.step_table import describe_commit, describe_machine
-
+    before = provenance("numpy", "onnx", "onnxruntime", "triton", device=request.device)
     began = time.monotonic()
     done = []
     for one in parts:
@@ -101,9 +100,7 @@ def run_parts(parts: Sequence[Part], request: Request, *, command: str) -> dict[
         "quick": request.quick,
         "passed": all(part["passed"] for part in done),
         "seconds": time.monotonic() - began,
-        "machine": {**describe_machine(), "device": request.device, "name": _name(request.device)},
-        "versions": _versions(),
-        "commit": describe_commit(),
+        **before,
         "missing": [f"{name}: {what}" for name, what in EXTRAS.items() if find_spec(name) is None],
         "parts": done,
     }
@@ -181,25 +178,6 @@ def _device(name: str) -> str:
     raise UnavailableError(
         f"no accelerator here: {told}", help="see that the checks run: python -m lrdiff_bench.gpu --device cpu --quick"
     )
-
-
-def _name(device: str) -> str:
-    from lrdiff_core.devices import device_status
-
-    return device_status(device).detail
-
-
-def _versions() -> dict[str, str]:
-    import platform
-    from importlib import metadata
-
-    found = {"python": platform.python_version()}
-    for name in ("torch", "numpy", "onnx", "onnxruntime", "triton"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What a part of ``make gpu`` reports: rows, one JSON line each, written as they come so that a time-out keeps them."""
+"""What a part of ``make gpu`` reports, and the page made of it.
+
+Rows are one JSON line each, written as they come, so that a part that runs out of time keeps what it found.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["NO_TIME", "PARTS", "Part", "Request", "Row", "Tell", "part", "read_rows", "writer"]
+from lrdiff_bench.system.machine import provenance_lines
+
+__all__ = ["NO_TIME", "PARTS", "Part", "Request", "Row", "Tell", "markdown", "part", "read_rows", "writer"]
 
 Result = Literal["held", "failed", "told", "missing"]
 
@@ -81,6 +86,7 @@ class Part:
     module: str
 
 
+WORDS = {"held": "held", "failed": "**failed**", "told": "", "missing": "not here"}
 PARTS: dict[str, Part] = {}
 LAST_START = 0.75  # of a part's time; the slowest single thing, compiling, takes up to 20 s
 NO_TIME = "no time was left for it"
@@ -126,3 +132,39 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """Return the document as Markdown: where the numbers come from, then a table a part.
+
+    Args:
+        document: as in ``gpu.json``.
+    """
+    lines = [
+        "# What an accelerator was seen to do",
+        "",
+        f"`{document['command']}`" + (", quick: the smallest sizes, no figures to quote" if document["quick"] else ""),
+        "",
+        *provenance_lines(document),
+        f"- took {document['seconds']:.0f} s; {'everything held' if document['passed'] else 'something failed'}",
+    ]
+    if document["missing"]:
+        lines.append(f"- not installed, so left out: {'; '.join(document['missing'])}")
+    for part in document["parts"]:
+        rows = part["rows"]
+        counts = {word: sum(row["result"] == word for row in rows) for word in WORDS}
+        lines += ["", f"## {part['title']}", ""]
+        summary = f"{counts['held']} held, {counts['failed']} failed, {counts['missing']} not here"
+        lines.append(f"{summary}; {part['seconds']:.0f} s of {part['allowed_seconds']:.0f}")
+        if part["reason"]:
+            lines += ["", f"**failed**: {_cell(part['reason'])}"]
+        if rows:
+            lines += ["", "| what | | measured | |", "|---|---|---|---|"]
+            for row in rows:
+                cells = [row["what"], WORDS[row["result"]], row["value"], row["note"]]
+                lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "/").split())

@@ -16,8 +16,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from lrdiff_bench.maps.tiles import Job, Tile, run_job
-from lrdiff_bench.measure.engine.timing import usable_cpus
 from lrdiff_bench.system.cluster import cluster_trouble, connect, wait_for_workers
+from lrdiff_bench.system.machine import usable_cpus
 from lrdiff_core.errors import ConfigError
 
 __all__ = ["open_pool", "run_tiles", "unavailable_reason"]

@@ -21,10 +21,9 @@ from lrdiff_bench.measure.engine.calibration import band_for, calibration_of, ke
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.suite import Row, choose_cases, measure_cases
-from lrdiff_bench.measure.engine.timing import load_average, usable_cpus
 from lrdiff_bench.measure.page import fail, print_json, write_page
 from lrdiff_bench.report.tables import make_console, plain_table
-from lrdiff_bench.system.machine import describe_machine
+from lrdiff_bench.system.machine import describe_machine, load_average, usable_cpus
 from lrdiff_core.errors import ConfigError, InputError, UnavailableError
 
 __all__ = ["ab", "calibrate", "cpu_list", "history", "run"]

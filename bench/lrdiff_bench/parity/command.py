@@ -18,7 +18,7 @@ from lrdiff_bench.parity.sources import find_subjects
 from lrdiff_bench.report.parity_table import draw_matrix, draw_parity
 from lrdiff_bench.report.tables import make_console
 from lrdiff_bench.system.folders import make_folder
-from lrdiff_bench.system.machine import describe_machine
+from lrdiff_bench.system.machine import provenance
 from lrdiff_bench.system.run_folder import json_ready
 from lrdiff_core import __version__
 from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
@@ -106,7 +106,7 @@ def _document(reports: Mapping[str, ParityReport], layers: Mapping[str, list[dic
         "lrdiff": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": describe_machine().model_dump(exclude={"id"}),
+        "machine": provenance()["machine"],
         "models": {name: report.to_dict() for name, report in reports.items()},
         "layers": layers,
     }

@@ -19,7 +19,7 @@ from lrdiff_bench.report.tables import line, make_console
 from lrdiff_bench.run.export_command import from_factory
 from lrdiff_bench.run.open_run import open_run
 from lrdiff_bench.system.folders import make_folder
-from lrdiff_bench.system.machine import describe_machine
+from lrdiff_bench.system.machine import provenance
 from lrdiff_bench.system.run_folder import json_ready
 from lrdiff_bench.system.settings import gather
 from lrdiff_core import __version__, load_table, set_up
@@ -93,7 +93,7 @@ def training_parity(
         "passed": passed,
         "lrdiff": __version__,
         "python": platform.python_version(),
-        "machine": describe_machine().model_dump(exclude={"id"}),
+        "machine": provenance()["machine"],
         "reports": reports,
     }
     text = jsonlib.dumps(json_ready(document), indent=2, allow_nan=False) + "\n"

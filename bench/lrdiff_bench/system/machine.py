@@ -1,7 +1,12 @@
-"""Which machine, in what state, and which code: what a record says beside its samples."""
+"""Which machine, in what state, and which code: the project's one description of where a number comes from.
+
+Plain dataclasses, not pydantic models: ``make gpu`` runs on borrowed machines that have no pydantic. Records, which are
+pydantic models, check these fields all the same (``__pydantic_config__``).
+"""
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import platform
@@ -9,15 +14,13 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import version as installed_version
+from importlib import metadata
 from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict
-
-from lrdiff_bench.measure.engine.timing import load_average, usable_cpus
-from lrdiff_core import __version__
+from typing import Any, ClassVar
 
 __all__ = [
     "Code",
@@ -27,19 +30,23 @@ __all__ = [
     "describe_code",
     "describe_conditions",
     "describe_machine",
+    "describe_versions",
+    "load_average",
+    "pinned",
+    "provenance",
+    "provenance_lines",
+    "usable_cpus",
 ]
 
 _CPU_FOLDER = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+_STRICT = {"extra": "forbid", "allow_inf_nan": False}
 
 
-class Part(BaseModel):
-    """A part of a record: immutable, and an unknown or missing field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Machine(Part):
+@dataclass(frozen=True, kw_only=True)
+class Machine:
     """What numbers are comparable within. ``id`` is the same for the same host, processors and device."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     id: str
     system: str
@@ -49,8 +56,11 @@ class Machine(Part):
     driver: str | None = None
 
 
-class Conditions(Part):
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
     """The state the machine was in; differs from run to run."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     threads: int
     affinity: tuple[int, ...]
@@ -60,9 +70,15 @@ class Conditions(Part):
     device_mhz: float | None
     environment: dict[str, str]  # variables that change how fast torch is
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "affinity", tuple(self.affinity))  # JSON knows lists alone
 
-class Code(Part):
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
     """What was measured."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     commit: str | None  # None outside a checkout
     dirty: bool
@@ -70,6 +86,103 @@ class Code(Part):
     torch: str
     python: str
     numpy: str
+
+    def __str__(self) -> str:
+        """The commit in twelve digits, and whether the tree differs from it."""
+        if self.commit is None:
+            return "unknown (installed)"
+        return self.commit[:12] + (", changed" if self.dirty else "")
+
+
+def load_average() -> float | None:
+    """Runnable processes over the last minute; None where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def usable_cpus() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[int]:
+    """Measuring conditions: torch at ``threads`` intra-op threads, garbage collector off; both put back afterwards.
+
+    Yields the thread count that torch then reports.
+
+    Example:
+        >>> import gc
+        >>> with pinned(1) as count:
+        ...     print(count, gc.isenabled())
+        1 False
+    """
+    import torch
+
+    before, collecting = torch.get_num_threads(), gc.isenabled()
+    gc.collect()
+    torch.set_num_threads(threads)
+    gc.disable()
+    try:
+        yield torch.get_num_threads()
+    finally:
+        if collecting:
+            gc.enable()
+        torch.set_num_threads(before)
+
+
+def provenance(*packages: str, device: str = "cpu") -> dict[str, Any]:
+    """Where numbers come from, as the documents of the tables say it: ``machine``, ``versions`` and ``commit``.
+
+    Read it before measuring, because measuring raises the load. The machine's id is left out: documents are published.
+
+    Args:
+        packages: whose versions matter beside lrdiff's, Python's and torch's; those not installed are left out.
+        device: that is measured.
+
+    Example:
+        >>> sorted(provenance()["versions"])
+        ['lrdiff', 'python', 'torch']
+    """
+    machine = asdict(describe_machine(device))
+    del machine["id"]
+    return {
+        "machine": {**machine, "cpus": usable_cpus(), "load": load_average()},
+        "versions": describe_versions(*packages),
+        "commit": str(describe_code()),
+    }
+
+
+def provenance_lines(document: Mapping[str, Any]) -> list[str]:
+    """The same as lines of a Markdown list.
+
+    Example:
+        >>> machine = {"cpu": "Some CPU", "cpus": 2, "load": 0.25, "system": "Linux x86_64", "device": "cpu"}
+        >>> print(*provenance_lines({"machine": machine, "versions": {"torch": "2.13.0"}, "commit": "abc"}), sep="\\n")
+        - machine: Some CPU, 2 CPUs, load 0.2 before, Linux x86_64
+        - versions: torch 2.13.0
+        - commit: abc
+    """
+    machine, versions = document["machine"], document["versions"]
+    load = "" if machine["load"] is None else f", load {machine['load']:.1f} before"
+    device = [] if machine["device"] == "cpu" else [f"- device: {machine['device']}"]
+    return [
+        *device,
+        f"- machine: {machine['cpu']}, {machine['cpus']} CPUs{load}, {machine['system']}",
+        f"- versions: {', '.join(f'{name} {text}' for name, text in versions.items())}",
+        f"- commit: {document['commit']}",
+    ]
+
+
+def describe_versions(*packages: str) -> dict[str, str]:
+    """Versions of lrdiff, Python, torch, and of those packages that are installed."""
+    code = describe_code()
+    found = {"lrdiff": code.project, "python": code.python, "torch": code.torch}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def describe_machine(device: str = "cpu") -> Machine:
@@ -128,19 +241,11 @@ def describe_code() -> Code:
     return Code(
         commit=commit,
         dirty=dirty,
-        project=_project_version(root),
-        torch=installed_version("torch"),
+        project=getattr(lrdiff_core, "__version__", "unknown"),
+        torch=metadata.version("torch"),
         python=platform.python_version(),
-        numpy=installed_version("numpy"),
+        numpy=metadata.version("numpy"),
     )
-
-
-def _project_version(root: Path) -> str:
-    """Of the measured checkout, which need not be installed; of the installed distribution where there is none."""
-    file = root / "pyproject.toml"
-    if not file.is_file():
-        return __version__
-    return str(tomllib.loads(file.read_text(encoding="utf-8"))["project"]["version"])
 
 
 @cache

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdiff_bench.measure.cases.population_speed import HEAD, Row, SpeedCase, line, measure, ours
-from lrdiff_bench.measure.cases.step_table import describe_commit, describe_versions
-from lrdiff_bench.measure.engine.timing import load_average
-from lrdiff_bench.system.machine import describe_machine
+from lrdiff_bench.system.machine import provenance, provenance_lines
 from lrdiff_bench.system.memory import peak_resident_bytes
 from lrdiff_bench.system.run_folder import json_ready
 from lrdiff_core.errors import CheckFailed, ConfigError
@@ -54,7 +52,7 @@ def run_population_table(
         raise ConfigError(f"threads is {threads}", help="write a whole number from 1 up")
     if out is not None and not out.parent.is_dir():  # said now, not after minutes
         raise ConfigError(f"cannot write {out}: no such folder", help="name a file in a folder that exists")
-    machine, load = describe_machine(), load_average()
+    before = provenance("optax", "jax")
     members = QUICK_MEMBERS if quick else SpeedCase(optimizer="sgd").members
     rows: list[Row] = []
     for optimizer in ("sgd", "adam"):
@@ -69,9 +67,7 @@ def run_population_table(
         "quick": quick,
         "members": members,
         "threads": threads,
-        "machine": {"cpu": machine.cpu, "cpus": machine.cpus, "system": machine.system, "load": load},
-        "versions": describe_versions(),
-        "commit": describe_commit(),
+        **before,
         "rows": [vars(row) | {"goal": goal_of(row), "verdict": verdict_of(row)} for row in rows],
         "million": million,
     }
@@ -134,16 +130,13 @@ def _train_in_a_process(members: int, threads: int) -> dict[str, Any]:
 
 
 def _markdown(document: dict[str, Any], rows: list[Row]) -> str:
-    machine, million = document["machine"], document["million"]
-    load = f", load {machine['load']:.1f} before" if machine["load"] is not None else ""
+    million = document["million"]
     lines = [
         "# How fast populations train",
         "",
         "`lrdiff bench population`" + (" with `--quick`: no figures to quote" if document["quick"] else ""),
         "",
-        f"- machine: {machine['cpu']}, {machine['cpus']} CPUs{load}, {machine['system']}",
-        f"- versions: {', '.join(f'{name} {text}' for name, text in document['versions'].items())}",
-        f"- commit: {document['commit']}",
+        *provenance_lines(document),
         f"- {document['members']} members of a 10-5-1 network, each with its own two rates; 1000 rows, batches of 50, "
         "ten epochs, float32; weights and batches shared unless said",
         "- lrdiff is the whole call, weights and row order made in it; JAX's compiling, weights and row order are not "

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import gc
 import math
-import platform
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +20,7 @@ from lrdiff_bench.measure.cases import step_peers
 from lrdiff_bench.measure.cases.state import model_shapes
 from lrdiff_bench.measure.engine import timing
 from lrdiff_bench.stats.intervals import Interval, bootstrap_interval
-from lrdiff_core import __version__
+from lrdiff_bench.system.machine import provenance, provenance_lines
 from lrdiff_core.devices import compiler_status
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import write_text
@@ -215,7 +211,7 @@ def measure_all(
         command: what the reader can type to get it.
         on_row: called after each row with it, its number and how many there are.
     """
-    before = describe_machine()  # before our own load is part of it
+    before = provenance("optax", "jax")
     rows: list[Row] = []
     total = len(tasks) * len(threads)
     for count in threads:
@@ -228,9 +224,7 @@ def measure_all(
         "version": 1,
         "command": command,
         "quick": quick,
-        "machine": before,
-        "versions": describe_versions(),
-        "commit": describe_commit(),
+        **before,
         "forms": _forms(),
         "rows": [row.to_dict() for row in rows],
     }
@@ -286,16 +280,12 @@ def run_table(
 
 def markdown(document: dict[str, Any]) -> str:
     """The document as Markdown: a header that says where the numbers come from, and a table a thread count."""
-    where, versions = document["machine"], document["versions"]
-    cores = f"{where['cpus']} CPUs" + (f", load {where['load']:.1f} before" if where["load"] is not None else "")
     lines = [
         "# What an optimizer step costs",
         "",
         f"`{document['command']}`" + (", quick: six rounds a row, no figures to quote" if document["quick"] else ""),
         "",
-        f"- machine: {where['cpu']}, {cores}, {where['system']}",
-        f"- versions: {', '.join(f'{name} {text}' for name, text in versions.items())}",
-        f"- commit: {document['commit']}",
+        *provenance_lines(document),
         f"- our step ran as: {document['forms']}",
         "- AdamW on fixed gradients, the step alone; medians of alternating blocks in one run, ratio with its 95 % "
         "interval; noise is the interquartile range over the median, of the noisier side",
@@ -307,44 +297,6 @@ def markdown(document: dict[str, Any]) -> str:
         lines += ["", f"## {count} thread{'s' if count > 1 else ''}", ""]
         lines += _table([row for row in document["rows"] if row["threads"] == count])
     return "\n".join(lines) + "\n"
-
-
-def describe_machine() -> dict[str, Any]:
-    """Processor, how many of it may be used, how busy it is, and the system."""
-    # Not by `measure.machine`, which needs pydantic: `make gpu` runs where there is torch alone.
-    cpu = platform.processor() or platform.machine()
-    try:
-        info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        cpu = next(line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    system = f"{platform.system()} {platform.machine()}"
-    return {"cpu": cpu, "cpus": timing.usable_cpus(), "load": timing.load_average(), "system": system}
-
-
-def describe_versions() -> dict[str, str]:
-    """Versions of all that is compared."""
-    found = {"lrdiff": __version__, "python": platform.python_version(), "torch": torch.__version__}
-    for name in ("optax", "jax"):
-        if find_spec(name) is not None:
-            found[name] = metadata.version(name)
-    return found
-
-
-def describe_commit() -> str:
-    """The commit that this code is at, ``, changed`` where the tree differs from it."""
-    root = Path(__file__).parents[2]
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        commit = git("rev-parse", "--short=12", "HEAD") if (root / ".git").exists() else ""
-        changed = ", changed" if commit and git("status", "--porcelain", "--untracked-files=no") else ""
-    except OSError:  # no git here
-        return "unknown"
-    return commit + changed if commit else "unknown (installed)"
 
 
 # ---- the rows

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -238,7 +238,7 @@ def _record(
         parity=parity,
         instructions=None,
         facts=end["facts"],
-        code=code if side.commit is None else code.model_copy(update={"commit": side.commit, "dirty": False}),
+        code=code if side.commit is None else replace(code, commit=side.commit, dirty=False),
         machine=Machine(**end["machine"]),
         conditions=Conditions(**end["conditions"]),
     )

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from lrdiff_bench.measure.engine.ab import Pairing
+from lrdiff_bench.measure.engine.record import Part
 from lrdiff_bench.measure.engine.store import DEFAULT_FOLDER
 from lrdiff_bench.measure.engine.timing import BAND
 from lrdiff_bench.stats.hierarchical import widening
-from lrdiff_bench.system.machine import Part
 from lrdiff_core.errors import DataError
 from lrdiff_core.files import write_text
 

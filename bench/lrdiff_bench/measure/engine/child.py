@@ -19,6 +19,7 @@ import json
 import math
 import os
 import sys
+from dataclasses import asdict
 from typing import IO, Any
 
 import torch
@@ -70,7 +71,7 @@ def _case(request: dict[str, Any], requests: IO[str], answers: IO[str]) -> None:
     _answer(answers, {"ready": True, "number": blocks.number})
     while (line := requests.readline()) and json.loads(line)["do"] == "block":
         _answer(answers, dict(blocks.sample()._asdict()))
-    _answer(answers, describe(blocks) | {"conditions": conditions.model_dump()})
+    _answer(answers, describe(blocks) | {"conditions": asdict(conditions)})
 
 
 def describe(blocks: Blocks) -> dict[str, Any]:
@@ -93,8 +94,8 @@ def describe(blocks: Blocks) -> dict[str, Any]:
         "process": process,
         "parity": _parity(blocks),
         "facts": {key: plain(value) for key, value in blocks.workload.facts.items()},
-        "code": describe_code().model_dump(),
-        "machine": describe_machine(blocks.workload.device).model_dump(),
+        "code": asdict(describe_code()),
+        "machine": asdict(describe_machine(blocks.workload.device)),
     }
 
 

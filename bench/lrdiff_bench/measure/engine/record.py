@@ -13,15 +13,16 @@ from typing import Literal
 from uuid import uuid4
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lrdiff_bench.measure.engine.case import Case, Metric
-from lrdiff_bench.system.machine import Code, Conditions, Machine, Part
+from lrdiff_bench.system.machine import Code, Conditions, Machine
 from lrdiff_core.errors import DataError
 
 __all__ = [
     "SCHEMA",
     "ParityResult",
+    "Part",
     "ProcessResult",
     "Record",
     "SampleRow",
@@ -32,6 +33,12 @@ __all__ = [
 ]
 
 SCHEMA: Literal[1] = 1
+
+
+class Part(BaseModel):
+    """A part of a record: immutable, and an unknown or missing field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SampleRow(Part):

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lrdiff_bench.measure.cases.main_cases import CASES
@@ -29,8 +29,7 @@ from lrdiff_bench.measure.engine.record import (
     worst_parity,
 )
 from lrdiff_bench.measure.engine.registry import RESERVED
-from lrdiff_bench.measure.engine.timing import pinned
-from lrdiff_bench.system.machine import Code, Conditions, Machine, describe_conditions
+from lrdiff_bench.system.machine import Code, Conditions, Machine, describe_conditions, pinned
 from lrdiff_core.errors import CheckFailed, ConfigError, LrdiffError, UnavailableError
 
 __all__ = ["Row", "choose_cases", "measure_cases", "measure_here", "measure_in_copies"]
@@ -183,7 +182,7 @@ def measure_here(case: Case, effort: Effort) -> Record:
         ):
             blocks.sample()
         row = Row(case)
-        end = describe(blocks) | {"conditions": conditions.model_dump()}
+        end = describe(blocks) | {"conditions": asdict(conditions)}
     row._samples += [SampleRow(process=0, block=i, order=i, **one._asdict()) for i, one in enumerate(blocks.samples)]
     row._finish(0, end)
     return _record(row, end, None)

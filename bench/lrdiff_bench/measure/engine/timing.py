@@ -9,12 +9,8 @@ for the device at both ends, keep every sample and say how noisy the machine was
 
 from __future__ import annotations
 
-import gc
 import math
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +19,7 @@ import numpy as np
 from lrdiff_bench.measure.engine.blocks import Blocks, Clock, relative_iqr
 from lrdiff_bench.measure.engine.case import Case, Parity, Workload
 from lrdiff_bench.stats.intervals import Interval, bootstrap_interval
+from lrdiff_bench.system.machine import load_average, pinned, usable_cpus
 from lrdiff_core.errors import ConfigError
 
 __all__ = [
@@ -35,10 +32,7 @@ __all__ = [
     "Workload",
     "compare_cases",
     "judge",
-    "load_average",
-    "pinned",
     "time_case",
-    "usable_cpus",
 ]
 
 Verdict = Literal["faster", "slower", "equivalent", "unresolved"]
@@ -240,42 +234,6 @@ def judge(ratio: Interval, band: float = BAND) -> Verdict:
     if fast <= ratio.low and ratio.high <= slow:
         return "equivalent"
     return "unresolved"
-
-
-@contextmanager
-def pinned(threads: int) -> Iterator[int]:
-    """Measuring conditions: torch at ``threads`` intra-op threads, garbage collector off; both put back afterwards.
-
-    Yields the thread count that torch then reports.
-
-    Example:
-        >>> import gc
-        >>> with pinned(1) as count:
-        ...     print(count, gc.isenabled())
-        1 False
-    """
-    import torch
-
-    before, collecting = torch.get_num_threads(), gc.isenabled()
-    gc.collect()
-    torch.set_num_threads(threads)
-    gc.disable()
-    try:
-        yield torch.get_num_threads()
-    finally:
-        if collecting:
-            gc.enable()
-        torch.set_num_threads(before)
-
-
-def load_average() -> float | None:
-    """Runnable processes over the last minute; None where the system does not tell."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def usable_cpus() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _timing(blocks: Blocks, load: float | None, threads: int) -> Timing:
