@@ -117,7 +117,7 @@ class Scenario:
     """A truth and the verdicts that would be wrong.
 
     Attributes:
-        truth: of the compared scheme minus single; None where it depends on the tuning.
+        truth: gain of the compared scheme; None where it depends on the tuning.
         wrong: verdicts that count as wrong.
     """
 
@@ -144,13 +144,13 @@ SCENARIOS = (
     Scenario(
         name="twice the smallest difference",
         workload=Planted(schemes=(SINGLE, TEN), gain={"ratio 10": 2 * SMALLEST}),
-        truth=-2 * SMALLEST,
+        truth=2 * SMALLEST,
         wrong=("NO DIFFERENCE", "HURTS"),
     ),
     Scenario(
         name="twice it, the wrong way",
         workload=Planted(schemes=(SINGLE, TEN), gain={"ratio 10": -2 * SMALLEST}),
-        truth=2 * SMALLEST,
+        truth=-2 * SMALLEST,
         wrong=("NO DIFFERENCE", "HELPS"),
     ),
     Scenario(
@@ -162,7 +162,7 @@ SCENARIOS = (
     Scenario(  # truth: neither HELPS nor NO DIFFERENCE is right
         name="exactly the smallest difference",
         workload=Planted(schemes=(SINGLE, TEN), gain={"ratio 10": SMALLEST}),
-        truth=-SMALLEST,
+        truth=SMALLEST,
         wrong=("HELPS", "NO DIFFERENCE", "HURTS"),
     ),
     Scenario(
@@ -209,9 +209,9 @@ def simulate(scenario: Scenario, studies: int = 200, *, plan: Plan | None = None
         own = replace(plan or Plan(), report_seeds=30 if plan is None else plan.report_seeds)
         finished = run_study(workload, _scrambled(own, number), Memory())
         found = analyse(finished, draws=1000, curves=False)
-        judgement = found.judgement
-        verdicts[judgement.verdict] = verdicts.get(judgement.verdict, 0) + 1
-        covered += scenario.truth is None or judgement.low <= scenario.truth <= judgement.high
+        gain = found.gain
+        verdicts[gain.verdict.plain] = verdicts.get(gain.verdict.plain, 0) + 1
+        covered += scenario.truth is None or gain.low <= scenario.truth <= gain.high
         widened += any(search.widened for search in finished.searches)
     wrong = sum(count for verdict, count in verdicts.items() if verdict in scenario.wrong)
     return Counts(studies=studies, verdicts=verdicts, wrong=wrong, covered=covered, widened=widened)

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.stats
 
 from lrdiff_bench.measure.engine.ab import Side, compare_sides
 from lrdiff_bench.measure.engine.blocks import Sample
 from lrdiff_bench.measure.engine.calibration import band_for, calibration_of, keep_calibration
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.timing import Case, Workload
-from lrdiff_bench.stats.hierarchical import compare_paired, compare_unpaired, t_quantile
+from lrdiff_bench.stats.hierarchical import compare_paired, compare_unpaired
 from lrdiff_core.errors import ConfigError, DataError
 
 PROCESSES, ROUNDS = 8, 30  # what `lrdiff bench ab` takes
@@ -157,12 +156,6 @@ def test_exchanging_the_sides_mirrors_the_verdict() -> None:
     there, back = compare_paired(ratios), compare_paired([[1 / r for r in one] for one in ratios])
     assert (there.verdict, back.verdict) == ("slower", "faster")
     assert there.ratio.estimate == pytest.approx(1 / back.ratio.estimate)
-
-
-@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.999])
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 30, 101])
-def test_t_quantile_is_scipys(level: float, degrees: int) -> None:
-    assert t_quantile(level, degrees) == pytest.approx(scipy.stats.t.ppf((1 + level) / 2, degrees), rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_a_killed_workers_tile_is_done_again(held_map: tuple[Path, str, subproce
     (folder / "go").touch()
     out, err = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 0, err
-    assert "gain of the best pair" in out
+    assert "the best pair against the best single rate" in out
     assert "Traceback" not in err
     assert not psutil.pid_exists(lost)
     there = {int(line.split()[0]) for line in (folder / "calls.log").read_text().splitlines()}

@@ -9,9 +9,6 @@ import pytest
 from lrdiff_bench.cli import main
 from lrdiff_bench.measure.cases import step_peers, step_table
 from lrdiff_bench.measure.cases.step_table import (
-    at_least,
-    at_most,
-    judge_goal,
     make_rows,
     markdown,
     measure,
@@ -98,21 +95,6 @@ def test_the_sizes_are_those_of_the_shapes(fake):
     assert (199, 109_482_240) in sizes
     assert (1000, 1_024_000) in sizes
     assert min(count for tensors, count in sizes if tensors == 201) > 100_000
-
-
-@pytest.mark.parametrize(
-    ("goal", "ratio", "verdict"),
-    [
-        (at_least(4), (5, 4, 6), "met"),
-        (at_least(4), (5, 3.9, 6), "unresolved"),
-        (at_least(4), (3, 2, 3.9), "missed"),
-        (at_most(1.1), (1, 0.9, 1.1), "met"),
-        (at_most(1.1), (1.1, 1.05, 1.2), "unresolved"),
-        (at_most(1.1), (1.3, 1.2, 1.4), "missed"),
-    ],
-)
-def test_a_word_only_where_the_whole_interval_is_on_one_side(goal, ratio, verdict):
-    assert judge_goal(goal, ratio) == verdict
 
 
 def test_shapes_that_are_not_there():

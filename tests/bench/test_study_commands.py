@@ -90,7 +90,7 @@ def test_a_full_study_from_the_command_to_the_trials(capsys):
     done = run(capsys, "helpful", "--budget", "16")
     said = flat(done.out)
     assert "3 schemes x 16 points x 5 searches x 4 seeds = 960 trainings, then" in said
-    assert "HELPS: tuned ratio 10 against tuned single: -0.1" in said
+    assert "HELPS: tuned ratio 10 gains +0.1" in said
     assert "0.02 is the smallest difference that matters" in said
     for column in ("untuned default (0.001)", "tuned single", "tuned ratio 10"):
         assert column in said
@@ -107,7 +107,7 @@ def test_a_full_study_from_the_command_to_the_trials(capsys):
 
     traced = flat(run(capsys, "verdict", "helpful").out)
     document = json.loads(run(capsys, "verdict", "helpful", "--json").out)
-    assert document["verdict"]["verdict"] == "HELPS"
+    assert document["gain"]["verdict"] == "HELPS"
     for scheme in document["schemes"][::2]:
         for winner in scheme["winners"]:
             assert f'{scheme["name"]}, search {winner["search"] + 1}: trial {winner["trial"]} of "helpful"' in traced
@@ -148,8 +148,8 @@ def test_a_verdict_can_be_recomputed_from_its_trials_by_hand(capsys, studies):
         gap = np.sort(finals[1] - finals[0])
         gaps.append(gap[3:-3].mean())  # 12 seeds: the middle six
     storage.engine.dispose()
-    assert document["verdict"]["difference"] == pytest.approx(np.mean(gaps))
-    assert document["verdict"]["by_search"] == pytest.approx(gaps)
+    assert document["gain"]["estimate"] == pytest.approx(-np.mean(gaps))
+    assert document["gain"]["by_search"] == pytest.approx(-np.array(gaps))
 
 
 def test_quick_is_marked_in_every_output(capsys, suite, studies, drawn):
@@ -172,15 +172,15 @@ def test_all_of_them_with_holm_over_workloads(capsys, suite, studies):
     _, document, screen = suite
     assert [one["name"] for one in document["studies"]] == ["endless-quick", "helpful-quick", "nothing-quick"]
     together = document["suite"]
-    assert together["verdicts"]["helpful-quick"]["verdict"] == "HELPS"
-    assert together["verdicts"]["helpful-quick"]["holm_p"] >= together["verdicts"]["helpful-quick"]["p"]
+    assert together["gains"]["helpful-quick"]["verdict"] == "HELPS"
+    assert together["gains"]["helpful-quick"]["holm_p"] >= together["gains"]["helpful-quick"]["p"]
     assert len(together["schemes"]) == 5
     assert set(together["profiles"]) == {"tuned differential", "untuned default"}
     assert together["interquartile_mean"][1] <= together["interquartile_mean"][0] <= together["interquartile_mean"][2]
     assert "All workloads" in screen  # with --json it goes to stderr
     assert "widened for this scheme, searched again" in flat(screen)
     endless = document["studies"][0]
-    assert endless["verdict"]["verdict"] == "INCONCLUSIVE"
+    assert endless["gain"]["verdict"] == "INCONCLUSIVE"
     assert "still lies at the edge after widening once" in endless["void"]
 
     page = run(capsys, "export", "--out", "convergence.md")

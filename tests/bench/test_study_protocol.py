@@ -167,7 +167,7 @@ def test_the_scheme_of_the_verdict_is_chosen_on_validation_data():
 
     found = analyse(run_study(Contrary(schemes=(SINGLE, TENTH, TEN), setting_noise=0.005), SMALL, Memory()), draws=400)
     assert found.chosen == "ratio 0.1"
-    assert found.judgement.verdict == "NO DIFFERENCE"
+    assert found.gain.verdict == "NO DIFFERENCE"
     assert found.schemes["ratio 10"].verdict == "HELPS"
 
 
@@ -229,9 +229,9 @@ def test_an_optimum_at_infinity_is_inconclusive_and_says_so():
     finished = run_study(slope, SMALL, Memory(), watcher=news)
     assert "still lies at the edge after widening 2 times (free: high edge of the ratio of head)" in finished.void
     found = analyse(finished, draws=400)
-    assert found.judgement.verdict == "INCONCLUSIVE"
-    assert "edge" in found.judgement.reason
-    assert found.judgement.low < -SMALLEST  # the numbers alone would have said HELPS
+    assert found.gain.verdict == "INCONCLUSIVE"
+    assert "edge" in found.gain.reason
+    assert found.gain.low > SMALLEST  # the numbers alone would have said HELPS
 
 
 def test_a_plateau_is_no_edge():
@@ -379,7 +379,7 @@ def test_a_winner_that_diverges_on_fresh_seeds_is_not_dropped():
     finished = run_study(workload, SMALL, Memory())
     found = analyse(finished, draws=400)
     assert found.columns[2].diverged == pytest.approx(0.5)
-    assert found.judgement.verdict != "HELPS"  # half of the pairs are better by far, half are lost
+    assert found.gain.verdict != "HELPS"  # half of the pairs are better by far, half are lost
     facts = {"name": "x", "source": {}, "spec": {**vars(workload), "schemes": [{"name": "single"}]}, "versions": {}}
     document = document_of(finished, found, facts)
     assert document["columns"][2]["diverged"] == pytest.approx(0.5)
@@ -388,8 +388,8 @@ def test_a_winner_that_diverges_on_fresh_seeds_is_not_dropped():
 def test_accuracy_is_the_mirror_of_loss():
     loss = analyse(run_study(Planted(gain={"ratio 10": 0.05}), SMALL, Memory()), draws=400)
     accuracy = analyse(run_study(Planted(gain={"ratio 10": 0.05}, metric="accuracy"), SMALL, Memory()), draws=400)
-    assert accuracy.judgement.verdict == loss.judgement.verdict == "HELPS"
-    assert accuracy.judgement.difference == pytest.approx(loss.judgement.difference)
+    assert accuracy.gain.verdict == loss.gain.verdict == "HELPS"
+    assert accuracy.gain.estimate == pytest.approx(loss.gain.estimate)
     assert accuracy.columns[1].median.estimate == pytest.approx(1 - loss.columns[1].median.estimate)
     assert accuracy.target == pytest.approx(1 - loss.target)
     assert lower_is_better(np.array([0.2, np.nan]), "accuracy").tolist() == [-0.2, np.inf]

@@ -13,21 +13,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lrdiff_bench.maps.grid import Grid, parse_axis
-from lrdiff_bench.run.single_rates import SMALLEST_DIFFERENCE, verdict
-from lrdiff_bench.stats.intervals import median_interval, paired_difference
+from lrdiff_bench.stats.gain import SMALLEST_DIFFERENCE, judge_gain
+from lrdiff_bench.stats.intervals import LEVEL, median_interval, paired_difference
+from lrdiff_bench.stats.verdict import Verdict
 from lrdiff_core.errors import DataError
 
 __all__ = ["Findings", "find"]
 
 BAND_NUMBERS = 8_000_000  # of a band of rows (float64): 64 MB
 OFF = (0.5, 2.0)  # errors in a rate whose cost is told
-LEVEL = 0.95  # of the interval that a verdict rests on; fewer than six reporting seeds cannot give it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +61,7 @@ def find(dataset: Any) -> Findings:
 
     Returns:
         Findings whose document has: ``choices`` (``best single``, ``best pair``, ``as configured``: rates, place, loss
-        with interval, score, steps to target), ``gain`` and ``verdict`` of the pair over the single rate, ``share``
+        with interval, score, steps to target), ``gain`` of the pair over the single rate, ``share``
         of the plane better than the single rate, tied and diverged, ``cost`` of a rate that is 2 times off.
 
     Raises:
@@ -93,14 +93,9 @@ def find(dataset: Any) -> Findings:
     reference = None if best_single is None else single[best_single]
     tied, shares = _compare(dataset, grid, reporting, pair, reference)
     choices = _choices(dataset, grid, best, best_single, reporting)
-    gain = None
-    if reference is not None:
-        # Positive where the pair is better: the loss that it saves.
-        saved = paired_difference(reference[reporting], pair[reporting])
-        gain = {"median": saved.median, "low": saved.low, "high": saved.high}
     document = {
         "format": "lrdiff.map.findings",
-        "version": 1,
+        "version": 2,
         "title": dataset.attrs["title"],
         "loss": dataset.attrs["loss"],
         "unit": dataset["loss"].attrs["units"],
@@ -118,9 +113,8 @@ def find(dataset: Any) -> Findings:
         },
         "level": median_interval(np.zeros(len(seeds[reporting]))).level if half else 0.0,
         "choices": choices,
-        "gain": gain,
+        "gain": None if reference is None or not half else _gain(reference[reporting], pair[reporting]),
         "smallest_difference": SMALLEST_DIFFERENCE,
-        "verdict": None if reference is None else _verdict(reference, pair, reporting, half),
         "share": {**shares, "diverged": float((lost >= 0.5).mean()), "tied": float(tied.mean())},
         "cost": _costs(grid, lines, best, single, best_single, reporting),
         "border_cells": _border(lost >= 0.5),
@@ -133,12 +127,14 @@ def find(dataset: Any) -> Findings:
     )
 
 
-def _verdict(single: np.ndarray, pair: np.ndarray, reporting: slice, half: int) -> str:
-    if not half:
-        return "one seed tells nothing about others"
-    if median_interval(pair[reporting]).level < LEVEL:
-        return "too few seeds"
-    return verdict(paired_difference(pair[reporting], single[reporting]))
+def _gain(single: np.ndarray, pair: np.ndarray) -> dict[str, Any] | None:
+    """Of the pair over the single rate [seeds]; there was one search, so that luck in choosing is not in it."""
+    if len(pair) < 2:
+        return None
+    found = judge_gain(single[None], pair[None], smallest=SMALLEST_DIFFERENCE)
+    if median_interval(pair).level < LEVEL:  # fewer than six
+        found = replace(found, verdict=Verdict.INCONCLUSIVE, p=1.0, reason="a verdict takes 12 seeds or more")
+    return asdict(found)
 
 
 def _compare(

@@ -7,16 +7,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lrdiff_bench.report.gains import beside, verdict_text
+
 __all__ = ["as_text", "axis_in_words", "interval", "number", "seeds_in_words"]
 
 WIDTH = 80
-ANSWERS = {
-    "differential rates win": "two rates win",
-    "single rate wins": "the single rate wins",
-    "no difference": "no difference",
-    "inconclusive": "inconclusive",
-    "too few seeds": "inconclusive, a verdict takes 12 seeds or more",
-}
 
 
 def as_text(document: Mapping[str, Any]) -> str:
@@ -128,21 +123,22 @@ def _table(document: Mapping[str, Any]) -> list[str]:
 
 
 def _gain(document: Mapping[str, Any]) -> list[str]:
-    gain = document["gain"]
-    if gain is None:
+    if not document["singles"]:
         return _wrapped("no single rate lies in this plane, so nothing is compared with one")
-    saved = _told(gain, document, signed=True)
     height, width = document["cells"]
     tries = f"the pair was chosen among {height * width}, the single rate among {document['singles']}"
-    if not document["seeds"]["apart"]:
+    gain = document["gain"]
+    if gain is None:
         return _wrapped(
-            f"the best pair's loss is lower than the best single rate's by {number(gain['median'])} on the seed that "
-            f"chose both: the best of many is partly luck; {tries}"
+            "one reporting seed cannot say what the best pair gains over the best single rate: the best of many is "
+            f"partly luck; {tries}"
         )
-    answer = ANSWERS[document["verdict"]]
     smallest = f"{document['smallest_difference']:g} is the smallest difference that matters"
-    gained = f"gain of the best pair over the best single rate, paired by seed: {saved}"
-    return _wrapped(f"{gained}: {answer} ({smallest}); {tries}")
+    return [
+        *_wrapped(f"the best pair against the best single rate: {verdict_text(gain)} ({smallest})"),
+        *_wrapped(f"gain in loss, interquartile mean over pairs of one seed with 95 % interval; {beside(gain)}"),
+        *_wrapped(tries),
+    ]
 
 
 def _shares(document: Mapping[str, Any]) -> list[str]:

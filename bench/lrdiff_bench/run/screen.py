@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from lrdiff_bench.report.parity_table import draw_parity, eps
 from lrdiff_bench.report.tables import INDENT, heading, interval, label, line, number, numbers, plain_table, shape
 from lrdiff_bench.report.terminal_chart import draw_curves
-from lrdiff_bench.run.single_rates import SMALLEST_DIFFERENCE
+from lrdiff_bench.stats.gain import SMALLEST_DIFFERENCE
 
 __all__ = ["DRAW", "TITLES", "Screen"]
 

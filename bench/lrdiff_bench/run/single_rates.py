@@ -16,15 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lrdiff_bench.stats.gain import SMALLEST_DIFFERENCE
 from lrdiff_bench.stats.intervals import PairedDifference, median_interval, paired_difference
 from lrdiff_core.config import RunConfig
 from lrdiff_core.data import Table, load_table
 from lrdiff_core.loop import Trained, set_up, train
 
-__all__ = ["SMALLEST_DIFFERENCE", "Comparison", "Scheme", "compare_single_rates", "verdict"]
-
-SMALLEST_DIFFERENCE = 0.01
-"""Smallest difference in loss that matters: nats for classes, parts of the target's variance for regression."""
+__all__ = ["Comparison", "Scheme", "compare_single_rates", "verdict"]
 
 FIRST_REPORTING_SEED = 1_000  # apart from the run's own seed and from the tuning seeds
 FIRST_TUNING_SEED = 1_000_000

@@ -18,16 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lrdiff_bench.measure.engine.timing import BAND, Verdict, judge
-from lrdiff_bench.stats.intervals import Interval
+from lrdiff_bench.stats.intervals import LEVEL, Interval, widening
+from lrdiff_bench.stats.verdict import BAND, Verdict, speed_verdict
 from lrdiff_core.errors import DataError
 
-__all__ = ["Outcome", "compare_paired", "compare_unpaired", "t_quantile", "widening"]
+__all__ = ["Outcome", "compare_paired", "compare_unpaired"]
 
 DRAWS = 2000
 MOST_MORE = 1000.0  # an unresolved comparison that needs so many times more is not worth it
-LEVEL = 0.95
-_NORMAL = 1.959963984540054  # two-sided 95 % of the normal distribution
 
 Groups = Sequence[Sequence[float]]  # [processes][values]
 
@@ -71,7 +69,7 @@ def compare_paired(ratios: Groups, *, band: float = BAND, seed: int = 0) -> Outc
         DataError: a process without pairs, or a time that is not positive and finite.
 
     Example:
-        >>> compare_paired([[1.10, 1.11, 1.09], [1.10, 1.10, 1.11], [1.09, 1.10, 1.10]]).verdict
+        >>> compare_paired([[1.10, 1.11, 1.09], [1.10, 1.10, 1.11], [1.09, 1.10, 1.10]]).verdict.value
         'slower'
     """
     logs = _logarithms(ratios)
@@ -96,7 +94,7 @@ def compare_unpaired(a: Groups, b: Groups, *, band: float = BAND, seed: int = 0)
         DataError: a process without blocks, or a time that is not positive and finite.
 
     Example:
-        >>> compare_unpaired([[1.0, 1.1]], [[1.0, 1.1]]).verdict  # one process cannot tell
+        >>> compare_unpaired([[1.0, 1.1]], [[1.0, 1.1]]).verdict.value  # one process cannot tell
         'unresolved'
     """
     first, second = _logarithms(a), _logarithms(b)
@@ -108,48 +106,6 @@ def compare_unpaired(a: Groups, b: Groups, *, band: float = BAND, seed: int = 0)
     draws = _draw(second, generator) - _draw(first, generator)
     low, high = _widened(draws, estimate, len(fewer))
     return _outcome(estimate, low, high, band, fewer)
-
-
-def t_quantile(level: float, degrees: int) -> float:
-    """Two-sided quantile of Student's t: ``P[|T| <= t] = level``.
-
-    Example:
-        >>> round(t_quantile(0.95, 1), 3), round(t_quantile(0.95, 9), 3)
-        (12.706, 2.262)
-
-    Source: Abramowitz and Stegun 1964, 26.7.3 and 26.7.4 (finite sums for whole degrees of freedom).
-    """
-    low, high = 0.0, math.pi / 2  # theta = atan(t / sqrt(degrees))
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _t_probability(middle, degrees) < level:
-            low = middle
-        else:
-            high = middle
-    return math.tan((low + high) / 2) * math.sqrt(degrees)
-
-
-def widening(processes: int) -> float:
-    """What percentiles of bootstrap draws are to be multiplied with, as t widens the normal.
-
-    Resampling n values has the variance (n - 1) / n of theirs, and n of them know their spread only to t's accuracy.
-
-    Example:
-        >>> round(widening(4), 2), round(widening(16), 2)
-        (1.87, 1.12)
-    """
-    return t_quantile(LEVEL, processes - 1) / _NORMAL * math.sqrt(processes / (processes - 1))
-
-
-def _t_probability(theta: float, degrees: int) -> float:
-    sine, cosine = math.sin(theta), math.cos(theta)
-    odd = degrees % 2
-    term = cosine if odd else 1.0
-    total = 0.0
-    for k in range(1 + odd, degrees, 2):
-        total += term
-        term *= cosine * cosine * k / (k + 1)
-    return 2.0 / math.pi * (theta + sine * total) if odd else sine * total
 
 
 def _logarithms(groups: Groups) -> list[NDArray[np.float64]]:
@@ -185,10 +141,10 @@ def _outcome(
     estimate: float, below: float, above: float, band: float, groups: Sequence[NDArray[np.float64]]
 ) -> Outcome:
     ratio = Interval(math.exp(estimate), math.exp(estimate - below), math.exp(min(estimate + above, 700.0)), LEVEL)
-    verdict = judge(ratio, band)
+    verdict = speed_verdict(ratio, band)
     processes = len(groups)
     more = None
-    if verdict == "unresolved":
+    if verdict is Verdict.UNRESOLVED:
         more = 1
         distance = abs(abs(estimate) - math.log1p(band))
         width = max(below, above)

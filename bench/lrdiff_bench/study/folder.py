@@ -192,7 +192,7 @@ def list_studies(url: str) -> list[dict[str, Any]]:
         if not facts.keys() >= {"plan", "spec", "source"}:
             continue  # somebody else's, or one that was killed before it had written what it is about
         try:
-            state = read_study(url, name, curves=False)["verdict"]["verdict"]
+            state = read_study(url, name, curves=False)["gain"]["verdict"]
         except CheckpointError:
             state = "not finished"
         found.append(

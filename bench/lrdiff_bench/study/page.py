@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lrdiff_bench.report import gains
 from lrdiff_bench.study import words
 
 __all__ = ["markdown"]
@@ -34,16 +35,16 @@ def markdown(
     if modes != {"full"}:
         lines += ["", "**QUICK or REDUCED studies are among these: they are looks, not the protocol.**"]
     head = ["workload", "metric", "untuned default", "tuned single", "tuned differential", "scheme"]
-    head += ["difference [95 %]", "better in % of pairs", "verdict"]
+    head += ["gain [95 %]", "better in % of pairs", "verdict"]
     lines += ["", "## Verdicts", "", *_table(head, words.suite_rows(documents, suite)), ""]
     lines.append(
-        "Medians over fresh seeds on test data; the difference is that of the tuned differential scheme (chosen on "
-        "validation data) to the tuned single rate, an interquartile mean over pairs."
+        "Medians over fresh seeds on test data; the gain is that of the tuned differential scheme (chosen on "
+        "validation data) over the tuned single rate, an interquartile mean over pairs; positive is better."
     )
     if suite is not None:
         lines += [
             f"Verdicts are after Holm's correction over {len(documents)} workloads. Over all runs the gain is "
-            f"{words.interval(suite['interquartile_mean'], sign=True)} smallest differences",
+            f"{gains.interval(suite['interquartile_mean'], sign=True)} smallest differences",
             "(interquartile mean, stratified bootstrap over seeds, luck in tuning not counted; above zero is better).",
         ]
     lines += _shown(pictures, ("verdicts", "profile"))
@@ -74,11 +75,12 @@ def _study(document: Document, suite: Mapping[str, Any] | None, pictures: Sequen
     lines += _table(
         [
             "scheme",
-            "difference [95 %]",
+            "gain [95 %]",
             "better in % of pairs",
             "verdict",
             "diverged in the search",
             "winning base rates and ratios",
+            "beside the interquartile mean",
         ],
         words.scheme_rows(document, corrected),
     )
@@ -87,7 +89,7 @@ def _study(document: Document, suite: Mapping[str, Any] | None, pictures: Sequen
         "*: chosen on validation data.",
         *(f"{text}." for text in words.space_lines(document)),
         *(f"Best of k trials, {text}." for text in words.crossing_lines(document)),
-        "No target: the baseline diverged." if target is None else f"Target: {words.number(target)}.",
+        "No target: the baseline diverged." if target is None else f"Target: {gains.number(target)}.",
         f"{words.budget_line(document)}; {_seeds(document)}.",
     ]
     lines += ["", *(f"- {note}" for note in notes)]

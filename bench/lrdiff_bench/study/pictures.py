@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lrdiff_bench.report.figures import save_figure
+from lrdiff_bench.stats.gain import CLIP
 from lrdiff_bench.study import words
-from lrdiff_bench.study.analysis.judge import CLIP
 
 __all__ = ["draw_document", "draw_suite_pictures"]
 
@@ -27,7 +27,15 @@ LOOKS: tuple[tuple[str, Any], ...] = (
     ("#56B4E9", (0, (8, 2))),
     ("#7F7F7F", (0, (2, 2))),
 )
-VERDICTS = {"HELPS": "#009E73", "HURTS": "#D55E00", "NO DIFFERENCE": "#0072B2", "INCONCLUSIVE": "#7F7F7F"}
+VERDICTS = {
+    "HELPS": "#009E73",
+    "HELPS ON AVERAGE": "#009E73",
+    "HELPS BUT DIVERGES": "#E69F00",
+    "NO DIFFERENCE": "#0072B2",
+    "HURTS ON AVERAGE": "#D55E00",
+    "HURTS": "#D55E00",
+    "INCONCLUSIVE": "#7F7F7F",
+}
 Document = Mapping[str, Any]
 
 
@@ -91,12 +99,10 @@ def _best_of(document: Document) -> Figure:
 
 
 def _pairs(document: Document) -> Figure:
-    """Every pair's difference as a dot, the estimate with its interval, and the band that does not matter."""
-    flip = -1.0 if document["workload"]["metric"] == "accuracy" else 1.0
+    """Every pair's gain as a dot, the estimate with its interval, and the band that does not matter."""
+    sign = 1.0 if document["workload"]["metric"] == "accuracy" else -1.0
     schemes = document["schemes"][1:]
-    figure, panel = _panel(
-        document, "difference to the tuned single rate on fresh seeds", height=1.6 + 0.75 * len(schemes)
-    )
+    figure, panel = _panel(document, "gain over the tuned single rate on fresh seeds", height=1.6 + 0.75 * len(schemes))
     smallest = document["workload"]["smallest_difference"]
     panel.axvspan(-smallest, smallest, color="#999999", alpha=0.18, linewidth=0)
     panel.axvline(0.0, color="#333333", linewidth=0.7)
@@ -104,27 +110,28 @@ def _pairs(document: Document) -> Figure:
     single = document["schemes"][0]["winners"]
     extent = [-2.0 * smallest, 2.0 * smallest]
     for at, (scheme, (color, _)) in enumerate(zip(schemes, LOOKS[1:], strict=False)):
-        gaps = np.concatenate([_gap(winner, base) for winner, base in zip(scheme["winners"], single, strict=True)])
+        gaps = sign * np.concatenate(
+            [_gap(winner, base) for winner, base in zip(scheme["winners"], single, strict=True)]
+        )
         gaps = gaps[np.isfinite(gaps)]
         if len(gaps):
             panel.plot(
                 gaps, at + generator.uniform(0.08, 0.36, len(gaps)), ".", color=color, markersize=2.5, alpha=0.35
             )
             extent += list(np.quantile(gaps, (0.01, 0.99)))
-        one = scheme["judgement"]
-        low, high = sorted((flip * one["low"], flip * one["high"]))
+        one = scheme["gain"]
+        low, high = one["low"], one["high"]
         panel.plot([low, high], [at, at], color=color, linewidth=2.4, solid_capstyle="butt")
-        panel.plot(flip * one["difference"], at, "o", color=color, markersize=6)
+        panel.plot(one["estimate"], at, "o", color=color, markersize=6)
         extent += [low, high]
     panel.set_yticks(
         range(len(schemes)),
-        [f"{s['name']}{' *' if s['name'] == document['chosen'] else ''}\n{s['judgement']['verdict']}" for s in schemes],
+        [f"{s['name']}{' *' if s['name'] == document['chosen'] else ''}\n{s['gain']['verdict']}" for s in schemes],
     )
     panel.set_ylim(-0.5, len(schemes) - 0.4)
     widest = min(max(map(abs, extent)), 40.0 * smallest)
     panel.set_xlim(-1.06 * widest, 1.06 * widest)
-    better = "higher is better" if flip < 0 else "lower is better"
-    panel.set_xlabel(f"{document['workload']['metric']} minus that of single ({better}; grey: does not matter; 95 %)")
+    panel.set_xlabel(f"gain in {document['workload']['metric']} over single (grey: does not matter; 95 %)")
     panel.grid(visible=False, axis="y")
     return figure
 
@@ -186,8 +193,8 @@ def _verdicts(documents: Sequence[Document], suite: Mapping[str, Any] | None) ->
     figure, panel = _plain_panel(height=1.7 + 0.55 * len(documents), width=9.5)
     names, widest = [], 2.0
     for at, document in enumerate(reversed(documents)):
-        one = document["verdict"] if suite is None else suite["verdicts"][document["name"]]
-        gain, low, high = (-one[key] / one["smallest"] for key in ("difference", "high", "low"))
+        one = document["gain"] if suite is None else suite["gains"][document["name"]]
+        gain, low, high = (one[key] / one["smallest"] for key in ("estimate", "low", "high"))
         widest = max(widest, abs(low), abs(high))
         color = VERDICTS[one["verdict"]]
         panel.plot([low, high], [at, at], color=color, linewidth=3, solid_capstyle="butt")

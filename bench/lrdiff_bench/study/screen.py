@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from lrdiff_bench.report import gains
 from lrdiff_bench.report.tables import line, plain_table
 from lrdiff_bench.study import words
 
 __all__ = ["LiveWatcher", "draw_study", "draw_suite", "draw_trace"]
 
-COLORS = {"HELPS": "green", "HURTS": "red", "NO DIFFERENCE": "cyan", "INCONCLUSIVE": "yellow"}
+COLORS = gains.TERMINAL_COLORS
 STAGES = {"search": "searching", "report": "fresh seeds"}
 Document = Mapping[str, Any]
 
@@ -71,31 +72,29 @@ def draw_study(console: Console, document: Document) -> None:
     if document["mode"] != "full":
         line(console, words.MODES[document["mode"]] + _because(document), "bold yellow")
     console.print()
-    line(console, words.verdict_text(document), f"bold {COLORS[document['verdict']['verdict']]}")
+    line(console, words.verdict_text(document), f"bold {COLORS[document['gain']['verdict']]}")
     console.print()
     table = plain_table(f"{workload['metric']} on test data", "median [95 %]", "diverged", "to the target")
     for row in words.column_rows(document):
         table.add_row(*row)
     console.print(table)
     console.print()
-    table = plain_table("scheme", "minus single [95 %]", "better %", "verdict")
+    table = plain_table("scheme", "gain over single [95 %]", "better %", "verdict")
     rows = words.scheme_rows(document)
     for row in rows:
         table.add_row(row[0], row[1], row[2], Text(row[3], style=COLORS.get(row[3], "")))
     console.print(table)
     holm = f" after Holm's correction over {len(document['schemes']) - 1}" if len(document["schemes"]) > 2 else ""
-    line(
-        console,
-        f"* chosen on validation data; better %: of the pairs; verdicts{holm}",
-        "dim",
-    )
+    line(console, f"* chosen on validation data; better %: of the pairs; verdicts{holm}", "dim")
+    for row in rows[1:]:
+        line(console, f"{row[0].removesuffix(' *')}: {row[6]}")
     line(console, "diverged while searching: " + ", ".join(f"{row[0].removesuffix(' *')} {row[4]}" for row in rows))
     for text in (*words.space_lines(document), *_best_of(document)):
         line(console, text)
     if document["target"] is not None:
         line(
             console,
-            f"target: {workload['metric']} {words.number(document['target'])}, what the single rate tuned with all "
+            f"target: {workload['metric']} {gains.number(document['target'])}, what the single rate tuned with all "
             "searches has reached after three quarters of its steps, median of fresh seeds",
             "dim",
         )
@@ -114,7 +113,7 @@ def _best_of(document: Document) -> list[str]:
 def draw_suite(console: Console, documents: Sequence[Document], suite: Mapping[str, Any] | None) -> None:
     """Print the table of verdicts."""
     console.print(Text("\nAll workloads", style="bold cyan"))
-    table = plain_table("workload", "differential", "minus single [95 %]", "verdict")
+    table = plain_table("workload", "differential", "gain over single [95 %]", "verdict")
     for column in table.columns[:2]:  # names give way, numbers stay whole
         column.no_wrap, column.overflow = False, "fold"
     for row in words.suite_rows(documents, suite):
@@ -125,7 +124,7 @@ def draw_suite(console: Console, documents: Sequence[Document], suite: Mapping[s
         line(
             console,
             "gain over the tuned single rate, interquartile mean over all runs in smallest differences: "
-            f"{words.interval(suite['interquartile_mean'], sign=True)} (luck in tuning not counted)",
+            f"{gains.interval(suite['interquartile_mean'], sign=True)} (luck in tuning not counted)",
         )
     if any(document["mode"] != "full" for document in documents):
         line(console, "QUICK or REDUCED: not by the full protocol", "bold yellow")
@@ -133,40 +132,39 @@ def draw_suite(console: Console, documents: Sequence[Document], suite: Mapping[s
 
 def draw_trace(console: Console, document: Document, *, storage: str) -> None:
     """Print where the verdict comes from: from the sentence to the trials in the storage."""
-    workload, one = document["workload"], document["verdict"]
-    flip = -1.0 if workload["metric"] == "accuracy" else 1.0
+    one = document["gain"]
     line(console, f"{document['name']}: {words.verdict_text(document)}", f"bold {COLORS[one['verdict']]}")
     if document["mode"] != "full":
         line(console, words.MODES[document["mode"]], "bold yellow")
     console.print()
     line(console, f"1. Each search's winners, chosen on validation data, and what they have on {_seeds(document)}:")
-    table = plain_table("search", "scheme", "trial", "rate, ratios", "validation", "test", "minus single")
+    table = plain_table("search", "scheme", "trial", "rate, ratios", "validation", "test", "gain")
     chosen = [document["schemes"][0], next(s for s in document["schemes"] if s["name"] == document["chosen"])]
     for search in range(document["plan"]["repeats"]):
         for i, scheme in enumerate(chosen):
             winner = scheme["winners"][search]
             table.add_row(
                 str(search + 1), scheme["name"], _trial(winner), _parameters(winner),
-                words.number(winner["validation"]),
-                words.number(_middle(winner.get("report", []))),
-                "" if i == 0 else words.number(flip * one["by_search"][search], sign=True),
+                gains.number(winner["validation"]),
+                gains.number(_middle(winner.get("report", []))),
+                "" if i == 0 else gains.number(one["by_search"][search], sign=True),
             )  # fmt: skip
     console.print(table)
     line(
         console,
-        "test: interquartile mean over fresh seeds; minus single: the same of the differences, pair by pair",
+        "test: interquartile mean over fresh seeds; gain: the same of the gains over the single rate, pair by pair",
         "dim",
     )
     console.print()
     line(
         console,
-        f"2. Their mean is {words.number(flip * one['difference'], sign=True)}; with the spread over seeds and over "
-        f"searches, 95 %: {words.difference(one, document)}. Better in {words.better(one)} % of the "
-        f"{one['searches']} x {one['seeds']} pairs.",
+        f"2. Their mean is {gains.number(one['estimate'], sign=True)}; with the spread over seeds and over "
+        f"searches, 95 %: {gains.gain(one)}. Better in {gains.better(one)} % of the "
+        f"{one['searches']} x {one['seeds']} pairs; {gains.beside(one)}.",
     )
     line(
         console,
-        f"3. The smallest difference that matters was fixed at {words.number(one['smallest'])}. So: {one['verdict']}.",
+        f"3. The smallest difference that matters was fixed at {gains.number(one['smallest'])}. So: {one['verdict']}.",
     )
     console.print()
     line(console, "4. The trials, as the storage numbers them:")
@@ -199,7 +197,7 @@ def _parameters(winner: Mapping[str, Any]) -> str:
 def _middle(values: Sequence[float | None]) -> float | None:
     import numpy as np
 
-    from lrdiff_bench.study.analysis.judge import interquartile_mean
+    from lrdiff_bench.stats.gain import interquartile_mean
 
     if not values or any(value is None for value in values):
         return None

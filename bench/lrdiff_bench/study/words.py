@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lrdiff_bench.study.analysis.judge import CLIP
+from lrdiff_bench.report.gains import beside, better, gain, interval, number, percent
 
 __all__ = [
     "MODES",
     "budget_line",
     "column_rows",
     "crossing_lines",
-    "number",
     "scheme_rows",
     "space_lines",
     "suite_rows",
@@ -30,45 +28,12 @@ MODES = {
 Document = Mapping[str, Any]
 
 
-def number(value: float | None, *, sign: bool = False) -> str:
-    """Three digits, a word for what is not finite.
-
-    Example:
-        >>> number(0.12345), number(0.5, sign=True), number(None)
-        ('0.123', '+0.5', 'inf')
-    """
-    return "inf" if value is None else f"{value:{'+' if sign else ''}.3g}"
-
-
-def interval(three: Sequence[float | None], *, sign: bool = False) -> str:
-    """Estimate and interval."""
-    a, low, high = (number(one, sign=sign) for one in three)
-    return f"{a} [{low}, {high}]"
-
-
-def difference(judgement: Mapping[str, Any], document: Document) -> str:
-    """Scheme minus single in the metric's own direction; what is clipped is said to be more."""
-    flip = -1.0 if document["workload"]["metric"] == "accuracy" else 1.0
-    low, high = sorted((flip * judgement["low"], flip * judgement["high"]))
-    estimate = flip * judgement["difference"]
-    if abs(estimate) >= 0.5 * CLIP * judgement["smallest"]:
-        return f"{'more' if estimate > 0 else 'less'} than {number(0.5 * CLIP * judgement['smallest'])} apart"
-    return interval((estimate, low, high), sign=True)
-
-
-def better(judgement: Mapping[str, Any]) -> str:
-    """Probability of improvement in per cent."""
-    a, low, high = (100 * judgement[f"improvement{end}"] for end in ("", "_low", "_high"))
-    return f"{a:.0f} [{low:.0f}, {high:.0f}]"
-
-
-def verdict_text(document: Document, judgement: Mapping[str, Any] | None = None) -> str:
-    """The verdict in one sentence, with its reason where it is inconclusive."""
-    one = document["verdict"] if judgement is None else judgement
-    workload = document["workload"]
+def verdict_text(document: Document) -> str:
+    """The verdict in one sentence, with its reason where it has one."""
+    one, workload = document["gain"], document["workload"]
     text = (
-        f"{one['verdict']}: tuned {document['chosen']} against tuned {workload['schemes'][0]['name']}: "
-        f"{difference(one, document)} {workload['metric']}, better in {better(one)} % of the pairs; "
+        f"{one['verdict']}: tuned {document['chosen']} gains {gain(one)} {workload['metric']} over tuned "
+        f"{workload['schemes'][0]['name']}, better in {better(one)} % of the pairs; "
         f"{number(workload['smallest_difference'])} is the smallest difference that matters"
     )
     return f"{text}; {one['reason']}" if one["reason"] else text
@@ -85,7 +50,7 @@ def column_rows(document: Document) -> list[list[str]]:
         (f"tuned {chosen}", chosen),
     ):
         column = by_name[name]
-        rows.append([label, interval(column["median"]), _percent(column["diverged"]), time_text(column)])
+        rows.append([label, interval(column["median"]), percent(column["diverged"]), time_text(column)])
     return rows
 
 
@@ -99,7 +64,7 @@ def time_text(column: Mapping[str, Any]) -> str:
 
 
 def scheme_rows(document: Document, corrected: Mapping[str, Any] | None = None) -> list[list[str]]:
-    """Every scheme: name, difference to single, improvement, verdict, diverged, winning base rates.
+    """Every scheme: name, gain over single, improvement, verdict, diverged in the search, winners, what stands beside.
 
     Args:
         document: of a study.
@@ -107,18 +72,19 @@ def scheme_rows(document: Document, corrected: Mapping[str, Any] | None = None) 
     """
     rows = []
     for scheme in document["schemes"]:
-        one = scheme["judgement"]
+        one = scheme["gain"]
         if one is not None and corrected is not None:
             one = corrected[f"{document['name']} / {scheme['name']}"]
         mark = " *" if scheme["name"] == document["chosen"] else ""
         rows.append(
             [
                 scheme["name"] + mark,
-                "" if one is None else difference(one, document),
+                "" if one is None else gain(one),
                 "" if one is None else better(one),
                 "" if one is None else one["verdict"],
-                _percent(scheme["runs_diverged"]),
+                percent(scheme["runs_diverged"]),
                 winning(scheme),
+                "" if one is None else beside(one),
             ]
         )
     return rows
@@ -187,10 +153,10 @@ def versions_line(document: Document) -> str:
 
 
 def suite_rows(documents: Sequence[Document], suite: Mapping[str, Any] | None) -> list[list[str]]:
-    """The table of verdicts: workload, the three columns, difference, improvement, verdict."""
+    """The table of verdicts: workload, the three columns, gain, improvement, verdict."""
     rows = []
     for document in documents:
-        one = document["verdict"] if suite is None else suite["verdicts"][document["name"]]
+        one = document["gain"] if suite is None else suite["gains"][document["name"]]
         label = f" ({document['workload']['label']})" if document["workload"]["label"] else ""
         mode = "" if document["mode"] == "full" else f" {document['mode'].upper()}"
         medians = [row[1] for row in column_rows(document)]
@@ -200,7 +166,7 @@ def suite_rows(documents: Sequence[Document], suite: Mapping[str, Any] | None) -
                 document["workload"]["metric"],
                 *medians,
                 document["chosen"],
-                difference(one, document),
+                gain(one),
                 better(one),
                 one["verdict"],
             ]
@@ -214,7 +180,3 @@ def _clock(seconds: float) -> str:
         if seconds * factor >= 1.0:
             return f"{seconds * factor:.2g} {unit}" if seconds * factor < 100 else f"{seconds * factor:.0f} {unit}"
     return f"{seconds * 1e6:.0f} us"
-
-
-def _percent(share: float) -> str:
-    return "0 %" if share == 0 else f"{max(1, math.floor(100 * share + 0.5))} %"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdiff_bench.measure.cases.population_speed import HEAD, Row, SpeedCase, line, measure, ours
+from lrdiff_bench.stats.verdict import Goal, Verdict
 from lrdiff_bench.system.machine import provenance, provenance_lines
 from lrdiff_bench.system.memory import peak_resident_bytes
 from lrdiff_bench.system.run_folder import json_ready
@@ -100,13 +101,12 @@ def goal_of(row: Row) -> float | None:
     return GOALS.get(of)
 
 
-def verdict_of(row: Row) -> str | None:
-    """``"met"``, ``"missed"``, or ``"unresolved"`` where the interval holds the goal; None without one."""
+def verdict_of(row: Row) -> Verdict | None:
+    """Whether the goal is met; None without one, or where nothing was measured."""
     goal = goal_of(row)
     if goal is None or row.ratio is None:
         return None
-    _, low, high = row.ratio
-    return "met" if low >= goal else "missed" if high < goal else "unresolved"
+    return Goal(least=goal, text="times as fast").verdict(*row.ratio[1:])
 
 
 def train_many(members: int, threads: int) -> None:

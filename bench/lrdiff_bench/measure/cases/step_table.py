@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -20,36 +20,20 @@ from lrdiff_bench.measure.cases import step_peers
 from lrdiff_bench.measure.cases.state import model_shapes
 from lrdiff_bench.measure.engine import timing
 from lrdiff_bench.stats.intervals import Interval, bootstrap_interval
+from lrdiff_bench.stats.verdict import BAND, Goal, Verdict
 from lrdiff_bench.system.machine import provenance, provenance_lines
 from lrdiff_core.devices import compiler_status
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import write_text
 from lrdiff_core.optim import AdamW
 
-__all__ = ["Goal", "Row", "SHAPES", "judge_goal", "make_rows", "markdown", "measure", "measure_all", "run_table"]
-
-Verdict = Literal["met", "missed", "unresolved", "unavailable"]
+__all__ = ["Row", "SHAPES", "make_rows", "markdown", "measure", "measure_all", "run_table"]
 
 OURS = "lrdiff"
 SHAPES = ("mlp", "transformer", "many", "bert")
 ROUNDS, QUICK_ROUNDS = 20, 6  # of four blocks; six is the least that an interval can be made of
 BERT_ROUNDS = 8  # of four blocks of one step of 0.1 to 0.3 s
 INSTALL = {"optax multi_transform": "optax"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Goal:
-    """What a row is to reach.
-
-    Args:
-        bound: of the row's ratio.
-        most: the ratio may be at most the bound; otherwise it must be at least that.
-        text: as people read it.
-    """
-
-    bound: float
-    most: bool
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +65,7 @@ class Row:
     theirs: float | None = None
     ratio: tuple[float, float, float] | None = None
     noise: float | None = None
-    verdict: Verdict = "unavailable"
+    verdict: Verdict = Verdict.UNAVAILABLE
     reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,28 +90,12 @@ Factory = Callable[[step_peers.Case], step_peers.Peer]
 
 def at_least(bound: float, text: str | None = None) -> Goal:
     """A goal from below: ``at least 4x faster``."""
-    return Goal(bound=bound, most=False, text=text or f"at least {bound:g}x faster")
+    return Goal(least=bound, text=text or f"at least {bound:g}x faster")
 
 
 def at_most(bound: float) -> Goal:
     """A goal from above, in times the step with one rate."""
-    return Goal(bound=bound, most=True, text=f"at most {bound:g}x")
-
-
-def judge_goal(goal: Goal, ratio: tuple[float, float, float]) -> Verdict:
-    """Whether a goal is met: only where the whole interval is on one side of the bound is there a word for it.
-
-    Example:
-        >>> goal = at_least(4.0)
-        >>> judge_goal(goal, (5.0, 4.5, 5.5)), judge_goal(goal, (4.1, 3.9, 4.4)), judge_goal(goal, (3.0, 2.9, 3.1))
-        ('met', 'unresolved', 'missed')
-    """
-    _, low, high = ratio
-    if (high <= goal.bound) if goal.most else (low >= goal.bound):
-        return "met"
-    if (low > goal.bound) if goal.most else (high < goal.bound):
-        return "missed"
-    return "unresolved"
+    return Goal(most=bound, text=f"at most {bound:g}x")
 
 
 def make_rows(shapes: Sequence[str] = SHAPES, *, peers: bool = True) -> list[Task]:
@@ -172,7 +140,7 @@ def measure(task: Task, *, threads: int = 1, quick: bool = False) -> Row:
         if task.inverse:  # against itself: a few per cent decide, and so much lies in where the tensors lie
             results.append(timing.compare_cases(theirs, ours, rounds=rounds, threads=threads))
     except _SideFault as problem:  # a result, not an end: a peer's own, or ours, and then the goal is missed
-        return replace(row, reason=str(problem), verdict="missed" if problem.ours else "unavailable")
+        return replace(row, reason=str(problem), verdict=Verdict.MISSED if problem.ours else Verdict.UNAVAILABLE)
     finally:
         gc.collect()
         if "torch._dynamo" in sys.modules:
@@ -190,7 +158,7 @@ def measure(task: Task, *, threads: int = 1, quick: bool = False) -> Row:
         theirs=_middle([other.median for _, other in sides]),
         ratio=ratio,
         noise=max(side.noise.relative_iqr for pair in sides for side in pair),
-        verdict=judge_goal(row.goal, ratio),
+        verdict=row.goal.verdict(*ratio[1:]),
     )
 
 
@@ -336,7 +304,7 @@ def _many(installed: dict[str, Factory]) -> Iterator[Task]:
 def _bert(installed: dict[str, Factory]) -> Iterator[Task]:
     case = step_peers.bert_base()
     text = f"BERT-base, layer decay, {len(case.groups)} groups"
-    goal = at_least(1 / (1 + timing.BAND), "not slower")
+    goal = at_least(1 / (1 + BAND), "not slower")
     yield replace(_against(installed, case, text, "torch fused", goal), large=True)
     row = _row(case, text, "a.add_(b)", "share of its bandwidth", at_least(0.9, "at least 90 %"))
     yield Task(

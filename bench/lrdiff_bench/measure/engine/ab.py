@@ -25,8 +25,8 @@ from lrdiff_bench.measure.engine.blocks import Sample
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.process import Effort, MeasuringProcess, code_path
 from lrdiff_bench.measure.engine.record import ParityResult, ProcessResult, Record, SampleRow, make_record, worst_parity
-from lrdiff_bench.measure.engine.timing import BAND
 from lrdiff_bench.stats.hierarchical import Outcome, compare_paired
+from lrdiff_bench.stats.verdict import BAND
 from lrdiff_bench.system.machine import Code, Conditions, Machine
 from lrdiff_core.errors import ConfigError, UnavailableError
 

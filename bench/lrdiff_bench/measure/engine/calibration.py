@@ -13,8 +13,8 @@ import numpy as np
 from lrdiff_bench.measure.engine.ab import Pairing
 from lrdiff_bench.measure.engine.record import Part
 from lrdiff_bench.measure.engine.store import DEFAULT_FOLDER
-from lrdiff_bench.measure.engine.timing import BAND
-from lrdiff_bench.stats.hierarchical import widening
+from lrdiff_bench.stats.intervals import widening
+from lrdiff_bench.stats.verdict import BAND
 from lrdiff_core.errors import DataError
 from lrdiff_core.files import write_text
 

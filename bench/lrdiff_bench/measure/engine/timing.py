@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from lrdiff_bench.measure.engine.blocks import Blocks, Clock, relative_iqr
 from lrdiff_bench.measure.engine.case import Case, Parity, Workload
 from lrdiff_bench.stats.intervals import Interval, bootstrap_interval
+from lrdiff_bench.stats.verdict import BAND, Verdict, speed_verdict
 from lrdiff_bench.system.machine import load_average, pinned, usable_cpus
 from lrdiff_core.errors import ConfigError
 
@@ -28,18 +28,11 @@ __all__ = [
     "Noise",
     "Parity",
     "Timing",
-    "Verdict",
     "Workload",
     "compare_cases",
-    "judge",
     "time_case",
 ]
 
-Verdict = Literal["faster", "slower", "equivalent", "unresolved"]
-
-# Ratios this close to 1 are of no consequence. Identical code differs by 0.3 % within one job (google/benchmark's
-# figure), and by more on a machine shared with others.
-BAND = 0.02
 LEAST_SAMPLES = 5  # taken even where the time is up
 
 
@@ -214,26 +207,8 @@ def compare_cases(
         ratios=tuple(ratios),
         ratio=ratio,
         band=band,
-        verdict=judge(ratio, band),
+        verdict=speed_verdict(ratio, band),
     )
-
-
-def judge(ratio: Interval, band: float = BAND) -> Verdict:
-    """Verdict on a ratio of times: a word only where the whole interval lies on one side of the band, or inside it.
-
-    Example:
-        >>> judge(Interval(1.05, 1.03, 1.08, 0.95)), judge(Interval(1.05, 0.99, 1.11, 0.95))
-        ('slower', 'unresolved')
-    """
-    # 1 / (1 + band), not 1 - band: exchanging a and b must mirror the verdict.
-    fast, slow = 1.0 / (1.0 + band), 1.0 + band
-    if ratio.high < fast:
-        return "faster"
-    if ratio.low > slow:
-        return "slower"
-    if fast <= ratio.low and ratio.high <= slow:
-        return "equivalent"
-    return "unresolved"
 
 
 def _timing(blocks: Blocks, load: float | None, threads: int) -> Timing:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from lrdiff_bench.stats.gain import DRAWS, Gain, gains_of, holm, judge_gain
 from lrdiff_bench.stats.intervals import Interval, median_interval
+from lrdiff_bench.stats.verdict import Verdict
 from lrdiff_bench.study.analysis.best_of import Curves, best_of_curves
-from lrdiff_bench.study.analysis.judge import DRAWS, Judgement, holm, judge
 from lrdiff_bench.study.search.choose import lower_is_better
 from lrdiff_bench.study.search.engine import Finished, Search
 from lrdiff_bench.study.search.tasks import Row
@@ -72,11 +73,11 @@ class Analysis:
 
     Attributes:
         chosen: name of the differential scheme, chosen on validation data.
-        judgement: on it; not corrected for other workloads (:func:`lrdiff_bench.study.analysis.judge.holm` does that).
-        schemes: on every differential scheme, after Holm's correction over them.
+        gain: of it; not corrected for other workloads (:func:`lrdiff_bench.stats.gain.holm` does that).
+        schemes: gain of every differential scheme, after Holm's correction over them.
         columns: the untuned default, then every scheme.
-        gains: single minus chosen on each pair, positive is better. [searches, seeds]
-        default_gains: single minus untuned default. [searches, seeds]
+        gain_by_pair: of the chosen scheme, positive is better. [searches, seeds]
+        default_gain_by_pair: of the untuned default. [searches, seeds]
         search_diverged: share of the runs of each scheme's searches.
         target: in the metric; None where the baseline diverged.
         times: time to target of every column.
@@ -85,11 +86,11 @@ class Analysis:
     """
 
     chosen: str
-    judgement: Judgement
-    schemes: dict[str, Judgement]
+    gain: Gain
+    schemes: dict[str, Gain]
     columns: tuple[Column, ...]
-    gains: Numbers
-    default_gains: Numbers
+    gain_by_pair: Numbers
+    default_gain_by_pair: Numbers
     search_diverged: dict[str, float]
     target: float | None
     times: dict[str, TimeToTarget]
@@ -112,7 +113,7 @@ def analyse(finished: Finished, *, draws: int = DRAWS, curves: bool = True) -> A
     lower = {name: lower_is_better(table, metric) for name, table in tables.items()}
     single = finished.searches[0].scheme.name
     own = {
-        s.scheme.name: judge(lower[single], lower[s.scheme.name], smallest=smallest, draws=draws)
+        s.scheme.name: judge_gain(lower[single], lower[s.scheme.name], smallest=smallest, draws=draws)
         for s in finished.searches[1:]
     }
     chosen = chosen_scheme(finished.searches)
@@ -123,15 +124,15 @@ def analyse(finished: Finished, *, draws: int = DRAWS, curves: bool = True) -> A
         *(_column(finished, name, "report", name, table) for name, table in tables.items()),
     )
     target = _target(finished)
-    default_lower = np.broadcast_to(lower_is_better(default, metric), lower[single].shape)
+    default_lower = lower_is_better(default, metric)
     untrained = float(np.median([lower_is_better(row.final, metric) for row in _rows(finished, "untrained", single)]))
     return Analysis(
         chosen=chosen,
-        judgement=own[chosen],
+        gain=own[chosen],
         schemes=holm(own),
         columns=columns,
-        gains=_gain(lower[single], lower[chosen]),
-        default_gains=_gain(lower[single], default_lower),
+        gain_by_pair=gains_of(lower[single], lower[chosen]),
+        default_gain_by_pair=gains_of(lower[single], default_lower),
         search_diverged={s.scheme.name: float(np.isinf(s.scores).mean()) for s in finished.searches},
         target=target,
         times={} if target is None else _times(finished, target, tables),
@@ -168,15 +169,8 @@ def _rows(finished: Finished, kind: str, scheme: str, repeat: int | None = None)
     ]
 
 
-def _voided(one: Judgement, reason: str) -> Judgement:
-    return replace(one, verdict="INCONCLUSIVE", p=1.0, reason=reason, seeds_needed=None, searches_needed=None)
-
-
-def _gain(single: Numbers, other: Numbers) -> Numbers:
-    gain = np.zeros_like(single)
-    unequal = single != other
-    gain[unequal] = single[unequal] - other[unequal]
-    return gain
+def _voided(one: Gain, reason: str) -> Gain:
+    return replace(one, verdict=Verdict.INCONCLUSIVE, p=1.0, reason=reason, seeds_needed=None, searches_needed=None)
 
 
 def _column(finished: Finished, name: str, kind: str, scheme: str, values: Numbers) -> Column:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from lrdiff_bench.stats.gain import CLIP, Gain, holm
 from lrdiff_bench.stats.intervals import Interval
+from lrdiff_bench.stats.verdict import Verdict
 from lrdiff_bench.study.analysis.analyse import Analysis, Column, TimeToTarget
 from lrdiff_bench.study.analysis.best_of import Curves
-from lrdiff_bench.study.analysis.judge import CLIP, Judgement
 from lrdiff_bench.study.search.engine import Finished, Search
 
-__all__ = ["document_of", "judgement_of", "suite_of"]
+__all__ = ["document_of", "gain_from", "suite_of"]
 
 _THRESHOLDS = [step / 4 for step in range(-24, 49)]  # of the profile, in smallest differences
 
@@ -29,7 +30,7 @@ def document_of(finished: Finished, analysis: Analysis, facts: Mapping[str, Any]
     """
     workload, plan = finished.workload, finished.plan
     return {
-        "format": "lrdiff study 1",
+        "format": "lrdiff study 2",
         "name": facts["name"],
         "mode": plan.mode,
         "shortcomings": plan.shortcomings(),
@@ -46,15 +47,15 @@ def document_of(finished: Finished, analysis: Analysis, facts: Mapping[str, Any]
         },
         "void": finished.void,
         "chosen": analysis.chosen,
-        "verdict": _judgement(analysis.judgement),
+        "gain": _gain(analysis.gain),
         "schemes": [_scheme(finished, search, analysis) for search in finished.searches],
         "columns": [_column(column, analysis.times.get(column.name)) for column in analysis.columns],
         "target": analysis.target,
         "untrained": _finite(analysis.untrained),
         "best_of": None if analysis.curves is None else _curves(analysis.curves, finished, workload.metric),
         "evaluated_after": list(_steps(finished)),
-        "gains": _nested(np.clip(analysis.gains, *_limits(workload.smallest_difference))),
-        "default_gains": _nested(np.clip(analysis.default_gains, *_limits(workload.smallest_difference))),
+        "gain_by_pair": _nested(np.clip(analysis.gain_by_pair, *_limits(workload.smallest_difference))),
+        "default_gain_by_pair": _nested(np.clip(analysis.default_gain_by_pair, *_limits(workload.smallest_difference))),
     }
 
 
@@ -62,32 +63,31 @@ def suite_of(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Several studies together; None for fewer than two."""
     if len(documents) < 2:
         return None
-    from lrdiff_bench.study.analysis.judge import holm
     from lrdiff_bench.study.analysis.suite import performance_profile, suite_gain
 
-    corrected = holm({d["name"]: judgement_of(d["verdict"]) for d in documents})
+    corrected = holm({d["name"]: gain_from(d["gain"]) for d in documents})
     every = holm(
         {
-            f"{d['name']} / {s['name']}": judgement_of(s["judgement"])
+            f"{d['name']} / {s['name']}": gain_from(s["gain"])
             for d in documents
             for s in d["schemes"]
-            if s["judgement"] is not None
+            if s["gain"] is not None
         }
     )
     parts = {}
-    for key in ("gains", "default_gains"):
+    for key in ("gain_by_pair", "default_gain_by_pair"):
         parts[key] = {
             d["name"]: np.array(d[key]).mean(axis=0) / d["workload"]["smallest_difference"] for d in documents
         }
     profiles = {
         name: performance_profile(parts[key], _THRESHOLDS)
-        for name, key in (("tuned differential", "gains"), ("untuned default", "default_gains"))
+        for name, key in (("tuned differential", "gain_by_pair"), ("untuned default", "default_gain_by_pair"))
     }
     return {
         "studies": [d["name"] for d in documents],
-        "verdicts": {name: _judgement(one) for name, one in corrected.items()},
-        "schemes": {name: _judgement(one) for name, one in every.items()},
-        "interquartile_mean": _interval(suite_gain(parts["gains"])),
+        "gains": {name: _gain(one) for name, one in corrected.items()},
+        "schemes": {name: _gain(one) for name, one in every.items()},
+        "interquartile_mean": _interval(suite_gain(parts["gain_by_pair"])),
         "profiles": {
             name: {
                 "thresholds": _nested(one.thresholds),
@@ -100,16 +100,15 @@ def suite_of(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     }
 
 
-def judgement_of(kept: Mapping[str, Any]) -> Judgement:
-    """The inverse of how a judgement is written."""
-    numbers = dict(kept)
-    numbers["by_search"] = tuple(numbers["by_search"])
-    return Judgement(**numbers)
+def gain_from(kept: Mapping[str, Any]) -> Gain:
+    """The inverse of how a gain is written."""
+    own = {"by_search": tuple(kept["by_search"]), "verdict": Verdict(kept["verdict"])}
+    return Gain(**{**kept, **own})
 
 
 def _scheme(finished: Finished, search: Search, analysis: Analysis) -> dict[str, Any]:
     name = search.scheme.name
-    judgement = analysis.schemes.get(name)
+    gain = analysis.schemes.get(name)
     return {
         "name": name,
         "ratios": dict(search.scheme.ratios),
@@ -121,7 +120,7 @@ def _scheme(finished: Finished, search: Search, analysis: Analysis) -> dict[str,
         "edges": sorted(list(side) for side in search.edges),
         "trials": int(np.prod(search.scores.shape[:2])),
         "runs_diverged": analysis.search_diverged[name],
-        "judgement": None if judgement is None else _judgement(judgement),
+        "gain": None if gain is None else _gain(gain),
         "winners": [_winner(finished, search, repeat) for repeat in range(len(search.winners))],
     }
 
@@ -189,7 +188,7 @@ def _steps(finished: Finished) -> tuple[int, ...]:
     return next((row.evaluated_after for row in finished.rows.values() if len(row.metric)), ())
 
 
-def _judgement(one: Judgement) -> dict[str, Any]:
+def _gain(one: Gain) -> dict[str, Any]:
     return {name: (list(value) if isinstance(value, tuple) else value) for name, value in vars(one).items()}
 
 

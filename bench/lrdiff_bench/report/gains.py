@@ -1,0 +1,89 @@
+"""A gain in words and table cells, the same on every screen, page and picture; positive is better everywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lrdiff_bench.stats.gain import CLIP, LARGE
+
+__all__ = ["TERMINAL_COLORS", "beside", "better", "gain", "interval", "number", "percent", "verdict_text"]
+
+TERMINAL_COLORS = {
+    "HELPS": "green",
+    "HELPS ON AVERAGE": "green",
+    "HELPS BUT DIVERGES": "yellow",
+    "NO DIFFERENCE": "cyan",
+    "HURTS ON AVERAGE": "red",
+    "HURTS": "red",
+    "INCONCLUSIVE": "yellow",
+}
+Record = Mapping[str, Any]  # a lrdiff_bench.stats.gain.Gain, as JSON has it
+
+
+def number(value: float | None, *, sign: bool = False) -> str:
+    """Three digits, a word for what is not finite.
+
+    Example:
+        >>> number(0.12345), number(0.5, sign=True), number(None)
+        ('0.123', '+0.5', 'inf')
+    """
+    return "inf" if value is None or math.isinf(value) else f"{value:{'+' if sign else ''}.3g}"
+
+
+def interval(three: Sequence[float | None], *, sign: bool = False) -> str:
+    """Estimate and interval."""
+    a, low, high = (number(one, sign=sign) for one in three)
+    return f"{a} [{low}, {high}]"
+
+
+def gain(one: Record) -> str:
+    """The estimate with its interval; runs that diverged only bound it.
+
+    Example:
+        >>> gain({"estimate": 0.0312, "low": 0.02, "high": 0.0449, "smallest": 0.01})
+        '+0.0312 [+0.02, +0.0449]'
+    """
+    bound = math.copysign(0.5 * CLIP * one["smallest"], one["estimate"])
+    if abs(one["estimate"]) >= abs(bound):
+        return f"{'more' if bound > 0 else 'less'} than {number(bound, sign=True)}"
+    return interval((one["estimate"], one["low"], one["high"]), sign=True)
+
+
+def better(one: Record) -> str:
+    """Share of pairs that are better, in per cent."""
+    a, low, high = (100 * one[f"improvement{end}"] for end in ("", "_low", "_high"))
+    return f"{a:.0f} [{low:.0f}, {high:.0f}]"
+
+
+def beside(one: Record) -> str:
+    """What the interquartile mean does not see: the mean, the tails, and the runs that diverged."""
+    parts = []
+    if one["mean"] is not None:
+        parts.append(f"mean {interval((one['mean'], one['mean_low'], one['mean_high']), sign=True)}")
+    large = number(LARGE * one["smallest"])
+    parts.append(
+        f"better by more than {large} in {percent(one['much_better'])} of the pairs, worse by that in "
+        f"{percent(one['much_worse'])}"
+    )
+    if one["diverged"] or one["single_diverged"]:
+        parts.append(f"diverged {percent(one['diverged'])}, single {percent(one['single_diverged'])}")
+    return "; ".join(parts)
+
+
+def verdict_text(one: Record) -> str:
+    """The verdict with what it rests on, and with its reason where it has one.
+
+    Example:
+        >>> record = {"verdict": "HELPS", "estimate": 0.03, "low": 0.02, "high": 0.045, "smallest": 0.01, "reason": ""}
+        >>> verdict_text(record)
+        'HELPS, +0.03 [+0.02, +0.045]'
+    """
+    reason = f"; {one['reason']}" if one["reason"] else ""
+    return f"{one['verdict']}, {gain(one)}{reason}"
+
+
+def percent(share: float) -> str:
+    """A share in per cent; what is not 0 is not written as 0."""
+    return "0 %" if share == 0 else f"{max(1, math.floor(100 * share + 0.5))} %"
