@@ -1,7 +1,9 @@
 """Schedules: the equations, torch's own where they coincide, ratios, tensor rates, resume."""
 
 import io
+import json
 import math
+import warnings
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.optim import lr_scheduler
 
 from lrdiff_core.errors import RateError
 from lrdiff_core.schedules import Schedule, Shape, as_shape
+from lrdiff_core.schedules.shape import KINDS
 
 
 def optimizer(*rates, tensor=False, kind=torch.optim.SGD):
@@ -37,95 +40,180 @@ def follow(opt, scheduler, steps):
 
 def by_hand(shape, t, total):
     """The docstring's equation, written down once more."""
-    start = shape.delay + shape.warmup + shape.hold
-    if t < shape.delay:
+
+    def steps(span):
+        return math.ceil(span * total) if isinstance(span, float) else span
+
+    delay, warmup = steps(shape.delay), steps(shape.warmup)
+    start = delay + warmup + steps(shape.hold) if shape.decay is None else total - steps(shape.decay)
+    if t < delay:
         return 0.0
-    if t < shape.delay + shape.warmup:
-        x = (t - shape.delay) / shape.warmup
-        ramp = x if shape.warmup_kind == "linear" else 0.5 - 0.5 * math.cos(math.pi * x)
-        return shape.warmup_start + (1 - shape.warmup_start) * ramp
-    p = 0.0 if t < start else min(1.0, (t - start) / (total - start)) if total > start else 0.0
-    return {
-        "constant": 1.0,
-        "linear": shape.floor + (1 - shape.floor) * (1 - p),
-        "cosine": shape.floor + (1 - shape.floor) * (0.5 + 0.5 * math.cos(math.pi * p)),
-        "exponential": math.exp(p * math.log(shape.floor)) if shape.floor else math.nan,
-    }[shape.kind]
+    if t < delay + warmup:
+        x = (t - delay) / warmup
+        ramp = {"linear": x, "cosine": 0.5 - 0.5 * math.cos(math.pi * x), "1-sqrt": 1 - (1 - x) ** 0.5}
+        return shape.warmup_start + (1 - shape.warmup_start) * ramp[shape.warmup_kind]
+    n = max(0, t - start)
+    p = min(1.0, n / (total - start)) if total > start else float(t >= total)
+    length = p * (shape.cycles or 1)
+    curves = {
+        "linear": 1 - p,
+        "cosine": 0.5 + 0.5 * math.cos(math.pi * p),
+        "polynomial": (1 - p) ** (shape.power or 1),
+        "1-sqrt": 1 - p**0.5,
+        "function": (1 - p) ** 3,
+        "cosine_restarts": 0.0 if t >= total else 0.5 + 0.5 * math.cos(math.pi * (length - math.floor(length))),
+    }
+    if shape.kind in curves:
+        return shape.floor + (1 - shape.floor) * curves[shape.kind]
+    if shape.kind == "exponential":
+        return math.exp(n * math.log(shape.gamma)) if shape.gamma else math.exp(p * math.log(shape.floor))
+    if shape.kind == "inverse_sqrt":
+        return (1 + n / (shape.timescale or warmup or 10_000)) ** -0.5
+    if shape.kind == "step":
+        passed = sum(t >= steps(m) for m in shape.milestones) if shape.milestones else n // steps(shape.period)
+        return (0.1 if shape.gamma is None else shape.gamma) ** passed
+    return 1.0
+
+
+def cubed(p):
+    return (1 - p) ** 3
+
+
+OWN = {  # what each kind may be given, beside what all take
+    "constant": {},
+    "linear": {"floor": st.floats(0, 0.9)},
+    "cosine": {"floor": st.floats(0, 0.9)},
+    "polynomial": {"floor": st.floats(0, 0.9), "power": st.floats(0.5, 4)},
+    "1-sqrt": {"floor": st.floats(0, 0.9)},
+    "exponential": st.one_of(
+        st.fixed_dictionaries({"floor": st.floats(1e-6, 0.9)}), st.fixed_dictionaries({"gamma": st.floats(0.5, 1)})
+    ),
+    "inverse_sqrt": {"timescale": st.none() | st.integers(1, 50)},
+    "step": st.one_of(
+        st.fixed_dictionaries(
+            {
+                "milestones": st.lists(st.integers(1, 40) | st.floats(0.01, 0.99), min_size=1).map(tuple),
+                "gamma": st.none() | st.floats(0.1, 1),
+            }
+        ),
+        st.fixed_dictionaries({"period": st.integers(1, 9) | st.floats(0.1, 0.9)}),
+    ),
+    "cosine_restarts": {"floor": st.floats(0, 0.9), "cycles": st.none() | st.integers(1, 5)},
+    "function": {"floor": st.floats(0, 0.9), "function": st.just(cubed)},
+}
+ENDS = {"linear", "cosine", "polynomial", "1-sqrt", "function", "cosine_restarts"}  # at the floor
+SPAN = st.integers(0, 10) | st.floats(0.01, 0.2)
 
 
 @st.composite
 def shapes(draw):
-    kind = draw(st.sampled_from(["constant", "linear", "cosine", "exponential"]))
-    floor = {"constant": st.just(0.0), "exponential": st.floats(1e-6, 0.9)}.get(kind, st.floats(0, 0.9))
-    small = st.integers(0, 10)
+    kind = draw(st.sampled_from(sorted(OWN)))
+    own = OWN[kind] if isinstance(OWN[kind], st.SearchStrategy) else st.fixed_dictionaries(OWN[kind])
+    given = draw(own)
+    if kind in ("linear", "cosine", "polynomial", "1-sqrt", "function") and draw(st.booleans()):
+        given["decay"] = draw(st.integers(1, 10) | st.floats(0.01, 0.2))
+    elif kind != "constant" and "milestones" not in given:
+        given["hold"] = draw(SPAN)
     return Shape(
         kind=kind,
-        floor=draw(floor),
-        delay=draw(small),
-        warmup=draw(small),
-        hold=0 if kind == "constant" else draw(small),
+        delay=draw(SPAN),
+        warmup=draw(SPAN),
         warmup_start=draw(st.floats(0, 1)),
-        warmup_kind=draw(st.sampled_from(["linear", "cosine"])),
+        warmup_kind=draw(st.sampled_from(["linear", "cosine", "1-sqrt"])),
+        **given,
     )
 
 
 @settings(deadline=None)
-@given(shapes(), st.integers(1, 40))
-def test_factors_are_the_equation(shape, more):
-    total = shape.start + more
+@given(shapes(), st.integers(50, 90))
+def test_factors_are_the_equation(shape, total):
     shape.check(total)
     for t in range(total + 3):
         factor = shape.factor(t, total)
-        assert factor == pytest.approx(by_hand(shape, t, total), rel=1e-9, abs=1e-12)
+        assert factor == pytest.approx(by_hand(shape, t, total), rel=1e-6, abs=1e-9)
         assert 0 <= factor <= 1
-    assert shape.factor(shape.start, total) == 1.0
-    if shape.kind != "constant":
-        assert shape.factor(total, total) == pytest.approx(shape.floor)
-        assert shape.factor(total + 100, total) == pytest.approx(shape.floor)
-    assert Shape(**shape.to_dict()) == shape
+    if not shape.milestones:
+        assert shape.factor(shape.start(total), total) == 1.0
+    if shape.kind in ENDS:
+        assert shape.factor(total, total) == shape.factor(total + 100, total) == pytest.approx(shape.floor)
 
 
-# -- torch's own -------------------------------------------------------------------------------------------------------
+@given(shapes())
+def test_a_shape_is_stored_as_json_and_printed_as_it_is_written(shape):
+    stored = Shape(**json.loads(json.dumps(shape.to_dict())))
+    if shape.kind == "function":
+        assert stored.function == f"{__name__}.cubed"
+        with pytest.raises(RateError, match="stored by its name only"):
+            stored.factor(999, 1000)
+    else:
+        assert stored == shape == eval(repr(shape))
+
+
+def test_the_registry_of_kinds_is_tested():
+    assert set(OWN) == set(KINDS)
+
+
+# -- torch's own, bit for bit in their closed forms --------------------------------------------------------------------
 
 T = 12
 COINCIDE = {
-    "CosineAnnealingLR": (Shape(kind="cosine"), T, lambda o: lr_scheduler.CosineAnnealingLR(o, T)),
+    "StepLR": (Shape(kind="step", period=5, gamma=0.3), lambda o: lr_scheduler.StepLR(o, 5, 0.3)),
+    "MultiStepLR": (
+        Shape(kind="step", milestones=(2, 7, 7), gamma=0.5),
+        lambda o: lr_scheduler.MultiStepLR(o, [2, 7, 7], 0.5),
+    ),
+    "ExponentialLR": (Shape(kind="exponential", gamma=0.9), lambda o: lr_scheduler.ExponentialLR(o, 0.9)),
+    "PolynomialLR": (
+        Shape(kind="polynomial", power=2.5),
+        lambda o: lr_scheduler.PolynomialLR(o, total_iters=T, power=2.5),
+    ),
+    "CosineAnnealingWarmRestarts": (
+        Shape(kind="cosine_restarts", period=3),
+        lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+    ),
+    "CosineAnnealingWarmRestarts, longer each time": (
+        Shape(kind="cosine_restarts", period=2, period_mult=2),
+        lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 2, T_mult=2),
+    ),
+    "LambdaLR": (Shape(kind="function", function=cubed), lambda o: lr_scheduler.LambdaLR(o, lambda t: cubed(t / T))),
+    # Theirs goes from step to step and rounds each time.
+    "CosineAnnealingLR": (Shape(kind="cosine"), lambda o: lr_scheduler.CosineAnnealingLR(o, T)),
     "LinearLR up": (
         Shape(kind="constant", warmup=5, warmup_start=1 / 3),
-        T,
         lambda o: lr_scheduler.LinearLR(o, start_factor=1 / 3, total_iters=5),
     ),
     "LinearLR down": (
         Shape(kind="linear", floor=0.25),
-        T,
         lambda o: lr_scheduler.LinearLR(o, start_factor=1.0, end_factor=0.25, total_iters=T),
     ),
-    "ExponentialLR": (Shape(kind="exponential", floor=0.9**T), T, lambda o: lr_scheduler.ExponentialLR(o, 0.9)),
-    "PolynomialLR": (Shape(kind="linear"), T, lambda o: lr_scheduler.PolynomialLR(o, total_iters=T, power=1.0)),
     "OneCycleLR": (
         Shape.one_cycle(warmup=3 - 1),
-        T - 1,
         lambda o: lr_scheduler.OneCycleLR(
             o, [g["lr"] for g in o.param_groups], total_steps=T, pct_start=3 / T, cycle_momentum=False
         ),
     ),
 }
+ROUNDED = ("CosineAnnealingLR", "LinearLR up", "LinearLR down", "OneCycleLR")
 
 
 @pytest.mark.parametrize("name", COINCIDE)
 def test_the_same_rates_as_torch(name):
-    shape, total, theirs = COINCIDE[name]
+    shape, theirs = COINCIDE[name]
+    total = T - 1 if name == "OneCycleLR" else T
     one, other = optimizer(0.5, 0.002), optimizer(0.5, 0.002)
     ours = follow(one, Schedule(one, total_steps=total, shape=shape), T - 1)
-    expected = follow(other, theirs(other), T - 1)
-    torch.testing.assert_close(torch.tensor(ours), torch.tensor(expected), rtol=1e-6, atol=1e-12)
-
-
-def test_warmup_and_linear_decay_are_hugging_faces():
-    opt = optimizer(1.0)
-    seen = follow(opt, Schedule(opt, total_steps=10, shape=Shape(kind="linear", warmup=4)), 10)
-    expected = [t / 4 if t < 4 else (10 - t) / 6 for t in range(11)]  # get_linear_schedule_with_warmup
-    assert [rates[0] for rates in seen] == pytest.approx(expected)
+    if name in ROUNDED:
+        expected = follow(other, theirs(other), T - 1)
+        torch.testing.assert_close(torch.tensor(ours), torch.tensor(expected), rtol=1e-6, atol=1e-12)
+    else:
+        scheduler = theirs(other)
+        closed = getattr(scheduler, "_get_closed_form_lr", scheduler.get_lr)
+        for t, rates in enumerate(ours):
+            if name.startswith("CosineAnnealingWarm"):
+                scheduler.step(t)
+            scheduler.last_epoch = t
+            with warnings.catch_warnings(action="ignore"):  # "please use get_last_lr()"
+                assert rates == closed(), t
 
 
 # -- ratios, tensors, groups -------------------------------------------------------------------------------------------
@@ -222,69 +310,93 @@ def test_step_can_go_to_a_step():
 
 # -- faults ------------------------------------------------------------------------------------------------------------
 
-FRACTION = "help: write a fraction of each rate in [0, 1), such as 0.1"
-STEPS = "help: write a whole number of steps, 0 or more"
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"kind": "cosin"}, ['schedule "cosin" is unknown', "write one of: cosine,"]),
+        ({"kind": 3}, ['schedule "3" is unknown']),
+        ({"warmup_kind": "exp"}, ['warm-up "exp" is unknown', "linear, cosine, 1-sqrt"]),
+        *(({"floor": bad}, [f"schedule floor is {bad!r}", "in [0, 1)"]) for bad in (1.0, -0.1, math.nan, "0.1", True)),
+        *(
+            ({name: bad}, [f"schedule {name} is {bad!r}", "a whole number of steps, or a fraction"])
+            for name in ("delay", "warmup", "hold", "decay")
+            for bad in (-1, 1.5, 1.0, math.nan, True, "5")
+        ),
+        ({"kind": "step", "period": 0}, ["schedule period is 0"]),
+        ({"warmup_start": 2}, ["schedule warmup_start is 2", "in [0, 1]"]),
+        ({"kind": "polynomial", "power": 0}, ["schedule power is 0", "above 0"]),
+        ({"kind": "step", "gamma": 1.5, "period": 1}, ["schedule gamma is 1.5", "in (0, 1]"]),
+        ({"kind": "step", "milestones": (0,)}, ["schedule milestones are (0,)", "tuple of steps"]),
+        ({"kind": "step", "milestones": 3}, ["schedule milestones are 3"]),
+        ({"kind": "cosine_restarts", "cycles": 0}, ["schedule cycles is 0", "1 or more"]),
+        ({"kind": "inverse_sqrt", "timescale": 0.5}, ["schedule timescale is 0.5"]),
+        ({"kind": "function", "function": 3}, ["schedule function is 3", "p, which goes from 0 to 1"]),
+        ({"kind": "exponential"}, ['"exponential" is not complete', "floor=0.01", "gamma"]),
+        ({"kind": "step"}, ['"step" is not complete', "milestones", "period"]),
+        ({"kind": "function"}, ['"function" is not complete', "function="]),
+        ({"kind": "exponential", "floor": 0.1, "gamma": 0.9}, ["both floor and gamma"]),
+        ({"kind": "step", "milestones": (3,), "period": 2}, ["both milestones and period"]),
+        ({"kind": "cosine_restarts", "cycles": 2, "period": 2}, ["both cycles and period"]),
+        ({"hold": 2, "decay": 2}, ["both hold and decay"]),
+        ({"kind": "constant", "floor": 0.1}, ["a constant schedule has no floor", "linear"]),
+        ({"kind": "constant", "hold": 2}, ["a constant schedule has no hold"]),
+        ({"kind": "step", "milestones": (3,), "hold": 2}, ["a step schedule has no hold"]),
+        ({"kind": "inverse_sqrt", "floor": 0.1}, ["an inverse_sqrt schedule has no floor"]),
+        ({"power": 2}, ["a cosine schedule has no power", "polynomial"]),
+        ({"gamma": 0.5}, ["a cosine schedule has no gamma", "exponential, step"]),
+    ],
+    ids=str,
+)
+def test_a_shape_that_cannot_be(given, words):
+    with pytest.raises(RateError) as caught:
+        Shape(**given)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("make", "text"),
+    ("make", "words"),
     [
-        (
-            lambda: Shape(kind="cosin"),
-            'schedule "cosin" is unknown\nhelp: write one of: constant, linear, cosine, exponential',
-        ),
-        (lambda: Shape(floor=1.0), f"schedule floor is 1.0\n{FRACTION}"),
-        (lambda: Shape(floor=-0.1), f"schedule floor is -0.1\n{FRACTION}"),
-        (lambda: Shape(floor=math.nan), f"schedule floor is nan\n{FRACTION}"),
-        (lambda: Shape(delay=-1), f"schedule delay is -1\n{STEPS}"),
-        (lambda: Shape(warmup=0.5), f"schedule warmup is 0.5\n{STEPS}"),
-        (lambda: Shape(hold=True), f"schedule hold is True\n{STEPS}"),
-        (
-            lambda: Shape(warmup_start=2),
-            "schedule warmup_start is 2\nhelp: write a fraction of each rate in [0, 1]",
-        ),
-        (lambda: Shape(warmup_kind="exp"), 'warm-up "exp" is unknown\nhelp: write one of: linear, cosine'),
-        (
-            lambda: Shape(kind="exponential"),
-            "an exponential schedule has no floor\nhelp: give the last fraction, in (0, 1), such as floor=0.01",
-        ),
-        (
-            lambda: Shape(kind="constant", floor=0.1),
-            'a constant schedule has no floor and no hold\nhelp: leave them out, or write kind="linear"',
-        ),
-        (
-            lambda: Shape.one_cycle(2, div_factor=1),
-            "one_cycle divides by 1 and 10000.0\nhelp: write div_factor above 1 and final_div_factor of at least 1",
-        ),
-        (lambda: as_shape(3), "schedule is 3\nhelp: write Shape(...) or one of: constant, linear, cosine, exponential"),
-        (
-            lambda: Schedule(optimizer(1.0), total_steps=0),
-            "total_steps is 0\nhelp: write the number of optimizer steps, 1 or more",
-        ),
+        (lambda: Shape.one_cycle(2, div_factor=1), ["one_cycle divides by 1 and 10000.0", "div_factor above 1"]),
+        (lambda: as_shape(3), ["schedule is 3", "Shape(...), a function, or one of: constant,"]),
+        (lambda: Schedule(optimizer(1.0), total_steps=0), ["total_steps is 0", "1 or more"]),
         (
             lambda: Schedule(optimizer(1.0), total_steps=5, shape=Shape(delay=1, warmup=2, hold=2)),
-            "delay, warm-up and hold take 5 steps of 5\nhelp: let them add up to at most 4, or train longer",
+            ["delay, warm-up and hold take 5 steps of 5", "at most 4"],
+        ),
+        (
+            lambda: Schedule(optimizer(1.0), total_steps=5, shape=Shape(warmup=0.5, decay=0.6)),
+            ["delay, warm-up and decay take 6 steps of 5", "at most 5"],
         ),
         (
             lambda: Schedule(optimizer(1.0, 2.0), total_steps=5, shape=["linear"]),
-            "the optimizer has 2 groups, the schedule got 1 shapes\n"
-            "help: give one shape for all groups, or a list with one for each",
+            ["the optimizer has 2 groups, the schedule got 1 shapes", "one shape for all groups"],
         ),
         (
             lambda: Schedule(optimizer(1.0), total_steps=5).load_state_dict({"last_epoch": 1}),
-            "this state was not written by a Schedule\n"
-            "help: it should hold: base_lrs, last_epoch, later, shapes, step_count, total_steps",
+            ["this state was not written by a Schedule", "base_lrs"],
         ),
         (
             lambda: Schedule(optimizer(1.0), total_steps=5).load_state_dict(
                 Schedule(optimizer(1.0, 2.0), total_steps=5).state_dict()
             ),
-            "the schedule's state counts 2 groups, the optimizer has 1\n"
-            "help: build the optimizer with the plan the run was started with",
+            ["the schedule's state counts 2 groups, the optimizer has 1", 'schedule.step(state["last_epoch"])'],
         ),
+        (
+            lambda: Schedule(optimizer(1.0), total_steps=5).load_state_dict(
+                Schedule(optimizer(1.0), total_steps=5, shape=cubed).state_dict()
+            ),
+            [f'the state names the function "{__name__}.cubed"', "the same function"],
+        ),
+        (lambda: Schedule(optimizer(1.0), total_steps=5, last_epoch=2), ["group 0", "no initial_lr", "last_epoch out"]),
+        (
+            lambda: Schedule(optimizer(1.0), total_steps=5, shape=lambda p: 1 - 3 * p).step(2),
+            ["the function of a schedule gives", "at p = 0.4", "0 or more"],
+        ),
+        (lambda: Schedule(optimizer(1.0), total_steps=5, shape=lambda p: None), ["gives None at p = 0"]),
     ],
 )
-def test_faults(make, text):
+def test_faults(make, words):
     with pytest.raises(RateError) as caught:
         make()
-    assert str(caught.value) == text
+    assert all(word in str(caught.value) for word in words), str(caught.value)

@@ -131,7 +131,8 @@ def test_numbers_of_all_kinds_become_floats(value):
         ),
         (
             lambda: Rule("a", schedule="cosin"),
-            'schedule "cosin" is unknown\nhelp: write one of: constant, linear, cosine, exponential',
+            'schedule "cosin" is unknown\nhelp: write one of: cosine, constant, cosine_restarts, function, linear, '
+            "polynomial, exponential, wsd, inverse_sqrt, step, 1-sqrt",
         ),
         (
             lambda: Rule("a", options={"lr": 1}),
