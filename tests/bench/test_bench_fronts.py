@@ -33,7 +33,7 @@ def project(tmp_path_factory) -> Path:
         shutil.copytree(
             ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "env", "results", "html")
         )
-    with open(project / "bench" / "lrdiff_bench" / "cases.py", "a") as file:
+    with open(project / "bench" / "lrdiff_bench" / "measure" / "cases" / "main_job.py", "a") as file:
         file.write(NEW_CASE)
     return project
 
@@ -129,7 +129,7 @@ def test_one_function_shows_up_in_all_three_fronts_with_the_same_median(project:
 
 def test_nothing_lists_the_cases_by_hand() -> None:
     """The new function above is the only edit: no front names a family."""
-    from lrdiff_bench.measure.cases.main_cases import CASES
+    from lrdiff_bench.measure.engine.registry import CASES
 
     fronts = [file for file in (ROOT / "benchmarks").rglob("*.py") if not {"env", "__pycache__"} & set(file.parts)]
     assert len(fronts) >= 5
