@@ -7,9 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
+import asv
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -98,15 +98,16 @@ def from_asv(project: Path) -> float:
         call(project, python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", **variables).strip()
     )
     # Sorts behind lrdiff_commit.pth: the scratch project wins over what is installed beside the tests.
-    (purelib / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (purelib / "packages.pth").write_text(f"{Path(asv.__file__).parents[1]}\n")
     call(project, python, "link_commit.py", str(project), **variables)
     (project / ".gitignore").write_text("venv\nhome\n")
     for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "x"]):
         call(project, "git", "-C", str(project), *command, **variables, **identity)
     commit = call(project, "git", "rev-parse", "HEAD", **variables).strip()
-    asv = [sys.executable, "-m", "asv"]
-    call(project, *asv, "machine", "--yes", **variables)
-    call(project, *asv, "run", "-E", f"existing:{python}", f"--set-commit-hash={commit}", "--bench", "track_planted",
+    run_asv = [sys.executable, "-m", "asv"]
+    call(project, *run_asv, "machine", "--yes", **variables)
+    call(project, *run_asv, "run", "-E", f"existing:{python}", f"--set-commit-hash={commit}", "--bench",
+         "track_planted",
          **variables)  # fmt: skip
     (result,) = (project / "benchmarks" / "results").glob("*/*existing*.json")
     document = json.loads(result.read_text())
