@@ -106,7 +106,8 @@ class Cell:
         rate: asked, before the schedule.
         names: of the parameters.
         alone: they have a schedule of their own.
-        least, most: of the group's rate over the asked one, over all steps.
+        least, most: of the group's rate over the asked one, before the schedule.
+        furthest: from 1, of the group's rate over the asked one at the same step.
         marks: ``"rate"`` where the group's rate is not the asked one times the schedule's factor; ``"late"`` where it
             is that of the step before.
     """
@@ -117,6 +118,7 @@ class Cell:
     alone: bool = False
     least: float = math.inf
     most: float = -math.inf
+    furthest: float = 1.0
     marks: dict[str, Mark] = field(default_factory=dict)
 
 
@@ -192,7 +194,9 @@ class Declared:
             cell.least, cell.most = min(cell.least, own), max(cell.most, own)
             if _same(own, wanted) or (cell.alone and self.schedule is None):
                 continue
-            Mark.note(cell.marks, "rate", step, rate=held[cell.group], asked=cell.rate * wanted, factor=wanted)
+            Mark.note(cell.marks, "rate", step, rate=held[cell.group], asked=cell.rate * wanted)
+            if own and wanted and abs(math.log(own / wanted)) > abs(math.log(cell.furthest)):
+                cell.furthest = own / wanted
             if self.schedule is not None and step > 1 and _same(own, self.factor_of(cell.group, step - 1)):
                 Mark.note(cell.marks, "late", step)
 

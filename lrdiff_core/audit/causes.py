@@ -118,7 +118,7 @@ def _why(stepper: Stepper, declared: Declared, marked: Sequence[Cell], note: boo
         help = "let the scheduler set every group: one factor for all, or one a group"
         return Finding(kind="warm-up", text=what, help=help, **common)
     if declared.moving or any(cell.least != cell.most for cell in marked):
-        times = f"up to {numbers(_extreme(cell) for cell in marked)} times what was asked"
+        times = f"up to {numbers(cell.furthest for cell in marked)} times what was asked"
         what = f"the schedule of {label} does not keep ratios: {when} {few(names)} {verb(names, 'learn')} at {times}"
         help = "multiply each group's own rate by one factor (Schedule does); an absolute eta_min does not"
         return Finding(kind="ratio", text=what, help=help, **common)
@@ -141,11 +141,6 @@ def _ratio(cell: Cell) -> float:
     """The group's rate over the asked one, at the first step that was marked."""
     seen = cell.marks["rate"].seen
     return seen["rate"] / seen["asked"] if seen["asked"] else math.inf
-
-
-def _extreme(cell: Cell) -> float:
-    factor = cell.marks["rate"].seen["factor"] or 1.0
-    return max((_ratio(cell), cell.least / factor, cell.most / factor), key=lambda one: abs(math.log(max(one, 1e-300))))
 
 
 def _names(cells: Iterable[Cell]) -> tuple[str, ...]:

@@ -183,11 +183,11 @@ def _cells(row: Row) -> tuple[str, ...]:
             since = f"steps {row.since} to {row.until}" if row.until > row.since else f"step {row.since}"
     asked = "frozen" if row.frozen else _number(row.asked)
     rule = row.rule or ("unknown" if row.size else "-")
-    return asked, _number(row.applied), _number(row.decay), _number(row.decay_applied), rule, since
+    return asked, _number(row.applied), _number(row.decay), _number(row.decay_applied, 2), rule, since
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+def _number(value: float | None, figures: int = 3) -> str:
+    return "-" if value is None else f"{value:.{figures}g}"
 
 
 def _names(names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ DECAY = 0.03  # the same of decays
 HALF_DIGITS = 8  # digits of the weight's dtype that a rate may be off by
 LEAST = 1e-5  # of a step: a decay that differs by less than this share of it is of no consequence
 SURE = 2.0  # errors are three standard deviations; among thousands of looks one may be off by more
+_NOTHING = (-1.0, -math.inf)  # how far off a figure is, beyond what is tolerated, and the negative of its error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +91,8 @@ class Track:
     rate: float | None = None  # the one that differs most from what was asked, without the schedule's factor
     decay: float | None = None
     declared: float = 0.0
-    _off: float = -1.0
-    _off_decay: float = -1.0
+    _worst: tuple[float, float] = _NOTHING
+    _worst_decay: tuple[float, float] = _NOTHING
 
     @property
     def rule(self) -> str | None:
@@ -110,7 +111,7 @@ class Track:
         self.declared = sight.declared
         self.promised = sight.expected or self.promised
         if sight.asked != self.asked:  # another optimizer has it now
-            self.asked, self._off, self._off_decay = sight.asked, -1.0, -1.0
+            self.asked, self._worst, self._worst_decay = sight.asked, _NOTHING, _NOTHING
         self.learnt |= sight.trainable
         gradients = sight.change.gradients
         self.blind += not gradients
@@ -156,8 +157,8 @@ class Track:
         resolved = applied.rate_error <= RATE * max(abs(applied.rate), sight.declared)
         if resolved and sight.factor:
             off = abs(math.log(max(applied.rate, 1e-300) / (sight.asked.rate * sight.factor or 1e-300)))
-            if off >= self._off:
-                self._off, self.rate = off, applied.rate / sight.factor
+            if (worst := (max(off - tolerance, 0.0), -applied.rate_error / abs(applied.rate))) > self._worst:
+                self._worst, self.rate = worst, applied.rate / sight.factor
         if sight.expected is None or not as_promised:
             return
         if applied.rule == STILL and applied.rate_error >= sight.declared > 0:
@@ -179,12 +180,12 @@ class Track:
         weights = applied.rate * float(np.sqrt(np.mean(sight.change.before.weight**2)))
         if not resolved and applied.decay_error * weights < 1e-3 * applied.size:
             resolved = not wanted  # no decay, as exactly as it matters
-        if resolved and abs(applied.decay - wanted) >= self._off_decay:
-            self._off_decay = abs(applied.decay - wanted)
+        off = abs(applied.decay - wanted)
+        if resolved and (worst := (max(off - DECAY * wanted, 0.0), -applied.decay_error)) > self._worst_decay:
+            self._worst_decay = worst
             self.decay = applied.decay if abs(applied.decay) > applied.decay_error else 0.0
         if sight.expected is None:
             return
-        off = abs(applied.decay - wanted)
         if off > max(DECAY * wanted, SURE * applied.decay_error) and off * weights > LEAST * applied.size:
             Mark.note(
                 self.marks, "decay", sight.step, decay=applied.decay, asked=wanted, coupled=applied.coupled, group=False
