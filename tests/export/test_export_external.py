@@ -28,12 +28,13 @@ from lrdiff_export import (
     inspect_untrusted,
     load_onnx,
     measure_latency,
-    read_card,
+    read_model_card,
     run_untrusted,
     subject_of_file,
     verify_golden,
     verify_onnx,
 )
+from lrdiff_export.model.prepared import prepare
 from lrdiff_export.onnx_file import external_data
 from lrdiff_export.onnx_file.convert import convert
 from lrdiff_export.parity.parity import check_subjects
@@ -95,7 +96,7 @@ def test_two_files_are_published_and_everything_says_both_hashes(made: tuple[Pat
     assert (report.sha256, report.size) == (sha256(file), file.stat().st_size)
     assert report.data == external_data.DataFile(name=data.name, sha256=sha256(data), size=data.stat().st_size)
     assert report.to_dict()["data"]["sha256"] == sha256(data)
-    assert read_card(file)["data_sha256"] == sha256(data)
+    assert read_model_card(file)["data_sha256"] == sha256(data)
     document = json.loads(golden_paths(file)[1].read_text())
     assert (document["model_sha256"], document["data"]["sha256"]) == (sha256(file), sha256(data))
     tensors = onnx.load(file, load_external_data=False).graph.initializer
@@ -172,7 +173,8 @@ def test_weights_of_a_replaced_model_go_and_those_of_others_stay(model: Path) ->
 
 def test_a_failed_verification_leaves_both_files_as_they_were(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {name: (model.parent / name).read_bytes() for name in names(model.parent)}
-    monkeypatch.setattr(publishing, "convert", lambda module, **options: convert(seeded(large, 5), **options))
+    other = prepare(seeded(large, 5), torch.tensor(ROWS), output_names=["output"])
+    monkeypatch.setattr(publishing, "convert", lambda _, **options: convert(other, **options))
     with pytest.raises(VerificationFailed) as caught:
         exported(model.parent, seed=1)
     assert caught.value.diagnosis is not None
@@ -225,11 +227,12 @@ KILLED = """
 import os, pathlib, shutil, signal, sys
 import torch
 from export_models import rows_of, seeded
-from lrdiff_export import export, external
+from lrdiff_export import export
+from lrdiff_export.onnx_file import external_data
 from test_export_external import LIMIT, ROWS, large
 
 torch.set_num_threads(1)
-external.ONE_FILE = LIMIT
+external_data.ONE_FILE = LIMIT
 real = os.replace
 for moment in range(4):
     folder = pathlib.Path(f"moment{moment}")
@@ -373,7 +376,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_a_hostile_second_file_ends_in_one_line_wherever_it_is_opened(name: str, model: Path) -> None:
     change, message = ATTACKS[name]
     change(model)
-    readers: list[Callable[[Path], Any]] = [load_onnx, inspect_untrusted, OnnxPredictor, verify_golden, read_card]
+    readers: list[Callable[[Path], Any]] = [load_onnx, inspect_untrusted, OnnxPredictor, verify_golden, read_model_card]
     for read in readers:
         with pytest.raises(ModelFileError) as caught:
             read(model)

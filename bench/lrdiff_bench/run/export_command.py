@@ -106,11 +106,11 @@ def predict_onnx(model: Path, data: str) -> str:
         ModelFileError: the file cannot be used, or does not name its columns.
         DataError: the rows cannot be used.
     """
-    from lrdiff_export import Sandbox, read_card
+    from lrdiff_export import Sandbox, read_model_card
 
     with Sandbox() as sandbox:
         sandbox.inspect(model)
-        card = read_card(model)
+        card = read_model_card(model)
         columns, classes = _names(card, "features", model), _names(card, "classes", model)
         if not columns:
             raise ModelFileError(f"{model} does not name its columns", help="export it with lrdiff export RUN")

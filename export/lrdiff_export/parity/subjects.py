@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from lrdiff_core.errors import ConfigError, ModelFileError
-from lrdiff_export.model.float64 import prepare_module
+from lrdiff_export.model.prepared import prepare
 from lrdiff_export.model.signature import Arrays, as_arrays
-from lrdiff_export.onnx_file.convert import convert_to_onnx
+from lrdiff_export.onnx_file.convert import convert
 from lrdiff_export.onnx_file.load import load_onnx, parse_onnx
 from lrdiff_export.parity.judge import GoldenJudge, Judge, ModuleJudge
 from lrdiff_export.verify.golden import read_golden
@@ -74,14 +74,14 @@ def subject_of_module(
         >>> subject.judge.answers[0].dtype, len(subject.get_onnx()) > 100
         (dtype('float64'), True)
     """
-    keywords = tuple(rows) if isinstance(rows, Mapping) else None
     arrays = as_arrays(rows)
     examples = [torch.from_numpy(one[:2].copy()) for one in arrays]
-    prepared = prepare_module(module, examples, keywords=keywords, outputs=output_names)
-    judge = ModuleJudge(prepared, arrays, output_names)
-    if len(judge.names) != len(judge.answers):
+    example = dict(zip(rows, examples, strict=True)) if isinstance(rows, Mapping) else examples
+    prepared = prepare(module, example, output_names=output_names)
+    judge = ModuleJudge(prepared, arrays)
+    if len(prepared.output_names) != len(judge.answers):
         raise ConfigError(
-            f"{len(judge.names)} output names are given, the module gives {len(judge.answers)}",
+            f"{len(prepared.output_names)} output names are given, the module gives {len(judge.answers)}",
             help="give one name an output",
         )
     made: list[bytes] = []  # at most one: given, or converted when a backend first asks
@@ -93,11 +93,10 @@ def subject_of_module(
 
     def get_onnx() -> bytes:
         if not made:
-            names = [f"output{index}" for index in range(len(judge.answers))]
-            made.append(convert_to_onnx(prepared, example=examples, output_names=names))
+            made.append(convert(prepared).data)
         return made[0]
 
-    return Subject(module=prepared, rows=arrays, judge=judge, get_onnx=get_onnx, decide=decide)
+    return Subject(module=prepared.module, rows=arrays, judge=judge, get_onnx=get_onnx, decide=decide)
 
 
 def subject_of_file(path: str | os.PathLike[str]) -> Subject:

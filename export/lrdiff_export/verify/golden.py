@@ -15,7 +15,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,8 +134,6 @@ def make_golden(
     battery: Battery,
     *,
     model_sha256: str,
-    input_names: Sequence[str],
-    output_names: Sequence[str],
     data: DataFile | None = None,
 ) -> Golden:
     """Take finite rows of a battery, held-out ones first, with their float64 answers.
@@ -143,8 +141,6 @@ def make_golden(
     Args:
         battery: of a model that passed.
         model_sha256: of the file.
-        input_names: of the file.
-        output_names: of the file.
         data: the second file with its weights.
 
     Raises:
@@ -153,8 +149,10 @@ def make_golden(
     cases = {case.name: case for case in battery.ordinary()}
     counts = {"held out": HELD_OUT_ROWS, "normal": OTHER_ROWS, "zeros": 1, "extremes": OTHER_ROWS}
     parts = [(cases[name], count) for name, count in counts.items() if name in cases]
-    feeds = [np.concatenate([case.feeds[i][:n] for case, n in parts]) for i in range(len(input_names))]
-    answers = [np.concatenate([case.answers[i][:n] for case, n in parts]) for i in range(len(output_names))]
+    feeds = [np.concatenate([case.feeds[i][:n] for case, n in parts]) for i in range(len(battery.rows))]
+    answers = [
+        np.concatenate([case.answers[i][:n] for case, n in parts]) for i in range(len(battery.yardstick.answers))
+    ]
     finite = np.ones(len(feeds[0]), bool)
     with np.errstate(over="ignore"):
         for one in (*feeds, *answers):
@@ -165,8 +163,8 @@ def make_golden(
     return Golden(
         model_sha256=model_sha256,
         data=data,
-        input_names=tuple(input_names),
-        output_names=tuple(output_names),
+        input_names=battery.prepared.input_names,
+        output_names=battery.prepared.output_names,
         inputs=tuple(one[finite] for one in feeds),
         outputs=tuple(one[finite] for one in answers),
         budgets=tuple(battery.yardstick.budgets),
