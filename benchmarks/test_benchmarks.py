@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from lrdiff_bench.measure.cases.main_cases import CASES
 from lrdiff_bench.measure.engine.process import Effort
+from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.engine.suite import measure_here
 from lrdiff_bench.measure.engine.timing import Case
 

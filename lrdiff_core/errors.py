@@ -13,11 +13,18 @@
     ├── UnavailableError       a device, runtime or compiler that is not here         3
     └── CheckFailed            done, and a check did not hold                         1
 
+    LrdiffWarning              done, and perhaps not what was meant
+    └── OptimizerWarning       what an optimizer holds is no longer what a plan said
+
 The command line prints ``error: <message>`` and ``help: <help>`` and ends with the exit status; a library
 user catches :class:`LrdiffError` or any branch of it.
 """
 
 from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
 
 __all__ = [
     "LrdiffError",
@@ -30,7 +37,12 @@ __all__ = [
     "ModelFileError",
     "UnavailableError",
     "CheckFailed",
+    "LrdiffWarning",
+    "OptimizerWarning",
+    "warn",
 ]
+
+_HERE = str(Path(__file__).parent)
 
 
 class LrdiffError(Exception):
@@ -106,3 +118,25 @@ class CheckFailed(LrdiffError):
     """The work was done and a check on its result did not hold."""
 
     exit_status = 1
+
+
+class LrdiffWarning(UserWarning):
+    """Root of everything lrdiff warns of: something was done that may not be what was meant."""
+
+
+class OptimizerWarning(LrdiffWarning):
+    """What an optimizer holds is no longer what a plan said."""
+
+
+def warn(message: str, kind: type[LrdiffWarning], *, help: str) -> None:
+    """Warn at the line that called into this package.
+
+    Args:
+        message: what happened, and where.
+        kind: the class of the warning.
+        help: what to do about it.
+    """
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"{message}\nhelp: {help}", kind, stacklevel=level)

@@ -15,8 +15,7 @@ from typing import Any
 from asv_runner.benchmarks.mark import SkipNotImplemented
 
 # Modules, not functions: asv would take an imported `time_case` for a benchmark, because of its name.
-from lrdiff_bench.measure.cases import main_cases
-from lrdiff_bench.measure.engine import child, process, shared, suite, timing
+from lrdiff_bench.measure.engine import child, process, registry, shared, suite, timing
 from lrdiff_core.errors import CheckFailed
 
 ALL = bool(os.environ.get("LRDIFF_BENCH_ALL"))
@@ -37,7 +36,7 @@ def setup_cache() -> None:
 
 def skip_unavailable(case: timing.Case) -> None:
     # Not in a `setup`: asv calls that before `setup_cache` too, where skipping would fail all benchmarks.
-    reason = main_cases.CASES[case.name].unavailable(**case.parameters)
+    reason = registry.CASES[case.name].unavailable(**case.parameters)
     if reason is not None:
         raise SkipNotImplemented(reason)
 
@@ -97,7 +96,7 @@ def peak_memory(name: str, build: Callable[..., timing.Case]) -> Callable[..., f
     return benchmark
 
 
-def add(family: main_cases.CaseFamily, view_name: str, view: Any) -> None:
+def add(family: registry.CaseFamily, view_name: str, view: Any) -> None:
     """Add the benchmarks of one view: their parameters are those that have several values in it."""
     full = family.full(view)
     varied = {key: values for key, values in full.items() if len(values) > 1}
@@ -126,7 +125,7 @@ def add(family: main_cases.CaseFamily, view_name: str, view: Any) -> None:
         globals()[benchmark.__name__] = benchmark
 
 
-def views(family: main_cases.CaseFamily) -> dict[str, Any]:
+def views(family: registry.CaseFamily) -> dict[str, Any]:
     """The views to follow, by name; the one without a name is there by default."""
     followed = {"": family.quick}
     if ALL:
@@ -135,7 +134,7 @@ def views(family: main_cases.CaseFamily) -> dict[str, Any]:
     return followed
 
 
-for _family in main_cases.CASES.values():
+for _family in registry.CASES.values():
     for _name, _view in views(_family).items():
         # One device an environment: it is in the environment's name, not among the parameters.
         _devices = _family.parameters.get("device", ("cpu",))

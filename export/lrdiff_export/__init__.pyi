@@ -13,9 +13,10 @@ from .publish.export import export as export
 from .publish.export import export_onnx as export_onnx
 from .publish.latency import LatencyReport as LatencyReport
 from .publish.latency import measure_latency as measure_latency
-from .publish.metadata import Card as Card
-from .publish.metadata import card_of as card_of
-from .publish.metadata import read_card as read_card
+from .publish.metadata import ModelCard as ModelCard
+from .publish.metadata import model_card as model_card
+from .publish.metadata import read_model_card as read_model_card
+from .publish.request import ExportOptions as ExportOptions
 from .publish.targets import TARGETS as TARGETS
 from .publish.targets import Target as Target
 from .publish.targets import find_target as find_target
@@ -25,6 +26,8 @@ from .runtimes import BACKENDS as BACKENDS
 from .runtimes import Backend as Backend
 from .runtimes import register_backend as register_backend
 from .runtimes.predictor import OnnxPredictor as OnnxPredictor
+from .runtimes.runners import RUNNERS as RUNNERS
+from .runtimes.runners import register_runner as register_runner
 from .runtimes.sandbox import Limits as Limits
 from .runtimes.sandbox import Sandbox as Sandbox
 from .runtimes.sandbox import inspect_untrusted as inspect_untrusted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, ClassVar
 
 import torch
@@ -135,8 +135,8 @@ class Adam(OnePass, torch.optim.Adam):
     _torch_class: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     _fused_dtypes = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
-    def _needed_state(self, group: dict[str, Any]) -> Set[str]:
-        return {"step", "exp_avg", "exp_avg_sq"} | ({"max_exp_avg_sq"} if group["amsgrad"] else set())
+    def _needed_state(self, group: Mapping[str, Any]) -> Set[str]:
+        return {"step", "exp_avg", "exp_avg_sq"} | ({"max_exp_avg_sq"} if group.get("amsgrad") else set())
 
     def _begin(self, param: Tensor, group: dict[str, Any]) -> bool:
         state = self.state[param]

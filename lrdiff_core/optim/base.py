@@ -40,8 +40,10 @@ from torch.nn import Parameter
 from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import Optimizer
 
+from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim import kernel, restore
 from lrdiff_core.optim.forms import (
+    NUMBERS,
     Columns,
     ForeachForm,
     Form,
@@ -177,7 +179,7 @@ class Plan:
 
     def _can_move(self, columns: Columns) -> bool:
         """Whether some numbers are held in tensors, arrays or lists, which change without becoming other objects."""
-        numbers = chain(*columns[:4], *self._update.numbers(columns))  # the pairs of betas, and what is in them
+        numbers = chain(*columns[:NUMBERS], *self._update.numbers(columns))  # the pairs of betas, and what is in them
         return not all(issubclass(kind, int | float | tuple) for kind in set(map(type, numbers)))
 
     def run(self, grads: list[Tensor]) -> None:
@@ -388,9 +390,29 @@ class OnePass(Optimizer):
         alike = value.dtype is param.dtype and value.device == param.device and value.shape == param.shape
         return alike and (param.device.type == "cuda" or (_ordered_alike(value, param) and not _veiled(value)))
 
-    def _needed_state(self, group: dict[str, Any]) -> Set[str]:
+    def _needed_state(self, group: Mapping[str, Any]) -> Set[str]:
         """The names that a state, once begun, has to have."""
         return frozenset()
+
+    def _accept(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """The state as this class takes it; refuses what a class of another kind wrote, which torch finds at a step."""
+        saved = state_dict["param_groups"]
+        if len(saved) != len(self.param_groups):  # torch's own check says so
+            return state_dict
+        for number, (group, own) in enumerate(zip(saved, self.param_groups, strict=True)):
+            missing = [key for key in self._update.keys[:NUMBERS] if key not in group]
+            for position in group["params"]:
+                held = state_dict["state"].get(position)
+                if held:
+                    missing += sorted(self._needed_state(group) - set(held))
+            if missing:
+                raise OptimizerError(
+                    f"{restore.label(own, number)} was saved by another kind of optimizer: "
+                    f"{type(self).__name__} needs {restore.shown(dict.fromkeys(missing))}",
+                    help="load it into the class that saved it; load_state_only(optimizer, state, partial=True) takes "
+                    "what fits",
+                )
+        return state_dict
 
     def _begin(self, param: Tensor, group: dict[str, Any]) -> bool:
         """Begins the state of a parameter if it has none, as torch's class does; True if a buffer is still to fill."""
@@ -424,13 +446,16 @@ class OnePass(Optimizer):
 
         By parameter name where both sides carry names (groups made from ``named_parameters()``), whatever the
         grouping; by position otherwise, as torch does. Rates held as tensors stay the same objects; ``foreach`` and
-        ``fused`` stay as this optimizer has them.
+        ``fused`` stay as this optimizer has them. Settings are the checkpoint's, as in torch; where they replace those
+        of a plan, an :class:`~lrdiff_core.errors.OptimizerWarning` says so, and
+        :func:`~lrdiff_core.optim.load_state_only` keeps the plan's.
 
         Args:
             state_dict: what ``state_dict()`` returned.
 
         Raises:
-            OptimizerError: names that are missing or left over, or options that differ within one of our groups.
+            OptimizerError: names that are missing, left over or ambiguous, options that differ within one of our
+                groups, or the state of another kind of optimizer.
             ValueError: (by position) the groups differ in number or size.
         """
         restore.load(self, super().load_state_dict, state_dict)

@@ -26,13 +26,15 @@ from torch import Tensor
 
 from lrdiff_core.optim import kernel
 
-__all__ = ["Form", "Tensors", "Update", "KernelForm", "FusedForm", "ForeachForm", "data_ptr"]
+__all__ = ["NUMBERS", "Form", "Tensors", "Update", "KernelForm", "FusedForm", "ForeachForm", "data_ptr"]
 
 # Mapped over a list, a method of the class costs half of what asking each tensor for it does.
 data_ptr: Callable[[Tensor], int] = torch._C.TensorBase.data_ptr
 
 Setting = tuple[Any, ...]  # the watched options of one parameter group, in the order of Update.keys
 Columns = tuple[tuple[Any, ...], ...]  # the same for all groups, option by option
+
+NUMBERS = 4  # how many of Update.keys, from the first, are numbers that every group of the kind has
 
 # Elements that are worth a thread: about 25 us of work, several times what it takes to wake one.
 GRAIN = 131_072

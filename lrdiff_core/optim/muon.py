@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim.adamw import AdamW
+from lrdiff_core.optim.restore import label
 
 __all__ = ["MuonAdamW", "orthogonalize"]
 
@@ -146,6 +147,19 @@ class MuonAdamW(AdamW):
             for key, value in self._muon_defaults.items():
                 group.setdefault(key, value)
 
+    def _needed_state(self, group: Mapping[str, Any]) -> Set[str]:
+        return {"momentum_buffer"} if group["use_muon"] else super()._needed_state(group)
+
+    def _accept(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Takes the groups of :class:`torch.optim.Muon` and of AdamW where they are stepped by the same rule here."""
+        saved = state_dict["param_groups"]
+        if len(saved) == len(self.param_groups):
+            groups = [
+                _migrated(group, own, i) for i, (group, own) in enumerate(zip(saved, self.param_groups, strict=True))
+            ]
+            state_dict = {**state_dict, "param_groups": groups}
+        return super()._accept(state_dict)
+
     def forms(self) -> dict[str, int]:
         """As :meth:`AdamW.forms`, with the key ``muon``."""
         counts = super().forms()
@@ -209,6 +223,26 @@ class MuonAdamW(AdamW):
 
 
 _MUON_KEYS = ("use_muon", "momentum", "nesterov", "ns_coefficients", "ns_steps", "muon_eps", "adjust_lr_fn")
+
+
+def _migrated(saved: Mapping[str, Any], own: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """A saved group with everything that a group here has; refuses one that another rule has stepped."""
+    of_torch = "ns_steps" in saved and "use_muon" not in saved
+    by_muon = saved.get("use_muon", of_torch)
+    if "use_muon" not in saved and by_muon != own["use_muon"]:
+        rules = {True: "Muon", False: "AdamW"}
+        raise OptimizerError(
+            f"{label(own, number)} was saved by {rules[by_muon]} and is stepped by {rules[not by_muon]} here",
+            help=f"give its parameters to a group with use_muon={by_muon}, or take what fits with "
+            "load_state_only(optimizer, state, partial=True)",
+        )
+    filled = {**{key: own[key] for key in _MUON_KEYS}, **saved, "use_muon": by_muon}
+    if by_muon:  # AdamW's settings are not asked for, but have a place in every group
+        filled = {**{key: value for key, value in own.items() if key not in ("params", "param_names")}, **filled}
+    if of_torch:
+        filled |= {"muon_eps": saved["eps"], "eps": own["eps"]}
+    _check({**filled, "params": own["params"]})
+    return filled
 
 
 def _adjustment(name: str | None, shape: Sequence[int]) -> float:

@@ -6,26 +6,31 @@ rates silently. Here names decide where both sides have them; a checkpoint witho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from lrdiff_core.errors import OptimizerError
+from lrdiff_core.errors import OptimizerError, OptimizerWarning, warn
 from lrdiff_core.rates.names import canonical_name
 
-__all__ = ["load", "by_name"]
+__all__ = ["aligned_twins", "by_name", "label", "load", "names_of", "shown"]
 
-_IMPLEMENTATION = ("foreach", "fused")
-_SHOWN = 5  # names listed in an error before it only counts
+Groups = Sequence[Mapping[str, Any]]
+
+_IMPLEMENTATION = ("foreach", "fused")  # what runs, not what is computed
+_OWN = ("lr", "name", "param_names", *_IMPLEMENTATION)  # what a group keeps; of the rate, the tensor that holds it
+_SHOWN = 5  # names listed in a message before it only counts
+SAME_RATIO = 1e-6  # float32 rates that one scheduler moved agree to this
 
 
 def load(optimizer: Optimizer, load_by_position: Callable[[Any], None], state_dict: Mapping[str, Any]) -> None:
     """Loads by name where both sides have names, else by position; keeps the tensor objects that hold rates.
 
     ``foreach`` and ``fused`` stay as they are, too: they say what runs and not what is computed, and a checkpoint of
-    torch's fused optimizer would otherwise bring torch's own step with it.
+    torch's fused optimizer would otherwise bring torch's own step with it. Names of groups and parameters stay, because
+    they say what is here.
 
     Args:
         optimizer: receives the state.
@@ -33,11 +38,14 @@ def load(optimizer: Optimizer, load_by_position: Callable[[Any], None], state_di
         state_dict: what ``state_dict()`` of this or torch's class returned.
 
     Raises:
-        OptimizerError: names that are missing or left over, or options that differ within one of our groups.
+        OptimizerError: names that are missing or left over, options that differ within one of our groups, or the
+            state of an optimizer of another kind.
     """
-    held = [{key: group[key] for key in ("lr", *_IMPLEMENTATION) if key in group} for group in optimizer.param_groups]
+    held = [{key: group[key] for key in _OWN if key in group} for group in optimizer.param_groups]
+    before = [_planned(group) for group in optimizer.param_groups]
+    same_groups = _layout(optimizer.param_groups) == _layout(state_dict["param_groups"])
     # After the hooks that the user registered, which may be there to mend the names.
-    hook = optimizer.register_load_state_dict_pre_hook(_match_names)
+    hook = optimizer.register_load_state_dict_pre_hook(_fit)
     try:
         load_by_position(state_dict)
     finally:
@@ -52,14 +60,36 @@ def load(optimizer: Optimizer, load_by_position: Callable[[Any], None], state_di
         step = values.get("step") if isinstance(values, dict) else None
         if isinstance(step, Tensor) and step.is_floating_point():
             values["step"] = step.float()  # torch counts in its default dtype, which may be float64
+    _warn_of_other_settings(optimizer.param_groups, before, same_groups=same_groups)
 
 
-def _match_names(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
-    both = _named(optimizer.param_groups) and _named(state_dict["param_groups"])
-    return by_name(state_dict, optimizer.param_groups) if both else None
+def _fit(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
+    own, saved = names_of(optimizer.param_groups), names_of(state_dict["param_groups"])
+    if own is not None and saved is not None and not aligned_twins(optimizer.param_groups, state_dict["param_groups"]):
+        state_dict = by_name(state_dict, optimizer.param_groups)
+    accepted: dict[str, Any] = optimizer._accept(state_dict)
+    return accepted
 
 
-def by_name(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
+def names_of(groups: Groups) -> list[str] | None:
+    """The names of all parameters in order; None where some have none.
+
+    A flattened state of ``torch.distributed.checkpoint`` carries the names of other groups beside its parameters: a
+    list of another length is none.
+    """
+    if any(len(group.get("param_names", ())) != len(group["params"]) for group in groups):
+        return None
+    return [name for group in groups for name in group["param_names"]] if groups else None
+
+
+def aligned_twins(own: Groups, saved: Groups) -> bool:
+    """Whether names stand twice (the groups of two models), and both sides list the same names in the same groups."""
+    layout = [list(group["param_names"]) for group in own]
+    names = [name for group in layout for name in group]
+    return len(set(names)) < len(names) and layout == [list(group["param_names"]) for group in saved]
+
+
+def by_name(state_dict: Mapping[str, Any], groups: Groups) -> dict[str, Any]:
     """The state dict regrouped and reordered to fit ``groups``, parameters matched by name.
 
     Args:
@@ -70,7 +100,7 @@ def by_name(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> dict
         A new state dict; the tensors are the same.
 
     Raises:
-        OptimizerError: names that are missing or left over, or options that differ within one of our groups.
+        OptimizerError: names that are missing, left over or ambiguous, or options that differ within one of our groups.
 
     Example:
         >>> group = {"lr": 0.1, "params": [0, 1], "param_names": ["a", "b"]}
@@ -83,24 +113,27 @@ def by_name(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> dict
     saved = [name for group in state_dict["param_groups"] for name in group["param_names"]]
     # What torch.compile or DistributedDataParallel put into the names is looked through only where it matters.
     canonical: Callable[[str], str] = str if set(names) == set(saved) else canonical_name
-    origin: dict[str, tuple[int, dict[str, Any]]] = {}
-    for group in state_dict["param_groups"]:
-        for name, position in zip(group["param_names"], group["params"], strict=True):
-            if canonical(name) in origin:
-                raise OptimizerError(
-                    f"the checkpoint holds the name {name!r} twice", help="save it again with unique parameter names"
-                )
-            origin[canonical(name)] = (position, group)
-    wanted = list(map(canonical, names))
-    missing, left_over = sorted(set(wanted) - set(origin)), sorted(set(origin) - set(wanted))
+    wanted, there = list(map(canonical, names)), list(map(canonical, saved))
+    for where, listed in (("the optimizer", wanted), ("the checkpoint", there)):
+        if len(set(listed)) < len(listed):
+            twice = next(name for name in listed if listed.count(name) > 1)
+            raise OptimizerError(
+                f"{where} holds the name {twice!r} twice",
+                help="tell the models apart, plan.groups(prefix=...), or drop param_names from the checkpoint's groups "
+                "to load by position",
+            )
+    missing, left_over = sorted(set(wanted) - set(there)), sorted(set(there) - set(wanted))
     if missing or left_over:
-        parts = [f"the checkpoint lacks {_listed(missing)}"] if missing else []
-        parts += [f"the optimizer lacks {_listed(left_over)}"] if left_over else []
+        parts = [f"the checkpoint lacks {shown(missing)}"] if missing else []
+        parts += [f"the optimizer lacks {shown(left_over)}"] if left_over else []
         raise OptimizerError(
             "optimizer state does not fit by parameter name: " + "; ".join(parts),
-            help="build the optimizer over the same parameters, or drop param_names from the checkpoint's groups "
-            "to load by position",
+            help="build the optimizer over the same parameters, take what fits with load_state_only(optimizer, state, "
+            "partial=True), or drop param_names from the checkpoint's groups to load by position",
         )
+    positions = [position for group in state_dict["param_groups"] for position in group["params"]]
+    options = [group for group in state_dict["param_groups"] for _ in group["params"]]
+    origin = dict(zip(there, zip(positions, options, strict=True), strict=True))
     number = {name: i for i, name in enumerate(wanted)}
     moved = {position: number[name] for name, (position, _) in origin.items()}
     state = {moved.get(key, key): value for key, value in state_dict["state"].items()}
@@ -114,9 +147,9 @@ def by_name(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> dict
 
 
 def _regrouped(
-    group: dict[str, Any],
+    group: Mapping[str, Any],
     names: list[str],
-    origin: Mapping[str, tuple[int, dict[str, Any]]],
+    origin: Mapping[str, tuple[int, Mapping[str, Any]]],
     number: Mapping[str, int],
 ) -> dict[str, Any]:
     """The saved options for one of our groups; every parameter in it must have been saved with the same ones."""
@@ -127,24 +160,74 @@ def _regrouped(
                 raise OptimizerError(
                     f"{names[0]} and {name} share a group here but were saved with different {key}: "
                     f"{saved[0].get(key)} and {options.get(key)}",
-                    help="give them groups of their own; merged groups need equal options",
+                    help="give them groups of their own, or keep the optimizer's settings: load_state_only(optimizer, "
+                    "state)",
                 )
     options = saved[0] if saved else {k: v for k, v in group.items() if k != "params"}
     return {**options, "params": [number[name] for name in names], "param_names": list(group["param_names"])}
 
 
-def _options(group: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in ("params", "param_names", "name")}
 
 
 def _same(a: Any, b: Any) -> bool:
     return a is b or bool(a == b)
 
 
-def _named(groups: list[dict[str, Any]]) -> bool:
-    return all("param_names" in group for group in groups)
+def label(group: Mapping[str, Any], number: int) -> str:
+    """What a message calls a group."""
+    name = f'group "{group["name"]}"' if "name" in group else f"group {number}"
+    return f"{name} ({shown(group['param_names'])})" if group.get("param_names") else name
 
 
-def _listed(names: list[str]) -> str:
+def shown(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _planned(group: Mapping[str, Any]) -> dict[str, float] | None:
+    """What a plan said about a group, for the groups that come from one: they carry a name."""
+    if "name" not in group or not isinstance(group.get("weight_decay", 0.0), int | float):
+        return None
+    noted = "initial_lr" in group  # by a scheduler, which may have moved the rate since
+    lr = float(group["initial_lr"] if noted else group["lr"])
+    return {"lr": lr, "weight_decay": float(group.get("weight_decay", 0.0)), "noted": noted}
+
+
+def _layout(groups: Groups) -> list[Any]:
+    return [(len(group["params"]), group.get("param_names")) for group in groups]
+
+
+def _warn_of_other_settings(groups: Groups, before: Sequence[dict[str, float] | None], *, same_groups: bool) -> None:
+    """Warn where a load replaced what a plan said. A rate that was saved while a scheduler moved it is no other rate.
+
+    Where both sides note ``initial_lr``, it tells. Where not, what moves all rates by one factor down keeps the plan,
+    and between equal groups whatever lowers them (ReduceLROnPlateau has a lowest rate).
+    """
+    pairs = [
+        (str(group["name"]), old, new)
+        for group, old in zip(groups, before, strict=True)
+        if old is not None and (new := _planned(group)) is not None
+    ]
+    if not pairs:
+        return
+    exact = all(old["noted"] and new["noted"] for _, old, new in pairs)
+    factors = [1.0 if old["lr"] == new["lr"] else new["lr"] / old["lr"] if old["lr"] else 0.0 for _, old, new in pairs]
+    lowered = max(factors) <= 1 + SAME_RATIO
+    together = max(factors) - min(factors) <= SAME_RATIO * max(factors)
+    moved = lowered and (same_groups or together) and not exact
+    parts = [
+        f"{key} of {name} {old[key]:g} -> {new[key]:g}"
+        for name, old, new in pairs
+        for key in (["weight_decay"] if moved else ["lr", "weight_decay"])
+        if abs(old[key] - new[key]) > SAME_RATIO * old[key]
+    ]
+    if parts:
+        warn(
+            f"loading replaced what the plan said: {shown(parts)}",
+            OptimizerWarning,
+            help="to keep the optimizer's settings, call load_state_only(optimizer, state) in place of load_state_dict",
+        )

@@ -9,10 +9,10 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from types import ModuleType
 
+import asv
 import pytest
 from asv import util
 from asv.config import Config
@@ -270,14 +270,14 @@ def test_asv_finds_a_regression_planted_between_two_commits(tmp_path: Path) -> N
     python = str(tmp_path / "venv" / "bin" / "python")
     purelib = Path(call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     # Sorts behind lrdiff_commit.pth: the scratch project must win over what is installed beside the tests.
-    (purelib / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (purelib / "packages.pth").write_text(f"{Path(asv.__file__).parents[1]}\n")
     call(python, str(project / "benchmarks" / "link_commit.py"), str(project))
-    asv = [sys.executable, "-m", "asv"]
+    run_asv = [sys.executable, "-m", "asv"]
     call("git", "init", "-q", "-b", "main", folder=project)
-    call(*asv, "machine", "--yes")
+    call(*run_asv, "machine", "--yes")
 
     def measure(hash_: str) -> None:
-        call(*asv, "run", "-E", f"existing:{python}", f"--set-commit-hash={hash_}", "--bench", "track_main_step")
+        call(*run_asv, "run", "-E", f"existing:{python}", f"--set-commit-hash={hash_}", "--bench", "track_main_step")
 
     measure(commit("fast", "2026-01-01T00:00:00Z"))
     source = project / "lrdiff_core" / "optim" / "adam.py"
@@ -285,7 +285,7 @@ def test_asv_finds_a_regression_planted_between_two_commits(tmp_path: Path) -> N
         file.write(PLANTED)
     slow = commit("slow", "2026-01-02T00:00:00Z")
     measure(slow)
-    call(*asv, "publish")
+    call(*run_asv, "publish")
 
     html = project / "benchmarks" / "html"
     index = json.loads((html / "index.json").read_text())

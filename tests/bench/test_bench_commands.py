@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from lrdiff_bench.cli import main
-from lrdiff_bench.measure.cases.main_cases import CASES
 from lrdiff_bench.measure.engine import store
 from lrdiff_bench.measure.engine.ab import open_sides
 from lrdiff_bench.measure.engine.record import Record
+from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.engine.suite import choose_cases
 from lrdiff_core.errors import ConfigError
 

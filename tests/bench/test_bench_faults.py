@@ -11,10 +11,10 @@ import pytest
 
 from lrdiff_bench.cli import main
 from lrdiff_bench.measure import command, offline_page, pictures
-from lrdiff_bench.measure.cases.main_cases import find_case
 from lrdiff_bench.measure.engine import store, suite
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.record import Record
+from lrdiff_bench.measure.engine.registry import find_case
 from lrdiff_bench.measure.engine.suite import Row, choose_cases, measure_cases, measure_here
 from lrdiff_bench.system.machine import describe_machine
 from lrdiff_core.errors import ConfigError, DataError, UnavailableError

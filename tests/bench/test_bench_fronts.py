@@ -7,9 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
+import asv
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ def project(tmp_path_factory) -> Path:
         shutil.copytree(
             ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "env", "results", "html")
         )
-    with open(project / "bench" / "lrdiff_bench" / "cases.py", "a") as file:
+    with open(project / "bench" / "lrdiff_bench" / "measure" / "cases" / "main_job.py", "a") as file:
         file.write(NEW_CASE)
     return project
 
@@ -98,15 +98,16 @@ def from_asv(project: Path) -> float:
         call(project, python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", **variables).strip()
     )
     # Sorts behind lrdiff_commit.pth: the scratch project wins over what is installed beside the tests.
-    (purelib / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (purelib / "packages.pth").write_text(f"{Path(asv.__file__).parents[1]}\n")
     call(project, python, "link_commit.py", str(project), **variables)
     (project / ".gitignore").write_text("venv\nhome\n")
     for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "x"]):
         call(project, "git", "-C", str(project), *command, **variables, **identity)
     commit = call(project, "git", "rev-parse", "HEAD", **variables).strip()
-    asv = [sys.executable, "-m", "asv"]
-    call(project, *asv, "machine", "--yes", **variables)
-    call(project, *asv, "run", "-E", f"existing:{python}", f"--set-commit-hash={commit}", "--bench", "track_planted",
+    run_asv = [sys.executable, "-m", "asv"]
+    call(project, *run_asv, "machine", "--yes", **variables)
+    call(project, *run_asv, "run", "-E", f"existing:{python}", f"--set-commit-hash={commit}", "--bench",
+         "track_planted",
          **variables)  # fmt: skip
     (result,) = (project / "benchmarks" / "results").glob("*/*existing*.json")
     document = json.loads(result.read_text())
@@ -129,7 +130,7 @@ def test_one_function_shows_up_in_all_three_fronts_with_the_same_median(project:
 
 def test_nothing_lists_the_cases_by_hand() -> None:
     """The new function above is the only edit: no front names a family."""
-    from lrdiff_bench.measure.cases.main_cases import CASES
+    from lrdiff_bench.measure.engine.registry import CASES
 
     fronts = [file for file in (ROOT / "benchmarks").rglob("*.py") if not {"env", "__pycache__"} & set(file.parts)]
     assert len(fronts) >= 5

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lrdiff_bench.cli import main
-from lrdiff_bench.measure.cases.main_cases import CASES
+from lrdiff_bench.measure.engine.registry import CASES
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "benchmarks.md"
 TEXT = GUIDE.read_text(encoding="utf-8")

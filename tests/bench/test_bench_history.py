@@ -13,11 +13,11 @@ import pytest
 
 from lrdiff_bench.cli import main
 from lrdiff_bench.measure import history
-from lrdiff_bench.measure.cases.main_cases import CASES, find_case
 from lrdiff_bench.measure.engine import shared, store, suite
 from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.record import ParityResult, Record, join_records
+from lrdiff_bench.measure.engine.registry import CASES, find_case
 from lrdiff_bench.measure.engine.suite import measure_here, measure_in_copies
 from lrdiff_bench.measure.history import list_commits, read_failures
 from lrdiff_core.errors import CheckFailed, ConfigError

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lrdiff_bench.measure.cases.main_cases import find_case
-from lrdiff_bench.measure.cases.optimizer_cases import IMPLEMENTATIONS, MODELS, build_optimizer
 from lrdiff_bench.measure.cases.optimizer_error import budget, error_in_eps, optimizer_parity, output_parity
+from lrdiff_bench.measure.cases.optimizer_step import IMPLEMENTATIONS, MODELS, build_optimizer
 from lrdiff_bench.measure.cases.state import model_shapes, optimizer_facts, rate_groups, restorer, tensors
+from lrdiff_bench.measure.engine.registry import find_case
 from lrdiff_bench.measure.engine.timing import Workload
 from lrdiff_bench.system.machine import pinned
 from lrdiff_core.errors import ConfigError
@@ -134,9 +134,9 @@ def test_shapes_are_those_of_the_models(name: str, count: int, parameters: int) 
 
 
 def test_shapes_say_where_they_come_from() -> None:
-    import lrdiff_bench.measure
+    import lrdiff_bench.measure.cases
 
-    document = json.loads(Path(lrdiff_bench.measure.__file__).with_name("shapes.json").read_text())
+    document = json.loads(Path(lrdiff_bench.measure.cases.__file__).with_name("shapes.json").read_text())
     assert (document["format"], document["version"]) == ("lrdiff.shapes", 1)
     assert set(document["models"]) == set(MODELS)
     assert all(model["source"] for model in document["models"].values())
@@ -178,7 +178,7 @@ def test_asv_follows_the_error_of_every_case_that_tells_one(tmp_path: Path) -> N
     import subprocess
     import sys
 
-    from lrdiff_bench.measure.cases.main_cases import CASES
+    from lrdiff_bench.measure.engine.registry import CASES
 
     script = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); from asv_suite import cases as c;"

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
-from lrdiff_bench.measure.cases import main_cases
-from lrdiff_bench.measure.cases.main_cases import CASES, case_family, find_case, peak_resident_bytes
+from lrdiff_bench.measure.cases import main_job
 from lrdiff_bench.measure.engine import registry
+from lrdiff_bench.measure.engine.case import Case
+from lrdiff_bench.measure.engine.process import Effort, MeasuringProcess
+from lrdiff_bench.measure.engine.registry import CASES, CaseRegistry, find_case
 from lrdiff_bench.measure.engine.timing import Workload, time_case
 from lrdiff_bench.system.machine import pinned
-from lrdiff_core.errors import ConfigError, UnavailableError
+from lrdiff_bench.system.memory import peak_resident_bytes
+from lrdiff_core.errors import ConfigError, InputError, UnavailableError
 
 # Of the models' shapes only the smallest: the others are the same code with more memory.
 LARGE = {"resnet50", "vit_b16", "bert_base", "gpt2_small", "gaussians"}
@@ -84,13 +90,13 @@ def test_case_steps_and_resets_and_is_right_and_leaves_the_global_generator_alon
 @pytest.mark.parametrize("name", ["main_step", "main_epoch"])
 def test_state_is_restored(name: str, rates: int, monkeypatch) -> None:
     settings = []
-    original = main_cases.main_job
+    original = main_job.main_job
 
     def remember(*args):
         settings.append(original(*args))
         return settings[-1]
 
-    monkeypatch.setattr(main_cases, "main_job", remember)
+    monkeypatch.setattr(main_job, "main_job", remember)
     workload = find_case(name, rates=rates).factory()
     setup, optimizer = settings[0]
     model = setup.net
@@ -126,10 +132,10 @@ def test_peak_memory_counts_torch_tensors() -> None:
     assert peak_resident_bytes() >= before
 
 
-def test_a_new_case_takes_one_function(monkeypatch) -> None:
-    monkeypatch.setattr(registry, "CASES", {})
+def test_a_new_case_takes_one_function() -> None:
+    cases = CaseRegistry()
 
-    @case_family(version="3", parameters={"size": (1, 2), "kind": ("a", "b")})
+    @cases.family(version="3", parameters={"size": (1, 2), "kind": ("a", "b")})
     def new_case(size: int, kind: str) -> Workload:
         """Something new.
 
@@ -137,19 +143,19 @@ def test_a_new_case_takes_one_function(monkeypatch) -> None:
         """
         return Workload(step=lambda: size)
 
-    family = registry.CASES["new_case"]
+    family = cases["new_case"]
     assert family.summary == "Something new."
     assert [case.label for case in family.cases()] == [
         f"new_case[size={size},kind={kind}]" for size in (1, 2) for kind in "ab"
     ]
     with pytest.raises(ConfigError, match="two cases are called 'new_case'"):
-        case_family(version="1")(new_case)
+        cases.family(version="1")(new_case)
 
 
 @pytest.mark.parametrize(
     ("name", "parameters", "text"),
     [
-        ("main_stpe", {}, "there is no case 'main_stpe'\nhelp: cases: main_step, main_epoch, main_memory"),
+        ("main_stpe", {}, "there is no case 'main_stpe'\nhelp: cases: .*main_step"),
         ("main_step", {"rate": 1}, r"was given the parameters \['rate'\]\nhelp: its parameters are: rates"),
         ("main_step", {"rates": 3}, "has no rates=3\nhelp: values of rates: 1, 2"),
     ],
@@ -159,10 +165,10 @@ def test_unknown_case(name: str, parameters: dict, text: str) -> None:
         find_case(name, **parameters)
 
 
-def test_a_view_is_a_product_and_what_it_leaves_out_has_its_default(monkeypatch) -> None:
-    monkeypatch.setattr(registry, "CASES", {})
+def test_a_view_is_a_product_and_what_it_leaves_out_has_its_default() -> None:
+    cases = CaseRegistry()
 
-    @case_family(
+    @cases.family(
         version="1",
         parameters={"a": (1, 2, 3), "b": ("x", "y"), "threads": (1, 2)},
         views={"one": {"a": (1, 2)}, "other": {"a": (2,), "b": ("x", "y")}},
@@ -172,7 +178,7 @@ def test_a_view_is_a_product_and_what_it_leaves_out_has_its_default(monkeypatch)
         """Views."""
         return Workload(step=lambda: None)
 
-    family = registry.CASES["viewed"]
+    family = cases["viewed"]
     assert [tuple(case.parameters.values()) for case in family.cases()] == [(1, "x", 1), (2, "x", 1), (2, "y", 1)]
     assert [case.label for case in family.cases(quick=True)] == ["viewed[a=1,b=y,threads=1]"]
     assert family.case(threads=2).threads == 2
@@ -187,13 +193,12 @@ def test_a_view_is_a_product_and_what_it_leaves_out_has_its_default(monkeypatch)
     ("options", "text"), [({"parameters": {"a": (1,)}, "views": {"": {"a": (2,)}}}, "has no a=2"),
                           ({"parameters": {"a": (1,)}, "quick": {"b": (2,)}}, r"was given the parameters \['b'\]")]
 )  # fmt: skip
-def test_a_misspelt_view_shows_when_the_case_is_registered(options, text, monkeypatch) -> None:
-    monkeypatch.setattr(registry, "CASES", {})
+def test_a_misspelt_view_shows_when_the_case_is_registered(options, text) -> None:
     with pytest.raises(ConfigError, match=text):
-        case_family(version="1", **options)(lambda a: None)
+        CaseRegistry().family(version="1", **options)(lambda a: None)
 
 
-def test_a_case_may_not_be_called_like_a_command(monkeypatch) -> None:
+def test_a_case_may_not_be_called_like_a_command() -> None:
     from lrdiff_bench.cli import bench_app
 
     assert {command.name or command.callback.__name__ for command in bench_app.registered_commands} == registry.RESERVED
@@ -203,4 +208,30 @@ def test_a_case_may_not_be_called_like_a_command(monkeypatch) -> None:
         return Workload(step=lambda: None)
 
     with pytest.raises(ConfigError, match="'step' is a command of `lrdiff bench`"):
-        case_family(version="1")(step)
+        CaseRegistry().family(version="1")(step)
+
+
+def test_a_measuring_process_imports_the_module_of_its_case_and_no_other(tmp_path) -> None:
+    """A user's own module will do, and a case of a script says why it cannot be measured in another process."""
+    (tmp_path / "planted_cases.py").write_text(
+        "from lrdiff_bench.measure.engine.case import Workload\n"
+        "from lrdiff_bench.measure.engine.registry import case_family\n"
+        "@case_family(version='1')\n"
+        "def planted() -> Workload:\n    return Workload(step=lambda: sum(range(1000)))\n"
+    )
+    code = (
+        "import sys; from lrdiff_bench.measure.engine.registry import find_case;"
+        "find_case('planted', module='planted_cases');"
+        "assert 'lrdiff_bench.measure.cases.training' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    case = Case(name="planted", version="1", factory=lambda: Workload(lambda: None), module="planted_cases")
+    with MeasuringProcess(environment={"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}) as process:
+        process.start(case, Effort.quick())
+        assert process.block().seconds > 0
+        assert process.end()["process"]["number"] > 1
+    with (
+        MeasuringProcess() as process,
+        pytest.raises(InputError, match="no case 'planted' in __main__\nhelp: .* a file that can be imported"),
+    ):
+        process.start(replace(case, module="__main__"), Effort.quick())

@@ -1,6 +1,7 @@
 """The main job end to end: every stage computed, every file there, checks that can fail."""
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -14,7 +15,7 @@ from lrdiff_bench.run import job
 from lrdiff_bench.run.job import STAGES, run_job
 from lrdiff_core import load_checkpoint, load_table, make_config
 from lrdiff_core.errors import ConfigError
-from lrdiff_export.publish.export import export
+from lrdiff_export.publish import export
 
 QUICK = {"epochs": 3, "device": "cpu", "compare": {"seeds": 10, "tuning_seeds": 1, "sweep": [0.003, 0.03]}}
 
@@ -122,11 +123,11 @@ def test_a_model_that_fails_verification_gets_no_file_and_status_1(tmp_path, mon
     """Plant a fault: one weight of what is converted is off by one percent."""
     convert = export.convert
 
-    def faulty(module, *inputs, **options):
-        module = copy.deepcopy(module)
+    def faulty(prepared, **options):
+        module = copy.deepcopy(prepared.module)
         with torch.no_grad():
             module.net.layer2.weight[0, 0] *= 1.01
-        return convert(module, *inputs, **options)
+        return convert(dataclasses.replace(prepared, module=module), **options)
 
     monkeypatch.setattr(export, "convert", faulty)
     monkeypatch.setattr(job, "STAGES", ("export",))

@@ -10,9 +10,15 @@ from lrdiff_core.files import atomic_path, write_bytes, write_json, write_text
 
 
 def test_the_tree_drawn_in_the_docstring_is_the_tree():
-    for name in errors.__all__:
+    for name in set(errors.__all__) - {"warn"}:
         assert name in errors.__doc__, f"{name} is missing from the tree in the docstring"
-        assert issubclass(getattr(errors, name), errors.LrdiffError)
+        assert issubclass(getattr(errors, name), errors.LrdiffError | errors.LrdiffWarning)
+
+
+def test_a_warning_points_to_the_line_outside_and_has_two_lines():
+    with pytest.warns(errors.OptimizerWarning, match="^what\nhelp: do$") as caught:
+        errors.warn("what", errors.OptimizerWarning, help="do")
+    assert caught[0].filename == __file__
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lrdiff_core.errors import LrdiffError
 from lrdiff_export import OnnxPredictor, VerificationFailed, export
+from lrdiff_export.model.prepared import Prepared
 from lrdiff_export.onnx_file.convert import Converted, convert
 from lrdiff_export.publish import export as publishing
 
@@ -238,8 +239,8 @@ def test_a_branch_on_the_batch_size_is_seen(tmp_path: Path) -> None:
 def test_a_value_that_gave_its_name_to_a_port_is_still_diagnosed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def convert_wrong(module: nn.Module, **options: Any) -> Converted:
-        converted = convert(module, **options)
+    def convert_wrong(prepared: Prepared, **options: Any) -> Converted:
+        converted = convert(prepared, **options)
         (relu,) = (node for node in converted.model.graph.node if node.op_type == "Relu")
         relu.op_type = "Softplus"
         return converted

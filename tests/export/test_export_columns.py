@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from lrdiff_export import Battery, VerificationFailed, export
+from lrdiff_export.model.prepared import prepare
 from lrdiff_export.onnx_file.convert import convert
 from lrdiff_export.verify.columns import column_budget
 from lrdiff_export.verify.verify import run_battery
@@ -45,8 +46,8 @@ class Calls(nn.Module):
 
 def problems(module: nn.Module, rows: np.ndarray, fault: Callable[[onnx.ModelProto], None]) -> tuple[str, ...]:
     """Judge a file of the module, healthy and with a fault; the healthy one must pass."""
-    converted = convert(module, example=torch.tensor(rows[:2]))
-    battery = Battery(converted.module, (rows,), names=["output"])
+    converted = convert(prepare(module, torch.tensor(rows[:2]), output_names=["output"]))
+    battery = Battery(converted.prepared, (rows,))
     assert run_battery(converted.data, battery).problems == ()
     model = onnx.ModelProto()
     model.CopyFrom(converted.model)

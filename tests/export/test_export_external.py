@@ -28,19 +28,19 @@ from lrdiff_export import (
     inspect_untrusted,
     load_onnx,
     measure_latency,
-    read_card,
+    read_model_card,
     run_untrusted,
     subject_of_file,
     verify_golden,
     verify_onnx,
 )
+from lrdiff_export.model.prepared import prepare
 from lrdiff_export.onnx_file import external_data
 from lrdiff_export.onnx_file.convert import convert
 from lrdiff_export.parity.parity import check_subjects
 from lrdiff_export.publish import export as publishing
 from lrdiff_export.publish import files
-from lrdiff_export.runtimes.javascript.workers import WORKER
-from lrdiff_export.runtimes.sandbox import BYTES, Limits
+from lrdiff_export.runtimes.sandbox import BYTES, Limits, Sandbox
 from lrdiff_export.verify.golden import golden_paths
 
 LIMIT = 8_000  # bytes
@@ -96,7 +96,7 @@ def test_two_files_are_published_and_everything_says_both_hashes(made: tuple[Pat
     assert (report.sha256, report.size) == (sha256(file), file.stat().st_size)
     assert report.data == external_data.DataFile(name=data.name, sha256=sha256(data), size=data.stat().st_size)
     assert report.to_dict()["data"]["sha256"] == sha256(data)
-    assert read_card(file)["data_sha256"] == sha256(data)
+    assert read_model_card(file)["data_sha256"] == sha256(data)
     document = json.loads(golden_paths(file)[1].read_text())
     assert (document["model_sha256"], document["data"]["sha256"]) == (sha256(file), sha256(data))
     tensors = onnx.load(file, load_external_data=False).graph.initializer
@@ -128,8 +128,8 @@ def test_openvino_reads_it(model: Path) -> None:
 
 @pytest.mark.slow
 def test_onnxruntime_web_reads_it(model: Path, javascript: Path) -> None:
-    assert verify_golden(model, runtime="onnxruntime-web").problems == ()
-    command = ["node", str(WORKER), str(model)]
+    assert verify_golden(model, runtime="node").problems == ()
+    command = ["node", str(Path(external_data.__file__).with_name("check_golden.mjs")), str(model)]
     ran = subprocess.run(command, cwd=javascript, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr) == (0, "")
     spoil(weights_of(model))
@@ -173,7 +173,8 @@ def test_weights_of_a_replaced_model_go_and_those_of_others_stay(model: Path) ->
 
 def test_a_failed_verification_leaves_both_files_as_they_were(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {name: (model.parent / name).read_bytes() for name in names(model.parent)}
-    monkeypatch.setattr(publishing, "convert", lambda module, **options: convert(seeded(large, 5), **options))
+    other = prepare(seeded(large, 5), torch.tensor(ROWS), output_names=["output"])
+    monkeypatch.setattr(publishing, "convert", lambda _, **options: convert(other, **options))
     with pytest.raises(VerificationFailed) as caught:
         exported(model.parent, seed=1)
     assert caught.value.diagnosis is not None
@@ -375,7 +376,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_a_hostile_second_file_ends_in_one_line_wherever_it_is_opened(name: str, model: Path) -> None:
     change, message = ATTACKS[name]
     change(model)
-    readers: list[Callable[[Path], Any]] = [load_onnx, inspect_untrusted, OnnxPredictor, verify_golden, read_card]
+    readers: list[Callable[[Path], Any]] = [load_onnx, inspect_untrusted, OnnxPredictor, verify_golden, read_model_card]
     for read in readers:
         with pytest.raises(ModelFileError) as caught:
             read(model)
@@ -414,9 +415,19 @@ def test_holes_buy_a_hostile_file_neither_time_nor_memory(model: Path) -> None:
     assert "takes longer than 1" in caught.value.message or "is not the file that" in caught.value.message
 
 
-def test_limits_grow_with_the_weights_that_are_there(model: Path) -> None:
+def test_limits_grow_with_the_weights_that_are_there(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Limits(seconds=4, bytes=100).with_weights(10**8) == Limits(seconds=6, bytes=100 + 3 * 10**8)
-    assert inspect_untrusted(model, limits=Limits(bytes=2**28)).inputs[0][0] == "features"
+    real, asked = Sandbox._answer, []
+
+    def answer(self: Sandbox, path: Any, request: Any, limits: Limits, weights: int) -> Any:
+        asked.append((limits, weights))
+        return real(self, path, request, limits, weights)
+
+    monkeypatch.setattr(Sandbox, "_answer", answer)
+    assert inspect_untrusted(model).inputs[0][0] == "features"
+    there = load_onnx(model).weights
+    assert there > 0
+    assert asked == [(Limits(), 0), (Limits().with_weights(there), there)]
 
 
 def test_bytes_alone_and_one_file_are_refused_with_what_to_do(made: tuple[Path, Any], tmp_path: Path) -> None:

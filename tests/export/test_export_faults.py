@@ -11,6 +11,7 @@ import torch
 from export_models import seeded
 from planted import FAULTS, KINDS, SEEDS, one_weight_off, swapped_activation, wrong_mean
 
+from lrdiff_export.model.prepared import prepare
 from lrdiff_export.onnx_file.convert import Converted, convert
 from lrdiff_export.verify.diagnose import Diagnosis, diagnose, node_errors
 from lrdiff_export.verify.inputs import Battery
@@ -21,8 +22,8 @@ MODELS = [(kind, seed) for kind in KINDS for seed in SEEDS]
 
 def prepared(kind: str, seed: int) -> tuple[Converted, Battery]:
     make, rows = KINDS[kind]
-    converted = convert(seeded(make, seed), example=torch.tensor(rows[:2]))
-    return converted, Battery(converted.module, (rows,), names=["output"])
+    converted = convert(prepare(seeded(make, seed), torch.tensor(rows[:2]), output_names=["output"]))
+    return converted, Battery(converted.prepared, (rows,))
 
 
 def planted(converted: Converted, fault: object) -> Converted:
@@ -110,7 +111,7 @@ def test_all_intermediates_come_from_one_inference_call(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(module, "open_session", counting)
     converted, battery = prepared("attention", 0)
-    nodes = node_errors(converted, [one[:8] for one in battery.rows], converted.module)
+    nodes = node_errors(converted, [one[:8] for one in battery.rows], converted.prepared.module)
     assert len(calls) == 1
     assert len(nodes) > 20
 
@@ -119,7 +120,7 @@ def test_rows_that_are_not_finite_are_left_out_of_a_diagnosis() -> None:
     converted, battery = prepared("binary", 0)
     rows = battery.rows[0].copy()
     rows[::2] = np.nan
-    battery = Battery(converted.module, (rows,), names=["output"])
+    battery = Battery(converted.prepared, (rows,))
     diagnosis = diagnose(planted(converted, wrong_mean), battery)
     assert diagnosis is not None
     assert diagnosis.first.value == "sub"

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from lrdiff_core.errors import CheckFailed, ConfigError, ModelFileError
-from lrdiff_export import Card, card_of, export, read_card, verify_onnx
+from lrdiff_export import ModelCard, export, model_card, read_model_card, verify_onnx
 from lrdiff_export.examples import ZOO
 from lrdiff_export.publish.metadata import weights_sha256
 
@@ -30,7 +30,7 @@ RATES = {"layer1": 1e-3, "layer2": 1e-2}
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     file = tmp_path_factory.mktemp("published") / "model.onnx"
-    card = card_of(MAIN.module(), rates=RATES, recipe={"optimizer": "adam", "epochs": 5})
+    card = model_card(MAIN.module(), rates=RATES, recipe={"optimizer": "adam", "epochs": 5})
     report = export(
         MAIN.module(), MAIN.example(), out=file, rows=ROWS, output_names=MAIN.outputs, card=card, metadata={"by": "me"}
     )
@@ -39,7 +39,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 def test_the_file_says_what_a_deployer_needs(published: tuple[Path, Any]) -> None:
     file, report = published
-    said = read_card(file)
+    said = read_model_card(file)
     assert said["schema"] == {
         "inputs": [{"name": "features", "dtype": "float32", "shape": ["batch", 10]}],
         "outputs": [{"name": "probability", "dtype": "float32", "shape": ["batch", 1]}],
@@ -69,7 +69,7 @@ def test_no_times_or_paths_are_inside(published: tuple[Path, Any]) -> None:
 
 def test_a_module_that_is_not_ours_says_less_and_nothing_wrong(tmp_path: Path) -> None:
     export(nn.Linear(3, 1), torch.zeros(1, 3), out=tmp_path / "model.onnx", golden=False)
-    assert sorted(read_card(tmp_path / "model.onnx")) == [
+    assert sorted(read_model_card(tmp_path / "model.onnx")) == [
         "agrees_up_to_scale",
         "errors",
         "schema",
@@ -90,9 +90,9 @@ def test_the_hash_of_the_weights_follows_names_shapes_and_values() -> None:
 
 def test_a_card_takes_plain_values_alone() -> None:
     with pytest.raises(ConfigError, match=r"^recipe of the card is not JSON: object"):
-        Card(recipe={"x": object()})
+        ModelCard(recipe={"x": object()})
     with pytest.raises(ConfigError, match=r"^normalisation of the card is not JSON: "):
-        Card(normalisation={"mean": [float("nan")]})
+        ModelCard(normalisation={"mean": [float("nan")]})
 
 
 def test_keys_that_the_export_writes_are_refused(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_damaged_metadata_is_named(published: tuple[Path, Any]) -> None:
     model = onnx.load(published[0])
     next(entry for entry in model.metadata_props if entry.key == "lrdiff.schema").value = "{"
     with pytest.raises(ModelFileError, match=r"^metadata lrdiff.schema is not JSON: "):
-        read_card(model.SerializeToString())
+        read_model_card(model.SerializeToString())
 
 
 def test_what_was_measured_is_that_of_the_bytes_that_were_published(published: tuple[Path, Any]) -> None:

@@ -135,11 +135,11 @@ def test_a_matrix_of_absent_backends_only_does_not_pass() -> None:
 def test_a_backend_that_drops_to_bfloat16_differs(plant: Any) -> None:
     @plant("bf16")
     class Bf16(TorchBackend):
-        def prepare(self, model: nn.Module) -> Predict:
+        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
             with torch.no_grad():
-                for tensor in [*model.parameters(), *model.buffers()]:
+                for tensor in [*module.parameters(), *module.buffers()]:
                     tensor.copy_(tensor.bfloat16())
-            return super().prepare(model)
+            return super().prepare(module, onnx)
 
     report = check_parity(seeded(Classifier), ROWS, backends=["eager", "bf16"])
     eager, result = report.results
@@ -154,8 +154,8 @@ def test_a_backend_that_drops_to_bfloat16_differs(plant: Any) -> None:
 def test_a_backend_that_reorders_classes_differs_and_its_flips_are_counted(plant: Any) -> None:
     @plant("reorders")
     class Reorders(TorchBackend):
-        def prepare(self, model: nn.Module) -> Predict:
-            predict = super().prepare(model)
+        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+            predict = super().prepare(module, onnx)
             return lambda rows: [output[:, ::-1] for output in predict(rows)]
 
     make, rows = MODELS["multi-class"]
@@ -183,8 +183,8 @@ def test_a_backend_that_ignores_the_device_it_was_asked_for_is_refused(plant: An
 def test_a_backend_that_flushes_small_outputs_differs(plant: Any) -> None:
     @plant("flushes")
     class Flushes(TorchBackend):
-        def prepare(self, model: nn.Module) -> Predict:
-            predict = super().prepare(model)
+        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+            predict = super().prepare(module, onnx)
             return lambda rows: [np.where(np.abs(output) < 1e-3, 0, output) for output in predict(rows)]
 
     result = only(check_parity(nn.Identity(), 1e-4 * ROWS, backends=["flushes"]))
@@ -196,7 +196,7 @@ def test_a_backend_that_crashes_is_refused_with_its_reason_and_released(plant: A
 
     @plant("crashes")
     class Crashes(TorchBackend):
-        def prepare(self, model: nn.Module) -> Predict:
+        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
             raise ZeroDivisionError("no such kernel\nsecond line")
 
         def release(self) -> None:
@@ -211,8 +211,8 @@ def test_a_backend_that_crashes_is_refused_with_its_reason_and_released(plant: A
 def test_a_backend_that_gives_nothing_differs(plant: Any) -> None:
     @plant("empty")
     class Empty(TorchBackend):
-        def prepare(self, model: nn.Module) -> Predict:
-            predict = super().prepare(model)
+        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+            predict = super().prepare(module, onnx)
             return lambda rows: predict(rows)[1:]
 
     result = only(check_parity(seeded(Classifier), ROWS, backends=["empty"]))

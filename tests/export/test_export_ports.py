@@ -13,7 +13,7 @@ from export_models import rows_of, seeded
 from torch import Tensor, nn
 
 from lrdiff_core.errors import ConfigError, DataError
-from lrdiff_export import Card, OnnxPredictor, check_parity, convert_to_onnx, export, verify_onnx
+from lrdiff_export import ModelCard, OnnxPredictor, check_parity, convert_to_onnx, export, verify_onnx
 from lrdiff_export.examples import ZOO
 from lrdiff_export.model.float64 import evaluate
 from lrdiff_export.model.signature import as_arrays, as_tensors, input_names_of
@@ -50,12 +50,12 @@ def test_two_inputs_are_named_after_the_arguments_and_both_have_a_free_batch(tmp
 
 
 def test_units_stand_in_the_report_and_in_the_file(tmp_path: Path) -> None:
-    card = Card(units={"speed": "m/s", "p": "probability"})
+    card = ModelCard(units={"speed": "m/s", "p": "probability"})
     options: dict[str, Any] = {"rows": ROWS, "input_names": ["speed", "kind"], "output_names": ["p"], "card": card}
     report = export(TWO.module(), TWO.example(), out=tmp_path / "model.onnx", **options)
     assert [port.unit for port in (*report.inputs, *report.outputs)] == ["m/s", "", "probability"]
     with pytest.raises(ConfigError) as caught:
-        export(TWO.module(), TWO.example(), out=tmp_path / "m.onnx", **{**options, "card": Card(units={"x": "m"})})
+        export(TWO.module(), TWO.example(), out=tmp_path / "m.onnx", **{**options, "card": ModelCard(units={"x": "m"})})
     assert caught.value.message == "a unit is given for 'x', which the file does not have"
     assert caught.value.help == "names: speed, kind, p"
 

@@ -18,6 +18,7 @@ from torch import nn
 import lrdiff_export.publish.export as publish
 from lrdiff_core.errors import CheckFailed, ConfigError, DataError, InputError
 from lrdiff_export import VerificationFailed, export_onnx
+from lrdiff_export.model.prepared import Prepared, prepare
 from lrdiff_export.onnx_file.convert import Converted, convert
 
 EXAMPLE = torch.zeros(1, 10)
@@ -28,8 +29,9 @@ ROWS = rows_of(100, 10)
 def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Converts another module than the one it was given."""
 
-    def convert_another(module: nn.Module, **options: object) -> Converted:
-        return convert(seeded(Classifier, 1), **options)  # type: ignore[arg-type]
+    def convert_another(prepared: Prepared, **options: object) -> Converted:
+        other = prepare(seeded(Classifier, 1), EXAMPLE, output_names=prepared.output_names)
+        return convert(other, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(publish, "convert", convert_another)
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto
 
 from lrdiff_core.errors import CheckFailed, ConfigError
-from lrdiff_export import Allowance, export, read_card
+from lrdiff_export import Allowance, export, read_model_card
 from lrdiff_export.examples import ZOO
 from lrdiff_export.onnx_file.float16 import to_float16
 from lrdiff_export.publish.variants import _snr
@@ -38,8 +38,8 @@ def test_each_variant_is_measured_and_published(name: str, tmp_path: Path) -> No
         assert one.size == Path(one.path).stat().st_size
         assert one.snr_db > 20
         assert one.median_us > 0
-        assert read_card(one.path)["variant"] == one.name
-        assert read_card(one.path)["weights_sha256"] == read_card(report.path)["weights_sha256"]
+        assert read_model_card(one.path)["variant"] == one.name
+        assert read_model_card(one.path)["weights_sha256"] == read_model_card(report.path)["weights_sha256"]
     fp16, int8, _ = report.variants
     assert fp16.snr_db > 55 > 20 < int8.snr_db < fp16.snr_db  # eleven bits of mantissa, and eight bits
 

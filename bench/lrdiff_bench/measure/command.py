@@ -14,12 +14,12 @@ from rich.live import Live
 from rich.text import Text
 
 from lrdiff_bench.measure import screen
-from lrdiff_bench.measure.cases.main_cases import CASES
 from lrdiff_bench.measure.engine import store
 from lrdiff_bench.measure.engine.ab import Side, compare_sides, open_sides
 from lrdiff_bench.measure.engine.calibration import band_for, calibration_of, keep_calibration
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.process import Effort
+from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.engine.suite import Row, choose_cases, measure_cases
 from lrdiff_bench.measure.page import fail, print_json, write_page
 from lrdiff_bench.report.tables import make_console, plain_table

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdiff_bench.measure.asv_config import find_faults, read_asv_config
-from lrdiff_bench.measure.cases.main_cases import CASES
+from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.offline_page import make_offline
 from lrdiff_core.devices import device_status
 from lrdiff_core.errors import CheckFailed, ConfigError, InputError, UnavailableError

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lrdiff_bench.measure import screen
-from lrdiff_bench.measure.cases.main_cases import CASES
 from lrdiff_bench.measure.engine import store
 from lrdiff_bench.measure.engine.calibration import band_for
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.record import Record
+from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.engine.suite import Row
 from lrdiff_bench.report.tables import make_console, plain_table
 from lrdiff_bench.stats.hierarchical import compare_unpaired

@@ -106,11 +106,11 @@ def predict_onnx(model: Path, data: str) -> str:
         ModelFileError: the file cannot be used, or does not name its columns.
         DataError: the rows cannot be used.
     """
-    from lrdiff_export import Sandbox, read_card
+    from lrdiff_export import Sandbox, read_model_card
 
     with Sandbox() as sandbox:
         sandbox.inspect(model)
-        card = read_card(model)
+        card = read_model_card(model)
         columns, classes = _names(card, "features", model), _names(card, "classes", model)
         if not columns:
             raise ModelFileError(f"{model} does not name its columns", help="export it with lrdiff export RUN")
@@ -153,7 +153,7 @@ def latency(
     """Time a run's ``model.onnx`` against eager PyTorch, call by call; or an ONNX file alone on its golden vectors.
 
     Args:
-        source: a run folder, or an ONNX file from anywhere: it runs in a sandbox.
+        source: a run folder, or an ONNX file, which is opened in a sandbox first.
         batches: batch sizes.
         threads: numbers of threads.
         provider: the execution provider that must run every node.
@@ -163,13 +163,13 @@ def latency(
         CheckFailed: a node is run by another provider than the one asked for.
         UnavailableError: the provider is not here.
     """
-    from lrdiff_export import measure_latency
+    from lrdiff_export import inspect_untrusted, measure_latency, subject_of_file
     from lrdiff_export.runtimes.predictor import CPU_PROVIDER
-    from lrdiff_export.verify.golden import read_golden
 
     model = Path(source)
     if model.suffix == ".onnx":
-        module, rows = None, read_golden(model).inputs
+        inspect_untrusted(model)
+        module, rows = None, subject_of_file(model).rows
     else:
         net, _, config = open_run(model)
         module, rows, model = Predictor(net).eval(), (held_out(net, config)[0],), model / "model.onnx"

@@ -358,7 +358,7 @@ def export_net(
     Raises:
         VerificationFailed: the file did not predict as the model; nothing was written.
     """
-    from lrdiff_export import card_of, export  # here: the exporter takes a second to import
+    from lrdiff_export import export, model_card  # here: the exporter takes a second to import
 
     predictor = Predictor(net)
     recipe = config.model_dump(include={"optimizer", "epochs", "batch_size", "seed", "hidden"}, mode="json")
@@ -368,7 +368,7 @@ def export_net(
         out=file,
         rows=rows,
         output_names=(answer_name(net.spec.task),),
-        card=card_of(predictor, rates=rates, recipe=recipe),
+        card=model_card(predictor, rates=rates, recipe=recipe),
         decide=decider(net.spec.task),
         labels=targets,
         score=r_squared if net.spec.task == "regression" else None,  # else the share of right decisions

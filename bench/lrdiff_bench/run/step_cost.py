@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lrdiff_bench.measure.cases.main_cases import restorer
+from lrdiff_bench.measure.cases.state import restorer
 from lrdiff_bench.measure.engine.timing import Case, Timing, Workload, compare_cases
 from lrdiff_core.config import RunConfig
 from lrdiff_core.loop import Trained, layer_rate_table, loss_function, make_optimizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,13 +19,11 @@ from lrdiff_core.errors import ConfigError, InputError
 from lrdiff_export.records import first_line
 
 __all__ = [
-    "Bound",
     "evaluate",
     "evaluation_copy",
     "float64_copy",
     "float64_throughout",
     "free_batch",
-    "prepare_module",
     "run_module",
     "to_numpy",
     "two_rows",
@@ -102,84 +100,6 @@ def float64_copy(module: nn.Module) -> nn.Module:
 
 
 SMALL_MODULE = 1_000_000  # parameters; beyond, threads gain more than they cost
-
-
-class Bound(nn.Module):
-    """A module called by position whose ``inner`` one takes keywords or ``*tensors``, or gives a mapping.
-
-    Args:
-        inner: the module itself.
-        keywords: names of the arguments, in the order of the tensors; None to pass them by position.
-        outputs: entries of the mapping that it gives; None where it gives tensors.
-
-    Example:
-        >>> Bound(nn.Linear(3, 1), ("input",), None)(torch.zeros(2, 3)).shape
-        torch.Size([2, 1])
-    """
-
-    def __init__(self, inner: nn.Module, keywords: tuple[str, ...] | None, outputs: tuple[str, ...] | None) -> None:
-        super().__init__()
-        self.inner = inner
-        self.keywords = keywords
-        self.outputs = outputs
-
-    def forward(self, *tensors: Tensor) -> Any:
-        if self.keywords is None:
-            result = self.inner(*tensors)
-        else:
-            result = self.inner(**dict(zip(self.keywords, tensors, strict=True)))
-        return result if self.outputs is None else tuple(result[name] for name in self.outputs)
-
-
-def prepare_module(
-    module: nn.Module,
-    tensors: Sequence[Tensor],
-    *,
-    keywords: Sequence[str] | None = None,
-    outputs: Sequence[str] | None = None,
-) -> nn.Module:
-    """Return an evaluation copy that takes tensors by position and gives a tensor or a tuple of tensors.
-
-    Args:
-        module: any device and mode; it is left alone.
-        tensors: one an input, ``[batch, ...]``; one row is run to see what the module gives.
-        keywords: names of forward's arguments, where it is called by them.
-        outputs: which entries to take where it gives a mapping, as the models of ``transformers`` do.
-
-    Raises:
-        InputError: the module cannot be copied, or does not take such tensors.
-        ConfigError: it gives a mapping without such an entry.
-    """
-    copied = evaluation_copy(module)
-    name = type(copied).__name__
-    taken = inspect.signature(copied.forward).parameters.values()
-    bound = copied
-    if keywords or any(one.kind is one.VAR_POSITIONAL for one in taken):
-        bound = Bound(copied, tuple(keywords) if keywords else None, None)
-    shapes = " and ".join(str(list(one.shape)) for one in tensors)
-    try:
-        with torch.no_grad():
-            result = bound(*(two_rows(one) for one in tensors))
-    except Exception as problem:
-        raise InputError(
-            f"{name} does not take an example of shape {shapes}: {first_line(problem)}", help=_how_to_call(copied)
-        ) from problem
-    if isinstance(result, Mapping):
-        there = [str(key) for key, value in result.items() if isinstance(value, Tensor)]
-        if missing := [one for one in outputs or ["output"] if one not in there]:
-            raise ConfigError(
-                f"{name} gives a mapping without a tensor {missing[0]!r}",
-                help=f"name outputs among those that it gives: {', '.join(there)}",
-            )
-        bound = Bound(copied, tuple(keywords) if keywords else None, tuple(outputs or ["output"]))
-    return bound.eval()
-
-
-def _how_to_call(module: nn.Module) -> str:
-    others = {str(p.dtype).removeprefix("torch.") for p in module.parameters() if p.is_floating_point()} - {"float32"}
-    if others:
-        return f"its weights are {', '.join(sorted(others))}: export module.float(), or cast inside the module"
-    return "give an example of the shape the module is called with, [batch, features...]"
 
 
 def free_batch(module: nn.Module, batch: Any, inputs: int) -> tuple[Any, ...]:

@@ -15,18 +15,16 @@ from typing import Any
 
 import onnx
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import nn
 
 from lrdiff_core.errors import ConfigError, InputError, UnavailableError
-from lrdiff_export.model.float64 import free_batch, prepare_module, two_rows
-from lrdiff_export.model.outputs import check_answers
+from lrdiff_export.model.float64 import free_batch
+from lrdiff_export.model.prepared import Prepared, check_answers, prepare
 from lrdiff_export.model.signature import Tensors, as_tensors, input_names_of
 from lrdiff_export.onnx_file import external_data
 from lrdiff_export.onnx_file.external_data import DataFile, ModelBytes, move_weights, without_weights
-from lrdiff_export.onnx_file.passes import placeholders, rename_ports
+from lrdiff_export.onnx_file.passes import expand_constants, placeholders, rename_ports
 from lrdiff_export.onnx_file.protobuf import messages
-from lrdiff_export.onnx_file.spread import spread_rows
 from lrdiff_export.records import first_line
 
 __all__ = ["DEFAULT_OPSET", "OLDEST_OPSET", "Converted", "convert", "convert_to_onnx"]
@@ -45,20 +43,16 @@ class Converted:
 
     Attributes:
         model: cleaned and checked.
-        module: the evaluation copy that it came from, called by position.
+        prepared: the module that it came from, with the names of its inputs and outputs in the file.
         program: torch's own graph of it, whose values carry the names that the file's values have.
-        input_names: in the file.
-        output_names: in the file.
         renamed: values inside that gave their name to an input or output: name in the file by name in torch's graph.
         folder: where the weights lie in a file of their own; None where they are inside.
         weights: that file.
     """
 
     model: onnx.ModelProto
-    module: nn.Module
+    prepared: Prepared
     program: torch.export.ExportedProgram
-    input_names: tuple[str, ...]
-    output_names: tuple[str, ...]
     renamed: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
     weights: DataFile | None = None
@@ -109,66 +103,59 @@ def convert_to_onnx(
 
     Source: https://docs.pytorch.org/docs/stable/onnx_export.html
     """
-    return convert(
-        module, example=example, input_name=input_name, output_names=output_names, opset=opset, metadata=metadata
-    ).data
+    check_options(
+        module, example=example, input_name=input_name, output_names=output_names, opset=opset, metadata=metadata or {}
+    )
+    prepared = prepare(module, example, input_names=input_name, output_names=output_names)
+    return convert(prepared, opset=opset, metadata=metadata).data
 
 
 def convert(
-    module: nn.Module,
+    prepared: Prepared,
     *,
-    example: Tensors,
-    input_name: str | Sequence[str] | None = None,
-    output_names: Sequence[str] = ("output",),
     opset: int = DEFAULT_OPSET,
     metadata: Mapping[str, str] | None = None,
     beside: Path | None = None,
 ) -> Converted:
-    """Do as :func:`convert_to_onnx`, and keep what diagnosis needs; same arguments, same errors, and one more.
+    """Do as :func:`convert_to_onnx`, and keep what diagnosis needs.
 
     Args:
+        prepared: with the names of the inputs and outputs in the file.
+        opset: as there.
+        metadata: as there.
         beside: the model's final name, in a folder where its weights are written into a second file; None to keep
             them inside, or to refuse where that cannot be.
     """
-    metadata = dict(metadata or {})
-    input_names = check_options(
-        module, example=example, input_name=input_name, output_names=output_names, opset=opset, metadata=metadata
-    )
     if importlib.util.find_spec("onnxscript") is None:
         raise UnavailableError(
             "exporting needs onnxscript, which is not installed", help="install it: pip install onnxscript"
         )
-    tensors = as_tensors(example)
-    keywords = tuple(example) if isinstance(example, Mapping) else None
-    copied = prepare_module(module, tensors, keywords=keywords, outputs=output_names)
     if beside is None:
-        _check_size(weights_size(copied), type(module).__name__)
-    check_answers(copied, type(module).__name__, tensors, output_names)
-    inputs, outputs = placeholders("input", len(input_names)), placeholders("output", len(output_names))
-    program = _convert(copied, type(module).__name__, [two_rows(one) for one in tensors], inputs, outputs, opset)
+        _check_size(prepared.weights_size, prepared.name)
+    check_answers(prepared)
+    inputs = placeholders("input", len(prepared.input_names))
+    outputs = placeholders("output", len(prepared.output_names))
+    program = _convert(prepared, inputs, outputs, opset)
     if beside is None:
-        _check_size(
-            sum(one.const_value.nbytes for one in program.model.graph.initializers.values()), type(module).__name__
-        )
+        _check_size(sum(one.const_value.nbytes for one in program.model.graph.initializers.values()), prepared.name)
     weights = None if beside is None else move_weights(program.model, beside.parent, beside.name)
     model: onnx.ModelProto = program.model_proto
     assert program.exported_program is not None
-    renamed = rename_ports(model, dict(zip([*inputs, *outputs], [*input_names, *output_names], strict=True)))
-    spread_rows(model)
-    clean(model, opset=opset, metadata=metadata)
+    names = [*prepared.input_names, *prepared.output_names]
+    renamed = rename_ports(model, dict(zip([*inputs, *outputs], names, strict=True)))
+    expand_constants(model)
+    clean(model, opset=opset, metadata=metadata or {})
     try:
         onnx.checker.check_model(model if weights is None else without_weights(model), full_check=True)
     except Exception as problem:  # onnx raises several unrelated kinds
         raise InputError(
-            f"{type(module).__name__} was converted to a file that onnx's checker refuses: {first_line(problem)}",
+            f"{prepared.name} was converted to a file that onnx's checker refuses: {first_line(problem)}",
             help="this is a fault of the exporter: try another opset, or report it with the module",
         ) from problem
     return Converted(
         model=model,
-        module=copied,
+        prepared=prepared,
         program=program.exported_program,
-        input_names=input_names,
-        output_names=tuple(output_names),
         renamed=renamed,
         folder=None if weights is None or beside is None else beside.parent,
         weights=weights,
@@ -231,17 +218,6 @@ def clean(model: onnx.ModelProto, *, opset: int, metadata: Mapping[str, str]) ->
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
 
 
-def weights_size(module: nn.Module) -> int:
-    """Return the bytes of all parameters and buffers, shared ones counted once; lazy ones have none yet.
-
-    Example:
-        >>> weights_size(nn.Linear(3, 1))
-        16
-    """
-    tensors = [*module.parameters(), *module.buffers()]
-    return sum(one.numel() * one.element_size() for one in tensors if not is_lazy(one))
-
-
 def _check_size(size: int, name: str) -> None:
     if size > external_data.ONE_FILE:
         raise ConfigError(
@@ -250,26 +226,24 @@ def _check_size(size: int, name: str) -> None:
         )
 
 
-def _convert(
-    module: nn.Module, name: str, examples: list[Tensor], input_names: list[str], output_names: list[str], opset: int
-) -> Any:
+def _convert(prepared: Prepared, input_names: list[str], output_names: list[str], opset: int) -> Any:
     """Return torch's ``ONNXProgram``."""
     batch = torch.export.Dim("batch")
     try:
         with _silence():
             return torch.onnx.export(
-                module,
-                tuple(examples),
+                prepared.module,
+                prepared.example,
                 dynamo=True,
                 opset_version=opset,
                 input_names=input_names,
                 output_names=output_names,
-                dynamic_shapes=free_batch(module, batch, len(examples)),
+                dynamic_shapes=free_batch(prepared.module, batch, len(prepared.example)),
                 verbose=False,
             )
     except Exception as problem:  # the exporter lets everything through that lies below it
         raise InputError(
-            f"{name} cannot be converted to ONNX: {_root_cause(problem)}",
+            f"{prepared.name} cannot be converted to ONNX: {_root_cause(problem)}",
             help="the usual reasons are branches on values and shapes fixed to one batch; --debug shows all causes",
         ) from problem
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from lrdiff_core.errors import LrdiffError
 from lrdiff_export.model.precision import ARITHMETICS, find_arithmetic, name_arithmetic, simulations
+from lrdiff_export.model.prepared import Prepared
 from lrdiff_export.verify.compare import Budget, Verdict, judge_output
 from lrdiff_export.verify.golden import Golden
 from lrdiff_export.verify.tolerance import Yardstick
@@ -117,9 +118,8 @@ class ModuleJudge(Judge):
     """Judges by a module, evaluated in float64 and in whatever arithmetic is asked for.
 
     Args:
-        module: takes tensors by position, gives a tensor or a tuple of tensors.
+        module: takes tensors by position, gives a tensor or a tuple of tensors; or one that is prepared.
         rows: one array an input, ``[batch, ...]``.
-        names: of the outputs; ``output0 ...`` by default.
 
     Example:
         >>> judge = ModuleJudge(nn.Linear(3, 1), (np.ones((4, 3), np.float32),))
@@ -127,9 +127,9 @@ class ModuleJudge(Judge):
         True
     """
 
-    def __init__(self, module: nn.Module, rows: tuple[np.ndarray, ...], names: Sequence[str] | None = None) -> None:
+    def __init__(self, module: nn.Module | Prepared, rows: tuple[np.ndarray, ...]) -> None:
         self._rows = rows
-        self._scales = {"float32": Yardstick(module, rows, names=names)}
+        self._scales = {"float32": Yardstick(module, rows)}
         self._alone: list[np.ndarray] = []
         self._cases: list[Case] | None = None
         self._simulated: dict[str, list[list[np.ndarray]]] | None = None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from torch import nn
 
@@ -18,10 +17,17 @@ from lrdiff_export.model.signature import Arrays, Port, Tensors
 from lrdiff_export.onnx_file.convert import DEFAULT_OPSET, Converted, convert
 from lrdiff_export.onnx_file.external_data import HASH_KEY, DataFile, ModelBytes
 from lrdiff_export.onnx_file.load import parse_onnx
-from lrdiff_export.publish.files import place_files, staged
-from lrdiff_export.publish.metadata import PREFIX, Card, card_of, measured_errors, ports_of, weights_sha256
-from lrdiff_export.publish.request import Asked, rows_around
-from lrdiff_export.publish.variants import Allowance, Judged, VariantReport, make_variant
+from lrdiff_export.publish.files import staged, write_files
+from lrdiff_export.publish.metadata import (
+    PREFIX,
+    ModelCard,
+    measured_errors,
+    model_card,
+    ports_of,
+    weights_sha256,
+)
+from lrdiff_export.publish.request import ExportOptions, ExportRequest, rows_around
+from lrdiff_export.publish.variants import Allowance, HeldOut, VariantReport, make_variant
 from lrdiff_export.records import json_ready
 from lrdiff_export.verify.diagnose import Diagnosis, diagnose
 from lrdiff_export.verify.golden import golden_paths, make_golden
@@ -94,18 +100,8 @@ def export(
     *,
     out: str | os.PathLike[str],
     rows: Arrays | None = None,
-    labels: np.ndarray | None = None,
-    score: Callable[[np.ndarray, np.ndarray], float] | None = None,
-    decide: Callable[[np.ndarray], np.ndarray] | None = None,
-    input_names: str | Sequence[str] | None = None,
-    output_names: Sequence[str] = ("output",),
-    opset: int | None = None,
-    target: str | None = None,
-    variants: Sequence[str] = ("fp32",),
-    allowance: Allowance | None = None,
-    card: Card | None = None,
-    metadata: Mapping[str, str] | None = None,
-    golden: bool = True,
+    options: ExportOptions | None = None,
+    **changes: Any,
 ) -> ExportReport:
     """Convert a module, verify the bytes in ONNX Runtime, and only then write them under ``out``.
 
@@ -118,23 +114,8 @@ def export(
         out: the final name; its folder must exist. Variants go beside it: ``model.fp16.onnx``.
         rows: held-out rows ``[batch, ...]`` an input, to verify on. Without them 64 rows are drawn around the example
             (integers between the smallest and largest in it), and the report says so.
-        labels: ``[batch]`` of ``rows``, for the change of the validation metric that a variant causes.
-        score: from the first output ``[batch, ...]`` and labels to a number, larger is better; the share of right
-            decisions by default.
-        decide: from the first output ``[batch, ...]`` to a decision a row; the largest entry, or above one half where
-            there is one column, by default, if the card says that there are classes.
-        input_names: names of the inputs in the file; by default ``features`` for a single one, a mapping's keys, or
-            the names of forward's arguments.
-        output_names: one name an output.
-        opset: operator set of the file, exactly; by default the target's, or 20.
-        target: the runtime that must read the file, such as ``onnxruntime-web==1.30``; a row of
-            :mod:`lrdiff_export.publish.targets`.
-        variants: any of ``fp32``, ``fp16``, ``int8`` (dynamic) and ``int8-qdq`` (calibrated on ``rows``); ``fp32`` is
-            always written.
-        allowance: what a variant may lose.
-        card: what the file says of itself; taken from the module where it is one of ours.
-        metadata: more text to keep in the file.
-        golden: write golden vectors beside the model.
+        options: names, operator set, target, variants, metadata.
+        changes: options one by one: ``export(module, example, out="m.onnx", opset=21)``; see :class:`ExportOptions`.
 
     Raises:
         VerificationFailed: the model does not agree with the module; carries the report and a diagnosis.
@@ -149,52 +130,38 @@ def export(
         >>> sorted(path.name for path in file.parent.iterdir())
         ['model.golden.json', 'model.golden.npz', 'model.onnx']
     """
-    asked = Asked.of(
-        module,
-        example,
-        out=out,
-        rows=rows,
-        input_names=input_names,
-        output_names=output_names,
-        opset=opset,
-        target=target,
-        variants=variants,
-        metadata=metadata,
-    )
-    judging = {"labels": labels, "score": score, "decide": decide}
-    return _export(
-        asked, card if card is not None else card_of(asked.module), judging, allowance or Allowance(), golden
-    )
+    chosen = (options or ExportOptions()).with_changes(changes)
+    return _publish(ExportRequest.of(module, example, out=out, rows=rows, options=chosen))
 
 
-def _export(asked: Asked, card: Card, judging: dict[str, Any], allowance: Allowance, golden: bool) -> ExportReport:
-    final, outputs = asked.final, tuple(asked.options["output_names"])
-    with staged(final, asked.module) as beside:
+def _publish(request: ExportRequest) -> ExportReport:
+    prepared, options, final = request.prepared, request.options, request.final
+    card = options.card if options.card is not None else model_card(prepared.inner)
+    weights = weights_sha256(prepared.inner)
+    with staged(final, prepared.weights_size) as beside:
         begun = time.perf_counter()
-        converted = convert(asked.module, beside=beside, **asked.options)
+        converted = convert(prepared, opset=request.opset, metadata=options.metadata, beside=beside)
         middle = time.perf_counter()
-        battery = Battery(asked.prepared(), asked.rows, names=outputs)
-        data, report = _verified(final, converted, battery, card, weights_sha256(asked.module))
-        asked.check_ir(report.ir_version)
+        battery = Battery(prepared, request.rows)
+        data, report = _verified(final, converted, battery, card, weights)
+        request.check_ir(report.ir_version)
         files: dict[Path, bytes] = {final: data}
-        if golden:
-            vectors = make_golden(
-                battery,
-                model_sha256=report.sha256,
-                input_names=asked.input_names,
-                output_names=outputs,
-                data=converted.weights,
-            )
+        if options.golden:
+            vectors = make_golden(battery, model_sha256=report.sha256, data=converted.weights)
             files |= dict(zip(golden_paths(final), vectors.files(), strict=True))
-        judged = Judged.of(battery, classes=bool(card.classes), **judging)
+        held_out = HeldOut.of(
+            battery, labels=options.labels, score=options.score, decide=options.decide, classes=bool(card.classes)
+        )
         made: list[VariantReport] = []
-        for name in asked.variants:
+        for name in request.variants:
             file = final.with_name(f"{final.stem}.{name}{final.suffix}")
-            files[file], told = make_variant(name, data, battery, judged, path=file, allowance=allowance)
-            made.append(told)
+            files[file], variant = make_variant(
+                name, data, battery, held_out, path=file, allowance=options.allowance or Allowance()
+            )
+            made.append(variant)
         seconds = {"convert": middle - begun, "verify": time.perf_counter() - middle}
-        place_files(files, converted)
-    inputs, given = ports_of(converted.model, card.units)
+        write_files(files, converted)
+    inputs, outputs = ports_of(converted.model, card.units)
     return ExportReport(
         path=str(final),
         sha256=report.sha256,
@@ -202,13 +169,13 @@ def _export(asked: Asked, card: Card, judging: dict[str, Any], allowance: Allowa
         data=converted.weights,
         opset=report.opset,
         ir_version=report.ir_version,
-        input_name=asked.input_names[0],
-        output_names=outputs,
+        input_name=prepared.input_names[0],
+        output_names=prepared.output_names,
         inputs=inputs,
-        outputs=given,
-        rows_are="drawn" if asked.drawn else "held out",
-        target=asked.target.name if asked.target is not None else "",
-        golden=tuple(str(path) for path in golden_paths(final)) if golden else (),
+        outputs=outputs,
+        rows_are="drawn" if request.drawn else "held out",
+        target=request.target.name if request.target is not None else "",
+        golden=tuple(str(path) for path in golden_paths(final)) if options.golden else (),
         variants=tuple(made),
         verification=report,
         seconds=seconds,
@@ -243,13 +210,13 @@ def export_onnx(
         input_names=input_name,
         output_names=output_names,
         opset=opset,
-        metadata=metadata,
+        metadata=metadata or {},
         golden=False,
     )
 
 
 def _verified(
-    final: Path, converted: Converted, battery: Battery, card: Card, weights: str
+    final: Path, converted: Converted, battery: Battery, card: ModelCard, weights: str
 ) -> tuple[ModelBytes, VerificationReport]:
     """Run the graph, write what was measured into the file, and run those very bytes again."""
     first = run_battery(converted.data, battery)
@@ -291,6 +258,6 @@ def _failure(final: Path, report: VerificationReport, converted: Converted, batt
 
 
 def _with_help(failed: VerificationFailed, diagnosis: Diagnosis) -> VerificationFailed:
-    told = VerificationFailed(failed.message, help=f"nothing was written; {diagnosis.sentence}")
-    told.report, told.diagnosis = failed.report, diagnosis
-    return told
+    located = VerificationFailed(failed.message, help=f"nothing was written; {diagnosis.sentence}")
+    located.report, located.diagnosis = failed.report, diagnosis
+    return located

@@ -8,31 +8,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from torch import nn
-
 from lrdiff_core.errors import InputError
 from lrdiff_core.files import atomic_path
 from lrdiff_export.onnx_file import external_data
-from lrdiff_export.onnx_file.convert import Converted, weights_size
+from lrdiff_export.onnx_file.convert import Converted
 from lrdiff_export.onnx_file.external_data import old_weights
 from lrdiff_export.onnx_file.load import load_onnx
 
-__all__ = ["place_files", "staged"]
+__all__ = ["write_files", "staged"]
 
 
 @contextmanager
-def staged(final: Path, module: nn.Module) -> Iterator[Path | None]:
-    """Give a model past 2 GiB its name in a folder beside, which is gone afterwards; None to any smaller one.
+def staged(final: Path, size: int) -> Iterator[Path | None]:
+    """Give a model of ``size`` bytes past 2 GiB its name in a folder beside, gone afterwards; None to any smaller one.
 
     It is in the same file system, so that the very files that were verified there can be renamed.
 
     Example:
-        >>> from torch.nn import Linear
-        >>> with staged(Path("model.onnx"), Linear(3, 1)) as beside:
+        >>> with staged(Path("model.onnx"), size=16) as beside:
         ...     beside is None
         True
     """
-    if weights_size(module) <= external_data.ONE_FILE:
+    if size <= external_data.ONE_FILE:
         yield None
         return
     try:
@@ -45,7 +42,7 @@ def staged(final: Path, module: nn.Module) -> Iterator[Path | None]:
         yield Path(name, final.name)
 
 
-def place_files(files: Mapping[Path, bytes], converted: Converted) -> None:
+def write_files(files: Mapping[Path, bytes], converted: Converted) -> None:
     """Give all files their names: weights in a file of their own first, the model last, nothing where one fails.
 
     The weights' name is new, or that of the same bytes, so that an existing model keeps what it points to until it is

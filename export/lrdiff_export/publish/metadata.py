@@ -27,14 +27,14 @@ from lrdiff_export.onnx_file.load import load_onnx, model_inputs, parse_onnx
 from lrdiff_export.records import first_line
 from lrdiff_export.verify.verify import VerificationReport
 
-__all__ = ["Card", "card_of", "measured_errors", "ports_of", "read_card", "weights_sha256"]
+__all__ = ["ModelCard", "model_card", "measured_errors", "ports_of", "read_model_card", "weights_sha256"]
 
 PREFIX = "lrdiff."
 _PACKAGES = ("lrdiff", "torch", "onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class ModelCard:
     """What the author of a model wants a deployer to know.
 
     Attributes:
@@ -51,7 +51,7 @@ class Card:
         ConfigError: something is not JSON.
 
     Example:
-        >>> Card(units={"speed": "m/s"}).units
+        >>> ModelCard(units={"speed": "m/s"}).units
         {'speed': 'm/s'}
     """
 
@@ -103,9 +103,9 @@ class Card:
         }
 
 
-def card_of(
+def model_card(
     module: nn.Module, *, rates: Mapping[str, float] | None = None, recipe: Mapping[str, Any] | None = None
-) -> Card:
+) -> ModelCard:
     """Return the card of one of our models; an empty one, but for rates and recipe, for any other module.
 
     Args:
@@ -114,11 +114,11 @@ def card_of(
         recipe: how it was trained.
 
     Example:
-        >>> card_of(nn.Linear(1, 1), rates={"weight": 0.1}).rates
+        >>> model_card(nn.Linear(1, 1), rates={"weight": 0.1}).rates
         {'weight': 0.1}
     """
     if not isinstance(module, Predictor):
-        return Card(rates=rates or {}, recipe=recipe or {})
+        return ModelCard(rates=rates or {}, recipe=recipe or {})
     spec, standardize = module.net.spec, module.net.standardize
     normalisation: dict[str, Any] = {
         "what": "(row - mean) * inverse_std, inside the graph",
@@ -127,7 +127,7 @@ def card_of(
     }
     if spec.fills_missing:
         normalisation["missing_values_become"] = standardize.fill.tolist()
-    return Card(
+    return ModelCard(
         task=spec.task,
         target=spec.target_name,
         classes=spec.classes,
@@ -180,7 +180,7 @@ def measured_errors(report: VerificationReport) -> dict[str, str]:
     return texts
 
 
-def read_card(path_or_bytes: str | os.PathLike[str] | bytes) -> dict[str, Any]:
+def read_model_card(path_or_bytes: str | os.PathLike[str] | bytes) -> dict[str, Any]:
     """Return what a file says of itself, keys without ``lrdiff.``, JSON decoded.
 
     Raises:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +13,98 @@ import torch
 from torch import nn
 
 from lrdiff_core.errors import ConfigError, DataError, InputError
-from lrdiff_export.model.float64 import prepare_module, unwrapped
+from lrdiff_core.text import nearest_first, quoted
+from lrdiff_export.model.float64 import unwrapped
+from lrdiff_export.model.prepared import Prepared, prepare, weights_size
 from lrdiff_export.model.signature import Arrays, Tensors, as_arrays, as_tensors
 from lrdiff_export.onnx_file import external_data
-from lrdiff_export.onnx_file.convert import DEFAULT_OPSET, check_options, weights_size
-from lrdiff_export.publish.metadata import PREFIX
+from lrdiff_export.onnx_file.convert import DEFAULT_OPSET, check_options
+from lrdiff_export.publish.metadata import PREFIX, ModelCard
 from lrdiff_export.publish.targets import Target, find_target
-from lrdiff_export.publish.variants import VARIANTS
+from lrdiff_export.publish.variants import VARIANTS, Allowance
 from lrdiff_export.verify.inputs import DRAWN_ROWS, drawn_rows
 
-__all__ = ["Asked", "rows_around"]
+__all__ = ["ExportOptions", "ExportRequest", "rows_around"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A module, where its file goes, and what the file must be.
+class ExportOptions:
+    """How a module is exported; any of these is also an argument of :func:`lrdiff_export.export`.
 
     Attributes:
-        module: without the wrapper of ``torch.compile``.
+        input_names: names of the inputs in the file; by default ``features`` for a single one, a mapping's keys, or
+            the names of forward's arguments.
+        output_names: one name an output.
+        opset: operator set of the file, exactly; by default the target's, or 20.
+        target: the runtime that must read the file, such as ``onnxruntime-web==1.30``; a row of
+            :mod:`lrdiff_export.publish.targets`.
+        variants: any of ``fp32``, ``fp16``, ``int8`` (dynamic) and ``int8-qdq`` (calibrated on the rows); ``fp32`` is
+            always written.
+        allowance: what a variant may lose.
+        labels: ``[batch]`` of the rows, for the change of the validation metric that a variant causes.
+        score: from the first output ``[batch, ...]`` and labels to a number, larger is better; the share of right
+            decisions by default.
+        decide: from the first output ``[batch, ...]`` to a decision a row; the largest entry, or above one half where
+            there is one column, by default, if the card says that there are classes.
+        card: what the file says of itself; taken from the module where it is one of ours.
+        metadata: more text to keep in the file.
+        golden: write golden vectors beside the model.
+
+    Example:
+        >>> ExportOptions(opset=21).with_changes({"opsett": 20})
+        Traceback (most recent call last):
+        ...
+        lrdiff_core.errors.ConfigError: export has no option "opsett"
+        help: options: opset, ...
+    """
+
+    input_names: str | Sequence[str] | None = None
+    output_names: Sequence[str] = ("output",)
+    opset: int | None = None
+    target: str | None = None
+    variants: Sequence[str] = ("fp32",)
+    allowance: Allowance = field(default_factory=Allowance)
+    labels: np.ndarray | None = None
+    score: Callable[[np.ndarray, np.ndarray], float] | None = None
+    decide: Callable[[np.ndarray], np.ndarray] | None = None
+    card: ModelCard | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    golden: bool = True
+
+    def with_changes(self, changes: Mapping[str, Any]) -> ExportOptions:
+        """Return these options with some replaced.
+
+        Raises:
+            ConfigError: there is no such option.
+        """
+        known = [one.name for one in fields(self)]
+        for name in changes:
+            if name not in known:
+                nearest = ", ".join(nearest_first(name, known))
+                raise ConfigError(f"export has no option {quoted(name)}", help=f"options: {nearest}")
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """A module ready to be exported, where its file goes, and what the file must be.
+
+    Attributes:
+        prepared: the one copy of the module, with the names of its inputs and outputs.
         final: the file's name.
+        options: as they were given.
         target: the runtime that must read it; None where none was named.
-        options: of :func:`lrdiff_export.onnx_file.convert.convert`.
-        input_names: of the file.
+        opset: of the file.
         variants: besides fp32.
         rows: to verify on, one array an input.
         drawn: whether those were made up.
     """
 
-    module: nn.Module
+    prepared: Prepared
     final: Path
+    options: ExportOptions
     target: Target | None
-    options: dict[str, Any]
-    input_names: tuple[str, ...]
+    opset: int
     variants: tuple[str, ...]
     rows: tuple[np.ndarray, ...]
     drawn: bool
@@ -57,51 +117,41 @@ class Asked:
         *,
         out: str | os.PathLike[str],
         rows: Arrays | None,
-        input_names: str | Sequence[str] | None,
-        output_names: Sequence[str],
-        opset: int | None,
-        target: str | None,
-        variants: Sequence[str],
-        metadata: Mapping[str, str] | None,
-    ) -> Asked:
-        """Check arguments of :func:`lrdiff_export.export`.
+        options: ExportOptions,
+    ) -> ExportRequest:
+        """Check arguments of :func:`lrdiff_export.export`, and prepare the module.
 
         Raises:
             ConfigError, DataError, InputError: an option, the rows, the module or the folder is wrong.
         """
-        inner = unwrapped(module)
-        aim = find_target(target) if target is not None else None
-        options: dict[str, Any] = {
-            "example": example,
-            "input_name": input_names,
-            "output_names": output_names,
-            "opset": _opset_for(opset, aim),
-            "metadata": dict(metadata or {}),
-        }
-        names = check_options(inner, **options)
-        if reserved := [key for key in options["metadata"] if key.startswith(PREFIX)]:
+        inner, final = unwrapped(module), Path(out)
+        target = find_target(options.target) if options.target is not None else None
+        opset = _opset_for(options.opset, target)
+        check_options(
+            inner,
+            example=example,
+            input_name=options.input_names,
+            output_names=options.output_names,
+            opset=opset,
+            metadata=options.metadata,
+        )
+        if reserved := [key for key in options.metadata if key.startswith(PREFIX)]:
             raise ConfigError(
                 f"metadata {reserved[0]!r} begins with {PREFIX!r}", help="such keys are written by the export"
             )
-        _check_variants(variants, inner)
-        _check_place(Path(out))
+        _check_variants(options.variants, inner)
+        _check_place(final)
+        arrays = rows_around(example) if rows is None else _check_held_out(rows, example)
         return cls(
-            module=inner,
-            final=Path(out),
-            target=aim,
+            prepared=prepare(inner, example, input_names=options.input_names, output_names=tuple(options.output_names)),
+            final=final,
             options=options,
-            input_names=names,
-            variants=tuple(name for name in dict.fromkeys(variants) if name != "fp32"),
-            rows=rows_around(example) if rows is None else _check_held_out(rows, example),
+            target=target,
+            opset=opset,
+            variants=tuple(name for name in dict.fromkeys(options.variants) if name != "fp32"),
+            rows=arrays,
             drawn=rows is None,
         )
-
-    def prepared(self) -> nn.Module:
-        """Return an evaluation copy that takes tensors by position, which no conversion has touched."""
-        example = self.options["example"]
-        keywords = tuple(example) if isinstance(example, Mapping) else None
-        outputs = self.options["output_names"]
-        return prepare_module(self.module, as_tensors(example), keywords=keywords, outputs=outputs)
 
     def check_ir(self, ir_version: int) -> None:
         """Raise ConfigError if the target does not read files of this IR version."""

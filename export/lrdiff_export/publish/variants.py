@@ -37,7 +37,7 @@ from lrdiff_export.records import first_line, json_ready
 from lrdiff_export.runtimes.predictor import open_session
 from lrdiff_export.verify.inputs import Battery
 
-__all__ = ["VARIANTS", "Allowance", "Judged", "VariantReport", "make_variant"]
+__all__ = ["VARIANTS", "Allowance", "HeldOut", "VariantReport", "make_variant"]
 
 WEIGHTED = frozenset({"Gemm", "MatMul", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "Gather", "Attention"})
 CALIBRATION_ROWS = 128
@@ -114,7 +114,7 @@ class VariantReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class HeldOut:
     """Held-out rows, their right answers, and how an answer is turned into decisions and a score."""
 
     feeds: tuple[np.ndarray, ...]
@@ -132,22 +132,22 @@ class Judged:
         score: Callable[[np.ndarray, np.ndarray], float] | None,
         decide: Callable[[np.ndarray], np.ndarray] | None,
         classes: bool,
-    ) -> Judged:
+    ) -> HeldOut:
         """Take the held-out rows of a battery.
 
         Raises:
             ConfigError: as many labels as rows are needed, and a score or decisions to use them.
         """
-        held_out = next(iter(battery.ordinary()))
+        case = next(iter(battery.ordinary()))
         if decide is None and classes:
             decide = _decide
-        if labels is not None and len(labels) != held_out.batch:
-            raise ConfigError(f"{len(labels)} labels for {held_out.batch} rows", help="give one label a row")
+        if labels is not None and len(labels) != case.batch:
+            raise ConfigError(f"{len(labels)} labels for {case.batch} rows", help="give one label a row")
         if labels is not None and score is None:
             if decide is None:
                 raise ConfigError("labels are given, and no score", help="give score=, from answers and labels")
             score = _share_right(decide)
-        return cls(feeds=held_out.feeds, answers=held_out.answers, decide=decide, labels=labels, score=score)
+        return cls(feeds=case.feeds, answers=case.answers, decide=decide, labels=labels, score=score)
 
     def flips(self, answer: np.ndarray) -> int | None:
         """Count decisions that differ from those of float64."""
@@ -163,7 +163,7 @@ class Judged:
 
 
 def make_variant(
-    name: str, data: bytes, battery: Battery, judged: Judged, *, path: Path, allowance: Allowance
+    name: str, data: bytes, battery: Battery, held_out: HeldOut, *, path: Path, allowance: Allowance
 ) -> tuple[bytes, VariantReport]:
     """Make a variant of a verified float32 file and measure what it loses.
 
@@ -171,7 +171,7 @@ def make_variant(
         name: of :data:`VARIANTS`.
         data: the float32 file.
         battery: whose held-out rows calibrate and judge.
-        judged: the right answers.
+        held_out: the right answers.
         path: its final name, for the report.
         allowance: what it may lose.
 
@@ -193,18 +193,21 @@ def make_variant(
     entry.key, entry.value = "lrdiff.variant", name
     content = model.SerializeToString(deterministic=True)
     parse_onnx(content, name=path.name)
-    report = _measure(name, content, data, judged, path)
+    report = _measure(name, content, data, held_out, path)
     _check(report, allowance)
     return content, report
 
 
-def _measure(name: str, content: bytes, fp32: bytes, judged: Judged, path: Path) -> VariantReport:
+def _measure(name: str, content: bytes, fp32: bytes, held_out: HeldOut, path: Path) -> VariantReport:
     session = open_session(content)
     names = [one.name for one in session.get_inputs()]
-    outputs = session.run(None, dict(zip(names, judged.feeds, strict=True)))
-    rows = dict(zip(names, (one[:1] for one in judged.feeds), strict=True))
+    outputs = session.run(None, dict(zip(names, held_out.feeds, strict=True)))
+    rows = dict(zip(names, (one[:1] for one in held_out.feeds), strict=True))
     times: dict[str, Latency] = measure_calls(
-        {"variant": lambda: session.run(None, rows), "fp32": _call(fp32, judged)}, calls=TIMED_CALLS, batch=1, threads=1
+        {"variant": lambda: session.run(None, rows), "fp32": _call(fp32, held_out)},
+        calls=TIMED_CALLS,
+        batch=1,
+        threads=1,
     )
     return VariantReport(
         name=name,
@@ -212,19 +215,19 @@ def _measure(name: str, content: bytes, fp32: bytes, judged: Judged, path: Path)
         sha256=hashlib.sha256(content).hexdigest(),
         size=len(content),
         size_ratio=len(content) / len(fp32),
-        snr_db=_snr(outputs, judged.answers),
-        flipped=judged.flips(np.asarray(outputs[0])),
-        rows=len(judged.feeds[0]),
-        score=judged.scored(np.asarray(outputs[0])),
-        score_fp64=judged.scored(judged.answers[0]),
+        snr_db=_snr(outputs, held_out.answers),
+        flipped=held_out.flips(np.asarray(outputs[0])),
+        rows=len(held_out.feeds[0]),
+        score=held_out.scored(np.asarray(outputs[0])),
+        score_fp64=held_out.scored(held_out.answers[0]),
         median_us=times["variant"].median_us,
         median_us_fp32=times["fp32"].median_us,
     )
 
 
-def _call(data: bytes, judged: Judged) -> Callable[[], Any]:
+def _call(data: bytes, held_out: HeldOut) -> Callable[[], Any]:
     session = open_session(data)
-    rows = dict(zip((one.name for one in session.get_inputs()), (one[:1] for one in judged.feeds), strict=True))
+    rows = dict(zip((one.name for one in session.get_inputs()), (one[:1] for one in held_out.feeds), strict=True))
     return lambda: session.run(None, rows)
 
 

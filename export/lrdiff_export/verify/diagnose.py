@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, fx
 
 from lrdiff_core.errors import LrdiffError, ModelFileError
-from lrdiff_export.model.float64 import Bound, float64_throughout
+from lrdiff_export.model.float64 import float64_throughout
+from lrdiff_export.model.prepared import Positional
 from lrdiff_export.onnx_file.convert import Converted
 from lrdiff_export.records import first_line, json_ready
 from lrdiff_export.runtimes.predictor import open_session
@@ -129,9 +130,11 @@ def node_errors(converted: Converted, rows: Sequence[np.ndarray], module: torch.
         ModelFileError: ONNX Runtime does not load or run the file.
 
     Example:
+        >>> from lrdiff_export.model.prepared import prepare
         >>> from lrdiff_export.onnx_file.convert import convert
-        >>> converted = convert(torch.nn.Linear(3, 1), example=torch.zeros(1, 3))
-        >>> [node.module for node in node_errors(converted, [np.ones((2, 3), np.float32)], converted.module)]
+        >>> converted = convert(prepare(torch.nn.Linear(3, 1), torch.zeros(1, 3)))
+        >>> rows = [np.ones((2, 3), np.float32)]
+        >>> [node.module for node in node_errors(converted, rows, converted.prepared.module)]
         ['the module itself (Linear)']
     """
     makers, actual = _intermediates(converted, rows)
@@ -168,7 +171,7 @@ def node_errors(converted: Converted, rows: Sequence[np.ndarray], module: torch.
             NodeError(
                 value=value,
                 operator=makers[value],
-                module=_module_of(node, wrapped=isinstance(converted.module, Bound)),
+                module=_module_of(node, wrapped=isinstance(converted.prepared.module, Positional)),
                 own=_distance(seen[node.name], expected, unit),
                 inherited=_distance(expected, true[node.name], unit),
                 allowed=allowed,
@@ -187,7 +190,7 @@ def _intermediates(converted: Converted, rows: Sequence[np.ndarray]) -> tuple[di
     given = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in makers if name in known - given)
     session = open_session(converted.serialised(model), optimise=False)
-    feeds = dict(zip(converted.input_names, rows, strict=True))
+    feeds = dict(zip(converted.prepared.input_names, rows, strict=True))
     names = [output.name for output in session.get_outputs()]
     try:
         values = session.run(names, feeds)
@@ -242,7 +245,7 @@ def converted_name(node: fx.Node, converted: Converted) -> str:
     """Return the file's name for a value of torch's graph: its own, but for outputs and what gave way to a port."""
     outputs = [spec.arg.name for spec in converted.program.graph_signature.output_specs if hasattr(spec.arg, "name")]
     if node.name in outputs:
-        return converted.output_names[outputs.index(node.name)]
+        return converted.prepared.output_names[outputs.index(node.name)]
     return converted.renamed.get(node.name, node.name)
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from lrdiff_core.errors import InputError, LrdiffError
+from lrdiff_export.model.prepared import Prepared
 from lrdiff_export.verify.tolerance import Yardstick
 
 __all__ = ["BATCH_SIZES", "LADDER", "SCALES", "Battery", "Case", "drawn_rows"]
@@ -63,11 +63,11 @@ class Battery:
     """All cases for one module and its held-out rows.
 
     Args:
-        module: takes tensors by position, gives a tensor or a tuple of tensors.
+        prepared: the module.
         rows: held-out rows, one array an input.
-        names: names of the outputs.
 
     Attributes:
+        prepared: the module.
         yardstick: the one of ordinary rows; its budgets are those of the report.
         rows: the held-out rows.
 
@@ -77,12 +77,15 @@ class Battery:
             none finite.
 
     Example:
-        >>> battery = Battery(nn.Linear(2, 1), (np.ones((3, 2), np.float32),), names=["y"])
+        >>> from lrdiff_export.model.prepared import prepare
+        >>> rows = (np.ones((3, 2), np.float32),)
+        >>> battery = Battery(prepare(torch.nn.Linear(2, 1), torch.ones(3, 2)), rows)
         >>> [case.name for case in battery.cases()][:3]
         ['held out', 'batch 1', 'batch 2']
     """
 
-    def __init__(self, module: nn.Module, rows: tuple[np.ndarray, ...], *, names: Sequence[str] | None = None) -> None:
+    def __init__(self, prepared: Prepared, rows: tuple[np.ndarray, ...]) -> None:
+        self.prepared = prepared
         self.rows = rows
         self._parts = {"held out": rows}
         if self._floating:
@@ -93,17 +96,17 @@ class Battery:
                 "denormals": _scaled(_some(rows, LADDER_ROWS), DENORMAL),
             }
         pool = tuple(np.concatenate([part[i] for part in self._parts.values()]) for i in range(len(rows)))
-        self.yardstick = Yardstick(module, pool, names=names)
-        self._check_answers(module, len(pool[0]))
+        self.yardstick = Yardstick(prepared, pool)
+        self._check_answers(len(pool[0]))
 
-    def _check_answers(self, module: nn.Module, rows: int) -> None:
+    def _check_answers(self, rows: int) -> None:
         for name, answer in zip(self.yardstick.names, self.yardstick.answers, strict=True):
             if answer.shape[:1] != (rows,):
                 raise InputError(
                     f"output {name!r} has shape {list(answer.shape)} for {rows} rows", help="give one answer a row"
                 )
             if answer.size and answer.dtype.kind == "f" and not np.isfinite(answer).any():
-                broken = [key for key, one in module.state_dict().items() if not torch.isfinite(one).all()]
+                broken = [key for key, one in self.prepared.inner.state_dict().items() if not torch.isfinite(one).all()]
                 raise InputError(
                     f"output {name!r} is not finite for any row: nothing can be compared",
                     help=f"look at {broken[0]}, which holds NaN or infinity" if broken else "give rows with answers",

@@ -24,7 +24,8 @@ agreeing means as good as that arithmetic allows.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -32,8 +33,9 @@ import torch
 from torch import nn
 
 from lrdiff_core.errors import DataError, LrdiffError
-from lrdiff_export.model.float64 import evaluate_float64, evaluation_copy, float64_copy
+from lrdiff_export.model.float64 import evaluate_float64
 from lrdiff_export.model.precision import evaluate_in, find_arithmetic
+from lrdiff_export.model.prepared import Prepared, prepare
 from lrdiff_export.model.signature import Arrays, as_arrays
 from lrdiff_export.records import first_line
 from lrdiff_export.verify.columns import ColumnBudget, column_budget
@@ -54,9 +56,8 @@ class Yardstick:
     next to zero is judged by the same measure as the rest.
 
     Args:
-        module: takes tensors by position, gives a tensor or a tuple of tensors.
+        module: takes tensors by position, gives a tensor or a tuple of tensors; or one that is prepared.
         rows: one array an input, ``[batch, ...]``, float32, integer or bool.
-        names: names of the outputs; ``output0, output1 ...`` by default.
 
     Attributes:
         names: of the outputs.
@@ -78,21 +79,20 @@ class Yardstick:
         True
     """
 
-    def __init__(self, module: nn.Module, rows: Arrays, *, names: Sequence[str] | None = None) -> None:
-        self._module = evaluation_copy(module)
-        self._module64 = float64_copy(module)
+    def __init__(self, module: nn.Module | Prepared, rows: Arrays) -> None:
+        arrays = as_arrays(rows)
+        self._prepared = module if isinstance(module, Prepared) else prepare(module, _examples(arrays))
         self.arithmetic = "float32"
-        self._measure(as_arrays(rows), names)
+        self._measure(arrays)
 
-    def _measure(
-        self, rows: Sequence[np.ndarray], names: Sequence[str] | None, scales: Sequence[float] | None = None
-    ) -> None:
+    def _measure(self, rows: Sequence[np.ndarray], scales: Sequence[float] | None = None) -> None:
         self._rows = rows
         eager = self._eager(rows)
         self._dtypes = [output.dtype for output in eager]
         self.answers = self.reference(rows)
         jittered = list(self._jittered(rows))
-        self.names = list(names) if names is not None else [f"output{index}" for index in range(len(eager))]
+        names = self._prepared.output_names
+        self.names = list(names) if len(names) == len(eager) else [f"output{i}" for i in range(len(eager))]
         self.budgets = [
             _budget(
                 self.answers[index],
@@ -127,19 +127,24 @@ class Yardstick:
 
     def _eager(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
         try:
-            return evaluate_in(self._module, rows, self.arithmetic)
+            return evaluate_in(self.module, rows, self.arithmetic)
         except LrdiffError:
             raise
         except Exception as problem:
             raise DataError(
-                f"{type(self._module).__name__} does not take these rows: {first_line(problem)}",
+                f"{self._prepared.name} does not take these rows: {first_line(problem)}",
                 help="give rows that it is made for; integers must lie within its tables",
             ) from problem
 
     @property
     def module(self) -> nn.Module:
-        """The evaluation copy that it measures by."""
-        return self._module
+        """The module that it measures by."""
+        return self._prepared.module
+
+    @property
+    def prepared(self) -> Prepared:
+        """The same with the names of its inputs and outputs."""
+        return self._prepared
 
     def on(self, rows: Arrays) -> Yardstick:
         """Return a yardstick of the same module for other rows, with budgets of their own.
@@ -148,7 +153,7 @@ class Yardstick:
         probabilities.
         """
         other = copy.copy(self)
-        other._measure(as_arrays(rows), self.names, [budget.scale for budget in self.budgets])
+        other._measure(as_arrays(rows), [budget.scale for budget in self.budgets])
         return other
 
     def in_arithmetic(self, name: str) -> Yardstick:
@@ -163,12 +168,12 @@ class Yardstick:
         """
         other = copy.copy(self)
         other.arithmetic = find_arithmetic(name).name
-        other._measure(self._rows, self.names)
+        other._measure(self._rows)
         return other
 
     def reference(self, rows: Arrays) -> list[np.ndarray]:
         """Return the float64 outputs for ``rows``, one array an input; exact dtypes stay what they are."""
-        return evaluate_float64(self._module64, _sequence(rows), self._dtypes)
+        return evaluate_float64(self._prepared.float64, _sequence(rows), self._dtypes)
 
     def _jittered(self, rows: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
         """Yield the float64 outputs with every float moved by half an ULP up or down; the same draws everywhere."""
@@ -182,14 +187,10 @@ class Yardstick:
         for _ in range(JITTER_DRAWS):
             if floating:
                 moved = [one.astype(np.float64) * factor(one.shape) if one.dtype.kind == "f" else one for one in rows]
-                yield evaluate_float64(self._module64, moved, self._dtypes)
+                yield evaluate_float64(self._prepared.float64, moved, self._dtypes)
                 continue
-            jittered = copy.deepcopy(self._module64)
-            with torch.no_grad():
-                for weight in jittered.parameters():
-                    if weight.is_floating_point():
-                        weight.mul_(torch.from_numpy(np.asarray(factor(tuple(weight.shape)))))
-            yield evaluate_float64(jittered, rows, self._dtypes)
+            with _moved_weights(self._prepared.float64, factor):
+                yield evaluate_float64(self._prepared.float64, rows, self._dtypes)
 
     def judge(
         self,
@@ -237,6 +238,26 @@ class Yardstick:
                 near = np.abs(one.astype(np.float64) - answer) <= budget.allowed * budget.unit
                 sure.append(near & np.isfinite(answer) & (np.abs(answer) <= budget.scale))
         return answers, sure
+
+
+@contextmanager
+def _moved_weights(module: nn.Module, factor: Callable[[tuple[int, ...]], np.ndarray]) -> Iterator[None]:
+    """Multiply every weight inside, and put the weights back."""
+    weights = [one for one in module.parameters() if one.is_floating_point()]
+    before = [one.detach().clone() for one in weights]
+    with torch.no_grad():
+        for one in weights:
+            one.mul_(torch.from_numpy(np.asarray(factor(tuple(one.shape)))))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for one, old in zip(weights, before, strict=True):
+                one.copy_(old)
+
+
+def _examples(arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
+    return [torch.from_numpy(one[:2].copy()) for one in arrays]
 
 
 def _sequence(rows: Arrays) -> tuple[np.ndarray, ...]:

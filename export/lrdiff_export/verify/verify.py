@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lrdiff_core.errors import LrdiffError, ModelFileError
-from lrdiff_export.model.float64 import prepare_module
+from lrdiff_export.model.prepared import prepare
 from lrdiff_export.model.signature import Arrays, as_arrays
 from lrdiff_export.onnx_file.load import load_onnx, model_inputs, opset_of, parse_onnx
 from lrdiff_export.records import first_line, json_ready
@@ -149,10 +149,9 @@ def verify_onnx(
     inputs = [one.name for one in model_inputs(model)] if named else None
     arrays = as_arrays(rows, inputs)
     outputs = [output.name for output in model.graph.output]
-    prepared = prepare_module(
-        module, [torch.from_numpy(one[:2].copy()) for one in arrays], keywords=inputs, outputs=outputs
-    )
-    return run_battery(data, Battery(prepared, arrays), opened=opened)
+    examples = [torch.from_numpy(one[:2].copy()) for one in arrays]
+    example = examples if inputs is None else dict(zip(inputs, examples, strict=True))
+    return run_battery(data, Battery(prepare(module, example, output_names=outputs), arrays), opened=opened)
 
 
 def run_battery(data: bytes, battery: Battery, *, opened: Callable[[bool], Run] | None = None) -> VerificationReport:
@@ -166,9 +165,6 @@ def run_battery(data: bytes, battery: Battery, *, opened: Callable[[bool], Run] 
     opened = opened or partial(_runner, data)
     model = onnx.ModelProto.FromString(data)
     yardstick = battery.yardstick
-    names = [output.name for output in model.graph.output]
-    if len(names) == len(yardstick.budgets):
-        yardstick.names = names
     problems = _interface_problems(model, battery.rows, outputs=len(yardstick.budgets))
     cases: list[CaseResult] = []
     scale: float | None = None
@@ -237,8 +233,7 @@ def _interface_problems(model: onnx.ModelProto, rows: Sequence[np.ndarray], *, o
 
 
 def _runner_in(sandbox: Sandbox, path: str | os.PathLike[str], optimise: bool) -> Run:
-    model = sandbox.open(path, backend="onnxruntime" if optimise else "onnxruntime-disabled")
-    return lambda feeds: model(*feeds)
+    return lambda feeds: sandbox.run(path, feeds, optimise=optimise)
 
 
 def _runner(data: bytes, optimise: bool) -> Run:

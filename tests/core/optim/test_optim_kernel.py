@@ -243,7 +243,7 @@ def test_import_is_light() -> None:
 
 
 def test_public_names_are_pinned() -> None:
-    assert lrdiff_core.optim.__all__ == ["SGD", "Adam", "AdamW", "MuonAdamW"]
+    assert lrdiff_core.optim.__all__ == ["SGD", "Adam", "AdamW", "LoadReport", "MuonAdamW", "load_state_only"]
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,8 @@ def test_missing_and_left_over_names_are_named() -> None:
     assert str(caught.value) == (
         "optimizer state does not fit by parameter name: "
         "the checkpoint lacks head.bias; the optimizer lacks head.weight\n"
-        "help: build the optimizer over the same parameters, or drop param_names from the checkpoint's groups to load "
-        "by position"
+        "help: build the optimizer over the same parameters, take what fits with load_state_only(optimizer, state, "
+        "partial=True), or drop param_names from the checkpoint's groups to load by position"
     )
     assert not mine.state
 
@@ -92,7 +92,7 @@ def test_merged_groups_need_equal_options() -> None:
         AdamW(_named(make(SHAPES), [0, 1, 2, 3])).load_state_dict(saved.state_dict())
     assert str(caught.value) == (
         "body.weight and head.weight share a group here but were saved with different lr: 0.1 and 0.2\n"
-        "help: give them groups of their own; merged groups need equal options"
+        "help: give them groups of their own, or keep the optimizer's settings: load_state_only(optimizer, state)"
     )
 
 

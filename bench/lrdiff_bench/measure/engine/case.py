@@ -66,6 +66,7 @@ class Case:
         factory: builds the workload; called once a process, with the threads already pinned.
         metric: "time" of a step, or "memory": the peak of a process of its own.
         threads: torch's intra-op threads that it wants.
+        module: that registers it, for a measuring process to import; empty where only this process can build it.
 
     Example:
         >>> Case(name="step", parameters={"rates": 2}, version="1", factory=lambda: Workload(lambda: None)).label
@@ -78,6 +79,7 @@ class Case:
     factory: Callable[[], Workload]
     metric: Metric = "time"
     threads: int = 1
+    module: str = ""
 
     @property
     def label(self) -> str:

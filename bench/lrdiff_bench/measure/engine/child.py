@@ -2,7 +2,7 @@
 
 The parent writes one JSON request a line, this process answers each with one line:
 
-- ``{"case": NAME, "parameters": {...}, ...}`` builds the case and warms it up;
+- ``{"case": NAME, "module": MODULE, "parameters": {...}, ...}`` builds the case and warms it up;
 - ``{"do": "block"}`` measures one block and answers with its times;
 - ``{"do": "end"}`` takes parity and tells everything that is not a sample.
 
@@ -24,9 +24,9 @@ from typing import IO, Any
 
 import torch
 
-from lrdiff_bench.measure.cases.main_cases import find_case
 from lrdiff_bench.measure.engine.blocks import Blocks
 from lrdiff_bench.measure.engine.record import plain
+from lrdiff_bench.measure.engine.registry import find_case
 from lrdiff_bench.system.machine import describe_code, describe_conditions, describe_machine
 from lrdiff_bench.system.memory import peak_or_none
 from lrdiff_core.errors import LrdiffError
@@ -59,7 +59,7 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
 
 
 def _case(request: dict[str, Any], requests: IO[str], answers: IO[str]) -> None:
-    case = find_case(request["case"], **request["parameters"])
+    case = find_case(request["case"], module=request["module"], **request["parameters"])
     torch.set_num_threads(case.threads)
     gc.disable()
     conditions = describe_conditions(request["device"], torch.get_num_threads())

@@ -45,9 +45,9 @@ def count_instructions(case: Case, *, steps: int = STEPS) -> float:
     check_valgrind()
     setup = (
         "import torch\n"
-        "from lrdiff_bench.measure.cases.main_cases import find_case\n"
+        "from lrdiff_bench.measure.engine.registry import find_case\n"
         f"torch.set_num_threads({case.threads})\n"
-        f"workload = find_case({case.name!r}, **{dict(case.parameters)!r}).factory()\n"
+        f"workload = find_case({case.name!r}, module={case.module!r}, **{dict(case.parameters)!r}).factory()\n"
         "workload.step()\nworkload.reset()"
     )
     with _environment(_for_valgrind()):

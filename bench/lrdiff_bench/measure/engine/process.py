@@ -133,6 +133,7 @@ class MeasuringProcess:
         """
         request = {
             "case": case.name,
+            "module": case.module,
             "parameters": dict(case.parameters),
             "device": str(case.parameters.get("device", "cpu")),
             "block_seconds": effort.block_seconds,

@@ -1,10 +1,15 @@
-"""The one registry of cases, from which the command line, asv and pytest-benchmark are all made."""
+"""The one registry of cases, from which the command line, asv and pytest-benchmark are all made.
+
+The engine imports no case. The modules that hold them are named here and imported when a case is first asked for by
+name; a measuring process is told the module of its one case and imports nothing else.
+"""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,9 +17,17 @@ from typing import Any
 from lrdiff_bench.measure.engine.case import Case, Metric, Workload
 from lrdiff_core.errors import ConfigError, UnavailableError
 
-__all__ = ["CASES", "CaseFamily", "case_family", "find_case"]
+__all__ = ["CASES", "CaseFamily", "CaseRegistry", "case_family", "find_case"]
 
-CASES: dict[str, CaseFamily] = {}
+# In the order in which a run measures them.
+MODULES = (
+    "lrdiff_bench.measure.cases.main_job",
+    "lrdiff_bench.measure.cases.optimizer_step",
+    "lrdiff_bench.measure.cases.training",
+    "lrdiff_bench.measure.cases.short_training",
+    "lrdiff_bench.measure.cases.shipping",
+    "lrdiff_bench.parity.cases",
+)
 # The commands of `lrdiff bench`: a case of that name could not be asked for.
 RESERVED = frozenset({"ab", "calibrate", "compare", "history", "ls", "pictures", "population", "run", "show", "step"})
 
@@ -90,6 +103,7 @@ class CaseFamily:
             factory=partial(self._build_available, **chosen),
             metric=self.metric,
             threads=int(chosen.get("threads", 1)),
+            module=self.build.__module__,
         )
 
     def _build_available(self, **parameters: Any) -> Workload:
@@ -118,73 +132,128 @@ class CaseFamily:
         )
 
 
-def case_family(
-    *,
-    version: str,
-    parameters: View | None = None,
-    views: Mapping[str, View] | None = None,
-    quick: View | None = None,
-    metric: Metric = "time",
-    unavailable: Callable[..., str | None] | None = None,
-    parity: bool = True,
-) -> Callable[[Build], Build]:
-    """Register the decorated function, which builds a workload from keyword parameters, under its own name.
+class CaseRegistry(Mapping[str, CaseFamily]):
+    """Families by name.
 
     Args:
-        version: raise it when numbers taken before can no longer be compared with those taken after.
-        parameters: the values of each, the default first.
-        views: sub-products by name; left out, one view of everything.
-        quick: left out, the defaults alone. A parameter called ``threads`` sets torch's.
-        metric: "time" or "memory".
-        unavailable: called like the function; returns why this choice cannot be measured here.
-        parity: False for workloads that compute nothing that could be wrong.
-
-    Raises:
-        ConfigError: the name is taken or reserved, or a view names a value that the parameter does not have.
-    """
-
-    def register(build: Build) -> Build:
-        name = build.__name__
-        if name in CASES:
-            raise ConfigError(f"two cases are called {name!r}", help="give the function another name")
-        if name in RESERVED:
-            raise ConfigError(f"{name!r} is a command of `lrdiff bench`", help="give the function another name")
-        family = CaseFamily(
-            name=name,
-            version=version,
-            parameters=dict(parameters or {}),
-            views=dict(views or {"": dict(parameters or {})}),
-            quick=dict(quick or {}),
-            metric=metric,
-            build=build,
-            unavailable=unavailable or _always,
-            parity=parity,
-            summary=inspect.cleandoc(build.__doc__ or "").split("\n")[0],
-        )
-        for view in (*family.views.values(), family.quick):
-            family.case(**{key: values[0] for key, values in view.items()})
-            family.view(view)  # a misspelt value shows here, not in the middle of a run
-        CASES[name] = family
-        return build
-
-    return register
-
-
-def find_case(name: str, **parameters: Any) -> Case:
-    """The case of that name and those parameters; those left out have their defaults.
-
-    Raises:
-        ConfigError: there is no such case.
+        modules: that register families; imported when the registry is first read.
 
     Example:
-        >>> from lrdiff_bench.measure.cases.main_cases import find_case
-        >>> find_case("main_step", rates=2).label
-        'main_step[rates=2]'
+        >>> registry = CaseRegistry()
+        >>> @registry.family(version="1", parameters={"size": (1, 2)})
+        ... def addition(size: int) -> Workload:
+        ...     "Sum of a range."
+        ...     return Workload(step=lambda: sum(range(size)))
+        >>> [case.label for case in registry["addition"].cases()]
+        ['addition[size=1]', 'addition[size=2]']
     """
-    if name not in CASES:
-        raise ConfigError(f"there is no case {name!r}", help=f"cases: {', '.join(CASES)}")
-    return CASES[name].case(**parameters)
+
+    def __init__(self, modules: Sequence[str] = ()) -> None:
+        self._modules = tuple(modules)
+        self._families: dict[str, CaseFamily] = {}
+
+    def family(
+        self,
+        *,
+        version: str,
+        parameters: View | None = None,
+        views: Mapping[str, View] | None = None,
+        quick: View | None = None,
+        metric: Metric = "time",
+        unavailable: Callable[..., str | None] | None = None,
+        parity: bool = True,
+    ) -> Callable[[Build], Build]:
+        """Register the decorated function, which builds a workload from keyword parameters, under its own name.
+
+        Args:
+            version: raise it when numbers taken before can no longer be compared with those taken after.
+            parameters: the values of each, the default first.
+            views: sub-products by name; left out, one view of everything.
+            quick: left out, the defaults alone. A parameter called ``threads`` sets torch's.
+            metric: "time" or "memory".
+            unavailable: called like the function; returns why this choice cannot be measured here.
+            parity: False for workloads that compute nothing that could be wrong.
+
+        Raises:
+            ConfigError: the name is taken or reserved, or a view names a value that the parameter does not have.
+        """
+
+        def register(build: Build) -> Build:
+            name = build.__name__
+            if name in self._families:
+                raise ConfigError(f"two cases are called {name!r}", help="give the function another name")
+            if name in RESERVED:
+                raise ConfigError(f"{name!r} is a command of `lrdiff bench`", help="give the function another name")
+            family = CaseFamily(
+                name=name,
+                version=version,
+                parameters=dict(parameters or {}),
+                views=dict(views or {"": dict(parameters or {})}),
+                quick=dict(quick or {}),
+                metric=metric,
+                build=build,
+                unavailable=unavailable or _always,
+                parity=parity,
+                summary=inspect.cleandoc(build.__doc__ or "").split("\n")[0],
+            )
+            for view in (*family.views.values(), family.quick):
+                family.case(**{key: values[0] for key, values in view.items()})
+                family.view(view)  # a misspelt value shows here, not in the middle of a run
+            self._families[name] = family
+            return build
+
+        return register
+
+    def find(self, name: str, /, *, module: str | None = None, **parameters: Any) -> Case:
+        """The case of that name and those parameters; those left out have their defaults.
+
+        Args:
+            name: of the family.
+            module: that registers it, where it is known: no other is imported.
+            parameters: of the case.
+
+        Raises:
+            ConfigError: there is no such case.
+
+        Example:
+            >>> find_case("main_step", rates=2).label
+            'main_step[rates=2]'
+        """
+        if module is None:
+            self._load()
+        else:
+            importlib.import_module(module)
+        if name not in self._families:
+            raise ConfigError(
+                f"there is no case {name!r}" + (f" in {module}" if module else ""),
+                help=f"cases: {', '.join(self._families)}"
+                if module is None
+                else "a measuring process imports the case's module: write the case into a file that can be imported",
+            )
+        return self._families[name].case(**parameters)
+
+    def _load(self) -> None:
+        for module in self._modules:
+            importlib.import_module(module)
+        self._modules = ()
+
+    def __getitem__(self, name: str) -> CaseFamily:
+        self._load()
+        return self._families[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(self._families)
+
+    def __len__(self) -> int:
+        self._load()
+        return len(self._families)
 
 
 def _always(**parameters: Any) -> None:
     return None
+
+
+CASES = CaseRegistry(MODULES)
+case_family = CASES.family
+find_case = CASES.find

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lrdiff_bench.measure.cases.main_cases import CASES
 from lrdiff_bench.measure.engine.blocks import Blocks
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.child import describe
@@ -28,7 +27,7 @@ from lrdiff_bench.measure.engine.record import (
     parse_record,
     worst_parity,
 )
-from lrdiff_bench.measure.engine.registry import RESERVED
+from lrdiff_bench.measure.engine.registry import CASES, RESERVED
 from lrdiff_bench.system.machine import Code, Conditions, Machine, describe_conditions, pinned
 from lrdiff_core.errors import CheckFailed, ConfigError, LrdiffError, UnavailableError
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrdiff_bench.measure.cases.optimizer_cases import build_optimizer
 from lrdiff_bench.measure.cases.optimizer_error import output_parity, plain_copy
+from lrdiff_bench.measure.cases.optimizer_step import build_optimizer
 from lrdiff_bench.measure.cases.state import optimizer_facts, rate_groups, restorer
 from lrdiff_bench.measure.engine.case import Workload
 from lrdiff_bench.measure.engine.registry import case_family

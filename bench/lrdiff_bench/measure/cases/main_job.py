@@ -1,26 +1,14 @@
-"""What is measured: every case once, in one registry, for asv, pytest-benchmark and the command line alike.
-
-A new case is one function here, or in one of the modules named at the end::
-
-    @case_family(version="1", parameters={"rates": (1, 2)})
-    def main_step(rates: int) -> Workload:
-        "Optimizer step of the main model on fixed gradients."
-        ...
-
-Raise the version when numbers taken before can no longer be compared with those taken after.
-"""
+"""The main job, a 10-5-1 network on a table: one optimizer step, one epoch, and the memory of ten."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lrdiff_bench.measure.cases.optimizer_error import optimizer_parity, output_parity, plain_copy
 from lrdiff_bench.measure.cases.state import optimizer_facts, restorer
 from lrdiff_bench.measure.engine.case import Workload
-from lrdiff_bench.measure.engine.registry import CASES, CaseFamily, case_family, find_case
-from lrdiff_bench.system.memory import peak_resident_bytes
+from lrdiff_bench.measure.engine.registry import case_family
 
 if TYPE_CHECKING:
     import torch
@@ -28,16 +16,7 @@ if TYPE_CHECKING:
 
     from lrdiff_core.loop import Setup
 
-__all__ = [
-    "CASES",
-    "CaseFamily",
-    "Workload",
-    "case_family",
-    "find_case",
-    "main_job",
-    "peak_resident_bytes",
-    "restorer",
-]
+__all__ = ["main_epoch", "main_job", "main_memory", "main_step"]
 
 EPOCHS_OF_MEMORY = 10
 
@@ -114,14 +93,3 @@ def _run_epoch(
     inputs, targets = (part["train"].to(dtype) for part in (setup.rows.inputs, setup.rows.targets))
     batches = torch.arange(len(inputs)).split(setup.batch_size)[:steps]
     train_epoch(network or setup.net.network, optimizer, loss_function("binary"), inputs, targets, batches)
-
-
-# Importing them fills the registry.
-for _module in (
-    "measure.cases.optimizer_cases",
-    "measure.cases.training_cases",
-    "measure.cases.lane_cases",
-    "measure.cases.shipping_cases",
-    "parity.cases",
-):
-    importlib.import_module(f"lrdiff_bench.{_module}")

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from lrdiff_export import convert_to_onnx
 from lrdiff_export.examples import ZOO
 from lrdiff_export.onnx_file import convert as converting
-from lrdiff_export.onnx_file.spread import WIDEST, spread_rows
+from lrdiff_export.onnx_file.passes import WIDEST, expand_constants
 from lrdiff_export.runtimes.predictor import open_session
 
 MAIN = ZOO["main, binary"]
@@ -32,7 +32,7 @@ def kinds(model: onnx.ModelProto) -> list[str]:
 @pytest.mark.parametrize("optimise", [False, True])
 def test_the_answers_have_the_same_bits(optimise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     spread = convert_to_onnx(MAIN.module(), example=MAIN.example())
-    monkeypatch.setattr(converting, "spread_rows", lambda model: 0)
+    monkeypatch.setattr(converting, "expand_constants", lambda model: 0)
     plain = convert_to_onnx(MAIN.module(), example=MAIN.example())
     assert kinds(onnx.ModelProto.FromString(spread)).count("Expand") == 2
     assert kinds(onnx.ModelProto.FromString(spread)).count("Shape") == 1
@@ -49,7 +49,7 @@ def test_the_answers_have_the_same_bits(optimise: bool, monkeypatch: pytest.Monk
 def test_either_side_and_both_shapes(operator: str, order: str, constant: str) -> None:
     model = graph(f"y = {operator}({order})", constant=constant)
     before = open_session(model.SerializeToString()).run(None, {"x": rows_of(7, 10)})[0]
-    assert spread_rows(model) == 1
+    assert expand_constants(model) == 1
     onnx.checker.check_model(model, full_check=True)
     np.testing.assert_array_equal(open_session(model.SerializeToString()).run(None, {"x": rows_of(7, 10)})[0], before)
 
@@ -70,7 +70,7 @@ def test_either_side_and_both_shapes(operator: str, order: str, constant: str) -
 def test_what_gains_nothing_is_left_alone(body: str, options: dict[str, str]) -> None:
     model = graph(body, **options)
     before = model.SerializeToString()
-    assert spread_rows(model) == 0
+    assert expand_constants(model) == 0
     assert model.SerializeToString() == before
 
 
@@ -82,6 +82,6 @@ def test_names_that_are_taken_give_way() -> None:
     model.graph.value_info.append(onnx.helper.make_tensor_value_info("y.rows", 1, ["batch", 10]))
     model.graph.node[1].output[0], model.graph.node[2].input[0] = "y", "y"
     model.graph.node[2].output[0], model.graph.output[0].name = "z", "z"
-    assert spread_rows(model) == 1
+    assert expand_constants(model) == 1
     assert [node.output[0] for node in model.graph.node] == ["y.rows", "y.shape", "y.rows_", "y", "z"]
     onnx.checker.check_model(model, full_check=True)

@@ -1,0 +1,12 @@
+"""Is the rate that was asked for the rate that is applied? Read off weights and gradients while somebody trains.
+
+::
+
+    snapshot  <-  recognise  <-  asked, track  <-  watch  <-  words, report, causes, findings  <-  audit
+"""
+
+from lrdiff_core.audit.audit import Audit, audit
+from lrdiff_core.audit.findings import KINDS
+from lrdiff_core.audit.report import Finding, Report, Row
+
+__all__ = ["KINDS", "Audit", "Finding", "Report", "Row", "audit"]

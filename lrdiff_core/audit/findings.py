@@ -1,0 +1,379 @@
+"""From what was seen to findings: the same cause is told once, for all parameters it touches, with what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from lrdiff_core.audit.asked import Mark
+from lrdiff_core.audit.causes import causes
+from lrdiff_core.audit.recognise import FEWEST
+from lrdiff_core.audit.report import Finding, Report, Row
+from lrdiff_core.audit.track import DECAY, Track
+from lrdiff_core.audit.watch import Stepper, Watch, unwrapped
+from lrdiff_core.audit.words import few, numbers, verb
+from lrdiff_core.text import count
+
+__all__ = ["KINDS", "report_of"]
+
+KINDS = {
+    "no-step": "no optimizer stepped",
+    "other-optimizer": "another optimizer trains the model than the one that was asked about",
+    "strange-parameters": "an optimizer holds tensors that are not the model's any more",
+    "twice": "two optimizers take turns on the same parameters",
+    "groups-lost": "parameters that were asked to learn at several rates all learn at one",
+    "scaled": "all rates are the asked ones times a constant",
+    "lr-scale": "groups carry a factor (timm's lr_scale) that nobody applies",
+    "loaded": "rates changed when a state was loaded",
+    "swapped": "groups hold each other's rates",
+    "warm-up": "a warm-up moves some groups only",
+    "ratio": "the schedule does not keep the ratios between rates",
+    "schedule": "the rates do not follow the schedule",
+    "rate": "a group's rate is not the asked one",
+    "late": "rates are those of the step before",
+    "rate-zero": "all rates are 0",
+    "applied": "the optimizer moves parameters at another rate than their group says",
+    "rule": "the steps are not those of the rule that the optimizer is named after",
+    "hidden": "steps are smaller than the digits of the weights",
+    "decay": "the weight decay is not the asked one",
+    "decay-twice": "the weight decay is applied twice",
+    "decay-lost": "the weight decay is not applied",
+    "decay-everywhere": "what was to be spared decays",
+    "no-group": "a parameter that wants a gradient is in no optimizer that stepped",
+    "never-updated": "a parameter was to learn and never moved",
+    "frozen-moves": "a frozen parameter moves",
+    "not-frozen": "the plan freezes a parameter that the model trains, or the other way round",
+    "untied": "names that were one tensor are several",
+    "not-in-plan": "the plan and the model have different names",
+    "outside": "parameters move between steps, by no optimizer's step",
+}
+
+
+def report_of(watch: Watch) -> Report:
+    """The report of a watch, finished or not."""
+    steppers = [one for one in watch.steppers if one.steps]
+    parts = (_who_steps, _plan, _groups, _steps, _standing) if steppers else (_who_steps,)
+    findings = [found for part in parts for found in part(watch)]
+    factors = [one.declared[-1].factors for one in steppers if one.declared]
+    factors = [(low, high) for low, high in factors if low <= high]
+    labels: dict[str, int] = {}  # of many optimizers of one class (one a parameter) the most steps
+    for stepper in steppers:
+        labels[stepper.label] = max(labels.get(stepper.label, 0), stepper.steps)
+    return Report(
+        rows=[_row(watch, info.name, findings) for info in watch.infos],
+        findings=sorted(findings, key=lambda finding: finding.note),
+        optimizers=labels,
+        looks=max((track.looks for track in watch.tracks.values()), default=0),
+        factor=(min(low for low, _ in factors), max(high for _, high in factors)) if factors else None,
+    )
+
+
+def _row(watch: Watch, name: str, findings: Sequence[Finding]) -> Row:
+    track = watch.tracks[name]
+    asked = track.asked or watch.asked.get(name)
+    own = [one for one in findings if name in one.parameters and not one.note]
+    ends = [one.until for one in own]
+    stepper = next(iter(track.steppers), None)
+    return Row(
+        name=name,
+        asked=None if asked is None else asked.rate,
+        applied=0.0 if not track.moved and track.looks else track.rate,
+        decay=None if asked is None else asked.decay,
+        decay_applied=track.decay,
+        rule=track.rule,
+        size=track.size,
+        optimizer=None if stepper is None else watch.steppers[stepper].label,
+        since=min((one.since for one in own if one.since is not None), default=None),
+        until=max(end or 0 for end in ends) if ends and None not in ends else None,
+        differs=bool(own),
+        frozen=not (track.trainable or track.wanted or track.learnt),
+    )
+
+
+# -- who steps ---------------------------------------------------------------------------------------------------------
+
+
+def _who_steps(watch: Watch) -> Iterator[Finding]:
+    stepped = [one for one in watch.steppers if one.steps]
+    given = [unwrapped(one) for one in watch.optimizers]
+    if not stepped:
+        yield Finding(kind="no-step", text="no optimizer stepped", help="train inside of the `with` block")
+        return
+    mine = {id(one) for one in (*given, *watch.optimizers)}
+    others = [one for one in stepped if one.ids & watch.names.keys()]
+    if watch.optimizers and not any(id(one.optimizer) in mine for one in stepped):
+        names = ", ".join(type(one).__name__ for one in given)
+        by = ", ".join(dict.fromkeys(map(_described, others or stepped)))
+        yield Finding(
+            kind="other-optimizer",
+            text=f"the {names} that was asked about never stepped; the model is trained by {by}",
+            help="hand your optimizer to the trainer (optimizers=, configure_optimizers), and take its own out",
+            parameters=tuple(watch.names[i] for one in others for i in one.ids if i in watch.names),
+            since=1,
+        )
+    forgotten = _in_no_group(watch)
+    for stepper in stepped:
+        if strange := len(stepper.ids - watch.names.keys()):
+            yield Finding(
+                kind="strange-parameters",
+                text=f"{stepper.label} holds {count(strange, 'tensor')} that the model does not have",
+                help="make the optimizer after the model has its last form (converted, wrapped, adapters, heads)",
+                note=not forgotten,
+            )
+    for a, b in sorted(watch.twice):
+        one, other = watch.steppers[a], watch.steppers[b]
+        shared = tuple(watch.names[i] for i in one.ids & other.ids if i in watch.names)
+        yield Finding(
+            kind="twice",
+            text=f"{one.label} and {other.label} take turns on {few(shared)}",
+            help="give each parameter to one optimizer",
+            parameters=shared,
+        )
+
+
+def _described(stepper: Stepper) -> str:
+    rates = stepper.declared[0].bases if stepper.declared else ()
+    return f"{stepper.label} ({count(len(rates), 'group')}, {numbers(rates)})"
+
+
+def _in_no_group(watch: Watch) -> list[str]:
+    """Names that want a gradient and are in no optimizer that stepped."""
+    held = {i for one in watch.steppers if one.steps for i in one.ids}
+    wanting = (info for info in watch.infos if info.parameter.requires_grad and info.parameter.numel())
+    return [info.name for info in wanting if id(info.parameter) not in held]
+
+
+# -- what was planned --------------------------------------------------------------------------------------------------
+
+
+def _plan(watch: Watch) -> Iterator[Finding]:
+    if not watch.planned_names:
+        return
+    here, tied = {info.name: info for info in watch.infos}, {name for info in watch.infos for name in info.tied}
+    help = "make the plan for the model in the form that is trained"
+    gone = tuple(name for name in watch.planned_names if name not in here and name not in tied)
+    if gone:
+        what = f"the plan names {few(sorted(gone))}, which the model does not have"
+        yield Finding(kind="not-in-plan", text=what, help=help, parameters=gone)
+    were_tied = {name for asked in watch.asked.values() for name in asked.tied}
+    new = tuple(name for name in here if name not in watch.planned_names and name not in were_tied)
+    if new:
+        what = f"the plan does not name {few(new)}: taken as the groups say"
+        yield Finding(kind="not-in-plan", text=what, help=help, parameters=new, note=True)
+    for name in here:
+        loose = tuple(other for other in watch.asked[name].tied if other in here) if name in watch.asked else ()
+        if loose:
+            yield Finding(
+                kind="untied",
+                text=f"{name} and {few(loose)} were one tensor when the plan was made, and are not any more",
+                help="tie them again (model.tie_weights()) after loading, copying or sharding",
+                parameters=(name, *loose),
+            )
+    planned = [name for name in here if name in watch.planned_names]
+    trained = tuple(name for name in planned if watch.asked[name].frozen and watch.tracks[name].wanted)
+    if trained:
+        yield Finding(
+            kind="not-frozen",
+            text=f"the plan freezes {few(trained)}, and the model trains {'it' if len(trained) == 1 else 'them'}",
+            help="call plan.apply_freeze() before the optimizer is made",
+            parameters=trained,
+            since=1,
+        )
+    idle = [name for name in planned if not watch.asked[name].frozen and not watch.tracks[name].learnt]
+    idle = [name for name in idle if not here[name].parameter.requires_grad]
+    if idle:
+        yield Finding(
+            kind="not-frozen",
+            text=f"the plan trains {few(idle)}, and the model has {'it' if len(idle) == 1 else 'them'} frozen",
+            help="set requires_grad, or let the plan freeze it",
+            parameters=tuple(idle),
+            since=1,
+        )
+
+
+# -- what the groups say, and what steps did ---------------------------------------------------------------------------
+
+
+def _groups(watch: Watch) -> Iterator[Finding]:
+    given = {id(unwrapped(one)) for one in watch.optimizers}
+    for stepper in watch.steppers:
+        note = not watch.planned_names and (not given or id(stepper.optimizer) in given)
+        for declared in stepper.declared if stepper.steps else ():
+            yield from causes(stepper, declared, note=note)
+
+
+def _steps(watch: Watch) -> Iterator[Finding]:
+    steps = max(one.steps for one in watch.steppers)
+    alike: dict[tuple[Any, ...], list[tuple[Track, Mark]]] = {}
+    renamed = any("rule" in track.marks for track in watch.tracks.values())
+    for track in watch.tracks.values():
+        for kind, mark in track.marks.items():
+            if kind == "applied" and renamed and math.prod(track.shape) < FEWEST:
+                continue  # too small to tell its rule, and the larger tensors say that it is another one
+            alike.setdefault((kind, *_KEYS.get(kind, lambda _: ())(mark)), []).append((track, mark))
+    for (kind, *_), several in sorted(alike.items(), key=lambda item: _ORDER.index(item[0][0])):
+        names = tuple(track.name for track, _ in several)
+        marks = [mark for _, mark in several]
+        since, last = min(mark.first for mark in marks), max(mark.last for mark in marks)
+        until = None if last + 2 * watch.every > steps else last
+        told = _TOLD[kind](names, marks)
+        if told.kind == "hidden" and not all(track.moved for track, _ in several):
+            told = _with(told, note=False)
+        yield _with(told, parameters=names, since=None if kind == "outside" else since, until=until)
+
+
+def _with(finding: Finding, **changes: Any) -> Finding:
+    return Finding(**{key: getattr(finding, key) for key in Finding.__slots__} | changes)
+
+
+def _told_applied(names: Sequence[str], marks: Sequence[Mark]) -> Finding:
+    rates, declared = [mark.seen["rate"] for mark in marks], [mark.seen["declared"] for mark in marks]
+    way = f"{verb(names, 'move')} as at {numbers(rates)}" if any(rates) else f"{verb(names, 'stand')} still"
+    return Finding(
+        kind="applied",
+        text=f"{few(names)} {way}, while the groups say {numbers(declared)} (step {marks[0].first})",
+        help="the optimizer does not use its groups' lr: it may have copied it, or multiply it by something",
+    )
+
+
+def _told_late(names: Sequence[str], marks: Sequence[Mark]) -> Finding:
+    seen = marks[0].seen
+    return Finding(
+        kind="late",
+        text=f"{few(names)} {verb(names, 'move')} at the rate of the step before: {seen['rate']:.3g} while the group "
+        f"says {seen['declared']:.3g} (step {marks[0].first})",
+        help="the optimizer reads its rates too early: let it read lr from its groups inside of step()",
+    )
+
+
+def _told_hidden(names: Sequence[str], marks: Sequence[Mark]) -> Finding:
+    return Finding(
+        kind="hidden",
+        text=f"{few(names)} {verb(names, 'stand')} still: steps at this rate are smaller than the weights' digits",
+        help="keep the weights in float32 (autocast, or master weights), or raise the rate",
+        note=True,
+    )
+
+
+def _told_rule(names: Sequence[str], marks: Sequence[Mark]) -> Finding:
+    rule, expected = marks[0].seen["rule"], marks[0].seen["expected"]
+    return Finding(
+        kind="rule",
+        text=f"{few(names)} {verb(names, 'are')} stepped by {rule}, not by {expected} as the optimizer promises",
+        help="look at the settings that choose the rule (momentum, use_muon, the stage of a sharded optimizer)",
+    )
+
+
+def _told_decay(names: Sequence[str], marks: Sequence[Mark]) -> Finding:
+    kind = _decay_kind(marks[0])
+    asked, applied = (numbers(mark.seen[key] for mark in marks) for key in ("asked", "decay"))
+    plural, what = verb(names, "decay"), f"the decay of {few(names)}"
+    text, help = {
+        "decay-twice": (f"{what} is applied twice: {applied} instead of {asked}", _DECAY_ONCE),
+        "decay-lost": (f"{what} is not applied: {asked} was asked for", "look at which weight_decay the groups have"),
+        "decay-everywhere": (
+            f"{few(names)} {plural} at {applied} and should not at all",
+            "give what is not to decay (biases, norms) a group with weight_decay=0",
+        ),
+        "decay": (f"{what} is {applied} instead of {asked}", "look at which weight_decay the optimizer really gets"),
+    }[kind]
+    return Finding(kind=kind, text=text, help=help)
+
+
+def _decay_kind(mark: Mark) -> str:
+    applied, asked = mark.seen["decay"], mark.seen["asked"]
+    if not asked:
+        return "decay-everywhere"
+    if math.isclose(applied, 2 * asked, rel_tol=2 * DECAY):
+        return "decay-twice"
+    return "decay-lost" if abs(applied) < DECAY * asked else "decay"
+
+
+_DECAY_ONCE = "decay in one place: the optimizer's weight_decay, or your own, not both"
+
+
+def _told_frozen(names: Sequence[str], marks: Sequence[Mark]) -> Finding:
+    return Finding(
+        kind="frozen-moves",
+        text=f"{few(names)} {verb(names, 'are')} frozen and {verb(names, 'move')} in optimizer steps",
+        help="drop the gradient that is left (grad = None) when you freeze: momentum and decay go on with it",
+    )
+
+
+def _told_outside(names: Sequence[str], marks: Sequence[Mark]) -> Finding:
+    decays = [mark.seen["decay"] for mark in marks]
+    if None not in decays:
+        return Finding(
+            kind="decay-twice",
+            text=f"{few(names)} {verb(names, 'shrink')} between steps, as by a decay of {numbers(decays)} beside the "
+            "optimizer's",
+            help=_DECAY_ONCE,
+        )
+    return Finding(
+        kind="outside",
+        text=f"{few(names)} {verb(names, 'move')} between steps, by no optimizer's step",
+        help="right where you clamp or replace weights yourself; else look for who writes to them",
+        note=True,
+    )
+
+
+_TOLD: dict[str, Callable[[Sequence[str], Sequence[Mark]], Finding]] = {
+    "rule": _told_rule,
+    "applied": _told_applied,
+    "late": _told_late,
+    "decay": _told_decay,
+    "outside": _told_outside,
+    "frozen": _told_frozen,
+    "hidden": _told_hidden,
+}
+_ORDER = list(_TOLD)
+# What two parameters' marks have to share to be one finding.
+_KEYS: dict[str, Callable[[Mark], tuple[Any, ...]]] = {
+    "rule": lambda mark: (mark.seen["rule"], mark.seen["expected"]),
+    "decay": lambda mark: (_decay_kind(mark),),
+    "outside": lambda mark: (mark.seen["decay"] is None,),
+}
+
+
+# -- what did not happen -----------------------------------------------------------------------------------------------
+
+
+def _standing(watch: Watch) -> Iterator[Finding]:
+    forgotten = set(_in_no_group(watch))
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for info in watch.infos:
+        track, reason = watch.tracks[info.name], None
+        if not (info.parameter.requires_grad or track.wanted or track.learnt):
+            if track.moved and "frozen" not in track.marks:
+                reason = (
+                    "frozen-moves",
+                    "moved, and should be frozen",
+                    "no optimizer's step did it: who else writes to it?",
+                )
+        elif info.name in forgotten:
+            way = "moved, by no optimizer's step" if track.moved else "never moved"
+            reason = "no-group", f"in no optimizer that stepped; {way}", _NO_GROUP
+        elif track.looks and not track.moved and "hidden" not in track.marks:
+            reason = _why_still(track)
+        if reason is not None:
+            alike.setdefault(reason, []).append(info.name)
+    for (kind, what, help), names in alike.items():
+        note = kind == "note"
+        kind = "never-updated" if note else kind
+        yield Finding(kind=kind, text=f"{few(names)}: {what}", help=help, parameters=tuple(names), note=note)
+
+
+_NO_GROUP = (
+    "add it to a group, or freeze it (requires_grad_(False)); heads and adapters added later are often forgotten"
+)
+
+
+def _why_still(track: Track) -> tuple[str, str, str]:
+    if track.blind == track.looks:
+        return "never-updated", "never moved, for no gradient reached it", "is it used in forward, and not detached?"
+    if track.blind + track.flat == track.looks:
+        return "note", "never moved, for its gradient is 0", "a dead or unused part, or a loss that does not need it"
+    if not track.declared:
+        return "never-updated", "never moved, for its rate is 0", "look at the scheduler"
+    return "never-updated", "never moved, though a gradient reached it", "look at the optimizer's step"
