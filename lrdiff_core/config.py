@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lrdiff_core.data.formats import SUFFIXES
 from lrdiff_core.errors import ConfigError
+from lrdiff_core.text import nearest
 
 __all__ = ["PRESETS", "CompareConfig", "Impute", "OptimizerName", "RunConfig", "load_config", "make_config"]
 
@@ -113,7 +113,7 @@ def make_config(settings: Mapping[str, Any], *, where: str = "settings") -> RunC
         Traceback (most recent call last):
         ...
         lrdiff_core.errors.ConfigError: unknown key "epoch" in settings
-        help: did you mean "epochs"? keys: ...
+        help: did you mean epochs? keys: ...
     """
     _check_rates(settings, where)
     try:
@@ -190,17 +190,12 @@ def _readable(problem: ValidationError, where: str) -> ConfigError:
     key = place + ".".join(str(part) for part in first["loc"] if isinstance(part, str))
     if first["type"] == "extra_forbidden":
         fields = CompareConfig.model_fields if path[0] == "compare" and len(path) > 1 else RunConfig.model_fields
-        near = difflib.get_close_matches(path[-1], fields, n=1)
-        guess = f'did you mean "{near[0]}"? ' if near else ""
-        return ConfigError(f'unknown key "{key}" in {where}', help=f"{guess}keys: {', '.join(fields)}")
+        return ConfigError(f'unknown key "{key}" in {where}', help=nearest(path[-1], fields, "keys", most=len(fields)))
     value = first["input"]
     field = RunConfig.model_fields.get(path[0])
     choices = get_args(field.annotation) if field is not None else ()
     if first["type"] == "literal_error" and choices:
-        allowed = ", ".join(map(str, choices))
-        near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1, cutoff=0.7)
-        guess = f'did you mean "{near[0]}"? ' if near else ""
-        return ConfigError(f"{key} in {where} is {value!r}", help=f"{guess}one of: {allowed}")
+        return ConfigError(f"{key} in {where} is {value!r}", help=nearest(str(value), map(str, choices), "one of"))
     return ConfigError(f"{key} in {where} is {value!r}", help=_way_out(first))
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from difflib import SequenceMatcher
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher, get_close_matches
 from numbers import Integral
 
 from lrdiff_core.errors import ConfigError
 
-__all__ = ["check_choice", "check_seed", "count", "listed", "nearest_first", "quoted"]
+__all__ = ["check_choice", "check_seed", "count", "listed", "nearest", "nearest_first", "quoted"]
 
 _LONGEST_VALUE = 40  # characters shown of one value
 _LONGEST_LIST = 10  # names shown of one list
@@ -46,6 +46,26 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
         ('1 row', '2 rows', '2 classes')
     """
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def nearest(word: str, choices: Iterable[str], noun: str, *, most: int = 12) -> str:
+    """A line of help for a misspelt name: the choices, those spelled like it first.
+
+    Args:
+        word: what was written.
+        choices: what could have been meant.
+        noun: what the choices are, in the plural.
+        most: how many are shown.
+
+    Example:
+        >>> nearest("layer3", ["head", "layer1"], "layers of this model")
+        'did you mean layer1? layers of this model: layer1, head'
+    """
+    choices = list(choices)
+    close = get_close_matches(word, choices, n=len(choices) or 1)
+    ordered = [*close, *(choice for choice in choices if choice not in close)]
+    shown = ", ".join(ordered[:most]) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
+    return f"did you mean {close[0]}? {noun}: {shown}" if close else f"{noun}: {shown}"
 
 
 def nearest_first(word: str, names: Sequence[str]) -> list[str]:

@@ -67,3 +67,17 @@ def test_the_setup_is_two_commands_and_no_path_or_address_of_a_machine():
     for file in [README, ROOT / "Makefile", ROOT / "constraints.txt", *ROOT.glob("docs/**/*.md")]:
         text = file.read_text(encoding="utf-8")
         assert not re.search(r"/home/\w|/Users/\w|index-url", text), file
+
+
+def test_the_commands_of_the_guide_to_ones_own_model_run(tmp_path, monkeypatch, capsys):
+    from lrdiff_bench.cli import main
+
+    guide = ROOT / "docs" / "guide" / "your-model.md"
+    (code,) = python_blocks(guide)
+    (tmp_path / "models.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "models", raising=False)
+    (commands,) = re.findall(r"```sh\n(.*?)```", guide.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for command in commands.splitlines():
+        assert main(command.split()[1:]) == 0, capsys.readouterr().err
+    assert (tmp_path / "mine.onnx").is_file()

@@ -233,17 +233,15 @@ def rates(
 
 @app.command("lr-find")
 def lr_find(
-    target: Annotated[str | None, typer.Argument(metavar="[RUN_OR_CONFIG]", help="A run folder, a TOML file or a preset; left out: preset seed.")] = None,  # noqa: E501
+    target: Annotated[str | None, typer.Argument(metavar="[RUN|CONFIG.toml|MODULE:FACTORY]", help="A run folder, settings or your own model; left out: preset seed.")] = None,  # noqa: E501
     each: Annotated[bool, typer.Option("--each", help="Sweep each group by itself, the others standing still.")] = False,  # noqa: E501
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to [RUN, or runs/NAME-lr-find].")] = None,  # noqa: E501
     json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Sweep the rates of the main model, suggest some, and draw the loss against the rate."""
-    from lrdiff_bench.run.lr_find_command import as_text, find_rates, settings_of, write_found
+    from lrdiff_bench.run.lr_find_command import as_text, range_test
 
-    config, folder = settings_of(target)
-    found = find_rates(config, each=each)
-    files = write_found(found, out or folder)
+    found, files = range_test(target, each=each, out=out)
     if json:
         _print_json(found.to_dict() | {"files": list(map(str, files))})
     else:

@@ -15,7 +15,8 @@ from lrdiff_core.rates.names import ParamInfo, list_parameters, modules_by_name,
 from lrdiff_core.rates.plan import RatePlan
 from lrdiff_core.rates.rules import Match, Rule, describe, is_one_dimensional, matches
 from lrdiff_core.rates.scales import Scale
-from lrdiff_core.rates.values import check_decay, check_rate, near
+from lrdiff_core.rates.values import check_decay, check_rate
+from lrdiff_core.text import nearest
 
 __all__ = ["RateWarning", "layer_rates", "param_groups"]
 
@@ -146,7 +147,7 @@ def layer_rates(model: nn.Module, rates: Mapping[str, float], *, weight_decay: f
             tops = list(dict.fromkeys(name.partition(".")[0] for name in layers))
             deeper = [name for name in known if "." in name] if "." in str(layer) else []
             raise RateError(
-                f'the model has no layer "{layer}"', help=near(str(layer), tops + deeper, "layers of this model")
+                f'the model has no layer "{layer}"', help=nearest(str(layer), tops + deeper, "layers of this model")
             )
         rules.append(Rule(layer, kind="name", lr=check_rate(rates[layer], f'learning rate of layer "{layer}"')))
     left = _left_over(layers, rates)
@@ -217,7 +218,7 @@ def _help_for_dead(match: Match, infos: Sequence[ParamInfo]) -> str:
     if describe(match).startswith("/"):
         return f"a regular expression must match the whole name; parameters of this model start with: {some(tops, 12)}"
     if isinstance(match, str):
-        return near(match.partition(".")[0], tops, "parameters of this model start with")
+        return nearest(match.partition(".")[0], tops, "parameters of this model start with")
     return f"parameters of this model start with: {some(tops, 12)}"
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from lrdiff_core.errors import RateError
 from lrdiff_core.rates.names import ParamInfo, modules_by_name, some
 from lrdiff_core.rates.rules import Match, describe, matches
-from lrdiff_core.rates.values import near
+from lrdiff_core.text import nearest
 
 __all__ = ["Layers", "head_of", "layer_depths"]
 
@@ -49,7 +49,7 @@ def layer_depths(infos: Sequence[ParamInfo], layers: Layers = None) -> dict[str,
         blocks = _children(infos, layers)
         if len(blocks) < 2:
             names = [name for name in modules_by_name(infos) if len(_children(infos, name)) > 1 and name]
-            raise RateError(f'"{layers}" is no module with several blocks', help=near(layers, names, "block lists"))
+            raise RateError(f'"{layers}" is no module with several blocks', help=nearest(layers, names, "block lists"))
         return _from_blocks(infos, blocks)
     return _from_list(infos, list(layers))
 
@@ -78,7 +78,7 @@ def _from_list(infos: Sequence[ParamInfo], layers: list[Match]) -> dict[str, int
         if depth not in hit:
             names = [name for name in modules_by_name(infos) if name]
             raise RateError(
-                f'layer "{describe(layer)}" matches no parameter', help=near(describe(layer), names, "modules")
+                f'layer "{describe(layer)}" matches no parameter', help=nearest(describe(layer), names, "modules")
             )
     left = [info.name for info in infos if info.name not in depths]
     if left:

@@ -13,8 +13,9 @@ from lrdiff_core.rates.entry import PlanDiff, PlanEntry
 from lrdiff_core.rates.names import ParamInfo, list_parameters, some
 from lrdiff_core.rates.rules import Match, Rule, describe, matches
 from lrdiff_core.rates.table import WIDTH, plan_table
-from lrdiff_core.rates.values import near, option_names
+from lrdiff_core.rates.values import option_names
 from lrdiff_core.schedules import Schedule, Shape, as_shape
+from lrdiff_core.text import nearest
 
 __all__ = ["RatePlan"]
 
@@ -45,7 +46,7 @@ class RatePlan:
 
     def __getitem__(self, name: str) -> PlanEntry:
         if name not in self._entries:
-            raise RateError(f'the plan has no parameter "{name}"', help=near(name, list(self._entries), "it has"))
+            raise RateError(f'the plan has no parameter "{name}"', help=nearest(name, list(self._entries), "it has"))
         return self._entries[name]
 
     def __eq__(self, other: object) -> bool:
@@ -288,7 +289,8 @@ class RatePlan:
         if not found:
             tops = list(dict.fromkeys(info.name.partition(".")[0] for info in infos))
             raise RateError(
-                f'"{describe(match)}" matches no parameter', help=near(describe(match), tops, "parameters start with")
+                f'"{describe(match)}" matches no parameter',
+                help=nearest(describe(match), tops, "parameters start with"),
             )
         held = {id(param) for group in optimizer.param_groups for param in group["params"]}
         strange = [info.name for info in found if id(info.parameter) not in held]
@@ -338,7 +340,7 @@ def _check_against(optimizer: type[torch.optim.Optimizer], group: dict[str, Any]
         if unknown:
             raise RateError(
                 f'{optimizer.__name__} has no option "{unknown[0]}", set for {names}',
-                help=near(unknown[0], sorted(known), "its options"),
+                help=nearest(unknown[0], sorted(known), "its options"),
             )
     settings = {key: value for key, value in group.items() if key not in ("params", "param_names")}
     try:

@@ -14,7 +14,8 @@ from lrdiff_core.errors import RateError
 from lrdiff_core.rates.depth import Layers, head_of, layer_depths
 from lrdiff_core.rates.names import ParamInfo, modules_by_name
 from lrdiff_core.rates.rules import Match, describe, matches
-from lrdiff_core.rates.values import check_rate, near
+from lrdiff_core.rates.values import check_rate
+from lrdiff_core.text import nearest
 
 __all__ = ["HeadMultiplier", "LayerDecay", "LoRAPlus", "Scale", "Slices"]
 
@@ -171,7 +172,7 @@ class HeadMultiplier:
         if not found:
             names = [name for name in modules_by_name(infos) if name]
             raise RateError(
-                f'head "{describe(head)}" matches no parameter', help=near(describe(head), names, "modules")
+                f'head "{describe(head)}" matches no parameter', help=nearest(describe(head), names, "modules")
             )
         return found
 

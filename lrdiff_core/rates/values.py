@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import numbers
@@ -13,8 +12,9 @@ from typing import Any
 import torch
 
 from lrdiff_core.errors import RateError
+from lrdiff_core.text import nearest
 
-__all__ = ["check_decay", "check_options", "check_rate", "known_options", "near", "option_names"]
+__all__ = ["check_decay", "check_options", "check_rate", "known_options", "option_names"]
 
 _OWN_KEYS = ("lr", "weight_decay", "params", "param_names")  # the plan sets these itself
 
@@ -77,7 +77,7 @@ def check_options(options: Mapping[str, Any], what: str) -> tuple[tuple[str, Any
         if name not in known_options():
             raise RateError(
                 f'{what} sets the optimizer option "{name}", which no torch optimizer has',
-                help=near(str(name), sorted(known_options()), "options"),
+                help=nearest(str(name), sorted(known_options()), "options"),
             )
         pairs.append((name, _plain(options[name], f'option "{name}" of {what}')))
     return tuple(pairs)
@@ -100,19 +100,6 @@ def option_names(kind: type[torch.optim.Optimizer]) -> set[str] | None:
     if any(argument.kind is inspect.Parameter.VAR_KEYWORD for argument in arguments):
         return None
     return {argument.name for argument in arguments[1:]}
-
-
-def near(word: str, choices: list[str], noun: str) -> str:
-    """A line of help: the nearest choice first, then the others.
-
-    Example:
-        >>> near("layer3", ["head", "layer1"], "layers of this model")
-        'did you mean layer1? layers of this model: layer1, head'
-    """
-    close = difflib.get_close_matches(word, choices, n=len(choices) or 1, cutoff=0.6)
-    ordered = [*close, *(choice for choice in choices if choice not in close)]
-    shown = ", ".join(ordered[:12]) + (f" and {len(ordered) - 12} more" if len(ordered) > 12 else "")
-    return f"did you mean {close[0]}? {noun}: {shown}" if close else f"{noun}: {shown}"
 
 
 def _number(value: object) -> float | None:

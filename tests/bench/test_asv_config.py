@@ -105,7 +105,7 @@ def test_doctors_line_says_that_our_configuration_has_no_fault() -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"instal_command": []}, "asv ignores the key instal_command: did you mean install_command?"),
+        ({"instal_command": []}, "asv ignores the key instal_command; did you mean install_command?"),
         ({"zzz": 1}, "asv ignores the key zzz"),
         ({"build_command": None}, "builds a wheel with all its dependencies at every commit"),
         ({"install_command": None}, "installs every dependency again"),

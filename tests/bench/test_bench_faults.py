@@ -93,7 +93,9 @@ def test_what_is_asked_for_twice_is_measured_once() -> None:
 
 @pytest.mark.parametrize(("name", "meant"), [("main_stpe", "main_step"), ("hsitory", "history")])
 def test_a_misspelt_case_or_command_is_told_what_was_meant(name: str, meant: str) -> None:
-    with pytest.raises(ConfigError, match=f"there is no case '{name}'\nhelp: did you mean {meant}\\? cases: main_step"):
+    with pytest.raises(
+        ConfigError, match=f"there is no case '{name}'\nhelp: did you mean {meant}\\? cases and commands: {meant}"
+    ):
         choose_cases([name])
 
 

@@ -199,7 +199,7 @@ def test_missing_values_are_handled_when_asked(here, capsys, how):
 @pytest.mark.parametrize(
     ("toml", "what", "help"),
     [
-        ("epoch = 3\n", 'unknown key "epoch" in my.toml', 'did you mean "epochs"?'),
+        ("epoch = 3\n", 'unknown key "epoch" in my.toml', "did you mean epochs?"),
         ("[rates]\nlayer1 = -0.1\nlayer2 = 0.1\n", 'learning rate of layer "layer1" is -0.1', "write a number in"),
         ("[rates]\nlayer1 = 0\nlayer2 = 0.1\n", 'learning rate of layer "layer1" is 0.0', "write a number in"),
         ("[rates]\nlayer1 = nan\nlayer2 = 0.1\n", 'learning rate of layer "layer1" is nan', "write a number in"),

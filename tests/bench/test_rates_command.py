@@ -29,26 +29,6 @@ def build():
     return Net()
 
 
-def small(width):
-    return nn.Linear(width, 1)
-
-
-def broken():
-    raise ValueError("no weights\\nat all")
-
-
-def deep():
-    return nn.Linear("a", "b")
-
-
-def quits():
-    raise SystemExit(3)
-
-
-def three():
-    return 3
-
-
 def two_stacks():
     stack = lambda: nn.ModuleList([nn.Linear(2, 2) for _ in range(3)])
     return nn.ModuleDict({name: nn.ModuleDict({"layers": stack()}) for name in ("encoder", "decoder")})
@@ -82,7 +62,7 @@ def here(tmp_path, monkeypatch):
     yield tmp_path
     assert sys.path == path
     for name in set(sys.modules) - before:
-        if name.partition(".")[0] in ("my_model", "package", "needs", "typo", "leaves"):
+        if name.partition(".")[0] in ("my_model", "package"):
             del sys.modules[name]
 
 
@@ -126,11 +106,6 @@ def test_the_plan_keeps_to_the_terminal(here, capsys, monkeypatch, columns):
     assert max(map(len, lines)) <= columns
     assert lines[1].startswith("encoder.layers.0.weight ")
     assert ("frozen" in lines[0]) == (columns > 60)
-
-
-@pytest.mark.parametrize("name", ["build", "Net", "ready"])
-def test_a_function_a_class_and_a_model_will_do(here, capsys, name):
-    assert printed(capsys, f"my_model:{name}", "--list") == LIST
 
 
 def test_modules_in_packages_are_found(here, capsys):
@@ -196,36 +171,6 @@ def test_the_model_of_a_run_under_other_rules(run, capsys):
 @pytest.mark.parametrize(
     ("arguments", "error", "help"),
     [
-        (["my_modl:build"], "there is no module my_modl", "did you mean my_model? modules here: my_model"),
-        (["package.x:build"], "there is no module package", "modules here: my_model"),
-        (["my_model.py:build"], "there is no module my_model.py", None),
-        (["my-model:build"], '"my-model" is no module name', "write package.module:factory, dots and no .py"),
-        (
-            ["my_model:bild"],
-            'module my_model has no "bild"',
-            "did you mean build? it has: build, Net, ready, small, broken, deep, quits, three, two_stacks",
-        ),
-        (
-            ["my_model:WIDTH"],
-            "my_model:WIDTH is 4, of type int",
-            "name a function or class that makes the model",
-        ),
-        (
-            ["my_model:small"],
-            "my_model:small cannot be called without arguments: missing a required argument: 'width'",
-            "name a function without arguments that makes the model",
-        ),
-        (
-            ["my_model:three"],
-            "my_model:three gives 3, of type int, not a torch.nn.Module",
-            "let it return the module that holds the weights",
-        ),
-        (
-            ["my_model:broken"],
-            "my_model:broken raised ValueError: no weights at all (my_model.py, line 27)",
-            "mend it, or see the traceback with `lrdiff --debug`",
-        ),
-        (["my_model:quits"], "my_model:quits raised SystemExit: 3 (my_model.py, line 35)", None),
         (["nowhere"], "no rate plan at nowhere", "name a run folder, or a model as package.module:factory"),
         (
             ["nowhere", "--lr", "1"],
@@ -271,28 +216,3 @@ def test_input_that_cannot_be_used(here, capsys, arguments, error, help):
     said = refused(capsys, *arguments)
     assert said[0].startswith(f"error: {error}")
     assert help is None or said[1] == f"help: {help}"
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "error"),
-    [
-        ("needs", "\nimport nowhere", "ModuleNotFoundError: No module named 'nowhere' (needs.py, line 2)"),
-        ("typo", "x = (1", "SyntaxError: '(' was never closed (typo.py, line 1)"),
-        ("leaves", "import sys\nsys.exit('usage: -')", "SystemExit: usage: - (leaves.py, line 2)"),
-    ],
-)  # fmt: skip
-def test_a_module_that_cannot_be_imported(here, capsys, name, text, error):
-    (here / f"{name}.py").write_text(text)
-    assert refused(capsys, f"{name}:build")[0] == f"error: import {name} raised {error}"
-
-
-def test_the_line_is_the_users_not_the_librarys(here, capsys):
-    what = refused(capsys, "my_model:deep")[0]
-    assert what.startswith("error: my_model:deep raised TypeError: empty()")
-    assert what.endswith("(my_model.py, line 31)")
-
-
-def test_debug_shows_the_users_traceback(here):
-    with pytest.raises(Exception, match="no weights") as caught:
-        main(["--debug", "rates", "my_model:broken"])
-    assert isinstance(caught.value.__cause__, ValueError)

@@ -224,7 +224,7 @@ def test_ls_before_anything(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message", "help"),
     [
-        (["helpfull"], 'there is no workload and no file "helpfull"', 'did you mean "helpful"?'),
+        (["helpfull"], 'there is no workload and no file "helpfull"', 'did you mean helpful?'),
         (["none.toml"], "no such file: none.toml", "lrdiff study ls"),
         (["show", "helpful"], "there are no studies at runs/study/studies.db", "lrdiff study NAME --quick"),
         (["verdict", "x", "--storage", "sqlite:///no.db"], "there are no studies at no.db", "run one"),

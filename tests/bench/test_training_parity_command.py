@@ -194,7 +194,6 @@ def test_rows_and_targets_of_a_file(factories: Path) -> None:
         (["parity_factories:plain", "--data", "parity_factories.py"], "error: parity_factories.py cannot be read", 2),
         (["parity_factories:unequal"], "error: parity_factories:unequal: inputs and targets have 32, 5 rows", 2),
         (["parity_factories:integers"], "error: parity_factories:integers gives Tensor first, not a floating", 2),
-        (["parity_factories:missing"], "error: parity_factories:missing cannot be imported", 2),
     ],
 )
 def test_an_error_is_one_line_and_one_of_help(

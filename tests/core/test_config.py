@@ -49,8 +49,8 @@ def test_sizes_follow_the_data_unless_they_are_given():
 @pytest.mark.parametrize(
     ("settings", "what", "help"),
     [
-        ({"epoch": 3}, 'unknown key "epoch" in my.toml', 'did you mean "epochs"? keys: name, data, target,'),
-        ({"compare": {"seed": 3}}, 'unknown key "compare.seed" in my.toml', 'did you mean "seeds"? keys: seeds,'),
+        ({"epoch": 3}, 'unknown key "epoch" in my.toml', 'did you mean epochs? keys: epochs, '),
+        ({"compare": {"seed": 3}}, 'unknown key "compare.seed" in my.toml', 'did you mean seeds? keys: seeds,'),
         ({"zzz": 3}, 'unknown key "zzz" in my.toml', "keys: name, data,"),
         ({"epochs": 0}, "epochs in my.toml is 0", "write a number of at least 1"),
         ({"epochs": 2.5}, "epochs in my.toml is 2.5", "write a whole number, such as 10"),
@@ -63,7 +63,7 @@ def test_sizes_follow_the_data_unless_they_are_given():
         ({"weight_decay": "0"}, "weight_decay in my.toml is '0'", "write a number, such as 0.1"),
         ({"compare": 3}, "compare in my.toml is 3", "write a table of its own, such as [compare] with seeds = 20"),
         ({"compare": {"sweep": [0.1]}}, "compare.sweep in my.toml is [0.1]", "write a list of at least 2 entries"),
-        ({"optimizer": "adm"}, "optimizer in my.toml is 'adm'", 'did you mean "adam"? one of: sgd, adam, adamw'),
+        ({"optimizer": "adm"}, "optimizer in my.toml is 'adm'", 'did you mean adam? one of: adam, adamw, sgd'),
         ({"device": "tpu"}, "device in my.toml is 'tpu'", "one of: auto, cpu, cuda, mps"),
         ({"impute": "zero"}, "impute in my.toml is 'zero'", "one of: none, mean, median, drop"),
         ({"validation": 0.7}, "validation in my.toml is 0.7", "write a number below 0.5"),

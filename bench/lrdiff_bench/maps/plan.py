@@ -14,7 +14,7 @@ from lrdiff_bench.maps.grid import Grid, group_columns, marked_pair, parse_axis,
 from lrdiff_bench.maps.source import Source, find_source
 from lrdiff_bench.maps.tiles import Job, Tile, cut
 from lrdiff_bench.maps.workload import MapWorkload
-from lrdiff_bench.run.rates_command import their_fault
+from lrdiff_bench.system.factory import their_fault, user_code
 from lrdiff_bench.system.machine import describe_code
 from lrdiff_core import __version__
 from lrdiff_core.errors import ConfigError, LrdiffError, RateError
@@ -179,8 +179,9 @@ def make_plan(request: MapRequest) -> MapPlan:
         raise ConfigError(f"target loss is {request.target_loss:g}", help="write a positive number")
     seeds = tuple(workload.first_seed + i for i in range(count))
     try:
-        model, rows = build(workload.model, seeds[0]), workload.rows(seeds[0])
-        fingerprint = workload.fingerprint(list(seeds))
+        with user_code(source.folder or None):
+            model, rows = build(workload.model, seeds[0]), workload.rows(seeds[0])
+            fingerprint = workload.fingerprint(list(seeds))
     except LrdiffError:
         raise
     except Exception as problem:  # whatever the user's own code raises

@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import Any
 
 from lrdiff_bench.maps.trainability import trainability
-from lrdiff_bench.maps.workload import MapWorkload, from_config
-from lrdiff_bench.run.rates_command import is_factory, made_by
+from lrdiff_bench.maps.workload import MapWorkload, from_config, from_factory
+from lrdiff_bench.system import factory
 from lrdiff_bench.system.settings import gather
 from lrdiff_core.config import PRESETS, make_config
-from lrdiff_core.errors import ConfigError, InputError
+from lrdiff_core.errors import ConfigError
 
 __all__ = ["MAP_PRESETS", "Source", "find_source"]
 
@@ -78,7 +78,7 @@ def find_source(target: str | None, overrides: Mapping[str, Any]) -> Source:
         raise ConfigError("both --epochs and --steps are given", help="give one of them")
     if target in MAP_PRESETS and not Path(target).exists():
         return Source(kind="preset", what=target, overrides=given)
-    if target is not None and is_factory(target):
+    if target is not None and factory.is_factory(target):
         return Source(kind="factory", what=target, overrides=given, folder=str(Path.cwd()))
     if target is not None and target not in PRESETS and not Path(target).is_file():
         names = ", ".join([*PRESETS, *MAP_PRESETS])
@@ -100,13 +100,7 @@ def _made(words: str) -> MapWorkload:
     elif source.kind == "settings":
         workload = from_config(make_config(source.settings, where=source.what))
     else:
-        made = made_by(source.what, folder=source.folder)
-        if not isinstance(made, MapWorkload):
-            raise InputError(
-                f"{source.what} gives {made!r:.60}, of type {type(made).__name__}, not a MapWorkload",
-                help="let it return a lrdiff_bench.maps.MapWorkload (docs/guide/maps.md shows one)",
-            )
-        workload = made
+        workload = from_factory(source.what, source.folder)
     changes = dict(source.overrides)
     if "epochs" in changes:
         changes["steps"] = None

@@ -13,6 +13,7 @@ import torch
 from lrdiff_bench.maps.grid import Grid
 from lrdiff_bench.maps.source import Source
 from lrdiff_bench.maps.workload import DTYPES, MapWorkload
+from lrdiff_bench.system.factory import user_code
 from lrdiff_core import __version__
 from lrdiff_core.errors import CheckFailed
 from lrdiff_core.population import Population, train_population
@@ -151,8 +152,9 @@ def run_job(job: Job, threads: int | None = None) -> dict[str, Any]:
         CheckFailed: the workload here is not the one of the map.
         LrdiffError: it cannot be trained.
     """
-    with _ONE_AT_A_TIME:
-        workload = Source.read(job.source).workload()
+    source = Source.read(job.source)
+    with _ONE_AT_A_TIME, user_code(source.folder or None):
+        workload = source.workload()
         here = _fingerprint(job.source, job.seeds)
         if here != job.fingerprint:
             raise CheckFailed(

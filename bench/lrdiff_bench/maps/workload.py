@@ -12,17 +12,19 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from lrdiff_bench.system import factory
 from lrdiff_core.config import RunConfig
 from lrdiff_core.data import Table, load_table
-from lrdiff_core.errors import ConfigError
+from lrdiff_core.errors import ConfigError, InputError
 from lrdiff_core.loop import Setup, rate_table, score_name, set_up
 from lrdiff_core.population import PopulationData
 from lrdiff_core.population.members import build
 from lrdiff_core.schedules import Shape
 
-__all__ = ["MapWorkload", "from_config"]
+__all__ = ["MapWorkload", "from_config", "from_factory"]
 
 CACHE_BYTES = 256 * 2**20  # rows of seeds that a process keeps
+RANGES = {"sgd": (1e-3, 100.0), "adam": (1e-4, 10.0)}  # of an axis that nobody named
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 Value = TypeVar("Value")
@@ -209,7 +211,7 @@ def from_config(config: RunConfig) -> MapWorkload:
     setups = KeptForSeeds(setup_of, size_of)
     first = setups(config.seed)
     layers = first.net.layer_names
-    low, high = (1e-3, 100.0) if config.optimizer == "sgd" else (1e-4, 10.0)
+    low, high = RANGES["sgd" if config.optimizer == "sgd" else "adam"]
     body, head = ",".join(layers[:-1]), layers[-1]
     return MapWorkload(
         name=config.name,
@@ -227,4 +229,38 @@ def from_config(config: RunConfig) -> MapWorkload:
         # "auto" would send small networks past the kernel to a GPU that all processes share.
         device="cpu" if config.device == "auto" else config.device,
         settings={"data": config.data, "hidden": list(first.net.spec.hidden)},
+    )
+
+
+def from_factory(target: str, folder: str) -> MapWorkload:
+    """The workload that ``MODULE:FACTORY`` gives, or the training of the model that it gives.
+
+    Args:
+        target: ``MODULE:FACTORY`` (:mod:`lrdiff_bench.system.factory`).
+        folder: where its module lies.
+
+    Raises:
+        InputError: it cannot be made, or the model comes without targets.
+    """
+    made = factory.make(target, folder=folder)
+    if isinstance(made, MapWorkload):
+        return made
+    first = factory.as_model(target, made, needs=("example", "targets"))
+    options, rows = first.options, first.rows()
+    if len(rows) != 1:
+        raise InputError(f"{target} takes {len(rows)} inputs", help="return a MapWorkload: a map trains on one input")
+    layers = [name for name, part in first.module.named_children() if any(p.requires_grad for p in part.parameters())]
+    optimizer = options.get("optimizer", "adamw")
+    low, high = RANGES["sgd" if optimizer == "sgd" else "adam"]
+    return MapWorkload(
+        name=target.replace(":", "-").replace(".", "-"),
+        model=lambda seed: factory.load_model(target, folder=folder).module,
+        data=PopulationData(inputs=rows[0], targets=options["targets"], task="regression", loss=options.get("loss")),
+        optimizer=optimizer,
+        batch_size=options.get("batch_size"),
+        steps=options.get("steps", factory.STEPS),
+        momentum=0.9 if optimizer == "sgd" else 0.0,
+        x=f"{','.join(layers[:-1])}:{low:g}:{high:g}" if len(layers) > 1 else None,
+        y=f"{layers[-1]}:{low:g}:{high:g}" if len(layers) > 1 else None,
+        first_seed=options.get("seed", 0),
     )

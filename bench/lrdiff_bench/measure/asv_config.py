@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdiff_core.errors import ConfigError, UnavailableError
+from lrdiff_core.text import nearest
 
 __all__ = ["asv_config_entry", "find_faults", "read_asv_config"]
 
@@ -46,20 +47,17 @@ def find_faults(settings: Mapping[str, Any]) -> list[str]:
 
     Example:
         >>> find_faults({"instal_command": []})[0]
-        'asv ignores the key instal_command: did you mean install_command?'
+        'asv ignores the key instal_command; did you mean install_command? keys: ...'
     """
     if find_spec("asv") is None:
         raise UnavailableError("asv is not installed here", help='install it: pip install "lrdiff[dev]"')
-    import difflib
-
     from asv.config import Config  # type: ignore[import-untyped]
 
     known = set(vars(Config())) | _ELSEWHERE
     faults = []
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            faults.append(f"asv ignores the key {key}" + (f": did you mean {near[0]}?" if near else ""))
+            faults.append(f"asv ignores the key {key}; {nearest(key, sorted(known), 'keys', most=5)}")
     if settings.get("build_command") is None:
         faults.append("build_command is missing: asv builds a wheel with all its dependencies at every commit")
     if settings.get("install_command") is None:

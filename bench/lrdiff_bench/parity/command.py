@@ -17,6 +17,7 @@ from lrdiff_bench.parity.page import parity_page
 from lrdiff_bench.parity.sources import find_subjects
 from lrdiff_bench.report.parity_table import draw_matrix, draw_parity
 from lrdiff_bench.report.tables import make_console
+from lrdiff_bench.system.factory import user_code
 from lrdiff_bench.system.folders import make_folder
 from lrdiff_bench.system.machine import provenance
 from lrdiff_bench.system.run_folder import json_ready
@@ -57,7 +58,7 @@ def prediction_parity(
     find_backends(backends or ())  # before anything is trained or converted
     if out is not None:
         make_folder(out)
-    with _one_thread():
+    with _one_thread(), user_code():
         subjects = find_subjects(sources, data)
         with _progress() as watch:
             reports = check_subjects(subjects, backends=backends, watch=watch)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from lrdiff_bench.run.export_command import from_factory
 from lrdiff_bench.run.job import decider, test_rows
 from lrdiff_bench.run.open_run import held_out, open_run
+from lrdiff_bench.system.factory import is_factory, load_model
 from lrdiff_core import PRESETS, Predictor, load_table, make_config, set_up, train
 from lrdiff_core.data import read_features
 from lrdiff_core.errors import ConfigError, DataError
@@ -57,7 +57,7 @@ def _find(source: str, data: Path | None) -> Subject:
             )
         inspect_untrusted(source)
         return subject_of_file(source)
-    if ":" in source and not Path(source).exists():
+    if is_factory(source):
         return _of_factory(source, data)
     run = Path(source)
     net, info, config = open_run(run)
@@ -75,10 +75,10 @@ def _find(source: str, data: Path | None) -> Subject:
 
 
 def _of_factory(source: str, data: Path | None) -> Subject:
-    module, example, more = from_factory(source)
-    given = more.get("rows") if data is None else _read_arrays(data)
-    rows = _by_input(rows_around(example) if given is None else given, example)
-    return subject_of_module(module, rows, output_names=more.get("output_names"))
+    model = load_model(source, needs=("example",))
+    given = model.options.get("rows") if data is None else _read_arrays(data)
+    rows = _by_input(rows_around(model.example) if given is None else given, model.example)
+    return subject_of_module(model.module, rows, output_names=model.options.get("output_names"))
 
 
 def _by_input(given: Any, example: Any) -> Any:

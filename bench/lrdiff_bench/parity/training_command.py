@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from lrdiff_bench.parity.training_page import training_parity_page
 from lrdiff_bench.parity.training_pictures import draw_training_parity
 from lrdiff_bench.parity.training_screen import draw_report
 from lrdiff_bench.report.tables import line, make_console
-from lrdiff_bench.run.export_command import from_factory
 from lrdiff_bench.run.open_run import open_run
+from lrdiff_bench.system.factory import is_factory, load_model, training_job, user_code
 from lrdiff_bench.system.folders import make_folder
 from lrdiff_bench.system.machine import provenance
 from lrdiff_bench.system.run_folder import json_ready
@@ -25,13 +25,11 @@ from lrdiff_bench.system.settings import gather
 from lrdiff_core import __version__, load_table, set_up
 from lrdiff_core.config import RunConfig
 from lrdiff_core.devices import device_status
-from lrdiff_core.errors import ConfigError, DataError, InputError, UnavailableError
+from lrdiff_core.errors import ConfigError, DataError, UnavailableError
 from lrdiff_core.files import write_text
 from lrdiff_core.loop import loss_function
 from lrdiff_core.seeds import make_generator
-from lrdiff_export.model.signature import as_arrays
 from lrdiff_export.records import first_line
-from lrdiff_export.training.examples import make_job
 from lrdiff_export.training.implementations import ARITHMETICS, IMPLEMENTATIONS, Lane, find_lanes
 from lrdiff_export.training.job import TrainingJob, plan_groups
 from lrdiff_export.training.parity import LaneResult, check_training_parity
@@ -39,7 +37,6 @@ from lrdiff_export.training.parity import LaneResult, check_training_parity
 __all__ = ["choose_lanes", "find_job", "run_job", "training_parity"]
 
 MOST_STEPS = 400  # of a run; longer ones are compared over their first steps
-FACTORY_STEPS = 50  # of a module of one's own
 # Other arithmetics are compared in the implementations that differ there.
 _OTHER = ("torch", "torch-foreach", "torch-fused", "ours")
 
@@ -65,7 +62,7 @@ def training_parity(
         ConfigError, DataError, InputError, CheckpointError: a source, a name or the rows cannot be used.
         UnavailableError: nothing of what was asked for is here.
     """
-    if data is not None and (len(sources) != 1 or not _is_factory(sources[0])):
+    if data is not None and (len(sources) != 1 or not is_factory(sources[0])):
         raise ConfigError("--data goes with one MODULE:FACTORY", help="a run brings its own rows")
     lanes = choose_lanes(None if backends is None else _names(backends))
     jobs = [find_job(source, data) for source in sources or ["seed"]]
@@ -79,7 +76,8 @@ def training_parity(
             if sys.stderr.isatty():
                 print(f"{job.name}: {lane}: {result.status}", file=sys.stderr)
 
-        report = check_training_parity(job, lanes, on_lane=tell).to_dict()
+        with user_code():
+            report = check_training_parity(job, lanes, on_lane=tell).to_dict()
         reports.append(report)
         draw_report(console, report)
         if out is not None:
@@ -151,15 +149,13 @@ def find_job(source: str, data: Path | None = None) -> TrainingJob:
     """Return what is to be trained.
 
     Args:
-        source: a run folder, a preset, a TOML file, or ``MODULE:FACTORY``; the factory returns a module and an
-            example, or those and a mapping with any of ``rows``, ``targets``, ``loss``, ``plan``, ``optimizer``,
-            ``steps`` and ``batch_size`` (:func:`~lrdiff_export.training.examples.make_job`).
+        source: a run folder, a preset, a TOML file, or ``MODULE:FACTORY`` (:mod:`lrdiff_bench.system.factory`).
         data: rows and targets for a module.
 
     Raises:
         ConfigError, DataError, InputError, CheckpointError: it cannot be used.
     """
-    if _is_factory(source):
+    if is_factory(source):
         return _job_of_module(source, data)
     if (Path(source) / "summary.json").is_file():
         return run_job(open_run(Path(source))[2], name=Path(source).name)
@@ -200,35 +196,11 @@ def run_job(config: RunConfig, *, name: str, steps: int = MOST_STEPS) -> Trainin
     )
 
 
-def _is_factory(source: str) -> bool:
-    return ":" in source and not Path(source).exists()
-
-
 def _job_of_module(source: str, data: Path | None) -> TrainingJob:
-    known = ("targets", "loss", "plan", "optimizer", "steps", "batch_size")
-    module, example, more = from_factory(source, also=known)
-    options = {key: more[key] for key in known if key in more}
-    if data is not None:
-        rows, options["targets"] = _read_rows(data, options.get("targets"))
-    else:
-        given = more.get("rows", example)
-        rows = [torch.from_numpy(one) for one in as_arrays(_plain(given))]
-    try:
-        return make_job(module, rows, name=source, **{"steps": FACTORY_STEPS, **options})
-    except (TypeError, ValueError) as problem:
-        raise InputError(
-            f"{source} gives something that cannot be trained: {first_line(problem)}",
-            help="see docs/guide/training-parity.md for what a factory returns",
-        ) from problem
-
-
-def _plain(rows: Any) -> Any:
-    """Tensors as arrays, in whatever they come: alone, in a sequence, in a mapping."""
-    if isinstance(rows, torch.Tensor):
-        return rows.detach().cpu().numpy()
-    if isinstance(rows, Mapping):
-        return {key: _plain(one) for key, one in rows.items()}
-    return tuple(map(_plain, rows)) if isinstance(rows, tuple | list) else rows
+    model = load_model(source, needs=() if data is not None else ("example",))
+    rows, targets = (None, None) if data is None else _read_rows(data, model.options.get("targets"))
+    with user_code():
+        return training_job(model, rows, targets)
 
 
 def _read_rows(path: Path, targets: Any) -> tuple[list[torch.Tensor], Any]:

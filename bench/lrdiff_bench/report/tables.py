@@ -50,7 +50,7 @@ def make_console(*, stderr: bool = False) -> Console:
     stream: Any = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure") and not str(stream.encoding).lower().startswith("utf"):
         stream.reconfigure(errors="replace")  # a terminal without arrows shows question marks; it ends no training
-    console = PatientConsole(stderr=stderr, highlight=False)
+    console = PatientConsole(file=stream, highlight=False)  # this stream, even while the user's code has another
     if not console.is_terminal:
         console.width = shutil.get_terminal_size((80, 24)).columns
     return console

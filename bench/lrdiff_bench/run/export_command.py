@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import csv
-import importlib
-import inspect
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from lrdiff_bench.run.job import export_net
 from lrdiff_bench.run.open_run import held_out, open_run, verify_against_run
+from lrdiff_bench.system.factory import is_factory, load_model, user_code
 from lrdiff_core.data import read_features
 from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_core.model import Predictor
-from lrdiff_export.records import first_line
 
 if TYPE_CHECKING:
     from lrdiff_export import Allowance
 
 __all__ = [
     "export_model",
-    "from_factory",
     "latency",
     "list_targets",
     "predict_onnx",
@@ -47,8 +42,7 @@ def export_model(
     """Export a run or any module, with golden vectors beside the file, and return the report.
 
     Args:
-        source: a run folder, or ``MODULE:FACTORY``; the factory takes nothing and returns a module and an example, or
-            a module, an example and a mapping of further arguments for :func:`lrdiff_export.export`.
+        source: a run folder, or ``MODULE:FACTORY`` (:mod:`lrdiff_bench.system.factory`).
         out: the file; ``RUN/model.onnx``, or ``model.onnx`` here.
         target: the runtime that must read the file.
         variants: any of fp32, fp16, int8, int8-qdq.
@@ -67,9 +61,12 @@ def export_model(
         options["variants"] = variants
     if allow:
         options["allowance"] = _allowance(allow)
-    if ":" in source and not Path(source).exists():
-        module, example, more = from_factory(source)
-        report = export(module, example, **{"out": out or Path("model.onnx"), **more, **options})
+    if is_factory(source):
+        model = load_model(source, needs=("example",))
+        with user_code():
+            report = export(
+                model.module, model.example, out=out or Path("model.onnx"), **{**model.export_options(), **options}
+            )
         return {**report.to_dict(), "passed": True}
     run = Path(source)
     net, info, config = open_run(run)
@@ -216,50 +213,3 @@ def _allowance(texts: Sequence[str]) -> Allowance:
                 f"--allow {text} is no key=number", help=f"keys: {', '.join(Allowance.__dataclass_fields__)}"
             ) from problem
     return Allowance(**given)
-
-
-def from_factory(source: str, *, also: Sequence[str] = ()) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
-    """Return the module, the example and the further arguments that ``MODULE:FACTORY`` makes.
-
-    Args:
-        source: importable from here.
-        also: names of arguments that it may give beside those of an export.
-
-    Raises:
-        ConfigError: it cannot be imported, or gives something else.
-    """
-    from lrdiff_export import export
-
-    name, _, attribute = source.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)  # as `python -m` does: the user's own module lies in this folder
-    try:
-        factory = getattr(importlib.import_module(name), attribute)
-    except (ImportError, AttributeError, ValueError) as problem:
-        raise ConfigError(
-            f"{source} cannot be imported: {problem}", help="write MODULE:FACTORY, as in models:make"
-        ) from problem
-    except (Exception, SystemExit) as problem:  # the user's own code, which may raise anything
-        raise ConfigError(
-            f"{source} cannot be imported, {name} raises {type(problem).__name__}: {first_line(problem)}",
-            help="import it in Python to see where; --debug shows it, too",
-        ) from problem
-    try:
-        made = factory() if callable(factory) else factory
-    except Exception as problem:  # the user's own code, which may raise anything
-        raise ConfigError(
-            f"{source} raises {type(problem).__name__}: {first_line(problem)}",
-            help="call it in Python to see where; --debug shows it, too",
-        ) from problem
-    if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], torch.nn.Module):
-        raise ConfigError(
-            f"{source} gives {type(made).__name__}, not a module and an example",
-            help="return module, example or module, example, {'rows': ..., 'output_names': ...}",
-        )
-    more = dict(made[2]) if len(made) == 3 else {}
-    taken = [name for name in inspect.signature(export).parameters if name not in ("module", "example", "out")]
-    taken += also
-    if unknown := sorted(set(more) - set(taken)):
-        raise ConfigError(f"{source} gives the argument {unknown[0]!r}", help=f"arguments: {', '.join(taken)}")
-    return made[0], made[1], more

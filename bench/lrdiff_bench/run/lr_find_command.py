@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lrdiff_bench.system.factory import is_factory, load_model, training_job, user_code
 from lrdiff_bench.system.folders import make_folder
 from lrdiff_bench.system.settings import gather
-from lrdiff_core.config import RunConfig, load_config, make_config
+from lrdiff_core.config import RunConfig, load_config, make_config, name_from
 from lrdiff_core.data import load_table
 from lrdiff_core.devices import repeatable
 from lrdiff_core.errors import RateError
 from lrdiff_core.files import write_json
-from lrdiff_core.loop import Setup, loss_function, make_optimizer, set_up
+from lrdiff_core.loop import loss_function, make_optimizer, set_up
 from lrdiff_core.lr_find import RateCurve, lr_find, lr_find_each
+from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW
 from lrdiff_core.seeds import make_generator
 
-__all__ = ["Found", "as_text", "find_rates", "settings_of", "write_found"]
+__all__ = ["Found", "as_text", "find_model_rates", "find_rates", "range_test", "write_found"]
 
 
 WATCHED_ROWS = 1024
@@ -72,17 +74,29 @@ class Found:
         return found
 
 
-def settings_of(target: str | None) -> tuple[RunConfig, Path]:
-    """The settings of a run folder, a TOML file or a preset, and the folder that results belong in.
+def range_test(target: str | None, *, each: bool = False, out: Path | None = None) -> tuple[Found, list[Path]]:
+    """What ``lrdiff lr-find`` does: sweep, and write what was found.
+
+    Args:
+        target: a run folder, a TOML file, a preset or ``MODULE:FACTORY``; None is the preset ``seed``.
+        each: sweep each group by itself.
+        out: the folder; a run's own, or ``runs/NAME-lr-find``.
+
+    Returns:
+        The curves, and the files.
 
     Raises:
-        ConfigError: no such file or preset, or a wrong value in it.
+        LrdiffError: the target, the data or the rates cannot be used.
     """
-    if target is not None and Path(target).is_dir():
-        file = Path(target) / "config.toml"
-        return make_config(load_config(file), where=str(file)), Path(target)
-    config = gather(target, {})
-    return config, Path("runs") / f"{config.name}-lr-find"  # runs/NAME is kept for the run itself
+    if target is not None and is_factory(target):
+        found, folder = find_model_rates(target, each=each), None
+    elif target is not None and Path(target).is_dir():
+        file, folder = Path(target) / "config.toml", Path(target)
+        found = find_rates(make_config(load_config(file), where=str(file)), each=each)
+    else:
+        found, folder = find_rates(gather(target, {}), each=each), None
+    folder = out or folder or Path("runs") / f"{found.name}-lr-find"  # runs/NAME is kept for the run itself
+    return found, write_found(found, folder)
 
 
 def find_rates(config: RunConfig, *, each: bool = False, steps: int = 100) -> Found:
@@ -106,16 +120,40 @@ def find_rates(config: RunConfig, *, each: bool = False, steps: int = 100) -> Fo
     """
     table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
     setup = set_up(table, config)
-    groups = setup.plan.groups()
-    optimizer = make_optimizer(config.optimizer, groups, momentum=config.momentum)
-    sweep: Callable[..., Any] = lr_find_each if each else lr_find
+    optimizer = make_optimizer(config.optimizer, setup.plan.groups(), momentum=config.momentum)
+    loss_of = loss_function(table.task)
+    inputs, targets = setup.rows.inputs["train"], setup.rows.targets["train"]
+    order = torch.randperm(len(inputs), generator=make_generator(setup.seed, "order")).to(inputs.device)
+    batches = [(inputs[batch], targets[batch]) for batch in order.split(setup.batch_size)]
+    watched = (inputs[order[:WATCHED_ROWS]], targets[order[:WATCHED_ROWS]])
+    closure = _closure(lambda rows, wanted: loss_of(setup.net.network(rows), wanted), optimizer, batches, watched)
     with repeatable(setup.device, threads=config.threads):
-        curves = sweep(setup.net, optimizer, _closure(setup, optimizer), steps=steps)
-    names = tuple(_group_name(group["param_names"]) for group in groups)
-    # Taken on the same rows, the losses need no smoothing, and a running mean would lag behind the rate: on preset
-    # seed it puts the lowest loss at three times the rate where it is.
-    curves = [replace(curve, smooth=curve.losses) for curve in (curves if each else [curves])]
-    return Found(name=config.name, groups=names, curves=tuple(curves))
+        return _sweep(config.name, setup.net, optimizer, closure, each=each, steps=steps)
+
+
+def find_model_rates(target: str, *, each: bool = False, steps: int = 100) -> Found:
+    """Sweep the rates of a user's model over its rows; its plan, or its optimizer's usual rates, give the ratios.
+
+    Args:
+        target: ``MODULE:FACTORY`` (:mod:`lrdiff_bench.system.factory`); it must give targets.
+        each, steps: as for :func:`find_rates`.
+
+    Raises:
+        LrdiffError: the model or its rows cannot be used.
+    """
+    model = load_model(target, needs=("example", "targets"))
+    with user_code(), repeatable(torch.device("cpu"), threads=1):
+        job = training_job(model)
+        groups = [
+            {"params": [job.module.get_parameter(name) for name in group.names], "param_names": list(group.names)}
+            | dict(group.options)
+            for group in job.groups
+        ]
+        optimizer = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "muon": MuonAdamW}[job.optimizer](groups)
+        watched = tuple(one[:WATCHED_ROWS] for one in (*model.rows(), model.options["targets"]))
+        closure = _closure(lambda *batch: job.loss(job.module, *batch), optimizer, job.batches, watched)
+        name = name_from(target.replace(":", "-").replace(".", "-"))
+        return _sweep(name, job.module, optimizer, closure, each=each, steps=steps)
 
 
 def write_found(found: Found, folder: Path) -> list[Path]:
@@ -150,21 +188,40 @@ def as_text(found: Found, files: Sequence[Path]) -> str:
     return "\n".join([*lines, *(f"wrote {file}" for file in files)])
 
 
-def _closure(setup: Setup, optimizer: torch.optim.Optimizer) -> Callable[[], Tensor]:
-    loss_of = loss_function(setup.rows.table.task)
-    inputs, targets = setup.rows.inputs["train"], setup.rows.targets["train"]
-    order = torch.randperm(len(inputs), generator=make_generator(setup.seed, "order")).to(inputs.device)
-    turns = itertools.cycle(order.split(setup.batch_size))
-    watched = order[:WATCHED_ROWS]
+def _sweep(
+    name: str,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    closure: Callable[[], Tensor],
+    *,
+    each: bool,
+    steps: int,
+) -> Found:
+    if each:
+        curves = lr_find_each(net, optimizer, closure, steps=steps)
+    else:
+        curves = [lr_find(net, optimizer, closure, steps=steps)]
+    groups = tuple(_group_name(group["param_names"]) for group in optimizer.param_groups)
+    # Taken on the same rows, the losses need no smoothing, and a running mean would lag behind the rate: on preset
+    # seed it puts the lowest loss at three times the rate where it is.
+    return Found(name=name, groups=groups, curves=tuple(replace(curve, smooth=curve.losses) for curve in curves))
+
+
+def _closure(
+    loss: Callable[..., Tensor],
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[tuple[Tensor, ...]],
+    watched: tuple[Tensor, ...],
+) -> Callable[[], Tensor]:
+    turns = itertools.cycle(batches)
 
     def closure() -> Tensor:
-        batch = next(turns)
         optimizer.zero_grad()
-        loss_of(setup.net.network(inputs[batch]), targets[batch]).backward()
+        loss(*next(turns)).backward()
         # Updates come from batches as in training; the loss is taken on the same rows every time, so that what moves
         # it is the rate: from batch to batch it would jump more than low rates change it.
         with torch.no_grad():
-            return loss_of(setup.net.network(inputs[watched]), targets[watched])
+            return loss(*watched)
 
     return closure
 

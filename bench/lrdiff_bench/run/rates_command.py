@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
 import re
 import shutil
-import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
-from functools import reduce
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
+from lrdiff_bench.system import factory
 from lrdiff_core.errors import CheckpointError, InputError, RateError
 from lrdiff_core.rates import (
     HeadMultiplier,
@@ -31,14 +25,19 @@ from lrdiff_core.rates import (
     param_groups,
 )
 from lrdiff_core.rates.table import WIDTH
-from lrdiff_core.rates.values import near
 
 __all__ = [
-    "is_factory", "list_table", "load_model", "made_by", "make_plan", "make_scales", "parameter_rows", "plan_of",
-    "plan_text", "read_plan", "their_fault",
-]  # fmt: skip
+    "list_table",
+    "load_model",
+    "make_plan",
+    "make_scales",
+    "parameter_rows",
+    "plan_of",
+    "plan_text",
+    "read_plan",
+]
 
-HOW_TO_NAME = "name a run folder, or a model as package.module:factory"
+HOW_TO_NAME = f"name a run folder, or a model as {factory.GRAMMAR}"
 
 
 def plan_of(target: str, options: Mapping[str, Any]) -> RatePlan:
@@ -52,7 +51,7 @@ def plan_of(target: str, options: Mapping[str, Any]) -> RatePlan:
         InputError: the target cannot be read or built.
         RateError: the options make no plan.
     """
-    if not options and not is_factory(target):
+    if not options and not factory.is_factory(target):
         return read_plan(Path(target))
     try:
         return make_plan(load_model(target), **options)
@@ -160,9 +159,9 @@ def load_model(target: str) -> nn.Module:
 
     Raises:
         CheckpointError: no run there.
-        InputError: as :func:`made_by`; what is made is no ``torch.nn.Module``.
+        InputError: as :func:`lrdiff_bench.system.factory.load_model`.
     """
-    if not is_factory(target):
+    if not factory.is_factory(target):
         if Path(target).is_file():
             raise InputError(f"{target} holds no model", help=HOW_TO_NAME)
         if not Path(target).is_dir():
@@ -170,42 +169,7 @@ def load_model(target: str) -> nn.Module:
         from lrdiff_bench.run.open_run import open_run  # here: it brings polars and scikit-learn
 
         return open_run(Path(target))[0]
-    made = made_by(target)
-    if not isinstance(made, nn.Module):
-        raise InputError(
-            f"{target} gives {made!r:.60}, of type {type(made).__name__}, not a torch.nn.Module",
-            help="let it return the module that holds the weights",
-        )
-    return made
-
-
-def made_by(target: str, *, folder: str | None = None) -> Any:
-    """What ``package.module:factory`` makes.
-
-    The factory (a function or a class) is called without arguments; a torch module that stands there ready is taken
-    as it is. The current folder comes first on the import path meanwhile, and what the user's code prints goes to
-    stderr.
-
-    Args:
-        target: ``package.module:factory``.
-        folder: where modules are looked for before the current folder.
-
-    Raises:
-        InputError: no such module or factory, or the user's code raises.
-    """
-    module_name, _, path = target.partition(":")
-    here = str(Path.cwd())
-    with _importable_from(here), _importable_from(folder or here), redirect_stdout(sys.stderr):
-        module = _import(module_name)
-        try:
-            found = reduce(getattr, path.split("."), module)
-        except AttributeError:
-            makers = [name for name in _makers(module) if not name.startswith("_")]
-            raise InputError(
-                f'module {module_name} has no "{path}"',
-                help=near(path, makers, "it has") if makers else f"define a function {path}() there",
-            ) from None
-        return found if isinstance(found, nn.Module) else _call(found, target)
+    return factory.load_model(target).module
 
 
 def parameter_rows(model: nn.Module, layers: Sequence[str] = ()) -> tuple[list[dict[str, Any]], str | None]:
@@ -283,85 +247,3 @@ def _two_numbers(text: str) -> tuple[float, float]:
             f'slices are "{text}"', help="write two fractions of the base rate, LO:HI, such as 0.01:1"
         ) from None
     return low, high
-
-
-def is_factory(target: str) -> bool:
-    """Whether ``target`` names a factory, not a folder or a file."""
-    return ":" in target and not Path(target).exists()  # C:\runs\seed exists, or is refused as a module
-
-
-@contextmanager
-def _importable_from(here: str) -> Iterator[None]:
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        if here in sys.path:
-            sys.path.remove(here)
-
-
-def _import(name: str) -> ModuleType:
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise InputError(f'"{name}" is no module name', help="write package.module:factory, dots and no .py")
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as problem:
-        missing = problem.name or ""
-        if name != missing and not name.startswith(f"{missing}."):
-            raise their_fault(f"import {name}", problem) from problem  # it is there, and misses something itself
-        files = sorted(file.stem for file in Path.cwd().glob("*.py"))
-        shown = near(name, files, "modules here") if files else "there is no Python file in the current directory"
-        raise InputError(f"there is no module {missing}", help=shown) from None
-    except (Exception, SystemExit) as problem:
-        raise their_fault(f"import {name}", problem) from problem
-
-
-def _call(found: Any, target: str) -> Any:
-    if not callable(found):
-        raise InputError(
-            f"{target} is {found!r:.60}, of type {type(found).__name__}",
-            help="name a function or class that makes the model",
-        )
-    try:
-        inspect.signature(found).bind()
-    except TypeError as problem:
-        raise InputError(
-            f"{target} cannot be called without arguments: {problem}",
-            help="name a function without arguments that makes the model",
-        ) from None
-    except ValueError:
-        pass  # a signature that Python cannot tell
-    try:
-        return found()
-    except (Exception, SystemExit) as problem:
-        raise their_fault(target, problem) from problem
-
-
-def their_fault(what: str, problem: BaseException) -> InputError:
-    """An error in the user's code: the exception, and the deepest line of it that is not an installed library's."""
-    if isinstance(problem, SyntaxError) and problem.filename:
-        place = f"{Path(problem.filename).name}, line {problem.lineno}"
-    else:
-        frames = [f for f in traceback.extract_tb(problem.__traceback__) if not _is_machinery(f.filename)]
-        here = str(Path.cwd())
-        own = [frame for frame in frames if frame.filename.startswith(here) and "site-packages" not in frame.filename]
-        last = next(reversed(own or frames), None)
-        place = f"{Path(last.filename).name}, line {last.lineno}" if last is not None else "no line"
-    said = str(problem.msg if isinstance(problem, SyntaxError) else problem)
-    text = type(problem).__name__ + (f": {said}" if said else "")
-    return InputError(f"{what} raised {text} ({place})", help="mend it, or see the traceback with `lrdiff --debug`")
-
-
-def _is_machinery(filename: str) -> bool:
-    return filename == __file__ or filename.startswith("<frozen")
-
-
-def _makers(module: ModuleType) -> list[str]:
-    """Names in a module that could make a model: functions, model classes and models."""
-    names = []
-    for name, value in vars(module).items():
-        own = getattr(value, "__module__", None) == module.__name__
-        if isinstance(value, nn.Module) or (own and (inspect.isfunction(value) or inspect.isclass(value))):
-            names.append(name)
-    return names

@@ -20,6 +20,7 @@ from lrdiff_bench.study.search.engine import check_workload, run_study, train_he
 from lrdiff_bench.study.search.ledger import Shared
 from lrdiff_bench.study.search.optuna_storage import default_url, hidden, storage_trouble
 from lrdiff_bench.study.search.plan import make_plan
+from lrdiff_bench.system.factory import user_code
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import write_json, write_text
 
@@ -50,8 +51,9 @@ def run(
     # All are made before the first is trained: a mistake in the last should not show after an hour.
     plans = []
     for source in sources:
-        workload = workload_from(source)
-        check_workload(workload)
+        with user_code():
+            workload = workload_from(source)
+            check_workload(workload)
         plans.append(
             (source, workload, make_plan(report_seeds=workload.report_seeds, quick=quick, budget=budget, seeds=seeds))
         )
@@ -64,7 +66,7 @@ def run(
     documents = []
     for number, (source, workload, plan) in enumerate(plans, start=1):
         of = f" ({number} of {len(plans)})" if len(plans) > 1 else ""
-        with storage_trouble(url):
+        with storage_trouble(url), user_code():
             documents.append(_one(source, workload, plan, url, console, scheduler, of=of))
         screen.draw_study(console, documents[-1])
         _write_study(documents[-1], folder)

@@ -8,6 +8,7 @@ from typing import Any
 from lrdiff_bench.study.search.ledger import TrainBatches
 from lrdiff_bench.study.search.tasks import Row, Task, rows_of, trials_of
 from lrdiff_bench.system.cluster import cluster_trouble, wait_for_workers
+from lrdiff_bench.system.factory import user_code
 
 __all__ = ["train_remotely", "workers_of"]
 
@@ -50,6 +51,7 @@ def train_batch(source: dict[str, Any], batch: list[Task]) -> list[Row]:
     from lrdiff_bench.study.folder import workload_from
 
     key = repr(sorted(source.items(), key=str))
-    if key not in _WORKLOADS:
-        _WORKLOADS[key] = workload_from(source)
-    return rows_of(batch, _WORKLOADS[key].train(trials_of(batch)))
+    with user_code():
+        if key not in _WORKLOADS:
+            _WORKLOADS[key] = workload_from(source)
+        return rows_of(batch, _WORKLOADS[key].train(trials_of(batch)))

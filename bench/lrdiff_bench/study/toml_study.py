@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lrdiff_bench.study.workloads.workload import Scheme, Workload
 from lrdiff_core.errors import ConfigError
+from lrdiff_core.text import nearest
 
 __all__ = ["DESCRIBES_TRAINING", "Claim", "SchemeTable", "load_claim", "read_claim", "workload_of"]
 
@@ -132,7 +132,7 @@ def read_claim(settings: Mapping[str, Any], *, where: str) -> Claim:
         Traceback (most recent call last):
         ...
         lrdiff_core.errors.ConfigError: unknown key "dta" in mine.toml
-        help: did you mean "data"? keys: ...
+        help: did you mean data? keys: ...
     """
     try:
         claim = Claim(**settings)
@@ -216,9 +216,9 @@ def _groups(claim: Claim) -> tuple[str, ...]:
             table = load_table(str(claim.data), target=claim.target, task=claim.task, seed=0)
             hidden = make_config({}).hidden_sizes(table.features.shape[1])
         return tuple(f"layer{i + 1}" for i in range(len(hidden) + 1))
-    from lrdiff_bench.run.rates_command import load_model
+    from lrdiff_bench.system.factory import load_model
 
-    names = [name for name, parameter in load_model(claim.model).named_parameters() if parameter.requires_grad]
+    names = [name for name, parameter in load_model(claim.model).module.named_parameters() if parameter.requires_grad]
     return tuple(dict.fromkeys(name.rpartition(".")[0] for name in names))
 
 
@@ -242,10 +242,8 @@ def _schemes(claim: Claim, groups: tuple[str, ...]) -> tuple[Scheme, ...]:
     for one in claim.schemes:
         for group in (*one.ratios, *one.free):
             if group not in groups:
-                near = difflib.get_close_matches(group, groups, n=1)
-                guess = f'did you mean "{near[0]}"? ' if near else ""
                 raise ConfigError(
-                    f'scheme "{one.name}" names the group "{group}"', help=f"{guess}groups: {', '.join(groups)}"
+                    f'scheme "{one.name}" names the group "{group}"', help=nearest(group, groups, "groups", most=40)
                 )
             if group in one.ratios and group in one.free:
                 raise ConfigError(f'scheme "{one.name}" both fixes and frees {group}', help="keep one of the two")
@@ -261,9 +259,7 @@ def _readable(problem: ValidationError, where: str) -> ConfigError:
     in_scheme = path[0] == "schemes" and len(path) > 2
     fields = list(SchemeTable.model_fields if in_scheme else Claim.model_fields)
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], fields, n=1)
-        guess = f'did you mean "{near[0]}"? ' if near else ""
-        return ConfigError(f'unknown key "{key}" in {where}', help=f"{guess}keys: {', '.join(fields)}")
+        return ConfigError(f'unknown key "{key}" in {where}', help=nearest(path[-1], fields, "keys", most=40))
     if first["type"] == "missing":
         return ConfigError(f"{key} is missing in {where}", help=f"keys: {', '.join(fields)}")
     reason = first["msg"][0].lower() + first["msg"][1:]

@@ -112,11 +112,11 @@ class OwnWorkload(Workload):
 
             spec = self._setup(seed).net.spec
             return cast("nn.Module", build_model(spec, seed=seed))
-        from lrdiff_bench.run.rates_command import load_model
+        from lrdiff_bench.system.factory import load_model
         from lrdiff_core.population.members import build
 
         target = self.model
-        return copy.deepcopy(build(lambda _: load_model(target), seed))
+        return copy.deepcopy(build(lambda _: load_model(target).module, seed))
 
     def side_by_side(self) -> bool:
         """Whether populations train it: small enough, and torch.func takes it."""

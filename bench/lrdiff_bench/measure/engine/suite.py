@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import random
 import time
@@ -30,6 +29,7 @@ from lrdiff_bench.measure.engine.record import (
 from lrdiff_bench.measure.engine.registry import CASES, RESERVED
 from lrdiff_bench.system.machine import Code, Conditions, Machine, describe_conditions, pinned
 from lrdiff_core.errors import CheckFailed, ConfigError, LrdiffError, UnavailableError
+from lrdiff_core.text import nearest
 
 __all__ = ["Row", "choose_cases", "measure_cases", "measure_here", "measure_in_copies"]
 
@@ -79,9 +79,9 @@ def choose_cases(
     """
     for name in names:
         if name not in CASES:
-            near = difflib.get_close_matches(name, [*CASES, *RESERVED], n=1)
-            meant = f"did you mean {near[0]}? " if near else ""
-            raise ConfigError(f"there is no case {name!r}", help=f"{meant}cases: {', '.join(CASES)}")
+            raise ConfigError(
+                f"there is no case {name!r}", help=nearest(name, [*CASES, *RESERVED], "cases and commands", most=40)
+            )
     pairs = [_pair(text) for text in parameters]
     found: dict[str, Case] = {}  # by label: what is named twice is measured once
     for family in [CASES[name] for name in names] or list(CASES.values()):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 
 from lrdiff_bench.study import workloads
 from lrdiff_bench.study.workloads.workload import WORKLOADS, Workload
 from lrdiff_core.errors import ConfigError
+from lrdiff_core.text import nearest
 
 __all__ = ["make_workload", "workload_names"]
 
@@ -31,9 +31,5 @@ def make_workload(name: str) -> Workload:
     """
     names = workload_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        guess = f'did you mean "{near[0]}"? ' if near else ""
-        raise ConfigError(
-            f'there is no workload and no file "{name}"', help=f"{guess}workloads: {', '.join(names) or 'none'}"
-        )
+        raise ConfigError(f'there is no workload and no file "{name}"', help=nearest(name, names, "workloads", most=40))
     return WORKLOADS[name]()

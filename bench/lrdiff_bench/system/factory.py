@@ -1,0 +1,304 @@
+"""``MODULE:FACTORY``: a model of the user's own, by one grammar and one contract in every command.
+
+``MODULE`` is importable from the current folder; what follows the colon is a name in it, with dots where it lies
+deeper (``mods:Zoo.net``). It is a function or a class that takes no arguments, or the finished thing itself, and gives
+
+========================= ========================================================================================
+``module``                enough for `lrdiff rates` and `lrdiff study --model`
+``module, example``       one batch as the module takes it: a tensor, a tuple, or a mapping of forward's arguments;
+                          enough for `export` and `parity`, too
+``module, example, more`` a mapping of arguments of :func:`lrdiff_export.export` and of
+                          :func:`lrdiff_export.training.examples.make_job`: with ``targets`` it is enough for
+                          `lr-find` and `map`, too; each command takes what it needs
+``MapWorkload``           `lrdiff map` only: rows and weights that differ from seed to seed
+========================= ========================================================================================
+
+What the user's code prints goes to stderr, so that ``--json`` stays one document.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from functools import cache, reduce
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lrdiff_core.errors import InputError, LrdiffError
+from lrdiff_core.text import nearest
+
+if TYPE_CHECKING:
+    from lrdiff_export.training.job import TrainingJob
+
+__all__ = [
+    "GRAMMAR",
+    "UserModel",
+    "as_model",
+    "is_factory",
+    "load_model",
+    "make",
+    "their_fault",
+    "training_job",
+    "user_code",
+]
+
+GRAMMAR = "package.module:factory"
+STEPS = 50  # of a training whose factory names no number
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserModel:
+    """What a factory gave.
+
+    Attributes:
+        source: ``MODULE:FACTORY``.
+        module: with its first weights.
+        example: a batch as the module takes it; None where none was given.
+        options: further arguments by name.
+    """
+
+    source: str
+    module: nn.Module
+    example: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def export_options(self) -> dict[str, Any]:
+        """Those of the options that an export takes."""
+        return {name: value for name, value in self.options.items() if name in _export_options()}
+
+    def rows(self) -> list[Tensor]:
+        """The rows to train on, one tensor an input: the option ``rows``, or the example."""
+        from lrdiff_export.model.signature import as_arrays
+
+        return [torch.from_numpy(one) for one in as_arrays(_plain(self.options.get("rows", self.example)))]
+
+
+def is_factory(target: str) -> bool:
+    """Whether ``target`` names a factory, not a folder or a file."""
+    return ":" in target and not Path(target).exists()  # C:\runs\seed exists, or is refused as a module
+
+
+@contextmanager
+def user_code(folder: str | None = None) -> Iterator[None]:
+    """Where the user's code runs: the current folder is importable, and what is printed goes to stderr.
+
+    Args:
+        folder: where modules are looked for before the current folder.
+    """
+    places = list(dict.fromkeys([folder or str(Path.cwd()), str(Path.cwd())]))
+    sys.path[:0] = places
+    importlib.invalidate_caches()
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        for place in places:
+            if place in sys.path:
+                sys.path.remove(place)
+
+
+def make(source: str, *, folder: str | None = None) -> Any:
+    """What the factory gives, of whatever type.
+
+    Args:
+        source: ``MODULE:FACTORY``.
+        folder: as for :func:`user_code`.
+
+    Raises:
+        InputError: no such module or factory, or the user's code raises.
+    """
+    module_name, colon, path = source.partition(":")
+    if not colon:
+        raise InputError(f"{source} names no factory", help=f"write {GRAMMAR}")
+    with user_code(folder):
+        module = _import(module_name, path)
+        try:
+            found = reduce(getattr, path.split("."), module)
+        except AttributeError:
+            makers = [name for name in _makers(module) if not name.startswith("_")]
+            raise InputError(
+                f'module {module_name} has no "{path}"',
+                help=nearest(path, makers, "it has") if makers else f"define a function {path or 'make'}() there",
+            ) from None
+        except Exception as problem:  # a property of the user's
+            raise their_fault(source, problem) from problem
+        return _call(found, source) if callable(found) and not isinstance(found, nn.Module) else found
+
+
+def load_model(source: str, *, needs: Sequence[str] = (), folder: str | None = None) -> UserModel:
+    """The model that a factory gives.
+
+    Args:
+        source: ``MODULE:FACTORY``.
+        needs: what the caller cannot do without: ``"example"``, or the name of an option such as ``"targets"``.
+        folder: as for :func:`user_code`.
+
+    Raises:
+        InputError: as :func:`make`; what is given breaks the contract at the top, or lacks what is needed.
+    """
+    return as_model(source, make(source, folder=folder), needs=needs)
+
+
+def as_model(source: str, made: Any, *, needs: Sequence[str] = ()) -> UserModel:
+    """What :func:`make` gave, checked as :func:`load_model` does."""
+    parts = made if isinstance(made, tuple) else (made,)
+    if not 1 <= len(parts) <= 3 or not isinstance(parts[0], nn.Module):
+        given = f"({', '.join(type(part).__name__ for part in parts)})" if isinstance(made, tuple) else _type_of(made)
+        raise InputError(
+            f"{source} gives {given}, not a torch.nn.Module",
+            help="return module, or module, example, or module, example, {'targets': ...}",
+        )
+    module, example, options = (*parts, None, None)[:3]
+    options = {} if options is None else options
+    if not isinstance(options, Mapping):
+        raise InputError(f"{source} gives options of type {type(options).__name__}", help="give them as a dict")
+    known = [*_export_options(), *(name for name in _training_options() if name not in _export_options())]
+    if unknown := [name for name in options if name not in known]:
+        raise InputError(f"{source} gives the option {unknown[0]!r}", help=nearest(str(unknown[0]), known, "options"))
+    missing = [name for name in needs if (example if name == "example" else options.get(name)) is None]
+    if missing:
+        more = "".join(f", {{{name!r}: ...}}" for name in missing if name != "example")
+        raise InputError(f"{source} gives no {missing[0]}", help=f"return module, example{more}")
+    arrays = {name: _plain(options[name]) for name in ("rows", "labels") if options.get(name) is not None}
+    return UserModel(source=source, module=module, example=example, options={**options, **arrays})
+
+
+def training_job(
+    model: UserModel, rows: Sequence[Tensor] | None = None, targets: Tensor | None = None, *, steps: int = STEPS
+) -> TrainingJob:
+    """The training of a user's model: rows, targets, loss, plan, optimizer.
+
+    Args:
+        model: of :func:`load_model`.
+        rows: one tensor an input, in place of the model's own.
+        targets: that go with them.
+        steps: unless the model names another number.
+
+    Raises:
+        InputError: it cannot be trained on these rows.
+    """
+    from lrdiff_export.training.examples import make_job
+
+    options = {name: value for name, value in model.options.items() if name in _training_options()}
+    if targets is not None:
+        options["targets"] = targets
+    try:
+        return make_job(
+            model.module, model.rows() if rows is None else rows, name=model.source, **{"steps": steps, **options}
+        )
+    except (TypeError, ValueError) as problem:
+        raise InputError(
+            f"{model.source} gives something that cannot be trained: {_one_line(problem)}",
+            help="see docs/guide/your-model.md for what a factory returns",
+        ) from problem
+
+
+def their_fault(what: str, problem: BaseException) -> InputError:
+    """The error for an exception in the user's code: what was raised, and the deepest line of code that is theirs."""
+    if isinstance(problem, SyntaxError) and problem.filename:
+        place = f"{Path(problem.filename).name}, line {problem.lineno}"
+    else:
+        frames = [frame for frame in traceback.extract_tb(problem.__traceback__) if not _is_ours(frame.filename)]
+        here = str(Path.cwd())
+        own = [frame for frame in frames if frame.filename.startswith(here) and "site-packages" not in frame.filename]
+        last = next(reversed(own or frames), None)
+        place = f"{Path(last.filename).name}, line {last.lineno}" if last is not None else "no line"
+    if isinstance(problem, LrdiffError):
+        return InputError(f"{what} raised {problem.message} ({place})", help=problem.help)
+    said = _one_line(problem.msg if isinstance(problem, SyntaxError) else problem)
+    text = type(problem).__name__ + (f": {said}" if said else "")
+    return InputError(f"{what} raised {text} ({place})", help="correct it there; `lrdiff --debug` shows the traceback")
+
+
+def _import(name: str, path: str) -> ModuleType:
+    dotted = name.removesuffix(".py").replace("/", ".").replace("\\", ".").strip(".")
+    if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
+        write = dotted if all(part.isidentifier() for part in dotted.split(".")) else "package.module"
+        raise InputError(f'"{name}" is not the name of a module', help=f"write {write}:{path or 'factory'}")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as problem:
+        missing = problem.name or ""
+        if name != missing and not name.startswith(f"{missing}."):
+            raise their_fault(f"import {name}", problem) from problem  # it is there, and misses something itself
+        files = sorted(file.stem for file in Path.cwd().glob("*.py"))
+        shown = nearest(name, files, "modules here") if files else "there is no Python file in the current folder"
+        raise InputError(f"there is no module {missing}", help=shown) from None
+    except (Exception, SystemExit) as problem:
+        raise their_fault(f"import {name}", problem) from problem
+
+
+def _call(found: Any, source: str) -> Any:
+    try:
+        inspect.signature(found).bind()
+    except TypeError as problem:
+        raise InputError(
+            f"{source} cannot be called without arguments: {problem}",
+            help="name a function without arguments that makes the model",
+        ) from None
+    except ValueError:
+        pass  # a signature that Python cannot tell
+    try:
+        return found()
+    except (Exception, SystemExit) as problem:
+        raise their_fault(source, problem) from problem
+
+
+@cache
+def _export_options() -> tuple[str, ...]:
+    from lrdiff_export import export
+
+    return tuple(name for name in inspect.signature(export).parameters if name not in ("module", "example", "out"))
+
+
+@cache
+def _training_options() -> tuple[str, ...]:
+    from lrdiff_export.training.examples import make_job
+
+    return tuple(name for name in inspect.signature(make_job).parameters if name not in ("module", "inputs", "name"))
+
+
+def _makers(module: ModuleType) -> list[str]:
+    """Names in a module that could make a model: functions, classes and models."""
+    names = []
+    for name, value in vars(module).items():
+        own = getattr(value, "__module__", None) == module.__name__
+        if isinstance(value, nn.Module) or (own and (inspect.isfunction(value) or inspect.isclass(value))):
+            names.append(name)
+    return names
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith((*_own_folders(), "<frozen"))
+
+
+@cache
+def _own_folders() -> tuple[str, ...]:
+    names = ("lrdiff_core", "lrdiff_export", "lrdiff_bench")
+    return tuple(f"{Path(str(importlib.import_module(name).__file__)).parent}/" for name in names)
+
+
+def _plain(rows: Any) -> Any:
+    """Tensors as arrays, in whatever they come: alone, in a sequence, in a mapping."""
+    if isinstance(rows, Tensor):
+        return rows.detach().cpu().numpy()
+    if isinstance(rows, Mapping):
+        return {key: _plain(one) for key, one in rows.items()}
+    return tuple(map(_plain, rows)) if isinstance(rows, tuple | list) else rows
+
+
+def _type_of(value: Any) -> str:
+    return f"{value!r:.60} of type {type(value).__name__}"
+
+
+def _one_line(problem: object) -> str:
+    return " ".join(str(problem).split())
