@@ -62,7 +62,7 @@ def nearest(word: str, choices: Iterable[str], noun: str, *, most: int = 12) -> 
         'did you mean layer1? layers of this model: layer1, head'
     """
     choices = list(choices)
-    close = get_close_matches(word, choices, n=len(choices) or 1)
+    close = get_close_matches(word, choices, n=len(choices) or 1, cutoff=0.7)  # "tpu" is not meant to be "cpu"
     ordered = [*close, *(choice for choice in choices if choice not in close)]
     shown = ", ".join(ordered[:most]) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
     return f"did you mean {close[0]}? {noun}: {shown}" if close else f"{noun}: {shown}"

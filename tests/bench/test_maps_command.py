@@ -96,7 +96,7 @@ def test_a_plan_computes_nothing(here: Path, capsys: pytest.CaptureFixture[str])
         (["--x", "layer9:0.1:1"], 'axis group "layer9" matches no parameter that learns', "parameters of this model start with: layer1, layer2; all others are: rest"),  # noqa: E501
         (["--dtype", "half"], "dtype is 'half'", "write one of: float32, float64"),
         (["trainability", "--steps", "10"], "the last 20 losses of 10 steps are wanted", "train longer"),
-        (["nowhere:workload"], "there is no module nowhere", "there is no Python file in the current directory"),
+        (["nowhere:workload"], "there is no module nowhere", "there is no Python file in the current folder"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_mapped(
@@ -116,7 +116,7 @@ def test_a_users_code_that_raises_is_named(here: Path, capsys: pytest.CaptureFix
     assert error.startswith(
         "error: workload own raised NameError: name 'nothing_like_it' is not defined (own_fails.py,"
     )
-    assert help == "help: mend it, or see the traceback with `lrdiff --debug`"
+    assert help == "help: correct it there; `lrdiff --debug` shows the traceback"
     assert main(["map", "own_fails:rows", "--workers", "0"]) == 2
     assert "cannot be called without arguments" in capsys.readouterr().err
     assert main(["map", "own_fails:nn.Identity", "--workers", "0"]) == 2
