@@ -117,10 +117,6 @@ def test_a_users_code_that_raises_is_named(here: Path, capsys: pytest.CaptureFix
         "error: workload own raised NameError: name 'nothing_like_it' is not defined (own_fails.py,"
     )
     assert help == "help: correct it there; `lrdiff --debug` shows the traceback"
-    assert main(["map", "own_fails:rows", "--workers", "0"]) == 2
-    assert "cannot be called without arguments" in capsys.readouterr().err
-    assert main(["map", "own_fails:nn.Identity", "--workers", "0"]) == 2
-    assert "not a MapWorkload" in capsys.readouterr().err
 
 
 def test_without_the_extra_the_command_ends_with_three(

@@ -24,7 +24,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache, reduce
 from pathlib import Path
 from types import ModuleType
@@ -255,9 +255,9 @@ def _call(found: Any, source: str) -> Any:
 
 @cache
 def _export_options() -> tuple[str, ...]:
-    from lrdiff_export import export
+    from lrdiff_export.publish.request import ExportOptions
 
-    return tuple(name for name in inspect.signature(export).parameters if name not in ("module", "example", "out"))
+    return ("rows", *(one.name for one in fields(ExportOptions)))
 
 
 @cache
