@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
+from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.engine.suite import measure_here
-from lrdiff_bench.measure.engine.timing import Case
 
 QUICK = bool(os.environ.get("LRDIFF_BENCH_QUICK"))
 TIMED = [case for family in CASES.values() if family.metric == "time" for case in family.cases(quick=QUICK)]

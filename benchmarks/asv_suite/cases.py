@@ -15,7 +15,8 @@ from typing import Any
 from asv_runner.benchmarks.mark import SkipNotImplemented
 
 # Modules, not functions: asv would take an imported `time_case` for a benchmark, because of its name.
-from lrdiff_bench.measure.engine import child, process, registry, shared, suite, timing
+from lrdiff_bench.measure.engine import case as engine_case
+from lrdiff_bench.measure.engine import child, process, registry, shared, suite
 from lrdiff_core.errors import CheckFailed
 
 ALL = bool(os.environ.get("LRDIFF_BENCH_ALL"))
@@ -34,20 +35,20 @@ def setup_cache() -> None:
     """Because of this, asv runs all benchmarks of a commit in one folder: the two views of a case share a record."""
 
 
-def skip_unavailable(case: timing.Case) -> None:
+def skip_unavailable(case: engine_case.Case) -> None:
     # Not in a `setup`: asv calls that before `setup_cache` too, where skipping would fail all benchmarks.
     reason = registry.CASES[case.name].unavailable(**case.parameters)
     if reason is not None:
         raise SkipNotImplemented(reason)
 
 
-def recorded(case: timing.Case, reader: str) -> Any:
+def recorded(case: engine_case.Case, reader: str) -> Any:
     skip_unavailable(case)
     kept = None if RECORDS is None else Path(RECORDS)
     return shared.shared_record(case, EFFORT, Path.cwd(), reader=reader, kept=kept)
 
 
-def timed(name: str, build: Callable[..., timing.Case]) -> Callable[..., dict[str, Any]]:
+def timed(name: str, build: Callable[..., engine_case.Case]) -> Callable[..., dict[str, Any]]:
     """asv takes what returns samples and a number as a sampled timing, whoever took the samples."""
 
     def benchmark(*values: Any) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def timed(name: str, build: Callable[..., timing.Case]) -> Callable[..., dict[st
     return benchmark
 
 
-def error(name: str, build: Callable[..., timing.Case]) -> Callable[..., float]:
+def error(name: str, build: Callable[..., engine_case.Case]) -> Callable[..., float]:
     """How far results are from float64, in eps at their scale: what a `track_` benchmark returns, lower is better."""
 
     def benchmark(*values: Any) -> float:
@@ -80,7 +81,7 @@ def error(name: str, build: Callable[..., timing.Case]) -> Callable[..., float]:
     return benchmark
 
 
-def peak_memory(name: str, build: Callable[..., timing.Case]) -> Callable[..., float]:
+def peak_memory(name: str, build: Callable[..., engine_case.Case]) -> Callable[..., float]:
     """Peak resident bytes of a new process, Python and torch included; asv's own figure would be its forkserver's."""
 
     def benchmark(*values: Any) -> float:
@@ -102,7 +103,7 @@ def add(family: registry.CaseFamily, view_name: str, view: Any) -> None:
     varied = {key: values for key, values in full.items() if len(values) > 1}
     fixed = {key: values[0] for key, values in full.items() if len(values) == 1}
 
-    def build(*values: Any) -> timing.Case:
+    def build(*values: Any) -> engine_case.Case:
         return family.case(**fixed, **dict(zip(varied, values, strict=True)))
 
     # asv tells kinds apart by the beginning of the name: what a "track_" function returns is the result.

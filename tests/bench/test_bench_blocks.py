@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 
-from lrdiff_bench.measure.engine.blocks import Blocks
 from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.device import device_clock
+from lrdiff_bench.measure.engine.timer import Timer
 from lrdiff_core.devices import compiler_status, device_status
 from lrdiff_core.errors import UnavailableError
 
@@ -53,10 +53,10 @@ class FakeDevice:
 def test_host_and_device_are_timed_both_so_that_launch_bound_shows(launch: float, work: float, bound: bool) -> None:
     device = FakeDevice(launch, work)
     case = Case(name="x", version="1", factory=lambda: Workload(device.step))
-    blocks = Blocks(case, device.clock, 0.01, device=device)
-    blocks.warm_up()
+    timer = Timer(case, device.clock, 0.01, device=device)
+    timer.warm_up()
     device.log.clear()
-    sample = blocks.sample()
+    sample = timer.sample()
     # what reset left must be done, both marks lie in the queue, and the end is waited for before the clock is read
     assert device.log == ["wait", "mark", "mark", "wait"]
     slower = max(launch, work)
@@ -67,12 +67,12 @@ def test_host_and_device_are_timed_both_so_that_launch_bound_shows(launch: float
 
 
 def test_on_the_cpu_the_host_is_the_whole() -> None:
-    blocks = Blocks(Case(name="x", version="1", factory=lambda: Workload(lambda: sum(range(100)))), target_seconds=1e-3)
-    blocks.warm_up()
-    sample = blocks.sample()
+    timer = Timer(Case(name="x", version="1", factory=lambda: Workload(lambda: sum(range(100)))), target_seconds=1e-3)
+    timer.warm_up()
+    sample = timer.sample()
     assert sample.launch is None
     assert sample.device is None
-    assert blocks.recompilations == 0
+    assert timer.recompilations == 0
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])
@@ -103,7 +103,7 @@ def test_compiling_is_told_apart_and_recompiling_is_counted() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # inductor's own
-        steady = Blocks(
+        steady = Timer(
             Case(name="x", version="1", factory=lambda: Workload(lambda: compiled(same))), target_seconds=1e-3
         )
         steady.warm_up()
@@ -112,7 +112,7 @@ def test_compiling_is_told_apart_and_recompiling_is_counted() -> None:
         assert steady.recompilations == 0
         assert steady.first_step > 20 * steady.samples[0].seconds
         case = Case(name="y", version="1", factory=lambda: Workload(changing, lambda: size.__setitem__(0, next(sizes))))
-        varying = Blocks(case, target_seconds=1e-6, warmup_seconds=1e-9)
+        varying = Timer(case, target_seconds=1e-6, warmup_seconds=1e-9)
         varying.warm_up()
         assert varying.recompilations >= 1
     torch.compiler.reset()

@@ -106,7 +106,7 @@ def test_ls_show_and_compare(runs: Path, capsys) -> None:
 def test_notes_of_many_cases_are_one_line_and_labels_say_what_is_unusual(runs: Path) -> None:
     from rich.console import Console
 
-    from lrdiff_bench.measure.engine.suite import Row
+    from lrdiff_bench.measure.engine.suite import CaseRun
     from lrdiff_bench.measure.screen import run_table
 
     record = store.read_run(store.find_run("latest", runs))[0]
@@ -114,7 +114,7 @@ def test_notes_of_many_cases_are_one_line_and_labels_say_what_is_unusual(runs: P
     unsettled = record.processes[0].model_copy(update={"settled": False})
     noisy = record.model_copy(update={"processes": (unsettled,)})
     rows = [
-        Row(case, record=noisy) if case.parameters["device"] == "cpu" else Row(case, reason="no CUDA here")
+        CaseRun(case, record=noisy) if case.parameters["device"] == "cpu" else CaseRun(case, reason="no CUDA here")
         for case in cases
     ]
     console = Console(width=80, record=True)
@@ -131,10 +131,10 @@ def test_a_page_is_written_where_it_can_be_and_refused_before_measuring_where_no
     runs: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     from lrdiff_bench.measure import command
-    from lrdiff_bench.measure.engine.suite import Row
+    from lrdiff_bench.measure.engine.suite import CaseRun
 
     record = store.read_run(store.find_run("latest", runs))[0]
-    rows = [Row(case, record=record) for case in choose_cases(["main_step"], ["rates=1"])]
+    rows = [CaseRun(case, record=record) for case in choose_cases(["main_step"], ["rates=1"])]
     monkeypatch.setattr(command, "measure_cases", lambda *_, **__: iter(rows))
     given = ["bench", "main_step", "--param", "rates=1", "--out", str(tmp_path), "--to"]
     assert main([*given, str(tmp_path / "page.md")]) == 0
@@ -306,13 +306,13 @@ def test_a_case_that_is_wrong_fails_the_run(tmp_path: Path, monkeypatch, capsys)
     from lrdiff_bench.measure import command
     from lrdiff_bench.measure.engine.process import Effort
     from lrdiff_bench.measure.engine.record import ParityResult
-    from lrdiff_bench.measure.engine.suite import Row, measure_here
+    from lrdiff_bench.measure.engine.suite import CaseRun, measure_here
 
     def wrong(cases, effort, **options):
         for case in cases:
             record = measure_here(case, Effort.quick())
             failed = ParityResult(error=8388.6, budget=8.0, held=False)
-            yield Row(case, record=record.model_copy(update={"parity": failed}))
+            yield CaseRun(case, record=record.model_copy(update={"parity": failed}))
 
     monkeypatch.setattr(command, "measure_cases", wrong)
     assert main(["bench", "main_step", "--param", "rates=2", "--out", str(tmp_path)]) == 1

@@ -15,7 +15,7 @@ from lrdiff_bench.measure.engine import store, suite
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.registry import find_case
-from lrdiff_bench.measure.engine.suite import Row, choose_cases, measure_cases, measure_here
+from lrdiff_bench.measure.engine.suite import CaseRun, choose_cases, measure_cases, measure_here
 from lrdiff_bench.system.machine import describe_machine
 from lrdiff_core.errors import ConfigError, DataError, UnavailableError
 
@@ -71,7 +71,9 @@ def test_both_sides_of_a_comparison_of_commits_are_told_apart(record: Record, tm
 def test_a_busy_machine_is_warned_of_on_stderr_and_the_page_names_the_command(
     record: Record, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    monkeypatch.setattr(command, "measure_cases", lambda cases, *_, **__: (Row(one, record=record) for one in cases))
+    monkeypatch.setattr(
+        command, "measure_cases", lambda cases, *_, **__: (CaseRun(one, record=record) for one in cases)
+    )
     monkeypatch.setattr(command, "load_average", lambda: 1000.0)
     page = tmp_path / "page.md"
     given = ["bench", "main_step", "--param", "rates=2", "--quick", "--out", str(tmp_path)]

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from lrdiff_bench.measure.engine.ab import Side, compare_sides
-from lrdiff_bench.measure.engine.blocks import Sample
 from lrdiff_bench.measure.engine.calibration import band_for, calibration_of, keep_calibration
+from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.process import Effort
-from lrdiff_bench.measure.engine.timing import Case, Workload
+from lrdiff_bench.measure.engine.timer import Sample
 from lrdiff_bench.stats.hierarchical import compare_paired, compare_unpaired
 from lrdiff_core.errors import ConfigError, DataError
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from lrdiff_bench.measure.cases.models import MODELS
 from lrdiff_bench.measure.cases.optimizer_error import budget, error_in_eps, optimizer_parity, output_parity
-from lrdiff_bench.measure.cases.optimizer_step import IMPLEMENTATIONS, MODELS, build_optimizer
+from lrdiff_bench.measure.cases.optimizer_step import IMPLEMENTATIONS, REAL
 from lrdiff_bench.measure.cases.state import model_shapes, optimizer_facts, rate_groups, restorer, tensors
+from lrdiff_bench.measure.engine.case import Workload
 from lrdiff_bench.measure.engine.registry import find_case
-from lrdiff_bench.measure.engine.timing import Workload
 from lrdiff_bench.system.machine import pinned
 from lrdiff_core.errors import ConfigError
 
@@ -21,13 +22,13 @@ SHAPES = {"a.weight": (16, 8), "a.bias": (16,), "b.weight": (8, 16), "b.bias": (
 
 
 def stepped(optimizer: str, implementation: str = "ours") -> torch.optim.Optimizer:
-    made = build_optimizer(optimizer, implementation, rate_groups(list(tensors(SHAPES).values()), "each"))
+    made = IMPLEMENTATIONS[implementation].make(optimizer, rate_groups(tensors(SHAPES), "each"))
     made.step()
     return made
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
-@pytest.mark.parametrize("implementation", [name for name in IMPLEMENTATIONS if name != "compiled"])
+@pytest.mark.parametrize("implementation", ["ours", "fused", "foreach", "default"])
 def test_every_right_implementation_is_within_its_budget(optimizer: str, implementation: str) -> None:
     made = stepped(optimizer, implementation)
     parity = optimizer_parity(made, made.step)()
@@ -130,7 +131,7 @@ def test_shapes_are_those_of_the_models(name: str, count: int, parameters: int) 
     shapes = model_shapes(name)
     assert len(shapes) == count
     assert sum(map(prod, shapes.values())) == parameters
-    assert name == "thousand" or name in MODELS
+    assert name == "thousand" or name in REAL
 
 
 def test_shapes_say_where_they_come_from() -> None:
@@ -138,7 +139,7 @@ def test_shapes_say_where_they_come_from() -> None:
 
     document = json.loads(Path(lrdiff_bench.measure.cases.__file__).with_name("shapes.json").read_text())
     assert (document["format"], document["version"]) == ("lrdiff.shapes", 1)
-    assert set(document["models"]) == set(MODELS)
+    assert set(document["models"]) == set(REAL)
     assert all(model["source"] for model in document["models"].values())
     with pytest.raises(ConfigError, match="no shapes are called 'vgg'\nhelp: shapes: thousand, resnet50"):
         model_shapes("vgg")
@@ -149,12 +150,23 @@ def test_tensors_repeat_from_the_seed_and_groups_are_neighbours() -> None:
     assert all(torch.equal(first[name], again[name]) for name in SHAPES)
     assert all(torch.equal(first[name].grad, again[name].grad) for name in SHAPES)
     assert first["a.bias"].std() > 0.3
-    parameters = list(first.values())
-    groups = rate_groups(parameters, 2)
+    groups = rate_groups(first, 2)
     assert [len(group["params"]) for group in groups] == [2, 2]
-    assert len({group["lr"] for group in rate_groups(parameters, "each")}) == 4
+    assert len({group["lr"] for group in rate_groups(first, "each")}) == 4
+    by_layer = rate_groups(first, "layers")
+    assert [(len(one["params"]), one["weight_decay"]) for one in by_layer] == [(1, 0.01), (1, 0.0), (1, 0.01), (1, 0.0)]
+    assert by_layer[0]["lr"] == by_layer[1]["lr"] == pytest.approx(0.9 * by_layer[2]["lr"])
     with pytest.raises(ConfigError, match="4 tensors cannot have 5 rates"):
-        rate_groups(parameters, 5)
+        rate_groups(first, 5)
+
+
+@pytest.mark.parametrize(("name", "layers", "groups"), [("transformer", 14, 28), ("splats", 6, 6), ("mlp", 2, 4)])
+def test_layer_decay_has_a_rate_a_layer_and_none_of_the_decay_for_vectors(name: str, layers: int, groups: int) -> None:
+    model = MODELS[name]()
+    found = rate_groups(model.trainable(), "layers")
+    assert (len({group["lr"] for group in found}), len(found)) == (layers, groups)
+    assert sum(len(group["params"]) for group in found) == len(model.trainable())
+    assert all((p.dim() > 1) == (group["weight_decay"] > 0) for group in found for p in group["params"])
 
 
 def test_facts_count_groups_rates_tensors_and_parameters() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from lrdiff_bench.gpu import prediction
 from lrdiff_bench.gpu.__main__ import main, run_parts
-from lrdiff_bench.gpu.record import NO_TIME, PARTS, Part, Request, Row, markdown, read_rows, writer
+from lrdiff_bench.gpu.record import NO_TIME, PARTS, GpuRow, Part, Request, markdown, read_rows, writer
 from lrdiff_bench.gpu.training import tasks
 from lrdiff_core.devices import device_status
 from lrdiff_export.runtimes import BACKENDS
@@ -100,7 +100,7 @@ def test_it_says_what_was_left_out(bare: tuple[Any, Path]) -> None:
     assert text in done.stdout
     for name in ("onnxscript", "pydantic", "sklearn", "polars", "xarray"):
         assert f"{name}: " in text.partition("left out: ")[2].splitlines()[0]
-    assert "ours, in a graph | not here |  | needs cuda" in text
+    assert "lrdiff, in a graph | not here |  | needs cuda" in text
     if not device_status("cuda").available:
         assert " 0 failed, " in text
         assert "needs cuda: " in text
@@ -134,11 +134,11 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_runs(
 
 
 PLANTED = {
-    "fine": "tell(Row(what='a', result='held'))",
-    "raises": "tell(Row(what='a', result='held')); raise RuntimeError('CUDA error: misaligned address\\nmore')",
-    "crashes": "tell(Row(what='a', result='held')); import os; os._exit(139)",
-    "hangs": "tell(Row(what='a', result='held')); import time; time.sleep(600)",
-    "finds": "tell(Row(what='a', result='failed', note='why'))",
+    "fine": "tell(GpuRow(what='a', result='held'))",
+    "raises": "tell(GpuRow(what='a', result='held')); raise RuntimeError('CUDA error: misaligned address\\nmore')",
+    "crashes": "tell(GpuRow(what='a', result='held')); import os; os._exit(139)",
+    "hangs": "tell(GpuRow(what='a', result='held')); import time; time.sleep(600)",
+    "finds": "tell(GpuRow(what='a', result='failed', note='why'))",
     "silent": "pass",
 }
 
@@ -146,7 +146,7 @@ PLANTED = {
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Part]:
     for name, body in PLANTED.items():
-        code = f"from lrdiff_bench.gpu.record import Row\n\n\ndef run(request, tell):\n    {body}\n"
+        code = f"from lrdiff_bench.gpu.record import GpuRow\n\n\ndef run(request, tell):\n    {body}\n"
         (tmp_path / f"planted_{name}.py").write_text(code, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", environment(tmp_path)["PYTHONPATH"])
     return [
@@ -175,10 +175,10 @@ def test_a_part_fails_alone_and_the_others_go_on(planted: list[Part]) -> None:
 def test_rows_survive_a_process_that_is_ended_in_the_middle(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     tell = writer(file)
-    tell(Row(what="a", result="told", numbers={"seconds": float("nan"), "several": (1, 2.5)}))
+    tell(GpuRow(what="a", result="told", numbers={"seconds": float("nan"), "several": (1, 2.5)}))
     with file.open("a", encoding="utf-8") as half:
         half.write('{"what": "b", "resu')
-    assert read_rows(file) == [Row(what="a", result="told", numbers={"seconds": None, "several": [1, 2.5]})]
+    assert read_rows(file) == [GpuRow(what="a", result="told", numbers={"seconds": None, "several": [1, 2.5]})]
     assert read_rows(tmp_path / "none") == []
 
 
@@ -187,7 +187,7 @@ def test_nothing_slow_is_begun_when_time_is_nearly_up() -> None:
     assert Request(device="cpu", quick=True, seconds=1e6).in_time()
     late = Request(device="cpu", quick=True, seconds=1e-9)
     assert not late.in_time()
-    rows: list[Row] = []
+    rows: list[GpuRow] = []
     for name in ("training", "steps", "population"):
         import_module(PARTS[name].module).run(late, rows.append)
     assert {row.note for row in rows if row.result == "missing"} >= {NO_TIME}
@@ -198,7 +198,7 @@ def test_the_cpu_is_never_given_what_only_a_gpu_copes_with() -> None:
     assert Request(device="cpu", quick=False).small
     assert Request(device="cuda", quick=True).small
     assert not Request(device="cuda", quick=False).small
-    rows: list[Row] = []
+    rows: list[GpuRow] = []
     import_module(PARTS["population"].module).run(Request(device="cpu", quick=False), rows.append)
     assert {row.what for row in rows if "64 members" in row.what} >= {"sgd, 64 members", "adam, 64 members"}
 
@@ -210,7 +210,7 @@ def test_on_cuda_every_lane_and_backend_is_asked_for() -> None:
     assert {lane.implementation for lane in lanes} == expected
     assert {lane.arithmetic for lane in lanes} == set(ARITHMETICS)
     assert {lane.device for lane in lanes} == {"cuda"}
-    rows: list[Row] = []
+    rows: list[GpuRow] = []
     if not device_status("cuda").available:
         prediction.run(Request(device="cuda", quick=False), rows.append)
         asked = {row.what.rpartition(", ")[2] for row in rows}

@@ -73,7 +73,9 @@ def test_the_command_writes_the_table_with_its_goals(
 
 def test_goals_are_judged_by_the_whole_interval() -> None:
     def verdict(low: float, high: float) -> str | None:
-        row = population_speed.Row(optimizer="adam", name="JAX jit(vmap(scan))", seconds=1.0, ratio=(3.0, low, high))
+        row = population_speed.SpeedRow(
+            optimizer="adam", name="JAX jit(vmap(scan))", seconds=1.0, ratio=(3.0, low, high)
+        )
         return population_table.verdict_of(row)
 
     assert [verdict(3.0, 9.0), verdict(2.0, 3.5), verdict(1.0, 2.9)] == ["met", "unresolved", "missed"]

@@ -11,7 +11,9 @@ from collections import Counter
 
 import pytest
 
-from lrdiff_bench.measure.engine.timing import Case, Workload, compare_cases, time_case
+from lrdiff_bench.measure.engine.case import Case, Workload
+from lrdiff_bench.measure.engine.compare import compare_cases
+from lrdiff_bench.measure.engine.timer import time_case
 from lrdiff_bench.system.machine import pinned
 from lrdiff_core.errors import ConfigError
 
@@ -77,6 +79,25 @@ def test_reset_and_sync_around_every_block() -> None:
     blocks = len(machine.calls) // 4
     assert machine.calls == ["reset", "sync", "step", "sync"] * blocks
     assert machine.steps == blocks
+
+
+def test_what_comes_before_a_step_is_not_timed_and_a_preempted_step_does_not_show() -> None:
+    machine = Machine(lambda step: 0.5 if step % 7 == 0 else 1e-3, tick=1e-6)  # every seventh is preempted
+
+    def before() -> None:
+        machine.calls.append("before")
+        machine.now += 0.01
+
+    workload = Workload(machine.step, lambda: machine.calls.append("reset"), before=before)
+    case = Case(name="cold", version="1", factory=lambda: workload)
+    timing = time_case(case, samples=5, target_block_seconds=0.02, clock=machine.clock)
+    assert timing.samples == pytest.approx([1e-3] * 5, rel=1e-6)  # without the clock's own microsecond
+    assert machine.calls.count("before") == machine.calls.count("step") > 5 * timing.number
+    assert machine.calls[:3] == ["reset", "before", "step"]
+    # Ten times the step's time goes by outside: a block is long enough all the same.
+    slow = Workload(machine.step, before=lambda: setattr(machine, "now", machine.now + 10.0))
+    case = Case(name="colder", version="1", factory=lambda: slow)
+    assert time_case(case, samples=1, target_block_seconds=0.02, clock=machine.clock).number == 1
 
 
 def test_comparison_alternates_and_keeps_every_sample() -> None:
@@ -203,11 +224,11 @@ def test_too_few_rounds() -> None:
 
 
 def test_clock_that_stands_still(monkeypatch) -> None:
-    monkeypatch.setattr("lrdiff_bench.measure.engine.blocks.MOST_STEPS", 1000)
+    monkeypatch.setattr("lrdiff_bench.measure.engine.timer.MOST_STEPS", 1000)
     with pytest.raises(ConfigError, match="1000 steps take 0 s"):
         time_case(Case(name="x", version="1", factory=lambda: Workload(lambda: None)), clock=lambda: 0.0)
 
 
 def test_importing_the_timer_does_not_import_torch() -> None:
-    code = "import sys, lrdiff_bench.measure.engine.timing; assert 'torch' not in sys.modules"
+    code = "import sys, lrdiff_bench.measure.engine.compare; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from importlib.util import find_spec
 from pathlib import Path
 
-from lrdiff_bench.gpu.record import Request, Row, Tell
+from lrdiff_bench.gpu.record import GpuRow, Request, Tell
 
 __all__ = ["marked_files", "run"]
 
@@ -37,7 +37,7 @@ def run(request: Request, tell: Tell) -> None:
         reason = (
             "pytest is not installed" if find_spec("pytest") is None else f"no tests beside the code in {root.name}"
         )
-        tell(Row(what="pytest -m accelerator", result="missing", note=reason))
+        tell(GpuRow(what="pytest -m accelerator", result="missing", note=reason))
         return
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -59,7 +59,7 @@ def run(request: Request, tell: Tell) -> None:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
         if not report.exists():
             last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["pytest said nothing"]
-            tell(Row(what="pytest -m accelerator", result="failed", note=last[0][:200]))
+            tell(GpuRow(what="pytest -m accelerator", result="failed", note=last[0][:200]))
             return
         _tell_all(report, tell)
 
@@ -72,11 +72,11 @@ def _tell_all(report: Path, tell: Tell) -> None:
         fault = case.find("failure")
         fault = case.find("error") if fault is None else fault
         message = "" if fault is None else (fault.get("message") or "").splitlines()[0][:200]
-        tell(Row(what=f"{case.get('classname')}::{case.get('name')}", result="failed", note=message))
+        tell(GpuRow(what=f"{case.get('classname')}::{case.get('name')}", result="failed", note=message))
     passed = len(cases) - len(failed) - len(skipped)
     reasons = "; ".join(sorted(set(skipped)))
     tell(
-        Row(
+        GpuRow(
             what="pytest -m accelerator",
             result="failed" if failed else "held" if passed else "missing",
             value=f"{passed} passed, {len(failed)} failed, {len(skipped)} skipped",

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from lrdiff_bench.gpu.record import NO_TIME, Request, Row, Tell
+from lrdiff_bench.gpu.record import NO_TIME, GpuRow, Request, Tell
 from lrdiff_bench.measure.cases.optimizer_error import budget, error_in_eps
 from lrdiff_bench.measure.cases.population_speed import SpeedCase, network
 from lrdiff_bench.measure.engine.device import device_clock
@@ -42,23 +42,23 @@ def run(request: Request, tell: Tell) -> None:
             if (tile is not None and tile > part.members) or not request.in_time():
                 continue
             seconds, _ = _timed(part, request, tile)
-            tell(Row(what=f"{optimizer}, {part.members} members, tile {tile or 'by default'}", result="told",
+            tell(GpuRow(what=f"{optimizer}, {part.members} members, tile {tile or 'by default'}", result="told",
                      value=f"{seconds:.3g} s", numbers={"seconds": seconds, "members": part.members}))  # fmt: skip
             best = (seconds, tile) if best is None or seconds < best[0] else best
         if best is None:
-            tell(Row(what=f"{optimizer}, {members} members", result="missing", note=NO_TIME))
+            tell(GpuRow(what=f"{optimizer}, {members} members", result="missing", note=NO_TIME))
             continue
         tell(_parity(replace(part, members=min(PARITY_MEMBERS, members)), request))
         what = f"{optimizer}, {members} members"
         expected = best[0] * members / part.members
         if expected > MOST_SECONDS:
-            tell(Row(what=what, result="failed", note=f"not begun: would take about {expected:.0f} s"))
+            tell(GpuRow(what=what, result="failed", note=f"not begun: would take about {expected:.0f} s"))
             continue
         seconds, population = _timed(whole, request, best[1])
         tell(_row(what, seconds, population, whole, goal=GOAL_SECONDS if optimizer == "sgd" else None))
 
 
-def _parity(case: SpeedCase, request: Request) -> Row:
+def _parity(case: SpeedCase, request: Request) -> GpuRow:
     """A few members on the device against float64 on the CPU: fast but wrong must not pass."""
 
     def weights(device: str, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -71,7 +71,7 @@ def _parity(case: SpeedCase, request: Request) -> Row:
 
     exact, plain = weights("cpu", torch.float64), weights("cpu", torch.float32)
     error, allowed = error_in_eps(weights(request.device, torch.float32), exact), budget(error_in_eps(plain, exact))
-    return Row(
+    return GpuRow(
         what=f"{case.optimizer}, {case.members} members, one epoch, against float64",
         result="held" if error <= allowed else "failed",
         value=f"{error:.3g} eps of {allowed:.3g}",
@@ -79,12 +79,12 @@ def _parity(case: SpeedCase, request: Request) -> Row:
     )
 
 
-def _row(what: str, seconds: float, population: Population, case: SpeedCase, *, goal: float | None) -> Row:
+def _row(what: str, seconds: float, population: Population, case: SpeedCase, *, goal: float | None) -> GpuRow:
     loss = population.train_loss[:, -1]
     finite = float(torch.isfinite(loss).float().mean())
     sound = finite > 0.5 and float(loss[torch.isfinite(loss)].min()) < math.log(2)  # better than a guess
     rate = case.flops / seconds / 1e12
-    return Row(
+    return GpuRow(
         what=what,
         result="held" if sound and (goal is None or seconds <= goal) else "failed",
         value=f"{seconds:.3g} s, {rate:.3g} TFLOP/s of matrix products",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lrdiff_bench.gpu.record import NO_TIME, Request, Row, Tell
+from lrdiff_bench.gpu.record import NO_TIME, GpuRow, Request, Tell
 from lrdiff_export.examples import ZOO
 from lrdiff_export.parity.parity import check_parity
 from lrdiff_export.runtimes import BACKENDS
@@ -80,7 +80,7 @@ def run(request: Request, tell: Tell) -> None:
                 continue
             what = f"{model}, {name}"
             if _effort(name) and not request.in_time():
-                tell(Row(what=what, result="missing", note=NO_TIME))
+                tell(GpuRow(what=what, result="missing", note=NO_TIME))
             else:
                 tell(_row(what, module, rows, name))
 
@@ -90,10 +90,10 @@ def _effort(name: str) -> int:
     return next((place for place, word in enumerate(SLOW, start=1) if word in name), 0)
 
 
-def _row(what: str, module: nn.Module, rows: Any, backend: str) -> Row:
+def _row(what: str, module: nn.Module, rows: Any, backend: str) -> GpuRow:
     report = check_parity(module, rows, backends=[backend])
     (result,) = report.results
     state = {"agrees": "held", "unavailable": "missing"}.get(result.status, "failed")
     value = "" if result.error is None else f"{result.error:.3g} eps of {result.allowed:.3g}"
     numbers = {"error": result.error, "allowed": result.allowed, "status": result.status, "dtype": result.dtype}
-    return Row(what=what, result=state, value=value, note=result.reason or "", numbers=numbers)  # type: ignore[arg-type]
+    return GpuRow(what=what, result=state, value=value, note=result.reason or "", numbers=numbers)  # type: ignore[arg-type]

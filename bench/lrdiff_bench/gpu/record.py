@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 from lrdiff_bench.system.machine import provenance_lines
 
-__all__ = ["NO_TIME", "PARTS", "Part", "Request", "Row", "Tell", "markdown", "part", "read_rows", "writer"]
+__all__ = ["NO_TIME", "PARTS", "Part", "Request", "GpuRow", "Tell", "markdown", "part", "read_rows", "writer"]
 
 Result = Literal["held", "failed", "told", "missing"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class GpuRow:
     """One line of the table.
 
     Attributes:
@@ -40,7 +40,7 @@ class Row:
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
-Tell = Callable[[Row], None]
+Tell = Callable[[GpuRow], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,19 +108,19 @@ part("population", "Population training", 60)
 def writer(path: Path) -> Tell:
     """Return a function that appends a row to a file, whole, at once."""
 
-    def tell(row: Row) -> None:
+    def tell(row: GpuRow) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_plain(asdict(row)), allow_nan=False) + "\n")
 
     return tell
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[GpuRow]:
     """Return the rows written so far; a line that was cut off is left out."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
-            rows.append(Row(**json.loads(line)))
+            rows.append(GpuRow(**json.loads(line)))
         except (ValueError, TypeError):
             continue
     return rows

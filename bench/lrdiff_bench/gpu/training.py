@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lrdiff_bench.gpu.record import NO_TIME, Request, Row, Tell
+from lrdiff_bench.gpu.record import NO_TIME, GpuRow, Request, Tell
 from lrdiff_export.training.examples import TRAINING_ZOO, zoo_job
 from lrdiff_export.training.implementations import ARITHMETICS, IMPLEMENTATIONS, Lane
 from lrdiff_export.training.job import TrainingJob
@@ -32,7 +32,7 @@ def run(request: Request, tell: Tell) -> None:
 
         if not request.in_time():
             for lane in lanes:
-                tell(Row(what=_what(job, lane), result="missing", note=NO_TIME))
+                tell(GpuRow(what=_what(job, lane), result="missing", note=NO_TIME))
             continue
         slow = any(word in lane.implementation for word in SLOW for lane in lanes)
         check_training_parity(job, lanes, repeat=not (slow or request.quick), on_lane=done)
@@ -69,13 +69,13 @@ def _what(job: TrainingJob, lane: Lane) -> str:
     return f"{job.name}, {job.optimizer}, {lane.implementation}, {lane.arithmetic}"
 
 
-def _row(job: TrainingJob, lane: Lane, result: LaneResult) -> Row:
+def _row(job: TrainingJob, lane: Lane, result: LaneResult) -> GpuRow:
     state = {"agrees": "held", "unavailable": "missing"}.get(result.status, "failed")
     value = "" if result.allowed is None else f"{result.error:.3g} eps of {result.allowed:.3g}"
     notes = [result.reason or "", *result.remarks]
     if result.repeats is not None and not result.repeats.equal:
         notes.append(f"not the same bits twice, from step {result.repeats.step} on ({result.repeats.parameter})")
-    return Row(
+    return GpuRow(
         what=_what(job, lane),
         result=state,  # type: ignore[arg-type]
         value=value,

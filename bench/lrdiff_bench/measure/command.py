@@ -20,9 +20,9 @@ from lrdiff_bench.measure.engine.calibration import band_for, calibration_of, ke
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.registry import CASES
-from lrdiff_bench.measure.engine.suite import Row, choose_cases, measure_cases
+from lrdiff_bench.measure.engine.suite import CaseRun, choose_cases, measure_cases
 from lrdiff_bench.measure.page import fail, print_json, write_page
-from lrdiff_bench.report.tables import make_console, plain_table
+from lrdiff_bench.report.tables import make_console, plain_table, seconds
 from lrdiff_bench.system.machine import describe_machine, load_average, usable_cpus
 from lrdiff_core.errors import ConfigError, InputError, UnavailableError
 
@@ -53,14 +53,14 @@ def run(
     # With --json the table still shows, but on stderr.
     console = make_console(stderr=json)
     _warn_of_load(make_console(stderr=True))
-    rows = [Row(case) for case in cases]
+    rows = [CaseRun(case) for case in cases]
     place = {case.label: i for i, case in enumerate(cases)}
     with ExitStack() as stack:
         live = None
         if console.is_terminal:
             live = stack.enter_context(Live(console=console, refresh_per_second=4, vertical_overflow="crop"))
 
-        def began(row: Row) -> None:
+        def began(row: CaseRun) -> None:
             if live is not None:
                 live.update(screen.run_table(_measured(rows), working=row.case))
 
@@ -188,7 +188,7 @@ def ab(
         table = plain_table("side", "median", "error")
         for side, record in zip((a, b), pairing.records, strict=True):
             error = "" if record.parity is None else f"{record.parity.error:.1f} eps" if record.parity.held else "wrong"
-            table.add_row(side.label, screen.format_seconds(record.median), error)
+            table.add_row(side.label, seconds(record.median), error)
         shown.print(table)
         text = screen.describe_outcome(outcome)
         shown.print(Text.assemble("   ", f"{b.label} against {a.label}: ", text), soft_wrap=True)
@@ -313,5 +313,5 @@ def _command(
     return shlex.join(["lrdiff", "bench", *words])
 
 
-def _measured(rows: Sequence[Row]) -> list[Row]:
+def _measured(rows: Sequence[CaseRun]) -> list[CaseRun]:
     return [row for row in rows if row.record is not None or row.reason is not None]

@@ -15,8 +15,8 @@ from lrdiff_bench.measure.engine.calibration import band_for
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.registry import CASES
-from lrdiff_bench.measure.engine.suite import Row
-from lrdiff_bench.report.tables import make_console, plain_table
+from lrdiff_bench.measure.engine.suite import CaseRun
+from lrdiff_bench.report.tables import make_console, plain_table, seconds
 from lrdiff_bench.stats.hierarchical import compare_unpaired
 from lrdiff_core.errors import ConfigError, DataError
 from lrdiff_core.files import write_text
@@ -93,7 +93,7 @@ def show(name: str, *, folder: Path | None, to: Path | None, json: bool) -> int:
     )
     # The two sides of a comparison of commits are told apart by nothing else.
     names = [f"{r.name} {commit_of(r)}" if len(commits) > 1 else r.name for r in records]
-    rows = [Row(Case(name=name, parameters=r.parameters, version=r.version, factory=_no_factory), record=r)
+    rows = [CaseRun(Case(name=name, parameters=r.parameters, version=r.version, factory=_no_factory), record=r)
             for name, r in zip(names, records, strict=True)]  # fmt: skip
     console.print(screen.run_table(rows))
     return 0
@@ -134,7 +134,7 @@ def compare(name_a: str, name_b: str, *, across_machines: bool, folder: Path | N
         hidden = screen.constant_parameters([b for _, b in found])
         for (a, b), outcome in zip(found, outcomes, strict=True):
             label = f"{b.name} {screen.short_label(b, hidden)}".strip()
-            table.add_row(label, screen.format_seconds(a.median), screen.format_seconds(b.median),
+            table.add_row(label, seconds(a.median), seconds(b.median),
                           f"{outcome.ratio.estimate:.3f}", screen.brief_outcome(outcome))  # fmt: skip
         console = make_console()
         console.print(table)

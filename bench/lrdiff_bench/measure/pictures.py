@@ -117,8 +117,15 @@ def draw_sizes(records: Iterable[Record], folder: Path) -> list[Path]:
     for copy in [r for r in records if r.name == "memory_copy" and r.parameters["threads"] == 1][:1]:
         rate = int(copy.facts["bytes"] or 0) / copy.median
         ends = np.array([min(sizes.values()), max(sizes.values())])
-        label = f"copy limit: {BYTES_STEP} bytes a parameter at {rate / 1e9:.1f} GB/s"
-        panel.plot(ends, ends * BYTES_STEP / rate * 1e3, color=INK, linewidth=1.2, linestyle=(0, (1, 1.5)), label=label)
+        label = f"copy limit: {BYTES_STEP['adamw']} bytes a parameter at {rate / 1e9:.1f} GB/s"
+        panel.plot(
+            ends,
+            ends * BYTES_STEP["adamw"] / rate * 1e3,
+            color=INK,
+            linewidth=1.2,
+            linestyle=(0, (1, 1.5)),
+            label=label,
+        )
     panel.set_xscale("log")
     panel.set_yscale("log")
     _decimal(panel.yaxis)
@@ -172,7 +179,7 @@ def draw_history(runs: Sequence[Sequence[Record]], folder: Path) -> list[Path]:
 
 def _plain_steps(records: Iterable[Record]) -> list[Record]:
     """What the pictures' titles say: AdamW, one thread, the CPU."""
-    plain = {"optimizer": "adamw", "threads": 1, "device": "cpu"}
+    plain = {"optimizer": "adamw", "threads": 1, "device": "cpu", "caches": "hot"}
     return [r for r in records if r.name == "optimizer_step" and plain.items() <= r.parameters.items()]
 
 

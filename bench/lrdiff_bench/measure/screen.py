@@ -11,14 +11,13 @@ from rich.text import Text
 
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.record import Record
-from lrdiff_bench.measure.engine.suite import Row
-from lrdiff_bench.report.tables import plain_table
+from lrdiff_bench.measure.engine.suite import CaseRun
+from lrdiff_bench.report.tables import plain_table, seconds
 from lrdiff_bench.stats.hierarchical import Outcome
 
 __all__ = [
     "brief_outcome",
     "describe_outcome",
-    "format_seconds",
     "markdown",
     "outcome_document",
     "run_table",
@@ -31,20 +30,6 @@ COLUMNS = ("median", "spread", "first", "MiB", "eps")
 USUAL = {"device": "cpu", "threads": 1}
 NAMED = 3  # cases that a note names
 _COLORS = {"faster": "green", "slower": "red", "equivalent": "green", "unresolved": "yellow"}
-
-
-def format_seconds(seconds: float) -> str:
-    """A time in the unit that fits it, with three digits.
-
-    Example:
-        >>> format_seconds(0.00123), format_seconds(12.3e-6), format_seconds(99.96e-6)
-        ('1.23 ms', '12.3 us', '100 us')
-    """
-    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
-        value = seconds * factor
-        if float(f"{value:.3g}") >= 1.0:
-            return f"{float(f'{value:.3g}'):g} {unit}"
-    return f"{float(f'{seconds * 1e9:.3g}'):g} ns"
 
 
 def short_label(record_or_case: Any, hidden: Iterable[str] = ()) -> str:
@@ -71,7 +56,7 @@ def constant_parameters(rows: Sequence[Any]) -> set[str]:
     return {key for key in keys if all(len(seen) == 1 for (_, one), seen in values.items() if one == key)}
 
 
-def run_table(rows: Sequence[Row], *, working: Case | None = None) -> Group:
+def run_table(rows: Sequence[CaseRun], *, working: Case | None = None) -> Group:
     """What a run has measured so far, and under the table what there is to say about single rows.
 
     Args:
@@ -122,9 +107,9 @@ def _cells(record: Record) -> list[str | Text]:
         text = "not finite" if record.parity.error is None else f"{record.parity.error:.1f}"
         error = Text(text, style="" if record.parity.held else "red")
     return [
-        format_seconds(record.median),
+        seconds(record.median),
         f"{100 * (high - low) / record.median:.0f} %",
-        format_seconds(record.processes[0].first_call),
+        seconds(record.processes[0].first_call),
         peak,
         error,
     ]

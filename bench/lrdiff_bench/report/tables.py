@@ -26,6 +26,7 @@ __all__ = [
     "number",
     "numbers",
     "plain_table",
+    "seconds",
     "shape",
 ]
 
@@ -163,3 +164,19 @@ def number(value: float | None, form: str = ".3f") -> str:
 def interval(low: float | None, high: float | None, form: str) -> str:
     """Write an interval; an end that is not finite is written as inf."""
     return f"[{','.join('inf' if end is None else format(end, form) for end in (low, high))}]"
+
+
+def seconds(value: float) -> str:
+    """A time with three digits, in the unit that fits it.
+
+    Example:
+        >>> seconds(4.321e-06), seconds(0.123456), seconds(99.96e-6), seconds(999.6e-6), seconds(2.5), seconds(3e-8)
+        ('4.32 µs', '123 ms', '100 µs', '1.00 ms', '2.50 s', '30.0 ns')
+    """
+    rounded = float(f"{value:.2e}")  # first: 99.96 has three digits before it is rounded, and one more after
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6), ("ns", 1e9)):
+        scaled = rounded * factor
+        if scaled >= 0.9999999:
+            digits = max(0, 2 - math.floor(math.log10(scaled) + 1e-9))
+            return f"{scaled:.{digits}f} {unit}"
+    return f"{value * 1e9:.3g} ns"

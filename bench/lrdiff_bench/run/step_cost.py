@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
-from lrdiff_bench.measure.cases.state import restorer
-from lrdiff_bench.measure.engine.timing import Case, Timing, Workload, compare_cases
+from lrdiff_bench.measure.cases.state import step_workload
+from lrdiff_bench.measure.engine.case import Case, Workload
+from lrdiff_bench.measure.engine.compare import compare_cases
+from lrdiff_bench.measure.engine.timer import Timing
 from lrdiff_core.config import RunConfig
 from lrdiff_core.loop import Trained, layer_rate_table, loss_function, make_optimizer
 from lrdiff_core.rates import layer_rates
@@ -42,7 +44,7 @@ def measure_step_cost(trained: Trained, config: RunConfig) -> dict[str, Any]:
         inputs, targets = (part["train"][: setup.batch_size].cpu() for part in (setup.rows.inputs, setup.rows.targets))
         loss_function(net.spec.task)(net.network(inputs), targets).backward()
         optimizer.step()  # makes the optimizer's state
-        return Workload(step=optimizer.step, reset=restorer(net, optimizer))
+        return step_workload(optimizer, parity=False)
 
     def case(assigned: dict[str, float]) -> Case:
         distinct = len(set(assigned.values()))

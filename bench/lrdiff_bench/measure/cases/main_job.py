@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lrdiff_bench.measure.cases.optimizer_error import optimizer_parity, output_parity, plain_copy
-from lrdiff_bench.measure.cases.state import optimizer_facts, restorer
+from lrdiff_bench.measure.cases.optimizer_error import output_parity, plain_copy
+from lrdiff_bench.measure.cases.state import optimizer_facts, restorer, step_workload
 from lrdiff_bench.measure.engine.case import Workload
 from lrdiff_bench.measure.engine.registry import case_family
 
@@ -26,9 +26,7 @@ def main_step(rates: int) -> Workload:
     """Optimizer step of the main model (10-5-1) on fixed gradients."""
     setup, optimizer = main_job(rates)
     _run_epoch(setup, optimizer, steps=1)  # makes the gradients and the optimizer's state
-    reset = restorer(setup.net, optimizer)
-    parity = optimizer_parity(optimizer, optimizer.step)
-    return Workload(step=optimizer.step, reset=reset, facts=optimizer_facts(optimizer), parity=parity)
+    return step_workload(optimizer)
 
 
 @case_family(version="2", parameters={"rates": (1, 2)}, quick={"rates": (1, 2)})

@@ -1,108 +1,287 @@
-"""The optimizer step: which implementation, how many rates, on which model's shapes."""
+"""The optimizer step: which implementation, how many rates, on which model's tensors, with hot or cold caches."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import nn
 
-from lrdiff_bench.measure.cases.optimizer_error import optimizer_parity
+from lrdiff_bench.measure.cases.models import MODELS
 from lrdiff_bench.measure.cases.state import (
+    BYTES_STEP,
+    evict_caches,
     model_shapes,
     optimizer_facts,
     rate_groups,
-    restore_tensors,
-    state_tensors,
+    step_workload,
     tensors,
 )
 from lrdiff_bench.measure.engine.case import Workload
 from lrdiff_bench.measure.engine.registry import case_family
 from lrdiff_core.devices import compiler_status, device_status
 
-__all__ = ["build_optimizer", "memory_copy", "optimizer_step"]
+__all__ = ["IMPLEMENTATIONS", "Implementation", "build_optimizer", "memory_copy", "optimizer_step"]
 
-MODELS = ("resnet50", "vit_b16", "bert_base", "gpt2_small", "lora_bert", "gaussians")
-# torch's "default" chooses by itself: the loop on the CPU, foreach on CUDA.
-IMPLEMENTATIONS = ("ours", "fused", "foreach", "default", "compiled")
+# Of these, shapes.json has the shapes.
+REAL = ("resnet50", "vit_b16", "bert_base", "gpt2_small", "lora_bert", "gaussians")
 COUNTS: tuple[int | str, ...] = (1, 2, 8, 32, 128, 1000, "each")
 MOMENTUM = 0.9
 COPIED = 2**26  # numbers a tensor, 256 MiB: far beyond any cache
 
+Groups = list[dict[str, Any]]
 
-def build_optimizer(optimizer: str, implementation: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimizer of that name: ``ours`` from lrdiff_core, all others torch's own.
+
+@dataclass(frozen=True, kw_only=True)
+class Implementation:
+    """One way to take the step.
 
     Args:
-        optimizer: "adamw", "adam" or "sgd" (with momentum 0.9).
-        implementation: one of :data:`IMPLEMENTATIONS`.
-        groups: with their rates.
+        label: in tables.
+        make: the optimizer of a name ("adamw", "adam", "sgd") over groups.
+        step: what takes its step once there is state; left out, the optimizer's own method.
+        context: around the first step, in which the optimizer chooses how it will step.
+        devices: where it runs.
+        optimizers: those it has.
+        package: that must be installed.
+        compiled: by torch.compile.
+        workload: makes the whole workload where there is no optimizer of torch's interface.
     """
-    from lrdiff_core import optim
 
-    name = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}[optimizer]
-    options: dict[str, Any] = {"momentum": MOMENTUM} if optimizer == "sgd" else {}
-    if implementation in ("fused", "foreach"):
-        options[implementation] = True
-    home: Any = optim if implementation == "ours" else torch.optim
-    made: torch.optim.Optimizer = getattr(home, name)(groups, **options)
+    label: str
+    make: Callable[[str, Groups], torch.optim.Optimizer] | None = None
+    step: Callable[[torch.optim.Optimizer], Callable[[], object]] | None = None
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext
+    devices: tuple[str, ...] = ("cpu", "cuda", "mps")
+    optimizers: tuple[str, ...] = ("adamw", "adam", "sgd")
+    package: str | None = None
+    compiled: bool = False
+    workload: Callable[[Groups, Callable[[], object] | None], Workload] | None = None
+
+    def unavailable(self, optimizer: str, device: str) -> str | None:
+        """Why it cannot step so here, or None."""
+        if device not in self.devices:
+            return f"needs {' or '.join(self.devices)}"
+        if optimizer not in self.optimizers:
+            return f"has no {optimizer}"
+        if self.package is not None and find_spec(self.package) is None:
+            return f"{self.package} is not installed: pip install {self.package}"
+        return compiler_status().reason if self.compiled and device == "cpu" else None
+
+
+def build_optimizer(name: str, groups: Groups, *, home: Any = torch.optim, **flags: Any) -> torch.optim.Optimizer:
+    """An optimizer of torch's interface.
+
+    Args:
+        name: "adamw", "adam" or "sgd" (with momentum 0.9).
+        groups: with their rates.
+        home: the module that has it.
+        flags: its options, such as ``fused``.
+    """
+    kind = getattr(home, {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}[name])
+    made: torch.optim.Optimizer = kind(groups, **({"momentum": MOMENTUM} if name == "sgd" else {}), **flags)
     return made
 
 
+def _ours(name: str, groups: Groups, **flags: Any) -> torch.optim.Optimizer:
+    from lrdiff_core import optim
+
+    return build_optimizer(name, groups, home=optim, **flags)
+
+
+def _deepspeed(name: str, groups: Groups) -> torch.optim.Optimizer:
+    """Source: https://deepspeed.readthedocs.io/en/latest/optimizers.html, ``DeepSpeedCPUAdam``"""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam  # type: ignore[import-not-found]
+
+    made: torch.optim.Optimizer = DeepSpeedCPUAdam(groups, adamw_mode=name == "adamw")
+    return made
+
+
+def _from(module: str, kind: str, name: str, groups: Groups) -> torch.optim.Optimizer:
+    import importlib
+
+    made: torch.optim.Optimizer = getattr(importlib.import_module(module), kind)(groups)
+    return made
+
+
+def _captured(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
+    """The step alone, captured once and replayed."""
+    from lrdiff_export.model.capture import capture
+
+    graph, _ = capture(optimizer.step)
+    replay: Callable[[], object] = graph.replay
+    return replay
+
+
+def _triton() -> AbstractContextManager[Any]:
+    from lrdiff_export.training.implementations import triton_switched_on
+
+    return triton_switched_on()
+
+
+def _optax(groups: Groups, before: Callable[[], object] | None) -> Workload:
+    """``optax.multi_transform`` with AdamW for each label, compiled, buffers donated."""
+    import jax
+    import optax
+
+    parameters = [p for group in groups for p in group["params"]]
+    labels = {str(i): f"group{g}" for i, g in enumerate(g for g, group in enumerate(groups) for _ in group["params"])}
+    first = {str(i): p.detach().numpy() for i, p in enumerate(parameters)}
+    grads = {str(i): jax.numpy.asarray(p.grad.numpy()) for i, p in enumerate(parameters)}
+    rule = optax.multi_transform(
+        {
+            f"group{g}": optax.adamw(one["lr"], weight_decay=one.get("weight_decay", 0.01))
+            for g, one in enumerate(groups)
+        },
+        labels,
+    )
+
+    def update(params: Any, state: Any, grads: Any) -> Any:
+        changes, state = rule.update(grads, state, params)
+        return optax.apply_updates(params, changes), state
+
+    compiled = jax.jit(update, donate_argnums=(0, 1))
+    held: dict[str, Any] = {}
+
+    def reset() -> None:
+        held["params"] = {name: jax.numpy.array(value) for name, value in first.items()}
+        held["state"] = rule.init(held["params"])
+
+    def step() -> None:
+        held["params"], held["state"] = compiled(held["params"], held["state"], grads)
+        jax.block_until_ready(held["params"])
+
+    reset()
+    return Workload(step=step, reset=reset, before=before, facts={"optimizer": "optax.adamw", "groups": len(groups)})
+
+
+IMPLEMENTATIONS: Mapping[str, Implementation] = {
+    "ours": Implementation(label="lrdiff", make=_ours),
+    "fused": Implementation(label="torch fused", make=partial(build_optimizer, fused=True)),
+    "foreach": Implementation(label="torch foreach", make=partial(build_optimizer, foreach=True)),
+    # torch chooses by itself: the loop on the CPU, foreach on CUDA.
+    "default": Implementation(label="torch default", make=build_optimizer),
+    "compiled": Implementation(label="torch compiled", make=build_optimizer, compiled=True),
+    "ours-triton": Implementation(
+        label="lrdiff, Triton", make=_ours, context=_triton, devices=("cuda",), optimizers=("adamw", "adam"),
+        package="triton",
+    ),
+    "ours-graph": Implementation(
+        label="lrdiff, in a graph", make=partial(_ours, capturable=True), step=_captured, devices=("cuda",),
+        optimizers=("adamw", "adam"),
+    ),
+    "fused-graph": Implementation(
+        label="torch fused, in a graph", make=partial(build_optimizer, fused=True, capturable=True), step=_captured,
+        devices=("cuda",), optimizers=("adamw", "adam"),
+    ),
+    "optax": Implementation(
+        label="optax multi_transform", workload=_optax, devices=("cpu",), optimizers=("adamw",), package="optax"
+    ),
+    "deepspeed": Implementation(
+        label="DeepSpeed CPUAdam", make=_deepspeed, devices=("cpu",), optimizers=("adamw", "adam"), package="deepspeed"
+    ),
+    "torchao": Implementation(
+        label="torchao 8-bit", make=partial(_from, "torchao.optim", "AdamW8bit"), optimizers=("adamw",),
+        package="torchao",
+    ),
+    "heavyball": Implementation(
+        label="heavyball", make=partial(_from, "heavyball", "AdamW"), optimizers=("adamw",), package="heavyball"
+    ),
+}  # fmt: skip
+
+
+@cache
+def _tensors_of(shapes: str) -> int:
+    return len(MODELS[shapes]().trainable()) if shapes in MODELS else len(model_shapes(shapes))
+
+
 def _unavailable(
-    *, shapes: str, optimizer: str, implementation: str, rates: int | str, device: str, threads: int
+    *, shapes: str, optimizer: str, implementation: str, rates: int | str, caches: str, device: str, threads: int
 ) -> str | None:
     status = device_status(device)
     if not status.available:
         return status.reason
-    count = len(model_shapes(shapes))
-    if rates != "each" and int(rates) > count:
-        return f"{shapes} has {count} tensors"
-    if implementation == "compiled" and device == "cpu":
-        return compiler_status().reason
-    return None
+    if isinstance(rates, int) and rates > 2 and rates > _tensors_of(shapes):
+        return f"{shapes} has {_tensors_of(shapes)} tensors"
+    if caches == "cold" and device != "cpu":
+        return "cold caches are those of the CPU"
+    return IMPLEMENTATIONS[implementation].unavailable(optimizer, device)
 
 
 @case_family(
-    version="1",
+    version="2",
     parameters={
-        "shapes": ("lora_bert", "thousand", *(name for name in MODELS if name != "lora_bert")),
+        "shapes": ("lora_bert", "thousand", *(name for name in REAL if name != "lora_bert"), *MODELS),
         "optimizer": ("adamw", "adam", "sgd"),
-        "implementation": IMPLEMENTATIONS,
-        "rates": COUNTS,
+        "implementation": tuple(IMPLEMENTATIONS),
+        "rates": (*COUNTS, "layers"),
+        "caches": ("hot", "cold"),
         "device": ("cpu", "cuda", "mps"),
         "threads": (1, 2, 4, 8, 16),
     },
     views={
         "rates": {"shapes": ("thousand",), "implementation": ("ours", "fused", "foreach", "default"), "rates": COUNTS},
-        "models": {"shapes": MODELS, "implementation": ("ours", "fused"), "rates": (1, "each")},
+        "models": {"shapes": REAL, "implementation": ("ours", "fused"), "rates": (1, "each")},
         "optimizers": {"optimizer": ("adamw", "adam", "sgd"), "implementation": ("ours", "fused"), "rates": (1, 32)},
         "compiled": {"implementation": ("compiled",), "rates": (1, 8)},
+        "cold": {"shapes": ("mlp", "transformer"), "implementation": ("ours", "fused"), "rates": ("layers",), "caches": ("cold",)},  # noqa: E501
         "threads": {"shapes": ("resnet50",), "implementation": ("ours", "fused"), "rates": (32,), "threads": (1, 2)},
         "devices": {"device": ("cuda", "mps"), "implementation": ("ours", "fused", "foreach"), "rates": (1, 32)},
     },
     quick={"implementation": ("ours", "fused"), "rates": (1, 32)},
     unavailable=_unavailable,
-)
+)  # fmt: skip
 def optimizer_step(
-    shapes: str, optimizer: str, implementation: str, rates: int | str, device: str, threads: int
+    shapes: str, optimizer: str, implementation: str, rates: int | str, caches: str, device: str, threads: int
 ) -> Workload:
-    """Optimizer step over the parameters of a model, on fixed gradients."""
-    parameters = list(tensors(model_shapes(shapes), device=device).values())
-    made = build_optimizer(optimizer, implementation, rate_groups(parameters, rates))
-    step = torch.compile(made.step) if implementation == "compiled" else made.step
-    made.step()  # makes the state, before it is remembered
-    return Workload(
-        step=step,
-        reset=restore_tensors([*parameters, *state_tensors(made)]),  # nothing changes the gradients
-        device=device,
-        facts={**optimizer_facts(made), "compiled": implementation == "compiled"},
-        parity=optimizer_parity(made, step),
-    )
+    """Optimizer step over the parameters of a model, again and again (hot) or as a training loop finds it (cold)."""
+    how = IMPLEMENTATIONS[implementation]
+    before: Callable[[], object] | None = None
+    if shapes in MODELS:
+        model = MODELS[shapes]().to(device)
+        model.backward()
+        parameters: Mapping[str, nn.Parameter] = model.trainable()
+        before = model.backward
+    else:
+        parameters = tensors(model_shapes(shapes), device=device)
+        before = evict_caches if caches == "cold" else None
+    groups = rate_groups(parameters, rates)
+    if caches == "hot":
+        before = None
+    if how.workload is not None:
+        return how.workload(groups, before)
+    assert how.make is not None
+    made = how.make(optimizer, groups)
+    with how.context():
+        made.step()  # makes the state, and what is kept for the next steps
+    step: Callable[[], object] = made.step if how.step is None else how.step(made)
+    if how.compiled:
+        step = torch.compile(step)
+    return step_workload(
+        made, step, before=before, device=device, parity=how.package in (None, "triton"),
+        facts={
+            **optimizer_facts(made), "implementation": how.label, "compiled": how.compiled,
+            "bytes": BYTES_STEP[optimizer] * sum(p.numel() for p in parameters.values()),
+        },
+    )  # fmt: skip
 
 
-@case_family(version="1", parameters={"threads": (1, 2, 4, 8, 16)}, views={"": {"threads": (1, 2)}}, parity=False)
-def memory_copy(threads: int) -> Workload:
+@case_family(
+    version="1",
+    parameters={"device": ("cpu", "cuda", "mps"), "threads": (1, 2, 4, 8, 16)},
+    views={"": {"threads": (1, 2)}},
+    unavailable=lambda *, device, threads: device_status(device).reason,
+    parity=False,
+)
+def memory_copy(device: str, threads: int) -> Workload:
     """Addition of 256 MiB to 256 MiB in place: what memory gives when nothing else is in the way."""
     # In place, as a step is: a copy to elsewhere reads the target's lines before it writes them, unseen.
-    target, source = torch.zeros(COPIED), torch.ones(COPIED)
-    return Workload(step=lambda: target.add_(source), reset=target.zero_, facts={"bytes": 3 * 4 * COPIED})
+    target, source = torch.zeros(COPIED, device=device), torch.ones(COPIED, device=device)
+    return Workload(
+        step=lambda: target.add_(source), reset=target.zero_, device=device, facts={"bytes": 3 * 4 * COPIED}
+    )

@@ -25,13 +25,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrdiff_bench.measure.engine.timing import Case, Comparison, Workload, compare_cases
+from lrdiff_bench.measure.engine.case import Case, Workload
+from lrdiff_bench.measure.engine.compare import Comparison, compare_cases
 from lrdiff_core.devices import repeatable
 from lrdiff_core.population import Population, PopulationData, train_population
 from lrdiff_core.population.members import build
 from lrdiff_core.seeds import make_generator
 
-__all__ = ["FLOPS_A_ROW", "Row", "SpeedCase", "jax_status", "line", "measure", "print_table"]
+__all__ = ["FLOPS_A_ROW", "SpeedRow", "SpeedCase", "jax_status", "line", "measure", "print_table"]
 
 MATMUL_SIZE = 2048  # large enough for the library's best rate, small enough for a laptop
 # Two operations a multiplication: 55 forward, 55 for the gradients of the weights, 5 back through the second layer.
@@ -72,7 +73,7 @@ class SpeedCase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class SpeedRow:
     """One line of the table.
 
     Args:
@@ -195,7 +196,7 @@ def matmul(size: int = MATMUL_SIZE) -> Callable[[], Tensor]:
     return lambda: a @ b
 
 
-def measure(case: SpeedCase, *, rounds: int = 6, every_path: bool = True) -> Iterator[Row]:
+def measure(case: SpeedCase, *, rounds: int = 6, every_path: bool = True) -> Iterator[SpeedRow]:
     """Time one optimizer: lrdiff, then each peer against it.
 
     Args:
@@ -215,7 +216,7 @@ def measure(case: SpeedCase, *, rounds: int = 6, every_path: bool = True) -> Ite
     # Rates are compared in one run, too: on a machine that others use, a rate taken before says little.
     product = compared("matmul", matmul())
     share = case.flops / (2 * MATMUL_SIZE**3) * product.ratio.estimate
-    yield Row(
+    yield SpeedRow(
         optimizer=case.optimizer,
         name="lrdiff",
         seconds=product.a.median,
@@ -224,10 +225,10 @@ def measure(case: SpeedCase, *, rounds: int = 6, every_path: bool = True) -> Ite
         f"matrix products {2 * MATMUL_SIZE**3 / product.b.median / 1e9:.0f} GFLOP/s",
     )
 
-    def against(name: str, train: Callable[[], object], *, times: int = 1, note: str = "") -> Row:
+    def against(name: str, train: Callable[[], object], *, times: int = 1, note: str = "") -> SpeedRow:
         found = compared(name, train)
         estimate, low, high = (times * r for r in (found.ratio.estimate, found.ratio.low, found.ratio.high))
-        return Row(
+        return SpeedRow(
             optimizer=case.optimizer,
             name=name,
             seconds=found.b.median * times,
@@ -249,7 +250,7 @@ def measure(case: SpeedCase, *, rounds: int = 6, every_path: bool = True) -> Ite
     if reason is None:
         yield against("JAX jit(vmap(scan))", jax_training(case))
     else:
-        yield Row(optimizer=case.optimizer, name="JAX jit(vmap(scan))", seconds=None, note=reason)
+        yield SpeedRow(optimizer=case.optimizer, name="JAX jit(vmap(scan))", seconds=None, note=reason)
     yield against("plain PyTorch loop", plain_loop(case), times=case.members, note=f"one member, times {case.members}")
 
 
@@ -258,7 +259,7 @@ HEAD = """\
 | --- | --- | ---: | ---: | ---: | --- |"""
 
 
-def line(row: Row) -> str:
+def line(row: SpeedRow) -> str:
     """A row of the Markdown table that the screen shows."""
     seconds = "-" if row.seconds is None else f"{row.seconds:.3g}"
     ratio = "-" if row.ratio is None else f"{row.ratio[0]:.3g} ({row.ratio[1]:.3g} to {row.ratio[2]:.3g})"
@@ -266,7 +267,7 @@ def line(row: Row) -> str:
     return f"| {row.optimizer} | {row.name} | {seconds} | {ratio} | {share} | {row.note} |"
 
 
-def print_table(*, members: int = 4096, rounds: int = 6, threads: int = 2, every_path: bool = True) -> list[Row]:
+def print_table(*, members: int = 4096, rounds: int = 6, threads: int = 2, every_path: bool = True) -> list[SpeedRow]:
     """Measure SGD and Adam and print the table line by line; returns its rows.
 
     Args:
@@ -275,7 +276,7 @@ def print_table(*, members: int = 4096, rounds: int = 6, threads: int = 2, every
         threads: of torch and of the kernel; JAX takes what it finds.
         every_path: also the general path, and a seed for each member.
     """
-    rows: list[Row] = []
+    rows: list[SpeedRow] = []
     print(HEAD)
     for optimizer in ("sgd", "adam"):
         case = SpeedCase(optimizer=optimizer, members=members, threads=threads)

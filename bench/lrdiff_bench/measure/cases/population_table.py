@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lrdiff_bench.measure.cases.population_speed import HEAD, Row, SpeedCase, line, measure, ours
+from lrdiff_bench.measure.cases.population_speed import HEAD, SpeedCase, SpeedRow, line, measure, ours
 from lrdiff_bench.stats.verdict import Goal, Verdict
 from lrdiff_bench.system.machine import provenance, provenance_lines
 from lrdiff_bench.system.memory import peak_resident_bytes
@@ -55,7 +55,7 @@ def run_population_table(
         raise ConfigError(f"cannot write {out}: no such folder", help="name a file in a folder that exists")
     before = provenance("optax", "jax")
     members = QUICK_MEMBERS if quick else SpeedCase(optimizer="sgd").members
-    rows: list[Row] = []
+    rows: list[SpeedRow] = []
     for optimizer in ("sgd", "adam"):
         case = SpeedCase(optimizer=optimizer, members=members, threads=threads)
         for row in measure(case, rounds=_ROUNDS, every_path=not quick):
@@ -90,18 +90,18 @@ def present(*, quick: bool, threads: int, out: Path | None, json: bool) -> int:
     return 1 if missed and not quick else 0
 
 
-def goal_of(row: Row) -> float | None:
+def goal_of(row: SpeedRow) -> float | None:
     """How many times as fast as this peer a population should be; None where nothing was set.
 
     Example:
-        >>> goal_of(Row(optimizer="sgd", name="plain PyTorch loop", seconds=1.0))
+        >>> goal_of(SpeedRow(optimizer="sgd", name="plain PyTorch loop", seconds=1.0))
         300.0
     """
     of = (row.optimizer, row.name.split()[0])
     return GOALS.get(of)
 
 
-def verdict_of(row: Row) -> Verdict | None:
+def verdict_of(row: SpeedRow) -> Verdict | None:
     """Whether the goal is met; None without one, or where nothing was measured."""
     goal = goal_of(row)
     if goal is None or row.ratio is None:
@@ -129,7 +129,7 @@ def _train_in_a_process(members: int, threads: int) -> dict[str, Any]:
     return found | {"met": found["peak_gib"] < MILLION_GIB}
 
 
-def _markdown(document: dict[str, Any], rows: list[Row]) -> str:
+def _markdown(document: dict[str, Any], rows: list[SpeedRow]) -> str:
     million = document["million"]
     lines = [
         "# How fast populations train",

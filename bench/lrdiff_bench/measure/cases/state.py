@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lrdiff_bench.measure.engine.case import Workload
 from lrdiff_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,19 +21,27 @@ if TYPE_CHECKING:
 __all__ = [
     "BYTES_STEP",
     "Shapes",
+    "evict_caches",
     "model_shapes",
     "optimizer_facts",
     "rate_groups",
     "restore_tensors",
     "restorer",
     "state_tensors",
+    "step_workload",
     "tensors",
 ]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 BASE_RATE = 1e-3
-BYTES_STEP = 28  # AdamW in float32: reads parameter, gradient and two moments, writes all but the gradient
+LAYER_DECAY = 0.9
+# Bytes a number that a step moves in float32: parameter, gradient and moments are read, all but the gradient written.
+BYTES_STEP = {"adamw": 28, "adam": 28, "sgd": 20}
+LEAST_STREAMED = 64 * 2**20
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_NUMBER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")  # a part of a name by itself: layer.3, not sh0
+_STREAMED: list[Tensor] = []  # made once a process, when first needed
 _DISTINCT = 2**20  # random numbers that are drawn; larger tensors repeat them
 
 
@@ -82,24 +92,99 @@ def tensors(shapes: Shapes, *, device: str = "cpu", seed: int = 0) -> dict[str, 
     return made
 
 
-def rate_groups(parameters: Sequence[nn.Parameter], rates: int | str) -> list[dict[str, Any]]:
-    """Parameter groups of neighbours, each with its own rate.
+def rate_groups(parameters: Mapping[str, nn.Parameter], rates: int | str) -> list[dict[str, Any]]:
+    """Parameter groups, each with its own rate.
 
     Args:
-        parameters: in the model's order.
-        rates: how many, or "each" for one a tensor.
+        parameters: by name, in the model's order.
+        rates: how many, of neighbours; "each" for one a tensor; "layers" for layer-wise decay, without weight decay
+            for vectors (biases, norms): what comes before the first numbered layer is the lowest, what comes after the
+            last one the highest; without numbers every module is a layer.
 
     Raises:
         ConfigError: more rates than tensors.
     """
+    if rates == "layers":
+        return _by_layer(parameters)
     count = len(parameters) if rates == "each" else int(rates)
-    if count > len(parameters):
-        raise ConfigError(f"{len(parameters)} tensors cannot have {count} rates", help="ask for fewer, or for each")
     size = len(parameters)
+    if count > size:
+        raise ConfigError(f"{size} tensors cannot have {count} rates", help="ask for fewer, or for each")
+    values = list(parameters.values())
     return [
-        {"params": list(parameters[i * size // count : (i + 1) * size // count]), "lr": BASE_RATE * (1 + i / count)}
+        {"params": values[i * size // count : (i + 1) * size // count], "lr": BASE_RATE * (1 + i / count)}
         for i in range(count)
     ]
+
+
+def _by_layer(parameters: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
+    layers: dict[str, int] = {}
+    numbered = any(map(_NUMBER.search, parameters))
+    seen = "first"
+    keys = []
+    for name in parameters:
+        number = _NUMBER.search(name)
+        if numbered:
+            seen = number[1] if number else "last" if seen != "first" else "first"
+        keys.append(seen if numbered else name.rpartition(".")[0] or name)
+        layers.setdefault(keys[-1], len(layers))
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for key, p in zip(keys, parameters.values(), strict=True):
+        groups.setdefault((layers[key], p.dim() > 1), []).append(p)
+    return [
+        {"params": several, "lr": BASE_RATE * LAYER_DECAY ** (len(layers) - 1 - layer), "weight_decay": 0.01 * decays}
+        for (layer, decays), several in groups.items()
+    ]
+
+
+def step_workload(
+    optimizer: Optimizer,
+    step: Callable[[], object] | None = None,
+    *,
+    before: Callable[[], object] | None = None,
+    device: str = "cpu",
+    parity: bool = True,
+    facts: Mapping[str, object] | None = None,
+) -> Workload:
+    """The step of an optimizer on the gradients that are there, its state put back before every block.
+
+    Most optimizers build their state on the first step: take one before, or there is nothing to put back.
+
+    Args:
+        optimizer: with gradients in place and state made.
+        step: what steps it; left out, its own method.
+        before: untimed, before every step.
+        device: of the parameters.
+        parity: compare with PyTorch's plain loop in float64; for subclasses of its SGD, Adam and AdamW.
+        facts: left out, :func:`optimizer_facts`.
+    """
+    from lrdiff_bench.measure.cases.optimizer_error import optimizer_parity
+
+    step = optimizer.step if step is None else step
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return Workload(
+        step=step,
+        reset=restore_tensors([*parameters, *state_tensors(optimizer)]),  # nothing changes the gradients
+        device=device,
+        facts=optimizer_facts(optimizer) if facts is None else facts,
+        parity=optimizer_parity(optimizer, step) if parity else None,
+        before=before,
+    )
+
+
+def evict_caches() -> None:
+    """Read and write more memory than the last cache holds, so that what comes next finds its own memory cold."""
+    import torch
+
+    if not _STREAMED:
+        _STREAMED.append(torch.zeros(max(LEAST_STREAMED, 2 * _last_cache()) // 4))
+    _STREAMED[0].add_(1.0)
+
+
+def _last_cache() -> int:
+    """Bytes of the largest cache, 0 where the system does not say."""
+    sizes = [file.read_text().strip() for file in _CACHES.glob("index*/size")]
+    return max((int(size[:-1]) * {"K": 2**10, "M": 2**20}[size[-1]] for size in sizes if size[-1:] in "KM"), default=0)
 
 
 def restorer(model: nn.Module, optimizer: Optimizer) -> Callable[[], None]:

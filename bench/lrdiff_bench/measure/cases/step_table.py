@@ -1,7 +1,9 @@
-"""``lrdiff bench step``: what an optimizer step costs, against peers and against itself with one rate.
+"""``lrdiff bench step``: what an optimizer step costs, as a table of pairs of registered cases.
 
-Every row is one comparison of two cases in one run, in alternating order (:mod:`lrdiff_bench.measure.engine.timing`).
-Rows are measured one after the other, and each frees its tensors before the next, since BERT-base takes 2 GB a side.
+Every row compares two cases of ``optimizer_step`` in one run, in alternating order
+(:mod:`lrdiff_bench.measure.engine.compare`): with hot caches, step after step, and with cold ones, each step after the
+forward and backward pass of its model (after a stream through memory where only the model's shapes are here). Rows are
+measured one after the other, and each frees its tensors before the next, since BERT-base takes 2 GB a side.
 """
 
 from __future__ import annotations
@@ -9,192 +11,286 @@ from __future__ import annotations
 import gc
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lrdiff_bench.measure.cases import step_peers
-from lrdiff_bench.measure.cases.state import model_shapes
-from lrdiff_bench.measure.engine import timing
-from lrdiff_bench.stats.intervals import Interval, bootstrap_interval
+from lrdiff_bench.measure.cases.models import MODELS
+from lrdiff_bench.measure.cases.optimizer_step import IMPLEMENTATIONS
+from lrdiff_bench.measure.cases.state import BYTES_STEP, model_shapes
+from lrdiff_bench.measure.engine.case import Case, Workload
+from lrdiff_bench.measure.engine.compare import Comparison, compare_cases
+from lrdiff_bench.measure.engine.registry import find_case
+from lrdiff_bench.measure.engine.timer import time_case
+from lrdiff_bench.report.tables import seconds
+from lrdiff_bench.stats.intervals import bootstrap_interval
 from lrdiff_bench.stats.verdict import BAND, Goal, Verdict
 from lrdiff_bench.system.machine import provenance, provenance_lines
-from lrdiff_core.devices import compiler_status
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import write_text
 from lrdiff_core.optim import AdamW
 
-__all__ = ["Row", "SHAPES", "make_rows", "markdown", "measure", "measure_all", "run_table"]
+__all__ = ["PAIRS", "SHAPES", "StepPair", "StepRow", "markdown", "measure_pair", "measure_pairs", "run_table"]
 
-OURS = "lrdiff"
-SHAPES = ("mlp", "transformer", "many", "bert")
+ONE_RATE, MEMORY = "one rate", "a.add_(b)"
 ROUNDS, QUICK_ROUNDS = 20, 6  # of four blocks; six is the least that an interval can be made of
 BERT_ROUNDS = 8  # of four blocks of one step of 0.1 to 0.3 s
-INSTALL = {"optax multi_transform": "optax"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One comparison of the table, measured or still to be.
+class StepPair:
+    """Two steps to compare: ours, and another one.
+
+    Args:
+        shape: what ``--shape`` selects it by.
+        text: in the table.
+        case: parameters of ``optimizer_step``.
+        against: an implementation, ``one rate`` of ours, or ``a.add_(b)``, the bandwidth of memory.
+        hot, cold: goals; None where the pair is shown without one.
+        caches: in which it is measured.
+        rounds: of four blocks; left out, 20.
+    """
+
+    shape: str
+    text: str
+    case: dict[str, Any]
+    against: str
+    hot: Goal | None = None
+    cold: Goal | None = None
+    caches: tuple[str, ...] = ("hot", "cold")
+    rounds: int = ROUNDS
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Tensors, and numbers in them."""
+        name = self.case["shapes"]
+        shapes = (
+            [p.shape for p in MODELS[name]().trainable().values()] if name in MODELS else model_shapes(name).values()
+        )
+        return len(shapes), sum(map(prod, shapes))
+
+
+def _faster(hot: float, cold: float) -> dict[str, Goal]:
+    return {
+        "hot": Goal(least=hot, text=f"at least {hot:g}x faster"),
+        "cold": Goal(least=cold, text=f"at least {cold:g}x faster"),
+    }
+
+
+def _at_most(times: float) -> dict[str, Goal]:
+    goal = Goal(most=times, text=f"at most {times:g}x")
+    return {"hot": goal, "cold": goal}
+
+
+def _pairs(shape: str, text: str, case: dict[str, Any], **against: dict[str, Any]) -> list[StepPair]:
+    return [
+        StepPair(shape=shape, text=text, case=case, against=_NAMES.get(name, name), **more)
+        for name, more in against.items()
+    ]
+
+
+_NAMES = {"one_rate": ONE_RATE, "memory": MEMORY}
+_LARGE: dict[str, Any] = {"caches": ("hot",), "rounds": BERT_ROUNDS}  # 2 GB: no cache holds it
+PAIRS: tuple[StepPair, ...] = (
+    *_pairs(
+        "mlp", "10-5-1 MLP, a rate a layer", {"shapes": "mlp", "rates": "layers"},
+        default=_faster(10, 4), fused=_faster(4, 2), deepspeed={}, one_rate=_at_most(1.5),
+    ),
+    *_pairs(
+        "transformer", "transformer, width 64, 12 layers, layer decay", {"shapes": "transformer", "rates": "layers"},
+        default=_faster(10, 4), fused=_faster(3, 1.5), compiled=_faster(1.5, 1), optax=_faster(8, 3), deepspeed={},
+        torchao={}, heavyball={},
+    ),
+    *_pairs(
+        "transformer", "transformer, a rate for each tensor", {"shapes": "transformer", "rates": "each"},
+        fused=_faster(7, 3),
+    ),
+    *_pairs("transformer", "transformer, 2 rates", {"shapes": "transformer", "rates": 2}, one_rate=_at_most(1.1)),
+    *_pairs("transformer", "transformer, 32 rates", {"shapes": "transformer", "rates": 32}, one_rate=_at_most(1.1)),
+    *_pairs("many", "1000 tensors of 32x32, 32 rates", {"shapes": "thousand", "rates": 32}, one_rate=_at_most(1.1)),
+    *_pairs("many", "1000 tensors of 32x32, 1000 rates", {"shapes": "thousand", "rates": 1000}, one_rate=_at_most(1.5)),
+    *_pairs(
+        "bert", "BERT-base, layer decay", {"shapes": "bert_base", "rates": "layers"},
+        fused={"hot": Goal(least=1 / (1 + BAND), text="not slower"), **_LARGE}, deepspeed=_LARGE,
+        memory={"hot": Goal(least=0.9, text="at least 90 %"), **_LARGE},
+        one_rate={"hot": Goal(most=1.1, text="at most 1.1x"), **_LARGE},
+    ),
+)  # fmt: skip
+SHAPES = tuple(dict.fromkeys(pair.shape for pair in PAIRS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRow:
+    """A pair, measured.
 
     Args:
         shapes: what is stepped, and at how many rates.
         tensors, parameters: how much that is.
-        against: the peer, or ``one rate`` for ourselves.
+        bytes: that a step moves.
+        caches: "hot" or "cold".
+        against: the other side.
         question: what the ratio means.
-        goal: what it is to reach.
+        goal: what it is to reach, None where there is no goal.
         threads: torch's intra-op threads.
         ours, theirs: median seconds a step.
         ratio: with the ends of its 95 % interval.
         noise: interquartile range over median, the larger of both sides.
-        verdict: whether the goal is met.
+        bandwidth: bytes a second of our step, as a share of what an addition in place reaches.
+        verdict: whether the goal is met; None without one.
         reason: why it is unavailable.
     """
 
     shapes: str
     tensors: int
     parameters: int
+    bytes: int
+    caches: str
     against: str
     question: str
-    goal: Goal
-    threads: int = 1
+    goal: Goal | None
+    threads: int
     ours: float | None = None
     theirs: float | None = None
     ratio: tuple[float, float, float] | None = None
     noise: float | None = None
-    verdict: Verdict = Verdict.UNAVAILABLE
+    bandwidth: float | None = None
+    verdict: Verdict | None = Verdict.UNAVAILABLE
     reason: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and texts, as JSON takes them."""
-        return asdict(self)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """A row to measure: both sides, and how the ratio of times becomes the row's."""
-
-    row: Row
-    ours: Callable[[], step_peers.Peer]
-    theirs: Callable[[], step_peers.Peer] | None  # None: not available here
-    scale: float = 1.0  # the row's ratio is this times (time of theirs over time of ours), or its inverse
-    inverse: bool = False
-    large: bool = False
-
-
-Factory = Callable[[step_peers.Case], step_peers.Peer]
-
-
-def at_least(bound: float, text: str | None = None) -> Goal:
-    """A goal from below: ``at least 4x faster``."""
-    return Goal(least=bound, text=text or f"at least {bound:g}x faster")
-
-
-def at_most(bound: float) -> Goal:
-    """A goal from above, in times the step with one rate."""
-    return Goal(most=bound, text=f"at most {bound:g}x")
-
-
-def make_rows(shapes: Sequence[str] = SHAPES, *, peers: bool = True) -> list[Task]:
-    """The rows of the table, not yet measured.
+def select_pairs(shapes: Sequence[str] = SHAPES, *, peers: bool = True) -> list[StepPair]:
+    """The pairs of the table.
 
     Args:
         shapes: some of ``SHAPES``.
-        peers: with the rows against other optimizers; without, only ours against itself and against the bandwidth.
+        peers: with other optimizers; without, only ours against itself and against the bandwidth.
 
     Raises:
         ConfigError: unknown shapes.
 
     Example:
-        >>> [task.row.against for task in make_rows(["mlp"])]
-        ['torch default', 'torch fused', 'one rate']
+        >>> [pair.against for pair in select_pairs(["mlp"])]
+        ['default', 'fused', 'deepspeed', 'one rate']
     """
     for name in shapes:
         if name not in SHAPES:
             raise ConfigError(f"there are no shapes called {name!r}", help=f"write one of: {', '.join(SHAPES)}")
-    made: list[Task] = []
-    installed = dict(step_peers.peers())
-    for name in [name for name in SHAPES if name in shapes]:
-        made += [task for task in _ROWS[name](installed) if peers or task.row.against in ("one rate", "a.add_(b)")]
-    return made
+    return [pair for pair in PAIRS if pair.shape in shapes and (peers or pair.against in (ONE_RATE, MEMORY))]
 
 
-def measure(task: Task, *, threads: int = 1, quick: bool = False) -> Row:
+def measure_pair(
+    pair: StepPair, caches: str, *, threads: int = 1, quick: bool = False, bandwidth: float | None = None
+) -> StepRow:
     """Measure one row; both sides are built anew and freed afterwards.
 
     Args:
-        task: from :func:`make_rows`.
+        pair: one of :data:`PAIRS`.
+        caches: "hot" or "cold".
         threads: torch's intra-op threads. (XLA, under optax, runs on threads of its own.)
         quick: with the fewest rounds.
+        bandwidth: bytes a second that memory gives on as many threads.
     """
-    row = replace(task.row, threads=threads)
-    if task.theirs is None:
-        return row
-    rounds = QUICK_ROUNDS if quick else BERT_ROUNDS if task.large else ROUNDS
-    ours, theirs = _case(OURS, task.ours), _case(row.against, task.theirs)
+    tensors, parameters = pair.sizes
+    mine = {**pair.case, "implementation": "ours", "caches": caches}
+    theirs = {**mine, "rates": 1} if pair.against == ONE_RATE else {**mine, "implementation": pair.against}
+    row = StepRow(
+        shapes=pair.text, tensors=tensors, parameters=parameters, bytes=BYTES_STEP["adamw"] * parameters, caches=caches,
+        against=pair.against if pair.against in (ONE_RATE, MEMORY) else IMPLEMENTATIONS[pair.against].label,
+        question={ONE_RATE: "times as long", MEMORY: "of its bandwidth"}.get(pair.against, "times faster"),
+        goal=pair.cold if caches == "cold" else pair.hot, threads=threads,
+    )  # fmt: skip
+    if row.against not in (ONE_RATE, MEMORY):
+        reason = IMPLEMENTATIONS[pair.against].unavailable("adamw", "cpu")
+        if reason is not None:
+            return replace(row, reason=reason)
+    other = find_case("memory_copy") if pair.against == MEMORY else find_case("optimizer_step", **theirs)
+    a = _guarded(find_case("optimizer_step", **mine), ours=True)
+    b = _guarded(other, ours=pair.against in (ONE_RATE, MEMORY))
     try:
-        results = [timing.compare_cases(ours, theirs, rounds=rounds, threads=threads)]
-        if task.inverse:  # against itself: a few per cent decide, and so much lies in where the tensors lie
-            results.append(timing.compare_cases(theirs, ours, rounds=rounds, threads=threads))
+        results = _both_orders(pair, a, b, QUICK_ROUNDS if quick else pair.rounds, threads)
     except _SideFault as problem:  # a result, not an end: a peer's own, or ours, and then the goal is missed
         return replace(row, reason=str(problem), verdict=Verdict.MISSED if problem.ours else Verdict.UNAVAILABLE)
     finally:
         gc.collect()
         if "torch._dynamo" in sys.modules:
             torch._dynamo.reset()  # compiled steps hold on to their tensors
-    measured = results[0].ratio
-    if task.inverse:
-        pairs = zip(results[0].ratios, results[1].ratios, strict=True)
-        measured = bootstrap_interval([math.sqrt(there / back) for there, back in pairs])
-    ratio = _ratio(task, measured)
+    ratio = _ratio(pair, results)
     # The second run has the sides exchanged.
     sides = [(result.a, result.b) if i == 0 else (result.b, result.a) for i, result in enumerate(results)]
+    our_seconds = _mean([one.median for one, _ in sides])
     return replace(
         row,
-        ours=_middle([one.median for one, _ in sides]),
-        theirs=_middle([other.median for _, other in sides]),
+        ours=our_seconds,
+        theirs=_mean([other.median for _, other in sides]),
         ratio=ratio,
         noise=max(side.noise.relative_iqr for pair in sides for side in pair),
-        verdict=row.goal.verdict(*ratio[1:]),
+        bandwidth=None if bandwidth is None else row.bytes / our_seconds / bandwidth,
+        verdict=None if row.goal is None else row.goal.verdict(*ratio[1:]),
     )
 
 
-def measure_all(
-    tasks: Sequence[Task],
+def _both_orders(pair: StepPair, a: Case, b: Case, rounds: int, threads: int) -> list[Comparison]:
+    """Against itself a few per cent decide, and so much lies in which side was built first: then both orders."""
+    results = [compare_cases(a, b, rounds=rounds, threads=threads)]
+    if pair.against == ONE_RATE:
+        results.append(compare_cases(b, a, rounds=rounds, threads=threads))
+    return results
+
+
+def _ratio(pair: StepPair, results: Sequence[Comparison]) -> tuple[float, float, float]:
+    """Time of theirs over time of ours; the inverse against one rate, and bytes a second against memory."""
+    measured = results[0].ratio
+    if len(results) == 2:
+        pairs = zip(results[0].ratios, results[1].ratios, strict=True)
+        measured = bootstrap_interval([math.sqrt(there / back) for there, back in pairs])
+        return 1 / measured.estimate, 1 / measured.high, 1 / measured.low
+    scale = 1.0
+    if pair.against == MEMORY:
+        scale = float(str(results[0].a.facts["bytes"])) / float(str(results[0].b.facts["bytes"]))
+    return scale * measured.estimate, scale * measured.low, scale * measured.high
+
+
+def measure_pairs(
+    pairs: Sequence[StepPair],
     *,
     threads: Sequence[int],
     quick: bool = False,
     command: str = "lrdiff bench step",
-    on_row: Callable[[Row, int, int], None] | None = None,
+    on_row: Callable[[StepRow, int, int], None] = lambda row, number, total: None,
 ) -> dict[str, Any]:
-    """Measure every row at every thread count and return the JSON-ready document of the table.
+    """Measure every pair at every thread count and return the JSON-ready document of the table.
 
     Args:
-        tasks: from :func:`make_rows`.
+        pairs: from :func:`select_pairs`.
         threads: thread counts, one table each.
         quick: with the fewest rounds.
         command: what the reader can type to get it.
         on_row: called after each row with it, its number and how many there are.
     """
-    before = provenance("optax", "jax")
-    rows: list[Row] = []
-    total = len(tasks) * len(threads)
+    before = provenance("optax", "jax", "deepspeed", "torchao", "heavyball")  # before our own load is part of it
+    rows: list[StepRow] = []
+    total = len(threads) * sum(len(pair.caches) for pair in pairs)
+    bandwidths = {}
     for count in threads:
-        for task in tasks:
-            rows.append(measure(task, threads=count, quick=quick))
-            if on_row is not None:
+        copy = time_case(find_case("memory_copy"), samples=5 if quick else 20, threads=count, most_seconds=3.0)
+        bandwidths[count] = copy.bytes_a_second
+        for pair in pairs:
+            for caches in pair.caches:
+                rows.append(measure_pair(pair, caches, threads=count, quick=quick, bandwidth=bandwidths[count]))
                 on_row(rows[-1], len(rows), total)
     return {
         "format": "lrdiff.step_table",
-        "version": 1,
+        "version": 2,
         "command": command,
         "quick": quick,
         **before,
         "forms": _forms(),
-        "rows": [row.to_dict() for row in rows],
+        "bandwidth": {str(count): rate for count, rate in bandwidths.items()},
+        "rows": [asdict(row) for row in rows],
     }
 
 
@@ -206,12 +302,12 @@ def run_table(
     quick: bool = False,
     out: Path | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """What the command does: choose rows, measure them with a line each on stderr, write the table.
+    """What the command does: choose pairs, measure them with a line each on stderr, write the table.
 
     Args:
-        peers, shapes: as for :func:`make_rows`; with ``quick`` BERT-base is left out unless it is named.
+        peers, shapes: as for :func:`select_pairs`; with ``quick`` BERT-base is left out unless it is named.
         threads: one count; None: one and two threads.
-        quick: as for :func:`measure`.
+        quick: as for :func:`measure_pair`.
         out: a Markdown file to write too.
 
     Returns:
@@ -229,12 +325,15 @@ def run_table(
     words = ["lrdiff bench step", *(["--peers"] if peers else []), *(["--quick"] if quick else [])]
     words += [f"--shape {name}" for name in shapes or ()] + ([f"--threads {threads}"] if threads else [])
 
-    def tell(row: Row, number: int, total: int) -> None:
-        result = row.reason or row.verdict
-        print(f"{number}/{total} {row.shapes}, {row.threads} threads, {row.against}: {result}", file=sys.stderr)
+    def tell(row: StepRow, number: int, total: int) -> None:
+        result = row.reason or row.verdict or "measured"
+        print(
+            f"{number}/{total} {row.shapes}, {row.threads} threads, {row.caches}, {row.against}: {result}",
+            file=sys.stderr,
+        )
 
-    document = measure_all(
-        make_rows(chosen, peers=peers),
+    document = measure_pairs(
+        select_pairs(chosen, peers=peers),
         threads=[threads] if threads is not None else [1, 2],
         quick=quick,
         command=" ".join(words),
@@ -246,6 +345,42 @@ def run_table(
     return document, text
 
 
+class _SideFault(Exception):
+    """One side of a comparison cannot be built or cannot step."""
+
+    def __init__(self, problem: Exception, *, ours: bool) -> None:
+        super().__init__(f"{type(problem).__name__}: {problem}".splitlines()[0][:200])
+        self.ours = ours
+
+
+def _guarded(case: Case, *, ours: bool) -> Case:
+    """The case, whose building and first step say whose fault a fault is."""
+
+    def build() -> Workload:
+        try:
+            workload = case.factory()
+            workload.step()  # compiles: what can fail fails here
+            workload.reset()
+        except (ImportError, RuntimeError, MemoryError) as problem:
+            raise _SideFault(problem, ours=ours) from problem
+        return workload
+
+    return replace(case, factory=build)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _forms() -> str:
+    """How our optimizer steps float32 on this CPU."""
+    model = MODELS["mlp"]()
+    model.backward()
+    optimizer = AdamW(model.net.parameters())
+    optimizer.step()
+    return ", ".join(optimizer.forms())
+
+
 def markdown(document: dict[str, Any]) -> str:
     """The document as Markdown: a header that says where the numbers come from, and a table a thread count."""
     lines = [
@@ -255,185 +390,45 @@ def markdown(document: dict[str, Any]) -> str:
         "",
         *provenance_lines(document),
         f"- our step ran as: {document['forms']}",
-        "- AdamW on fixed gradients, the step alone; medians of alternating blocks in one run, ratio with its 95 % "
-        "interval; noise is the interquartile range over the median, of the noisier side",
+        "- AdamW, the step alone; medians of alternating blocks in one run, ratio with its 95 % interval; noise is the "
+        "interquartile range over the median, of the noisier side",
+        "- hot: step after step on the same gradients; cold: each step after a forward and backward pass of its model "
+        "(of the 1000 tensors after a stream through memory), as a training loop takes it",
+        "- moved is what a step reads and writes; of bandwidth is how fast ours does, as a share of an addition of "
+        "256 MiB to 256 MiB in place on as many threads",
         "- against one rate both orders of building the two are measured, and their ratios averaged: of two "
         "identical cases the one built second was seen up to 15 % faster",
         "- torch's thread count is set; XLA (optax) runs on threads of its own",
     ]
     for count in dict.fromkeys(row["threads"] for row in document["rows"]):
-        lines += ["", f"## {count} thread{'s' if count > 1 else ''}", ""]
+        rate = document["bandwidth"][str(count)]
+        lines += ["", f"## {count} thread{'s' if count > 1 else ''}, memory at {rate / 1e9:.3g} GB/s", ""]
         lines += _table([row for row in document["rows"] if row["threads"] == count])
     return "\n".join(lines) + "\n"
 
 
-# ---- the rows
-
-
-def _mlp(installed: dict[str, Factory]) -> Iterator[Task]:
-    case = step_peers.mlp()
-    text = "10-5-1 MLP, 2 rates"
-    yield _against(installed, case, text, "torch default", at_least(10))
-    yield _against(installed, case, text, "torch fused", at_least(4))
-    yield _against_one_rate(installed, case, text, at_most(1.5))
-
-
-def _transformer(installed: dict[str, Factory]) -> Iterator[Task]:
-    case = step_peers.transformer()
-    text = "transformer, width 64, 12 layers, 14 rates"
-    yield _against(installed, case, text, "torch default", at_least(10))
-    yield _against(installed, case, text, "torch fused", at_least(3))
-    yield _against(installed, case, text, "torch compiled", at_least(1.5))
-    yield _against(installed, case, text, "optax multi_transform", at_least(8))
-    each = step_peers.rate_each(case)
-    yield _against(installed, each, "transformer, a rate for each tensor", "torch fused", at_least(7))
-    for count in (2, 32):
-        some = step_peers.rates(case, count)
-        yield _against_one_rate(installed, some, f"transformer, {count} rates", at_most(1.1))
-
-
-def _many(installed: dict[str, Factory]) -> Iterator[Task]:
-    """A thousand rates need a thousand tensors."""
-    shapes = dict(model_shapes("thousand"))
-    case = step_peers.Case(name="many", shapes=shapes, groups=[(1e-3, 0.01, list(shapes))])
-    for count, most in ((32, 1.1), (1000, 1.5)):
-        some = step_peers.rates(case, count)
-        yield _against_one_rate(installed, some, f"1000 tensors of 32x32, {count} rates", at_most(most))
-
-
-def _bert(installed: dict[str, Factory]) -> Iterator[Task]:
-    case = step_peers.bert_base()
-    text = f"BERT-base, layer decay, {len(case.groups)} groups"
-    goal = at_least(1 / (1 + BAND), "not slower")
-    yield replace(_against(installed, case, text, "torch fused", goal), large=True)
-    row = _row(case, text, "a.add_(b)", "share of its bandwidth", at_least(0.9, "at least 90 %"))
-    yield Task(
-        row=row,
-        ours=lambda: installed[OURS](case),
-        theirs=lambda: step_peers.BandwidthPeer(case),
-        scale=step_peers.BYTES_STEP / step_peers.BYTES_ADD,
-        large=True,
-    )
-    yield replace(_against_one_rate(installed, case, text, at_most(1.1)), large=True)
-
-
-_ROWS: dict[str, Callable[[dict[str, Factory]], Iterator[Task]]] = {
-    "mlp": _mlp,
-    "transformer": _transformer,
-    "many": _many,
-    "bert": _bert,
-}
-
-
-def _against(installed: dict[str, Factory], case: step_peers.Case, text: str, peer: str, goal: Goal) -> Task:
-    reason = None
-    if peer not in installed:
-        package = INSTALL.get(peer, peer)
-        reason = f"{package} is not installed: pip install {package}"
-    elif peer == "torch compiled":
-        reason = compiler_status().reason
-    row = replace(_row(case, text, peer, "times faster", goal), reason=reason)
-    theirs = None if reason is not None else (lambda: installed[peer](case))
-    return Task(row=row, ours=lambda: installed[OURS](case), theirs=theirs)
-
-
-def _against_one_rate(installed: dict[str, Factory], case: step_peers.Case, text: str, goal: Goal) -> Task:
-    return Task(
-        row=_row(case, text, "one rate", "times as long", goal),
-        ours=lambda: installed[OURS](case),
-        theirs=lambda: installed[OURS](step_peers.one_rate(case)),
-        inverse=True,
-    )
-
-
-def _row(case: step_peers.Case, text: str, against: str, question: str, goal: Goal) -> Row:
-    return Row(
-        shapes=text,
-        tensors=len(case.shapes),
-        parameters=case.parameters,
-        against=against,
-        question=question,
-        goal=goal,
-    )
-
-
-class _SideFault(Exception):
-    """One side of a comparison cannot be built or cannot step."""
-
-    def __init__(self, problem: Exception, *, ours: bool) -> None:
-        super().__init__(f"{type(problem).__name__}: {problem}".splitlines()[0][:200])
-        self.ours = ours
-
-
-def _case(name: str, make: Callable[[], step_peers.Peer]) -> timing.Case:
-    def build() -> timing.Workload:
-        try:
-            peer = make()
-            peer.step()  # compiles, and makes the state: what can fail fails here
-            peer.reset()
-        except (ImportError, RuntimeError, MemoryError) as problem:
-            # Against one rate and against the memory's bandwidth, both sides are ours.
-            raise _SideFault(problem, ours=name in (OURS, "one rate", "a.add_(b)")) from problem
-        return timing.Workload(step=peer.step, reset=peer.reset)
-
-    return timing.Case(name=name, version="1", factory=build)
-
-
-def _middle(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _ratio(task: Task, measured: Interval) -> tuple[float, float, float]:
-    """The row's ratio from that of ``compare_cases``: time of theirs over time of ours."""
-    middle, low, high = measured.estimate, measured.low, measured.high
-    if task.inverse:
-        middle, low, high = 1 / middle, 1 / high, 1 / low
-    return (task.scale * middle, task.scale * low, task.scale * high)
-
-
-def _forms() -> str:
-    """How our optimizer steps float32 on this CPU."""
-    peer = step_peers.TorchPeer(step_peers.mlp(), AdamW, compiled=False)
-    peer.step()
-    assert isinstance(peer.optimizer, AdamW)
-    forms = peer.optimizer.forms()
-    return ", ".join(forms)
-
-
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    head = ["shapes", "tensors", "parameters", "moved", "caches", "against", "ours", "theirs", "ratio [95 %]", "goal"]
     lines = [
-        "| shapes | tensors | parameters | against | ours | theirs | ratio [95 %] | goal | | noise |",
-        "|---|---:|---:|---|---:|---:|---:|---|---|---:|",
+        f"| {' | '.join([*head, 'result', 'noise', 'of bandwidth'])} |",
+        "|---|---:|---:|---:|---|---|---:|---:|---:|---|---|---:|---:|",
     ]
-    shown = None
     for row in rows:
-        shapes = "" if row["shapes"] == shown else row["shapes"]
-        shown = row["shapes"]
-        cells = [shapes, str(row["tensors"]), f"{row['parameters']:,}".replace(",", " "), row["against"]]
+        size = [str(row["tensors"]), f"{row['parameters']:,}".replace(",", " "), _bytes(row["bytes"])]
+        cells = [row["shapes"], *size, row["caches"], row["against"]]
+        goal = row["goal"]["text"] if row["goal"] else ""
         if row["ratio"] is None:
-            cells += ["", "", "", row["goal"]["text"], f"{row['verdict']}: {row['reason']}", ""]
+            cells += ["", "", "", goal, f"{row['verdict']}: {row['reason']}", "", ""]
         else:
             middle, low, high = row["ratio"]
             cells += [
-                _microseconds(row["ours"]),
-                _microseconds(row["theirs"]),
-                f"{middle:.3g} [{low:.3g}, {high:.3g}] {row['question']}",
-                row["goal"]["text"],
-                row["verdict"],
-                f"{row['noise']:.0%}",
-            ]
+                seconds(row["ours"]), seconds(row["theirs"]),
+                f"{middle:.3g} [{low:.3g}, {high:.3g}] {row['question']}", goal, row["verdict"] or "",
+                f"{row['noise']:.0%}", "" if row["bandwidth"] is None else f"{row['bandwidth']:.0%}",
+            ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _microseconds(seconds: float) -> str:
-    """Three digits, in µs or ms.
-
-    Example:
-        >>> _microseconds(4.321e-06), _microseconds(0.123456), _microseconds(99.96e-6), _microseconds(999.6e-6)
-        ('4.32 µs', '123 ms', '100 µs', '1.00 ms')
-    """
-    rounded = float(f"{seconds:.2e}")  # first: 99.96 has three digits before it is rounded, and one more after
-    value, unit = (rounded * 1e6, "µs") if rounded < 1e-3 else (rounded * 1e3, "ms")
-    digits = max(0, 2 - math.floor(math.log10(value) + 1e-9)) if value > 0 else 0
-    return f"{value:.{digits}f} {unit}"
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:.3g} MiB" if count >= 2**20 else f"{count / 2**10:.3g} KiB"

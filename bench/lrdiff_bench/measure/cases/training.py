@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lrdiff_bench.measure.cases.optimizer_error import output_parity, plain_copy
-from lrdiff_bench.measure.cases.optimizer_step import build_optimizer
-from lrdiff_bench.measure.cases.state import optimizer_facts, rate_groups, restorer
+from lrdiff_bench.measure.cases.models import MODELS
+from lrdiff_bench.measure.cases.optimizer_error import output_parity
+from lrdiff_bench.measure.cases.optimizer_step import IMPLEMENTATIONS
+from lrdiff_bench.measure.cases.state import optimizer_facts, rate_groups, restore_tensors, state_tensors
 from lrdiff_bench.measure.engine.case import Workload
 from lrdiff_bench.measure.engine.registry import case_family
 from lrdiff_core.devices import compiler_status, device_status
 
 __all__ = ["population_training", "training_step"]
 
-WIDTH, HEADS, INNER, LAYERS = 64, 4, 256, 4
-ROWS, LENGTH = 16, 32
 POPULATION_ROWS, POPULATION_BATCH = 256, 64
 
 
-def _unavailable_step(*, mode: str, implementation: str, rates: int | str, device: str) -> str | None:
+def _unavailable_step(*, model: str, mode: str, implementation: str, rates: int | str, device: str) -> str | None:
     status = device_status(device)
     if not status.available:
         return status.reason
@@ -29,53 +29,46 @@ def _unavailable_step(*, mode: str, implementation: str, rates: int | str, devic
 
 
 @case_family(
-    version="1",
+    version="2",
     parameters={
+        "model": ("encoder", *(name for name in MODELS if name != "encoder")),
         "mode": ("eager", "compiled"),
         "implementation": ("ours", "fused", "foreach", "default"),
-        "rates": (1, 2, 8, "each"),
+        "rates": ("layers", 1, 2, "each"),
         "device": ("cpu", "cuda", "mps"),
     },
     views={
         "eager": {"implementation": ("ours", "fused"), "rates": (1, "each")},
+        "models": {"model": tuple(MODELS), "implementation": ("ours", "fused")},
         "compiled": {"mode": ("compiled",), "rates": ("each",)},
         "devices": {"device": ("cuda", "mps"), "mode": ("eager", "compiled"), "rates": (1, "each")},
     },
     quick={"rates": ("each",)},
     unavailable=_unavailable_step,
 )
-def training_step(mode: str, implementation: str, rates: int | str, device: str) -> Workload:
-    """Forward, backward and AdamW step of a 4-layer transformer of width 64, 16 sequences of 32."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        layer = nn.TransformerEncoderLayer(WIDTH, HEADS, INNER, dropout=0.0, batch_first=True)
-        net = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False).to(device)
-        inputs, targets = torch.randn(2, ROWS, LENGTH, WIDTH).to(device)
-    optimizer = build_optimizer("adamw", implementation, rate_groups(list(net.parameters()), rates))
-    call: Any = torch.compile(net) if mode == "compiled" else net
-
-    def loss(network: Any, stepper: torch.optim.Optimizer, dtype: torch.dtype | None = None) -> Tensor:
-        stepper.zero_grad()
-        x, y = (inputs, targets) if dtype is None else (inputs.to("cpu", dtype), targets.to("cpu", dtype))
-        value: Tensor = nn.functional.mse_loss(network(x), y)
-        value.backward()
-        return value
+def training_step(model: str, mode: str, implementation: str, rates: int | str, device: str) -> Workload:
+    """Forward, backward and AdamW step of a small model."""
+    made = MODELS[model]().to(device)
+    make = IMPLEMENTATIONS[implementation].make
+    assert make is not None
+    optimizer = make("adamw", rate_groups(made.trainable(), rates))
+    call: Any = torch.compile(made.net) if mode == "compiled" else made.net
 
     def train() -> None:
-        loss(call, optimizer)
+        made.backward(call)
         optimizer.step()
 
     # Eagerly: compiling belongs to the first call that is timed.
-    loss(net, optimizer)
+    made.backward()
     optimizer.step()
     optimizer.zero_grad()
-    reset = restorer(net, optimizer)
+    reset = restore_tensors([*made.net.parameters(), *made.net.buffers(), *state_tensors(optimizer)])
 
     def results(dtype: torch.dtype | None) -> list[Tensor]:
-        network, stepper = (call, optimizer) if dtype is None else plain_copy(net, optimizer, dtype)
-        value = loss(network, stepper, dtype)
+        net: Any = call if dtype is None else copy.deepcopy(made.net).to("cpu", dtype)
+        value = made.backward(net, dtype)
         # Not the weights: Adam's first steps are as long for a gradient of pure rounding error as for any other.
-        return [value.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
+        return [value, *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
 
     facts = {**optimizer_facts(optimizer), "compiled": mode == "compiled"}
     return Workload(step=train, reset=reset, device=device, facts=facts, parity=output_parity(results, reset))

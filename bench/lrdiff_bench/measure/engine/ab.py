@@ -20,11 +20,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
-from lrdiff_bench.measure.engine.blocks import Sample
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.process import Effort, MeasuringProcess, code_path
 from lrdiff_bench.measure.engine.record import ParityResult, ProcessResult, Record, SampleRow, make_record, worst_parity
 from lrdiff_bench.measure.engine.registry import CASES
+from lrdiff_bench.measure.engine.timer import Sample
 from lrdiff_bench.stats.hierarchical import Outcome, compare_paired
 from lrdiff_bench.stats.verdict import BAND
 from lrdiff_bench.system.machine import Code, Conditions, Machine

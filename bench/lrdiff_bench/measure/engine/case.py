@@ -40,6 +40,8 @@ class Workload(NamedTuple):
         step: what is timed.
         reset: restores the state that steps change, untimed: without it an optimizer that is stepped on fixed
             gradients drifts into denormal numbers.
+        before: called before every step, untimed: the forward and backward pass of a training loop, say; steps are then
+            timed one by one.
         sync: waits for whatever the step has begun; the device named below is waited for in any case.
         device: "cpu", "cuda" or "mps"; decides which clocks time a block.
         facts: what a reader of the numbers wants to know: implementation flags, numbers of groups, tensors, parameters.
@@ -53,6 +55,7 @@ class Workload(NamedTuple):
     device: str = "cpu"
     facts: Mapping[str, object] = MappingProxyType({})
     parity: Callable[[], Parity] | None = None
+    before: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,9 @@ from typing import IO, Any
 
 import torch
 
-from lrdiff_bench.measure.engine.blocks import Blocks
 from lrdiff_bench.measure.engine.record import plain
 from lrdiff_bench.measure.engine.registry import find_case
+from lrdiff_bench.measure.engine.timer import Timer
 from lrdiff_bench.system.machine import describe_code, describe_conditions, describe_machine
 from lrdiff_bench.system.memory import peak_or_none
 from lrdiff_core.errors import LrdiffError
@@ -63,47 +63,47 @@ def _case(request: dict[str, Any], requests: IO[str], answers: IO[str]) -> None:
     torch.set_num_threads(case.threads)
     gc.disable()
     conditions = describe_conditions(request["device"], torch.get_num_threads())
-    blocks = Blocks(case, target_seconds=request["block_seconds"], warmup_seconds=request["warmup_seconds"])
+    timer = Timer(case, target_seconds=request["block_seconds"], warmup_seconds=request["warmup_seconds"])
     if case.metric == "memory":
-        blocks.workload.step()
+        timer.workload.step()
     else:
-        blocks.warm_up()
-    _answer(answers, {"ready": True, "number": blocks.number})
+        timer.warm_up()
+    _answer(answers, {"ready": True, "number": timer.number})
     while (line := requests.readline()) and json.loads(line)["do"] == "block":
-        _answer(answers, dict(blocks.sample()._asdict()))
-    _answer(answers, describe(blocks) | {"conditions": asdict(conditions)})
+        _answer(answers, dict(timer.sample()._asdict()))
+    _answer(answers, describe(timer) | {"conditions": asdict(conditions)})
 
 
-def describe(blocks: Blocks) -> dict[str, Any]:
+def describe(timer: Timer) -> dict[str, Any]:
     """Everything about a measured case that is neither a sample nor the state of the machine."""
-    timed = blocks.case.metric == "time"
+    timed = timer.case.metric == "time"
     process = {
-        "number": blocks.number,
-        "first_call": blocks.first_step if timed else 0.0,
-        "first_graphs": blocks.first_graphs,
-        "recompilations": blocks.recompilations if timed else 0,
-        "warmup": blocks.warmup,
-        "settled": blocks.settled or not timed,
-        "clock_share": blocks.clock_share if blocks.samples else 0.0,
+        "number": timer.number,
+        "first_call": timer.first_step if timed else 0.0,
+        "first_graphs": timer.first_graphs,
+        "recompilations": timer.recompilations if timed else 0,
+        "warmup": timer.warmup,
+        "settled": timer.settled or not timed,
+        "clock_share": timer.clock_share if timer.samples else 0.0,
         # Before parity, which computes in float64.
-        "host_before": blocks.host_before,
+        "host_before": timer.host_before,
         "host_peak": peak_or_none(),
-        "device_peak": blocks.device.peak(),
+        "device_peak": timer.device.peak(),
     }
     return {
         "process": process,
-        "parity": _parity(blocks),
-        "facts": {key: plain(value) for key, value in blocks.workload.facts.items()},
+        "parity": _parity(timer),
+        "facts": {key: plain(value) for key, value in timer.workload.facts.items()},
         "code": asdict(describe_code()),
-        "machine": asdict(describe_machine(blocks.workload.device)),
+        "machine": asdict(describe_machine(timer.workload.device)),
     }
 
 
-def _parity(blocks: Blocks) -> dict[str, Any] | None:
-    if blocks.workload.parity is None:
+def _parity(timer: Timer) -> dict[str, Any] | None:
+    if timer.workload.parity is None:
         return None
-    blocks.workload.reset()
-    parity = blocks.workload.parity()
+    timer.workload.reset()
+    parity = timer.workload.parity()
     error = parity.error if math.isfinite(parity.error) else None
     return {"error": error, "budget": parity.budget, "held": parity.held}
 

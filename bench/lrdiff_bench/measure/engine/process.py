@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lrdiff_bench.measure.engine.blocks import Sample
 from lrdiff_bench.measure.engine.case import Case
+from lrdiff_bench.measure.engine.timer import Sample
 from lrdiff_core.errors import CheckFailed, ConfigError, InputError, LrdiffError, UnavailableError
 
 __all__ = ["Effort", "MeasuringProcess", "can_fork", "code_path"]

@@ -32,7 +32,7 @@ __all__ = [
     "worst_parity",
 ]
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
 
 
 class Part(BaseModel):
@@ -50,6 +50,7 @@ class SampleRow(Part):
     seconds: float = Field(gt=0)
     launch: float | None = None
     device: float | None = None
+    processor: float | None = None
 
 
 class ProcessResult(Part):
@@ -80,7 +81,7 @@ class Record(Part):
     """One case, measured in one or several processes of one run on one machine."""
 
     format: Literal["lrdiff.bench.record"] = "lrdiff.bench.record"
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[2] = SCHEMA
     id: str
     created: str  # ISO 8601, UTC
     case: str  # label

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lrdiff_bench.measure.engine.blocks import Blocks
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.child import describe
 from lrdiff_bench.measure.engine.instructions import check_valgrind, count_instructions
@@ -27,17 +26,18 @@ from lrdiff_bench.measure.engine.record import (
     worst_parity,
 )
 from lrdiff_bench.measure.engine.registry import CASES, RESERVED
+from lrdiff_bench.measure.engine.timer import Timer
 from lrdiff_bench.system.machine import Code, Conditions, Machine, describe_conditions, pinned
 from lrdiff_core.errors import CheckFailed, ConfigError, LrdiffError, UnavailableError
 from lrdiff_core.text import nearest
 
-__all__ = ["Row", "choose_cases", "measure_cases", "measure_here", "measure_in_copies"]
+__all__ = ["CaseRun", "choose_cases", "measure_cases", "measure_here", "measure_in_copies"]
 
 LEAST_SAMPLES = 3  # taken even where the time is up
 
 
 @dataclass
-class Row:
+class CaseRun:
     """A case on its way to a record: what the live table shows."""
 
     case: Case
@@ -105,8 +105,8 @@ def measure_cases(
     *,
     instructions: bool = False,
     affinity: Sequence[int] = (),
-    watch: Callable[[Row], None] = lambda row: None,
-) -> Iterator[Row]:
+    watch: Callable[[CaseRun], None] = lambda row: None,
+) -> Iterator[CaseRun]:
     """Measure every case and yield its row when it is complete.
 
     Each process measures one case. With several processes a case, all cases are measured once before the next
@@ -125,7 +125,7 @@ def measure_cases(
     """
     if instructions:
         check_valgrind()
-    rows = [Row(case) for case in cases]
+    rows = [CaseRun(case) for case in cases]
     for row in rows:
         row.reason = CASES[row.case.name].unavailable(**row.case.parameters)
         if row.reason is not None:
@@ -173,16 +173,16 @@ def measure_here(case: Case, effort: Effort) -> Record:
     """
     with pinned(case.threads) as threads:
         conditions = describe_conditions(str(case.parameters.get("device", "cpu")), threads)
-        blocks = Blocks(case, target_seconds=effort.block_seconds, warmup_seconds=effort.warmup_seconds)
-        blocks.warm_up()
+        timer = Timer(case, target_seconds=effort.block_seconds, warmup_seconds=effort.warmup_seconds)
+        timer.warm_up()
         began = time.perf_counter()
-        while len(blocks.samples) < effort.samples and (
-            len(blocks.samples) < LEAST_SAMPLES or time.perf_counter() - began < effort.most_seconds
+        while len(timer.samples) < effort.samples and (
+            len(timer.samples) < LEAST_SAMPLES or time.perf_counter() - began < effort.most_seconds
         ):
-            blocks.sample()
-        row = Row(case)
-        end = describe(blocks) | {"conditions": asdict(conditions)}
-    row._samples += [SampleRow(process=0, block=i, order=i, **one._asdict()) for i, one in enumerate(blocks.samples)]
+            timer.sample()
+        row = CaseRun(case)
+        end = describe(timer) | {"conditions": asdict(conditions)}
+    row._samples += [SampleRow(process=0, block=i, order=i, **one._asdict()) for i, one in enumerate(timer.samples)]
     row._finish(0, end)
     return _record(row, end, None)
 
@@ -231,7 +231,9 @@ def _measure_in_copy(case: Case, effort: Effort) -> Record:
     return parse_record(text, where=case.label)
 
 
-def _measure(row: Row, process: MeasuringProcess, effort: Effort, index: int, order: int) -> tuple[int, dict[str, Any]]:
+def _measure(
+    row: CaseRun, process: MeasuringProcess, effort: Effort, index: int, order: int
+) -> tuple[int, dict[str, Any]]:
     process.start(row.case, effort)
     if row.case.metric == "time":
         began = time.perf_counter()
@@ -245,7 +247,7 @@ def _measure(row: Row, process: MeasuringProcess, effort: Effort, index: int, or
     return order, end
 
 
-def _record(row: Row, end: dict[str, Any], instructions: float | None) -> Record:
+def _record(row: CaseRun, end: dict[str, Any], instructions: float | None) -> Record:
     return make_record(
         row.case,
         samples=row._samples,

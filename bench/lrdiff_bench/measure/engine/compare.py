@@ -1,0 +1,89 @@
+"""Two cases in one process, timed in turn and judged: what a table of ratios is made of."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from lrdiff_bench.measure.engine.case import Case
+from lrdiff_bench.measure.engine.timer import Clock, Timer, Timing, at_least, positive, timing_of
+from lrdiff_bench.stats.intervals import Interval, bootstrap_interval
+from lrdiff_bench.stats.verdict import BAND, Verdict, speed_verdict
+from lrdiff_bench.system.machine import load_average, pinned
+
+__all__ = ["Comparison", "compare_cases"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two cases timed in one run, ``b`` judged against ``a``.
+
+    Args:
+        a, b: the timing of each: samples, median, quartiles.
+        ratios: time of ``b`` over time of ``a``, one a round; a round is the four blocks a, b, b, a.
+        ratio: their median with a 95 % bootstrap interval over rounds.
+        band: ratios between ``1 / (1 + band)`` and ``1 + band`` are of no consequence.
+        verdict: ``b`` is faster, slower, equivalent, or the interval is too wide to say (unresolved).
+    """
+
+    a: Timing
+    b: Timing
+    ratios: tuple[float, ...]
+    ratio: Interval
+    band: float
+    verdict: Verdict
+
+
+def compare_cases(
+    a: Case,
+    b: Case,
+    *,
+    rounds: int = 20,
+    target_block_seconds: float = 0.01,
+    threads: int = 1,
+    band: float = BAND,
+    clock: Clock = time.perf_counter,
+) -> Comparison:
+    """Time two cases in one run, block by block in the order a, b, b, a, and judge ``b`` against ``a``.
+
+    In that order a drift of the machine that is linear over a round cancels. The interval is over rounds, which are
+    paired and independent, not over blocks.
+
+    Args:
+        a, b: what to compare; both are built and warmed up before the first round.
+        rounds: of four blocks each; six at least, below that no interval around a median reaches 95 %.
+        target_block_seconds: least length of a block; longer where the clock needs it.
+        threads: torch's intra-op threads; put back afterwards.
+        band: relative difference that is of no consequence; 0.02 is 2 %.
+        clock: host clock in seconds; another one only in tests.
+
+    Raises:
+        ConfigError: an argument is out of range, or a step takes no measurable time.
+
+    Example:
+        >>> case = Case(name="sum", version="1", factory=lambda: Workload(step=lambda: sum(range(1000))))
+        >>> comparison = compare_cases(case, case, rounds=6, target_block_seconds=0.0005)
+        >>> len(comparison.ratios), len(comparison.a.samples)
+        (6, 12)
+    """
+    at_least(6, rounds=rounds)
+    at_least(1, threads=threads)
+    positive(target_block_seconds=target_block_seconds, band=band)
+    load = load_average()
+    with pinned(threads) as counted:
+        first, second = Timer(a, clock, target_block_seconds), Timer(b, clock, target_block_seconds)
+        first.warm_up()
+        second.warm_up()
+        ratios = []
+        for _ in range(rounds):
+            a1, b1, b2, a2 = (side.sample().seconds for side in (first, second, second, first))
+            ratios.append((b1 + b2) / (a1 + a2))
+    ratio = bootstrap_interval(ratios)
+    return Comparison(
+        a=timing_of(first, load, counted),
+        b=timing_of(second, load, counted),
+        ratios=tuple(ratios),
+        ratio=ratio,
+        band=band,
+        verdict=speed_verdict(ratio, band),
+    )

@@ -1,0 +1,377 @@
+"""The project's one timer: one case being measured in this process.
+
+A block is as many steps in a row as it takes for the clock's own cost to vanish; a sample is the time of a block
+divided by its number of steps. The loop around the step (about 20 ns a step of CPython's own) is part of it, as it is
+of every training loop. Before every block the case's state is put back, and the device is waited for at both ends;
+warm-up goes on until the times settle. :func:`time_case` times one case,
+:func:`~lrdiff_bench.measure.engine.compare.compare_cases` two of them in turn; records and comparisons over processes
+are made of the same blocks.
+
+A workload with ``before`` is timed step by step, because what comes before each step is not to be timed: so the step
+of an optimizer is measured as a training loop finds it, after a forward and a backward pass. Its sample is the median
+step of the block, and the clock's own cost is subtracted.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import NamedTuple
+
+import numpy as np
+
+from lrdiff_bench.measure.engine.case import Case
+from lrdiff_bench.measure.engine.device import DeviceClock, device_clock
+from lrdiff_bench.system.machine import load_average, pinned, usable_cpus
+from lrdiff_bench.system.memory import peak_or_none
+from lrdiff_core.errors import ConfigError
+
+__all__ = ["CLOCK_SHARE", "Clock", "Noise", "Sample", "Timer", "Timing", "relative_iqr", "time_case", "timing_of"]
+
+Clock = Callable[[], float]
+
+# Reading the clock may cost this share of a block, no more.
+CLOCK_SHARE = 0.001
+# Warm-up: two windows of blocks must agree within SETTLED or within their own spread; it ends anyway at the limits.
+WINDOW = 5
+SETTLED = 0.02
+WARMUP_BLOCKS = 100
+WARMUP_SECONDS = 2.0
+# An empty step takes 30 ns; whoever needs more steps a block than this has a clock that stands still.
+MOST_STEPS = 10_000_000
+# What comes before a step may take a thousand times as long as the step: such a block is long enough after so long.
+BLOCK_SECONDS = 0.2
+LEAST_SAMPLES = 5  # taken even where the time is up
+
+
+class Sample(NamedTuple):
+    """One block, in seconds a step.
+
+    Args:
+        seconds: by the host's clock, from an idle device to an idle device.
+        launch: what the host took to hand the steps over; None on the CPU, where that is the whole.
+        device: by the device's own clock; None where it has none.
+        processor: of this process on all processors, which a busy neighbour cannot lengthen by taking them away; None
+            where steps are timed one by one.
+    """
+
+    seconds: float
+    launch: float | None = None
+    device: float | None = None
+    processor: float | None = None
+
+
+class Timer:
+    """One case being measured: its workload, the length of its blocks, what was seen so far.
+
+    Args:
+        case: built here, with the threads already pinned.
+        clock: of the host, in seconds.
+        target_seconds: least length of a block; longer where the clock needs it.
+        warmup_seconds: warm-up ends at the latest after so long.
+        device: another clock for the workload's device, in tests.
+
+    Raises:
+        UnavailableError: the workload's device is not here.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        clock: Clock = time.perf_counter,
+        target_seconds: float = 0.01,
+        *,
+        warmup_seconds: float = WARMUP_SECONDS,
+        device: DeviceClock | None = None,
+    ) -> None:
+        self.case = case
+        self.clock = clock
+        self.host_before = peak_or_none()
+        self.workload = case.factory()
+        self.device = device or device_clock(self.workload.device)
+        self.device.reset_peak()
+        self.clock_cost = _clock_cost(clock)
+        self.needed = max(target_seconds, self.clock_cost / CLOCK_SHARE)
+        self.warmup_seconds = warmup_seconds
+        self.number = 1
+        self.first_step = math.nan
+        self.first_graphs = 0  # torch.compile's, in the first call
+        self.warmup: list[float] = []
+        self.settled = False
+        self.samples: list[Sample] = []
+        self._graphs_before = _compiled_graphs()
+        self._whole = 0.0
+
+    def warm_up(self) -> None:
+        """Take the first step, find the length of a block, and go on until the times have settled."""
+        self.first_step = self._block().seconds
+        self.first_graphs = _compiled_graphs() - self._graphs_before
+        self._calibrate()
+        spent = self._whole
+        while len(self.warmup) < WARMUP_BLOCKS and spent < self.warmup_seconds:
+            self.warmup.append(self._block().seconds / self.number)
+            spent += self._whole
+            if _has_settled(self.warmup):
+                self.settled = True
+                break
+        if self.warmup[-1] * self.number < self.needed:
+            self._calibrate()  # steps are shorter now that they are warm
+
+    def sample(self) -> Sample:
+        """Measure one block; return and keep its times a step."""
+        block = self._block()
+        self.samples.append(Sample(*(None if one is None else one / self.number for one in block)))  # type: ignore[arg-type]
+        return self.samples[-1]
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """Seconds a step of every sample."""
+        return tuple(sample.seconds for sample in self.samples)
+
+    @property
+    def recompilations(self) -> int:
+        """Graphs that torch.compile built after the first call: each one means steps that were not steady."""
+        return _compiled_graphs() - self._graphs_before - self.first_graphs
+
+    @property
+    def clock_share(self) -> float:
+        """Cost of reading the clock as a share of the shortest block, or step where each is timed."""
+        return self.clock_cost / (min(self.seconds) * (1 if self.workload.before else self.number))
+
+    def _block(self) -> Sample:
+        """Take a block of steps and return its times; ``_whole`` is then what it took with all that is not timed."""
+        workload, device, clock = self.workload, self.device, self.clock
+        step, sync = workload.step, workload.sync
+        workload.reset()
+        sync()  # what reset left on the device must not be timed
+        device.wait()
+        begin = device.mark()
+        if workload.before is not None:
+            return self._one_by_one(workload.before)
+        processor = time.process_time()
+        start = clock()
+        for _ in repeat(None, self.number):
+            step()
+        launched = clock() if device.behind else start
+        end = device.mark()
+        sync()
+        device.wait()
+        self._whole = clock() - start
+        processor = time.process_time() - processor
+        if not device.behind:
+            return Sample(self._whole, processor=processor)
+        return Sample(self._whole, launched - start, device.between(begin, end), processor)
+
+    def _one_by_one(self, before: Callable[[], object]) -> Sample:
+        step, sync, device, clock = self.workload.step, self.workload.sync, self.device, self.clock
+        begin, steps = clock(), []
+        for _ in repeat(None, self.number):
+            before()
+            sync()
+            device.wait()
+            start = clock()
+            step()
+            sync()
+            device.wait()
+            steps.append(clock() - start)
+        self._whole = clock() - begin
+        # The median: a neighbour that takes the processor away in one step shows in no other.
+        return Sample(max(float(np.median(steps)) - self.clock_cost, 0.0) * self.number)
+
+    def _calibrate(self) -> None:
+        """Find the number of steps that makes a block long enough."""
+        while (elapsed := self._block().seconds) < self.needed and self._whole < max(self.needed, BLOCK_SECONDS):
+            if self.number >= MOST_STEPS:
+                raise ConfigError(
+                    f"{self.case.label}: {self.number} steps take {elapsed:.2g} s",
+                    help="check that the step does something and that the clock runs",
+                )
+            # Overshoot by a fifth, so that the next block is rarely short again; never more than tenfold.
+            growth = min(10.0, 1.2 * self.needed / elapsed) if elapsed > 0 else 10.0
+            if self.workload.before is not None:
+                growth = min(growth, max(1.0, 1.2 * BLOCK_SECONDS / self._whole))
+            self.number = min(MOST_STEPS, max(self.number + 1, math.ceil(self.number * growth)))
+        self.warmup.append(elapsed / self.number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """How far the machine can be trusted.
+
+    Args:
+        relative_iqr: distance between the quartiles of the samples, as a share of their median.
+        load_average: runnable processes over the last minute, read before measuring; None where the system has none.
+        cpus: processors this process may use.
+    """
+
+    relative_iqr: float
+    load_average: float | None
+    cpus: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Every sample of one case, and under what conditions it was taken.
+
+    Args:
+        case: label of the case.
+        parameters: of the case.
+        version: of the case.
+        samples: seconds a step, one a block, in the order taken.
+        number: steps a block.
+        first_step: seconds that the very first step took (lazy initialisation, compilation).
+        warmup: seconds a step of every warm-up block, in the order taken.
+        settled: whether warm-up ended because the times had settled, not because it ran out.
+        clock_share: cost of reading the clock as a share of the shortest block.
+        recompilations: graphs that torch.compile built after the first step.
+        threads: torch's intra-op threads while measuring.
+        noise: of the machine.
+        facts: of the workload.
+    """
+
+    case: str
+    parameters: dict[str, object]
+    version: str
+    samples: tuple[float, ...]
+    number: int
+    first_step: float
+    warmup: tuple[float, ...]
+    settled: bool
+    clock_share: float
+    recompilations: int
+    threads: int
+    noise: Noise
+    facts: dict[str, object]
+
+    @property
+    def median(self) -> float:
+        """Seconds a step."""
+        return float(np.median(self.samples))
+
+    @property
+    def bytes_a_second(self) -> float:
+        """Bytes that a step moves, as the workload's facts say, over the median."""
+        return float(str(self.facts["bytes"])) / self.median
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """First and third quartile, seconds a step."""
+        lower, upper = np.quantile(self.samples, (0.25, 0.75))
+        return float(lower), float(upper)
+
+
+def time_case(
+    case: Case,
+    *,
+    samples: int = 30,
+    target_block_seconds: float = 0.01,
+    threads: int | None = None,
+    most_seconds: float = math.inf,
+    clock: Clock = time.perf_counter,
+) -> Timing:
+    """Time one case.
+
+    Args:
+        case: what to time.
+        samples: how many blocks are measured.
+        target_block_seconds: least length of a block; longer where the clock needs it.
+        threads: torch's intra-op threads, put back afterwards; left out, what the case wants.
+        most_seconds: no block is begun after so long, restoring state included, once there are five.
+        clock: host clock in seconds; another one only in tests.
+
+    Raises:
+        ConfigError: an argument is out of range, or the step takes no measurable time.
+
+    Example:
+        >>> case = Case(name="sum", version="1", factory=lambda: Workload(step=lambda: sum(range(1000))))
+        >>> timing = time_case(case, samples=3, target_block_seconds=0.001)
+        >>> len(timing.samples), timing.threads, timing.clock_share < 0.001
+        (3, 1, True)
+    """
+    threads = case.threads if threads is None else threads
+    at_least(1, samples=samples, threads=threads)
+    positive(target_block_seconds=target_block_seconds)
+    load = load_average()
+    with pinned(threads) as counted:
+        timer = Timer(case, clock, target_block_seconds)
+        timer.warm_up()
+        began = clock()
+        while len(timer.samples) < samples and (len(timer.samples) < LEAST_SAMPLES or clock() - began < most_seconds):
+            timer.sample()
+    return timing_of(timer, load, counted)
+
+
+def relative_iqr(values: Sequence[float]) -> float:
+    """Distance between the quartiles as a share of the median.
+
+    Example:
+        >>> relative_iqr([1.0, 2.0, 3.0, 4.0, 5.0])
+        0.6666666666666666
+    """
+    lower, middle, upper = np.quantile(values, (0.25, 0.5, 0.75))
+    return float((upper - lower) / middle)
+
+
+def _has_settled(times: Sequence[float]) -> bool:
+    """Whether the last two windows agree: within SETTLED, or within what the machine's noise lets one see."""
+    if len(times) < 2 * WINDOW:
+        return False
+    before, after = times[-2 * WINDOW : -WINDOW], times[-WINDOW:]
+    tolerance = max(SETTLED, relative_iqr(before), relative_iqr(after))
+    return abs(float(np.median(after)) / float(np.median(before)) - 1.0) <= tolerance
+
+
+def _clock_cost(clock: Clock) -> float:
+    """Seconds that the two readings around a block add to it."""
+    pairs = []
+    for _ in range(101):
+        start = clock()
+        pairs.append(clock() - start)
+    return float(np.median(pairs))
+
+
+def _compiled_graphs() -> int:
+    """Graphs that torch.compile has built in this process; loads nothing that is not loaded."""
+    utils = sys.modules.get("torch._dynamo.utils")
+    return 0 if utils is None else int(utils.counters["stats"]["unique_graphs"])
+
+
+def timing_of(timer: Timer, load: float | None, threads: int) -> Timing:
+    """What a timer has seen so far.
+
+    Args:
+        timer: with samples.
+        load: of the machine before it began.
+        threads: of torch.
+    """
+    return Timing(
+        case=timer.case.label,
+        parameters=dict(timer.case.parameters),
+        version=timer.case.version,
+        samples=timer.seconds,
+        number=timer.number,
+        first_step=timer.first_step,
+        warmup=tuple(timer.warmup),
+        settled=timer.settled,
+        clock_share=timer.clock_share,
+        recompilations=timer.recompilations,
+        threads=threads,
+        noise=Noise(relative_iqr=relative_iqr(timer.seconds), load_average=load, cpus=usable_cpus()),
+        facts=dict(timer.workload.facts),
+    )
+
+
+def at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name} is {value!r}", help=f"write a whole number from {least} up")
+
+
+def positive(**values: float) -> None:
+    for name, value in values.items():
+        if not 0.0 < value < math.inf:
+            raise ConfigError(f"{name} is {value!r}", help="write a positive finite number")
