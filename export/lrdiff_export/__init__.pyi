@@ -26,8 +26,6 @@ from .runtimes import BACKENDS as BACKENDS
 from .runtimes import Backend as Backend
 from .runtimes import register_backend as register_backend
 from .runtimes.predictor import OnnxPredictor as OnnxPredictor
-from .runtimes.runners import RUNNERS as RUNNERS
-from .runtimes.runners import register_runner as register_runner
 from .runtimes.sandbox import Limits as Limits
 from .runtimes.sandbox import Sandbox as Sandbox
 from .runtimes.sandbox import inspect_untrusted as inspect_untrusted

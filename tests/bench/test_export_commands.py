@@ -1,6 +1,9 @@
 """`lrdiff export`, `verify`, `predict`, `latency` and `targets` on a run and on a module of the user's own."""
 
+import hashlib
 import json
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -75,8 +78,6 @@ def test_an_export_has_golden_vectors_and_variants_beside_it(run):
 
 
 def test_a_file_is_verified_by_its_golden_vectors_alone(run, here, capsys):
-    import shutil
-
     for name in ("model.onnx", "model.golden.npz", "model.golden.json"):
         shutil.copy(run / name, here)
     assert main(["verify", "model.onnx"]) == 0
@@ -188,19 +189,22 @@ def test_a_file_that_lies_about_itself_is_one_line(run, here, capsys, texts, wha
     assert not what or (error[0].startswith("error: ") and what in error[0])
 
 
-def test_a_file_that_runs_for_ever_is_refused_by_verify_with_a_run(run, here, capsys, monkeypatch):
-    import sys
-
-    import lrdiff_export.runtimes.sandbox as sandbox
-
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["endless_loop", "large_at_run_time"])
+def test_a_file_without_end_or_measure_is_refused_by_every_command(run, here, capsys, monkeypatch, data):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "export"))
-    monkeypatch.delitem(sys.modules, "hostile", raising=False)
-    from hostile import endless_loop
+    import hostile
 
-    real = sandbox.Limits.__init__
-    monkeypatch.setattr(sandbox.Limits, "__init__", lambda self: real(self, seconds=1.0))
-    Path("model.onnx").write_bytes(endless_loop("features", 13, "probabilities", 3))
-    assert main(["verify", "model.onnx", "--run", str(run)]) == 2
-    error = capsys.readouterr().err.splitlines()
-    assert error[0] == "error: model.onnx takes longer than 1 s to open and run"
-    assert len(error) == 2
+    Path("model.onnx").write_bytes(getattr(hostile, data)("features", 13, "probabilities", 3))
+    shutil.copy(run / "model.golden.npz", "model.golden.npz")
+    said = json.loads((run / "model.golden.json").read_text())
+    said["model_sha256"] = hashlib.sha256(Path("model.onnx").read_bytes()).hexdigest()
+    Path("model.golden.json").write_text(json.dumps(said))
+    for command in (["verify"], ["verify", "--run", str(run)], ["parity"], ["latency"]):
+        begun = time.monotonic()
+        assert main([command[0], "model.onnx", *command[1:]]) == 2, command
+        error = capsys.readouterr().err.splitlines()
+        assert len(error) == 2
+        assert error[0].startswith("error: model.onnx ")
+        assert data != "endless_loop" or error[0] == "error: model.onnx takes longer than 4 s to open and run"
+        assert time.monotonic() - begun < 20  # 5 s; a busy machine

@@ -60,8 +60,8 @@ def wrong() -> Iterator[None]:
     before = dict(BACKENDS)
 
     class Wrong(TorchBackend):
-        def prepare(self, module: Any, onnx: Any) -> Any:
-            predict = super().prepare(module, onnx)
+        def prepare(self, model: Any) -> Any:
+            predict = super().prepare(model)
             return lambda *rows: [output[:, ::-1] for output in predict(*rows)]
 
     class Absent(TorchBackend):
@@ -120,8 +120,8 @@ def test_a_file_alone_is_judged_by_its_golden_vectors(
     assert [one["status"] for one in report["results"]] == ["agrees"] * 3
     assert main(["parity", "model.onnx", "--backends", "eager"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "error: eager needs the module, model.onnx is only a file",
-        f"help: backends for a file: {', '.join(n for n, one in BACKENDS.items() if one.needs_onnx)}",
+        "error: eager runs a module, not an ONNX file",
+        f"help: backends of files: {', '.join(n for n, one in BACKENDS.items() if one.needs_onnx)}",
     ]
     assert main(["parity", "model.onnx", "--data", "mine_to_compare.py"]) == 2
     assert capsys.readouterr().err.startswith("error: --data has no float64 answers for a file alone\n")
@@ -248,8 +248,8 @@ def test_lower_precision_fails_only_where_it_was_asked_for(
     class Worse(TorchBackend):
         dtype = "bfloat16"
 
-        def prepare(self, module: Any, onnx: Any) -> Any:
-            predict = super().prepare(module, onnx)
+        def prepare(self, model: Any) -> Any:
+            predict = super().prepare(model)
             return lambda *rows: [1 - output for output in predict(*rows)]
 
     for name in list(BACKENDS):

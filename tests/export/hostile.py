@@ -51,6 +51,27 @@ def huge_constant() -> bytes:
     return _model([*nodes, helper.make_node("Add", ["x", "s"], ["y"])], initializer=[shape]).SerializeToString()
 
 
+def large_at_run_time(x: str = "x", features: int = 2, y: str = "y", outputs: int = 2) -> bytes:
+    """Loads at once, and asks for 2 GiB a row when it is run."""
+    numbers = {"zero": 0, "one": 1, "outputs": outputs, "large": 2**28}
+    constants = [numpy_helper.from_array(np.array([value], np.int64), name) for name, value in numbers.items()]
+    nodes = [
+        helper.make_node("Shape", [x], ["rows"], start=0, end=1),
+        helper.make_node("Mul", ["rows", "large"], ["size"]),
+        helper.make_node("Concat", ["size", "one"], ["sizes"], axis=0),
+        helper.make_node("ReduceMax", [x], ["most"]),
+        helper.make_node("Expand", ["most", "sizes"], ["many"]),
+        helper.make_node("Sin", ["many"], ["waves"]),
+        helper.make_node("ReduceMax", ["waves", "zero"], ["wave"]),
+        helper.make_node("Add", [x, "wave"], ["sum"]),
+        helper.make_node("Slice", ["sum", "zero", "outputs", "one"], [y]),
+    ]
+    ports = [_value(x, ["batch", features])], [_value(y, ["batch", outputs])]
+    graph = helper.make_graph(nodes, "graph", *ports, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
 def endless_loop(x: str = "x", features: int = 2, y: str = "y", outputs: int = 2) -> bytes:
     """Loads at once, and runs for ever."""
     body = helper.make_graph(

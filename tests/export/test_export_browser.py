@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from test_export_golden import published, spoil  # noqa: F401  (fixtures)
 
-import lrdiff_export
+from lrdiff_export.runtimes.javascript.workers import WORKER
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "export.md"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -64,7 +64,7 @@ def site(published: Path, javascript: Path, tmp_path: Path) -> Iterator[tuple[Pa
     shutil.copytree(published.parent, folder)
     for file in folder.iterdir():  # the guide calls the model model.onnx
         file.rename(folder / file.name.replace(published.stem, "model"))
-    shutil.copy(Path(lrdiff_export.__file__).with_name("check_golden.mjs"), folder)
+    shutil.copy(WORKER, folder)
     (folder / "dist").symlink_to(javascript / "node_modules" / "onnxruntime-web" / "dist")
     page = re.search(r"```html\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert page is not None, "the guide has no page"

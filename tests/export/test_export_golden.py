@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import pytest
 from hostile import HOSTILE
 
 from lrdiff_core.errors import ConfigError, DataError, ModelFileError, UnavailableError
-from lrdiff_export import RUNNERS, export, register_runner, verify_golden
+from lrdiff_export import BACKENDS, export, verify_golden
 from lrdiff_export.examples import ZOO
 from lrdiff_export.runtimes.javascript.install import NODE_MODULES, PACKAGES
-from lrdiff_export.runtimes.runners import CHECKER
+from lrdiff_export.runtimes.javascript.workers import WORKER
 from lrdiff_export.verify.golden import golden_paths, read_golden
 
 
@@ -60,24 +60,28 @@ def test_the_answers_are_float64_and_the_document_names_everything(published: Pa
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["passed"]
 
 
-def test_openvino_agrees(published: Path) -> None:
-    pytest.importorskip("openvino", reason="openvino is not installed")
-    report = verify_golden(published, runtime="openvino")
-    assert report.problems == ()
-    assert report.runtime.startswith("openvino ")
+OTHERS = [name for name, one in BACKENDS.items() if one.needs_onnx and one.device == "cpu" and name != "onnxruntime"]
 
 
-@pytest.mark.slow
-def test_onnxruntime_web_agrees_under_node(published: Path, javascript: Path) -> None:
-    report = verify_golden(published, runtime="node")
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.slow] if BACKENDS[one].heavy else []) for one in OTHERS]
+)
+def test_every_other_runtime_of_files_agrees(name: str, published: Path, request: pytest.FixtureRequest) -> None:
+    if BACKENDS[name].heavy:
+        request.getfixturevalue("javascript")
+    if (reason := BACKENDS[name].availability()) is not None:
+        pytest.skip(reason)
+    if BACKENDS[name].dtype is None:
+        pytest.skip("it computes in bfloat16 where the CPU can")
+    report = verify_golden(published, runtime=name)
     assert report.problems == ()
-    assert report.runtime == f"onnxruntime-web {PACKAGES['onnxruntime-web']} under node"
+    assert report.runtime.split()[0] == {"onnx-reference": "onnx", "chromium": "onnxruntime-web"}.get(
+        name, name if name in ("openvino", *PACKAGES) else "onnxruntime"
+    )
 
 
 def node(javascript: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["node", str(CHECKER), *arguments], cwd=javascript, capture_output=True, text=True, timeout=60
-    )
+    return subprocess.run(["node", str(WORKER), *arguments], cwd=javascript, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.slow
@@ -154,38 +158,20 @@ def test_a_wrong_weight_and_another_file_are_problems(plain: Path) -> None:
     assert len(verify_golden(plain).problems) == 1
 
 
-def test_any_runtime_can_be_brought(plain: Path) -> None:
+def test_any_runtime_can_be_brought(plain: Path, plant: Any) -> None:
     def half(model: Path, feeds: Any) -> Any:
-        return {
-            name: one.astype(np.float16).astype(np.float32)
-            for name, one in RUNNERS["onnxruntime"](model, feeds).items()
-        }
+        (output,) = BACKENDS["onnxruntime"].prepare(model)(*feeds.values())
+        return {"probability": output.astype(np.float16).astype(np.float32)}
 
     report = verify_golden(plain, runtime=half)
     assert (report.passed, report.runtime) == (False, "half")
     assert verify_golden(plain, runtime=lambda model, feeds: {}).problems == ("output 'probability': no such output",)
-
-
-@pytest.fixture
-def registered() -> Iterator[None]:
-    before = dict(RUNNERS)
-    yield
-    RUNNERS.clear()
-    RUNNERS.update(before)
-
-
-def test_a_runtime_can_be_registered(plain: Path, registered: None) -> None:
-    @register_runner("mine")
-    class Mine:
-        def described(self) -> str:
-            return "mine 1.0"
-
-        def __call__(self, model: Path, feeds: Any) -> Any:
-            return RUNNERS["onnxruntime"](model, feeds)
-
+    facts = {"facts": lambda self: {"ran_on": "cpu", "runtime": "mine 1.0"}, "__module__": "mine"}
+    plant("mine")(type("Mine", (type(BACKENDS["onnxruntime"]),), facts))
     assert verify_golden(plain, runtime="mine").runtime == "mine 1.0"
-    with pytest.raises(ConfigError, match=r'^no runtime "yours"\nhelp: runtimes: '):
-        verify_golden(plain, runtime="yours")
+    for wrong, message in (("yours", 'no backend "yours"'), ("eager", "eager runs a module, not an ONNX file")):
+        with pytest.raises(ConfigError, match=f"^{message}\nhelp: backends"):
+            verify_golden(plain, runtime=wrong)
 
 
 def test_a_runtime_that_is_not_here_is_named(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +180,7 @@ def test_a_runtime_that_is_not_here_is_named(plain: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.chdir(plain.parent)
     with pytest.raises(UnavailableError, match=r"^(onnxruntime-web|node) is not installed"):
-        verify_golden(plain, runtime="node")
+        verify_golden(plain, runtime="onnxruntime-web")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UnavailableError, match=r"^openvino is not installed"):
         verify_golden(plain, runtime="openvino")
@@ -208,6 +194,49 @@ def test_other_runtimes_get_no_file_that_the_sandbox_could_not_open(plain: Path)
         verify_golden(plain, runtime="openvino")
     assert caught.value.message.startswith(f"{plain}")
     assert "openvino" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("allowed", 1e300), ("allowed", math.inf), ("allowed", math.nan), ("allowed", -1.0), ("allowed", 1e4),
+        ("unit", 1e300), ("unit", math.inf), ("unit", math.nan), ("unit", 0.0), ("unit", -1e-7), ("unit", 1e-2),
+        ("dtype", "complex64"), ("dtype", "float16"), ("dtype", "int64"), ("dtype", "no-such"),
+    ],
+)  # fmt: skip
+def test_no_budget_is_believed_that_arithmetic_does_not_explain(plain: Path, key: str, value: Any) -> None:
+    document = golden_paths(plain)[1]
+    said = json.loads(document.read_text())
+    said["outputs"][0][key] = value
+    document.write_text(json.dumps(said))
+    if key == "dtype" and value == "float16":  # coarser: allowed as such, and the file's output is not of it
+        assert verify_golden(plain).problems == ("output 'probability': dtype float32 instead of float16",)
+        return
+    with pytest.raises(ModelFileError, match=rf"^{document} is damaged: "):
+        verify_golden(plain)
+
+
+def test_labels_are_exact_whatever_is_allowed(tmp_path: Path) -> None:
+    sample, file = ZOO["scores and label"], tmp_path / "model.onnx"
+    export(sample.module(), sample.example(), out=file, rows=sample.rows["rows"], output_names=sample.outputs)
+    document = golden_paths(file)[1]
+    said = json.loads(document.read_text())
+    said["outputs"][1]["allowed"] = 1.0
+    document.write_text(json.dumps(said))
+    with pytest.raises(ModelFileError, match="1 elements of label may differ, and int64 is exact"):
+        verify_golden(file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("key", "value"), [("allowed", 1e300), ("unit", 1e300), ("allowed", -1)])
+def test_javascript_believes_no_such_budget_either(plain: Path, javascript: Path, key: str, value: float) -> None:
+    document = golden_paths(plain)[1]
+    said = json.loads(document.read_text())
+    said["outputs"][0][key] = value
+    document.write_text(json.dumps(said))
+    ran = node(javascript, str(plain))
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: the golden vectors allow more of probability than float32 loses: ")
 
 
 def test_missing_and_damaged_golden_vectors_are_named(plain: Path) -> None:

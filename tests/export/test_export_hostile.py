@@ -115,17 +115,6 @@ def test_rows_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
         run_untrusted(written(tmp_path, WHOLE), [np.ones((2, 3), np.float32)])
 
 
-def test_a_child_that_dies_is_one_line_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = written(tmp_path, WHOLE)
-    with Sandbox() as sandbox:
-        sandbox.inspect(file)
-        assert sandbox._process is not None
-        sandbox._process.kill()
-        with pytest.raises(ModelFileError, match="ended the process that read it"):
-            sandbox.inspect(file)
-        assert sandbox.inspect(file).outputs[0][0] == "y"
-
-
 def test_nothing_is_imported_from_the_folder_of_a_hostile_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "onnx.py").write_text("raise SystemExit('imported')")
     monkeypatch.chdir(tmp_path)

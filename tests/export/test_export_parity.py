@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from export_models import MODELS, Classifier, rows_of, seeded
 from torch import nn
 
-from lrdiff_core.errors import ConfigError, ModelFileError
+from lrdiff_core.errors import CheckFailed, ConfigError, ModelFileError
 from lrdiff_export import BACKENDS, Backend, ParityReport, check_parity, convert_to_onnx, register_backend
 from lrdiff_export.model.precision import ARITHMETICS
 from lrdiff_export.runtimes import Predict, TorchBackend, compiler_path
@@ -135,11 +136,12 @@ def test_a_matrix_of_absent_backends_only_does_not_pass() -> None:
 def test_a_backend_that_drops_to_bfloat16_differs(plant: Any) -> None:
     @plant("bf16")
     class Bf16(TorchBackend):
-        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+        def prepare(self, model: nn.Module) -> Predict:
+            coarse = copy.deepcopy(model)
             with torch.no_grad():
-                for tensor in [*module.parameters(), *module.buffers()]:
+                for tensor in [*coarse.parameters(), *coarse.buffers()]:
                     tensor.copy_(tensor.bfloat16())
-            return super().prepare(module, onnx)
+            return super().prepare(coarse)
 
     report = check_parity(seeded(Classifier), ROWS, backends=["eager", "bf16"])
     eager, result = report.results
@@ -154,8 +156,8 @@ def test_a_backend_that_drops_to_bfloat16_differs(plant: Any) -> None:
 def test_a_backend_that_reorders_classes_differs_and_its_flips_are_counted(plant: Any) -> None:
     @plant("reorders")
     class Reorders(TorchBackend):
-        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-            predict = super().prepare(module, onnx)
+        def prepare(self, model: nn.Module) -> Predict:
+            predict = super().prepare(model)
             return lambda rows: [output[:, ::-1] for output in predict(rows)]
 
     make, rows = MODELS["multi-class"]
@@ -183,8 +185,8 @@ def test_a_backend_that_ignores_the_device_it_was_asked_for_is_refused(plant: An
 def test_a_backend_that_flushes_small_outputs_differs(plant: Any) -> None:
     @plant("flushes")
     class Flushes(TorchBackend):
-        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-            predict = super().prepare(module, onnx)
+        def prepare(self, model: nn.Module) -> Predict:
+            predict = super().prepare(model)
             return lambda rows: [np.where(np.abs(output) < 1e-3, 0, output) for output in predict(rows)]
 
     result = only(check_parity(nn.Identity(), 1e-4 * ROWS, backends=["flushes"]))
@@ -196,7 +198,7 @@ def test_a_backend_that_crashes_is_refused_with_its_reason_and_released(plant: A
 
     @plant("crashes")
     class Crashes(TorchBackend):
-        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+        def prepare(self, model: nn.Module) -> Predict:
             raise ZeroDivisionError("no such kernel\nsecond line")
 
         def release(self) -> None:
@@ -208,11 +210,22 @@ def test_a_backend_that_crashes_is_refused_with_its_reason_and_released(plant: A
     assert released == [True]
 
 
+def test_a_backend_that_changes_the_module_ends_the_comparison(plant: Any) -> None:
+    @plant("changes")
+    class Changes(TorchBackend):
+        def prepare(self, model: nn.Module) -> Predict:
+            model.get_parameter("layer1.weight").data.mul_(2.0)
+            return super().prepare(model)
+
+    with pytest.raises(CheckFailed, match="^changes changes the module that it is given\nhelp: let prepare"):
+        check_parity(seeded(Classifier), ROWS, backends=["changes"])
+
+
 def test_a_backend_that_gives_nothing_differs(plant: Any) -> None:
     @plant("empty")
     class Empty(TorchBackend):
-        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-            predict = super().prepare(module, onnx)
+        def prepare(self, model: nn.Module) -> Predict:
+            predict = super().prepare(model)
             return lambda rows: predict(rows)[1:]
 
     result = only(check_parity(seeded(Classifier), ROWS, backends=["empty"]))

@@ -95,7 +95,7 @@ def test_a_stream_of_the_callers_own_changes_nothing(name: str) -> None:
 def test_a_graph_is_replayed_on_new_rows_and_captured_again_for_new_shapes() -> None:
     needs("cuda-graph")
     module = seeded(Classifier).eval()
-    predict = BACKENDS["cuda-graph"].prepare(module, None)
+    predict = BACKENDS["cuda-graph"].prepare(module)
     for rows in (rows_of(8, 10), rows_of(8, 10, seed=1), rows_of(3, 10), rows_of(8, 10, seed=2)):
         with torch.no_grad():
             expected = module(torch.tensor(rows)).numpy()

@@ -42,8 +42,8 @@ class Rounding(TorchBackend):
 
     lower = "bfloat16"
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-        predict = super().prepare(module, onnx)
+    def prepare(self, model: nn.Module) -> Predict:
+        predict = super().prepare(model)
 
         def rounded(*rows: np.ndarray) -> list[np.ndarray]:
             fast = torch.backends.mha.get_fastpath_enabled()
@@ -62,8 +62,8 @@ class Half(TorchBackend):
 
     cast = torch.bfloat16
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-        inner, dtype = copy.deepcopy(module).to(self.cast), self.cast
+    def prepare(self, model: nn.Module) -> Predict:
+        inner, dtype = copy.deepcopy(model).to(self.cast), self.cast
 
         class Cast(nn.Module):
             def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Half(TorchBackend):
                 result = self.inner(*(one.to(dtype) for one in tensors))
                 return result.float() if isinstance(result, torch.Tensor) else [one.float() for one in result]
 
-        return super().prepare(Cast(), onnx)
+        return super().prepare(Cast())
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN:UserWarning")
@@ -102,8 +102,8 @@ Outputs = list[np.ndarray]
 class Spoiled(TorchBackend):
     """Right but for what ``spoil`` does to rows and outputs."""
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-        predict = super().prepare(module, onnx)
+    def prepare(self, model: nn.Module) -> Predict:
+        predict = super().prepare(model)
         self.seen: dict[Any, Any] = {}
         return lambda *rows: self.spoil(predict, rows)
 
@@ -185,12 +185,12 @@ class OneColumn(Spoiled):
 class HalfSums(TorchBackend):
     """Sums up products in float16."""
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-        inner = copy.deepcopy(module)
+    def prepare(self, model: nn.Module) -> Predict:
+        inner = copy.deepcopy(model)
         for part in inner.modules():
             if isinstance(part, nn.Linear):
                 part.forward = _half_sums(part)  # type: ignore[method-assign]
-        return super().prepare(inner, onnx)
+        return super().prepare(inner)
 
 
 def _half_sums(layer: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -270,8 +270,8 @@ def test_only_rows_that_the_module_itself_can_answer_are_run_besides() -> None:
 class Flushing(TorchBackend):
     """Switches denormal numbers off in the processor, as fast-math libraries do when they are loaded."""
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-        predict = super().prepare(module, onnx)
+    def prepare(self, model: nn.Module) -> Predict:
+        predict = super().prepare(model)
 
         def flushed(*rows: np.ndarray) -> list[np.ndarray]:
             if not torch.set_flush_denormal(True):
@@ -299,8 +299,8 @@ def test_a_backend_that_may_flush_denormals_agrees_and_it_is_told(plant: Any) ->
 class Reordering(TorchBackend):
     """Gives the classes in another order; of two, the other one's probability."""
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-        predict = super().prepare(module, onnx)
+    def prepare(self, model: nn.Module) -> Predict:
+        predict = super().prepare(model)
 
         def other(output: np.ndarray) -> np.ndarray:
             return 1 - output if output.shape[1] == 1 else np.roll(output, 1, axis=1)
@@ -395,8 +395,8 @@ def test_what_it_says_must_be_true(said: str, status: str, fault: str | None, pl
 
 def wrong_by(change: Callable[[np.ndarray], np.ndarray]) -> type:
     class Wrong(TorchBackend):
-        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-            predict = super().prepare(module, onnx)
+        def prepare(self, model: nn.Module) -> Predict:
+            predict = super().prepare(model)
             return lambda *rows: [change(output) for output in predict(*rows)]
 
     return Wrong
@@ -432,8 +432,8 @@ def test_a_run_that_changes_from_time_to_time_is_told_and_both_runs_are_judged(p
     class Changing(TorchBackend):
         by = np.float32(1e-7)
 
-        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-            predict, runs = super().prepare(module, onnx), [0]
+        def prepare(self, model: nn.Module) -> Predict:
+            predict, runs = super().prepare(model), [0]
 
             def changed(*rows: np.ndarray) -> list[np.ndarray]:
                 runs[0] += 1
@@ -450,8 +450,8 @@ def test_a_run_that_changes_from_time_to_time_is_told_and_both_runs_are_judged(p
 
 def test_rows_that_come_out_wrong_alone_are_caught(plant: Any) -> None:
     class Lonely(TorchBackend):
-        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-            predict = super().prepare(module, onnx)
+        def prepare(self, model: nn.Module) -> Predict:
+            predict = super().prepare(model)
             return lambda rows: [output * (1 if len(rows) > 1 else 1.001) for output in predict(rows)]
 
     result = judged("main, binary", plant, Lonely)

@@ -55,13 +55,13 @@ def test_layers_that_are_called_twice_are_told_apart_and_only_those_seen_before_
 def test_a_fault_in_one_layer_shows_from_there_on(plant: Any) -> None:
     @plant("faulty")
     class Faulty(TorchBackend):
-        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+        def prepare(self, model: nn.Module) -> Predict:
             import copy
 
-            copied = copy.deepcopy(module)
+            copied = copy.deepcopy(model)
             with torch.no_grad():
                 copied.get_submodule("inner.2").weight.mul_(1.001)
-            return super().prepare(copied, onnx)
+            return super().prepare(copied)
 
     module = seeded(lambda: nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2)))
     subject = subject_of_module(module, rows_of(40, 10))
@@ -74,13 +74,13 @@ def test_a_fault_in_one_layer_shows_from_there_on(plant: Any) -> None:
 def test_an_infinite_layer_has_no_error_and_a_refusal_has_a_reason(plant: Any) -> None:
     @plant("infinite")
     class Infinite(TorchBackend):
-        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-            predict = super().prepare(module, onnx)
+        def prepare(self, model: nn.Module) -> Predict:
+            predict = super().prepare(model)
             return lambda rows: [np.full_like(output, np.inf) for output in predict(rows)]
 
     @plant("crashes")
     class Crashes(TorchBackend):
-        def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+        def prepare(self, model: nn.Module) -> Predict:
             raise ZeroDivisionError("no kernel")
 
     subject = subject_of_module(nn.Linear(3, 2), rows_of(4, 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from lrdiff_bench.measure.cases.shipping import prepared
 from lrdiff_bench.measure.engine.case import Parity, Workload
 from lrdiff_bench.measure.engine.registry import case_family
 
@@ -45,7 +46,7 @@ def prediction(backend: str, model: str) -> Workload:
 
     subject, place = _subject(model), BACKENDS[backend]
     assert subject.module is not None
-    predict = place.prepare(subject.module, subject.get_onnx() if place.needs_onnx else None)
+    predict = prepared(place, subject.module, subject.get_onnx() if place.needs_onnx else None)
 
     def parity() -> Parity:
         outputs = predict(*subject.rows)

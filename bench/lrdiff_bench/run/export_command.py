@@ -150,7 +150,7 @@ def latency(
     """Time a run's ``model.onnx`` against eager PyTorch, call by call; or an ONNX file alone on its golden vectors.
 
     Args:
-        source: a run folder, or an ONNX file, which is opened in a sandbox first.
+        source: a run folder, or an ONNX file from anywhere: it runs in a sandbox.
         batches: batch sizes.
         threads: numbers of threads.
         provider: the execution provider that must run every node.
@@ -160,13 +160,13 @@ def latency(
         CheckFailed: a node is run by another provider than the one asked for.
         UnavailableError: the provider is not here.
     """
-    from lrdiff_export import inspect_untrusted, measure_latency, subject_of_file
+    from lrdiff_export import measure_latency
     from lrdiff_export.runtimes.predictor import CPU_PROVIDER
+    from lrdiff_export.verify.golden import read_golden
 
     model = Path(source)
     if model.suffix == ".onnx":
-        inspect_untrusted(model)
-        module, rows = None, subject_of_file(model).rows
+        module, rows = None, read_golden(model).inputs
     else:
         net, _, config = open_run(model)
         module, rows, model = Predictor(net).eval(), (held_out(net, config)[0],), model / "model.onnx"

@@ -124,7 +124,8 @@ def layer_errors(subject: Subject, backends: Sequence[Backend]) -> list[LayerErr
                 outputs = [f"layer{i}" for i in range(len(names))]
                 examples = [torch.tensor(one[:2]) for one in subject.rows]
                 onnx = convert_to_onnx(tapped, example=examples, output_names=outputs)
-            given = backend.prepare(tapped, onnx if backend.needs_onnx else None)(*(one.copy() for one in subject.rows))
+            model = onnx if backend.needs_onnx else tapped
+            given = backend.prepare(model)(*(one.copy() for one in subject.rows))
             errors = tuple(_error(one, answer) for one, answer in zip(given, answers, strict=True))
             found.append(LayerErrors(backend=backend.name, layers=names, errors=errors))
         except LrdiffError as problem:

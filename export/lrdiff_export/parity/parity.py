@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from lrdiff_core.errors import CheckFailed, ConfigError, LrdiffError, UnavailableError
+from lrdiff_core.errors import CheckFailed, LrdiffError, UnavailableError
 from lrdiff_export.model.precision import ARITHMETICS
 from lrdiff_export.model.signature import Arrays
 from lrdiff_export.parity.faults import DENORMALS, ELSEWHERE, PRECISION, Finding, reordered_classes
@@ -19,6 +19,7 @@ from lrdiff_export.records import first_line
 from lrdiff_export.runtimes import BACKENDS, Backend, find_backends
 from lrdiff_export.runtimes.denormals import FLUSHED, denormals_of
 from lrdiff_export.runtimes.protocol import Facts, RanElsewhereError
+from lrdiff_export.runtimes.sandbox import Sandbox, in_sandbox
 from lrdiff_export.verify.backend_result import AGREES, DIFFERS, REFUSED, UNAVAILABLE, BackendResult, ParityReport
 from lrdiff_export.verify.compare import Verdict
 
@@ -77,32 +78,32 @@ def check_subjects(
     Raises:
         ConfigError: no such backend, or one that needs the module where there is only a file.
     """
-    only_files = [name for name, subject in subjects.items() if subject.module is None]
-    chosen = find_backends(list(BACKENDS) if backends is None else backends)
-    if backends is None and only_files:
-        chosen = [backend for backend in chosen if backend.needs_onnx]
-    for backend in chosen:
-        if only_files and not backend.needs_onnx:
-            raise ConfigError(
-                f"{backend.name} needs the module, {only_files[0]} is only a file",
-                help=f"backends for a file: {', '.join(n for n, one in BACKENDS.items() if one.needs_onnx)}",
-            )
+    only_files = any(subject.module is None for subject in subjects.values())
+    default = [name for name, backend in BACKENDS.items() if backend.needs_onnx or not only_files]
     found: dict[str, list[BackendResult]] = {name: [] for name in subjects}
-    for backend in chosen:
-        denormals: list[str | None] = []  # looked at once a backend
-        try:
-            for name, subject in subjects.items():
-                if watch is not None:
-                    watch(backend.name, name)
-                result = _compare(backend, subject, denormals)
-                lower = result.dtype != "float32" and backends is None
-                found[name].append(replace(result, counts=not lower))
-        finally:
-            backend.release()
+    limits = [subject.limits for subject in subjects.values() if subject.limits is not None]
+    with Sandbox(limits[0] if limits else None) as sandbox:  # starts nothing before it is needed
+        for backend in find_backends(default if backends is None else backends, of_files=only_files):
+            denormals: list[str | None] = []  # looked at once a backend
+            limited = in_sandbox(backend, sandbox) if backend.needs_onnx and limits else backend
+            try:
+                for name, subject in subjects.items():
+                    if watch is not None:
+                        watch(backend.name, name)
+                    result = _compare(backend if subject.limits is None else limited, subject, denormals)
+                    lower = result.dtype != "float32" and backends is None
+                    found[name].append(replace(result, counts=not lower))
+            finally:
+                for one in {id(backend): backend, id(limited): limited}.values():
+                    one.release()
     return {
         name: ParityReport(reference=subject.reference, rows=len(subject.rows[0]), results=tuple(found[name]))
         for name, subject in subjects.items()
     }
+
+
+class ChangedModel(CheckFailed):
+    """A backend changed what is compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +133,8 @@ def _compare(backend: Backend, subject: Subject, denormals: list[str | None]) ->
         return replace(blank, reason=problem.message)
     except RanElsewhereError as problem:
         return replace(blank, status=REFUSED, reason=problem.message, fault=ELSEWHERE)
+    except ChangedModel:
+        raise
     except LrdiffError as problem:
         return replace(blank, status=REFUSED, reason=problem.message)
     except Exception as problem:  # noqa: BLE001 - whatever a backend raises is its answer, and one line of the matrix
@@ -149,9 +152,9 @@ def _denormals(backend: Backend) -> str | None:
 
 def _run(backend: Backend, subject: Subject) -> _Ran:
     """Run all rows twice, the first ones by themselves, and then others."""
-    onnx = subject.get_onnx() if backend.needs_onnx else None
-    # A file's backends are given no module: they take none.
-    predict = backend.prepare(subject.module or nn.Identity(), onnx)
+    before = _changes(subject.module)
+    model = subject.model_for(backend)
+    predict = backend.prepare(model)
 
     def run_rows(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [np.asarray(one) for one in predict(*(one.copy() for one in rows))]
@@ -176,7 +179,17 @@ def _run(backend: Backend, subject: Subject) -> _Ran:
                 f"{case.name}: {type(problem).__name__}: {first_line(problem)}", help="see whether it runs other rows"
             ) from problem
         _facts(backend)
+    if model is subject.module and _changes(subject.module) != before:
+        # Its weights are those that every later backend and the answers come from: nothing can be compared any more.
+        raise ChangedModel(
+            f"{backend.name} changes the module that it is given", help="let prepare() change a copy: copy.deepcopy()"
+        )
     return _Ran(outputs=outputs, again=again, alone=alone, others=others, facts=facts)
+
+
+def _changes(module: nn.Module | None) -> list[str]:
+    """Something of each weight that changes when it does; as text, because NaN is not equal to itself."""
+    return [] if module is None else [str(one.sum().item()) for one in (*module.parameters(), *module.buffers())]
 
 
 def _facts(backend: Backend) -> Facts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,16 @@ from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_export.model.prepared import prepare
 from lrdiff_export.model.signature import Arrays, as_arrays
 from lrdiff_export.onnx_file.convert import convert
+from lrdiff_export.onnx_file.external_data import sha256_of
 from lrdiff_export.onnx_file.load import load_onnx, parse_onnx
 from lrdiff_export.parity.judge import GoldenJudge, Judge, ModuleJudge
+from lrdiff_export.runtimes import Backend
+from lrdiff_export.runtimes.sandbox import Limits, Sandbox
 from lrdiff_export.verify.golden import read_golden
 
 __all__ = ["Decide", "Subject", "subject_of_file", "subject_of_module"]
 
+LIMITS = Limits()  # for a file that a path names: it may come from anywhere
 Decide = Callable[[np.ndarray], np.ndarray]
 
 
@@ -33,7 +36,8 @@ class Subject:
         module: takes tensors by position; None where there is only a file.
         rows: one array an input, ``[batch, ...]``.
         judge: knows the answers.
-        get_onnx: makes or gives the bytes of the ONNX file.
+        get_onnx: makes or gives the ONNX file: its bytes where it was made here, else its path.
+        limits: of the sandbox in which a file from elsewhere is run; None to run it in this process.
         decide: from the first output ``[batch, ...]`` to one decision a row ``[batch]``.
         reference: what the answers are, in words.
     """
@@ -41,9 +45,17 @@ class Subject:
     module: nn.Module | None
     rows: tuple[np.ndarray, ...]
     judge: Judge
-    get_onnx: Callable[[], bytes]
+    get_onnx: Callable[[], bytes | Path]
+    limits: Limits | None = None
     decide: Decide | None = None
     reference: str = "eager float64 on cpu"
+
+    def model_for(self, backend: Backend) -> nn.Module | bytes | Path:
+        """Return what a backend prepares."""
+        if backend.needs_onnx:
+            return self.get_onnx()
+        assert self.module is not None
+        return self.module
 
 
 def subject_of_module(
@@ -53,6 +65,7 @@ def subject_of_module(
     onnx_bytes_or_path: bytes | str | os.PathLike[str] | None = None,
     decide: Decide | None = None,
     output_names: Sequence[str] | None = None,
+    limits: Limits | None = LIMITS,
 ) -> Subject:
     """Return a module as the subject of a comparison.
 
@@ -62,11 +75,12 @@ def subject_of_module(
         onnx_bytes_or_path: what ONNX backends run; converted from ``module`` when not given.
         decide: from the first output to one decision a row, to count flips.
         output_names: of the outputs; which entries to take where the module gives a mapping.
+        limits: within which an ONNX file that a path names is run; None to trust it.
 
     Raises:
         DataError: the rows cannot be fed to a model.
         InputError: the module cannot be evaluated in float64.
-        ModelFileError: the ONNX file is not one.
+        ModelFileError: the ONNX file is not one, or does not run within the limits.
         ConfigError: another number of output names than of outputs.
 
     Example:
@@ -84,37 +98,55 @@ def subject_of_module(
             f"{len(prepared.output_names)} output names are given, the module gives {len(judge.answers)}",
             help="give one name an output",
         )
-    made: list[bytes] = []  # at most one: given, or converted when a backend first asks
+    made: list[bytes | Path] = []  # at most one: given, or converted when a backend first asks
     if isinstance(onnx_bytes_or_path, bytes):
         parse_onnx(onnx_bytes_or_path)
         made.append(onnx_bytes_or_path)
     elif onnx_bytes_or_path is not None:
-        made.append(load_onnx(onnx_bytes_or_path))
+        made.append(_tried(Path(onnx_bytes_or_path), [one[:2] for one in arrays], limits))
 
-    def get_onnx() -> bytes:
+    def get_onnx() -> bytes | Path:
         if not made:
             made.append(convert(prepared).data)
         return made[0]
 
-    return Subject(module=prepared.module, rows=arrays, judge=judge, get_onnx=get_onnx, decide=decide)
+    given = limits if made and isinstance(made[0], Path) else None
+    return Subject(module=prepared.module, rows=arrays, judge=judge, get_onnx=get_onnx, limits=given, decide=decide)
 
 
-def subject_of_file(path: str | os.PathLike[str]) -> Subject:
+def subject_of_file(path: str | os.PathLike[str], *, limits: Limits | None = LIMITS) -> Subject:
     """Return an ONNX file as the subject of a comparison: the golden vectors beside it are the answers.
 
+    Args:
+        path: of a file from anywhere.
+        limits: within which it is run; None to trust it, and to run it in this process.
+
     Raises:
-        ModelFileError: the file or its golden vectors cannot be used, or do not belong together.
+        ModelFileError: the file or its golden vectors cannot be used, or do not belong together, or it does not run
+            within the limits.
     """
-    data, golden = load_onnx(path), read_golden(path)
-    if hashlib.sha256(data).hexdigest() != golden.model_sha256:
+    file, golden = Path(path), read_golden(path)
+    if sha256_of(file, through_links=True) != golden.model_sha256:
         raise ModelFileError(
-            f"{Path(path).name} is not the file that the golden vectors beside it were written for",
+            f"{file.name} is not the file that the golden vectors beside it were written for",
             help="get the three files from one export",
         )
+    _tried(file, golden.inputs, limits)
     return Subject(
         module=None,
         rows=golden.inputs,
         judge=GoldenJudge(golden),
-        get_onnx=lambda: data,
+        get_onnx=lambda: file,
+        limits=limits,
         reference="golden vectors, float64",
     )
+
+
+def _tried(file: Path, rows: Sequence[np.ndarray], limits: Limits | None) -> Path:
+    """Raise unless a file runs in ONNX Runtime within the limits; only then do other runtimes see it."""
+    if limits is None:
+        load_onnx(file)
+    else:
+        with Sandbox(limits) as sandbox:
+            sandbox.run(file, rows)
+    return file

@@ -8,28 +8,34 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
-import torch
-from torch import nn
 
 from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
 from lrdiff_export.model.signature import Arrays, as_arrays
 from lrdiff_export.onnx_file.load import load_onnx
 from lrdiff_export.records import json_ready
 from lrdiff_export.runtimes.predictor import CPU_PROVIDER, OnnxPredictor, open_session
+from lrdiff_export.runtimes.sandbox import Limits, Sandbox
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Latency", "LatencyReport", "measure_calls", "measure_latency", "providers_by_node"]
 
 BATCHES = (1, 32, 1024)
 WARM_UP = 20  # calls that are not counted: first calls allocate
 CALLS = 300
+LIMITS = Limits()  # for a file that a path names: it may come from anywhere
 LONGEST = 2.0  # seconds for one batch size and one way; fewer calls are made of slow models
 
 
@@ -95,8 +101,11 @@ def measure_calls(
         10
     """
     for call in ways.values():
+        until = time.perf_counter() + LONGEST
         for _ in range(WARM_UP):
             call()
+            if time.perf_counter() > until:
+                break
     samples: dict[str, list[int]] = {name: [] for name in ways}
     clock = time.perf_counter_ns
     until = time.perf_counter() + LONGEST * len(ways)
@@ -131,45 +140,79 @@ def measure_latency(
     batches: Sequence[int] = BATCHES,
     threads: Sequence[int] = (1,),
     calls: int = CALLS,
+    limits: Limits | None = LIMITS,
 ) -> LatencyReport:
     """Measure a file in ONNX Runtime, by plain ``run`` and with I/O binding, and eager PyTorch beside it.
 
     Args:
-        path_or_bytes: an ONNX file that passed, or its bytes.
+        path_or_bytes: an ONNX file, or its bytes, which are trusted.
         rows: rows to feed, one array an input, repeated as often as a batch needs.
         module: called eagerly in turns with the file, positional; None to leave it out.
         provider: the execution provider that must run every node.
         batches: batch sizes.
         threads: numbers of threads.
         calls: of each.
+        limits: within which a file must run once before it is timed, and without a module is timed; None to trust it.
 
     Raises:
+        ModelFileError: the file cannot be used, or does not run within the limits.
         UnavailableError: the provider is not in this build.
         CheckFailed: a node was run by another provider.
     """
     arrays = as_arrays(rows)
+    for count in threads:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ConfigError(f"threads is {count!r}, not a whole number of 1 or more", help="write threads=[1, 2]")
+    options: dict[str, Any] = {"provider": provider, "batches": [*batches], "threads": [*threads], "calls": calls}
+    if isinstance(path_or_bytes, bytes) or limits is None:
+        return _timed(path_or_bytes, arrays, module=module, **options)
+    with Sandbox(limits) as sandbox:
+        sandbox.run(path_or_bytes, [one[:1] for one in arrays])  # what does not end is told at once
+        if module is not None:  # both are called in turns, in this process
+            return _timed(path_or_bytes, arrays, module=module, **options)
+        with tempfile.TemporaryDirectory() as folder:
+            given = Path(folder, "rows.npz")
+            np.savez(given, *arrays)
+            seconds = len(batches) * len(threads) * 2 * (2 * LONGEST + limits.seconds)
+            function = f"{__name__}:timed_file"
+            made = sandbox.call(path_or_bytes, function, seconds, rows=str(given), **options)
+    return LatencyReport(**{**made, "times": tuple(Latency(**one) for one in made["times"])})
+
+
+def timed_file(path: str, rows: str, **options: Any) -> dict[str, Any]:
+    """What the process of a sandbox does: :func:`measure_latency` of a file alone, its rows from an npz file."""
+    with np.load(rows, allow_pickle=False) as arrays:
+        return asdict(_timed(path, [arrays[name] for name in arrays.files], module=None, **options))
+
+
+def _timed(
+    path_or_bytes: str | os.PathLike[str] | bytes,
+    arrays: Sequence[np.ndarray],
+    *,
+    module: nn.Module | None,
+    provider: str,
+    batches: Sequence[int],
+    threads: Sequence[int],
+    calls: int,
+) -> LatencyReport:
     data = path_or_bytes if isinstance(path_or_bytes, bytes) else load_onnx(path_or_bytes)
     times: list[Latency] = []
     nodes: dict[str, str] = {}
-    before = torch.get_num_threads()
-    try:
-        for count in threads:
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ConfigError(f"threads is {count!r}, not a whole number of 1 or more", help="write threads=[1, 2]")
-            nodes = providers_by_node(data, provider=provider, threads=count)
-            predictor = OnnxPredictor(data, threads=count, provider=provider)
-            torch.set_num_threads(count)
-            for batch in batches:
-                feeds = [one[np.arange(batch) % len(one)] for one in arrays]
-                ways: dict[str, Callable[[], Any]] = {
-                    "run": partial(predictor.run, *feeds),
-                    "I/O binding": predictor.bind(*feeds),
-                }
-                if module is not None:
-                    ways["eager"] = _eager(module, feeds)
+    for count in threads:
+        nodes = providers_by_node(data, provider=provider, threads=count)
+        predictor = OnnxPredictor(data, threads=count, provider=provider)
+        for batch in batches:
+            feeds = [one[np.arange(batch) % len(one)] for one in arrays]
+            ways: dict[str, Callable[[], Any]] = {
+                "run": partial(predictor.run, *feeds),
+                "I/O binding": predictor.bind(*feeds),
+            }
+            if module is None:
                 times += measure_calls(ways, calls=calls, batch=batch, threads=count).values()
-    finally:
-        torch.set_num_threads(before)
+                continue
+            with _torch_threads(count):
+                ways["eager"] = _eager(module, feeds)
+                times += measure_calls(ways, calls=calls, batch=batch, threads=count).values()
     return LatencyReport(
         file="" if isinstance(path_or_bytes, bytes) else str(path_or_bytes),
         runtime=f"onnxruntime {onnxruntime.__version__}",
@@ -179,8 +222,21 @@ def measure_latency(
     )
 
 
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _eager(module: nn.Module, feeds: Sequence[np.ndarray]) -> Callable[[], Any]:
     """From NumPy to NumPy, as the file is called."""
+    import torch
 
     def call() -> Any:
         with torch.inference_mode():
@@ -203,8 +259,9 @@ def providers_by_node(data: bytes, *, provider: str = CPU_PROVIDER, threads: int
         UnavailableError: the provider is not here, or this ONNX Runtime cannot tell (before 1.24).
 
     Example:
+        >>> import torch
         >>> from lrdiff_export import convert_to_onnx
-        >>> providers_by_node(convert_to_onnx(nn.ReLU(), example=torch.zeros(1, 2)))
+        >>> providers_by_node(convert_to_onnx(torch.nn.ReLU(), example=torch.zeros(1, 2)))
         {'node_relu (Relu)': 'CPUExecutionProvider'}
     """
     session = open_session(data, threads=threads, provider=provider, record_assignment=True)

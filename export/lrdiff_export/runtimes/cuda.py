@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from lrdiff_export.model.capture import capture
-from lrdiff_export.model.float64 import evaluation_copy, run_module, to_numpy, widened
 from lrdiff_export.runtimes.protocol import Facts, Predict, register_backend
 from lrdiff_export.runtimes.torch_compiled import CompiledBackend
 from lrdiff_export.runtimes.torch_eager import TorchBackend, check_device
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["AutocastCudaBackend", "CompiledCudaBackend", "CudaBackend", "GraphCudaBackend", "float32_products"]
 
@@ -40,9 +39,9 @@ class CudaBackend(TorchBackend):
         """Return what holds while it runs."""
         return float32_products(self.products)
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-        """Return a function that runs a copy of ``module`` on CUDA."""
-        predict = super().prepare(module, onnx)
+    def prepare(self, model: nn.Module) -> Predict:
+        """Return a function that runs a copy of the module on CUDA."""
+        predict = super().prepare(model)
 
         def inside(*rows: np.ndarray) -> list[np.ndarray]:
             with self.around():
@@ -70,14 +69,20 @@ class AutocastCudaBackend(TorchBackend):
 
     def availability(self) -> str | None:
         """Return why there is no CUDA here, or none that knows the dtype."""
+        import torch
+
         reason = no_cuda()
         if reason is None and self.dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
             return f"{torch.cuda.get_device_name()} has no bfloat16"
         return reason
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-        """Return a function that runs a copy of ``module`` under autocast; narrow outputs come back as float32."""
-        placed = self.place(evaluation_copy(module))
+    def prepare(self, model: nn.Module) -> Predict:
+        """Return a function that runs a copy of the module under autocast; narrow outputs come back as float32."""
+        import torch
+
+        from lrdiff_export.model.float64 import evaluation_copy, run_module, widened
+
+        placed = self.place(evaluation_copy(model))
         dtype = getattr(torch, self.dtype)
 
         def predict(*rows: np.ndarray) -> list[np.ndarray]:
@@ -105,14 +110,16 @@ class CompiledCudaBackend(CompiledBackend):
 
     def availability(self) -> str | None:
         """Return why there is no CUDA here, or no Triton to compile for it."""
+        import torch
+
         reason = no_cuda()
         if reason is None and not torch.utils._triton.has_triton():
             return "triton is not installed, or does not know this GPU: pip install triton"
         return reason
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+    def prepare(self, model: nn.Module) -> Predict:
         """Return a function that runs compiled code on CUDA."""
-        predict = super().prepare(module, onnx)
+        predict = super().prepare(model)
 
         def exactly(*rows: np.ndarray) -> list[np.ndarray]:
             with float32_products("ieee"):
@@ -133,9 +140,14 @@ class GraphCudaBackend(CudaBackend):
     Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+    def prepare(self, model: nn.Module) -> Predict:
         """Return a function that replays the graph of the rows' shapes."""
-        placed = self.place(evaluation_copy(module))
+        import torch
+
+        from lrdiff_export.model.capture import capture
+        from lrdiff_export.model.float64 import evaluation_copy, run_module, to_numpy
+
+        placed = self.place(evaluation_copy(model))
         captured: dict[tuple[tuple[int, ...], ...], tuple[Any, list[Tensor], list[Tensor]]] = {}
 
         def predict(*rows: np.ndarray) -> list[np.ndarray]:
@@ -159,6 +171,8 @@ class GraphCudaBackend(CudaBackend):
 
 def no_cuda() -> str | None:
     """Return why there is no CUDA here."""
+    import torch
+
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA"
     return None if torch.cuda.is_available() else "no CUDA device or driver found"
@@ -166,12 +180,16 @@ def no_cuda() -> str | None:
 
 def cuda_facts(products: str) -> dict[str, object]:
     """Return the device's name and how float32 products are computed."""
+    import torch
+
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"gpu": name, "cuda": torch.version.cuda, "float32_products": products}
 
 
 def float32_switch() -> str:
     """Return how float32 matrix products on CUDA are switched."""
+    import torch
+
     return str(torch.backends.cuda.matmul.fp32_precision)
 
 
@@ -187,6 +205,8 @@ def float32_products(precision: str) -> Iterator[None]:
 
     Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#tensorfloat-32-tf32-on-ampere-and-later-devices
     """
+    import torch
+
     backends: Any = torch.backends  # its stubs know the older switches alone
     switches = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul]
     before = [switch.fp32_precision for switch in switches]
@@ -206,6 +226,8 @@ def float32_products(precision: str) -> Iterator[None]:
 
 def _older_switches() -> tuple[str | None, bool | None]:
     """Those of matrix products and of cuDNN; None where the caller has mixed old and new: they cannot be read."""
+    import torch
+
     precision, convolutions = None, None
     with suppress(RuntimeError):
         precision = torch.get_float32_matmul_precision()
@@ -216,6 +238,8 @@ def _older_switches() -> tuple[str | None, bool | None]:
 
 def _set_older(values: tuple[str | None, bool | None], *, where: tuple[str | None, bool | None]) -> None:
     """Set those that could be read."""
+    import torch
+
     if where[0] is not None and values[0] is not None:
         torch.set_float32_matmul_precision(values[0])
     if where[1] is not None and values[1] is not None:

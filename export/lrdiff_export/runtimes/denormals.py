@@ -81,7 +81,7 @@ def denormals_of(backend: Backend) -> str:
         'kept'
     """
     rows = probe_rows()
-    halves, same = backend.prepare(Probe(), probe_model() if backend.needs_onnx else None)(rows)
+    halves, same = backend.prepare(probe_model() if backend.needs_onnx else Probe())(rows)
     # Bits, not values: with denormals switched off in this process the comparison would flush them, too.
     half = np.ldexp(rows.astype(np.float64), -1).astype(np.float32)
     for output, answer in ((halves, half), (same, rows)):

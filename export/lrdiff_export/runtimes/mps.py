@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from lrdiff_export.runtimes.protocol import register_backend
 from lrdiff_export.runtimes.torch_eager import TorchBackend
 
@@ -22,6 +20,8 @@ class MpsBackend(TorchBackend):
 
     def availability(self) -> str | None:
         """Return why there is no MPS here."""
+        import torch
+
         if not torch.backends.mps.is_built():
             return f"torch {torch.__version__} was built without MPS"
         return None if torch.backends.mps.is_available() else "no MPS device found (macOS on Apple silicon is needed)"

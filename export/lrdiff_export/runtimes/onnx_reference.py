@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx as onnx_package
-from torch import nn
+import onnx
 
-from lrdiff_core.errors import UnavailableError
-from lrdiff_export.runtimes.protocol import Facts, Predict, register_backend
+from lrdiff_export.runtimes.protocol import Facts, FileBackend, OnnxFile, Predict, file_bytes, register_backend
 
 __all__ = ["OnnxReferenceBackend"]
 
 
 @register_backend("onnx-reference")
-class OnnxReferenceBackend:
+class OnnxReferenceBackend(FileBackend):
     """The ReferenceEvaluator; slow, written for reading, and no oracle: it computes in float32 as well.
 
     Source: https://onnx.ai/onnx/api/reference.html
     """
 
-    name = "onnx-reference"
-    device = "cpu"
-    dtype = "float32"
-    needs_onnx = True
-    heavy = False
-    keeps_denormals = True
+    ran_on = "nowhere"
 
-    def availability(self) -> str | None:
-        """Return why it cannot be used; a dependency of this project always can."""
-        return None
-
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-        """Return a function that evaluates the ONNX bytes."""
-        if onnx is None:
-            raise UnavailableError("no ONNX bytes to run", help="give onnx_bytes_or_path")
+    def prepare(self, model: OnnxFile) -> Predict:
+        """Return a function that evaluates an ONNX file."""
         from onnx.reference import ReferenceEvaluator
 
-        evaluator = ReferenceEvaluator(onnx)
+        data = file_bytes(model)
+        proto = onnx.ModelProto.FromString(data)
+        if (folder := getattr(data, "folder", None)) is not None:
+            onnx.load_external_data_for_model(proto, str(folder))
+        evaluator = ReferenceEvaluator(proto)
         names = list(evaluator.input_names)
 
         def predict(*rows: np.ndarray) -> list[np.ndarray]:
+            self.ran_on = "cpu"
             with np.errstate(all="ignore"):
                 return [np.asarray(one) for one in evaluator.run(None, dict(zip(names, rows, strict=True)))]
 
@@ -47,7 +39,4 @@ class OnnxReferenceBackend:
 
     def facts(self) -> Facts:
         """Return its version; NumPy knows no other device."""
-        return {"ran_on": "cpu", "runtime": f"onnx {onnx_package.__version__}"}
-
-    def release(self) -> None:
-        """Nothing is held."""
+        return {"ran_on": self.ran_on, "runtime": f"onnx {onnx.__version__}"}

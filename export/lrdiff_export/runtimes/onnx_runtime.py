@@ -6,11 +6,9 @@ from collections import Counter
 
 import numpy as np
 import onnxruntime
-from torch import nn
 
-from lrdiff_core.errors import UnavailableError
 from lrdiff_export.runtimes.predictor import CPU_PROVIDER, open_session
-from lrdiff_export.runtimes.protocol import Facts, Predict, register_backend
+from lrdiff_export.runtimes.protocol import Facts, FileBackend, OnnxFile, Predict, file_bytes, register_backend
 
 __all__ = ["OnnxRuntimeBackend"]
 
@@ -30,18 +28,12 @@ _NO_DEVICE = ("AzureExecutionProvider",)  # calls models elsewhere; it runs no o
 @register_backend("onnxruntime-basic", level="basic")
 @register_backend("onnxruntime-extended", level="extended")
 @register_backend("onnxruntime")
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(FileBackend):
     """ONNX Runtime on one provider, one thread, at one level of graph optimisations.
 
     Source: https://onnxruntime.ai/docs/performance/model-optimizations/graph-optimizations.html
     """
 
-    name = "onnxruntime"
-    device = "cpu"
-    dtype = "float32"
-    needs_onnx = True
-    heavy = False
-    keeps_denormals = True
     provider = CPU_PROVIDER
     level = "all"
 
@@ -54,11 +46,9 @@ class OnnxRuntimeBackend:
             return None
         return f"onnxruntime {onnxruntime.__version__} was built without {self.provider}"
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-        """Return a function that runs the ONNX bytes."""
-        if onnx is None:
-            raise UnavailableError("no ONNX bytes to run", help="give onnx_bytes_or_path")
-        session = open_session(onnx, optimise=self.level, provider=self.provider, record_assignment=True)
+    def prepare(self, model: OnnxFile) -> Predict:
+        """Return a function that runs an ONNX file."""
+        session = open_session(file_bytes(model), optimise=self.level, provider=self.provider, record_assignment=True)
         names = [one.name for one in session.get_inputs()]
 
         def predict(*rows: np.ndarray) -> list[np.ndarray]:

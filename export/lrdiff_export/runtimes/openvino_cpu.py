@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections import Counter
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from lrdiff_core.errors import ModelFileError, UnavailableError
+from lrdiff_core.errors import ModelFileError
 from lrdiff_export.records import first_line
-from lrdiff_export.runtimes.protocol import Facts, Predict, register_backend
+from lrdiff_export.runtimes.protocol import Facts, FileBackend, OnnxFile, Predict, file_bytes, register_backend
 
 __all__ = ["OpenVinoBackend"]
 
@@ -27,18 +27,13 @@ _ARITHMETIC = {
 
 @register_backend("openvino-default", dtype=None, hint=None)
 @register_backend("openvino")
-class OpenVinoBackend:
+class OpenVinoBackend(FileBackend):
     """OpenVINO's CPU plugin on one thread.
 
     Source: https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/precision-control.html
     """
 
-    name = "openvino"
-    device = "cpu"
-    dtype: str | None = "float32"
-    needs_onnx = True
-    heavy = False
-    keeps_denormals = True
+    library = "openvino"
     hint: str | None = "f32"
 
     def __init__(self) -> None:
@@ -50,18 +45,20 @@ class OpenVinoBackend:
             return "openvino is not installed: pip install openvino"
         return None
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-        """Return a function that runs the ONNX bytes."""
-        if onnx is None:
-            raise UnavailableError("no ONNX bytes to run", help="give onnx_bytes_or_path")
+    def prepare(self, model: OnnxFile) -> Predict:
+        """Return a function that runs an ONNX file."""
         import openvino  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
+        if not isinstance(model, bytes):
+            file_bytes(model)  # OpenVINO would not look at the hash of a second file
         options: dict[str, Any] = {"INFERENCE_NUM_THREADS": 1}
         if self.hint is not None:
             options["INFERENCE_PRECISION_HINT"] = self.hint
         try:
             core = openvino.Core()
-            compiled = core.compile_model(core.read_model(onnx), "CPU", options)
+            compiled = core.compile_model(
+                core.read_model(model if isinstance(model, bytes) else os.fspath(model)), "CPU", options
+            )
         except Exception as problem:  # its exceptions share no base below Exception
             raise ModelFileError(
                 f"openvino cannot load the model: {first_line(problem)}",

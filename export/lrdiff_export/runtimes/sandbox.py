@@ -1,15 +1,14 @@
-"""Opening files that nobody vouches for: in another process, with limits on time and memory."""
+"""Opening files from elsewhere: in another process, with limits on time and memory."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
-import subprocess
+import stat
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,17 +16,22 @@ from typing import Any
 import numpy as np
 
 from lrdiff_core.errors import ConfigError, ModelFileError
+from lrdiff_export.runtimes.process import JobProcess, ProcessEnded
+from lrdiff_export.runtimes.protocol import Backend, Facts, OnnxFile, Predict
 
-__all__ = ["Limits", "ModelPorts", "Sandbox", "inspect_untrusted", "run_untrusted"]
+__all__ = ["Limits", "ModelPorts", "OpenModel", "Sandbox", "in_sandbox", "inspect_untrusted", "run_untrusted"]
 
 # With the start of the command and of the child, a hostile file is refused within 5 seconds.
 SECONDS = 4.0
+SLOWER_SECONDS = 60.0  # for a file that ONNX Runtime has run within the limits, in a runtime that starts or runs slowly
 BYTES = 2**30
-# A model past 2 GiB is allowed time and memory for the weights that really lie beside it: they are hashed, mapped, and
-# packed once more in the order that the kernels read them in.
+# A model is allowed time and memory for the weights that are really there, inside the file or beside it: they are
+# hashed, mapped, and packed once more in the order that the kernels read them in.
 WEIGHTS_PER_SECOND = 50e6
 WEIGHTS_TIMES = 3
 _STARTING = 20.0  # seconds granted to a child to start, or to answer beyond its own limit, on a busy machine
+_BLOCK = 512  # bytes, in which st_blocks counts
+_HELP = "it was opened in a process of its own, and nothing of it was kept; get the file from whom you trust"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +39,9 @@ class Limits:
     """What a file may cost.
 
     Attributes:
-        seconds: to open it and run it once.
-        bytes: of address space of the process that does it. Windows has no such limit; there only the time counts.
+        seconds: to open it, and to run it, each time.
+        bytes: of address space beyond what the runtime itself takes. On Windows, and where a GPU computes, only the
+            time counts.
 
     Raises:
         ConfigError: not positive.
@@ -54,7 +59,7 @@ class Limits:
             raise ConfigError(f"limits are {self.seconds} s and {self.bytes} bytes", help="give positive limits")
 
     def with_weights(self, size: int) -> Limits:
-        """Return the limits of a file with so many bytes of weights in a second one.
+        """Return the limits of a file with so many bytes of weights.
 
         Example:
             >>> Limits().with_weights(10**9).seconds
@@ -88,7 +93,8 @@ class Sandbox:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: JobProcess | None = None
+        self._opened = 0
 
     def __enter__(self) -> Sandbox:
         return self
@@ -98,24 +104,25 @@ class Sandbox:
     ) -> None:
         self.close()
 
+    @property
+    def pid(self) -> int | None:
+        """Of the child; None before it is needed."""
+        return None if self._process is None else self._process.pid
+
     def close(self) -> None:
-        """End the child."""
+        """End the child, and with it every file that is open."""
         if self._process is not None:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.kill()
-            self._process.stdin.close()
-            self._process.stdout.close()
-            self._process.wait()
+            self._process.close()
             self._process = None
 
     def inspect(self, path: str | os.PathLike[str]) -> ModelPorts:
-        """Parse, check and load a file.
+        """Parse and check a file, load it in ONNX Runtime, and say what it takes and gives.
 
         Raises:
             ModelFileError: it cannot be used, or costs more than the limits; one line says which.
         """
-        return _ports(self._ask(path, None, None))
+        with self.open(path) as model:
+            return model.ports
 
     def run(
         self, path: str | os.PathLike[str], feeds: Sequence[np.ndarray], *, optimise: bool = True
@@ -130,53 +137,172 @@ class Sandbox:
         Raises:
             ModelFileError: as for :meth:`inspect`, or it does not run on such arrays.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            given, made = Path(folder, "in.npz"), Path(folder, "out.npz")
-            np.savez(given, **{f"input{index}": one for index, one in enumerate(feeds)})  # type: ignore[arg-type]
-            self._ask(path, given, made, optimise=optimise)
-            with np.load(made, allow_pickle=False) as arrays:
-                return [arrays[f"output{index}"] for index in range(len(arrays.files))]
+        with self.open(path, backend="onnxruntime" if optimise else "onnxruntime-disabled") as model:
+            return model(*feeds)
 
-    def _ask(
-        self, path: str | os.PathLike[str], feeds: Path | None, out: Path | None, *, optimise: bool = True
-    ) -> dict[str, Any]:
-        request = {
-            "model": os.fspath(path),
-            "feeds": None if feeds is None else str(feeds),
-            "out": None if out is None else str(out),
-            "optimise": optimise,
-        }
-        answer = self._answer(path, request, self.limits, 0)
-        if "weights" in answer:  # none of them has been read yet
-            answer = self._answer(path, request, self.limits.with_weights(answer["weights"]), answer["weights"])
+    def open(
+        self, path: str | os.PathLike[str], *, backend: str = "onnxruntime", limits: Limits | None = None
+    ) -> OpenModel:
+        """Load a file in a backend, to be run until it is closed.
+
+        Args:
+            path: the file.
+            backend: one of this project that runs ONNX files in Python.
+            limits: other ones than the sandbox's.
+
+        Raises:
+            ModelFileError: as for :meth:`inspect`.
+        """
+        limits = (limits or self.limits).with_weights(_bytes_on_disk(path))
+        self._opened += 1
+        job = {"job": "open", "id": self._opened, "backend": backend, "model": os.fspath(path), "weights": 0}
+        answer = self._ask(job, limits)
+        if "weights" in answer:  # in a second file, of which nothing has been read yet
+            limits = limits.with_weights(answer["weights"])
+            answer = self._ask({**job, "weights": answer["weights"]}, limits)
         if "weights" in answer:
             raise ModelFileError(f"{path} changes while it is read", help=_HELP)
-        return answer
+        return OpenModel(self, job, limits, answer)
 
-    def _answer(
-        self, path: str | os.PathLike[str], request: dict[str, Any], limits: Limits, weights: int
-    ) -> dict[str, Any]:
-        if self._process is None:
-            self._process = _start()
-        request = {**request, "seconds": limits.seconds, "bytes": limits.bytes, "weights": weights}
-        process = self._process
-        assert process.stdin is not None
+    def call(self, path: str | os.PathLike[str], function: str, seconds: float, **arguments: Any) -> Any:
+        """Call a function of this project with the path of a file, and return its result.
+
+        Args:
+            path: the function's first argument.
+            function: ``module:name``.
+            seconds: that it may take beside what the limits allow.
+            arguments: of the function, by name; they and the result travel as JSON.
+
+        Raises:
+            ModelFileError: as for :meth:`inspect`.
+        """
+        limits = self.limits.with_weights(_bytes_on_disk(path))
+        job = {"job": "call", "model": os.fspath(path), "function": function, "arguments": arguments}
+        return self._ask(job, replace(limits, seconds=limits.seconds + seconds))["result"]
+
+    def _ask(self, job: dict[str, Any], limits: Limits) -> dict[str, Any]:
+        path = job["model"]
         try:
-            process.stdin.write(json.dumps(request) + "\n")
-            process.stdin.flush()
-            line = _read_line(process, limits.seconds + _STARTING)
-        except (OSError, TimeoutError):
-            line = ""
-        if not line:
+            if self._process is None:
+                self._process = _start()
+            job = {**job, "seconds": limits.seconds, "bytes": limits.bytes}
+            answer = self._process.ask(job, seconds=limits.seconds + _STARTING)
+        except ProcessEnded as problem:
             self.close()
-            raise ModelFileError(f"{path} ended the process that read it", help=_HELP)
-        answer: dict[str, Any] = json.loads(line)
+            raise ModelFileError(f"{path} ended the process that read it: {problem}", help=_HELP) from problem
         if "error" in answer:
             raise ModelFileError(answer["error"], help=answer.get("help") or _HELP)
         return answer
 
 
-_HELP = "it was opened in a process of its own, and nothing of it was kept; get the file from whom you trust"
+class OpenModel:
+    """A file that is open in a sandbox; a context manager, and a function from inputs to outputs by position.
+
+    Attributes:
+        ports: what it takes and gives.
+        facts: what the backend said of the last run.
+    """
+
+    def __init__(self, sandbox: Sandbox, job: dict[str, Any], limits: Limits, answer: dict[str, Any]) -> None:
+        self._sandbox, self._limits = sandbox, limits
+        self._job = {"id": job["id"], "model": job["model"]}
+        self.ports = ModelPorts(
+            **{
+                key: tuple((name, kind, tuple(shape)) for name, kind, shape in answer[key])
+                for key in ("inputs", "outputs")
+            }
+        )
+        self.facts: Facts = {"ran_on": "nowhere"}
+
+    def __enter__(self) -> OpenModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, *feeds: np.ndarray) -> list[np.ndarray]:
+        """Run it.
+
+        Raises:
+            ModelFileError: it does not run on such arrays, or costs more than the limits; it is closed then.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            given, made = Path(folder, "in.npz"), Path(folder, "out.npz")
+            np.savez(given, **{f"input{index}": one for index, one in enumerate(feeds)})  # type: ignore[arg-type]
+            job = {**self._job, "job": "run", "feeds": str(given), "out": str(made)}
+            self.facts = self._sandbox._ask(job, self._limits)["facts"]
+            with np.load(made, allow_pickle=False) as arrays:
+                return [arrays[f"output{index}"] for index in range(len(arrays.files))]
+
+    def close(self) -> None:
+        """Let it go."""
+        with contextlib.suppress(ModelFileError):
+            self._sandbox._ask({**self._job, "job": "close"}, self._limits)
+
+
+class SandboxedBackend:
+    """A backend of this project whose files are opened in a sandbox; see :func:`in_sandbox`."""
+
+    def __init__(self, inner: Backend, sandbox: Sandbox) -> None:
+        self.name, self.device, self.dtype = inner.name, inner.device, inner.dtype
+        self.needs_onnx, self.heavy, self.keeps_denormals = True, inner.heavy, inner.keeps_denormals
+        self.availability = inner.availability
+        self._sandbox = sandbox
+        self._opened: list[OpenModel] = []
+        self._ran: OpenModel | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+
+    def prepare(self, model: OnnxFile) -> Predict:
+        """Return a function that has the file run in the sandbox."""
+        if isinstance(model, bytes):
+            self._scratch = self._scratch or tempfile.TemporaryDirectory()
+            path = Path(self._scratch.name, f"{len(self._opened)}.onnx")
+            path.write_bytes(model)
+            model = path
+        limits = replace(self._sandbox.limits, seconds=max(self._sandbox.limits.seconds, SLOWER_SECONDS))
+        opened = self._sandbox.open(model, backend=self.name, limits=limits)
+        self._opened.append(opened)
+
+        def predict(*rows: np.ndarray) -> list[np.ndarray]:
+            self._ran = opened
+            return opened(*rows)
+
+        return predict
+
+    def facts(self) -> Facts:
+        """Return what the backend said of the last run."""
+        return {"ran_on": "nowhere"} if self._ran is None else self._ran.facts
+
+    def release(self) -> None:
+        """Close what is open."""
+        while self._opened:
+            self._opened.pop().close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+        self._ran, self._scratch = None, None
+
+
+def in_sandbox(backend: Backend, sandbox: Sandbox) -> Backend:
+    """Return a backend that runs files from elsewhere: within the limits of a sandbox, as far as it can be.
+
+    One in JavaScript has a process of its own and gets the memory limit. One that you registered is code of yours, and
+    runs in this process what the sandbox could open and run before.
+
+    Args:
+        backend: that runs ONNX files.
+        sandbox: that goes on to be open.
+
+    Example:
+        >>> from lrdiff_export import BACKENDS
+        >>> with Sandbox() as sandbox:
+        ...     in_sandbox(BACKENDS["onnx-reference"], sandbox).facts()
+        {'ran_on': 'nowhere'}
+    """
+    if (limited := getattr(backend, "limited", None)) is not None:
+        limited_backend: Backend = limited(sandbox.limits.bytes)
+        return limited_backend
+    ours = type(backend).__module__.startswith("lrdiff_export.runtimes.")
+    return SandboxedBackend(backend, sandbox) if ours else backend
 
 
 def inspect_untrusted(path: str | os.PathLike[str], *, limits: Limits | None = None) -> ModelPorts:
@@ -193,49 +319,20 @@ def run_untrusted(
         return sandbox.run(path, feeds)
 
 
-def _start() -> subprocess.Popen[str]:
+def _start() -> JobProcess:
     # One thread everywhere: threads of BLAS would each reserve address space before the limit is set.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "lrdiff_export.runtimes.sandbox_child",
-        ],  # -P: nothing is imported from this folder
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    # -P: nothing is imported from this folder
+    command = [sys.executable, "-P", "-m", "lrdiff_export.runtimes.sandbox_child"]
+    return JobProcess(command, seconds=_STARTING, environment=environment)
+
+
+def _bytes_on_disk(path: str | os.PathLike[str]) -> int:
+    """Size of a regular file as far as it is on the disk: holes would buy a hostile file memory."""
     try:
-        ready = _read_line(process, _STARTING)
-    except TimeoutError:
-        ready = ""
-    if ready != "ready\n":
-        process.kill()
-        process.wait()
-        raise ModelFileError("the process that reads files did not start", help="see its message above")
-    return process
-
-
-def _read_line(process: subprocess.Popen[str], seconds: float) -> str:
-    """Read a line of the child, or raise TimeoutError; a thread, because Windows cannot wait on a pipe."""
-    assert process.stdout is not None
-    lines: list[str] = []
-    stdout = process.stdout
-    reader = threading.Thread(target=lambda: lines.append(stdout.readline()), daemon=True)
-    reader.start()
-    reader.join(seconds)
-    if not lines:
-        process.kill()
-        reader.join()
-        raise TimeoutError
-    return lines[0]
-
-
-def _ports(answer: dict[str, Any]) -> ModelPorts:
-    def read(key: str) -> tuple[tuple[str, str, tuple[int | str | None, ...]], ...]:
-        return tuple((name, kind, tuple(shape)) for name, kind, shape in answer[key])
-
-    return ModelPorts(inputs=read("inputs"), outputs=read("outputs"))
+        found = os.stat(path)
+    except OSError:
+        return 0  # the child says why
+    if not stat.S_ISREG(found.st_mode):
+        return 0
+    return min(found.st_size, _BLOCK * getattr(found, "st_blocks", sys.maxsize))

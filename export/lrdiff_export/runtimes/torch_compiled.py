@@ -9,15 +9,16 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from lrdiff_export.model.float64 import evaluation_copy, free_batch, run_module, to_numpy, two_rows
 from lrdiff_export.runtimes.protocol import Facts, Predict, RanElsewhereError, register_backend
 from lrdiff_export.runtimes.torch_eager import TorchBackend, check_device, torch_facts
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 __all__ = ["CompiledBackend", "PackageBackend", "compiler_path"]
 
@@ -36,10 +37,14 @@ class CompiledBackend(TorchBackend):
         """Return why inductor cannot build for the CPU here."""
         return _no_compiler()
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+    def prepare(self, model: nn.Module) -> Predict:
         """Return a function that runs compiled code; eager fall-backs are refused."""
+        import torch
+
+        from lrdiff_export.model.float64 import evaluation_copy, run_module, to_numpy
+
         graphs = 0
-        placed = self.place(evaluation_copy(module))
+        placed = self.place(evaluation_copy(model))
 
         def counted(graph: torch.fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
             nonlocal graphs
@@ -64,6 +69,8 @@ class CompiledBackend(TorchBackend):
 
     def options(self) -> dict[str, Any]:
         """Return inductor's options for the mode."""
+        import torch
+
         return dict(torch._inductor.list_mode_options(self.mode)) if self.mode else {}
 
     def facts(self) -> Facts:
@@ -72,6 +79,8 @@ class CompiledBackend(TorchBackend):
 
     def release(self) -> None:
         """Drop compiled code; it is kept by the process, not by the module."""
+        import torch
+
         torch.compiler.reset()
 
 
@@ -97,8 +106,12 @@ class PackageBackend:
         """Return why inductor cannot build for the CPU here."""
         return _no_compiler()
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+    def prepare(self, model: nn.Module) -> Predict:
         """Return a function that runs the package, built when the first rows show the inputs' shapes."""
+        import torch
+
+        from lrdiff_export.model.float64 import run_module, to_numpy
+
         loaded: Any = None
 
         def predict(*rows: np.ndarray) -> list[np.ndarray]:
@@ -106,7 +119,7 @@ class PackageBackend:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # inductor warns of its own deprecated calls
                 if loaded is None:
-                    loaded = self._build(module, rows)
+                    loaded = self._build(model, rows)
                 outputs = run_module(loaded, *map(torch.tensor, rows))
             self._ran_on = check_device(outputs, self.device)
             return [to_numpy(output) for output in outputs]
@@ -114,6 +127,10 @@ class PackageBackend:
         return predict
 
     def _build(self, module: nn.Module, rows: tuple[np.ndarray, ...]) -> Any:
+        import torch
+
+        from lrdiff_export.model.float64 import evaluation_copy, free_batch, two_rows
+
         folder = tempfile.TemporaryDirectory(prefix="lrdiff-aoti-")
         self._folders.append(folder)
         examples = tuple(two_rows(torch.tensor(one)) for one in rows)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from lrdiff_export.model.float64 import evaluation_copy, run_module, to_numpy, widened
 from lrdiff_export.runtimes.protocol import Facts, Predict, RanElsewhereError, register_backend
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["TorchBackend", "check_device", "torch_facts"]
 
@@ -19,7 +19,8 @@ class TorchBackend:
     """Eager PyTorch in float32 on one device; subclasses say which, and what to do with the module first.
 
     Example:
-        >>> predict = TorchBackend().prepare(nn.ReLU(), None)
+        >>> import torch
+        >>> predict = TorchBackend().prepare(torch.nn.ReLU())
         >>> predict(np.array([[-1.0, 2.0]], np.float32))
         [array([[0., 2.]], dtype=float32)]
     """
@@ -40,9 +41,13 @@ class TorchBackend:
         """Move a module or tensor to the device."""
         return thing.to(self.device)
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-        """Return a function that runs a copy of ``module`` on the device, and refuses if it ran elsewhere."""
-        placed = self.place(evaluation_copy(module))
+    def prepare(self, model: nn.Module) -> Predict:
+        """Return a function that runs a copy of the module on the device, and refuses if it ran elsewhere."""
+        import torch
+
+        from lrdiff_export.model.float64 import evaluation_copy, run_module, to_numpy
+
+        placed = self.place(evaluation_copy(model))
 
         def predict(*rows: np.ndarray) -> list[np.ndarray]:
             outputs = run_module(placed, *(self.place(torch.tensor(one)) for one in rows))
@@ -76,6 +81,8 @@ def check_device(tensors: Sequence[Tensor], device: str) -> str:
 
 def torch_facts() -> dict[str, object]:
     """Return PyTorch's version and the switches that change what it computes."""
+    import torch
+
     return {
         "runtime": f"torch {torch.__version__}",
         "threads": torch.get_num_threads(),
@@ -86,6 +93,8 @@ def torch_facts() -> dict[str, object]:
 
 def _float32_products() -> str:
     """The older switch, which raises where someone has set the newer ones otherwise."""
+    import torch
+
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
@@ -103,9 +112,13 @@ class EagerBfloat16Backend(TorchBackend):
 
     dtype = "bfloat16"
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
+    def prepare(self, model: nn.Module) -> Predict:
         """Return a function that runs a bfloat16 copy; its outputs come back as float32, which holds them."""
-        placed = evaluation_copy(module).to(torch.bfloat16)
+        import torch
+
+        from lrdiff_export.model.float64 import evaluation_copy, run_module, widened
+
+        placed = evaluation_copy(model).to(torch.bfloat16)
 
         def predict(*rows: np.ndarray) -> list[np.ndarray]:
             tensors = [

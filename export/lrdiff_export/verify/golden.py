@@ -2,7 +2,10 @@
 
 With ``model.golden.npz`` and ``model.golden.json`` anyone can check a file in any runtime, without PyTorch, without the
 module and without this package: run the inputs, compare with the answers, allow ``allowed`` units of ``unit``.
-``check_golden.mjs`` in this package does it under node and in a browser.
+``onnx_worker.mjs`` in :mod:`lrdiff_export.runtimes.javascript` does it under node and in a browser.
+
+A file is not believed everything: whatever budget it states, an answer may lose at most half of the digits of its
+dtype at the scale of the outputs, and integers must be equal. A file that allows more is refused.
 
 The arrays are stored uncompressed, ``input0 ...`` and ``output0 ...``, in the order of the JSON document's lists.
 """
@@ -15,17 +18,18 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrdiff_core.errors import ConfigError, InputError, ModelFileError
+from lrdiff_core.errors import DataError, InputError, ModelFileError, UnavailableError
 from lrdiff_export.onnx_file.external_data import DataFile, is_plain, sha256_of
 from lrdiff_export.records import first_line, json_ready
-from lrdiff_export.runtimes.runners import RUNNERS, Runner
+from lrdiff_export.runtimes import find_backends
+from lrdiff_export.runtimes.sandbox import Sandbox, in_sandbox
 from lrdiff_export.verify.compare import Budget, Verdict, judge_output
 
 if TYPE_CHECKING:
@@ -38,6 +42,7 @@ VERSION = 1
 HELD_OUT_ROWS = 16
 OTHER_ROWS = 8  # of normal ones and of extremes each
 LARGEST = 64 * 2**20  # bytes of golden vectors that are read
+Run = Callable[[Path, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 _HELP = "export the model again, or get the files beside it from where it came from"
 
 
@@ -177,6 +182,10 @@ def read_golden(model: str | os.PathLike[str]) -> Golden:
     Raises:
         ModelFileError: missing, damaged, or not ours.
     """
+    if not Path(model).exists():
+        raise ModelFileError(f"{model} does not exist", help="name an ONNX file")
+    if not Path(model).is_file():  # a pipe or a device may never end
+        raise ModelFileError(f"{model} is not a file", help="name an ONNX file")
     vectors, document = golden_paths(model)
     said = _read_document(document)
     data = _read(vectors)
@@ -187,6 +196,8 @@ def read_golden(model: str | os.PathLike[str]) -> Golden:
         arrays = (*golden.inputs, *golden.outputs)
         if len({len(one) for one in arrays}) != 1 or not all(one.dtype.kind in "fiub" for one in arrays):
             raise ValueError("arrays of numbers are needed, with as many rows each")
+        for name, answer, budget in zip(golden.output_names, golden.outputs, golden.budgets, strict=True):
+            _check_budget(name, answer, budget)
     except Exception as problem:  # a damaged document or archive fails in many ways
         raise ModelFileError(f"{document} is damaged: {first_line(problem)}", help=_HELP) from problem
     return golden
@@ -212,6 +223,23 @@ def _golden_of(said: dict[str, Any], vectors: bytes) -> Golden:
             Budget(dtype=str(one["dtype"]), **{key: float(one[key]) for key in numbers}) for one in said["outputs"]
         ),
     )
+
+
+def _check_budget(name: str, answer: np.ndarray, budget: Budget) -> None:
+    """Raise ValueError where a budget allows what arithmetic does not explain."""
+    dtype = np.dtype(budget.dtype)
+    if dtype.kind != "f":
+        if budget.allowed != 0:
+            raise ValueError(f"{budget.allowed:g} elements of {name} may differ, and {dtype} is exact")
+        return
+    info = np.finfo(dtype)
+    largest = float(np.abs(answer[np.isfinite(answer)]).max(initial=0.0))
+    most = max(float(info.eps) * largest, float(info.tiny)) / math.sqrt(info.eps)
+    if not (budget.allowed >= 0 and budget.unit > 0 and budget.allowed * budget.unit <= most):
+        raise ValueError(
+            f"{name} may be off by {budget.allowed * budget.unit:.3g}; more than {most:.3g}, half of its digits, "
+            f"no {dtype} arithmetic explains"
+        )
 
 
 def _data_of(said: dict[str, Any]) -> DataFile:
@@ -244,26 +272,26 @@ def _read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def verify_golden(model: str | os.PathLike[str], *, runtime: str | Runner = "onnxruntime") -> GoldenReport:
-    """Run a model on the golden vectors beside it; neither PyTorch nor the module is needed.
+def verify_golden(model: str | os.PathLike[str], *, runtime: str | Run = "onnxruntime") -> GoldenReport:
+    """Run a model on the golden vectors beside it, in a sandbox; neither PyTorch nor the module is needed.
 
     Args:
-        model: an ONNX file that nobody needs to vouch for.
-        runtime: a name from :data:`lrdiff_export.runtimes.runners.RUNNERS`, or a function from the model's path and a
-            mapping of inputs to a mapping of outputs, both by name.
+        model: an ONNX file, from anywhere.
+        runtime: a name from :data:`lrdiff_export.BACKENDS` that runs ONNX files, or a function from the model's path
+            and a mapping of inputs to a mapping of outputs, both by name.
 
     Raises:
         ModelFileError: the model or the golden vectors cannot be used.
         UnavailableError: the runtime is not here.
         ConfigError: no such runtime.
     """
-    golden = read_golden(model)
-    runner = RUNNERS[runtime] if isinstance(runtime, str) and runtime in RUNNERS else runtime
-    if isinstance(runner, str):
-        raise ConfigError(f'no runtime "{runtime}"', help=f"runtimes: {', '.join(RUNNERS)}")
-    run: Callable[..., Any] = runner
-    sha256 = _sha256_of(Path(model))
-    outputs = run(Path(model), dict(zip(golden.input_names, golden.inputs, strict=True)))
+    golden, path = read_golden(model), Path(model)
+    feeds = dict(zip(golden.input_names, golden.inputs, strict=True))
+    sha256 = sha256_of(path, through_links=True)
+    if isinstance(runtime, str):
+        outputs, ran = _run_backend(path, feeds, runtime)
+    else:
+        outputs, ran = runtime(path, feeds), getattr(runtime, "__name__", "runtime")
     verdicts = []
     for name, answer, budget in zip(golden.output_names, golden.outputs, golden.budgets, strict=True):
         if name not in outputs:
@@ -271,9 +299,9 @@ def verify_golden(model: str | os.PathLike[str], *, runtime: str | Runner = "onn
         else:
             verdicts.append(judge_output(name, np.asarray(outputs[name]), answer, budget))
     problems = [f"output {one.output!r}: {one.reason}" for one in verdicts if not one.agrees]
-    hashes = {Path(model).name: (sha256, golden.model_sha256)}
+    hashes = {path.name: (sha256, golden.model_sha256)}
     if golden.data is not None:  # a runtime that the caller brings may not have looked at it
-        beside = Path(model).with_name(golden.data.name)
+        beside = path.with_name(golden.data.name)
         hashes[beside.name] = (sha256_of(beside), golden.data.sha256)
     problems += [
         f"{name} is not the file that the golden vectors were written for"
@@ -282,7 +310,7 @@ def verify_golden(model: str | os.PathLike[str], *, runtime: str | Runner = "onn
     ]
     return GoldenReport(
         file=str(model),
-        runtime=getattr(runner, "described", lambda: getattr(runner, "__name__", "runtime"))(),
+        runtime=ran,
         sha256=sha256,
         rows=len(golden.inputs[0]),
         verdicts=tuple(verdicts),
@@ -290,9 +318,25 @@ def verify_golden(model: str | os.PathLike[str], *, runtime: str | Runner = "onn
     )
 
 
-def _sha256_of(model: Path) -> str:
-    if not model.exists():
-        raise ModelFileError(f"{model} does not exist", help="name an ONNX file")
-    if not model.is_file():  # a pipe or a device may never end
-        raise ModelFileError(f"{model} is not a file", help="name an ONNX file")
-    return sha256_of(model, through_links=True)
+def _run_backend(model: Path, feeds: Mapping[str, np.ndarray], name: str) -> tuple[Mapping[str, np.ndarray], str]:
+    """Outputs by name, and what ran it, with its version."""
+    (backend,) = find_backends([name], of_files=True)
+    if (reason := backend.availability()) is not None:
+        raise UnavailableError(reason, help="see lrdiff doctor, or take another --runtime")
+    with Sandbox() as sandbox, sandbox.open(model) as opened:
+        inputs, names = ([one[0] for one in several] for several in (opened.ports.inputs, opened.ports.outputs))
+        if sorted(inputs) != sorted(feeds):
+            raise DataError(
+                f"{model} takes {', '.join(inputs) or 'nothing'}, the golden vectors have {', '.join(feeds)}",
+                help="the golden vectors belong to another model",
+            )
+        rows = [feeds[one] for one in inputs]
+        outputs, facts = opened(*rows), opened.facts
+        if name != "onnxruntime":  # another runtime sees only what ONNX Runtime has run within the limits
+            backend = in_sandbox(backend, sandbox)
+            try:
+                outputs, facts = backend.prepare(model)(*rows), backend.facts()
+            finally:
+                backend.release()
+    where = f" in {facts['in']}" if "in" in facts else ""
+    return dict(zip(names, outputs, strict=True)), f"{facts['runtime']}{where}"

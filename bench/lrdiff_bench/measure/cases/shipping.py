@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +19,7 @@ from lrdiff_bench.measure.cases.optimizer_error import output_parity
 from lrdiff_bench.measure.engine.case import Workload
 from lrdiff_bench.measure.engine.registry import case_family
 
-__all__ = ["command_start", "export", "inference"]
+__all__ = ["command_start", "export", "inference", "prepared"]
 
 WIDTH = 256
 
@@ -32,6 +35,13 @@ def _network() -> nn.Module:
 
 def _rows(batch: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((batch, 10)).astype(np.float32)
+
+
+def prepared(backend: Any, net: nn.Module, data: Any) -> Callable[..., list[np.ndarray]]:
+    """What a backend makes of a module or its ONNX file; in older commits it was given both."""
+    if len(inspect.signature(backend.prepare).parameters) == 2:
+        return backend.prepare(net, data)
+    return backend.prepare(data if backend.needs_onnx else net)
 
 
 def _plainly(net: nn.Module, rows: np.ndarray, dtype: torch.dtype) -> list[Tensor]:
@@ -53,7 +63,7 @@ def export() -> Workload:
         if dtype is not None:
             return _plainly(net, rows, dtype)
         data = convert_to_onnx(net, example=example)
-        return [torch.from_numpy(one) for one in BACKENDS["onnxruntime"].prepare(net, data)(rows)]
+        return [torch.from_numpy(one) for one in prepared(BACKENDS["onnxruntime"], net, data)(rows)]
 
     return Workload(step=lambda: convert_to_onnx(net, example=example), parity=output_parity(answers))
 
@@ -76,7 +86,7 @@ def inference(backend: str, batch: int) -> Workload:
 
     place, net, rows = BACKENDS[backend], _network(), _rows(batch)
     data = convert_to_onnx(net, example=torch.zeros(2, 10)) if place.needs_onnx else None
-    predict = place.prepare(net, data)
+    predict = prepared(place, net, data)
 
     def answers(dtype: torch.dtype | None) -> list[Tensor]:
         return [torch.from_numpy(one) for one in predict(rows)] if dtype is None else _plainly(net, rows, dtype)

@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+import onnx
 
 from lrdiff_core.errors import ModelFileError, UnavailableError
-from lrdiff_export.onnx_file.load import model_inputs, parse_onnx
+from lrdiff_export.onnx_file.load import model_inputs
 from lrdiff_export.records import first_line
 from lrdiff_export.runtimes.javascript.install import INSTALL, find_chromium, find_node, find_package, package_version
 from lrdiff_export.runtimes.javascript.workers import ChromiumWorker, NodeWorker, Worker
-from lrdiff_export.runtimes.protocol import Facts, Predict, register_backend
+from lrdiff_export.runtimes.protocol import Facts, FileBackend, OnnxFile, Predict, file_bytes, register_backend
 
 __all__ = ["ChromiumBackend", "NodeBackend"]
+
+NODE_BYTES = 2**29  # of data that node and its packages take themselves
 
 
 @register_backend("onnxruntime-node", package="onnxruntime-node")
 @register_backend("onnxruntime-web")
-class NodeBackend:
+class NodeBackend(FileBackend):
     """A JavaScript package of ONNX Runtime under node, one thread.
 
     Source: https://onnxruntime.ai/docs/get-started/with-javascript/
     """
 
-    name = "onnxruntime-web"
-    device = "cpu"
-    dtype = "float32"
-    needs_onnx = True
     heavy = True
-    keeps_denormals = True
     package = "onnxruntime-web"
+    memory: int | None = None  # bytes that the process may hold
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
         self._ran = False
+
+    def limited(self, memory: int) -> NodeBackend:
+        """Return the same with a process of its own that holds no more than these bytes beyond what node takes."""
+        made = type(self)()
+        made.name, made.package, made.memory = self.name, self.package, NODE_BYTES + memory
+        return made
 
     def availability(self) -> str | None:
         """Return why it cannot be used."""
@@ -54,21 +59,25 @@ class NodeBackend:
 
     def start(self) -> Worker:
         """Start the process that runs models."""
-        return NodeWorker(self.package)
+        return NodeWorker(self.package, self.memory)
 
-    def prepare(self, module: nn.Module, onnx: bytes | None) -> Predict:
-        """Return a function that has the ONNX bytes run; the process serves several models."""
-        if onnx is None:
-            raise UnavailableError("no ONNX bytes to run", help="give onnx_bytes_or_path")
+    def prepare(self, model: OnnxFile) -> Predict:
+        """Return a function that has the ONNX file run; the process serves several models."""
+        data = file_bytes(model)
+        proto = onnx.ModelProto.FromString(data)
+        inputs, names = [one.name for one in model_inputs(proto)], [one.name for one in proto.graph.output]
         if self._worker is None:
             self._worker = self.start()
-        worker = self._worker
-        inputs, names = _ports(onnx)
-        model = self._ask(worker, {"job": "load", "model": base64.b64encode(onnx).decode()})["model"]
+        worker, folder = self._worker, getattr(data, "folder", None)
+        second = {
+            entry.value for one in proto.graph.initializer for entry in one.external_data if entry.key == "location"
+        }
+        weights = {name: worker.offer(Path(folder, name)) for name in second if folder is not None}
+        opened = self._ask(worker, {"job": "load", "model": worker.offer(data), "weights": weights})["model"]
 
         def predict(*rows: np.ndarray) -> list[np.ndarray]:
             feeds = {name: _packed(one) for name, one in zip(inputs, rows, strict=True)}
-            outputs = self._ask(worker, {"job": "run", "model": model, "feeds": feeds})["outputs"]
+            outputs = self._ask(worker, {"job": "run", "model": opened, "feeds": feeds})["outputs"]
             self._ran = True
             return [_unpacked(outputs[name]) for name in names]
 
@@ -116,11 +125,6 @@ class ChromiumBackend(NodeBackend):
     def start(self) -> Worker:
         """Start the browser."""
         return ChromiumWorker()
-
-
-def _ports(onnx: bytes) -> tuple[list[str], list[str]]:
-    model = parse_onnx(onnx)
-    return [one.name for one in model_inputs(model)], [one.name for one in model.graph.output]
 
 
 def _packed(rows: np.ndarray) -> dict[str, Any]:

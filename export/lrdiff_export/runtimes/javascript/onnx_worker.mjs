@@ -1,15 +1,108 @@
-// Holds ONNX models and answers jobs: under node one JSON line in, one out; in a browser from a server on the loopback.
+// Runs ONNX files with ONNX Runtime's JavaScript packages. Check a file against the golden vectors beside it, in node
 //
-//     node onnx_worker.mjs FOLDER/node_modules onnxruntime-web|onnxruntime-node
+//     npm install onnxruntime-web
+//     node onnx_worker.mjs model.onnx
 //
-// {job: "load", model: base64} gives {model: number}; {job: "run", model: number, feeds: {name: {dtype, shape, data:
-// base64}}} gives {outputs: {name: {dtype, shape, data}}}; what goes wrong gives {error: text}. Bytes travel as they are,
-// so that no digit is lost.
+// or in a browser: import { check } and hand it the three files' bytes and the `ort` module; where `document.data` names
+// a file of weights (of a model past 2 GiB), its bytes, too. Exit status as of `lrdiff`: 0 agrees, 1 differs, 2 the
+// files cannot be used, 3 onnxruntime-web is not here.
+//
+// `--serve FOLDER/node_modules onnxruntime-web|onnxruntime-node` answers jobs, a line of JSON each; `serve` does so in a
+// browser, from a server on the loopback. {job: "load", model: place, weights: {name: place}} gives {model: number},
+// where a place is a path or an address; {job: "run", model: number, feeds: {name: {dtype, shape, data: base64}}} gives
+// {outputs: {name: {dtype, shape, data}}}; what goes wrong gives {error: text}.
 
 const KINDS = {
   float32: Float32Array, float64: Float64Array, float16: Uint16Array, int64: BigInt64Array, int32: Int32Array,
   int8: Int8Array, uint8: Uint8Array, bool: Uint8Array,
 };
+const NUMPY = {
+  "<f4": "float32", "<f8": "float64", "<f2": "float16", "<i8": "int64", "<i4": "int32", "|i1": "int8", "|u1": "uint8",
+  "|b1": "bool",
+};
+const EPS = 2 ** -23, SMALLEST_NORMAL = 2 ** -126; // of float32
+const MOST = EPS ** -0.5; // eps that golden vectors may allow: half of the digits, as lrdiff_export.verify.golden has it
+
+// weights: { name: bytes } of a second file
+async function open(ort, model, provider, weights = {}) {
+  const externalData = Object.entries(weights).map(([path, data]) => ({ path, data }));
+  return ort.InferenceSession.create(model, {
+    executionProviders: [provider], intraOpNumThreads: 1, interOpNumThreads: 1, logSeverityLevel: 4,
+    ...(externalData.length ? { externalData } : {}),
+  });
+}
+
+function feed(ort, arrays) {
+  const tensors = {};
+  for (const [name, one] of Object.entries(arrays)) tensors[name] = new ort.Tensor(one.dtype, one.data, one.shape);
+  return tensors;
+}
+
+// A zip archive of stored .npy members, as numpy.savez writes it -> { name: { dtype, shape, data } }
+export function readNpz(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  let end = bytes.length - 22;
+  while (end >= 0 && view.getUint32(end, true) !== 0x06054b50) end--;
+  if (end < 0) throw new Error("not an npz file");
+  const arrays = {};
+  let at = view.getUint32(end + 16, true);
+  for (let count = view.getUint16(end + 10, true); count > 0; count--) {
+    const [method, size] = [view.getUint16(at + 10, true), view.getUint32(at + 24, true)];
+    const [name, extra, comment] = [28, 30, 32].map((offset) => view.getUint16(at + offset, true));
+    const local = view.getUint32(at + 42, true);
+    const key = new TextDecoder().decode(bytes.subarray(at + 46, at + 46 + name)).replace(/\.npy$/, "");
+    if (method !== 0) throw new Error("a compressed npz file: write it with numpy.savez");
+    const start = local + 30 + view.getUint16(local + 26, true) + view.getUint16(local + 28, true);
+    arrays[key] = readNpy(bytes.subarray(start, start + size));
+    at += 46 + name + extra + comment;
+  }
+  return arrays;
+}
+
+function readNpy(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const wide = bytes[6] > 1;
+  const length = wide ? view.getUint32(8, true) : view.getUint16(8, true);
+  const start = (wide ? 12 : 10) + length;
+  const header = new TextDecoder().decode(bytes.subarray(wide ? 12 : 10, start));
+  const dtype = NUMPY[/'descr': '([^']+)'/.exec(header)?.[1]];
+  if (!dtype || /'fortran_order': True/.test(header)) throw new Error(`cannot read an array of ${header.trim()}`);
+  const shape = /'shape': \(([^)]*)\)/.exec(header)[1].split(",").filter((s) => s.trim()).map(Number);
+  return { dtype, shape, data: new KINDS[dtype](bytes.slice(start).buffer) };
+}
+
+// Judges as lrdiff_export.verify does: units of eps at the output's scale for floats, equality for the rest.
+export async function check(ort, model, vectors, document, weights) {
+  if (document.format !== "lrdiff.golden" || document.version !== 1) throw new Error("no golden vectors of version 1");
+  const arrays = readNpz(vectors);
+  const feeds = Object.fromEntries(document.inputs.map((one, i) => [one.name, arrays[`input${i}`]]));
+  const session = await open(ort, model, "wasm", weights ? { [document.data.name]: weights } : {});
+  const outputs = await session.run(feed(ort, feeds));
+  const verdicts = document.outputs.map((wanted, i) => {
+    const answer = arrays[`output${i}`], given = outputs[wanted.name];
+    const verdict = { output: wanted.name, allowed: wanted.allowed, error: 0, reason: null };
+    if (!given) return { ...verdict, reason: "no such output" };
+    if (given.type !== wanted.dtype) return { ...verdict, reason: `dtype ${given.type} instead of ${wanted.dtype}` };
+    if (given.dims.join() !== answer.shape.join()) return { ...verdict, reason: `shape ${given.dims} instead of ${answer.shape}` };
+    const floating = wanted.dtype === "float32";
+    const unit = Math.max(wanted.unit, SMALLEST_NORMAL);
+    if (floating) {
+      const scale = answer.data.reduce((most, one) => Math.max(most, Math.abs(one)), 0);
+      const most = MOST * Math.max(EPS * scale, SMALLEST_NORMAL);
+      if (!(wanted.allowed >= 0 && wanted.allowed * unit <= most)) {
+        throw new Error(`the golden vectors allow more of ${wanted.name} than float32 loses: ${wanted.allowed} times ${wanted.unit}`);
+      }
+    }
+    for (let k = 0; k < answer.data.length; k++) {
+      if (floating && !Number.isFinite(given.data[k])) return { ...verdict, reason: `element ${k} is ${given.data[k]}` };
+      if (floating) verdict.error = Math.max(verdict.error, Math.abs(given.data[k] - answer.data[k]) / unit);
+      else if (given.data[k] !== answer.data[k]) verdict.reason = `element ${k} is ${given.data[k]}, not ${answer.data[k]}`;
+    }
+    if (verdict.error > wanted.allowed) verdict.reason = `error ${verdict.error.toPrecision(4)} eps, allowed ${wanted.allowed.toPrecision(4)}`;
+    return verdict;
+  });
+  return { passed: verdicts.every((one) => one.reason === null), rows: document.rows, verdicts };
+}
 
 function toBytes(base64) {
   return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
@@ -22,21 +115,20 @@ function toBase64(data) {
   return btoa(text);
 }
 
-export function makeWorker(ort, provider) {
+// read: from a place to bytes
+function makeWorker(ort, provider, read) {
   const sessions = [];
-  const options = { executionProviders: [provider], intraOpNumThreads: 1, interOpNumThreads: 1, logSeverityLevel: 4 };
   return async (job) => {
     try {
       if (job.job === "load") {
-        sessions.push(await ort.InferenceSession.create(toBytes(job.model), options));
-        return { model: sessions.length - 1 };
+        const weights = {};
+        for (const [name, place] of Object.entries(job.weights)) weights[name] = await read(place);
+        return { model: sessions.push(await open(ort, await read(job.model), provider, weights)) - 1 };
       }
-      const feeds = {};
-      for (const [name, one] of Object.entries(job.feeds)) {
-        feeds[name] = new ort.Tensor(one.dtype, new KINDS[one.dtype](toBytes(one.data).buffer), one.shape);
-      }
+      const given = Object.entries(job.feeds);
+      const feeds = given.map(([name, one]) => [name, { ...one, data: new KINDS[one.dtype](toBytes(one.data).buffer) }]);
       const outputs = {};
-      for (const [name, one] of Object.entries(await sessions[job.model].run(feeds))) {
+      for (const [name, one] of Object.entries(await sessions[job.model].run(feed(ort, Object.fromEntries(feeds))))) {
         outputs[name] = { dtype: one.type, shape: one.dims, data: toBase64(one.data) };
       }
       return { outputs };
@@ -50,7 +142,7 @@ export function makeWorker(ort, provider) {
 export async function serve(ort) {
   ort.env.wasm.numThreads = 1;
   ort.env.logLevel = "fatal";
-  const work = makeWorker(ort, "wasm");
+  const work = makeWorker(ort, "wasm", async (address) => new Uint8Array(await (await fetch(address)).arrayBuffer()));
   let answer = { runs: navigator.userAgent };
   for (;;) {
     const response = await fetch("/job", { method: "POST", body: JSON.stringify(answer) });
@@ -61,8 +153,8 @@ export async function serve(ort) {
   }
 }
 
-async function main([folder, name]) {
-  const [fs, path, url, readline] = await Promise.all(["fs", "path", "url", "readline"].map((one) => import(`node:${one}`)));
+async function load(folder, name) {
+  const [fs, path, url] = await Promise.all(["fs", "path", "url"].map((one) => import(`node:${one}`)));
   const described = JSON.parse(fs.readFileSync(path.join(folder, name, "package.json"), "utf8"));
   const web = name === "onnxruntime-web";
   const entry = web ? described.exports["."].node.import : described.main;
@@ -70,7 +162,13 @@ async function main([folder, name]) {
   const ort = loaded.InferenceSession ? loaded : loaded.default;
   if (web) ort.env.wasm.numThreads = 1;
   ort.env.logLevel = "fatal";
-  const work = makeWorker(ort, web ? "wasm" : "cpu");
+  return { ort, provider: web ? "wasm" : "cpu" };
+}
+
+async function answerLines(folder, name) {
+  const [fs, readline] = await Promise.all(["fs", "readline"].map((one) => import(`node:${one}`)));
+  const { ort, provider } = await load(folder, name);
+  const work = makeWorker(ort, provider, (path) => new Uint8Array(fs.readFileSync(path)));
   console.log(JSON.stringify({ runs: `node ${process.version.slice(1)}` }));
   for await (const line of readline.createInterface({ input: process.stdin })) {
     console.log(JSON.stringify(await work(JSON.parse(line))));
@@ -78,4 +176,47 @@ async function main([folder, name]) {
   process.exit(0);
 }
 
-if (typeof process !== "undefined" && process.argv?.[1]?.endsWith("onnx_worker.mjs")) await main(process.argv.slice(2));
+async function checkFile(args) {
+  const [fs, path, crypto] = await Promise.all(["fs", "path", "crypto"].map((one) => import(`node:${one}`)));
+  const fail = (status, message, help) => {
+    process.stderr.write(`error: ${message}\nhelp: ${help}\n`);
+    process.exitCode = status;
+  };
+  if (args.length !== 1) return fail(2, "name one ONNX file", "node onnx_worker.mjs model.onnx");
+  const folder = path.resolve("node_modules");
+  let ort;
+  try {
+    ({ ort } = await load(folder, "onnxruntime-web"));
+  } catch (problem) {
+    return fail(3, `onnxruntime-web cannot be loaded from ${folder}`, "run `npm install onnxruntime-web` in this folder");
+  }
+  const read = (file) => new Uint8Array(fs.readFileSync(file));
+  const hash = (bytes) => crypto.createHash("sha256").update(bytes).digest("hex");
+  try {
+    const stem = args[0].replace(/\.[^./\\]+$/, "");
+    const [model, vectors] = [args[0], `${stem}.golden.npz`].map(read);
+    const document = JSON.parse(fs.readFileSync(`${stem}.golden.json`, "utf8"));
+    let weights;
+    if (document.data) {
+      if (document.data.name !== path.basename(document.data.name)) throw new Error("weights outside the model's folder");
+      weights = read(path.join(path.dirname(args[0]), document.data.name));
+    }
+    const belong = hash(model) === document.model_sha256 && hash(vectors) === document.vectors_sha256;
+    if (!belong || (weights && hash(weights) !== document.data.sha256)) {
+      return fail(1, `${args[0]} and the golden vectors do not belong together`, "get the three files from one export");
+    }
+    const report = await check(ort, model, vectors, document, weights);
+    for (const one of report.verdicts) {
+      const result = one.reason ? `DIFFERENT: ${one.reason}` : `equal, error ${one.error.toPrecision(3)} of ${one.allowed.toPrecision(3)} eps`;
+      console.log(`${one.output}: ${result}`);
+    }
+    process.exitCode = report.passed ? 0 : 1;
+  } catch (problem) {
+    fail(2, String(problem.message ?? problem).split("\n")[0], "the model or its golden vectors cannot be used here");
+  }
+}
+
+if (typeof process !== "undefined" && process.argv?.[1]?.endsWith("onnx_worker.mjs")) {
+  const args = process.argv.slice(2);
+  await (args[0] === "--serve" ? answerLines(args[1], args[2]) : checkFile(args));
+}

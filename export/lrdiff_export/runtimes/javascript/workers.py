@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import http.server
 import json
 import queue
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from lrdiff_core.errors import ModelFileError, UnavailableError
-from lrdiff_export.records import first_line
 from lrdiff_export.runtimes.javascript.install import find_chromium, find_node, find_package
+from lrdiff_export.runtimes.process import JobProcess, ProcessEnded
 
 __all__ = ["ChromiumWorker", "NodeWorker", "Worker"]
 
 WORKER = Path(__file__).with_name("onnx_worker.mjs")
 START_SECONDS = 60.0  # a browser on a busy machine
-JOB_SECONDS = 120.0
+JOB_SECONDS = 60.0
 POLL_SECONDS = 5.0  # the browser asks again after so long without a job
 LOOK_SECONDS = 0.5  # between two looks at whether the browser still runs
 # One profile, no network of its own, no first-run pages; a sandbox needs what containers do not give.
@@ -43,6 +43,10 @@ class Worker(Protocol):
     """A process that answers jobs; a protocol, because node and a browser are spoken to so differently."""
 
     runs: str  # what runs the JavaScript, with its version
+    pid: int
+
+    def offer(self, file: bytes | Path) -> str:
+        """Put a file where the process can read it, and return the place."""
 
     def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Send one job and return its answer."""
@@ -56,46 +60,36 @@ class NodeWorker:
 
     Args:
         package: ``onnxruntime-web`` or ``onnxruntime-node``.
+        memory: bytes of data that the process may hold, on Linux; None for no limit.
 
     Raises:
         UnavailableError: node or the package is not here, or does not start.
     """
 
-    def __init__(self, package: str) -> None:
-        command = [find_node(), str(WORKER), str(find_package(package)), package]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
-        )
-        atexit.register(self.close)
-        self._answers: queue.Queue[str | None] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+    def __init__(self, package: str, memory: int | None = None) -> None:
+        command = [find_node(), str(WORKER), "--serve", str(find_package(package)), package]
+        self._scratch = tempfile.TemporaryDirectory(prefix="lrdiff-node-")
         try:
-            self.runs = str(self._next(START_SECONDS)["runs"])
-        except ModelFileError as problem:
-            self.close()
-            raise UnavailableError(
-                f"{package} does not start: {problem.message}", help="see lrdiff doctor"
-            ) from problem
+            self._process = JobProcess(command, seconds=START_SECONDS)
+        except ProcessEnded as problem:
+            self._scratch.cleanup()
+            raise UnavailableError(f"{package} does not start: {problem}", help="see lrdiff doctor") from problem
+        self.pid, self.runs = self._process.pid, str(self._process.ready["runs"])
+        if memory is not None and sys.platform == "linux":
+            import resource  # not on Windows
 
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._answers.put(line)
-        self._answers.put(None)
+            # Not of address space: JavaScript reserves far more than it uses.
+            resource.prlimit(self.pid, resource.RLIMIT_DATA, (memory, memory))
+        self._offered = 0
 
-    def _next(self, seconds: float) -> dict[str, Any]:
-        try:
-            line = self._answers.get(timeout=seconds)
-        except queue.Empty:
-            raise ModelFileError(f"no answer from node in {seconds:g} s", help="try a smaller model") from None
-        if line is None:
-            assert self._process.stderr is not None
-            said = self._process.stderr.read().strip()
-            raise ModelFileError(f"node ended: {first_line(said or 'without a word')}", help="see lrdiff doctor")
-        answer = json.loads(line)
-        assert isinstance(answer, dict)
-        return answer
+    def offer(self, file: bytes | Path) -> str:
+        """Return the path of a file, written where there are only bytes."""
+        if isinstance(file, bytes):
+            self._offered += 1
+            path = Path(self._scratch.name, f"{self._offered}.onnx")
+            path.write_bytes(file)
+            file = path
+        return str(file.resolve())
 
     def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Send one job and return its answer.
@@ -103,29 +97,15 @@ class NodeWorker:
         Raises:
             ModelFileError: node ended, or takes too long.
         """
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(job) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # why it ended comes with the answer that does not
-        return self._next(JOB_SECONDS)
+            return self._process.ask(job, seconds=JOB_SECONDS)
+        except ProcessEnded as problem:
+            raise ModelFileError(f"node: {problem}", help="try a smaller model, and see lrdiff doctor") from problem
 
     def close(self) -> None:
-        """End the process; it is killed if it does not go by itself."""
-        atexit.unregister(self.close)
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._reader.join()
-        for pipe in (self._process.stdout, self._process.stderr):
-            assert pipe is not None
-            pipe.close()
+        """End the process."""
+        self._process.close()
+        self._scratch.cleanup()
 
 
 class ChromiumWorker:
@@ -139,7 +119,8 @@ class ChromiumWorker:
         chromium, dist = find_chromium(), find_package("onnxruntime-web") / "onnxruntime-web" / "dist"
         self._jobs: queue.Queue[Mapping[str, Any]] = queue.Queue()
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
-        handler = functools.partial(_Handler, self._jobs, self._answers, dist)
+        self._files: list[bytes | Path] = []
+        handler = functools.partial(_Handler, self._jobs, self._answers, dist, self._files)
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -150,6 +131,7 @@ class ChromiumWorker:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        self.pid = self._process.pid
         atexit.register(self.close)  # a browser does not end with the program that started it
         try:
             agent = str(self._next(START_SECONDS)["runs"])
@@ -174,6 +156,11 @@ class ChromiumWorker:
                         f"Chromium ended ({self._process.returncode})", help="see lrdiff doctor"
                     ) from None
         raise ModelFileError(f"no answer from Chromium in {seconds:g} s", help="try a smaller model")
+
+    def offer(self, file: bytes | Path) -> str:
+        """Return the address of a file on the page's server."""
+        self._files.append(file)
+        return f"/offered/{len(self._files) - 1}"
 
     def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Send one job and return its answer.
@@ -201,12 +188,13 @@ class ChromiumWorker:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Serves the page, the worker and onnxruntime-web's own files; hands out jobs and takes answers."""
+    """Serves the page, the worker, onnxruntime-web's own files and models; hands out jobs and takes answers."""
 
     def __init__(
-        self, jobs: queue.Queue[Mapping[str, Any]], answers: queue.Queue[dict[str, Any]], dist: Path, *rest: Any
-    ) -> None:
-        self.jobs, self.answers, self.dist = jobs, answers, dist
+        self, jobs: queue.Queue[Mapping[str, Any]], answers: queue.Queue[dict[str, Any]], dist: Path,
+        files: Sequence[bytes | Path], *rest: Any,
+    ) -> None:  # fmt: skip
+        self.jobs, self.answers, self.dist, self.files = jobs, answers, dist, files
         super().__init__(*rest)
 
     def do_GET(self) -> None:
@@ -217,6 +205,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(PAGE.encode(), "text/html")
         elif path == "/onnx_worker.mjs":
             self._send(WORKER.read_bytes(), "text/javascript")
+        elif path.startswith("/offered/") and path[9:].isdecimal() and int(path[9:]) < len(self.files):
+            offered = self.files[int(path[9:])]
+            self._send(offered if isinstance(offered, bytes) else offered.read_bytes(), "application/octet-stream")
         elif (file := self.dist / Path(path).name).is_file() and path == f"/dist/{file.name}":
             self._send(file.read_bytes(), kinds.get(file.suffix, "application/octet-stream"))
         else:
