@@ -294,7 +294,16 @@ def main(arguments: list[str] | None = None) -> int:
     Exit status: 0 done and every check held, 1 a check failed, 2 wrong input or usage, 3 not available here, 130
     interrupted.
     """
-    given = sys.argv[1:] if arguments is None else arguments
+    before = sys.argv
+    if arguments is not None:
+        sys.argv = ["lrdiff", *arguments]  # pages say by which command they were written
+    try:
+        return _run(sys.argv[1:])
+    finally:
+        sys.argv = before
+
+
+def _run(given: list[str]) -> int:
     debug = "--debug" in given
     # typer carries its own copy of click's classes or shares click's, by version; this is its UsageError either way.
     usage_error: Any = typer.BadParameter.__mro__[1]
@@ -405,11 +414,9 @@ def _show(report: dict[str, Any], name: str, json: bool) -> int:
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    import json
+    from lrdiff_bench.report.json import json_text
 
-    from lrdiff_bench.system.run_folder import json_ready
-
-    _write(json.dumps(json_ready(document), indent=2, allow_nan=False) + "\n")
+    _write(json_text(document))
 
 
 if __name__ == "__main__":

@@ -81,9 +81,11 @@ def test_a_busy_machine_is_warned_of_on_stderr_and_the_page_names_the_command(
     said = capsys.readouterr()
     assert "the machine is busy (load 1000.0" in said.err
     assert "expect noise" not in said.out
-    assert re.search(r"^`lrdiff bench main_step --param rates=2 --quick` on [-\d]+, 1 case: ", page.read_text(), re.M)
+    assert re.search(
+        r"^`lrdiff bench main_step --param rates=2 --quick [^`]*` on [-\d]+, 1 case: ", page.read_text(), re.M
+    )
     assert main(["bench", "show", "--to", str(page), "--out", str(tmp_path)]) == 0
-    assert "`lrdiff bench show 20" in page.read_text()
+    assert f"`lrdiff bench show --to {page} --out {tmp_path}`" in page.read_text()
     load = record.conditions.load
     assert load is None or f"load {load:.1f}, governor" in capsys.readouterr().out
 

@@ -10,7 +10,7 @@ from map_helpers import planted
 
 from lrdiff_bench.maps import find, findings
 from lrdiff_bench.maps.words import as_text, axis_in_words
-from lrdiff_bench.system.run_folder import json_ready
+from lrdiff_bench.report.json import json_ready
 from lrdiff_core.errors import DataError
 
 CURVATURE = 0.1

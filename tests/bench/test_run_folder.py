@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from lrdiff_bench.system.run_folder import json_ready, new_run_folder, read_summary
+from lrdiff_bench.report.json import json_ready
+from lrdiff_bench.system.run_folder import new_run_folder, read_summary
 from lrdiff_core.errors import CheckpointError, InputError
 
 SUMMARY = {"format": "lrdiff.run", "version": 1}
@@ -109,7 +110,7 @@ def test_what_is_not_a_run_is_left_alone(tmp_path):
 KILLED = """
 import os, sys, time
 from pathlib import Path
-from lrdiff_bench import run_folder
+from lrdiff_bench.system import run_folder
 if sys.argv[2] == "between":
     rename = Path.rename
     def stop(self, target):

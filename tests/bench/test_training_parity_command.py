@@ -62,7 +62,7 @@ def test_json_is_alone_on_stdout_and_in_the_folder_with_the_pictures(
     kinds = ("json", "md", "png", "svg")
     assert sorted(file.name for file in out.iterdir()) == [f"training-parity.{kind}" for kind in kinds]
     page = (out / "training-parity.md").read_text(encoding="utf-8")
-    assert f"Written by `lrdiff parity --training {config} --backends ours,cpu --out {out}`" in page
+    assert f"Written by `lrdiff parity --training {config} --backends ours,cpu --out {out} --json`" in page
     assert "| cpu | float32 | `ours` | agrees | " in page
     assert "(training-parity.png)" in page
     assert "(../guide" not in page  # no guide beside this folder

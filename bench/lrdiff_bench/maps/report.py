@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json as json_
 import sys
 import textwrap
 import time
@@ -20,8 +19,8 @@ from lrdiff_bench.maps.run import compute_map
 from lrdiff_bench.maps.store import open_map
 from lrdiff_bench.maps.tiles import CELLS, COLUMNS, run_job
 from lrdiff_bench.maps.words import WIDTH, as_text, axis_in_words
+from lrdiff_bench.report.json import json_ready, json_text
 from lrdiff_bench.report.tables import make_console
-from lrdiff_bench.system.run_folder import json_ready
 from lrdiff_core.errors import UnavailableError
 from lrdiff_core.files import write_json, write_text
 
@@ -229,6 +228,5 @@ def _duration(seconds: float) -> str:
 
 
 def _print(document: dict[str, Any], text: str, json: bool) -> None:
-    shown = json_.dumps(json_ready(document), indent=2, allow_nan=False) if json else text
-    sys.stdout.write(shown + "\n")
+    sys.stdout.write(json_text(document) if json else text + "\n")
     sys.stdout.flush()

@@ -26,8 +26,8 @@ import numpy as np
 
 from lrdiff_bench.maps.plan import MapPlan
 from lrdiff_bench.maps.tiles import CELLS, COLUMNS, MARKED, REFERENCE, SINGLE, Tile
-from lrdiff_bench.system.folders import make_folder, read_document
 from lrdiff_bench.system.machine import describe_code, describe_machine
+from lrdiff_bench.system.run_folder import make_folder, read_document
 from lrdiff_core.errors import CheckpointError, InputError
 from lrdiff_core.files import atomic_path, write_json
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +21,7 @@ from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.engine.suite import CaseRun, choose_cases, measure_cases
 from lrdiff_bench.measure.page import fail, print_json, write_page
+from lrdiff_bench.report.page import as_given
 from lrdiff_bench.report.tables import make_console, plain_table, seconds
 from lrdiff_bench.system.machine import describe_machine, load_average, usable_cpus
 from lrdiff_core.errors import ConfigError, InputError, UnavailableError
@@ -79,7 +79,7 @@ def run(
     if records:
         console.print(f"records: {file}", soft_wrap=True)
         if to is not None:
-            write_page(records, to, _command(names, parameters, device, quick, processes, instructions))
+            write_page(records, to, as_given())
             console.print(f"page: {to}", soft_wrap=True)
     if json:
         print_json(
@@ -300,17 +300,6 @@ def _warn_of_load(console: Console) -> None:
     if load is not None and load > usable_cpus() / 2:
         text = f"the machine is busy (load {load:.1f} on {usable_cpus()} processors): expect noise"
         console.print(text, style="yellow")
-
-
-def _command(
-    names: Sequence[str], parameters: Sequence[str], device: str | None, quick: bool, processes: int, instructions: bool
-) -> str:
-    """What to type to measure the same again."""
-    words = [*names, *(word for pair in parameters for word in ("--param", pair))]
-    words += [] if device is None else ["--device", device]
-    words += [] if processes == 1 else ["--processes", str(processes)]
-    words += [*(["--quick"] if quick else []), *(["--instructions"] if instructions else [])]
-    return shlex.join(["lrdiff", "bench", *words])
 
 
 def _measured(rows: Sequence[CaseRun]) -> list[CaseRun]:

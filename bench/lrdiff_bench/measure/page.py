@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,8 @@ from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.engine.suite import CaseRun
+from lrdiff_bench.report.json import print_json
+from lrdiff_bench.report.page import as_given
 from lrdiff_bench.report.tables import make_console, plain_table, seconds
 from lrdiff_bench.stats.hierarchical import compare_unpaired
 from lrdiff_core.errors import ConfigError, DataError
@@ -78,7 +79,7 @@ def show(name: str, *, folder: Path | None, to: Path | None, json: bool) -> int:
     file = store.find_run(name, folder or store.DEFAULT_FOLDER)
     records = _read_whole(file)
     if to is not None:
-        write_page(records, to, f"lrdiff bench show {file.stem}")
+        write_page(records, to, as_given())
     if json:
         print_json([record.model_dump() for record in records])
         return 0
@@ -182,12 +183,6 @@ def commit_of(record: Record) -> str:
 
 def _no_factory() -> Any:
     raise NotImplementedError("a case that was read from a record is not built again")
-
-
-def print_json(document: Any) -> None:
-    from lrdiff_bench.system.run_folder import json_ready
-
-    sys.stdout.write(json_module.dumps(json_ready(document), indent=2, allow_nan=False) + "\n")
 
 
 def fail(message: str, help: str, status: int = 1) -> int:

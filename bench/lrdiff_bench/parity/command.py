@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_module
 import platform
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,15 +13,16 @@ import torch
 
 from lrdiff_bench.parity.page import parity_page
 from lrdiff_bench.parity.sources import find_subjects
+from lrdiff_bench.report.json import json_ready, print_json, write_document
+from lrdiff_bench.report.page import as_given
 from lrdiff_bench.report.parity_table import draw_matrix, draw_parity
 from lrdiff_bench.report.tables import make_console
 from lrdiff_bench.system.factory import user_code
-from lrdiff_bench.system.folders import make_folder
 from lrdiff_bench.system.machine import provenance
-from lrdiff_bench.system.run_folder import json_ready
+from lrdiff_bench.system.run_folder import make_folder
 from lrdiff_core import __version__
 from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
-from lrdiff_core.files import write_json, write_text
+from lrdiff_core.files import write_text
 from lrdiff_export import BACKENDS, ParityReport, Subject, check_subjects
 from lrdiff_export.parity.layers import layer_errors
 from lrdiff_export.runtimes import find_backends
@@ -65,9 +64,9 @@ def prediction_parity(
             layers = _layers(subjects, reports, watch) if out is not None else {}
     document = _document(reports, layers)
     if out is not None:
-        _write(out, document, sources)
+        _write(out, document)
     if json:
-        sys.stdout.write(json_module.dumps(document, indent=2, allow_nan=False) + "\n")
+        print_json(document)
     else:
         _show(document)
     _raise_for(reports, asked=backends is not None)
@@ -116,7 +115,7 @@ def _document(reports: Mapping[str, ParityReport], layers: Mapping[str, list[dic
     return ready
 
 
-def _write(out: Path, document: dict[str, Any], sources: Sequence[str]) -> None:
+def _write(out: Path, document: dict[str, Any]) -> None:
     from lrdiff_bench.parity import pictures  # here: matplotlib takes half a second to import
 
     title = f"error of allowed against float64, in eps of the dtype; {document['machine']['cpu']}"
@@ -124,10 +123,9 @@ def _write(out: Path, document: dict[str, Any], sources: Sequence[str]) -> None:
     if document["layers"]:
         title = "Error by layer against float64: layers as separate outputs, nothing fused across them"
         pictures.draw_layers(out / "parity-layers", document["layers"], title)
-    write_json(out / "parity.json", document)
-    command = " ".join(["lrdiff parity", *sources, f"--out {out}"])
+    write_document(out / "parity.json", document)
     guide = (out / ".." / "guide" / "parity.md").is_file()
-    write_text(out / "parity.md", parity_page({**document, "guide": guide}, command))
+    write_text(out / "parity.md", parity_page({**document, "guide": guide}, as_given()))
 
 
 def _layers(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import platform
 import sys
 from collections.abc import Sequence
@@ -15,12 +14,13 @@ import torch
 from lrdiff_bench.parity.training_page import training_parity_page
 from lrdiff_bench.parity.training_pictures import draw_training_parity
 from lrdiff_bench.parity.training_screen import draw_report
+from lrdiff_bench.report.json import print_json, write_document
+from lrdiff_bench.report.page import as_given
 from lrdiff_bench.report.tables import line, make_console
 from lrdiff_bench.run.open_run import open_run
 from lrdiff_bench.system.factory import is_factory, load_model, training_job, user_code
-from lrdiff_bench.system.folders import make_folder
 from lrdiff_bench.system.machine import provenance
-from lrdiff_bench.system.run_folder import json_ready
+from lrdiff_bench.system.run_folder import make_folder
 from lrdiff_bench.system.settings import gather
 from lrdiff_core import __version__, load_table, set_up
 from lrdiff_core.config import RunConfig
@@ -94,15 +94,13 @@ def training_parity(
         "machine": provenance()["machine"],
         "reports": reports,
     }
-    text = jsonlib.dumps(json_ready(document), indent=2, allow_nan=False) + "\n"
     if out is not None:
-        write_text(out / "training-parity.json", text)
-        command = " ".join(["lrdiff parity --training", *sources, *([f"--backends {backends}"] if backends else [])])
+        write_document(out / "training-parity.json", document)
         guide = (out / ".." / "guide" / "training-parity.md").is_file()
-        page = training_parity_page({**document, "guide": guide}, f"{command} --out {out}")
+        page = training_parity_page({**document, "guide": guide}, as_given())
         write_text(out / "training-parity.md", page)
     if json:
-        sys.stdout.write(text)
+        print_json(document)
     rows = [row for report in reports for row in report["results"]]
     if all(row["status"] == "unavailable" for row in rows):
         said = "; ".join(dict.fromkeys(f"{row['implementation']}: {row['reason']}" for row in rows))

@@ -19,15 +19,16 @@ import numpy as np
 import torch
 
 from lrdiff_bench.report import figures
+from lrdiff_bench.report.json import json_ready, write_document
 from lrdiff_bench.run.single_rates import Comparison, bands, compare_single_rates, describe_rates, verdict
 from lrdiff_bench.run.step_cost import measure_step_cost
-from lrdiff_bench.system.run_folder import SUMMARY_FORMAT, SUMMARY_VERSION, json_ready, new_run_folder
+from lrdiff_bench.system.run_folder import SUMMARY_FORMAT, SUMMARY_VERSION, new_run_folder
 from lrdiff_core import __version__
 from lrdiff_core.checkpoint import save_checkpoint
 from lrdiff_core.config import RunConfig
 from lrdiff_core.data import Table, load_table
 from lrdiff_core.errors import ConfigError
-from lrdiff_core.files import atomic_path, write_json, write_text
+from lrdiff_core.files import atomic_path, write_text
 from lrdiff_core.loop import Observation, Setup, Trained, layer_rate_table, score_name, set_up, train
 from lrdiff_core.model import Predictor, TabularNet, constant_columns
 
@@ -149,7 +150,7 @@ def run_job(
                 figures.draw_comparison(folder, record.summary)
         files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
         record.summary["folder"] = {"files": [*files, "summary.json"]}
-        write_json(folder / "summary.json", json_ready(record.summary))
+        write_document(folder / "summary.json", record.summary)
     watcher.stage("folder", {**record.summary["folder"], "path": str(final)})
     return RunResult(folder=final, summary=record.summary, trained=trained)
 
@@ -391,7 +392,7 @@ def export_section(trained: Trained, folder: Path, config: RunConfig) -> dict[st
         report = {"verification": problem.report.to_dict(), "golden": [], "passed": False}
     # The names they will have; while the run is being written its folder has another one. Seconds differ every time.
     report = {**report, "path": "model.onnx", "golden": [Path(name).name for name in report["golden"]]}
-    write_json(folder / "verification.json", json_ready(report))
+    write_document(folder / "verification.json", report)
     return report
 
 
@@ -407,7 +408,7 @@ def parity_section(trained: Trained, folder: Path) -> dict[str, Any]:
         onnx_bytes_or_path=model if model.is_file() else None,
         decide=decider(trained.net.spec.task),
     ).to_dict()
-    write_json(folder / "parity.json", json_ready(report))
+    write_document(folder / "parity.json", report)
     return report
 
 
@@ -479,7 +480,7 @@ def _write_training(folder: Path, trained: Trained, config: RunConfig) -> None:
 
     rates = layer_rate_table(trained.setup)
     write_text(folder / "config.toml", resolved_toml(config, trained.setup, rates))
-    write_json(folder / "rates.json", json_ready(trained.setup.plan.to_dict()))
+    write_document(folder / "rates.json", trained.setup.plan.to_dict())
     save_checkpoint(folder / "model.safetensors", trained.net, info={"rates": rates, "impute": config.impute})
     with atomic_path(folder / "metrics.parquet") as beside:
         polars.DataFrame([asdict(row) for row in trained.observations]).write_parquet(beside)

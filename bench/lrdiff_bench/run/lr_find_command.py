@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_bench.system.factory import is_factory, load_model, training_job, user_code
-from lrdiff_bench.system.folders import make_folder
+from lrdiff_bench.system.run_folder import make_folder
 from lrdiff_bench.system.settings import gather
 from lrdiff_core.config import RunConfig, load_config, make_config, name_from
 from lrdiff_core.data import load_table

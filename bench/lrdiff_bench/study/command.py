@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +9,8 @@ from typing import Any
 
 from rich.text import Text
 
+from lrdiff_bench.report.json import print_json
+from lrdiff_bench.report.page import as_given
 from lrdiff_bench.report.tables import line, make_console, plain_table
 from lrdiff_bench.study import screen, words
 from lrdiff_bench.study.analysis.analyse import analyse
@@ -79,7 +79,7 @@ def run(
         draw_suite_pictures(documents, suite, folder)
     line(console, f"written: {folder}; where a verdict comes from: lrdiff study verdict {documents[-1]['name']}", "dim")
     if json:
-        _print_json({"format": FORMAT, "studies": documents, "suite": suite})
+        print_json({"format": FORMAT, "studies": documents, "suite": suite})
     return 0
 
 
@@ -101,7 +101,7 @@ def ls(*, storage: str | None, out: Path | None, json: bool) -> int:
     there = storage is not None or (folder / "studies.db").is_file()
     studies = list_studies(storage or default_url(folder)) if there else []
     if json:
-        _print_json({"format": FORMAT, "workloads": workloads, "studies": studies})
+        print_json({"format": FORMAT, "workloads": workloads, "studies": studies})
         return 0
     console = make_console()
     table = plain_table("workload", "why")
@@ -127,7 +127,7 @@ def show(names: Sequence[str], *, storage: str | None, out: Path | None, json: b
     documents = _documents(names, storage, out)
     suite = suite_of(documents)
     if json:
-        _print_json({"format": FORMAT, "studies": documents, "suite": suite})
+        print_json({"format": FORMAT, "studies": documents, "suite": suite})
         return 0
     console = make_console()
     for document in documents:
@@ -142,7 +142,7 @@ def verdict(name: str, *, storage: str | None, out: Path | None, json: bool) -> 
     url = storage or default_url(out or DEFAULT_FOLDER)
     document = read_study(url, name, curves=False)
     if json:
-        _print_json(document)
+        print_json(document)
         return 0
     screen.draw_trace(make_console(), document, storage=hidden(url))
     return 0
@@ -165,8 +165,7 @@ def export(names: Sequence[str], *, to: Path, storage: str | None, source: Path 
         files += draw_suite_pictures(documents, suite, to.parent, prefix)
         for document in documents:
             files += draw_document(document, to.parent, prefix)
-    command = " ".join(["lrdiff study export", *names, f"--out {to.as_posix()}"])
-    write_text(to, markdown(documents, suite, files, command))
+    write_text(to, markdown(documents, suite, files, as_given()))
     console = make_console()
     line(console, f"{to}: {len(documents)} {'study' if len(documents) == 1 else 'studies'}, {len(files)} pictures")
     return 0
@@ -285,7 +284,3 @@ def _documents(names: Sequence[str], storage: str | None, out: Path | None) -> l
         if not names:
             raise ConfigError("there is no finished study", help="run one: lrdiff study NAME --quick")
     return [read_study(url, name) for name in names]
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    sys.stdout.write(json_module.dumps(document, indent=2, allow_nan=False) + "\n")

@@ -1,9 +1,9 @@
-"""The folder of a run: it appears whole under its name, or not at all."""
+"""Folders that commands write: made where they may be written; a run's appears whole under its name, or not at all."""
 
 from __future__ import annotations
 
 import errno
-import math
+import json
 import os
 import re
 import shutil
@@ -12,10 +12,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lrdiff_bench.system.folders import cannot_write, read_document
 from lrdiff_core.errors import CheckpointError, InputError
 
-__all__ = ["SUMMARY_FORMAT", "SUMMARY_VERSION", "json_ready", "new_run_folder", "read_summary"]
+__all__ = [
+    "SUMMARY_FORMAT",
+    "SUMMARY_VERSION",
+    "cannot_write",
+    "make_folder",
+    "new_run_folder",
+    "read_document",
+    "read_summary",
+]
 
 SUMMARY_FORMAT = "lrdiff.run"
 SUMMARY_VERSION = 1
@@ -77,22 +84,47 @@ def read_summary(run: Path) -> dict[str, Any]:
     )
 
 
-def json_ready(value: Any) -> Any:
-    """Return ``value`` in plain JSON types; a number that is not finite becomes null.
+def read_document(file: Path, *, format: str, version: int, what: str, help: str) -> dict[str, Any]:
+    """Read a JSON document that says its format and version.
 
-    Example:
-        >>> json_ready({"loss": (0.5, float("inf"))})
-        {'loss': [0.5, None]}
+    Args:
+        file: that is there.
+        format, version: that it must have.
+        what: it is, such as ``"the summary of a run"``.
+        help: what to do where it is not that.
+
+    Raises:
+        CheckpointError: it is damaged, of something else, or of a version this program does not read.
     """
-    if isinstance(value, dict):
-        return {str(key): json_ready(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_ready(item) for item in value]
-    if hasattr(value, "tolist"):  # NumPy arrays and scalars
-        return json_ready(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise CheckpointError(f"{file} is damaged: {problem}", help=help) from problem
+    if not isinstance(document, dict) or document.get("format") != format:
+        raise CheckpointError(f"{file} is not {what}", help=help)
+    if document.get("version") != version:
+        raise CheckpointError(
+            f"{file} has version {document.get('version')}, this program reads {version}",
+            help=f"use the lrdiff that wrote it, or {help}",
+        )
+    return document
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, if they are not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise cannot_write(folder, problem.strerror) from problem
+
+
+def cannot_write(folder: Path, reason: str | None) -> InputError:
+    """The error of a folder that cannot be written."""
+    return InputError(f"cannot write {folder}: {reason}", help="name a folder you may write to with --out")
 
 
 def _is_foreign(final: Path) -> bool:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lrdiff_bench.measure.cases.population_speed import HEAD, SpeedCase, SpeedRow, line, measure, ours
+from lrdiff_bench.report.json import json_text
+from lrdiff_bench.report.page import as_given
 from lrdiff_bench.stats.verdict import Goal, Verdict
 from lrdiff_bench.system.machine import provenance, provenance_lines
 from lrdiff_bench.system.memory import peak_resident_bytes
-from lrdiff_bench.system.run_folder import json_ready
 from lrdiff_core.errors import CheckFailed, ConfigError
 from lrdiff_core.files import write_text
 
@@ -81,7 +82,7 @@ def run_population_table(
 def present(*, quick: bool, threads: int, out: Path | None, json: bool) -> int:
     """Measure and print; returns the exit status: 1 where a goal was missed, and 0 always for a quick look."""
     document, text = run_population_table(quick=quick, threads=threads, out=out)
-    shown = json_.dumps(json_ready(document), indent=2, allow_nan=False) + "\n" if json else text
+    shown = json_text(document) if json else text
     sys.stdout.write(shown)
     sys.stdout.flush()
     missed = any(row["verdict"] == "missed" for row in document["rows"])
@@ -134,7 +135,7 @@ def _markdown(document: dict[str, Any], rows: list[SpeedRow]) -> str:
     lines = [
         "# How fast populations train",
         "",
-        "`lrdiff bench population`" + (" with `--quick`: no figures to quote" if document["quick"] else ""),
+        f"`{as_given()}`" + (", a quick look: no figures to quote" if document["quick"] else ""),
         "",
         *provenance_lines(document),
         f"- {document['members']} members of a 10-5-1 network, each with its own two rates; 1000 rows, batches of 50, "
