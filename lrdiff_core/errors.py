@@ -14,7 +14,8 @@
     └── CheckFailed            done, and a check did not hold                         1
 
     LrdiffWarning              done, and perhaps not what was meant
-    └── OptimizerWarning       what an optimizer holds is no longer what a plan said
+    ├── OptimizerWarning       what an optimizer holds is no longer what a plan said
+    └── RateWarning            something that a rate plan lets pass
 
 The command line prints ``error: <message>`` and ``help: <help>`` and ends with the exit status; a library
 user catches :class:`LrdiffError` or any branch of it.
@@ -39,6 +40,7 @@ __all__ = [
     "CheckFailed",
     "LrdiffWarning",
     "OptimizerWarning",
+    "RateWarning",
     "warn",
 ]
 
@@ -126,6 +128,10 @@ class LrdiffWarning(UserWarning):
 
 class OptimizerWarning(LrdiffWarning):
     """What an optimizer holds is no longer what a plan said."""
+
+
+class RateWarning(LrdiffWarning):
+    """Something that a rate plan lets pass, and that may not be what was meant."""
 
 
 def warn(message: str, kind: type[LrdiffWarning], *, help: str) -> None:

@@ -199,13 +199,16 @@ def rates(
     target: Annotated[str, typer.Argument(metavar="RUN_OR_MODULE:FACTORY", help="A run folder, or what makes your model, importable from here.")],  # noqa: E501
     lr: Annotated[float | None, typer.Option("--lr", metavar="R", help="The base rate [0.001].")] = None,
     weight_decay: Annotated[float | None, typer.Option("--weight-decay", metavar="W", help="For all parameters [0].")] = None,  # noqa: E501
-    rule: Annotated[list[str] | None, typer.Option("--rule", metavar="RULE", help='Such as "head.* lr=0.01"; repeat it, the first that matches wins.')] = None,  # noqa: E501
+    rule: Annotated[list[str] | None, typer.Option("--rule", metavar="RULE", help='Such as "head.* lr=0.01"; repeat it, of each setting the first wins.')] = None,  # noqa: E501
     layer_decay: Annotated[float | None, typer.Option("--layer-decay", metavar="D", help="Factor from a layer to the one below.")] = None,  # noqa: E501
     slices: Annotated[str | None, typer.Option("--slices", metavar="LO:HI", help="First and last layer's fraction of the rate.")] = None,  # noqa: E501
     head_multiplier: Annotated[float | None, typer.Option("--head-multiplier", metavar="M", help="Factor of the head.")] = None,  # noqa: E501
+    head: Annotated[str | None, typer.Option("--head", metavar="PATTERN", help="What the head is.")] = None,
     layers: Annotated[list[str] | None, typer.Option("--layers", metavar="NAME", help="The module that holds the blocks; or repeat it for each layer.")] = None,  # noqa: E501
+    by: Annotated[str | None, typer.Option("--by", metavar="block|stage", help="What a layer is, numbered as timm does.")] = None,  # noqa: E501
     no_weight_decay: Annotated[list[str] | None, typer.Option("--no-weight-decay", metavar="PATTERN", help="1d (biases, norms) or a match; repeat it.")] = None,  # noqa: E501
     list_: Annotated[bool, typer.Option("--list", help="Show names, shapes, modules and depths instead.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Show every parameter, equal blocks too.")] = False,
     json: JsonOption = False,
     diff: Annotated[Path | None, typer.Option("--diff", metavar="OTHER", help="Show what changed since this run or rates.json.")] = None,  # noqa: E501
 ) -> None:  # fmt: skip
@@ -221,14 +224,15 @@ def rates(
         return
     given = {
         "lr": lr, "weight_decay": weight_decay, "rules": rule, "layer_decay": layer_decay, "slices": slices,
-        "head_multiplier": head_multiplier, "layers": layers, "no_weight_decay": no_weight_decay,
+        "head_multiplier": head_multiplier, "head": head, "layers": layers, "by": by,
+        "no_weight_decay": no_weight_decay,
     }  # fmt: skip
     plan = plan_of(target, {name: value for name, value in given.items() if value is not None and value != []})
     shown = plan if diff is None else read_plan(diff).diff(plan)
     if json:
         _print_json(shown.to_dict())
     else:
-        _write(f"{shown if diff is not None else plan_text(plan)}\n")
+        _write(f"{shown if diff is not None else plan_text(plan, full=full)}\n")
 
 
 @app.command("lr-find")

@@ -2,22 +2,23 @@
 
 ::
 
-    names, values  <-  rules  <-  depth  <-  scales, width  <-  entry, table, plan  <-  build
+    values  <-  names, options, patterns  <-  rules  <-  layers (tree, stacks, depth, head)
+            <-  claims, scales, router  <-  plan (entry, grouping, table, bound, freezing)  <-  build
 """
 
 from lrdiff_core.rates.build import RateWarning, layer_rates, param_groups
-from lrdiff_core.rates.depth import layer_depths
-from lrdiff_core.rates.entry import PlanDiff, PlanEntry
+from lrdiff_core.rates.layers import layer_depths
 from lrdiff_core.rates.names import ParamInfo, canonical_name, list_parameters
-from lrdiff_core.rates.plan import RatePlan
+from lrdiff_core.rates.plan import PlanDiff, PlanEntry, RatePlan
+from lrdiff_core.rates.router import MuonRouter
 from lrdiff_core.rates.rules import Rule
-from lrdiff_core.rates.scales import HeadMultiplier, LayerDecay, LoRAPlus, Scale, Slices
-from lrdiff_core.rates.width import WidthScale
+from lrdiff_core.rates.scales import HeadMultiplier, LayerDecay, LoRAPlus, Scale, Slices, WidthScale
 
 __all__ = [
     "HeadMultiplier",
     "LayerDecay",
     "LoRAPlus",
+    "MuonRouter",
     "ParamInfo",
     "PlanDiff",
     "PlanEntry",

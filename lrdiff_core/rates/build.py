@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from lrdiff_core.errors import RateError
-from lrdiff_core.rates.entry import PlanEntry
-from lrdiff_core.rates.names import ParamInfo, list_parameters, modules_by_name, some
+from lrdiff_core.errors import RateError, RateWarning, warn
+from lrdiff_core.rates.claims import Claim, claim, help_for_dead
+from lrdiff_core.rates.layers.tree import ModuleTree
+from lrdiff_core.rates.names import ParamInfo, list_parameters, some
 from lrdiff_core.rates.plan import RatePlan
-from lrdiff_core.rates.rules import Match, Rule, describe, is_one_dimensional, matches
+from lrdiff_core.rates.plan.bound import BoundModel
+from lrdiff_core.rates.plan.entry import Factor, PlanEntry
+from lrdiff_core.rates.router import MuonRouter, Route
+from lrdiff_core.rates.rules import Match, Rule, describe, is_one_dimensional, matches_any
 from lrdiff_core.rates.scales import Scale
 from lrdiff_core.rates.values import check_decay, check_rate
 from lrdiff_core.text import nearest
 
 __all__ = ["RateWarning", "layer_rates", "param_groups"]
-
-
-class RateWarning(UserWarning):
-    """A rule without effect, where ``strict=False`` lets it pass."""
 
 
 def param_groups(
@@ -33,19 +34,20 @@ def param_groups(
     rules: Sequence[Rule] = (),
     scale: Sequence[Scale] = (),
     no_weight_decay: Sequence[Match] = (),
+    router: MuonRouter | None = None,
     strict: bool = True,
 ) -> RatePlan:
     """Plan which parameter of a model learns how fast. Changes nothing: see :class:`RatePlan` for what to do with it.
 
     Precedence, for each parameter::
 
-        rule           the first of ``rules`` that matches, as a whole; other rules add nothing
+        rule           for each setting, the first of ``rules`` that matches and has it; lr and lr_mult are one setting
         rate           rule.lr, where given: nothing multiplies it
                        else lr * rule.lr_mult * factor of each scale, in order
-        weight decay   rule.weight_decay, else 0 where no_weight_decay matches, else weight_decay
+        weight decay   rule.weight_decay, else 0 where no_weight_decay matches, else the router's, else weight_decay
         frozen         rule.freeze, else as found (requires_grad)
 
-    A tied weight is one parameter: a rule that matches any of its names claims it, and scales see its first name.
+    A tied weight is one parameter: a rule that matches any of its names claims it, and it has the depth of its first.
 
     Args:
         model: any module, wrapped (compiled, distributed) or not.
@@ -56,12 +58,14 @@ def param_groups(
         scale: see :class:`LayerDecay`, :class:`Slices`, :class:`HeadMultiplier`, :class:`WidthScale`,
             :class:`LoRAPlus`; they multiply.
         no_weight_decay: matches as in a rule; ``"1d"`` stands for biases and norms.
-        strict: False turns a rule that matches nothing, or is always shadowed, into a :class:`RateWarning`, for rule
-            lists that serve several models. All other faults stay errors.
+        router: see :class:`MuonRouter`; it gives hidden matrices a base rate and options of their own.
+        strict: False turns a rule or a scale without effect into a :class:`RateWarning`, for lists that serve
+            several models. All other faults stay errors.
 
     Raises:
-        RateError: a rule that matches nothing or is always shadowed; a parameter left without a rate; a tied weight
-            claimed by two rules; an unknown option; a rate that is not a positive finite number.
+        RateError: a rule that matches nothing, or sets what rules before it have set already; a scale that changes
+            no rate; a parameter left without a rate; a tied weight claimed by two rules; a rate that is not a
+            positive finite number.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(10, 5), nn.ReLU(), nn.Linear(5, 1))
@@ -78,39 +82,49 @@ def param_groups(
     base = None if lr is None else check_rate(lr, "lr")
     decay = check_decay(weight_decay, "weight_decay")
     infos = list_parameters(model)
-    rules = _as_list(rules, "rules", Rule)
-    winners = _claim(infos, rules, strict=strict)
+    claims = claim(infos, _as_list(rules, "rules", Rule), fault=partial(_fault, strict=strict))
     undecayed = _undecayed(infos, no_weight_decay, strict=strict)
-    factors = [(one.label, _factors(one, infos)) for one in _as_list(scale, "scale", Scale)]
+    factors = [_ScaleFactors.of(one, infos) for one in _as_list(scale, "scale", Scale)]
     if base is None:
-        bare = [info.name for info in infos if winners[info.name] is None or winners[info.name].lr is None]  # type: ignore[union-attr]
+        bare = [info.name for info in infos if "lr" not in claims[info.name]]
         if bare:
             raise RateError(
                 f"{len(bare)} parameters have no rate: {some(bare)}",
                 help="add a rule with an lr for them, or give a base rate: param_groups(model, lr=...)",
             )
+    for one in factors:
+        one.check_effect({info.name for info in infos if "lr" in claims[info.name]}, strict=strict)
+    routes = _routes(router, infos, claims)
     entries = []
     for info in infos:
-        rule = winners[info.name]
-        parts = _product(info.name, base, rule, factors)
-        own_decay = rule.weight_decay if rule is not None else None
-        default_decay = 0.0 if info.name in undecayed else decay
-        freeze = rule.freeze if rule is not None else None
+        claimed, routed = claims[info.name], routes.get(info.name)
+        start = Factor("lr", base) if base is not None else None
+        if router is not None and routed is not None and routed.is_muon:
+            start = Factor("lr of MuonRouter", router.lr)
+        parts = _product(info.name, start, claimed, factors)
+        own_decay, freeze, schedule = (claimed.get(key) for key in ("weight_decay", "freeze", "schedule"))
+        options = dict(routed.options) if routed is not None else {}
+        options |= {k.removeprefix("option "): one.value for k, one in claimed.items() if k.startswith("option ")}
+        by_router = router.weight_decay if router is not None and routed is not None and routed.is_muon else None
+        default_decay = 0.0 if info.name in undecayed else decay if by_router is None else by_router
         entries.append(
             PlanEntry(
                 name=info.name,
-                shape=tuple(info.parameter.shape),
-                rule=rule.label if rule is not None else None,
+                shape=info.shape,
+                rule=" + ".join(dict.fromkeys(one.rule.label for one in claimed.values())) or None,
                 lr=_effective(info.name, parts),
-                weight_decay=default_decay if own_decay is None else own_decay,
-                frozen=not info.parameter.requires_grad if freeze is None else freeze,
-                schedule=rule.settings[4] if rule is not None else None,
-                options=rule.settings[5] if rule is not None else (),
+                weight_decay=default_decay if own_decay is None else own_decay.value,
+                frozen=not info.parameter.requires_grad if freeze is None else freeze.value,
+                schedule=None if schedule is None else schedule.value,
+                options=tuple(sorted(options.items())),
                 tied=info.tied,
                 factors=tuple(parts),
+                decay_by=f'rule "{own_decay.rule.label}"' if own_decay else undecayed.get(info.name),
             )
         )
-    return RatePlan(entries, infos)
+    notes = [one.note for one in factors if one.note]
+    notes += [] if router is None else [f"MuonRouter: {router.found(infos)}"]
+    return RatePlan(entries, BoundModel.of(infos), notes=notes)
 
 
 def layer_rates(model: nn.Module, rates: Mapping[str, float], *, weight_decay: float = 0.0) -> RatePlan:
@@ -137,7 +151,7 @@ def layer_rates(model: nn.Module, rates: Mapping[str, float], *, weight_decay: f
         raise RateError(f"the rate table is {rates!r}", help='write rates by layer name, such as {"layer1": 0.01}')
     infos = list_parameters(model)
     layers = list(dict.fromkeys(info.name.rpartition(".")[0] or info.name for info in infos))
-    known = {name for name in modules_by_name(infos) if name} | {info.name for info in infos}
+    known = {name for name in ModuleTree.of(infos).modules if name} | {info.name for info in infos}
     rules = []
     for layer in rates:
         if not isinstance(layer, str):
@@ -170,102 +184,98 @@ def _left_over(layers: Sequence[str], rates: Mapping[str, float]) -> list[str]:
     return list(found)
 
 
-def _claim(infos: Sequence[ParamInfo], rules: Sequence[Rule], *, strict: bool) -> dict[str, Rule | None]:
-    """The winning rule of every parameter; a dead, shadowed or contradicting rule is a fault."""
-    winners: dict[str, Rule | None] = {}
-    won: set[int] = set()
-    shadows: dict[int, dict[str, int]] = {}  # rule -> the parameters it matched in vain, and which rule had them
-    for info in infos:
-        claims: list[tuple[int, str]] = []  # the first rule at each of the parameter's places
-        matched: set[int] = set()
-        for place in info.occurrences:
-            here = [i for i, rule in enumerate(rules) if matches(rule.match, info, place)]
-            matched.update(here)
-            claims += [(here[0], place.name)] if here else []
-        if not claims:
-            winners[info.name] = None
-            continue
-        first, first_name = min(claims)
-        for other, other_name in claims:
-            if rules[other].settings != rules[first].settings:
-                names = ", ".join(f'"{place.name}"' for place in info.occurrences)
-                raise RateError(
-                    f'"{first_name}" and "{other_name}" are one tied parameter, claimed by the rules '
-                    f'"{rules[first].label}" and "{rules[other].label}"',
-                    help=f"put one rule for all its names before them: Rule([{names}], ...)",
-                )
-        winners[info.name] = rules[first]
-        won.update(i for i, _ in claims)
-        for i in matched - {i for i, _ in claims}:
-            shadows.setdefault(i, {})[info.name] = first
-    for i, rule in enumerate(rules):
-        if i in won:
-            continue
-        if i in shadows:
-            by = ", ".join(f'"{rules[j].label}"' for j in sorted(set(shadows[i].values())))
-            _fault(
-                f'rule "{rule.label}" has no effect: {by} before it already claims {some(list(shadows[i]))}',
-                "put it first, or remove it",
-                strict=strict,
-            )
-        else:
-            _fault(f'rule "{rule.label}" matches no parameter', _help_for_dead(rule.match, infos), strict=strict)
-    return winners
-
-
-def _help_for_dead(match: Match, infos: Sequence[ParamInfo]) -> str:
-    tops = list(dict.fromkeys(info.name.partition(".")[0] for info in infos))
-    if describe(match).startswith("/"):
-        return f"a regular expression must match the whole name; parameters of this model start with: {some(tops, 12)}"
-    if isinstance(match, str):
-        return nearest(match.partition(".")[0], tops, "parameters of this model start with")
-    return f"parameters of this model start with: {some(tops, 12)}"
-
-
-def _undecayed(infos: Sequence[ParamInfo], given: Sequence[Match], *, strict: bool) -> set[str]:
-    found: set[str] = set()
+def _undecayed(infos: Sequence[ParamInfo], given: Sequence[Match], *, strict: bool) -> dict[str, str]:
+    """Names without weight decay, and what says so."""
+    found: dict[str, str] = {}
     if isinstance(given, str):
         raise RateError(f'no_weight_decay is "{given}"', help=f'write a list: no_weight_decay=["{given}"]')
     if not isinstance(given, Sequence):
         raise RateError(f"no_weight_decay is {given!r}", help='write a list, such as ["1d"], or []')
     for one in given:
         match = is_one_dimensional if one == "1d" else Rule(one, weight_decay=0.0).match
-        names = [i.name for i in infos if any(matches(match, i, place) for place in i.occurrences)]
+        names = [info.name for info in infos if matches_any(match, info)]
         if not names and one != "1d":  # a model without biases and norms has nothing wrong with it
             _fault(
-                f'no_weight_decay "{describe(match)}" matches no parameter', _help_for_dead(match, infos), strict=strict
+                f'no_weight_decay "{describe(match)}" matches no parameter', help_for_dead(match, infos), strict=strict
             )
-        found.update(names)
+        found = dict.fromkeys(names, f'no_weight_decay "{describe(match)}"') | found
     return found
 
 
-def _factors(scale: Scale, infos: Sequence[ParamInfo]) -> dict[str, float]:
-    given = scale.factors(infos)
-    names = {info.name for info in infos}
-    for name, factor in given.items():
-        check_rate(factor, f'factor of {scale.label} for "{name}"')
-        if name not in names:
-            raise RateError(f'{scale.label} names "{name}", which the model does not have', help="mend the scale")
-    return given
+@dataclass(frozen=True)
+class _ScaleFactors:
+    """What one scale says about this model."""
+
+    label: str
+    by_name: dict[str, float]
+    neutral: bool  # its own setting says that nothing is to change, as a decay of 1 does
+    note: str | None
+
+    @classmethod
+    def of(cls, scale: Scale, infos: Sequence[ParamInfo]) -> _ScaleFactors:
+        describing = getattr(scale, "scaled", None)  # not in the protocol: a scale of the user's needs none
+        given, found = describing(infos) if callable(describing) else (scale.factors(infos), None)
+        names = {info.name for info in infos}
+        for name, factor in given.items():
+            check_rate(factor, f'factor of {scale.label} for "{name}"')
+            if name not in names:
+                raise RateError(f'{scale.label} names "{name}", which the model does not have', help="mend the scale")
+        note = f"{scale.label}: {found}" if found else None
+        return cls(scale.label, given, bool(getattr(scale, "neutral", False)), note)
+
+    def check_effect(self, set_by_rule: set[str], *, strict: bool) -> None:
+        """A scale that changes no rate is as dead as a rule that matches nothing."""
+        changing = {name for name, factor in self.by_name.items() if factor != 1.0}
+        if self.neutral or changing - set_by_rule:
+            return
+        if changing:
+            _fault(
+                f"{self.label} has no effect: rules set the lr of all that it changes",
+                "write lr_mult in the rules, so that scales apply, or remove the scale",
+                strict=strict,
+            )
+        else:
+            _fault(
+                f"{self.label} has no effect: every factor is 1",
+                "say what the layers are (layers=[...] from input to output), or remove the scale",
+                strict=strict,
+            )
+
+
+def _routes(
+    router: MuonRouter | None, infos: Sequence[ParamInfo], claims: Mapping[str, Mapping[str, Claim]]
+) -> dict[str, Route]:
+    """Where a router sends each parameter; a rule that sets ``use_muon`` decides otherwise."""
+    if router is None:
+        return {}
+    if not isinstance(router, MuonRouter):
+        raise RateError(f"router is {router!r}", help="write MuonRouter(lr=0.02)")
+    routes = router.routes(infos)
+    for name, claimed in claims.items():
+        if "option use_muon" in claimed:
+            is_muon = bool(claimed["option use_muon"].value)
+            routes[name] = Route(is_muon, routes[name].options if routes[name].is_muon == is_muon else {})
+    return routes
 
 
 def _product(
-    name: str, base: float | None, rule: Rule | None, factors: Sequence[tuple[str, dict[str, float]]]
-) -> list[tuple[str, float]]:
+    name: str, start: Factor | None, claimed: Mapping[str, Claim], factors: Sequence[_ScaleFactors]
+) -> list[Factor]:
     """What the rate is a product of, with labels."""
-    if rule is not None and rule.lr is not None:
-        return [(f'rule "{rule.label}"', rule.lr)]
-    assert base is not None  # param_groups has refused what has no rate
-    parts = [("lr", base)]
-    if rule is not None and rule.lr_mult is not None:
-        parts.append((f'rule "{rule.label}"', rule.lr_mult))
-    return parts + [(label, by_name[name]) for label, by_name in factors if by_name.get(name, 1.0) != 1.0]
+    if "lr" in claimed:
+        return [Factor(f'rule "{claimed["lr"].rule.label}"', claimed["lr"].value)]
+    assert start is not None  # param_groups has refused what has no rate
+    parts = [start]
+    if "lr_mult" in claimed:
+        parts.append(Factor(f'rule "{claimed["lr_mult"].rule.label}"', claimed["lr_mult"].value))
+    scaled = [Factor(one.label, one.by_name.get(name, 1.0)) for one in factors]
+    return parts + [one for one in scaled if one.value != 1.0]
 
 
-def _effective(name: str, parts: Sequence[tuple[str, float]]) -> float:
-    rate = math.prod(number for _, number in parts)
+def _effective(name: str, parts: Sequence[Factor]) -> float:
+    rate = math.prod(part.value for part in parts)
     if not 0 < rate < math.inf:
-        product = " x ".join(f"{number:g} ({label})" for label, number in parts)
+        product = " x ".join(f"{part.value:g} ({part.label})" for part in parts)
         raise RateError(f'the rate of "{name}" comes out as {rate!r}: {product}', help="use milder factors")
     return rate
 
@@ -284,4 +294,4 @@ def _as_list(given: object, name: str, kind: type) -> list[Any]:
 def _fault(message: str, help: str, *, strict: bool) -> None:
     if strict:
         raise RateError(message, help=help)
-    warnings.warn(f"{message}; {help}", RateWarning, stacklevel=4)
+    warn(message, RateWarning, help=help)

@@ -10,20 +10,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from lrdiff_core.errors import RateError
 
-__all__ = ["Occurrence", "ParamInfo", "canonical_name", "list_parameters", "modules_by_name", "some"]
+__all__ = ["Occurrence", "ParamInfo", "PathStep", "canonical_name", "list_parameters", "some"]
 
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module"})
 _PARAMETRIZED = re.compile(r"(^|\.)parametrizations\.([^.]+)\.(?:original$|(?=original\d+$|\d+\.))")
 
-Path: TypeAlias = tuple[tuple[str, nn.Module], ...]
+
+class PathStep(NamedTuple):
+    """A module on the way from the root to a parameter: its canonical name ("" for the root) and itself."""
+
+    name: str
+    module: nn.Module
+
+
+Path: TypeAlias = tuple[PathStep, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +42,7 @@ class Occurrence:
     Args:
         name: the canonical name of this place.
         owner: the module that holds the parameter.
-        path: every module from the root down to the owner, with its canonical name ("" for the root); a wrapper has
-            the name of what it wraps.
+        path: every module from the root down to the owner; a wrapper has the name of what it wraps.
     """
 
     name: str
@@ -44,14 +52,29 @@ class Occurrence:
 
 @dataclass(frozen=True, slots=True)
 class ParamInfo:
-    """One parameter with every place it stands in; the first place gives it its name."""
+    """One parameter with every place it stands in; the first place gives it its name.
+
+    Args:
+        parameter: the tensor that an optimizer gets.
+        occurrences: where it stands.
+        shape: as the model's code sees it. FSDP and DeepSpeed keep shards that are flat; a rule means the matrix.
+    """
 
     parameter: nn.Parameter
     occurrences: tuple[Occurrence, ...]
+    shape: tuple[int, ...]
 
     @property
     def name(self) -> str:
         return self.occurrences[0].name
+
+    @property
+    def as_seen(self) -> nn.Parameter:
+        """The parameter, or, where it is a flat shard, one without numbers that has the true shape."""
+        if self.parameter.shape == self.shape:
+            return self.parameter
+        kind, grad = self.parameter.dtype, self.parameter.requires_grad
+        return nn.Parameter(torch.empty(self.shape, dtype=kind, device="meta"), requires_grad=grad)
 
     @property
     def tied(self) -> tuple[str, ...]:
@@ -85,7 +108,8 @@ def list_parameters(model: nn.Module) -> list[ParamInfo]:
     """Every parameter of a model once, in ``model.named_parameters()`` order, under its canonical name.
 
     Raises:
-        RateError: not a module; no parameters; parameters not materialized; two parameters under one name.
+        RateError: not a module; no parameters; parameters not materialized, or flattened into one; two parameters
+            under one name.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
@@ -97,10 +121,16 @@ def list_parameters(model: nn.Module) -> list[ParamInfo]:
         raise RateError(f"the model is {model!r}, not a torch.nn.Module", help="pass the module that holds the weights")
     found: dict[int, tuple[nn.Parameter, list[Occurrence]]] = {}
     owners: dict[str, int] = {}
+    shapes = _flattened_shapes(model)
     for place, parameter in _walk(model, "", ()):
         if is_lazy(parameter):
             raise RateError(
                 f'parameter "{place.name}" has no shape yet', help="run one batch through the lazy modules first"
+            )
+        if getattr(parameter, "_is_flat_param", False):
+            raise RateError(
+                f'FSDP has flattened parameters of "{place.name.rpartition(".")[0] or type(model).__name__}" into one',
+                help="wrap the model with use_orig_params=True, or by fully_shard, so that each parameter can be told",
             )
         if owners.setdefault(place.name, id(parameter)) != id(parameter):
             raise RateError(
@@ -110,27 +140,35 @@ def list_parameters(model: nn.Module) -> list[ParamInfo]:
         found.setdefault(id(parameter), (parameter, []))[1].append(place)
     if not found:
         raise RateError(f"{type(model).__name__} has no parameters", help="pass the module that holds the weights")
-    return [ParamInfo(parameter, tuple(places)) for parameter, places in found.values()]
+    return [
+        ParamInfo(parameter, tuple(places), tuple(shapes.get(key, getattr(parameter, "ds_shape", parameter.shape))))
+        for key, (parameter, places) in found.items()
+    ]
 
 
-def modules_by_name(infos: Sequence[ParamInfo]) -> dict[str, nn.Module]:
-    """Every module that holds parameters, by canonical name, in order; of a wrapper and what it wraps, the latter."""
-    return {name: module for info in infos for place in info.occurrences for name, module in place.path}
+def _flattened_shapes(model: nn.Module) -> dict[int, torch.Size]:
+    """The true shapes of parameters that FSDP1 holds as flat shards (``use_orig_params=True``), by identity."""
+    shapes: dict[int, torch.Size] = {}
+    for module in model.modules():
+        flat = getattr(getattr(module, "_handle", None), "flat_param", None)
+        if flat is not None and getattr(flat, "_params", None) is not None:
+            shapes |= {id(own): shape for own, shape in zip(flat._params, flat._shapes, strict=True)}
+    return shapes
 
 
-def some(names: Sequence[str], limit: int = 6) -> str:
+def some(names: Sequence[str], limit: int = 6, between: str = ", ") -> str:
     """The first names of a list for a message, and how many more there are.
 
     Example:
         >>> some(["a", "b", "c"], limit=2)
         'a, b and 1 more'
     """
-    shown = ", ".join(names[:limit])
+    shown = between.join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
 def _walk(module: nn.Module, prefix: str, above: Path) -> Iterator[tuple[Occurrence, nn.Parameter]]:
-    path = (*above, (prefix.removesuffix("."), module))
+    path = (*above, PathStep(prefix.removesuffix("."), module))
     for name, parameter in module._parameters.items():
         if parameter is not None:
             yield Occurrence(prefix + name, module, path), parameter

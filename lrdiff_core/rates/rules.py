@@ -12,10 +12,12 @@ from torch import nn
 
 from lrdiff_core.errors import RateError
 from lrdiff_core.rates.names import Occurrence, ParamInfo
-from lrdiff_core.rates.values import check_decay, check_options, check_rate
+from lrdiff_core.rates.options import check_options
+from lrdiff_core.rates.patterns import matches_whole
+from lrdiff_core.rates.values import check_decay, check_rate
 from lrdiff_core.schedules import Shape, as_shape
 
-__all__ = ["Match", "Rule", "describe", "is_one_dimensional", "matches"]
+__all__ = ["Match", "Rule", "describe", "is_one_dimensional", "matches", "matches_any"]
 
 Predicate: TypeAlias = Callable[[str, nn.Parameter, nn.Module], bool]
 Match: TypeAlias = "str | re.Pattern[str] | type[nn.Module] | Predicate | Sequence[Match]"
@@ -25,7 +27,7 @@ _KINDS = ("auto", "name", "glob", "regex")
 
 @dataclass(frozen=True)
 class Rule:
-    """What a set of parameters gets instead of the plan's defaults; the first rule that matches wins, as a whole.
+    """What a set of parameters gets instead of the plan's defaults; of each setting, the first rule that has it wins.
 
     Args:
         match: which parameters, by canonical name or module:
@@ -42,7 +44,8 @@ class Rule:
         weight_decay: instead of the plan's, also where ``no_weight_decay`` matches.
         freeze: True: no gradients until unfrozen. False: trained even if found with ``requires_grad=False``.
         schedule: a shape of its own for these rates.
-        options: optimizer options for these parameters, such as ``{"betas": (0.9, 0.99)}``.
+        options: optimizer options for these parameters, such as ``{"betas": (0.9, 0.99)}``; each is a setting of its
+            own. They are checked against the class that is given to ``plan.groups(TheOptimizer)``.
 
     Raises:
         RateError: a value outside its interval, both ``lr`` and ``lr_mult``, nothing set, or a match that is no match.
@@ -83,7 +86,7 @@ class Rule:
         if self.schedule is not None:
             object.__setattr__(self, "schedule", as_shape(self.schedule))
         object.__setattr__(self, "options", dict(check_options(self.options, what)))
-        if self.settings == (None, None, None, None, None, ()):
+        if not self.settings:
             raise RateError(f"{what} sets nothing", help="give lr, lr_mult, weight_decay, freeze, schedule or options")
 
     @property
@@ -92,10 +95,16 @@ class Rule:
         return describe(self.match)
 
     @property
-    def settings(self) -> tuple[Any, ...]:
-        """Everything the rule sets; two rules with equal settings never contradict each other."""
-        options = tuple(sorted(self.options.items()))
-        return (self.lr, self.lr_mult, self.weight_decay, self.freeze, self.schedule, options)
+    def settings(self) -> dict[str, Any]:
+        """What the rule sets, by name: ``lr``, ``lr_mult``, ``weight_decay``, ``freeze``, ``schedule``, ``option ...``.
+
+        Example:
+            >>> Rule("head", lr_mult=2, options={"eps": 1e-6}).settings
+            {'lr_mult': 2.0, 'option eps': 1e-06}
+        """
+        names = ("lr", "lr_mult", "weight_decay", "freeze", "schedule")
+        plain = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return plain | {f"option {name}": value for name, value in self.options.items()}
 
     @classmethod
     def parse(cls, text: str) -> Rule:
@@ -128,8 +137,7 @@ class Rule:
         return cls(pattern[1:-1], kind="regex", **values) if is_regex else cls(pattern, **values)
 
     def __repr__(self) -> str:
-        names = ("lr", "lr_mult", "weight_decay", "freeze", "schedule")
-        parts = [f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) is not None]
+        parts = [f"{name}={value!r}" for name, value in self.settings.items() if not name.startswith("option ")]
         parts += [f"options={dict(self.options)!r}"] if self.options else []
         return f"Rule({self.label!r}, {', '.join(parts)})"
 
@@ -141,12 +149,17 @@ def matches(match: Match, info: ParamInfo, place: Occurrence) -> bool:
             return fnmatchcase(place.name, match)
         return place.name == match or place.name.startswith(match + ".")
     if isinstance(match, re.Pattern):
-        return match.fullmatch(place.name) is not None
+        return matches_whole(match, place.name)
     if isinstance(match, type):
-        return any(isinstance(module, match) for _, module in place.path)
+        return any(isinstance(step.module, match) for step in place.path)
     if isinstance(match, Sequence):
         return any(matches(one, info, place) for one in match)
-    return bool(match(place.name, info.parameter, place.owner))
+    return bool(match(place.name, info.as_seen, place.owner))
+
+
+def matches_any(match: Match, info: ParamInfo, places: Sequence[Occurrence] | None = None) -> bool:
+    """Whether a match takes the parameter at any of its places (those given, or all): a tied weight has several."""
+    return any(matches(match, info, place) for place in (info.occurrences if places is None else places))
 
 
 def describe(match: Match) -> str:

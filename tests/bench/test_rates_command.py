@@ -40,6 +40,7 @@ body.0.weight  4x4    -     0.001    0.1  -       -
 body.1.weight  4x4    -     0.002    0.1  -       -
 head.weight    1x4    head    0.5    0.1  -       -
 head.bias      1      head    0.5      0  -       -
+LayerDecay(0.5): 2 blocks of body
 4 parameters in 4 groups
 """
 
@@ -183,7 +184,7 @@ def test_the_model_of_a_run_under_other_rules(run, capsys):
         (
             ["my_model:Net", "--rule", "hed.* lr=1"],
             'rule "hed.*" matches no parameter',
-            "did you mean head? parameters of this model start with: head, body "
+            "did you mean head.*? parameters of this model start with: body, head "
             "(see `lrdiff rates my_model:Net --list`)",
         ),
         (
@@ -208,6 +209,17 @@ def test_the_model_of_a_run_under_other_rules(run, capsys):
             "write two fractions of the base rate, LO:HI, such as 0.01:1",
         ),
         (["my_model:Net", "--slices", "0:1"], "low of Slices is 0.0", None),
+        (
+            ["my_model:two_stacks", "--layer-decay", "0.5"],
+            'the layers could be those of "encoder.layers" (3) or of "decoder.layers" (3)',
+            "say which: --layers encoder.layers, or list all layers from input to output",
+        ),
+        (
+            ["my_model:two_stacks", "--head-multiplier", "2", "--head", "hed"],
+            'head "hed" matches no parameter',
+            None,
+        ),
+        (["my_model:Net", "--layer-decay", "0.5", "--by", "row"], "layers are counted by 'row'", None),
         (["my_model:Net", "--head-multiplier", "inf"], "multiplier of HeadMultiplier is inf", None),
         (["my_model:Net", "--lr", "fast"], "Invalid value for '--lr'", "see `lrdiff rates --help`"),
     ],

@@ -24,7 +24,7 @@ from lrdiff_core.rates import (
     list_parameters,
     param_groups,
 )
-from lrdiff_core.rates.table import WIDTH
+from lrdiff_core.rates.plan.table import WIDTH
 
 __all__ = [
     "list_table",
@@ -59,9 +59,10 @@ def plan_of(target: str, options: Mapping[str, Any]) -> RatePlan:
         raise RateError(problem.message, help=_for_the_command_line(problem, target)) from problem
 
 
-def plan_text(plan: RatePlan) -> str:
+def plan_text(plan: RatePlan, *, full: bool = False) -> str:
     """The plan as wide as the terminal (or ``COLUMNS``), or as Python prints it where there is none."""
-    return plan.table(shutil.get_terminal_size((WIDTH, 24)).columns)
+    text = plan.table(shutil.get_terminal_size((WIDTH, 24)).columns, full=full)
+    return text.replace("plan.table(full=True)", "--full")
 
 
 def make_plan(
@@ -74,7 +75,9 @@ def make_plan(
     layer_decay: float | None = None,
     slices: str | None = None,
     head_multiplier: float | None = None,
+    head: str | None = None,
     layers: Sequence[str] = (),
+    by: str | None = None,
 ) -> RatePlan:
     """A plan from what a command line can say.
 
@@ -84,7 +87,7 @@ def make_plan(
         weight_decay: for all that nothing else is said about.
         rules: one line each, as :meth:`lrdiff_core.rates.Rule.parse` reads them.
         no_weight_decay: ``1d``, or a match as in a rule.
-        layer_decay, slices, head_multiplier, layers: see :func:`make_scales`.
+        layer_decay, slices, head_multiplier, head, layers, by: see :func:`make_scales`.
 
     Raises:
         RateError: a rule or a number that cannot be, or does not fit the model.
@@ -102,13 +105,21 @@ def make_plan(
         lr=lr,
         weight_decay=weight_decay,
         rules=[Rule.parse(text) for text in rules],
-        scale=make_scales(layer_decay=layer_decay, slices=slices, head_multiplier=head_multiplier, layers=layers),
+        scale=make_scales(
+            layer_decay=layer_decay, slices=slices, head_multiplier=head_multiplier, head=head, layers=layers, by=by
+        ),
         no_weight_decay=undecayed,
     )
 
 
 def make_scales(
-    *, layer_decay: float | None, slices: str | None, head_multiplier: float | None, layers: Sequence[str]
+    *,
+    layer_decay: float | None = None,
+    slices: str | None = None,
+    head_multiplier: float | None = None,
+    head: str | None = None,
+    layers: Sequence[str] = (),
+    by: str | None = None,
 ) -> list[Scale]:
     """The scales that a command line asks for.
 
@@ -116,24 +127,26 @@ def make_scales(
         layer_decay: factor from a layer to the one below it.
         slices: ``LO:HI``, the first and the last layer's fraction of the base rate.
         head_multiplier: factor of the head.
+        head: what the head is, as the match of a rule.
         layers: none: found in the module tree; one: the module that holds the blocks; several: the layers themselves.
+        by: ``block`` or ``stage``: what a layer is.
 
     Raises:
         RateError: a number that cannot be.
 
     Example:
-        >>> [scale.label for scale in make_scales(layer_decay=0.9, slices="0.01:1", head_multiplier=None, layers=[])]
+        >>> [scale.label for scale in make_scales(layer_decay=0.9, slices="0.01:1")]
         ['LayerDecay(0.9)', 'Slices(0.01, 1)']
     """
     where = None if not layers else layers[0] if len(layers) == 1 else list(layers)
     scales: list[Scale] = []
     if layer_decay is not None:
-        scales.append(LayerDecay(layer_decay, where))
+        scales.append(LayerDecay(layer_decay, where, by))
     if slices is not None:
         low, high = _two_numbers(slices)
-        scales.append(Slices(low, high, where))
+        scales.append(Slices(low, high, where, by))
     if head_multiplier is not None:
-        scales.append(HeadMultiplier(head_multiplier))
+        scales.append(HeadMultiplier(head_multiplier, None if head is None else Rule.parse(f"{head} freeze").match))
     return scales
 
 
@@ -235,7 +248,7 @@ def list_table(rows: Sequence[Mapping[str, Any]], reason: str | None) -> str:
 
 def _for_the_command_line(problem: RateError, target: str) -> str:
     """The help of an error in the words of the command instead of Python's."""
-    help = re.sub(r'layers="([^"]+)"', r"--layers \1", problem.help)
+    help = re.sub(r'(layers|head|by)="([^"]+)"', r"--\1 \2", problem.help)
     return f"{help} (see `lrdiff rates {target} --list`)" if "matches no parameter" in problem.message else help
 
 

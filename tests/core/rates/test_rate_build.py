@@ -1,6 +1,7 @@
 """param_groups and layer_rates: precedence, completeness, every fault with its text."""
 
 import copy
+import re
 import warnings
 
 import pytest
@@ -25,13 +26,65 @@ def rates(plan):
 # -- precedence --------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_rule_wins_as_a_whole():
+def test_of_each_setting_the_first_rule_that_has_it_wins():
     first, second = Rule("layer1.bias", lr_mult=0.5), Rule("layer1", lr=9.0, weight_decay=0.3)
     plan = param_groups(Seed(), lr=0.1, weight_decay=0.2, rules=[first, second])
     bias, weight = plan["layer1.bias"], plan["layer1.weight"]
-    assert (bias.rule, bias.lr, bias.weight_decay) == ("layer1.bias", 0.05, 0.2)  # nothing of the second rule
+    assert (bias.rule, bias.lr, bias.weight_decay) == ("layer1.bias + layer1", 0.05, 0.3)  # one rate, from the first
     assert (weight.rule, weight.lr, weight.weight_decay) == ("layer1", 9.0, 0.3)
     assert plan["layer2.bias"].rule is None
+    assert plan.explain("layer1.bias") == (
+        'layer1.bias: 0.05 = 0.1 (lr) x 0.5 (rule "layer1.bias"); weight decay 0.3 (rule "layer1")'
+    )
+
+
+COMPOSED = [  # rules, and what layer1.bias then has: rate, decay, frozen, schedule, options
+    ([Rule("*.bias", weight_decay=0.0), Rule("layer1", lr=1e-3)], (1e-3, 0.0, False, None, ())),
+    ([Rule("layer1", lr=1e-3), Rule("*.bias", weight_decay=0.0)], (1e-3, 0.0, False, None, ())),
+    ([Rule("*.bias", freeze=True), Rule("layer1", lr_mult=2)], (0.2, 0.5, True, None, ())),
+    ([Rule("*.bias", schedule="linear"), Rule("*", lr=7)], (7.0, 0.5, False, "linear", ())),
+    ([Rule("*.bias", lr_mult=3), Rule("layer1", lr=9, weight_decay=0.1)], (0.1 * 3, 0.1, False, None, ())),
+    ([Rule("*.bias", lr=3), Rule("layer1", lr_mult=9, freeze=True)], (3.0, 0.5, True, None, ())),
+    (
+        [Rule("*.bias", options={"eps": 1e-6}), Rule("layer1", options={"eps": 1e-3, "betas": (0.8, 0.9)})],
+        (0.1, 0.5, False, None, (("betas", (0.8, 0.9)), ("eps", 1e-6))),
+    ),
+    (
+        [Rule("*.bias", weight_decay=0.2), Rule("layer1.bias", lr=1), Rule("layer1", freeze=True)],
+        (1.0, 0.2, True, None, ()),
+    ),
+    ([Rule(nn.Linear, weight_decay=0.3), Rule(re.compile(".*bias"), lr=4)], (4.0, 0.3, False, None, ())),
+    ([Rule("layer1.bias", freeze=False), Rule("*", freeze=True, lr_mult=2)], (0.2, 0.5, False, None, ())),
+]
+
+
+@pytest.mark.parametrize(("rules", "expected"), COMPOSED)
+def test_rules_that_set_different_things_compose(rules, expected):
+    entry = param_groups(Seed(), lr=0.1, weight_decay=0.5, rules=rules)["layer1.bias"]
+    shape = entry.schedule.kind if entry.schedule else None
+    assert (entry.lr, entry.weight_decay, entry.frozen, shape, entry.options) == expected
+    assert entry.rule == " + ".join(rule.label for rule in rules)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (
+            [Rule("layer1", lr=1), Rule("layer1.bias", lr_mult=2, weight_decay=0)],
+            'rule "layer1.bias" sets lr_mult in vain: "layer1" before it already claims layer1.bias',
+        ),
+        (
+            [Rule("*", weight_decay=0.1), Rule("layer2", lr=1, weight_decay=0)],
+            'rule "layer2" sets weight_decay in vain: "*" before it already claims layer2.weight, layer2.bias',
+        ),
+        (
+            [Rule("*", options={"eps": 1e-6}), Rule("layer2", lr=1, options={"eps": 1e-3})],
+            'rule "layer2" sets option eps in vain: "*" before it already claims layer2.weight, layer2.bias',
+        ),
+    ],
+)
+def test_a_setting_that_comes_to_nothing_is_as_dead_as_a_rule(rules, message):
+    assert fault(rules=rules).partition("\n")[0] == message
 
 
 def test_the_rate_is_base_times_multiplier_times_each_scale():
@@ -50,7 +103,7 @@ def test_the_rate_is_base_times_multiplier_times_each_scale():
 
 
 def test_an_explicit_rate_stops_composition():
-    plan = param_groups(Seed(), lr=0.1, rules=[Rule("layer2", lr=0.3)], scale=[LayerDecay(0.25), HeadMultiplier(10)])
+    plan = param_groups(Seed(), lr=0.1, rules=[Rule("layer2", lr=0.3)], scale=[LayerDecay(0.25)])
     assert plan["layer2.weight"].lr == 0.3
     assert plan["layer1.weight"].lr == 0.1 * 0.25  # depths are those of the whole model
     assert plan.explain("layer2.weight") == 'layer2.weight: 0.3 = 0.3 (rule "layer2")'
@@ -166,7 +219,9 @@ def test_arguments_of_the_wrong_kind():
     assert fault(scale=[0.9]) == "scale holds 0.9\nhelp: write a list of Scale"
     assert fault(no_weight_decay="1d") == 'no_weight_decay is "1d"\nhelp: write a list: no_weight_decay=["1d"]'
     assert fault(no_weight_decay=["norm"]).startswith('no_weight_decay "norm" matches no parameter\n')
-    assert len(param_groups(Seed(), rules=Rule("layer1", lr=1), scale=LayerDecay(0.5))) == 4  # one is a list of one
+    assert (
+        len(param_groups(Seed(), rules=Rule("layer1", lr_mult=1), scale=LayerDecay(0.5))) == 4
+    )  # one is a list of one
 
 
 class Broken:
@@ -189,7 +244,7 @@ def test_not_strict_lets_dead_and_shadowed_rules_pass_with_a_warning():
     rules = [Rule("layer1", lr=0.1), Rule("layer1.bias", lr=0.2), Rule("head", lr=0.3)]
     with pytest.warns(RateWarning) as caught:
         plan = param_groups(Seed(), rules=rules, no_weight_decay=["norm"], strict=False)
-    assert [str(w.message).partition(";")[0] for w in caught] == [
+    assert [str(w.message).partition("\n")[0] for w in caught] == [
         'rule "layer1.bias" has no effect: "layer1" before it already claims layer1.bias',
         'rule "head" matches no parameter',
         'no_weight_decay "norm" matches no parameter',

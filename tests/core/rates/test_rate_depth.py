@@ -6,7 +6,7 @@ from torch import nn
 
 from lrdiff_core.errors import RateError
 from lrdiff_core.rates import layer_depths, list_parameters
-from lrdiff_core.rates.depth import head_of
+from lrdiff_core.rates.layers.head import find_head
 
 
 class Block(nn.Module):
@@ -32,9 +32,9 @@ class Vit(nn.Module):
         self.head = head or nn.Linear(2, 3)
 
 
-def depths(model, layers=None):
+def depths(model, layers=None, by=None):
     """Depth by parameter name, cut to the first two components and without repetition."""
-    found = layer_depths(list_parameters(model), layers)
+    found = layer_depths(list_parameters(model), layers, by)
     return {".".join(name.split(".")[:2]): depth for name, depth in found.items()}
 
 
@@ -143,7 +143,7 @@ def test_layers_can_be_listed():
             "help: add them to a layer, from input to output",
         ),
         (["*", "head"], '"head.weight" is in two layers: "*" and "head"\nhelp: let every parameter be in one layer'),
-        ("nowhere", '"nowhere" is no module with several blocks\nhelp: block lists: blocks'),
+        ("nowhere", '"nowhere" is no module with blocks\nhelp: block lists: blocks'),
     ],
 )
 def test_layers_with_a_fault(layers, text):
@@ -159,9 +159,13 @@ def test_a_layer_that_matches_nothing():
         layer_depths(list_parameters(Vit(2)), ["haed", "*"])
 
 
+def head(model):
+    return find_head(list_parameters(model)).text
+
+
 def test_the_head_is_the_last_child():
-    assert head_of(list_parameters(Vit(2))) == "head"
-    assert head_of(list_parameters(nn.Sequential(Vit(2), nn.ReLU(), nn.Linear(3, 1)))) == "2"
-    assert head_of(list_parameters(nn.ModuleDict({"net": Vit(2)}))) == "net.head"
+    assert head(Vit(2)) == "head"
+    assert head(nn.Sequential(Vit(2), nn.ReLU(), nn.Linear(3, 1))) == "2"
+    assert head(nn.ModuleDict({"net": Vit(2)})) == "net.head"
     with pytest.raises(RateError, match="no child modules to find a head among"):
-        head_of(list_parameters(nn.Linear(2, 1)))
+        head(nn.Linear(2, 1))

@@ -8,7 +8,7 @@ import pytest
 
 import lrdiff_core.rates
 
-MODULES = [f"lrdiff_core.rates.{item.name}" for item in pkgutil.iter_modules(lrdiff_core.rates.__path__)]
+MODULES = [item.name for item in pkgutil.walk_packages(lrdiff_core.rates.__path__, "lrdiff_core.rates.")]
 MODULES += ["lrdiff_core.schedules", "lrdiff_core.lr_find"]
 
 

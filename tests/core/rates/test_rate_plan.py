@@ -63,9 +63,10 @@ def test_groups_hold_the_models_own_parameters_and_are_new_each_time():
 def test_options_and_schedules_make_groups_of_their_own():
     rules = [Rule("head.bias", schedule="linear"), Rule("head", options={"betas": [0.8, 0.9]})]
     groups = param_groups(net(), rules=rules).groups(torch.optim.AdamW)
-    assert [set(g) - {"params", "param_names", "lr", "weight_decay"} for g in groups] == [set(), {"betas"}, set()]
+    usual = {"params", "param_names", "name", "lr", "weight_decay"}
+    assert [set(g) - usual for g in groups] == [set(), {"betas"}, {"betas"}]
     optimizer = torch.optim.AdamW(groups)
-    assert [g["betas"] for g in optimizer.param_groups] == [(0.9, 0.999), (0.8, 0.9), (0.9, 0.999)]
+    assert [g["betas"] for g in optimizer.param_groups] == [(0.9, 0.999), (0.8, 0.9), (0.8, 0.9)]
 
 
 def test_true_and_one_are_different_options():
@@ -225,7 +226,7 @@ def test_unfreezing_faults():
     with pytest.raises(RateError) as caught:
         plan.unfreeze(optimizer, "haed")
     assert str(caught.value) == (
-        '"haed" matches no parameter\nhelp: did you mean head? parameters start with: head, body'
+        '"haed" matches no parameter\nhelp: did you mean head? parameters of this model start with: head, body'
     )
     with pytest.raises(RateError) as caught:
         plan.unfreeze(optimizer, "head")

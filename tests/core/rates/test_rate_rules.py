@@ -175,17 +175,10 @@ def test_rules_that_cannot_be(make, text):
     assert str(caught.value) == text
 
 
-def test_an_unknown_option_suggests_the_nearest():
-    with pytest.raises(RateError) as caught:
-        Rule("a", options={"beta": (0.9, 0.99)})
-    assert caught.value.message == 'rule "a" sets the optimizer option "beta", which no torch optimizer has'
-    assert caught.value.help.startswith("did you mean betas? options: ")
-
-
 def test_parse_reads_what_the_command_line_takes():
     rule = Rule.parse("head.* lr=0.01 weight_decay=0 schedule=linear")
     assert (rule.match, rule.lr, rule.weight_decay, rule.schedule) == ("head.*", 0.01, 0.0, Shape(kind="linear"))
-    assert Rule.parse("/.*bias/ lr_mult=2 freeze").settings == (None, 2.0, None, True, None, ())
+    assert Rule.parse("/.*bias/ lr_mult=2 freeze").settings == {"lr_mult": 2.0, "freeze": True}
     assert Rule.parse("/.*bias/ lr_mult=2").match == re.compile(".*bias")
 
 

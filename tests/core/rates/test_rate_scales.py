@@ -152,7 +152,9 @@ def test_fastais_slice_with_one_number_is_a_head_multiplier():
 def test_head_multiplier_takes_a_named_head():
     found = rates(chain(3), HeadMultiplier(10, head="1"))
     assert [found[f"{i}.bias"] for i in range(3)] == [1.0, 10.0, 1.0]
-    with pytest.raises(RateError, match='head "9" matches no parameter\nhelp: modules: 0, 1, 2'):
+    with pytest.raises(
+        RateError, match='head "9" matches no parameter\nhelp: parameters of this model start with: 0, 1, 2'
+    ):
         rates(chain(3), HeadMultiplier(10, head="9"))
 
 
@@ -242,8 +244,9 @@ def test_what_a_shape_does_not_tell_is_asked_for():
     with pytest.raises(RateError) as caught:
         rates(Raw(8), WidthScale(Raw(4)))
     assert str(caught.value) == (
-        '"position" of Raw may be an input or an output weight\n'
-        'help: say what it is: roles={"position": "input"}, or one of: input, hidden, output, fixed'
+        '"position" of Raw grows in dimension 1: [in, out] or [out, in] cannot be told\n'
+        'help: say what it is: roles={"position": "hidden"} for [out, in], fan_in_first=["position"] for [in, out]; '
+        'or roles={"position": "input"}, or one of: input, hidden, output, fixed'
     )
     assert rates(Raw(8), WidthScale(Raw(4), roles={"position": "input"}))["position"] == 1.0
     assert rates(Raw(8), WidthScale(Raw(4), roles={"pos*": "output"}))["position"] == 0.5

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from lrdiff_core.rates.values import check_decay, check_rate
 from lrdiff_core.schedules import Shape
 
-__all__ = ["PlanDiff", "PlanEntry"]
+__all__ = ["Factor", "GroupSettings", "PlanDiff", "PlanEntry"]
+
+
+class Factor(NamedTuple):
+    """One number of the product that makes a rate, and where it comes from."""
+
+    label: str
+    value: float
+
+
+class GroupSettings(NamedTuple):
+    """What an optimizer group holds: parameters that agree in it share a group."""
+
+    lr: float
+    weight_decay: float
+    schedule: Shape | None
+    options: tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,14 +35,15 @@ class PlanEntry:
     Args:
         name: canonical name.
         shape: of the parameter.
-        rule: the label of the rule that won, or None.
+        rule: the labels of the rules that set something, with ``+`` between, or None.
         lr: the effective rate.
         weight_decay: as the optimizer gets it.
         frozen: whether the plan starts it frozen.
         schedule: a shape of its own, or None.
         options: optimizer options as sorted pairs.
         tied: other names of the same parameter.
-        factors: what the rate is a product of, as pairs of label and number, the base rate first.
+        factors: what the rate is a product of, the base rate first.
+        decay_by: what set the weight decay, or None for the plan's own.
     """
 
     name: str
@@ -38,12 +55,13 @@ class PlanEntry:
     schedule: Shape | None = None
     options: tuple[tuple[str, Any], ...] = ()
     tied: tuple[str, ...] = ()
-    factors: tuple[tuple[str, float], ...] = ()
+    factors: tuple[Factor, ...] = ()
+    decay_by: str | None = None
 
     @property
-    def settings(self) -> tuple[Any, ...]:
-        """What an optimizer group holds: parameters that agree in it share a group. Frozen or not is no part of it."""
-        return (self.lr, self.weight_decay, self.schedule, self.options)
+    def settings(self) -> GroupSettings:
+        """What decides the parameter's group. Frozen or not is no part of it."""
+        return GroupSettings(self.lr, self.weight_decay, self.schedule, self.options)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, texts and lists, as JSON takes them."""
@@ -64,7 +82,7 @@ class PlanEntry:
         values["schedule"] = Shape(**row["schedule"]) if row["schedule"] else None
         options = {name: tuple(v) if isinstance(v, list) else v for name, v in row["options"].items()}
         values["options"] = tuple(sorted(options.items()))
-        values["factors"] = tuple((label, float(number)) for label, number in row["factors"])
+        values["factors"] = tuple(Factor(label, float(number)) for label, number in row["factors"])
         return cls(**values)
 
 
@@ -95,7 +113,7 @@ class PlanDiff:
             if name in new:
                 before, after = old[name].to_dict(), new[name].to_dict()
                 parts = {key: (before[key], after[key]) for key in before if before[key] != after[key]}
-                parts = {key: pair for key, pair in parts.items() if key not in ("rule", "factors")}
+                parts = {key: pair for key, pair in parts.items() if key not in ("rule", "factors", "decay_by")}
                 if parts:
                     changed[name] = parts
         added = tuple(name for name in new if name not in old)

@@ -1,0 +1,79 @@
+"""Parameters with equal settings as one group, and a readable name for each group."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lrdiff_core.rates.plan.entry import PlanEntry
+
+__all__ = ["ALL", "group_names", "merged", "unlike"]
+
+ALL = "all"  # the name of a group that holds the whole model
+
+
+def merged(entries: Iterable[PlanEntry]) -> list[list[PlanEntry]]:
+    """Entries with equal settings together, in the order of their first ones."""
+    found: dict[Any, list[PlanEntry]] = {}
+    for entry in entries:
+        found.setdefault(_hashable(tuple(entry.settings)), []).append(entry)
+    return list(found.values())
+
+
+def group_names(groups: Sequence[Sequence[PlanEntry]]) -> list[str]:
+    """A name for each group, for logs: the modules that learn at its rate, and its decay where that alone differs.
+
+    No two are equal, and all are of letters, digits, dots, dashes and underscores, which every logger takes.
+
+    Example:
+        >>> from torch import nn
+        >>> from lrdiff_core.rates import LayerDecay, param_groups
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> plan = param_groups(model, weight_decay=0.1, scale=[LayerDecay(0.5)], no_weight_decay=["1d"])
+        >>> group_names(merged(plan))
+        ['0', '0.no_decay', '1', '1.no_decay']
+    """
+    rates: dict[str, set[float]] = {}  # of everything below a module
+    for group in groups:
+        for entry in group:
+            for above in _prefixes(entry.name):
+                rates.setdefault(above, set()).add(entry.lr)
+    bare = [_modules_name([entry.name for entry in group], rates) for group in groups]
+    names: list[str] = []
+    for own, group in zip(bare, groups, strict=True):
+        decay = group[0].weight_decay
+        decays = {other[0].weight_decay for name, other in zip(bare, groups, strict=True) if name == own}
+        if len(decays) > 1 and decay != max(decays):
+            own += ".no_decay" if decay == 0 else f".decay_{decay:g}"
+        names.append(unlike(own, names))
+    return names
+
+
+def _prefixes(name: str) -> list[str]:
+    """``""``, ``encoder``, ``encoder.weight``: a parameter and all that holds it, from the root down."""
+    parts = name.split(".")
+    return [".".join(parts[:i]) for i in range(len(parts) + 1)]
+
+
+def _modules_name(names: Sequence[str], rates: Mapping[str, set[float]]) -> str:
+    """The largest modules in which nothing learns at another rate."""
+    largest = [next(above for above in _prefixes(name) if len(rates[above]) == 1) for name in names]
+    covers = [re.sub(r"[^\w.-]", "_", one) or ALL for one in dict.fromkeys(largest)]
+    if len(covers) > 2:
+        return f"{covers[0]}_and_{len(covers) - 1}_more"
+    return "_and_".join(covers)
+
+
+def unlike(name: str, taken: Sequence[str]) -> str:
+    """The name, with a number behind it where it is taken."""
+    number, tried = 1, name
+    while tried in taken:
+        number += 1
+        tried = f"{name}_{number}"
+    return tried
+
+
+def _hashable(value: Any) -> Any:
+    """Settings as a dictionary key, in which True and 1 differ."""
+    return tuple(_hashable(v) for v in value) if isinstance(value, tuple) else (type(value).__name__, value)
