@@ -56,7 +56,8 @@ def find_stack(tree: ModuleTree) -> tuple[list[Stage], str]:
         RateError: two stacks could be meant.
     """
     stacks = _stacks(tree, tree.trunk)
-    several = [stack for stack in stacks if stack.size > 1]
+    in_line = [stack for stack in stacks if stack.own_name not in _PARALLEL]
+    several = [stack for stack in in_line or stacks if stack.size > 1]
     single = [stack for stack in stacks if stack.size == 1]
     main, rivals = None, []
     if several:
@@ -198,8 +199,8 @@ def _is_rival(tree: ModuleTree, stack: _Stack, main: _Stack, stacks: Sequence[_S
     """Whether the layers could be those of another stack than the main one."""
     if not main.is_deep:
         return not stack.is_deep and stack.size >= 3 and 2 * stack.size >= main.size
-    if not stack.is_deep or stack.own_name in _PARALLEL:
-        return False  # a head of linear layers, or several heads
+    if not stack.is_deep:
+        return False  # a head of linear layers
     # Convolutions before the blocks are a stem, unless each belongs to a stage of its own.
     is_before = stacks.index(stack) < stacks.index(main)
     return not (is_before and stack.size != len(main.stages) and _is_convolutional(tree, stack))

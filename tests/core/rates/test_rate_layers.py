@@ -123,8 +123,8 @@ def beside(**stacks):
 
 
 ASKED = {
-    "nn.Transformer": (lambda: nn.Transformer(8, 2, 2, 2, 16), "encoder.layers", "decoder.layers"),
-    "one block each": (lambda: nn.Transformer(8, 2, 1, 1, 16), "encoder.layers", "decoder.layers"),
+    "nn.Transformer": (lambda: nn.Transformer(8, 2, 2, 2, 16, batch_first=True), "encoder.layers", "decoder.layers"),
+    "one block each": (lambda: nn.Transformer(8, 2, 1, 1, 16, batch_first=True), "encoder.layers", "decoder.layers"),
     "six and one": (lambda: two(6, 1), "encoder.layers", "decoder.layers"),
     "one and six": (lambda: two(1, 6), "encoder.layers", "decoder.layers"),
     "12 and 5": (lambda: two(12, 5), "encoder.layers", "decoder.layers"),
@@ -171,10 +171,14 @@ def test_convolutions_before_the_blocks_are_their_stem():
             self.conv = nn.Conv1d(2, 2, 1)
             self.more = nn.Conv1d(2, 2, 1)
 
-    model = nn.ModuleDict({"extractor": nn.ModuleList([Conv() for _ in range(7)]), **dict(encoder())})
-    found = depth_by_module(model)
+    def model(convolutions):
+        return nn.ModuleDict({"extractor": nn.ModuleList([Conv() for _ in range(convolutions)]), **dict(encoder())})
+
+    found = depth_by_module(model(2))
     assert {depth for module, depth in found.items() if module.startswith("extractor")} == {0}
     assert (found["blocks.0.fc1"], found["head"]) == (1, 4)
+    with pytest.raises(RateError, match="the layers could be those of"):
+        depth_by_module(model(7))  # or the blocks are a head on them
 
 
 # -- one block, stages, numbered children ------------------------------------------------------------------------------
@@ -267,8 +271,14 @@ def test_layers_listed_by_another_name_of_a_tied_weight():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: nn.Transformer(8, 2, 2, 2, 16), 'the last part, "decoder", holds the blocks "decoder.layers" itself'),
-        (lambda: nn.Transformer(8, 2, 1, 1, 16), 'the last part, "decoder", holds the blocks "decoder.layers" itself'),
+        (
+            lambda: nn.Transformer(8, 2, 2, 2, 16, batch_first=True),
+            'the last part, "decoder", holds the blocks "decoder.layers" itself',
+        ),
+        (
+            lambda: nn.Transformer(8, 2, 1, 1, 16, batch_first=True),
+            'the last part, "decoder", holds the blocks "decoder.layers" itself',
+        ),
         (lambda: two(3, 2, head=False), 'the last part, "decoder", holds the blocks "decoder.layers" itself'),
         (lambda: beside(layer1=2, layer2=2), 'the last part, "layer2", holds the blocks "layer2" itself'),
         (lambda: nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), 'the last part, "1", is a norm or a bias'),
