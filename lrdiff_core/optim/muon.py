@@ -208,8 +208,9 @@ class MuonAdamW(AdamW):
         for param in params:
             if "momentum_buffer" not in self.state[param]:
                 self.state[param]["momentum_buffer"] = torch.zeros_like(param)
-        buffers = [self.state[param]["momentum_buffer"] for param in params]
-        grads = [param.grad for param in params if param.grad is not None]
+        kept = [self.state[param]["momentum_buffer"] for param in params]
+        buffers, weights = _in_float32(kept), _in_float32(params)
+        grads = _in_float32([param.grad for param in params if param.grad is not None])
         grads = list(torch._foreach_neg(grads)) if group["maximize"] else grads
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         updates = torch._foreach_lerp(grads, buffers, group["momentum"]) if group["nesterov"] else buffers
@@ -217,9 +218,20 @@ class MuonAdamW(AdamW):
             torch.stack(list(updates)), group["ns_coefficients"], group["ns_steps"], group["muon_eps"]
         )
         rates = [float(g["lr"]) for g in groups]
-        torch._foreach_mul_(params, [1 - lr * g["weight_decay"] for lr, g in zip(rates, groups, strict=True)])
-        for param, direction, lr, g in zip(params, directions.unbind(), rates, groups, strict=True):
-            param.add_(direction, alpha=-lr * _adjustment(g["adjust_lr_fn"], param.shape))
+        torch._foreach_mul_(weights, [1 - lr * g["weight_decay"] for lr, g in zip(rates, groups, strict=True)])
+        for weight, direction, lr, g in zip(weights, directions.unbind(), rates, groups, strict=True):
+            weight.add_(direction, alpha=-lr * _adjustment(g["adjust_lr_fn"], weight.shape))
+        if weights[0] is not params[0]:
+            torch._foreach_copy_(kept, buffers)
+            torch._foreach_copy_(params, weights)
+
+
+def _in_float32(tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors themselves, or float32 copies of those of lower precision.
+
+    There torch rounds a factor, too, on the CPU: a decay of 0.998 to the bfloat16 of 0.9961.
+    """
+    return [tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor for tensor in tensors]
 
 
 _MUON_KEYS = ("use_muon", "momentum", "nesterov", "ns_coefficients", "ns_steps", "muon_eps", "adjust_lr_fn")

@@ -11,7 +11,7 @@ import torch
 from optim_pairs import feed, make, params_of
 
 from lrdiff_core.errors import OptimizerError
-from lrdiff_core.optim import AdamW, MuonAdamW
+from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW
 from lrdiff_core.optim.muon import orthogonalize
 
 MATRICES = [(8, 16), (8, 16), (32, 8), (16, 16)]
@@ -146,3 +146,51 @@ def test_sparse_gradients_are_refused() -> None:
     param.grad = torch.eye(3).to_sparse()
     with pytest.raises(OptimizerError, match="sparse"):
         MuonAdamW([param], use_muon=True).step()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weight_decay": 0.1, "momentum": 0.0},  # a factor of 0.998, which bfloat16 rounds to 0.9961
+        {"weight_decay": 0.0, "momentum": 0.95},
+        {"weight_decay": 0.3, "momentum": 0.99, "nesterov": False},
+        {"weight_decay": 0.1, "momentum": 0.95, "lr": 0.0203},
+    ],
+    ids=str,
+)
+def test_factors_are_applied_in_float32(dtype: torch.dtype, options: dict[str, Any]) -> None:
+    """One step in low precision is the float32 step on the same numbers, rounded once."""
+    options = {"lr": 0.02, **options}
+    low, full = make([(16, 16)], dtype), make([(16, 16)], dtype)
+    full = [torch.nn.Parameter(p.detach().float()) for p in full]
+    ours, exact = MuonAdamW(low, use_muon=True, **options), MuonAdamW(full, use_muon=True, **options)
+    for seed in range(3):
+        feed(low, seed=seed)
+        full[0].grad = low[0].grad.float()  # type: ignore[union-attr]
+        with torch.no_grad():
+            full[0].copy_(low[0])
+            if seed:
+                exact.state[full[0]]["momentum_buffer"].copy_(ours.state[low[0]]["momentum_buffer"])
+        ours.step()
+        exact.step()
+        assert torch.equal(low[0], full[0].to(dtype))
+        assert torch.equal(ours.state[low[0]]["momentum_buffer"], exact.state[full[0]]["momentum_buffer"].to(dtype))
+        assert low[0].dtype == ours.state[low[0]]["momentum_buffer"].dtype == dtype
+
+
+@pytest.mark.parametrize("kind", ["Muon", "AdamW", "Adam", "SGD"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_decay_alone_in_low_precision_is_torchs(kind: str, dtype: torch.dtype) -> None:
+    """A gradient of zero, 50 steps: the weights are those of torch's class (its fused one where Adam has no NaN)."""
+    ours = {"Muon": MuonAdamW, "AdamW": AdamW, "Adam": Adam, "SGD": SGD}[kind]
+    options = {"lr": 0.02, "weight_decay": 0.1} | ({"decoupled_weight_decay": True} if kind == "Adam" else {})
+    mine, theirs = make([(16, 16)], dtype), make([(16, 16)], dtype)
+    first = ours(mine, **options, **({"use_muon": True} if kind == "Muon" else {}))
+    fused = {"fused": True} if kind in ("Adam", "AdamW") else {}
+    second = getattr(torch.optim, kind)(theirs, **options, **fused)
+    for _ in range(50):
+        mine[0].grad, theirs[0].grad = torch.zeros_like(mine[0]), torch.zeros_like(theirs[0])
+        first.step()
+        second.step()
+    assert float(mine[0].detach().norm()) == pytest.approx(float(theirs[0].detach().norm()), rel=0.005)
