@@ -138,10 +138,17 @@ class Adam(OnePass, torch.optim.Adam):
     def _needed_state(self, group: Mapping[str, Any]) -> Set[str]:
         return {"step", "exp_avg", "exp_avg_sq"} | ({"max_exp_avg_sq"} if group.get("amsgrad") else set())
 
-    def _begin(self, param: Tensor, group: dict[str, Any]) -> bool:
-        state = self.state[param]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=param.device if group["capturable"] else "cpu")
-            for name in ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])):
-                state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        return False
+    def _begin(self, param: Tensor, group: dict[str, Any]) -> tuple[dict[str, Tensor], bool]:
+        if self.state.get(param):
+            return {}, True
+        step = torch.zeros((), dtype=torch.float32, device=param.device if group["capturable"] else "cpu")
+        names = ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else []))
+        moments = {name: torch.zeros_like(param, memory_format=torch.preserve_format) for name in names}
+        return {"step": step, **moments}, True
+
+    def _drop_half_begun(self) -> None:
+        for group in self.param_groups:
+            for param in group["params"]:
+                state = self.state.get(param)
+                if state and not self._needed_state(group) <= state.keys() and not state.get("step"):
+                    state.clear()

@@ -83,15 +83,22 @@ class Plan:
         self.floating = bool(columns) and self._can_move(columns)
         self.ids = list(map(id, chain.from_iterable(map(_params, groups))))
         self.params, state, group, fresh = [], [], [], []
+        self.unfilled: list[tuple[Tensor, dict[str, Tensor]]] = []
         for number, entry in enumerate(groups):
             for param in entry["params"]:
                 if param.grad is not None:
+                    begun, filled = optimizer._begin(param, entry)
+                    if begun and filled:
+                        optimizer.state[param].update(begun)
+                    elif begun:
+                        self.unfilled.append((param, begun))
                     self.params.append(param)
-                    fresh.append(optimizer._begin(param, entry))
-                    state.append(optimizer.state.get(param, {}))  # get: asking a defaultdict would make one
+                    fresh.append(not filled)
+                    # get: asking a defaultdict would make one
+                    state.append(optimizer.state.get(param, {}) if filled else begun)
                     group.append(number)
         # Only now: the loop above may have begun the state of parameters seen for the first time.
-        self.passing = any(fresh)
+        self.passing = bool(self.unfilled)
         self.state_ids = list(map(id, optimizer.state.values()))
         self.states = state
         self.present = [param.grad is not None for param in chain.from_iterable(map(_params, groups))]
@@ -182,9 +189,11 @@ class Plan:
         numbers = chain(*columns[:NUMBERS], *self._update.numbers(columns))  # the pairs of betas, and what is in them
         return not all(issubclass(kind, int | float | tuple) for kind in set(map(type, numbers)))
 
-    def run(self, grads: list[Tensor]) -> None:
+    def run(self, grads: list[Tensor], optimizer: OnePass) -> None:
         for _, form, positions in self.forms:
             form.run(grads if positions is None else [grads[i] for i in positions])
+        for param, begun in self.unfilled:  # only now, so that a step that is broken off leaves no empty buffer
+            optimizer.state[param].update(begun)
 
 
 def _memory(param: Tensor) -> tuple[int, int]:
@@ -304,18 +313,22 @@ class OnePass(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        plan = self._plan
-        grads = plan.gather(self) if plan is not None else None
-        if plan is None or grads is None:
-            plan = self._plan = Plan(self, self._covered())
-            grads = plan.lay_out(list(map(_grad, plan.params)))
-            assert grads is not None, "only usable gradients are covered"
-        if plan.on_device:
-            self._check_capture()
-        if grads:
-            plan.run(grads)
-        if plan.left:
-            self._torch_groups(plan.left)
+        try:
+            plan = self._plan
+            grads = plan.gather(self) if plan is not None else None
+            if plan is None or grads is None:
+                plan = self._plan = Plan(self, self._covered())
+                grads = plan.lay_out(list(map(_grad, plan.params)))
+                assert grads is not None, "only usable gradients are covered"
+            if plan.on_device:
+                self._check_capture()
+            if grads:
+                plan.run(grads, self)
+            if plan.left:
+                self._torch_groups(plan.left)
+        except BaseException:  # a signal handler may raise between any two operations
+            self._drop_half_begun()
+            raise
         return loss
 
     _observed_step = Optimizer.profile_hook_step(_bare_step)
@@ -414,9 +427,15 @@ class OnePass(Optimizer):
                 )
         return state_dict
 
-    def _begin(self, param: Tensor, group: dict[str, Any]) -> bool:
-        """Begins the state of a parameter if it has none, as torch's class does; True if a buffer is still to fill."""
+    def _begin(self, param: Tensor, group: dict[str, Any]) -> tuple[dict[str, Tensor], bool]:
+        """The state that a parameter begins with, as in torch's class, and whether it may be kept before the step.
+
+        Empty where the parameter has its state already or needs none.
+        """
         raise NotImplementedError
+
+    def _drop_half_begun(self) -> None:
+        """Forget state of which only a part was made when a step was broken off."""
 
     def forms(self) -> dict[str, int]:
         """How many tensors each form stepped last: keys ``kernel``, ``fused``, ``foreach``,

@@ -118,11 +118,7 @@ class SGD(OnePass, torch.optim.SGD):
             if isinstance(values, dict) and values.get("momentum_buffer", self) is None:
                 del values["momentum_buffer"]
 
-    def _begin(self, param: Tensor, group: dict[str, Any]) -> bool:
-        if group["momentum"] == 0:
-            return False
-        state = self.state[param]
-        if state.get("momentum_buffer") is not None:
-            return False
-        state["momentum_buffer"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        return True
+    def _begin(self, param: Tensor, group: dict[str, Any]) -> tuple[dict[str, Tensor], bool]:
+        if group["momentum"] == 0 or self.state.get(param, {}).get("momentum_buffer") is not None:
+            return {}, True
+        return {"momentum_buffer": torch.zeros_like(param, memory_format=torch.preserve_format)}, False
