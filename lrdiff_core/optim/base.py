@@ -26,6 +26,7 @@ Everything else - constructor, ``state_dict``, hooks, ``add_param_group``, pickl
 
 from __future__ import annotations
 
+import collections
 import functools
 import importlib.util
 import operator
@@ -83,7 +84,7 @@ class Plan:
         self.floating = bool(columns) and self._can_move(columns)
         self.ids = list(map(id, chain.from_iterable(map(_params, groups))))
         self.params, state, group, fresh = [], [], [], []
-        self.unfilled: list[tuple[Tensor, dict[str, Tensor]]] = []
+        self.unfilled: dict[Tensor, dict[str, Tensor]] = {}
         for number, entry in enumerate(groups):
             for param in entry["params"]:
                 if param.grad is not None:
@@ -91,7 +92,7 @@ class Plan:
                     if begun and filled:
                         optimizer.state[param].update(begun)
                     elif begun:
-                        self.unfilled.append((param, begun))
+                        self.unfilled[param] = begun
                     self.params.append(param)
                     fresh.append(not filled)
                     # get: asking a defaultdict would make one
@@ -110,7 +111,7 @@ class Plan:
         names = sorted(set(chain.from_iterable(state)))
         self.tensors = Tensors(
             params=self.params,
-            state={name: [entry.get(name) for entry in state] for name in names},
+            state={name: [entry.get(name) for entry in state] for name in names},  # type: ignore[misc]
             group=group,
             fresh=fresh,
         )
@@ -190,10 +191,11 @@ class Plan:
         return not all(issubclass(kind, int | float | tuple) for kind in set(map(type, numbers)))
 
     def run(self, grads: list[Tensor], optimizer: OnePass) -> None:
+        kept = [optimizer.state[param] for param in self.unfilled]
         for _, form, positions in self.forms:
             form.run(grads if positions is None else [grads[i] for i in positions])
-        for param, begun in self.unfilled:  # only now, so that a step that is broken off leaves no empty buffer
-            optimizer.state[param].update(begun)
+        # Only now, and in one call: a step that is broken off leaves no empty buffer.
+        collections.deque(map(dict.update, kept, self.unfilled.values()), maxlen=0)
 
 
 def _memory(param: Tensor) -> tuple[int, int]:
