@@ -223,7 +223,7 @@ void lrdiff_adam(const Table *t) {
         }
         last = k, counted = step;
         const double lr = t->lr[k], beta1 = t->beta1[k], beta2 = t->beta2[k], wd = t->weight_decay[k];
-        s[0] = (float)(t->flags[k] & DECOUPLED || wd == 0 ? 1.0 - lr * wd : wd);
+        s[0] = (float)(wd == 0 ? 1.0 : t->flags[k] & DECOUPLED ? 1.0 - lr * wd : wd); /* lr may be infinite */
         s[1] = (float)(1.0 - beta1);
         s[2] = (float)beta2;
         s[3] = (float)(1.0 - beta2);

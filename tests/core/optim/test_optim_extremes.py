@@ -1,0 +1,54 @@
+"""Infinities, NaN, numbers at the ends of float32 and empty tensors: as one of torch's own steps, in every setting."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from optim_pairs import PAIRS, params_of
+from torch import Tensor
+from torch.optim import Optimizer
+
+SHAPES = [(0,), (17,), (), (3, 0), (4, 4)]
+ENDS = [math.inf, -math.inf, math.nan, 0.0, -0.0, 1e38, -1e38, 1e-40, 3e-23, 1.0, -0.5]
+OWN: dict[str, list[dict[str, Any]]] = {
+    "SGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 1e5, "dampening": 2.0}],
+    "Adam": [{}, {"eps": 0.0}, {"eps": math.inf}, {"betas": (0.0, 0.0)}],
+    "AdamW": [{}, {"eps": 1e-45}, {"betas": (0.99, 0.9)}],
+}
+SETTINGS = [(kind, own) for kind, many in OWN.items() for own in many]
+
+
+def numbers(shape: tuple[int, ...], seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(0, len(ENDS), shape, generator=generator)
+    return torch.where(
+        torch.rand(shape, generator=generator) < 0.5,
+        torch.tensor(ENDS)[chosen],
+        torch.randn(shape, generator=generator),
+    )
+
+
+def outcome(kind: type[Optimizer], options: dict[str, Any]) -> list[Tensor]:
+    params = [torch.nn.Parameter(numbers(shape, seed)) for seed, shape in enumerate(SHAPES)]
+    optimizer = kind([{"params": params[:2]}, {"params": params[2:], "lr": 0.5}], **options)
+    for step in range(3):
+        for seed, param in enumerate(params_of(optimizer)):
+            param.grad = numbers(tuple(param.shape), 100 * step + seed)
+        optimizer.step()
+    return [p.detach() for p in params] + [v for p in params for v in optimizer.state.get(p, {}).values()]
+
+
+@pytest.mark.parametrize("decay", [0, 0.1, 1e10, math.inf])
+@pytest.mark.parametrize("lr", [0.0, 0.1, 1e20, math.inf])
+@pytest.mark.parametrize(("kind", "own"), SETTINGS, ids=str)
+def test_as_one_of_torchs_steps(kind: str, own: dict[str, Any], lr: float, decay: float, form: str) -> None:
+    options = {"lr": lr, "weight_decay": decay, **own}
+    mine = outcome(PAIRS[kind][0], options)
+    theirs = [outcome(PAIRS[kind][1], {**options, **way}) for way in ({"foreach": False}, {"fused": True})]
+    assert any(
+        all(torch.allclose(a, b, rtol=1e-5, equal_nan=True) for a, b in zip(mine, other, strict=True))
+        for other in theirs
+    )
