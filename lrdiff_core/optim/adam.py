@@ -3,78 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lrdiff_core.optim import kernel
 from lrdiff_core.optim.base import OnePass
-from lrdiff_core.optim.forms import Columns, Setting, Tensors
+from lrdiff_core.optim.forms import Tensors
 
 __all__ = ["Adam", "AdamUpdate"]
+
+
+class AdamSetting(NamedTuple):
+    """What of a group's options is watched; or, option by option, what all groups have."""
+
+    lr: Any
+    weight_decay: Any
+    betas: Any
+    eps: Any
+    amsgrad: Any
+    maximize: Any
+    decoupled_weight_decay: Any
+    foreach: Any
+    capturable: Any
+    differentiable: Any
+    fused: Any
 
 
 class AdamUpdate:
     """The rule of Adam and AdamW in the forms that ``forms.py`` lists."""
 
-    keys: tuple[str, ...] = (
-        *("lr", "weight_decay", "betas", "eps"),
-        *("amsgrad", "maximize", "decoupled_weight_decay", "foreach", "capturable", "differentiable", "fused"),
-    )
+    setting: type[Any] = AdamSetting
+    required: tuple[str, ...] = ("lr", "weight_decay", "betas", "eps")
 
-    def structure(self, columns: Columns) -> Columns:
-        return columns[4:]
+    def structure(self, columns: AdamSetting) -> tuple[Any, ...]:
+        rule = columns.amsgrad, columns.maximize, columns.decoupled_weight_decay
+        return (*rule, columns.foreach, columns.capturable, columns.differentiable, columns.fused)
 
-    def numbers(self, columns: Columns) -> tuple[Sequence[Any], ...]:
-        lr, weight_decay, betas, eps = columns[:4]
-        return lr, weight_decay, [pair[0] for pair in betas], [pair[1] for pair in betas], eps
+    def numbers(self, columns: AdamSetting) -> tuple[Sequence[Any], ...]:
+        beta1, beta2 = zip(*columns.betas, strict=True)
+        return columns.lr, columns.weight_decay, beta1, beta2, columns.eps
 
-    def flags(self, setting: Setting) -> int:
-        amsgrad, maximize, decoupled = setting[4:7]
-        return kernel.DECOUPLED * decoupled | kernel.AMSGRAD * amsgrad | kernel.MAXIMIZE * maximize
+    def flags(self, setting: AdamSetting) -> int:
+        decoupled = kernel.DECOUPLED * setting.decoupled_weight_decay
+        return decoupled | kernel.AMSGRAD * setting.amsgrad | kernel.MAXIMIZE * setting.maximize
 
-    def fused(self, tensors: Tensors, grads: list[Tensor], setting: Setting) -> None:
-        lr, weight_decay, (beta1, beta2), eps, amsgrad, maximize, decoupled = setting[:7]
+    def fused(self, tensors: Tensors, grads: list[Tensor], setting: AdamSetting) -> None:
         state = tensors.state
+        beta1, beta2 = setting.betas
         torch._foreach_add_(state["step"], 1.0)
-        rule = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        rule = torch._fused_adamw_ if setting.decoupled_weight_decay else torch._fused_adam_
         rule(
             tensors.params,
             grads,
             state["exp_avg"],
             state["exp_avg_sq"],
-            state["max_exp_avg_sq"] if amsgrad else [],
+            state["max_exp_avg_sq"] if setting.amsgrad else [],
             state["step"],
-            lr=lr,
+            lr=setting.lr,
             beta1=beta1,
             beta2=beta2,
-            weight_decay=weight_decay,
-            eps=eps,
-            amsgrad=amsgrad,
-            maximize=maximize,
+            weight_decay=setting.weight_decay,
+            eps=setting.eps,
+            amsgrad=setting.amsgrad,
+            maximize=setting.maximize,
         )
 
-    def foreach(self, tensors: Tensors, grads: list[Tensor], settings: Sequence[Setting]) -> None:
+    def foreach(self, tensors: Tensors, grads: list[Tensor], settings: Sequence[AdamSetting]) -> None:
         params, state = tensors.params, tensors.state
-        amsgrad, maximize, decoupled = settings[0][4:7]
+        rule = settings[0]  # in what is no number they agree
         torch._foreach_add_(state["step"], 1.0)
         steps = torch.stack(state["step"]).tolist()
-        if maximize:
+        beta1, beta2 = zip(*[s.betas for s in settings], strict=True)
+        if rule.maximize:
             grads = list(torch._foreach_neg(grads))
-        if decoupled:
-            torch._foreach_mul_(params, [1 - s[0] * s[1] for s in settings])
+        if rule.decoupled_weight_decay:  # without decay the rate may be infinite
+            torch._foreach_mul_(params, [1 - s.lr * s.weight_decay if s.weight_decay else 1.0 for s in settings])
         else:
-            grads = _decayed(grads, params, [s[1] for s in settings])
-        torch._foreach_lerp_(state["exp_avg"], grads, [1 - s[2][0] for s in settings])
-        torch._foreach_mul_(state["exp_avg_sq"], [s[2][1] for s in settings])
-        torch._foreach_addcmul_(state["exp_avg_sq"], grads, grads, [1 - s[2][1] for s in settings])
-        if amsgrad:
+            grads = _decayed(grads, params, [s.weight_decay for s in settings])
+        torch._foreach_lerp_(state["exp_avg"], grads, [1 - b for b in beta1])
+        torch._foreach_mul_(state["exp_avg_sq"], list(beta2))
+        torch._foreach_addcmul_(state["exp_avg_sq"], grads, grads, [1 - b for b in beta2])
+        if rule.amsgrad:
             torch._foreach_maximum_(state["max_exp_avg_sq"], state["exp_avg_sq"])
-        roots = torch._foreach_sqrt(state["max_exp_avg_sq" if amsgrad else "exp_avg_sq"])
-        torch._foreach_div_(roots, [(1 - s[2][1] ** t) ** 0.5 for s, t in zip(settings, steps, strict=True)])
-        torch._foreach_add_(roots, [s[3] for s in settings])
-        sizes = [-s[0] / (1 - s[2][0] ** t) for s, t in zip(settings, steps, strict=True)]
+        roots = torch._foreach_sqrt(state["max_exp_avg_sq" if rule.amsgrad else "exp_avg_sq"])
+        torch._foreach_div_(roots, [(1 - b**t) ** 0.5 for b, t in zip(beta2, steps, strict=True)])
+        torch._foreach_add_(roots, [s.eps for s in settings])
+        sizes = [-s.lr / (1 - b**t) for s, b, t in zip(settings, beta1, steps, strict=True)]
         torch._foreach_addcdiv_(params, state["exp_avg"], roots, sizes)
 
 

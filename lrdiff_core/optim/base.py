@@ -44,7 +44,6 @@ from torch.optim.optimizer import Optimizer
 from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim import kernel, restore
 from lrdiff_core.optim.forms import (
-    NUMBERS,
     Columns,
     ForeachForm,
     Form,
@@ -53,6 +52,7 @@ from lrdiff_core.optim.forms import (
     Setting,
     Tensors,
     Update,
+    columns_of,
     data_ptr,
 )
 
@@ -75,13 +75,13 @@ class Plan:
         self.covered = covered
         self.left = [i for i in range(len(optimizer.param_groups)) if i not in set(covered)]
         self._update = update
-        self._read = operator.itemgetter(*update.keys)
+        self._read = operator.itemgetter(*update.setting._fields)
         self.count = len(optimizer.param_groups)
         groups = [optimizer.param_groups[i] for i in covered]
         self.settings: list[Setting] = list(map(self._read, groups))
-        columns = tuple(zip(*self.settings, strict=True))
-        self.structure = update.structure(columns) if columns else ()
-        self.floating = bool(columns) and self._can_move(columns)
+        columns = columns_of(update, self.settings) if groups else None
+        self.structure = () if columns is None else update.structure(columns)
+        self.floating = columns is not None and self._can_move(columns)
         self.ids = list(map(id, chain.from_iterable(map(_params, groups))))
         self.params, state, group, fresh = [], [], [], []
         self.unfilled: dict[Tensor, dict[str, Tensor]] = {}
@@ -177,9 +177,8 @@ class Plan:
 
     def _tune(self, settings: list[Setting]) -> bool:
         """Takes new numbers; False if more than numbers changed."""
-        columns = tuple(zip(*settings, strict=True))
-        structure = self._update.structure(columns)
-        if structure != self.structure:
+        columns = columns_of(self._update, settings)
+        if self._update.structure(columns) != self.structure:
             return False
         self.settings = settings
         self.floating = self._can_move(columns)
@@ -187,7 +186,8 @@ class Plan:
 
     def _can_move(self, columns: Columns) -> bool:
         """Whether some numbers are held in tensors, arrays or lists, which change without becoming other objects."""
-        numbers = chain(*columns[:NUMBERS], *self._update.numbers(columns))  # the pairs of betas, and what is in them
+        given = [getattr(columns, name) for name in self._update.required]  # the pairs of betas, and what is in them
+        numbers = chain(*given, *self._update.numbers(columns))
         return not all(issubclass(kind, int | float | tuple) for kind in set(map(type, numbers)))
 
     def run(self, grads: list[Tensor], optimizer: OnePass) -> None:
@@ -415,7 +415,7 @@ class OnePass(Optimizer):
         if len(saved) != len(self.param_groups):  # torch's own check says so
             return state_dict
         for number, (group, own) in enumerate(zip(saved, self.param_groups, strict=True)):
-            missing = [key for key in self._update.keys[:NUMBERS] if key not in group]
+            missing = [key for key in self._update.required if key not in group]
             for position in group["params"]:
                 held = state_dict["state"].get(position)
                 if held:

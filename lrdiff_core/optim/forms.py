@@ -26,15 +26,24 @@ from torch import Tensor
 
 from lrdiff_core.optim import kernel
 
-__all__ = ["NUMBERS", "Form", "Tensors", "Update", "KernelForm", "FusedForm", "ForeachForm", "data_ptr"]
+__all__ = [
+    "Columns",
+    "Form",
+    "Tensors",
+    "Update",
+    "KernelForm",
+    "FusedForm",
+    "ForeachForm",
+    "Setting",
+    "columns_of",
+    "data_ptr",
+]
 
 # Mapped over a list, a method of the class costs half of what asking each tensor for it does.
 data_ptr: Callable[[Tensor], int] = torch._C.TensorBase.data_ptr
 
-Setting = tuple[Any, ...]  # the watched options of one parameter group, in the order of Update.keys
-Columns = tuple[tuple[Any, ...], ...]  # the same for all groups, option by option
-
-NUMBERS = 4  # how many of Update.keys, from the first, are numbers that every group of the kind has
+Setting = Any  # the watched options of one parameter group: the named tuple that Update.setting makes of them
+Columns = Any  # the same named tuple, each field holding that option of all groups
 
 # Elements that are worth a thread: about 25 us of work, several times what it takes to wake one.
 GRAIN = 131_072
@@ -67,9 +76,10 @@ class Tensors:
 class Update(Protocol):
     """What an optimizer's own file says about its rule; the forms below apply it."""
 
-    keys: tuple[str, ...]  # the group options watched every step
+    setting: type[Any]  # a NamedTuple: the group options watched every step, in the names that torch gives them
+    required: tuple[str, ...]  # those of them that are numbers, which every group of the kind has had at all times
 
-    def structure(self, columns: Columns) -> Columns:
+    def structure(self, columns: Columns) -> tuple[Any, ...]:
         """What of the settings decides what is prepared; a change of anything else is only a new number."""
 
     def numbers(self, columns: Columns) -> tuple[Sequence[Any], ...]:
@@ -120,7 +130,7 @@ class KernelForm:
             "offset": (ctypes.c_int64 * (count + 1))(*offsets),
             "setting": (ctypes.c_int32 * count)(*tensors.group),
             "fresh": (ctypes.c_uint8 * count)(*tensors.fresh),
-            "flags": (ctypes.c_int32 * len(settings))(*map(update.flags, settings)),
+            "flags": (ctypes.c_int32 * len(settings))(*[update.flags(update.setting(*s)) for s in settings]),
             "scalars": (ctypes.c_float * (kernel.SCALARS * count))(),
             **self._columns,
         }
@@ -130,7 +140,7 @@ class KernelForm:
         self.tune(settings)
 
     def tune(self, settings: Sequence[Setting]) -> bool:
-        columns = tuple(zip(*settings, strict=True))
+        columns = columns_of(self._update, settings)
         for array, numbers in zip(self._columns.values(), self._update.numbers(columns), strict=True):
             array[:] = list(numbers)
         return True
@@ -156,7 +166,7 @@ class FusedForm:
 
     def __init__(self, tensors: Tensors, update: Update, settings: Sequence[Setting]) -> None:
         self._update = update
-        self._settings = list(map(_numbers, settings))
+        self._settings = _numbers(self._update, settings)
         together: dict[Setting, list[int]] = {}
         for i, group in enumerate(tensors.group):
             # The first step of a momentum buffer fills it, so it cannot share a call with later ones.
@@ -164,7 +174,7 @@ class FusedForm:
         self._parts = [(tensors.part(chosen), chosen) for chosen in together.values()]
 
     def tune(self, settings: Sequence[Setting]) -> bool:
-        self._settings = list(map(_numbers, settings))
+        self._settings = _numbers(self._update, settings)
         return all(len({self._settings[group] for group in part.group}) == 1 for part, _ in self._parts)
 
     @torch.no_grad()
@@ -181,14 +191,13 @@ class ForeachForm:
         self._update = update
         together: dict[Setting, list[int]] = {}
         for i, group in enumerate(tensors.group):
-            together.setdefault(
-                (*update.structure(tuple(zip(settings[group], strict=True))), tensors.fresh[i]), []
-            ).append(i)
+            structure = update.structure(columns_of(update, [settings[group]]))
+            together.setdefault((*structure, tensors.fresh[i]), []).append(i)
         self._parts = [(tensors.part(chosen), chosen) for chosen in together.values()]
         self.tune(settings)
 
     def tune(self, settings: Sequence[Setting]) -> bool:
-        self._settings = list(map(_numbers, settings))
+        self._settings = _numbers(self._update, settings)
         return True
 
     @torch.no_grad()
@@ -197,12 +206,17 @@ class ForeachForm:
             self._update.foreach(part, [grads[i] for i in chosen], [self._settings[g] for g in part.group])
 
 
-def _numbers(setting: Setting) -> Setting:
-    """The setting with numbers held in CPU tensors and arrays read out, so that equal ones are found equal.
+def columns_of(update: Update, settings: Sequence[Setting]) -> Columns:
+    """The settings option by option, each with one entry a setting."""
+    return update.setting(*zip(*settings, strict=True))
+
+
+def _numbers(update: Update, settings: Sequence[Setting]) -> list[Setting]:
+    """The settings with numbers held in CPU tensors and arrays read out, so that equal ones are found equal.
 
     Tensors on a device stay: reading them would wait for it, and a captured graph has to see them change.
     """
-    return tuple(_number(value) for value in setting)
+    return [update.setting(*map(_number, setting)) for setting in settings]
 
 
 def _number(value: Any) -> Any:

@@ -3,69 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lrdiff_core.optim import kernel
 from lrdiff_core.optim.base import OnePass
-from lrdiff_core.optim.forms import Columns, Setting, Tensors
+from lrdiff_core.optim.forms import Tensors
 
 __all__ = ["SGD", "SGDUpdate"]
+
+
+class SGDSetting(NamedTuple):
+    """What of a group's options is watched; or, option by option, what all groups have."""
+
+    lr: Any
+    weight_decay: Any
+    momentum: Any
+    dampening: Any
+    nesterov: Any
+    maximize: Any
+    foreach: Any
+    differentiable: Any
+    fused: Any
 
 
 class SGDUpdate:
     """The rule of SGD in the forms that ``forms.py`` lists."""
 
-    keys: tuple[str, ...] = (
-        *("lr", "weight_decay", "momentum", "dampening"),
-        *("nesterov", "maximize", "foreach", "differentiable", "fused"),
-    )
+    setting: type[Any] = SGDSetting
+    required: tuple[str, ...] = ("lr", "weight_decay", "momentum", "dampening")
 
-    def structure(self, columns: Columns) -> Columns:
-        return (tuple(momentum != 0 for momentum in columns[2]), *columns[4:])  # momentum needs a buffer
+    def structure(self, columns: SGDSetting) -> tuple[Any, ...]:
+        buffered = tuple(momentum != 0 for momentum in columns.momentum)
+        return buffered, columns.nesterov, columns.maximize, columns.foreach, columns.differentiable, columns.fused
 
-    def numbers(self, columns: Columns) -> tuple[Sequence[Any], ...]:
-        return (*columns[:4], (0.0,) * len(columns[0]))
+    def numbers(self, columns: SGDSetting) -> tuple[Sequence[Any], ...]:
+        eps = (0.0,) * len(columns.lr)
+        return columns.lr, columns.weight_decay, columns.momentum, columns.dampening, eps
 
-    def flags(self, setting: Setting) -> int:
-        nesterov, maximize = setting[4:6]
-        return kernel.NESTEROV * nesterov | kernel.MAXIMIZE * maximize
+    def flags(self, setting: SGDSetting) -> int:
+        return kernel.NESTEROV * setting.nesterov | kernel.MAXIMIZE * setting.maximize
 
-    def fused(self, tensors: Tensors, grads: list[Tensor], setting: Setting) -> None:
-        lr, weight_decay, momentum, dampening, nesterov, maximize = setting[:6]
+    def fused(self, tensors: Tensors, grads: list[Tensor], setting: SGDSetting) -> None:
         torch._fused_sgd_(
             tensors.params,
             grads,
-            tensors.state["momentum_buffer"] if momentum else [],
-            weight_decay=weight_decay,
-            momentum=momentum,
-            lr=lr,
-            dampening=dampening,
-            nesterov=nesterov,
-            maximize=maximize,
+            tensors.state["momentum_buffer"] if setting.momentum else [],
+            weight_decay=setting.weight_decay,
+            momentum=setting.momentum,
+            lr=setting.lr,
+            dampening=setting.dampening,
+            nesterov=setting.nesterov,
+            maximize=setting.maximize,
             is_first_step=tensors.fresh[0],
         )
 
-    def foreach(self, tensors: Tensors, grads: list[Tensor], settings: Sequence[Setting]) -> None:
-        nesterov, maximize = settings[0][4:6]
-        if maximize:
+    def foreach(self, tensors: Tensors, grads: list[Tensor], settings: Sequence[SGDSetting]) -> None:
+        rule = settings[0]  # in what is no number, and in whether there is momentum, they agree
+        if rule.maximize:
             grads = list(torch._foreach_neg(grads))
-        if any(s[1] for s in settings):
-            grads = list(torch._foreach_add(grads, torch._foreach_mul(tensors.params, [s[1] for s in settings])))
-        if settings[0][2]:
+        if any(s.weight_decay for s in settings):
+            decays = torch._foreach_mul(tensors.params, [s.weight_decay for s in settings])
+            grads = list(torch._foreach_add(grads, decays))
+        if rule.momentum:
             buffers = tensors.state["momentum_buffer"]
+            momenta = [s.momentum for s in settings]
             if tensors.fresh[0]:
                 torch._foreach_copy_(buffers, grads)
             else:
-                torch._foreach_mul_(buffers, [s[2] for s in settings])
-                torch._foreach_add_(buffers, torch._foreach_mul(grads, [1 - s[3] for s in settings]))
-            if nesterov:
-                grads = list(torch._foreach_add(grads, torch._foreach_mul(buffers, [s[2] for s in settings])))
-            else:
-                grads = buffers
-        torch._foreach_add_(tensors.params, torch._foreach_mul(grads, [-s[0] for s in settings]))
+                torch._foreach_mul_(buffers, momenta)
+                torch._foreach_add_(buffers, torch._foreach_mul(grads, [1 - s.dampening for s in settings]))
+            grads = list(torch._foreach_add(grads, torch._foreach_mul(buffers, momenta))) if rule.nesterov else buffers
+        torch._foreach_add_(tensors.params, torch._foreach_mul(grads, [-s.lr for s in settings]))
 
 
 class SGD(OnePass, torch.optim.SGD):

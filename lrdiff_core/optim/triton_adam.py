@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lrdiff_core.optim import kernel
-from lrdiff_core.optim.forms import Setting, Tensors, Update, data_ptr
+from lrdiff_core.optim.forms import Setting, Tensors, Update, columns_of, data_ptr
 
 try:
     import triton
@@ -62,7 +62,7 @@ def _update(
     if MAXIMIZE:
         grad = -grad
     if DECOUPLED:
-        param = param * (1.0 - lr * decay).to(tl.float32)
+        param = param * tl.where(decay == 0.0, 1.0, 1.0 - lr * decay).to(tl.float32)  # the rate may be infinite
     else:
         grad = grad + param * decay.to(tl.float32)
     first = first + weight * (grad - first)
@@ -138,13 +138,13 @@ class TritonForm:
         self._update = update
         together: dict[int, list[int]] = {}
         for i, group in enumerate(tensors.group):
-            together.setdefault(update.flags(settings[group]), []).append(i)
+            together.setdefault(update.flags(update.setting(*settings[group])), []).append(i)
         self._parts = [(flags, tensors.part(at), at) for flags, at in together.items()]
         self._chunks = [_chunks(part.params) for _, part, _ in self._parts]
         self.tune(settings)
 
     def tune(self, settings: Sequence[Setting]) -> bool:
-        self._numbers = self._update.numbers(tuple(zip(*settings, strict=True)))
+        self._numbers = self._update.numbers(columns_of(self._update, settings))
         return True
 
     @torch.no_grad()
