@@ -182,7 +182,7 @@ class Plan:
             return False
         self.settings = settings
         self.floating = self._can_move(columns)
-        return all(form.tune(settings) for _, form, _ in self.forms)
+        return all(form.tune(settings, columns) for _, form, _ in self.forms)
 
     def _can_move(self, columns: Columns) -> bool:
         """Whether some numbers are held in tensors, arrays or lists, which change without becoming other objects."""
@@ -191,11 +191,11 @@ class Plan:
         return not all(issubclass(kind, int | float | tuple) for kind in set(map(type, numbers)))
 
     def run(self, grads: list[Tensor], optimizer: OnePass) -> None:
-        kept = [optimizer.state[param] for param in self.unfilled]
+        kept = [optimizer.state[param] for param in self.unfilled] if self.unfilled else None
         for _, form, positions in self.forms:
             form.run(grads if positions is None else [grads[i] for i in positions])
-        # Only now, and in one call: a step that is broken off leaves no empty buffer.
-        collections.deque(map(dict.update, kept, self.unfilled.values()), maxlen=0)
+        if kept:  # only now, and in one call: a step that is broken off leaves no empty buffer
+            collections.deque(map(dict.update, kept, self.unfilled.values()), maxlen=0)
 
 
 def _memory(param: Tensor) -> tuple[int, int]:

@@ -98,7 +98,7 @@ class Update(Protocol):
 class Form(Protocol):
     """One way to run a step over many tensors."""
 
-    def tune(self, settings: Sequence[Setting]) -> bool:
+    def tune(self, settings: Sequence[Setting], columns: Columns) -> bool:
         """Takes new numbers, the structure unchanged; False if the tensors have to be divided anew."""
 
     def run(self, grads: list[Tensor]) -> None:
@@ -137,10 +137,9 @@ class KernelForm:
         addresses = {name: ctypes.addressof(array) for name, array in self._arrays.items()}
         self._table = kernel.Table(count=count, threads=1, piece=PIECE, **addresses)
         self._address = ctypes.addressof(self._table)
-        self.tune(settings)
+        self.tune(settings, columns_of(update, settings))
 
-    def tune(self, settings: Sequence[Setting]) -> bool:
-        columns = columns_of(self._update, settings)
+    def tune(self, settings: Sequence[Setting], columns: Columns) -> bool:
         for array, numbers in zip(self._columns.values(), self._update.numbers(columns), strict=True):
             array[:] = list(numbers)
         return True
@@ -173,7 +172,7 @@ class FusedForm:
             together.setdefault((*self._settings[group], tensors.fresh[i]), []).append(i)
         self._parts = [(tensors.part(chosen), chosen) for chosen in together.values()]
 
-    def tune(self, settings: Sequence[Setting]) -> bool:
+    def tune(self, settings: Sequence[Setting], columns: Columns) -> bool:
         self._settings = _numbers(self._update, settings)
         return all(len({self._settings[group] for group in part.group}) == 1 for part, _ in self._parts)
 
@@ -194,9 +193,9 @@ class ForeachForm:
             structure = update.structure(columns_of(update, [settings[group]]))
             together.setdefault((*structure, tensors.fresh[i]), []).append(i)
         self._parts = [(tensors.part(chosen), chosen) for chosen in together.values()]
-        self.tune(settings)
+        self.tune(settings, columns_of(update, settings))
 
-    def tune(self, settings: Sequence[Setting]) -> bool:
+    def tune(self, settings: Sequence[Setting], columns: Columns) -> bool:
         self._settings = _numbers(self._update, settings)
         return True
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lrdiff_core.optim import kernel
-from lrdiff_core.optim.forms import Setting, Tensors, Update, columns_of, data_ptr
+from lrdiff_core.optim.forms import Columns, Setting, Tensors, Update, columns_of, data_ptr
 
 try:
     import triton
@@ -141,10 +141,10 @@ class TritonForm:
             together.setdefault(update.flags(update.setting(*settings[group])), []).append(i)
         self._parts = [(flags, tensors.part(at), at) for flags, at in together.items()]
         self._chunks = [_chunks(part.params) for _, part, _ in self._parts]
-        self.tune(settings)
+        self.tune(settings, columns_of(update, settings))
 
-    def tune(self, settings: Sequence[Setting]) -> bool:
-        self._numbers = self._update.numbers(columns_of(self._update, settings))
+    def tune(self, settings: Sequence[Setting], columns: Columns) -> bool:
+        self._numbers = self._update.numbers(columns)
         return True
 
     @torch.no_grad()
