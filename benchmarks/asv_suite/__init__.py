@@ -1,4 +1,4 @@
-"""The asv suite: a thin front over ``lrdiff_bench.measure.engine.registry``.
+"""The asv suite: classes with plain parameters over the cases of ``lrdiff_bench.measure.engine.registry``.
 
 The suite and ``lrdiff_bench`` come from one checkout, the code they measure from the commit that asv has checked out.
 A benchmark that by mistake measured an installed ``lrdiff`` would show the same flat line for every commit, so that

@@ -277,7 +277,7 @@ def test_asv_finds_a_regression_planted_between_two_commits(tmp_path: Path) -> N
     call(*run_asv, "machine", "--yes")
 
     def measure(hash_: str) -> None:
-        call(*run_asv, "run", "-E", f"existing:{python}", f"--set-commit-hash={hash_}", "--bench", "track_main_step")
+        call(*run_asv, "run", "-E", f"existing:{python}", f"--set-commit-hash={hash_}", "--bench", "MainStep.time")
 
     measure(commit("fast", "2026-01-01T00:00:00Z"))
     source = project / "lrdiff_core" / "optim" / "adam.py"
@@ -289,10 +289,12 @@ def test_asv_finds_a_regression_planted_between_two_commits(tmp_path: Path) -> N
 
     html = project / "benchmarks" / "html"
     index = json.loads((html / "index.json").read_text())
-    assert {"cases.track_main_step", "cases.track_main_epoch", "cases.track_main_memory"} <= set(index["benchmarks"])
-    assert index["benchmarks"]["cases.track_main_step"]["params"] == [["1", "2"]]
+    assert {
+        f"main_job.{name}" for name in ("MainStep.time_step", "MainEpoch.track_error", "MainMemory.track_peak_memory")
+    } <= set(index["benchmarks"])
+    assert index["benchmarks"]["main_job.MainStep.time_step"]["params"] == [["1", "2"]]
     assert len(index["revision_to_hash"]) == 2
     found = read_regressions(html)
-    assert {entry["case"] for entry in found} == {"cases.track_main_step(1)", "cases.track_main_step(2)"}
+    assert {entry["case"] for entry in found} == {"main_job.MainStep.time_step(1)", "main_job.MainStep.time_step(2)"}
     assert {entry["commit"] for entry in found} == {slow}
     assert all(entry["factor"] > 5 for entry in found)  # 10 us, and a millisecond more

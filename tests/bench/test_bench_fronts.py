@@ -1,9 +1,10 @@
-"""A new case takes one function, and the command line, pytest-benchmark and asv then show it with the same median."""
+"""A new case takes one function, and for asv a class; command line, pytest-benchmark and asv show the same median."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,14 @@ def planted(milliseconds: int) -> Workload:
     return Workload(step=lambda: time.sleep(milliseconds / 1000))
 '''
 
+NEW_CLASS = '''
+
+class Planted(measured.Timed):
+    """A benchmark of a test."""
+
+    case = "planted"
+'''
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
@@ -35,6 +44,8 @@ def project(tmp_path_factory) -> Path:
         )
     with open(project / "bench" / "lrdiff_bench" / "measure" / "cases" / "main_job.py", "a") as file:
         file.write(NEW_CASE)
+    with open(project / "benchmarks" / "asv_suite" / "main_job.py", "a") as file:
+        file.write(NEW_CLASS)
     return project
 
 
@@ -70,13 +81,13 @@ def from_pytest_benchmark(project: Path) -> float:
         "-q",
         "test_benchmarks.py",
         "-k",
-        "planted",
+        "planted and milliseconds=250 and not milliseconds=25",
         "-p",
         "no:cacheprovider",
     ]
     call(project, *command, f"--benchmark-json={out}")
     (benchmark,) = json.loads(out.read_text())["benchmarks"]
-    assert benchmark["name"] == "test_case[planted[milliseconds=250]]"
+    assert benchmark["name"] == "test_planted[milliseconds=250]"
     record = benchmark["extra_info"]["record"]
     assert record["format"] == "lrdiff.bench.record"
     seconds = sorted(sample["seconds"] for sample in record["samples"])
@@ -107,11 +118,11 @@ def from_asv(project: Path) -> float:
     run_asv = [sys.executable, "-m", "asv"]
     call(project, *run_asv, "machine", "--yes", **variables)
     call(project, *run_asv, "run", "-E", f"existing:{python}", f"--set-commit-hash={commit}", "--bench",
-         "track_planted",
+         "main_job.Planted",
          **variables)  # fmt: skip
     (result,) = (project / "benchmarks" / "results").glob("*/*existing*.json")
     document = json.loads(result.read_text())
-    values = dict(zip(document["result_columns"], document["results"]["cases.track_planted"], strict=False))
+    values = dict(zip(document["result_columns"], document["results"]["main_job.Planted.time_step"], strict=False))
     return float(values["result"][0])
 
 
@@ -129,11 +140,57 @@ def test_one_function_shows_up_in_all_three_fronts_with_the_same_median(project:
 
 
 def test_nothing_lists_the_cases_by_hand() -> None:
-    """The new function above is the only edit: no front names a family."""
+    """The new function above is the only edit for pytest-benchmark and the command line: they name no family."""
     from lrdiff_bench.measure.engine.registry import CASES
 
-    fronts = [file for file in (ROOT / "benchmarks").rglob("*.py") if not {"env", "__pycache__"} & set(file.parts)]
-    assert len(fronts) >= 5
+    fronts = [ROOT / "benchmarks" / name for name in ("test_benchmarks.py", "conftest.py")]
+    fronts += [ROOT / "bench" / "lrdiff_bench" / "measure" / name for name in ("command.py", "page.py", "history.py")]
     for file in fronts:
         named = {name for name in CASES if name != "export" and f'"{name}"' in file.read_text()}  # a folder, too
         assert not named, f"{file.name} names {named}"
+
+
+def options(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, "test_benchmarks.py"],
+        cwd=ROOT / "benchmarks",
+        env={**environment, "LRDIFF_BENCH_QUICK": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_pytest_selects_by_a_parameters_value_exactly() -> None:
+    chosen = "rates=1 and not caches=cold and (optimizer_step or main_step) and not implementation=fused"
+    names = [line for line in options("--co", "-k", chosen).stdout.splitlines() if "::" in line]
+    assert [name.partition("::test_")[2].partition("[")[0] for name in names] == ["main_step", "optimizer_step"]
+    assert all("rates=1]" in name or "rates=1," in name for name in names)
+
+
+def test_pytest_benchmarks_options_work_or_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    given = [
+        "-k",
+        "main_step or shipping or command_start",
+        "--benchmark-group-by=param:rates",
+        f"--benchmark-json={file}",
+    ]
+    given += [
+        "--benchmark-min-rounds=3",
+        "--benchmark-cprofile=tottime",
+        f"--benchmark-histogram={tmp_path / 'picture'}",
+    ]
+    done = options(*given)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {"rates=1", "rates=2", "rates=-"} <= set(re.findall(r"benchmark '(rates=\S+)'", done.stdout))
+    assert "optim/base.py" in done.stdout  # the step is profiled, not the replaying of its times
+    assert len(list(tmp_path.glob("picture*.svg"))) == 3
+    for benchmark in json.loads(file.read_text())["benchmarks"]:
+        assert benchmark["stats"]["rounds"] == 3
+        assert benchmark["params"] is None or set(benchmark["params"]) <= {"rates", "command"}
+    for option in ("--benchmark-timer=time.time", "--benchmark-warmup=on"):
+        refused = options(option)
+        assert refused.returncode == 4
+        assert f"{option.partition('=')[0]} has no effect here: the engine" in refused.stderr

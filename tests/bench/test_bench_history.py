@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,55 +21,100 @@ from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.record import ParityResult, Record, join_records
 from lrdiff_bench.measure.engine.registry import CASES, find_case
 from lrdiff_bench.measure.engine.suite import measure_here, measure_in_copies
-from lrdiff_bench.measure.history import list_commits, read_failures
+from lrdiff_bench.measure.history import benchmark_name, list_commits, read_failures
 from lrdiff_core.errors import CheckFailed, ConfigError
 
 ROOT = Path(__file__).parents[2]
 LIST = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from asv_suite import cases as suite
-found = {name: one for name, one in vars(suite).items() if name.startswith("track_")}
-print(json.dumps({name: [one.type, one.unit, one.version, getattr(one, "params", [])] for name, one in found.items()}))
+from asv_runner.discovery import disc_benchmarks
+found = []
+for one in disc_benchmarks(sys.argv[1] + "/asv_suite"):
+    kind = type(one.func.__self__)
+    fixed, names, params = dict(kind.fixed), list(kind.param_names), list(kind.params)
+    found.append([one.name, one.type, one.unit, one.version, kind.case, fixed, names, params])
+print(json.dumps(found))
 """
 
 
-def benchmarks(**variables: str) -> dict:
-    """Kind, unit, version and parameters of every benchmark that asv finds."""
+def benchmarks(**variables: str) -> dict[str, SimpleNamespace]:
+    """Every benchmark that asv finds, by name, with the labels of the cases that it runs."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("ASV_", "LRDIFF_BENCH_"))}
     done = subprocess.run(
         [sys.executable, "-c", LIST, str(ROOT / "benchmarks")],
         env={**environment, **variables}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    found = {}
+    for name, kind, unit, version, case, fixed, names, params in json.loads(done.stdout):
+        choices = itertools.product(*params)
+        labels = [CASES[case].case(**fixed, **dict(zip(names, one, strict=True))).label for one in choices]
+        found[name] = SimpleNamespace(kind=kind, unit=unit, version=version, case=case, labels=labels)
+    return found
 
 
 def test_by_default_asv_follows_what_a_quick_run_measures_and_all_of_it_when_asked() -> None:
-    found = benchmarks()
-    assert {name.removeprefix("track_").removeprefix("error_") for name in found} == set(CASES)
+    found, whole = benchmarks(), benchmarks(LRDIFF_BENCH_ALL="1")
+    assert found.items() <= whole.items()  # what is there by default goes on
     for name, family in CASES.items():
-        kind, unit, version, params = found[f"track_{name}"]
-        assert (kind, unit) == (("time", "seconds") if family.metric == "time" else ("peakmemory", "bytes"))
-        assert version == family.version
-        # As many choices as a quick run has cases.
-        choices = 1
-        for values in params:
-            choices *= len(values)
-        assert choices == len(family.cases(quick=True)), name
-        assert (f"track_error_{name}" in found) == (family.metric == "time" and family.parity)
-    whole = benchmarks(LRDIFF_BENCH_ALL="1")
-    assert {name: whole[name] for name in found} == found  # what is there by default goes on
-    assert whole["track_optimizer_step__rates"][3] == [["ours", "fused", "foreach", "default"], [1, 2, 8, 32, 128, 1000, "each"]]  # fmt: skip # noqa: E501
-    assert "track_main_step__all" not in whole  # is what the default measures
-    assert len(whole["track_inference__all"][3]) == 2
+        mine = {key: one for key, one in found.items() if one.case == name}
+        methods = {key.rpartition(".")[2]: one for key, one in mine.items()}
+        assert all(f".{benchmark_name(name)}." in key for key in mine)
+        assert all(one.version == family.version for one in mine.values())
+        assert all(sorted(one.labels) == sorted(c.label for c in family.cases(quick=True)) for one in mine.values())
+        if family.metric == "memory":
+            assert {(one.kind, one.unit) for one in methods.values()} == {("peakmemory", "bytes")}
+            continue
+        assert (methods["time_step"].kind, methods["time_step"].unit) == ("time", "seconds")
+        assert ("track_error" in methods) == family.parity
+        # What only another device has is not here; the others are all followed.
+        followed = {label for one in whole.values() if one.case == name for label in one.labels}
+        wanted = {case.label for case in family.cases() if case.parameters.get("device", "cpu") == "cpu"}
+        assert wanted <= followed, wanted - followed
 
 
-def test_on_another_device_asv_follows_the_cases_that_have_one() -> None:
-    on_device = {name for name, family in CASES.items() if "cuda" in family.parameters.get("device", ())}
-    assert {"optimizer_step", "training_step"} <= on_device
-    found = benchmarks(LRDIFF_BENCH_DEVICE="cuda")
-    assert {name.removeprefix("track_").removeprefix("error_") for name in found} == on_device
+def test_asv_measures_a_case_once_for_its_time_and_its_error_and_refuses_a_wrong_one(tmp_path: Path) -> None:
+    """Through asv's own classes: samples are the engine's, a case that is not here is skipped, wrong results fail."""
+    script = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from asv_runner.discovery import disc_benchmarks
+all = {one.name: one for one in disc_benchmarks(sys.argv[1] + "/asv_suite")}
+time, error = all["main_job.MainStep.time_step"], all["main_job.MainStep.track_error"]
+for one in (time, error):
+    one.set_param_idx(1)
+    assert one.do_setup() is False
+samples, first = time.do_run(), error.do_run()
+record = error.func.__self__.record("another reader")
+measured = all["main_job.MainStep.time_step"].func.__self__
+wrong = measured.record
+class Wrong:
+    samples, case = (), "main_step"
+    class parity: error, budget, held = 9.0, 8.0, False
+time.func.__self__._step, time.func.__self__.record = None, lambda reader: Wrong
+try:
+    time.func.__self__.repeat
+except Exception as problem:
+    refused = str(problem)
+cuda = all["shipping.Export.time_step"]
+print(json.dumps([samples, first, [s.seconds for s in record.samples], record.parity.error, refused, cuda.do_setup()]))
+"""
+    command = [sys.executable, "-c", script, str(ROOT / "benchmarks")]
+    variables = {**os.environ, "LRDIFF_BENCH_QUICK": "1", "LRDIFF_BENCH_DEVICE": "cpu"}
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    samples, error, kept, parity, refused, skipped = json.loads(done.stdout.splitlines()[-1])
+    assert samples == {"samples": kept, "number": 1}
+    assert error == parity
+    assert "9.0 eps from float64, 8.0 are allowed" in refused
+    assert skipped is False
+    variables["LRDIFF_BENCH_DEVICE"] = "cuda"
+    last = "print(json.dumps([None, None, None, None, None, cuda.do_setup()]))"
+    short = script.split("time, error =")[0] + 'cuda = all["shipping.Export.time_step"]\n' + last
+    command = [sys.executable, "-c", short, str(ROOT / "benchmarks")]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1])[-1] is True
 
 
 @pytest.fixture(scope="module")
@@ -227,23 +274,3 @@ def test_a_history_says_what_failed_and_ends_with_status_1(tmp_path: Path, monke
     report["failures"] = []
     assert main(["bench", "history", "--json", "--out", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["failures"] == []
-
-
-def test_asv_refuses_a_time_whose_result_is_wrong(record: Record, monkeypatch) -> None:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        from asv_suite import cases as asv_suite
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-    found = [record]
-    monkeypatch.setattr(asv_suite.shared, "shared_record", lambda *_, **__: found[0])
-    answer = asv_suite.track_main_step(2)
-    assert answer == {"samples": [s.seconds for s in record.samples], "number": record.processes[0].number}
-    assert asv_suite.track_error_main_step(2) == record.parity.error
-    found[0] = record.model_copy(update={"parity": ParityResult(error=9.0, budget=8.0, held=False)})
-    with pytest.raises(CheckFailed, match=r"9.0 eps from float64, 8.0 are allowed\nhelp: fast but wrong"):
-        asv_suite.track_main_step(2)
-    assert asv_suite.track_error_main_step(2) == 9.0  # seen on the page, though
-    found[0] = record.model_copy(update={"parity": ParityResult(error=None, budget=8.0, held=False)})
-    with pytest.raises(CheckFailed, match="is not finite"):
-        asv_suite.track_error_main_step(2)

@@ -183,27 +183,3 @@ def test_facts_count_groups_rates_tensors_and_parameters() -> None:
     net.weight.data.zero_()
     restore()
     assert torch.equal(net.weight, before)
-
-
-def test_asv_follows_the_error_of_every_case_that_tells_one(tmp_path: Path) -> None:
-    import os
-    import subprocess
-    import sys
-
-    from lrdiff_bench.measure.engine.registry import CASES
-
-    script = (
-        "import json, sys; sys.path.insert(0, sys.argv[1]); from asv_suite import cases as c;"
-        "names = [n for n in dir(c) if n.startswith('track_error_')]; f = c.track_error_prediction__all;"
-        "print(json.dumps([names, f.unit, f.type, f('eager-bf16', 'convolution'), c.track_error_main_step(2)]))"
-    )
-    folder = Path(__file__).parents[2] / "benchmarks"
-    variables = {**os.environ, "LRDIFF_BENCH_ALL": "1", "LRDIFF_BENCH_QUICK": "1"}
-    command = [sys.executable, "-c", script, str(folder)]
-    ran = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
-    names, unit, kind, lower, exact = json.loads(ran.stdout)
-    wanted = {f"track_error_{name}" for name, one in CASES.items() if one.metric == "time" and one.parity}
-    assert {name.split("__")[0] for name in names} == wanted
-    assert (unit, kind) == ("eps", "track")
-    assert 0.1 < lower < 8  # in eps of bfloat16
-    assert 0 <= exact < 8

@@ -80,7 +80,7 @@ def measure_history(
     hashes = out / "commits.txt"
     write_text(hashes, "".join(f"{commit}\n" for commit in commits))
     _asv("machine", "--yes", config=config, silent=True)
-    chosen = [f"--bench=\\.track(_error)?_{name}(__|\\(|$)" for name in cases]
+    chosen = [f"--bench=\\.{benchmark_name(name)}([A-Z]\\w*)?\\." for name in cases]
     pinned = [f"--cpu-affinity={','.join(map(str, affinity))}"] if affinity else []
     variables = {"LRDIFF_BENCH_RECORDS": str((out / "records").resolve())}
     if whole:
@@ -136,6 +136,16 @@ def derive_config(*, repository: Path, out: Path, device: str, quick: bool) -> d
         # CUDA and MPS do not survive a fork.
         "launch_method": "forkserver" if device == "cpu" else "spawn",
     }
+
+
+def benchmark_name(case: str) -> str:
+    """How the classes of the asv suite begin that run a case.
+
+    Example:
+        >>> benchmark_name("some_case")
+        'SomeCase'
+    """
+    return "".join(word.capitalize() for word in case.split("_"))
 
 
 def list_commits(range_: str | None, repository: Path) -> list[str]:
