@@ -14,7 +14,7 @@ from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim.adamw import AdamW
 from lrdiff_core.optim.restore import label
 
-__all__ = ["MuonAdamW", "orthogonalize"]
+__all__ = ["MuonAdamW", "as_matrices", "orthogonalize"]
 
 # Keller Jordan's coefficients and count of iterations, https://kellerjordan.github.io/posts/muon/
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -66,7 +66,7 @@ class MuonAdamW(AdamW):
 
     Args:
         params: parameter groups; those of hidden matrices carry ``"use_muon": True``. Embeddings, heads, biases and
-            norms belong to AdamW.
+            norms belong to AdamW. :class:`lrdiff_core.rates.MuonRouter` makes such groups.
         lr: rate of groups that state none.
         betas, eps, weight_decay, amsgrad: as :class:`~lrdiff_core.optim.AdamW`.
         use_muon: what groups do that do not say.
@@ -74,6 +74,7 @@ class MuonAdamW(AdamW):
         nesterov: looks one step ahead (Muon).
         ns_coefficients, ns_steps, muon_eps: of the Newton-Schulz iteration, see :func:`orthogonalize`.
         adjust_lr_fn: ``None`` or ``"original"``, or ``"match_rms_adamw"``, with which rates tuned for AdamW do.
+        matrices, heads: what the matrices of a tensor are, see :func:`as_matrices`.
 
     State, for each Muon parameter: ``momentum_buffer`` (shape and dtype of the parameter), as
     :class:`torch.optim.Muon`; for the others as :class:`~lrdiff_core.optim.AdamW`.
@@ -110,6 +111,8 @@ class MuonAdamW(AdamW):
         ns_steps: int = STEPS,
         muon_eps: float = EPS,
         adjust_lr_fn: str | None = None,
+        matrices: str = "flatten",
+        heads: int = 1,
         maximize: bool = False,
     ) -> None:
         self._muon_defaults = {
@@ -120,6 +123,8 @@ class MuonAdamW(AdamW):
             "ns_steps": ns_steps,
             "muon_eps": muon_eps,
             "adjust_lr_fn": adjust_lr_fn,
+            "matrices": matrices,
+            "heads": heads,
         }
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
         self.defaults |= self._muon_defaults
@@ -197,13 +202,14 @@ class MuonAdamW(AdamW):
                     continue
                 if param.grad.is_sparse:
                     raise OptimizerError("Muon does not take sparse gradients", help="give such parameters to AdamW")
-                key = (param.shape, param.dtype, param.device, group["maximize"], *how)
+                shape = as_matrices(param, group["matrices"], group["heads"]).shape[1:]
+                key = (shape, param.dtype, param.device, group["maximize"], *how)
                 alike.setdefault(key, []).append((param, group))
         for members in alike.values():
             self._muon_batch([param for param, _ in members], [group for _, group in members])
 
     def _muon_batch(self, params: list[Tensor], groups: Sequence[dict[str, Any]]) -> None:
-        """One step of matrices that agree in all but rate and decay."""
+        """One step of tensors whose matrices agree in shape, and that agree in all but rate and decay."""
         group = groups[0]
         for param in params:
             if "momentum_buffer" not in self.state[param]:
@@ -214,13 +220,15 @@ class MuonAdamW(AdamW):
         grads = list(torch._foreach_neg(grads)) if group["maximize"] else grads
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         updates = torch._foreach_lerp(grads, buffers, group["momentum"]) if group["nesterov"] else buffers
+        parts = [as_matrices(u, g["matrices"], g["heads"]) for u, g in zip(updates, groups, strict=True)]
         directions = orthogonalize(
-            torch.stack(list(updates)), group["ns_coefficients"], group["ns_steps"], group["muon_eps"]
-        )
+            torch.cat(parts), group["ns_coefficients"], group["ns_steps"], group["muon_eps"]
+        ).split([len(part) for part in parts])
         rates = [float(g["lr"]) for g in groups]
         torch._foreach_mul_(weights, [1 - lr * g["weight_decay"] for lr, g in zip(rates, groups, strict=True)])
-        for weight, direction, lr, g in zip(weights, directions.unbind(), rates, groups, strict=True):
-            weight.add_(direction, alpha=-lr * _adjustment(g["adjust_lr_fn"], weight.shape))
+        for weight, direction, lr, g in zip(weights, directions, rates, groups, strict=True):
+            alpha = -lr * _adjustment(g["adjust_lr_fn"], direction.shape[1:])
+            weight.add_(direction.reshape(weight.shape), alpha=alpha)
         if weights[0] is not params[0]:
             torch._foreach_copy_(kept, buffers)
             torch._foreach_copy_(params, weights)
@@ -234,7 +242,31 @@ def _in_float32(tensors: list[Tensor]) -> list[Tensor]:
     return [tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor for tensor in tensors]
 
 
-_MUON_KEYS = ("use_muon", "momentum", "nesterov", "ns_coefficients", "ns_steps", "muon_eps", "adjust_lr_fn")
+_MUON_KEYS = (
+    *("use_muon", "momentum", "nesterov", "ns_coefficients", "ns_steps", "muon_eps", "adjust_lr_fn"),
+    *("matrices", "heads"),
+)
+
+
+def as_matrices(tensor: Tensor, matrices: str = "flatten", heads: int = 1) -> Tensor:
+    """A tensor as the matrices that Muon orthogonalizes.
+
+    Args:
+        tensor: ``[rows, ...]``, or ``[..., rows, columns]`` for a stack.
+        matrices: ``"flatten"``: one matrix, what is behind the first dimension flattened (a convolution); ``"stack"``:
+            one for every index of the dimensions before the last two.
+        heads: splits the rows of each matrix into as many matrices.
+
+    Returns:
+        ``[count, rows, columns]``.
+
+    Example:
+        >>> as_matrices(torch.zeros(8, 3, 5, 5)).shape, as_matrices(torch.zeros(4, 8, 6), "stack", heads=2).shape
+        (torch.Size([1, 8, 75]), torch.Size([8, 4, 6]))
+    """
+    stacked = tensor.reshape(-1, *tensor.shape[-2:]) if matrices == "stack" else tensor.reshape(1, len(tensor), -1)
+    count, rows, columns = stacked.shape
+    return stacked.reshape(count * heads, rows // heads, columns)
 
 
 def _migrated(saved: Mapping[str, Any], own: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -268,11 +300,18 @@ def _check(group: dict[str, Any]) -> None:
     if not group["use_muon"]:
         return
     for param in group["params"]:
-        if param.ndim != 2 or param.is_complex():
+        if param.ndim < 2 or param.is_complex():
             raise OptimizerError(
                 f"Muon takes real matrices, not {param.dtype} of shape {tuple(param.shape)}",
-                help="put vectors, convolutions, embeddings and heads into a group with use_muon=False",
+                help="put vectors, embeddings and heads into a group with use_muon=False",
             )
+        rows = param.shape[-2] if group["matrices"] == "stack" else param.shape[0]
+        if group["heads"] < 1 or rows % group["heads"]:
+            raise OptimizerError(
+                f"heads is {group['heads']} for a matrix of {rows} rows", help="write a number that divides the rows"
+            )
+    if group["matrices"] not in ("flatten", "stack"):
+        raise OptimizerError(f"matrices is {group['matrices']!r}", help="write 'flatten' or 'stack'")
     if not 0.0 <= group["momentum"] < 1.0:
         raise OptimizerError(f"momentum is {group['momentum']}", help="write a number in [0, 1), such as 0.95")
     if group["adjust_lr_fn"] not in (None, "original", "match_rms_adamw"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -43,11 +44,13 @@ class Occurrence:
         name: the canonical name of this place.
         owner: the module that holds the parameter.
         path: every module from the root down to the owner; a wrapper has the name of what it wraps.
+        order: of registration, over all places of the model.
     """
 
     name: str
     owner: nn.Module
     path: Path
+    order: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ def list_parameters(model: nn.Module) -> list[ParamInfo]:
     found: dict[int, tuple[nn.Parameter, list[Occurrence]]] = {}
     owners: dict[str, int] = {}
     shapes = _flattened_shapes(model)
-    for place, parameter in _walk(model, "", ()):
+    for place, parameter in _walk(model, "", (), count()):
         if is_lazy(parameter):
             raise RateError(
                 f'parameter "{place.name}" has no shape yet', help="run one batch through the lazy modules first"
@@ -167,24 +170,26 @@ def some(names: Sequence[str], limit: int = 6, between: str = ", ") -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
-def _walk(module: nn.Module, prefix: str, above: Path) -> Iterator[tuple[Occurrence, nn.Parameter]]:
+def _walk(
+    module: nn.Module, prefix: str, above: Path, order: Iterator[int]
+) -> Iterator[tuple[Occurrence, nn.Parameter]]:
     path = (*above, PathStep(prefix.removesuffix("."), module))
     for name, parameter in module._parameters.items():
         if parameter is not None:
-            yield Occurrence(prefix + name, module, path), parameter
+            yield Occurrence(prefix + name, module, path, next(order)), parameter
     for name, child in module._modules.items():
         if child is None:
             continue
         if name == "parametrizations" and is_parametrized(module):
-            yield from _walk_parametrizations(module, child, prefix, path)
+            yield from _walk_parametrizations(module, child, prefix, path, order)
         elif _is_wrapper_child(module, name):
-            yield from _walk(child, prefix, path)
+            yield from _walk(child, prefix, path, order)
         else:
-            yield from _walk(child, f"{prefix}{name}.", path)
+            yield from _walk(child, f"{prefix}{name}.", path, order)
 
 
 def _walk_parametrizations(
-    module: nn.Module, lists: nn.Module, prefix: str, path: Path
+    module: nn.Module, lists: nn.Module, prefix: str, path: Path, order: Iterator[int]
 ) -> Iterator[tuple[Occurrence, nn.Parameter]]:
     """A parametrized tensor belongs to the module that uses it, not to torch's list of parametrizations."""
     for tensor_name, parametrizations in lists._modules.items():
@@ -192,10 +197,10 @@ def _walk_parametrizations(
         for name, parameter in parametrizations._parameters.items():
             if parameter is not None:
                 tail = "" if name == "original" else f".{name}"
-                yield Occurrence(f"{prefix}{tensor_name}{tail}", module, path), parameter
+                yield Occurrence(f"{prefix}{tensor_name}{tail}", module, path, next(order)), parameter
         for name, child in parametrizations._modules.items():
             if child is not None:
-                yield from _walk(child, f"{prefix}{tensor_name}.{name}.", path)
+                yield from _walk(child, f"{prefix}{tensor_name}.{name}.", path, order)
 
 
 def _is_wrapper_child(parent: nn.Module, name: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from operator import itemgetter
 from typing import Self
 
 from torch import nn
@@ -43,24 +44,24 @@ class ModuleTree:
         children: dict[str, list[str]] = {}
         matrices: Counter[str] = Counter()
         lines: dict[str, list[str]] = {}  # of each owner, the modules from the root down to it
-        for info in infos:
-            for place in info.occurrences:
-                owner = place.path[-1].name
-                if owner not in lines:
-                    lines[owner] = []
-                    for name, module in place.path:
-                        above = lines[owner][-1] if lines[owner] else None
-                        if above is not None and "." in name[len(above) :].removeprefix("."):
-                            break  # "0.weight.0": a module of the parametrization of 0.weight
-                        if name not in children:
-                            children[name] = []
-                            if above is not None:
-                                children[above].append(name)
-                        modules[name] = module
-                        if name != above:
-                            lines[owner].append(name)
-                if len(info.shape) > 1:
-                    matrices.update(lines[owner])
+        places = [(place.order, place, info) for info in infos for place in info.occurrences]
+        for _, place, info in sorted(places, key=itemgetter(0)):
+            owner = place.path[-1].name
+            if owner not in lines:
+                lines[owner] = []
+                for name, module in place.path:
+                    above = lines[owner][-1] if lines[owner] else None
+                    if above is not None and "." in name[len(above) :].removeprefix("."):
+                        break  # "0.weight.0": a module of the parametrization of 0.weight
+                    if name not in children:
+                        children[name] = []
+                        if above is not None:
+                            children[above].append(name)
+                    modules[name] = module
+                    if name != above:
+                        lines[owner].append(name)
+            if len(info.shape) > 1:
+                matrices.update(lines[owner])
         return cls(modules, children, matrices)
 
     @cached_property

@@ -123,7 +123,8 @@ def test_adamw_checkpoint_goes_on_without_muon() -> None:
     ("shapes", "options", "message"),
     [
         ([(3,)], {}, r"Muon takes real matrices, not torch\.float32 of shape \(3,\)"),
-        ([(2, 2, 2)], {}, r"Muon takes real matrices"),
+        ([(2, 2)], {"matrices": "rows"}, r"matrices is 'rows'\nhelp: write 'flatten' or 'stack'"),
+        ([(4, 2)], {"heads": 3}, r"heads is 3 for a matrix of 4 rows"),
         ([(2, 2)], {"momentum": 1.0}, r"momentum is 1\.0\nhelp: write a number in \[0, 1\)"),
         ([(2, 2)], {"adjust_lr_fn": "rms"}, r"adjust_lr_fn is 'rms'\nhelp: write None, 'original'"),
         ([(2, 2)], {"ns_steps": 100}, r"ns_steps is 100\nhelp: write a whole number from 1 to 99"),
