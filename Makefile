@@ -3,14 +3,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SAMPLE ?= 100
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test lint check bench gpu wheel smoke clean
+.PHONY: help demo test lint check coverage mutation bench gpu wheel smoke clean
 
 help:
 	@echo "make demo    train, compare, time, export and prove the built-in example"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, layering, tests: what CI runs"
+	@echo "make coverage, make mutation    what the tests see"
 	@echo "make bench   time the benchmark cases on this machine"
 	@echo "make gpu     all that needs an accelerator, under 8 minutes; with your own torch: make gpu PYTHON=python3.12"
 
@@ -30,6 +32,13 @@ lint: $(VENV)/.dev
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 check: lint test
+
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=lrdiff_core --cov=lrdiff_export --cov=lrdiff_bench --cov-report=term:skip-covered
+
+# A sample of planted faults in rates, stats and verify, and how many of them the tests see.
+mutation: $(VENV)/.mutation
+	for part in rates stats verify; do $(BIN)/python -m benchmarks.mutation $$part --sample $(SAMPLE) || exit 1; done
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,iqr,rounds
@@ -59,6 +68,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable ".[dev,interop,openvino,maps,study]"
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.mutation: $(VENV)/.dev
+	$(PIP) --editable ".[mutation]"
+	@touch $@
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || \
