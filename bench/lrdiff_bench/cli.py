@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 
 import typer
 
 from lrdiff_bench.maps.command import add_map_command
 from lrdiff_bench.measure.options import BenchGroup, add_bench_commands
 from lrdiff_bench.parity.options import add_parity_command
+from lrdiff_bench.report.help import HELP_NAMES, WholeHelpGroup
 from lrdiff_bench.study.options import add_study_commands
 
 if TYPE_CHECKING:
@@ -22,9 +23,23 @@ __all__ = ["app", "main"]
 INTERRUPTED = 130
 _LONGEST = 300  # characters of an error that is not ours
 
+
+class Commands(WholeHelpGroup):
+    """The commands by what people do."""
+
+    headings: ClassVar = {
+        "Train": ("run", "train", "predict", "rates", "lr-find"),
+        "Measure": ("study", "map", "bench"),
+        "Ship": ("export", "verify", "parity", "latency", "targets"),
+        "Look": ("trace", "doctor"),
+    }
+
+
 app = typer.Typer(
     name="lrdiff",
-    help="Train at different learning rates, measure what that costs and gains, ship a proven ONNX file.",
+    cls=Commands,
+    help="Train at different learning rates, measure what that costs and gains, and ship a verified ONNX file.",
+    context_settings=HELP_NAMES,
     rich_markup_mode=None,
     no_args_is_help=True,
     add_completion=False,
@@ -33,7 +48,10 @@ app = typer.Typer(
 
 # Without a command, cases are measured: `lrdiff bench`, `lrdiff bench CASE --quick`.
 bench_app = typer.Typer(
-    cls=BenchGroup, help="Measure speed, on this machine: [CASE]..., or a command.", rich_markup_mode=None
+    cls=BenchGroup,
+    help="Measure speed on this machine.\n\nName cases, or one of these commands.",
+    context_settings=HELP_NAMES,
+    rich_markup_mode=None,
 )
 add_bench_commands(bench_app)
 app.add_typer(bench_app, name="bench")
@@ -42,24 +60,41 @@ add_map_command(app)
 add_parity_command(app)
 
 # Enum-like choices are checked by the configuration, so that every wrong value gets the same kind of message.
-ConfigFile = Annotated[str | None, typer.Argument(metavar="[CONFIG.toml]", help="Settings; left out: preset seed.")]
-DataOption = Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="CSV, Parquet or Arrow file, or seed, breast_cancer, digits, wine.")]  # fmt: skip # noqa: E501
+ConfigFile = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[CONFIG.toml]", help="A file of settings, or the name of a preset. Without it, the preset seed."
+    ),
+]
+DataOption = Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="A CSV, Parquet or Arrow file, or a built-in table: seed, breast_cancer, digits, wine.")]  # fmt: skip
 TargetOption = Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")]
-TaskOption = Annotated[str | None, typer.Option("--task", metavar="TASK", help="auto, binary, multiclass or regression.")]  # fmt: skip # noqa: E501
-ImputeOption = Annotated[str | None, typer.Option("--impute", metavar="HOW", help="Missing values: none, mean, median or drop.")]  # fmt: skip # noqa: E501
-OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run folder [runs/NAME].")]
+TaskOption = Annotated[str | None, typer.Option("--task", metavar="TASK", help="auto, binary, multiclass or regression.")]  # fmt: skip
+ImputeOption = Annotated[str | None, typer.Option("--impute", metavar="HOW", help="What to do with missing values: none (refuse them), mean, median or drop.")]  # fmt: skip
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run folder. Default: runs/NAME.")]
 DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.")]
-CompileOption = Annotated[bool, typer.Option("--compile", help="Train through torch.compile.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", metavar="N", help="Fixes split, weights and order.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
+CompileOption = Annotated[bool, typer.Option("--compile", help="Train with torch.compile.")]
+SeedOption = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", help="The seed of the split, the first weights and the order of rows."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from lrdiff_core import __version__
+
+        print(f"lrdiff {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    """Read by main() before the command runs; declared here so that --help shows it."""
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)] = False,
+) -> None:  # fmt: skip
+    """Both are read before the command runs; declared here so that --help shows them."""
 
 
 @app.command()
@@ -75,7 +110,7 @@ def run(
     seed: SeedOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Do the whole job: train, compare with single rates, time, export, prove."""
+    """Do the whole job: train, compare with single rates, time, export and verify."""
     settings = _settings(config, data, target, task, impute, device, compile, seed)
     return _job(settings, out, json, stages=None)
 
@@ -93,18 +128,18 @@ def train(
     seed: SeedOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Train and keep the checkpoint; no comparison, no export."""
+    """Train and save the checkpoint, without comparison and export."""
     settings = _settings(config, data, target, task, impute, device, compile, seed)
     return _job(settings, out, json, stages=())
 
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL.onnx", help="A run folder, or an ONNX file exported from one.")],  # noqa: E501
+    run: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL.onnx", help="A run folder, or an ONNX file exported from one.")],
     data: Annotated[str, typer.Option("--data", metavar="FILE", help="Rows to predict: CSV, Parquet or Arrow.")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="CSV to write [stdout].")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The CSV file to write. Default: standard output.")] = None,
 ) -> None:  # fmt: skip
-    """Predict the rows of a file with a trained run, or with an ONNX file alone."""
+    """Predict the rows of a file with a trained run or an exported ONNX file."""
     if run.suffix == ".onnx":
         from lrdiff_bench.run.export_command import predict_onnx
 
@@ -123,15 +158,15 @@ def predict(
 
 @app.command()
 def export(
-    source: Annotated[str, typer.Argument(metavar="RUN_OR_MODULE:FACTORY", help="A run folder, or what makes your module and an example.")],  # noqa: E501
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The file to write [RUN/model.onnx].")] = None,  # noqa: E501
-    target: Annotated[str | None, typer.Option("--target", metavar="NAME", help="A runtime that must read it, see `lrdiff targets`.")] = None,  # noqa: E501
-    variant: Annotated[str, typer.Option("--variant", metavar="LIST", help="Any of fp32,fp16,int8,int8-qdq.")] = "fp32",
-    opset: Annotated[int | None, typer.Option("--opset", metavar="N", help="Operator set, exactly.")] = None,
-    allow: Annotated[list[str] | None, typer.Option("--allow", metavar="K=V", help="What a variant may lose: snr_db=20, flipped=0.02, score_drop=0.01.")] = None,  # noqa: E501
+    source: Annotated[str, typer.Argument(metavar="RUN_OR_MODULE:FACTORY", help="A run folder, or a factory of your own module and an example.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The file to write. Default: RUN/model.onnx.")] = None,
+    target: Annotated[str | None, typer.Option("--target", metavar="NAME", help="A runtime that must be able to read the file; `lrdiff targets` lists them.")] = None,
+    variant: Annotated[str, typer.Option("--variant", metavar="LIST", help="Files to write, separated by commas: fp32, fp16, int8, int8-qdq.")] = "fp32",
+    opset: Annotated[int | None, typer.Option("--opset", metavar="N", help="The ONNX operator set. Default: the newest that the target reads.")] = None,
+    allow: Annotated[list[str] | None, typer.Option("--allow", metavar="K=V", help="How much a variant may lose, such as snr_db=20, flipped=0.02 or score_drop=0.01.")] = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
-    """Export to ONNX; the file appears only after it is verified, with golden vectors beside it."""
+    """Export a run or your own model to ONNX; the file is written only after it passes verification."""
     from lrdiff_bench.run.export_command import export_model
 
     variants = variant.split(",")
@@ -142,11 +177,11 @@ def export(
 @app.command()
 def verify(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The file to check.")],
-    run: Annotated[Path | None, typer.Option("--run", metavar="RUN", help="The run it must agree with [its golden vectors].")] = None,  # noqa: E501
-    runtime: Annotated[str, typer.Option("--runtime", metavar="NAME", help="For golden vectors: onnxruntime, openvino or node.")] = "onnxruntime",  # noqa: E501
+    run: Annotated[Path | None, typer.Option("--run", metavar="RUN", help="The run it must agree with. Default: the golden vectors beside the file.")] = None,
+    runtime: Annotated[str, typer.Option("--runtime", metavar="NAME", help="The runtime for golden vectors: onnxruntime, openvino or node.")] = "onnxruntime",
     json: JsonOption = False,
 ) -> int:  # fmt: skip
-    """Check an ONNX file against the model of a run, or against the golden vectors beside it."""
+    """Check that an ONNX file predicts what its run, or the golden vectors beside it, say."""
     from lrdiff_bench.run.export_command import verify_model
 
     return _show(verify_model(model, run, runtime), "verify" if run else "golden", json)
@@ -154,13 +189,13 @@ def verify(
 
 @app.command()
 def latency(
-    run: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL.onnx", help="A run folder with a model.onnx, or a file with golden vectors.")],  # noqa: E501
-    provider: Annotated[str | None, typer.Option("--provider", metavar="NAME", help="Execution provider [CPUExecutionProvider].")] = None,  # noqa: E501
-    threads: Annotated[str, typer.Option("--threads", metavar="LIST", help="Such as 1,2.")] = "1",
-    batch: Annotated[str, typer.Option("--batch", metavar="LIST", help="Rows in a call.")] = "1,32,1024",
+    run: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL.onnx", help="A run folder with a model.onnx, or a file with golden vectors.")],
+    provider: Annotated[str | None, typer.Option("--provider", metavar="NAME", help="The execution provider. Default: CPUExecutionProvider.")] = None,
+    threads: Annotated[str, typer.Option("--threads", metavar="LIST", help="Thread counts, separated by commas.")] = "1",
+    batch: Annotated[str, typer.Option("--batch", metavar="LIST", help="Numbers of rows in a call, separated by commas.")] = "1,32,1024",
     json: JsonOption = False,
 ) -> int:  # fmt: skip
-    """Time single calls of a run's ONNX file against eager PyTorch: median, p95, p99."""
+    """Time single calls of an ONNX file: median, 95th and 99th percentile."""
     from lrdiff_bench.run.export_command import latency as measure
     from lrdiff_bench.run.export_command import whole_numbers
 
@@ -170,7 +205,7 @@ def latency(
 
 @app.command()
 def targets(json: JsonOption = False) -> int:
-    """List the runtimes that a file can be exported for, and what they read."""
+    """List the runtimes that a file can be exported for, and the ONNX versions they read."""
     from lrdiff_bench.run.export_command import list_targets
 
     return _show({"targets": list_targets(), "passed": True}, "targets", json)
@@ -178,7 +213,7 @@ def targets(json: JsonOption = False) -> int:
 
 @app.command()
 def trace(run: RunFolder, json: JsonOption = False) -> None:
-    """Show the stages of a run again, from its folder."""
+    """Show the screen of a finished run again."""
     from lrdiff_bench.run.open_run import retrace
 
     summary = retrace(run)
@@ -196,23 +231,23 @@ def trace(run: RunFolder, json: JsonOption = False) -> None:
 
 @app.command()
 def rates(
-    target: Annotated[str, typer.Argument(metavar="RUN_OR_MODULE:FACTORY", help="A run folder, or what makes your model, importable from here.")],  # noqa: E501
-    lr: Annotated[float | None, typer.Option("--lr", metavar="R", help="The base rate [0.001].")] = None,
-    weight_decay: Annotated[float | None, typer.Option("--weight-decay", metavar="W", help="For all parameters [0].")] = None,  # noqa: E501
-    rule: Annotated[list[str] | None, typer.Option("--rule", metavar="RULE", help='Such as "head.* lr=0.01"; repeat it, of each setting the first wins.')] = None,  # noqa: E501
-    layer_decay: Annotated[float | None, typer.Option("--layer-decay", metavar="D", help="Factor from a layer to the one below.")] = None,  # noqa: E501
-    slices: Annotated[str | None, typer.Option("--slices", metavar="LO:HI", help="First and last layer's fraction of the rate.")] = None,  # noqa: E501
-    head_multiplier: Annotated[float | None, typer.Option("--head-multiplier", metavar="M", help="Factor of the head.")] = None,  # noqa: E501
-    head: Annotated[str | None, typer.Option("--head", metavar="PATTERN", help="What the head is.")] = None,
-    layers: Annotated[list[str] | None, typer.Option("--layers", metavar="NAME", help="The module that holds the blocks; or repeat it for each layer.")] = None,  # noqa: E501
-    by: Annotated[str | None, typer.Option("--by", metavar="block|stage", help="What a layer is, numbered as timm does.")] = None,  # noqa: E501
-    no_weight_decay: Annotated[list[str] | None, typer.Option("--no-weight-decay", metavar="PATTERN", help="1d (biases, norms) or a match; repeat it.")] = None,  # noqa: E501
-    list_: Annotated[bool, typer.Option("--list", help="Show names, shapes, modules and depths instead.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Show every parameter, equal blocks too.")] = False,
+    target: Annotated[str, typer.Argument(metavar="RUN_OR_MODULE:FACTORY", help="A run folder, or a factory of your own model that can be imported from this folder.")],
+    lr: Annotated[float | None, typer.Option("--lr", metavar="R", help="The base learning rate. Default: 0.001.")] = None,
+    weight_decay: Annotated[float | None, typer.Option("--weight-decay", metavar="W", help="The weight decay of all parameters. Default: 0.")] = None,
+    rule: Annotated[list[str] | None, typer.Option("--rule", metavar="RULE", help='A rule such as "head.* lr=0.01". Give several; for each setting, the first that matches wins.')] = None,
+    layer_decay: Annotated[float | None, typer.Option("--layer-decay", metavar="D", help="The factor between the rate of a layer and that of the layer below it.")] = None,
+    slices: Annotated[str | None, typer.Option("--slices", metavar="LO:HI", help="The fractions of the base rate for the first and the last layer.")] = None,
+    head_multiplier: Annotated[float | None, typer.Option("--head-multiplier", metavar="M", help="The factor for the rate of the head.")] = None,
+    head: Annotated[str | None, typer.Option("--head", metavar="PATTERN", help="The parameters of the head, where it is not the last layer.")] = None,
+    layers: Annotated[list[str] | None, typer.Option("--layers", metavar="NAME", help="The module that holds the blocks, or each layer by repeating the option.")] = None,
+    by: Annotated[str | None, typer.Option("--by", metavar="block|stage", help="What counts as a layer: a block or a stage, numbered as timm does.")] = None,
+    no_weight_decay: Annotated[list[str] | None, typer.Option("--no-weight-decay", metavar="PATTERN", help="Parameters without weight decay: 1d (biases and norms) or a pattern. Give several.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List parameter names, shapes, modules and depths instead of rates.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Show every parameter, also those of equal blocks.")] = False,
     json: JsonOption = False,
-    diff: Annotated[Path | None, typer.Option("--diff", metavar="OTHER", help="Show what changed since this run or rates.json.")] = None,  # noqa: E501
+    diff: Annotated[Path | None, typer.Option("--diff", metavar="OTHER", help="Show what changed compared with this run or rates.json.")] = None,
 ) -> None:  # fmt: skip
-    """Print which parameter learns how fast: of a run, or of your own model."""
+    """Show the learning rate of every parameter of a run or of your own model."""
     from lrdiff_bench.run.rates_command import list_table, load_model, parameter_rows, plan_of, plan_text, read_plan
 
     if list_:
@@ -237,12 +272,12 @@ def rates(
 
 @app.command("lr-find")
 def lr_find(
-    target: Annotated[str | None, typer.Argument(metavar="[RUN|CONFIG.toml|MODULE:FACTORY]", help="A run folder, settings or your own model; left out: preset seed.")] = None,  # noqa: E501
-    each: Annotated[bool, typer.Option("--each", help="Sweep each group by itself, the others standing still.")] = False,  # noqa: E501
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to [RUN, or runs/NAME-lr-find].")] = None,  # noqa: E501
+    target: Annotated[str | None, typer.Argument(metavar="[RUN|CONFIG.toml|MODULE:FACTORY]", help="A run folder, a file of settings or a factory of your own model. Default: the preset seed.")] = None,
+    each: Annotated[bool, typer.Option("--each", help="Sweep the rate of each group separately, with the other groups fixed.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The folder for the results. Default: the run, or runs/NAME-lr-find.")] = None,
     json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Sweep the rates of the main model, suggest some, and draw the loss against the rate."""
+    """Run a learning-rate range test, suggest rates and draw the loss against the rate."""
     from lrdiff_bench.run.lr_find_command import as_text, range_test
 
     found, files = range_test(target, each=each, out=out)
@@ -254,14 +289,14 @@ def lr_find(
 
 @bench_app.command("step")
 def bench_step(
-    peers: Annotated[bool, typer.Option("--peers", help="Also against torch's own optimizers and those of other libraries.")] = False,  # noqa: E501
-    shape: Annotated[list[str] | None, typer.Option("--shape", metavar="NAME", help="Only mlp, transformer, many or bert; repeat it.")] = None,  # noqa: E501
-    threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="One thread count [1, then 2].")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Six rounds a row, no bert: to see that it works.")] = False,
+    peers: Annotated[bool, typer.Option("--peers", help="Compare with PyTorch's own optimizers and those of other libraries, too.")] = False,
+    shape: Annotated[list[str] | None, typer.Option("--shape", metavar="NAME", help="Measure only this shape: mlp, transformer, many or bert. Give several.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="The number of threads. Default: 1, then 2.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Six rounds per row and no bert: only a check that it works.")] = False,
     json: JsonOption = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Also write the table there.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Write the table to this file as well.")] = None,
 ) -> int:  # fmt: skip
-    """Time the optimizer step: many rates against one, and with --peers against other optimizers."""
+    """Time the optimizer step with many rates against one rate; with --peers, against other optimizers."""
     from lrdiff_bench.measure.cases.step_table import run_table
 
     document, text = run_table(peers=peers, shapes=shape, threads=threads, quick=quick, out=out)
@@ -275,10 +310,10 @@ def bench_step(
 
 @app.command()
 def doctor(
-    install_javascript: Annotated[bool, typer.Option("--install-javascript", help="First install ONNX Runtime's JavaScript packages by npm, into your cache folder.")] = False,  # noqa: E501
+    install_javascript: Annotated[bool, typer.Option("--install-javascript", help="First install ONNX Runtime's JavaScript packages with npm into your cache folder.")] = False,
     json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Say what can be used here and why not: versions, devices, compiler, runtimes."""
+    """Show what works on this machine: versions, devices, compiler, runtimes, and why something does not."""
     from lrdiff_bench.doctor import diagnose, draw
 
     if install_javascript:
@@ -328,16 +363,16 @@ def _run(given: list[str]) -> int:
         if isinstance(problem, OSError):
             where = f"{problem.filename}: " if problem.filename else ""
             return _fail(
-                f"{where}{problem.strerror or problem}", "nothing was left half-written; mend it and run again", 2
+                f"{where}{problem.strerror or problem}", "nothing was left half-written; correct it and run again", 2
             )
         if isinstance(problem, UnicodeEncodeError):
             return _fail(
-                f"this place takes {problem.encoding} alone, which cannot say {problem.object[problem.start]!a}",
+                f"the output is in {problem.encoding}, which has no character {problem.object[problem.start]!a}",
                 "set PYTHONUTF8=1, or write to a file with --out",
                 2,
             )
         if isinstance(problem, MemoryError):
-            return _fail("there is not enough memory", "bring fewer rows or columns, or smaller layers", 2)
+            return _fail("there is not enough memory", "use fewer rows or columns, or smaller layers", 2)
         told = f"{type(problem).__name__}: {problem}"
         return _fail(f"a fault in lrdiff, {told[:_LONGEST]}", "`lrdiff --debug ...` shows the traceback; report it", 1)
     if status == INTERRUPTED:  # typer turns Ctrl-C into it

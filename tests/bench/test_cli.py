@@ -98,7 +98,7 @@ def test_predict_writes_the_models_own_answers(trained, here, capsys):
 
 def test_export_and_verify(trained, here, capsys):
     assert main(["export", str(trained / "run"), "--out", "m.onnx"]) == 0
-    assert "probability: equal" in capsys.readouterr().out
+    assert "probability: agrees" in capsys.readouterr().out
     assert main(["verify", "m.onnx", "--run", str(trained / "run"), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["passed"]
@@ -111,13 +111,13 @@ def test_verify_fails_with_status_1_on_another_models_file(trained, here, capsys
     assert main(["export", "other"]) == 0
     capsys.readouterr()
     assert main(["verify", "other/model.onnx", "--run", str(trained / "run")]) == 1
-    assert "probability: DIFFERENT" in capsys.readouterr().out
+    assert "probability: DIFFERS" in capsys.readouterr().out
 
 
 def test_trace_shows_the_stages_again(trained, capsys):
     assert main(["trace", str(trained / "run")]) == 0
     out = capsys.readouterr().out
-    for title in ("Data in", "Preprocessing", "Feature engineering", "Training", "Metrics", "Prediction"):
+    for title in ("Data", "Preprocessing", "Feature engineering", "Training", "Metrics", "Prediction"):
         assert title in out
     assert max(len(line) for line in out.splitlines()) <= 80
 
@@ -410,5 +410,5 @@ def test_a_terminal_without_arrows_shows_question_marks_and_data_is_not_maimed(t
     asked = lrdiff("predict", "words", "--data", "words.csv")
     assert asked.returncode == 2
     assert asked.stderr.startswith(
-        "error: this place takes ascii alone, which cannot say '\\xf6'\nhelp: set PYTHONUTF8=1"
+        "error: the output is in ascii, which has no character '\\xf6'\nhelp: set PYTHONUTF8=1"
     )

@@ -112,9 +112,9 @@ def test_the_screen_keeps_to_eighty_columns_and_is_redrawn_by_trace(full, capsys
     out = capsys.readouterr().out
     assert max(len(line) for line in out.splitlines()) <= 80
     assert "\N{HORIZONTAL ELLIPSIS}" not in out, "a table was cut"
-    for number, title in enumerate(("Data in", "Preprocessing", "Feature engineering", "Training", "Metrics",
-                                    "Prediction", "Against single rates", "Cost of a step", "Export", "Parity",
-                                    "The run folder"), start=1):  # fmt: skip
+    for number, title in enumerate(("Data", "Preprocessing", "Feature engineering", "Training", "Metrics",
+                                    "Prediction", "Comparison with single rates", "Cost of a step", "Export", "Parity",
+                                    "Run folder"), start=1):  # fmt: skip
         assert f"{number:2d} {title}" in out
     assert "verdict: " in out
 
@@ -133,7 +133,7 @@ def test_a_model_that_fails_verification_gets_no_file_and_status_1(tmp_path, mon
     monkeypatch.setattr(job, "STAGES", ("export",))
     assert main(["run", "--out", str(tmp_path / "run")]) == 1
     out, err = capsys.readouterr()
-    assert "DIFFERENT" in out
+    assert "DIFFERS" in out
     assert err.startswith("error: a check failed: verification\nhelp: ")
     assert not (tmp_path / "run" / "model.onnx").exists()
     report = json.loads((tmp_path / "run" / "verification.json").read_text())

@@ -125,8 +125,8 @@ def test_without_the_extra_the_command_ends_with_three(
     monkeypatch.setattr("lrdiff_bench.maps.run.unavailable_reason", lambda: "not installed: dask")
     assert main(["map", *SMALL]) == 3
     assert capsys.readouterr().err.splitlines() == [
-        "error: maps need more than is here: not installed: dask",
-        'help: pip install "lrdiff[maps]"',
+        "error: maps need libraries that are missing: not installed: dask",
+        "help: pip install dask distributed xarray zarr",
     ]
     assert not list(here.iterdir())
 

@@ -302,7 +302,11 @@ def test_a_scheduler_without_workers_is_not_waited_for_without_end(monkeypatch):
     [
         ("FutureCancelledError", "the Dask cluster was lost", "start it again; what is trained is kept, the same"),
         ("KilledWorker", "workers died again and again on one task", "they may lack memory: train smaller models"),
-        ("ModuleNotFoundError", "a worker cannot import mine", "install the same lrdiff[maps] for all workers"),
+        (
+            "ModuleNotFoundError",
+            "a worker cannot import mine",
+            "install the same libraries, and the same lrdiff, for all workers",
+        ),
     ],
 )
 def test_a_cluster_that_fails_half_way_is_told_in_two_lines(monkeypatch, uninterrupted, problem, said, help):

@@ -43,8 +43,8 @@ def test_the_screen_says_what_agrees_and_how_sharp_that_is(
     assert "= fused" in next(line for line in shown.splitlines() if "ours-no-kernel" in line)
     assert shown.count("agrees") == 3
     assert len(re.findall(r"agrees +\S+ of \S+ eps +to 0\.0\d+ %", shown)) == 3
-    assert "trained twice, the same bits: 3 of 3" in shown
-    assert "% of the way" in " ".join(shown.split())
+    assert "bitwise repeatable when trained twice: 3 of 3" in shown
+    assert "% of the distance moved" in " ".join(shown.split())
 
 
 def test_json_is_alone_on_stdout_and_in_the_folder_with_the_pictures(
@@ -92,10 +92,10 @@ def test_names_count_once_and_what_is_not_here_at_all_is_status_3(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert parity(config, "--backends", "ours, ours,cpu") == 0
-    assert "trained twice, the same bits: 1 of 1" in capsys.readouterr().out
+    assert "bitwise repeatable when trained twice: 1 of 1" in capsys.readouterr().out
     assert parity(config, "--backends", "ours,cpu,tfloat32") == 3
     error, help = capsys.readouterr().err.splitlines()
-    assert error == "error: not here: ours: there is no tfloat32 on cpu"
+    assert error == "error: not available here: ours: there is no tfloat32 on cpu"
     assert help == "help: see lrdiff doctor, or name others with --backends"
 
 
@@ -226,7 +226,7 @@ def test_the_picture_names_lanes_and_marks_where_one_left(tmp_path: Path) -> Non
     files = draw_training_parity(report, tmp_path / "picture")
     assert [file.suffix for file in files] == [".png", ".svg"]
     text = "".join(ElementTree.parse(tmp_path / "picture.svg").getroot().itertext())
-    for word in ("ours", "torch-fused", "step 7: layer2.weight", "budget", "sharp to 0.001 % of the way"):
+    for word in ("ours", "torch-fused", "step 7: layer2.weight", "tolerance", "resolves 0.001 % of the distance moved"):
         assert word in text
     assert draw_training_parity(report | {"results": []}, tmp_path / "nothing") == []
     first = files[0].read_bytes()

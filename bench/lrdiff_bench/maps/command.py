@@ -11,25 +11,25 @@ __all__ = ["add_map_command"]
 
 
 def map_rates(
-    workload: Annotated[str | None, typer.Argument(metavar="[WORKLOAD]", help="A preset (seed, trainability), a TOML file as for `lrdiff run`, or MODULE:FACTORY of a MapWorkload; left out: preset seed.")] = None,  # noqa: E501
-    x: Annotated[str | None, typer.Option("--x", metavar="GROUP:LO:HI", help="The x axis: rates of a group, or GROUP/OTHER:LO:HI for a ratio.")] = None,  # noqa: E501
-    y: Annotated[str | None, typer.Option("--y", metavar="GROUP:LO:HI", help="The y axis, likewise.")] = None,
-    size: Annotated[int | None, typer.Option("--size", metavar="N", help="Cells along each axis [64].")] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", metavar="S", help="Trainings a cell [20].")] = None,
+    workload: Annotated[str | None, typer.Argument(metavar="[WORKLOAD]", help="A preset (seed, trainability), a TOML file as for `lrdiff run`, or MODULE:FACTORY. Default: the preset seed.")] = None,
+    x: Annotated[str | None, typer.Option("--x", metavar="GROUP:LO:HI", help="The x axis: rates of a group, or GROUP/OTHER:LO:HI for a ratio.")] = None,
+    y: Annotated[str | None, typer.Option("--y", metavar="GROUP:LO:HI", help="The y axis, in the same form.")] = None,
+    size: Annotated[int | None, typer.Option("--size", metavar="N", help="Cells along each axis. Default: 64.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", metavar="S", help="Trainings per cell. Default: 20.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Steps of a training.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Or its epochs.")] = None,
-    zoom: Annotated[str | None, typer.Option("--zoom", metavar="X:Y[:F]", help="Around a place, from F times below to F times above it [3].")] = None,  # noqa: E501
-    target_loss: Annotated[float | None, typer.Option("--target-loss", metavar="L", help="The loss that steps are counted to.")] = None,  # noqa: E501
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the map [runs/NAME-map].")] = None,
-    scheduler: Annotated[str | None, typer.Option("--scheduler", metavar="ADDRESS", help="A Dask cluster [processes of this machine].")] = None,  # noqa: E501
-    workers: Annotated[int | None, typer.Option("--workers", metavar="N", help="Processes of this machine [one a core]; 0: in this one.")] = None,  # noqa: E501
+    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Epochs of a training, in place of steps.")] = None,
+    zoom: Annotated[str | None, typer.Option("--zoom", metavar="X:Y[:F]", help="Zoom to a point, from F times below to F times above it. Default of F: 3.")] = None,
+    target_loss: Annotated[float | None, typer.Option("--target-loss", metavar="L", help="The loss at which steps to target stop counting.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The folder of the map. Default: runs/NAME-map.")] = None,
+    scheduler: Annotated[str | None, typer.Option("--scheduler", metavar="ADDRESS", help="The address of a Dask scheduler. Default: processes on this machine.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", metavar="N", help="Processes on this machine. Default: one per core; 0 trains in this process.")] = None,
     device: Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", metavar="TYPE", help="float32 or float64.")] = None,
     tile: Annotated[int | None, typer.Option("--tile", metavar="N", help="Cells along the edge of a tile.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what would be computed, and how long it takes.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show what would be computed and how long it would take.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
 ) -> None:  # fmt: skip
-    """Map every pair of two rates: Zarr, pictures, and what they show in words."""
+    """Train every pair of two rates and draw the loss over them, with the findings in words."""
     from lrdiff_bench.maps.plan import MapRequest
     from lrdiff_bench.maps.report import drive
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lrdiff_bench.maps.plan import MapPlan
-from lrdiff_bench.maps.pool import open_pool, run_tiles, unavailable_reason
+from lrdiff_bench.maps.pool import LIBRARIES, open_pool, run_tiles, unavailable_reason
 from lrdiff_bench.maps.store import MapFolder, hold_folder
 from lrdiff_bench.maps.tiles import Tile
 from lrdiff_core import __version__
@@ -47,7 +47,9 @@ def compute_map(
         UnavailableError: Dask, xarray or Zarr is not installed, or the cluster is not there.
     """
     if (reason := unavailable_reason()) is not None:
-        raise UnavailableError(f"maps need more than is here: {reason}", help='pip install "lrdiff[maps]"')
+        raise UnavailableError(
+            f"maps need libraries that are missing: {reason}", help=f"pip install {' '.join(LIBRARIES)}"
+        )
     with hold_folder(folder, plan) as held:
         if held.complete:
             return None

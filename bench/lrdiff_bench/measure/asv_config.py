@@ -25,7 +25,7 @@ def read_asv_config(path: Path) -> dict[str, Any]:
         ConfigError: there is no such file, or asv cannot read it.
     """
     if find_spec("asv") is None:
-        raise UnavailableError("asv is not installed here", help='install it: pip install "lrdiff[dev]"')
+        raise UnavailableError("asv is not installed here", help="pip install asv")
     from asv import util  # type: ignore[import-untyped]
 
     try:
@@ -50,7 +50,7 @@ def find_faults(settings: Mapping[str, Any]) -> list[str]:
         'asv ignores the key instal_command; did you mean install_command? keys: ...'
     """
     if find_spec("asv") is None:
-        raise UnavailableError("asv is not installed here", help='install it: pip install "lrdiff[dev]"')
+        raise UnavailableError("asv is not installed here", help="pip install asv")
     from asv.config import Config  # type: ignore[import-untyped]
 
     known = set(vars(Config())) | _ELSEWHERE

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+
+from lrdiff_bench.report.help import WholeHelpGroup
 
 __all__ = ["BenchGroup", "add_bench_commands"]
 
 
-class BenchGroup(TyperGroup):
+class BenchGroup(WholeHelpGroup):
     """``lrdiff bench CASE --quick`` is ``lrdiff bench run CASE --quick``: what is no command is a case or an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or (args[0] != "--help" and args[0] not in self.commands):
+        if not args or (args[0] not in ("-h", "--help") and args[0] not in self.commands):
             args = ["run", *args]
         return list(super().parse_args(ctx, args))
 
@@ -47,7 +48,7 @@ def run(
     device: DeviceOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer cases and samples: a look in two minutes.")] = False,
     processes: ProcessesOption = 1,
-    instructions: Annotated[bool, typer.Option("--instructions", help="Also count instructions (valgrind; two minutes a case).")] = False,  # noqa: E501
+    instructions: Annotated[bool, typer.Option("--instructions", help="Also count instructions (valgrind; two minutes a case).")] = False,
     affinity: AffinityOption = None,
     out: OutOption = None,
     to: PageOption = None,
@@ -88,7 +89,7 @@ def show(
 def compare(
     run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="The run to compare with.")],
     run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The run that is judged.")] = "latest",
-    across_machines: Annotated[bool, typer.Option("--across-machines", help="Compare although the machines differ.")] = False,  # noqa: E501
+    across_machines: Annotated[bool, typer.Option("--across-machines", help="Compare although the machines differ.")] = False,
     out: OutOption = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
@@ -113,14 +114,14 @@ def calibrate(
 
 
 def ab(
-    ref_a: Annotated[str, typer.Argument(metavar="REF_A", help="A commit, . for the working tree, or a parameter's value.")],  # noqa: E501
+    ref_a: Annotated[str, typer.Argument(metavar="REF_A", help="A commit, . for the working tree, or a parameter's value.")],
     ref_b: Annotated[str, typer.Argument(metavar="REF_B", help="The same; judged against REF_A.")],
     case: Annotated[str, typer.Argument(metavar="CASE", help="What is measured.")],
     param: ParamOption = None,
     device: DeviceOption = None,
     processes: Annotated[int, typer.Option("--processes", metavar="N", help="Pairs of fresh processes.")] = 8,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter blocks.")] = False,
-    repository: Annotated[Path, typer.Option("--repository", metavar="DIR", help="Where the commits are; bare will do.")] = Path(),  # noqa: E501
+    repository: Annotated[Path, typer.Option("--repository", metavar="DIR", help="Where the commits are; bare will do.")] = Path(),
     affinity: AffinityOption = None,
     out: OutOption = None,
     json: JsonOption = False,
@@ -135,14 +136,14 @@ def ab(
 
 
 def history(
-    range_: Annotated[str | None, typer.Argument(metavar="[RANGE]", help="Commits, as git rev-list takes them [the last ten].")] = None,  # noqa: E501
+    range_: Annotated[str | None, typer.Argument(metavar="[RANGE]", help="Commits, as git rev-list takes them [the last ten].")] = None,
     case: Annotated[list[str] | None, typer.Option("--case", metavar="CASE", help="Only these; repeat it.")] = None,
     device: DeviceOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few samples: a look.")] = False,
-    whole: Annotated[bool, typer.Option("--all", help="Every case of a whole run, not only those of a quick one.")] = False,  # noqa: E501
+    whole: Annotated[bool, typer.Option("--all", help="Every case of a whole run, not only those of a quick one.")] = False,
     affinity: AffinityOption = None,
     repository: Annotated[Path, typer.Option("--repository", metavar="DIR", help="A clone; bare will do.")] = Path(),
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where asv keeps everything.")] = Path("runs", "history"),  # noqa: E501
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where asv keeps everything.")] = Path("runs", "history"),
     show: Annotated[bool, typer.Option("--open", help="Show the page in a browser when done.")] = False,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
@@ -167,7 +168,7 @@ def pictures(
 
 
 def population(
-    quick: Annotated[bool, typer.Option("--quick", help="256 members, not 4096 and a million: to see that it works.")] = False,  # noqa: E501
+    quick: Annotated[bool, typer.Option("--quick", help="256 members, not 4096 and a million: to see that it works.")] = False,
     threads: Annotated[int, typer.Option("--threads", metavar="N", help="Of torch and of the kernel.")] = 2,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Also write the table there.")] = None,
     json: JsonOption = False,

@@ -52,7 +52,7 @@ def prediction_parity(
     Raises:
         InputError: what was given cannot be used.
         CheckFailed: a backend differs or refuses.
-        UnavailableError: a backend that was asked for by name is not here.
+        UnavailableError: a backend that was named is not available here.
     """
     find_backends(backends or ())  # before anything is trained or converted
     if out is not None:
@@ -118,7 +118,7 @@ def _document(reports: Mapping[str, ParityReport], layers: Mapping[str, list[dic
 def _write(out: Path, document: dict[str, Any]) -> None:
     from lrdiff_bench.parity import pictures  # here: matplotlib takes half a second to import
 
-    title = f"error of allowed against float64, in eps of the dtype; {document['machine']['cpu']}"
+    title = f"max error of tolerance, compared with float64, in eps of the dtype; {document['machine']['cpu']}"
     pictures.draw_matrix(out / "parity", document["models"], title)
     if document["layers"]:
         title = "Error by layer against float64: layers as separate outputs, nothing fused across them"
@@ -162,7 +162,7 @@ def _raise_for(reports: Mapping[str, ParityReport], *, asked: bool) -> None:
     }
     if absent:
         said = "; ".join(f"{backend}: {reason}" for backend, reason in absent.items())
-        raise UnavailableError(f"not here: {said}", help="see lrdiff doctor, or leave them out of --backends")
+        raise UnavailableError(f"not available here: {said}", help="see lrdiff doctor, or leave them out of --backends")
 
 
 @contextmanager

@@ -16,14 +16,14 @@ def add_parity_command(app: typer.Typer) -> None:
 
 
 def parity(
-    sources: Annotated[list[str] | None, typer.Argument(metavar="[RUN|MODEL.onnx|MODULE:FACTORY]...", help="What predicts; left out: four built-in models.")] = None,  # noqa: E501
-    backends: Annotated[str | None, typer.Option("--backends", metavar="LIST", help="Such as eager,onnxruntime [all].")] = None,  # noqa: E501
-    data: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows to predict [held-out or golden ones].")] = None,  # noqa: E501
-    training: Annotated[bool, typer.Option("--training", help="Compare training step by step instead.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write parity.json, parity.md and pictures there.")] = None,  # noqa: E501
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")] = False,
+    sources: Annotated[list[str] | None, typer.Argument(metavar="[RUN|MODEL.onnx|MODULE:FACTORY]...", help="What to compare. Default: four built-in models.")] = None,
+    backends: Annotated[str | None, typer.Option("--backends", metavar="LIST", help="Names separated by commas, such as eager,onnxruntime. Default: all.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows to predict. Default: the held-out rows or the golden vectors.")] = None,
+    training: Annotated[bool, typer.Option("--training", help="Compare training step by step instead of predictions.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write parity.json, parity.md and pictures into this folder.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
 ) -> int:  # fmt: skip
-    """Compare predictions on every backend here with float64: agrees, differs, refused, unavailable and why."""
+    """Compare predictions, or training, on every available backend with float64."""
     if training:
         from lrdiff_bench.parity.training_command import (  # type: ignore[import-not-found, unused-ignore]
             training_parity,

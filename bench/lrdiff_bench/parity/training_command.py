@@ -104,7 +104,7 @@ def training_parity(
     rows = [row for report in reports for row in report["results"]]
     if all(row["status"] == "unavailable" for row in rows):
         said = "; ".join(dict.fromkeys(f"{row['implementation']}: {row['reason']}" for row in rows))
-        raise UnavailableError(f"not here: {said}", help="see lrdiff doctor, or name others with --backends")
+        raise UnavailableError(f"not available here: {said}", help="see lrdiff doctor, or name others with --backends")
     return 0 if passed else 1
 
 

@@ -49,7 +49,7 @@ def draw_training_parity(report: Mapping[str, Any], stem: Path) -> list[Path]:
         panels[1][column].set_xlabel("step")
         panels[1][column].xaxis.get_major_locator().set_params(integer=True)
     panels[0][0].set_ylabel("distance of the weights\nfrom float64 (eps units)")
-    panels[1][0].set_ylabel("share of the budget used")
+    panels[1][0].set_ylabel("share of the tolerance used")
     handles = {text: one for panel in panels[0] for one, text in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8,
@@ -68,7 +68,7 @@ def _draw_distance(
     steps = range(1, len(budget["allowed"]) + 1)
     panel.fill_between(
         steps, LEAST, _shown(budget["allowed"]), color="#F0E442", alpha=0.35, linewidth=0,
-        label="budget (largest tensor's)",
+        label="tolerance (largest tensor's)",
     )  # fmt: skip
     panel.plot(steps, _shown(budget["conditioning"]), color="#666666", linewidth=1, linestyle="--",
                label="float64, moved by half a digit")  # fmt: skip
@@ -98,15 +98,14 @@ def sharp_text(budget: Mapping[str, Any]) -> str:
 
     Example:
         >>> sharp_text({"sharpness": 1.3e-5, "blunt_from": None})
-        'sharp to 0.0013 % of the way'
+        'resolves 0.0013 % of the distance moved'
         >>> sharp_text({"sharpness": 1.2, "blunt_from": 36})
-        'it covers 120 % of the way: says little from step 36 on'
+        'covers 120 % of the distance moved: says little from step 36 on'
     """
     if budget["blunt_from"] is not None:
-        return (
-            f"it covers {100 * budget['sharpness']:.3g} % of the way: says little from step {budget['blunt_from']} on"
-        )
-    return f"sharp to {100 * budget['sharpness']:.2g} % of the way"
+        covered = f"covers {100 * budget['sharpness']:.3g} % of the distance moved"
+        return f"{covered}: says little from step {budget['blunt_from']} on"
+    return f"resolves {100 * budget['sharpness']:.2g} % of the distance moved"
 
 
 def _line(panel: Axes, values: Sequence[float | None], color: str, mark: str, label: str | None) -> None:

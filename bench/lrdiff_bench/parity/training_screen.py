@@ -28,7 +28,7 @@ def draw_report(console: Console, report: Mapping[str, Any]) -> None:
     for remark in report["remarks"]:
         line(console, remark)
     for (device, arithmetic), rows in grouped(report["results"]).items():
-        table = plain_table(f"{device}, {arithmetic}", "result", "worst of budget", "one step", "bits")
+        table = plain_table(f"{device}, {arithmetic}", "result", "max error\nof tolerance", "one step", "bits")
         for column in table.columns:
             column.justify = "left"
         for row in rows:
@@ -49,15 +49,15 @@ def report_notes(report: Mapping[str, Any]) -> list[str]:
     said = [f"{', '.join(lanes)}: {reason}" for reason, lanes in _by_reason(report["results"]).items()]
     twice = [row["repeats"]["equal"] for row in report["results"] if row["repeats"] is not None]
     if twice:
-        said.append(f"trained twice, the same bits: {sum(twice)} of {len(twice)}")
+        said.append(f"bitwise repeatable when trained twice: {sum(twice)} of {len(twice)}")
     for budget in report["budgets"]:
         judged = [value for value in budget["allowed"][: budget["judged"]] if value is not None] or [0.0]
-        words = f"{budget['arithmetic']}: budget {judged[0]:.3g} eps after step 1, {judged[-1]:.3g} at the end, "
+        words = f"{budget['arithmetic']}: tolerance {judged[0]:.3g} eps after step 1, {judged[-1]:.3g} at the end; "
         words += sharp_text(budget)
         if budget["judged"] < report["steps"]:
-            words += f"; judged to step {budget['judged']}, where plain arithmetic leaves its range"
+            words += f"; compared up to step {budget['judged']}, where plain arithmetic overflows"
         if budget["blind"]:
-            words += f"; over all steps nothing is said of {', '.join(budget['blind'])}"
+            words += f"; too wide over all steps to test {', '.join(budget['blind'])}"
         said.append(words)
     return said
 
@@ -76,14 +76,14 @@ def step_text(row: Mapping[str, Any]) -> str:
 
     Example:
         >>> step_text({"one_step": {"unseen": None, "covers": 0.047}}), step_text({"one_step": {"unseen": "why"}})
-        ('to 4.7 %', 'not seen')
+        ('to 4.7 %', 'not checked')
     """
     found = row["one_step"]
     if found is None:
         return ""
     if found["unseen"] is not None:
-        return "not seen"
-    return "no way" if found["covers"] is None else f"to {100 * found['covers']:.2g} %"
+        return "not checked"
+    return "no change" if found["covers"] is None else f"to {100 * found['covers']:.2g} %"
 
 
 def bits_text(row: Mapping[str, Any]) -> str:
@@ -107,14 +107,14 @@ def _by_reason(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
         away = row["status"] == "unavailable" and not device_status(row["device"]).available
         where = row["device"] if away else f"{row['implementation']} ({row['device']}, {row['arithmetic']})"
         unseen = None if row["one_step"] is None else row["one_step"]["unseen"]
-        told = [row["reason"], None if unseen is None else f"single steps are not judged: {unseen}", *row["remarks"]]
+        told = [row["reason"], None if unseen is None else f"single steps are not checked: {unseen}", *row["remarks"]]
         for text in filter(None, told):
             found.setdefault(text, []).append(where)
     return found
 
 
 def worst_text(row: Mapping[str, Any]) -> str:
-    """The error of the tensor that came closest to its budget, and that budget.
+    """The error of the tensor that came closest to its tolerance, and that tolerance.
 
     Example:
         >>> worst_text({"error": 2.82, "allowed": 29.6})

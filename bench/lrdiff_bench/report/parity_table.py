@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.text import Text
 
 from lrdiff_bench.report.tables import line, plain_table
+from lrdiff_core.text import count
 
 __all__ = ["SHORT", "eps", "draw_matrix", "draw_parity", "notes"]
 
 SHORT = {"float32": "fp32", "tfloat32": "tf32", "float16": "fp16", "bfloat16": "bf16"}
+YES_NO = {True: "yes", False: "no", None: ""}
 STYLES = {"agrees": "green", "differs": "bold red", "refused": "bold yellow", "unavailable": "dim"}
 
 
@@ -28,21 +30,21 @@ def eps(value: float | None, digits: int = 3) -> str:
 
 def draw_parity(console: Console, s: dict[str, Any]) -> None:
     """Draw one model's matrix: those that ran in a table, the others with their reasons below."""
-    table = plain_table("backend", "result", "dtype", "error", "of", "flips", "again", "alone")
+    table = plain_table(
+        "backend", "result", "dtype", "max\nerror", "tolerance", "bitwise\nrepeatable", "batch-\ninvariant"
+    )
     for row in s["results"]:
         if row["status"] == "unavailable":
             continue
         ran = row["status"] in ("agrees", "differs")
-        flipped = row["decisions_flipped"]
         table.add_row(
             row["backend"],
             Text(row["status"], style=STYLES[row["status"]]),
             SHORT[row["dtype"]],
             Text(eps(row["error"]), style=STYLES[row["status"]]) if ran else "",
             eps(row["allowed"]) if ran else "",
-            "" if flipped is None else str(flipped),
-            {True: "same", False: "other", None: ""}[row["repeats"]],
-            _alone(row),
+            YES_NO[row["repeats"]],
+            YES_NO[row["alone_equal"]],
         )
     console.print(table)
     rows = [("", row) for row in s["results"]]
@@ -50,19 +52,13 @@ def draw_parity(console: Console, s: dict[str, Any]) -> None:
         line(console, text, style)
     line(
         console,
-        f"against {s['reference']} on {s['rows']} rows; errors in eps of the dtype at the largest output; "
-        "again: bits of a second run; alone: of rows run one by one, the same or this far from float64",
+        f"compared with {s['reference']} on {s['rows']} rows; errors and tolerances are in eps of the dtype at the "
+        "largest output",
     )
 
 
-def _alone(row: Mapping[str, Any]) -> str:
-    if row["alone_equal"] is None:
-        return ""
-    return "same" if row["alone_equal"] else eps(row["alone_error"])
-
-
 def draw_matrix(console: Console, models: Mapping[str, dict[str, Any]]) -> None:
-    """Draw several models beside each other: error of allowed, coloured by the result."""
+    """Draw several models beside each other: max error of tolerance, coloured by the result."""
     table = plain_table("backend", "dtype", *models)
     first = next(iter(models.values()))
     for i, head in enumerate(first["results"]):
@@ -77,7 +73,7 @@ def draw_matrix(console: Console, models: Mapping[str, dict[str, Any]]) -> None:
     rows_of = ", ".join(f"{name} {report['rows']}" for name, report in models.items())
     line(
         console,
-        f"error of allowed, in eps of the dtype at the largest output, against float64; green agrees; rows: {rows_of}",
+        f"max error of tolerance, in eps of the dtype at the largest output, compared with float64; rows: {rows_of}",
     )
 
 
@@ -89,7 +85,7 @@ def _cell(row: Mapping[str, Any]) -> Text:
 
 
 def notes(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, str]]:
-    """Return what a matrix leaves unsaid, as lines with their styles: what is wrong first, what is not here last.
+    """Return what a matrix leaves unsaid, as lines with their styles: what is wrong first, what is unavailable last.
 
     Args:
         rows: model (or nothing, where there is only one) and result.
@@ -115,16 +111,22 @@ def _remarks(model: str, row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Style, form and words of what is to be said of one result."""
     status = row["status"]
     if status == "unavailable":
-        return [(STYLES[status], "not here: {0}: {1}", row["reason"])]
+        return [(STYLES[status], "not available here: {0}: {1}", row["reason"])]
     if status != "agrees":
         return [(STYLES[status], f"{{0}} {status}: {{1}}", row["reason"])]
     said = []
     if row["arithmetic"] not in (None, "float32"):
-        said.append(("yellow", "{0}: computed in {1}, by the error", row["arithmetic"]))
+        said.append(("yellow", "{0}: the size of its error shows that it computed in {1}", row["arithmetic"]))
     if row["repeats"] is False:
-        said.append(("", "{0}: {1}", "a second run gave other bits"))
+        said.append(("", "{0}: {1}", "a second run gave different bits"))
     if row["denormals"] == "flushed":
         said.append(("", "{0}: {1}", "denormal numbers are flushed to zero"))
-    if row["alone_equal"] is False and model:  # of one model it stands in the table
-        said.append(("", "{0}: {1}", "rows alone gave other bits than together"))
+    if row["alone_equal"] is False:
+        words = "rows computed one by one differ in their bits from the same rows in a batch"
+        words += "" if row["alone_error"] is None else f" (error then: {eps(row['alone_error'])} eps)"
+        said.append(("", "{0}: {1}", words))
+    if flipped := row["decisions_flipped"]:
+        differ = "differs" if flipped == 1 else "differ"
+        words = f"{count(flipped, 'decision')} {differ} from float64's, within the tolerance of the boundary"
+        said.append(("", "{0}: {1}", words))
     return said

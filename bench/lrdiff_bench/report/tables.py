@@ -95,7 +95,8 @@ class PlainTable(Table):
         return parts
 
     def _width(self, column: Column) -> int:
-        longest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+        parts = (part for cell in (column.header, *column.cells) for part in str(cell).split("\n"))
+        longest = max(map(cell_len, parts))
         return (longest if column.no_wrap else min(longest, _NARROWEST)) + _GAP
 
     def _part(self, places: Sequence[int]) -> Table:

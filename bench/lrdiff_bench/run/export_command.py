@@ -67,7 +67,8 @@ def export_model(
             report = export(
                 model.module, model.example, out=out or Path("model.onnx"), **{**model.export_options(), **options}
             )
-        return {**report.to_dict(), "passed": True}
+        rows_are = "given" if report.rows_are == "held out" else report.rows_are
+        return {**report.to_dict(), "passed": True, "preprocessing": False, "rows_are": rows_are}
     run = Path(source)
     net, info, config = open_run(run)
     rates = {str(name): float(rate) for name, rate in info.get("rates", {}).items()}
@@ -89,6 +90,8 @@ def verify_model(model: Path, run: Path | None = None, runtime: str = "onnxrunti
     """
     from lrdiff_export import verify_golden
 
+    if not model.is_file():
+        raise ModelFileError(f"{model} does not exist", help="name an ONNX file, such as RUN/model.onnx")
     return verify_golden(model, runtime=runtime).to_dict() if run is None else verify_against_run(model, run)
 
 
@@ -140,7 +143,7 @@ def _names(card: dict[str, Any], key: str, model: Path) -> tuple[str, ...]:
     """A list of names of a card, which anyone may have written."""
     names = card.get(key, [])
     if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
-        raise ModelFileError(f"{model} says of its {key} what is no list of names", help="export it again")
+        raise ModelFileError(f"the {key} that {model} names are not a list of names", help="export it again")
     return tuple(names)
 
 
@@ -210,6 +213,6 @@ def _allowance(texts: Sequence[str]) -> Allowance:
             Allowance(**{key: given[key]})
         except (TypeError, ValueError) as problem:
             raise ConfigError(
-                f"--allow {text} is no key=number", help=f"keys: {', '.join(Allowance.__dataclass_fields__)}"
+                f"--allow {text} is not KEY=NUMBER", help=f"keys: {', '.join(Allowance.__dataclass_fields__)}"
             ) from problem
     return Allowance(**given)

@@ -232,7 +232,7 @@ def data_section(setup: Setup) -> dict[str, Any]:
 def preprocessing_section(setup: Setup) -> dict[str, Any]:
     shape = list(setup.rows.table.features.shape)
     return {
-        "what": "zero mean, unit variance, fitted on the training rows alone",
+        "what": "zero mean, unit variance, fitted on the training rows only",
         "shape_in": shape,
         "shape_out": shape,
         "constant_columns": constant_columns(setup.net),
@@ -375,7 +375,7 @@ def export_net(
         score=r_squared if net.spec.task == "regression" else None,  # else the share of right decisions
         **options,
     )
-    return {**report.to_dict(), "passed": True}
+    return {**report.to_dict(), "passed": True, "preprocessing": True}
 
 
 def export_section(trained: Trained, folder: Path, config: RunConfig) -> dict[str, Any]:
@@ -385,7 +385,15 @@ def export_section(trained: Trained, folder: Path, config: RunConfig) -> dict[st
     try:
         rows = trained.setup.rows
         targets = rows.table.target[rows.split.test]
-        report = export_net(trained.net, test_rows(trained), targets, folder / "model.onnx", rates=rates, config=config)
+        resolved = {"hidden": trained.net.spec.hidden, "batch_size": trained.setup.batch_size}
+        report = export_net(
+            trained.net,
+            test_rows(trained),
+            targets,
+            folder / "model.onnx",
+            rates=rates,
+            config=config.model_copy(update=resolved),
+        )
     except VerificationFailed as problem:
         if problem.report is None:
             raise

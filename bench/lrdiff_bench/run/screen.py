@@ -16,18 +16,23 @@ from lrdiff_bench.stats.gain import SMALLEST_DIFFERENCE
 
 __all__ = ["DRAW", "TITLES", "Screen"]
 
+ROWS = {
+    "held out": "held-out rows",
+    "drawn": "rows (the example's, and others drawn around it)",
+    "given": "rows of the factory",
+}
 TITLES = {
-    "data": "Data in",
+    "data": "Data",
     "preprocessing": "Preprocessing",
     "features": "Feature engineering",
     "training": "Training",
     "metrics": "Metrics",
     "prediction": "Prediction",
-    "comparison": "Against single rates",
+    "comparison": "Comparison with single rates",
     "step_cost": "Cost of a step",
     "export": "Export",
     "parity": "Parity",
-    "folder": "The run folder",
+    "folder": "Run folder",
 }
 
 
@@ -85,12 +90,12 @@ def draw_preprocessing(console: Console, s: dict[str, Any]) -> None:
     line(
         console,
         f"{shape(s['shape_in'])} to {shape(s['shape_out'])}: {s['what']}, "
-        "kept inside the model: what is saved and exported takes raw rows",
+        "stored inside the model: the checkpoint and the ONNX file take raw rows",
     )
     if s["constant_columns"]:
-        line(console, f"constant, switched off: {', '.join(map(label, s['constant_columns']))}", "yellow")
+        line(console, f"constant, ignored: {', '.join(map(label, s['constant_columns']))}", "yellow")
     if s["fills_missing"]:
-        line(console, "missing values are filled inside the model from the training rows", "yellow")
+        line(console, "missing values are filled inside the model, with values from the training rows", "yellow")
     line(console, f"same row: {numbers(s['sample'])}")
 
 
@@ -229,14 +234,15 @@ def draw_export(console: Console, s: dict[str, Any]) -> None:
     if s["passed"]:
         line(
             console,
-            f"{s['path']}: {s['size']} bytes, opset {s['opset']}, IR {s['ir_version']}, preprocessing inside, "
-            f"free batch dimension, sha256 {s['sha256'][:12]}",
+            f"{s['path']}: {s['size']} bytes, opset {s['opset']}, IR {s['ir_version']}, "
+            f"{'preprocessing inside, ' if s.get('preprocessing', True) else ''}"
+            f"any batch size, sha256 {s['sha256'][:12]}",
         )
         if data := s.get("data"):
             line(console, f"its weights: {data['name']}, {data['size']} bytes, sha256 {data['sha256'][:12]}")
     else:
         line(console, "no file was written: it did not pass verification", "bold red")
-    draw_verification(console, s["verification"])
+    draw_verification(console, s["verification"], ROWS.get(s.get("rows_are", "held out"), "rows"))
     if s.get("golden"):
         line(console, f"golden vectors: {', '.join(s['golden'])}")
     if s.get("variants"):
@@ -245,7 +251,7 @@ def draw_export(console: Console, s: dict[str, Any]) -> None:
 
 def draw_variants(console: Console, variants: Sequence[dict[str, Any]]) -> None:
     """Write what each smaller file is and loses."""
-    table = plain_table("variant", "bytes", "of fp32", "dB", "flipped", "metric", "median µs", "fp32 µs")
+    table = plain_table("variant", "bytes", "of fp32", "SNR dB", "flips", "metric", "median µs", "fp32 µs")
     for v in variants:
         flipped = "" if v["flipped"] is None else f"{v['flipped']} of {v['rows']}"
         metric = "" if v["score"] is None else f"{v['score']:.3f} {v['score'] - v['score_fp64']:+.3f}"
@@ -253,50 +259,54 @@ def draw_variants(console: Console, variants: Sequence[dict[str, Any]]) -> None:
         size = (str(v["size"]), f"{v['size_ratio']:.2f}", f"{v['snr_db']:.0f}")
         table.add_row(v["name"], *size, flipped, metric, *times)
     console.print(table)
-    line(console, "dB: signal to noise; metric: on the held-out rows, and its change; median: one row, one thread")
+    line(
+        console,
+        "SNR: signal-to-noise ratio of the outputs; flips: decisions that change; metric: on the held-out rows, and "
+        "its change; median: time for one row on one thread",
+    )
 
 
 def draw_golden(console: Console, s: dict[str, Any]) -> None:
     """Write how a runtime answered to the golden vectors."""
-    line(console, f"{s['file']} in {s['runtime']} against its golden vectors, {s['rows']} rows")
+    line(console, f"{s['file']} in {s['runtime']} compared with its golden vectors, {s['rows']} rows")
     draw_verdicts(console, s["verdicts"], s["problems"])
 
 
 def draw_verdicts(console: Console, verdicts: Sequence[dict[str, Any]], problems: Sequence[str]) -> None:
     for worst in verdicts:
-        result, style = ("DIFFERENT", "bold red") if worst["reason"] else ("equal", "green")
-        told = f"worst error {eps(worst['error'])} of {eps(worst['allowed'])} eps"
-        line(console, f"{worst['output']}: {result}, {told}", style)
+        result, style = ("DIFFERS", "bold red") if worst["reason"] else ("agrees", "green")
+        error = f"max error {eps(worst['error'])} eps, tolerance {eps(worst['allowed'])} eps"
+        line(console, f"{worst['output']}: {result}, {error}", style)
     for problem in problems[:3]:
         line(console, problem, "bold red")
 
 
 def draw_latency(console: Console, s: dict[str, Any]) -> None:
     """Write the time of single calls."""
-    table = plain_table("way", "batch", "threads", "median µs", "p95", "p99")
+    table = plain_table("call", "batch", "threads", "median µs", "p95", "p99")
     for t in s["times"]:
         microseconds = (f"{t[key]:.1f}" for key in ("median_us", "p95_us", "p99_us"))
         table.add_row(t["way"], str(t["batch"]), str(t["threads"]), *microseconds)
     console.print(table)
-    line(console, f"{s['runtime']}, every one of {len(s['nodes'])} nodes on {s['provider']}")
+    line(console, f"{s['runtime']}; all {len(s['nodes'])} nodes ran on {s['provider']}")
 
 
 def draw_targets(console: Console, s: dict[str, Any]) -> None:
     """Write the table of runtimes."""
-    table = plain_table("target", "opset up to", "IR up to")
+    table = plain_table("target", "newest opset", "newest IR version")
     for row in s["targets"]:
         table.add_row(row["target"], str(row["opset"]), str(row["ir_version"]))
     console.print(table)
 
 
-def draw_verification(console: Console, s: dict[str, Any]) -> None:
+def draw_verification(console: Console, s: dict[str, Any], rows: str = "held-out rows") -> None:
     # Runs of older versions have batches alone and no names.
     sizes = [case["batch"] for case in s["cases"] if case.get("name", "batch").startswith("batch")]
     batches = ", ".join(str(size) for size in dict.fromkeys(sizes))
     line(
         console,
-        f"ONNX Runtime {s['onnxruntime']} against the model on {s['rows']} held-out rows, "
-        f"batches of {batches}, optimisations off and full:",
+        f"ONNX Runtime {s['onnxruntime']} compared with the model on {s['rows']} {rows}, "
+        f"in batches of {batches}, with graph optimisations off and on:",
     )
     draw_verdicts(console, s["worst"], s["problems"])
 

@@ -6,39 +6,40 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+
+from lrdiff_bench.report.help import HELP_NAMES, WholeHelpGroup
 
 __all__ = ["StudyGroup", "add_study_commands"]
 
 
-class StudyGroup(TyperGroup):
+class StudyGroup(WholeHelpGroup):
     """``lrdiff study NAME`` is ``lrdiff study run NAME``: what is no command is a workload or a file."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or (args[0] != "--help" and args[0] not in self.commands):
+        if not args or (args[0] not in ("-h", "--help") and args[0] not in self.commands):
             args = ["run", *args]
         return list(super().parse_args(ctx, args))
 
 
-StorageOption = Annotated[str | None, typer.Option("--storage", metavar="URL", help="Where trials are kept, such as postgresql://user@host/name [sqlite in the folder].")]  # fmt: skip # noqa: E501
+StorageOption = Annotated[str | None, typer.Option("--storage", metavar="URL", help="Where trials are kept, such as postgresql://user@host/name [sqlite in the folder].")]  # fmt: skip
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the studies [runs/study].")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
-NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[STUDY]...", help="Which; left out: all full ones that are finished.")]  # fmt: skip # noqa: E501
+NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[STUDY]...", help="Which; left out: all full ones that are finished.")]  # fmt: skip
 
 
 def run(
-    targets: Annotated[list[str] | None, typer.Argument(metavar="[NAME|FILE.toml]...", help="Workloads of `lrdiff study ls`, or files.")] = None,  # noqa: E501
+    targets: Annotated[list[str] | None, typer.Argument(metavar="[NAME|FILE.toml]...", help="Workloads of `lrdiff study ls`, or files.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every workload that comes with the project.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A look: a fraction of everything; marked in every output.")] = False,  # noqa: E501
-    budget: Annotated[int | None, typer.Option("--budget", metavar="K", help="Points each scheme tries in each search [64].")] = None,  # noqa: E501
-    seeds: Annotated[int | None, typer.Option("--seeds", metavar="S", help="Fresh seeds of the report [the workload's].")] = None,  # noqa: E501
+    quick: Annotated[bool, typer.Option("--quick", help="A look: a fraction of everything; marked in every output.")] = False,
+    budget: Annotated[int | None, typer.Option("--budget", metavar="K", help="Points each scheme tries in each search [64].")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", metavar="S", help="Fresh seeds of the report [the workload's].")] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="MODULE:FACTORY", help="Your own model.")] = None,
-    data: Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="Your own rows: CSV, Parquet or Arrow.")] = None,  # noqa: E501
+    data: Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="Your own rows: CSV, Parquet or Arrow.")] = None,
     target: Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")] = None,
-    groups: Annotated[str | None, typer.Option("--groups", metavar="NAME=PATTERN,...", help="Which parameters learn at one rate.")] = None,  # noqa: E501
-    device: Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="Of your own model: auto, cpu, cuda or mps.")] = None,  # noqa: E501
+    groups: Annotated[str | None, typer.Option("--groups", metavar="NAME=PATTERN,...", help="Which parameters learn at one rate.")] = None,
+    device: Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="Of your own model: auto, cpu, cuda or mps.")] = None,
     storage: StorageOption = None,
-    scheduler: Annotated[str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Train on the workers of a Dask scheduler.")] = None,  # noqa: E501
+    scheduler: Annotated[str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Train on the workers of a Dask scheduler.")] = None,
     out: OutOption = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
@@ -82,8 +83,8 @@ def verdict(
 
 def export(
     names: NamesArgument = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.md", help="The page; pictures go beside it.")] = Path("convergence.md"),  # noqa: E501
-    source: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="Folder of the studies [runs/study].")] = None,  # noqa: E501
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.md", help="The page; pictures go beside it.")] = Path("convergence.md"),
+    source: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="Folder of the studies [runs/study].")] = None,
     storage: StorageOption = None,
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="The page alone.")] = False,
 ) -> int:  # fmt: skip
@@ -97,7 +98,9 @@ def add_study_commands(app: typer.Typer) -> None:
     """Add ``study`` to the command line."""
     study = typer.Typer(
         cls=StudyGroup,
-        help="Study whether differential rates help: [NAME|FILE.toml|--all], or a command.",
+        help="Study whether differential rates help, on built-in workloads or your own model and rows.\n\n"
+        "Name workloads, TOML files or --all, or one of these commands.",
+        context_settings=HELP_NAMES,
         rich_markup_mode=None,
     )
     for command in (run, ls, show, verdict, export):

@@ -24,7 +24,7 @@ def connect(address: str) -> Any:
         from distributed import Client
     except ModuleNotFoundError as problem:
         raise UnavailableError(
-            "--scheduler needs Dask, which is not installed", help='pip install "lrdiff[maps]"'
+            "--scheduler needs Dask, which is not installed", help="pip install dask distributed"
         ) from problem
     try:
         return Client(address, timeout=CONNECT_S, set_as_default=False)
@@ -75,7 +75,8 @@ def cluster_trouble(*, what: str, smaller: str) -> Iterator[None]:
         ) from problem
     except ModuleNotFoundError as problem:
         raise UnavailableError(
-            f"a worker cannot import {problem.name}", help="install the same lrdiff[maps] for all workers"
+            f"a worker cannot import {problem.name}",
+            help="install the same libraries, and the same lrdiff, for all workers",
         ) from problem
     except (FutureCancelledError, CommClosedError, ConnectionError, TimeoutError) as problem:  # not a disk that is full
         raise UnavailableError("the Dask cluster was lost", help=f"start it again; {on}") from problem

@@ -28,7 +28,7 @@ def optuna_module() -> Any:
         import optuna
     except ModuleNotFoundError as problem:
         raise UnavailableError(
-            f"studies need {problem.name}, which is not installed", help='pip install "lrdiff[study]"'
+            f"studies need {problem.name}, which is not installed", help="pip install optuna"
         ) from problem
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
