@@ -9,6 +9,7 @@ pytest.importorskip("accelerate", reason="accelerate, which the Trainer needs, i
 
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
+from lrdiff_core.integrations import log_rates, transformers_unfreezing
 from lrdiff_core.rates import LayerDecay, Rule, param_groups
 
 pytestmark = pytest.mark.interop
@@ -61,7 +62,7 @@ class Watch(TrainerCallback):
         self.rates.append([group["lr"] for group in optimizer.param_groups])
 
 
-def fit(folder, optimizer="ours", schedule="Schedule", *, resume=None, model=None):
+def fit(folder, optimizer="ours", schedule="Schedule", *, resume=None, model=None, callback=None, names=False):
     model = model or make_bert()
     plan = make_bert_plan(model)
     made = OPTIMIZERS[optimizer](plan.groups())
@@ -74,8 +75,10 @@ def fit(folder, optimizer="ours", schedule="Schedule", *, resume=None, model=Non
         ),
         train_dataset=Sentences(),
         optimizers=(made, make_schedule(schedule, plan, made)),
-        callbacks=[watch],
+        callbacks=[watch, *([callback(plan)] if callback else [])],
     )  # fmt: skip
+    if names:
+        log_rates(trainer)
     trainer.train(resume_from_checkpoint=resume)
     return trainer, plan, watch.rates
 
@@ -114,3 +117,33 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path, then):
         assert not moved(weights(whole.model), weights(second.model))
     else:
         assert_close(weights(second.model), weights(whole.model), rate=BASE_RATE)
+
+
+def test_rates_are_logged_by_the_names_of_the_plan(tmp_path):
+    trainer, plan, rates = fit(tmp_path, names=True)
+    logged = [row for row in trainer.state.log_history if "learning_rate" in row]
+    names = [group["name"] for group in plan.groups()]
+    assert len(set(names)) == len(names) > 5
+    for row, applied in zip(logged, rates, strict=True):
+        assert {key: value for key, value in row.items() if "learning_rate/" in key} == {
+            f"learning_rate/{name}": rate for name, rate in zip(names, applied, strict=True)
+        }
+        assert row["learning_rate"] == applied[0]
+
+
+def test_layers_are_unfrozen_from_the_head_down(tmp_path):
+    stages = ["classifier", "bert.pooler", "bert.encoder.layer.1", "bert.encoder.layer.0", "bert.embeddings"]
+
+    def unfreezing(plan):
+        return transformers_unfreezing(plan, every=3, stages=stages)
+
+    whole, plan, _ = fit(tmp_path, callback=unfreezing)
+    assert {name for name in plan.frozen if not name.startswith("bert.embeddings")} == set()
+    assert [name for name in plan.frozen if name.startswith("bert.embeddings")]  # by the plan, for good
+    frozen_first = make_bert()
+    second, _, _ = fit(
+        tmp_path / "second", model=frozen_first, resume=str(tmp_path / "checkpoint-5"), callback=unfreezing
+    )
+    assert not moved(weights(whole.model), weights(second.model))
+    steps = [int(state["step"]) for state in whole.optimizer.state_dict()["state"].values()]
+    assert sorted(set(steps)) == [3, 6, 9, 12]

@@ -23,6 +23,9 @@ import lightning
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
 
+from lrdiff_core.integrations import lightning_unfreezing
+from lrdiff_core.unfreezing import head_down
+
 pytestmark = [
     pytest.mark.interop,
     pytest.mark.filterwarnings("ignore:.*num_workers.*:UserWarning"),
@@ -128,3 +131,43 @@ def test_unfreezing_midway_changes_no_group(tmp_path):
     trainer, logged = fit(module, tmp_path, callbacks=[Unfreeze()])
     assert moved(before, weights(module.model)) == set(before)
     assert len(trainer.optimizers[0].param_groups) == len(logged) == GROUPS
+
+
+class Layers(Callback):
+    """Which layers moved in each epoch."""
+
+    def __init__(self):
+        self.moved = []
+
+    def on_train_epoch_start(self, trainer, module):
+        self.before = weights(module.model)
+
+    def on_train_epoch_end(self, trainer, module):
+        self.moved.append("".join(sorted({name[0] for name in moved(self.before, weights(module.model))})))
+
+
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+def test_layers_are_unfrozen_from_the_head_down(tmp_path, interval):
+    def unfreezing():
+        every = 1 if interval == "epoch" else BATCHES
+        return lightning_unfreezing(
+            lambda module: module.plan, every=every, stages=lambda module: head_down(module.model), interval=interval
+        )
+
+    module, layers = Module(), Layers()
+    trainer, _ = fit(module, tmp_path / "whole", callbacks=[unfreezing(), layers])
+    assert layers.moved == ["4", "24", "024"]
+    assert len(trainer.optimizers[0].param_groups) == GROUPS
+    first, second, rest = Module(), Module(), Layers()
+    fit(first, tmp_path / "first", epochs=2, callbacks=[unfreezing()])[0].save_checkpoint(tmp_path / "first.ckpt")
+    fit(second, tmp_path / "second", resume=tmp_path / "first.ckpt", callbacks=[unfreezing(), rest])
+    assert rest.moved == ["024"]
+    assert not moved(weights(module.model), weights(second.model))
+
+
+def test_rates_are_logged_by_the_names_of_the_plan(tmp_path):
+    module = Module()
+    _, logged = fit(module, tmp_path)
+    names = [group["name"] for group in module.plan.groups()]
+    assert [key.rpartition("/")[2] for key in logged] == names
+    assert len(set(names)) == GROUPS
