@@ -287,6 +287,24 @@ def lr_find(
         _write(as_text(found, files) + "\n")
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def audit(
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT.py", help="A training script, run as python runs it.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGS]...", help="Its own.")] = None,
+    every: Annotated[int, typer.Option("--every", metavar="N", min=1, help="Look at the first three steps, then every N-th.")] = 50,
+    json: JsonOption = False,
+) -> int:  # fmt: skip
+    """Run somebody's training script and say which rate, decay and rule each parameter really got."""
+    from lrdiff_bench.run.audit_command import audit_script
+
+    report = audit_script(script, arguments or (), every=every, quiet=json)
+    if json:
+        _print_json(report.to_dict())
+    else:
+        _write(f"{report}\n")
+    return 0 if report.passed else 1
+
+
 @bench_app.command("step")
 def bench_step(
     peers: Annotated[bool, typer.Option("--peers", help="Compare with PyTorch's own optimizers and those of other libraries, too.")] = False,

@@ -2,7 +2,7 @@
 
 ::
 
-    snapshot  <-  recognise  <-  asked, track  <-  watch  <-  words, report, causes, findings  <-  audit
+    snapshot  <-  recognise  <-  asked, track, find  <-  watch  <-  words, report, causes, findings  <-  audit
 """
 
 from lrdiff_core.audit.audit import Audit, audit

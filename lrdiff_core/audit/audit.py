@@ -63,7 +63,7 @@ class Audit:
 
 @contextmanager
 def audit(
-    model: nn.Module,
+    model: nn.Module | None = None,
     optimizer: Any = None,
     plan: RatePlan | None = None,
     *,
@@ -76,7 +76,8 @@ def audit(
     nothing is drawn from random generators.
 
     Args:
-        model: what is trained.
+        model: what is trained. None: every model that an optimizer of this process trains, and what was asked is the
+            plan that this process made for it, if any.
         optimizer: the one (or a list) that is to train it; None: whichever does.
         plan: what was asked. None: what the optimizer's groups say when the block begins; without an optimizer,
             whatever the groups say at each step.
@@ -104,9 +105,11 @@ def audit(
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise RateError(f"every is {every!r}", help="write a whole number of steps, such as 50")
     optimizers = [] if optimizer is None else list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
-    infos = list_parameters(model)
+    infos = [] if model is None else list_parameters(model)
     names = {id(info.parameter): info.name for info in infos}
     asked: dict[str, Asked] = {}
+    if plan is not None and model is None:
+        raise RateError("a plan was given without its model", help="write audit(model, optimizer, plan)")
     if plan is not None:
         asked = _renamed(of_plan(plan), [name for info in infos for name in (info.name, *info.tied)])
     else:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from lrdiff_core.audit.asked import Mark
+from lrdiff_core.audit.asked import Mark, base_rate, of_groups
 from lrdiff_core.audit.causes import causes
 from lrdiff_core.audit.recognise import FEWEST
 from lrdiff_core.audit.report import Finding, Report, Row
@@ -112,6 +112,7 @@ def _who_steps(watch: Watch) -> Iterator[Finding]:
             parameters=tuple(watch.names[i] for one in others for i in one.ids if i in watch.names),
             since=1,
         )
+    yield from _idle(watch, others)
     forgotten = _in_no_group(watch)
     for stepper in stepped:
         if strange := len(stepper.ids - watch.names.keys()):
@@ -129,6 +130,27 @@ def _who_steps(watch: Watch) -> Iterator[Finding]:
             text=f"{one.label} and {other.label} take turns on {few(shared)}",
             help="give each parameter to one optimizer",
             parameters=shared,
+        )
+
+
+def _idle(watch: Watch, steppers: Sequence[Stepper]) -> Iterator[Finding]:
+    """Optimizers that were made for the same parameters with other rates, and never stepped."""
+    stepped = {id(one.optimizer) for one in steppers}
+    for optimizer in watch.others:
+        if stepped & {id(optimizer), id(unwrapped(optimizer))}:
+            continue
+        asked = of_groups(optimizer.param_groups, watch.names)
+        if not any(asked[name].rate != watch.asked[name].rate for name in asked if name in watch.asked):
+            continue
+        bases = [base_rate(group) for group in optimizer.param_groups]
+        by = ", ".join(dict.fromkeys(map(_described, steppers)))
+        yield Finding(
+            kind="other-optimizer",
+            text=f"{type(optimizer).__name__} ({count(len(bases), 'group')}, {numbers(bases)}) never stepped; its "
+            f"parameters are trained by {by}",
+            help="hand your optimizer to the trainer (optimizers=, configure_optimizers), and take its own out",
+            parameters=tuple(asked),
+            since=1,
         )
 
 
@@ -341,39 +363,34 @@ _KEYS: dict[str, Callable[[Mark], tuple[Any, ...]]] = {
 
 def _standing(watch: Watch) -> Iterator[Finding]:
     forgotten = set(_in_no_group(watch))
-    alike: dict[tuple[str, str, str], list[str]] = {}
+    alike: dict[tuple[str, str, str, bool], list[str]] = {}
     for info in watch.infos:
         track, reason = watch.tracks[info.name], None
         if not (info.parameter.requires_grad or track.wanted or track.learnt):
             if track.moved and "frozen" not in track.marks:
-                reason = (
-                    "frozen-moves",
-                    "moved, and should be frozen",
-                    "no optimizer's step did it: who else writes to it?",
-                )
+                help = "right for averages and target networks; else look for who writes to it"
+                reason = "outside", "frozen, and moved by no optimizer's step", help, True
         elif info.name in forgotten:
             way = "moved, by no optimizer's step" if track.moved else "never moved"
-            reason = "no-group", f"in no optimizer that stepped; {way}", _NO_GROUP
+            reached = "" if track.reached else ", and no gradient reaches it"
+            reason = "no-group", f"in no optimizer that stepped{reached}; {way}", _NO_GROUP, not track.reached
         elif track.looks and not track.moved and "hidden" not in track.marks:
             reason = _why_still(track)
         if reason is not None:
             alike.setdefault(reason, []).append(info.name)
-    for (kind, what, help), names in alike.items():
-        note = kind == "note"
-        kind = "never-updated" if note else kind
+    for (kind, what, help, note), names in alike.items():
         yield Finding(kind=kind, text=f"{few(names)}: {what}", help=help, parameters=tuple(names), note=note)
 
 
-_NO_GROUP = (
-    "add it to a group, or freeze it (requires_grad_(False)); heads and adapters added later are often forgotten"
-)
+_NO_GROUP = "add it to a group, or freeze it (requires_grad_(False)); later heads and adapters are easily forgotten"
 
 
-def _why_still(track: Track) -> tuple[str, str, str]:
+def _why_still(track: Track) -> tuple[str, str, str, bool]:
+    why, help, note = "though a gradient reached it", "look at the optimizer's step", False
     if track.blind == track.looks:
-        return "never-updated", "never moved, for no gradient reached it", "is it used in forward, and not detached?"
-    if track.blind + track.flat == track.looks:
-        return "note", "never moved, for its gradient is 0", "a dead or unused part, or a loss that does not need it"
-    if not track.declared:
-        return "never-updated", "never moved, for its rate is 0", "look at the scheduler"
-    return "never-updated", "never moved, though a gradient reached it", "look at the optimizer's step"
+        why, help = "for no gradient reached it", "is it used in forward, and not detached?"
+    elif track.blind + track.flat == track.looks:
+        why, help, note = "for its gradient is 0", "a dead or unused part, or a loss that does not need it", True
+    elif not track.declared:
+        why, help = "for its rate is 0", "look at the scheduler"
+    return "never-updated", f"never moved, {why}", help, note

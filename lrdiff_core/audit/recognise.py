@@ -225,11 +225,8 @@ def _fit(target: Entries, columns: Sequence[Entries], hidden: float) -> _Fit | N
     if not used or count < len(used) or (len(used) > 1 and count < FEWEST):
         return None
     matrix = np.array([columns[i] / norms[i] for i in used])  # [columns, entries]
-    try:
-        inverse = np.linalg.inv(matrix @ matrix.T)
-    except np.linalg.LinAlgError:
-        return None
-    if not (inverse.diagonal() < 1 / FLAT**2).all():
+    inverse = _inverse(matrix @ matrix.T)
+    if inverse is None:
         return None
     found = inverse @ (matrix @ target)
     rest = _norm(target - found @ matrix)
@@ -239,6 +236,19 @@ def _fit(target: Entries, columns: Sequence[Entries], hidden: float) -> _Fit | N
         factors[i] = float(found[place]) / norms[i]
         errors[i] = SIGMAS * spread * math.sqrt(float(inverse[place, place])) / norms[i]
     return _Fit(tuple(factors), tuple(errors), rest)
+
+
+def _inverse(gram: Entries) -> Entries | None:
+    """Of the products of columns of length 1; None where two of them are one."""
+    if len(gram) == 2:  # by hand: numpy takes ten times as long
+        cosine = float(gram[0, 1])
+        sine = 1 - cosine**2
+        return np.array([[1.0, -cosine], [-cosine, 1.0]]) / sine if sine > FLAT**2 else None
+    try:
+        inverse = np.linalg.inv(gram)
+    except np.linalg.LinAlgError:
+        return None
+    return np.asarray(inverse) if (inverse.diagonal() < 1 / FLAT**2).all() else None
 
 
 def _norm(numbers: Entries) -> float:

@@ -134,10 +134,11 @@ class Looks:
             tensor = torch.view_as_real(tensor)
         if tensor.element_size() == 1:
             tensor = tensor.float()  # such numbers are not joined with others
-        flat = tensor.reshape(-1)
-        if not whole and len(flat) > LOOK:
-            flat = flat[:: _stride(len(flat), LOOK)]
-        device, count = flat.device, len(flat)
+        flat, count = tensor.reshape(-1), tensor.numel()
+        if not whole and count > LOOK:
+            flat = flat[:: _stride(count, LOOK)]
+            count = flat.numel()
+        device = flat.device
         self._views.setdefault(device, []).append(flat)
         start = self._ends.get(device, 0)
         self._ends[device] = start + count

@@ -68,6 +68,7 @@ class Track:
         looks, blind, flat: sampled steps, those without a gradient, those with a gradient of zeros.
         start, end: fingerprints; equal where it never moved.
         wanted, trainable, learnt: it wants a gradient at the start, at the end, in a step that was looked at.
+        reached: a gradient was there after a step that was looked at, in an optimizer or not.
         steppers: numbers of the optimizers that step it.
         asked: at the last look.
     """
@@ -85,6 +86,7 @@ class Track:
     blind: int = 0
     flat: int = 0
     learnt: bool = False
+    reached: bool = False
     promised: str | None = None
     asked: Asked | None = None
     size: float = 0.0  # root mean square of the last way that was not nothing
@@ -177,7 +179,8 @@ class Track:
         if applied.decay is None or applied.rule in (UNKNOWN, STILL) or applied.rate is None:
             return
         resolved = applied.decay_error <= DECAY * max(wanted, applied.decay)
-        weights = applied.rate * float(np.sqrt(np.mean(sight.change.before.weight**2)))
+        weight = sight.change.before.weight
+        weights = applied.rate * math.sqrt(float(weight @ weight) / weight.size)
         if not resolved and applied.decay_error * weights < 1e-3 * applied.size:
             resolved = not wanted  # no decay, as exactly as it matters
         off = abs(applied.decay - wanted)

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from lrdiff_core.audit.asked import Asked, Declared, Factor, of_groups
+from lrdiff_core.audit.asked import Asked, Declared, Factor, of_groups, of_plan
+from lrdiff_core.audit.find import Models, fitting_plan, optimizers_of
 from lrdiff_core.audit.recognise import Change, expected_rule, recognise
 from lrdiff_core.audit.snapshot import Entries, Look, Looks, digits, fingerprint, look_at, on_this_rank
 from lrdiff_core.audit.track import Sight, Track
@@ -84,10 +85,10 @@ class _Before:
 
 
 class Watch:
-    """Looks at a model while it is trained; :meth:`start`, train, :meth:`stop`, then read the attributes.
+    """Looks at a model while it is trained; :meth:`start`, train, :meth:`stop` (and again), then read the attributes.
 
     Args:
-        model: whose parameters.
+        model: whose parameters; None: of every model that an optimizer trains, as it comes.
         optimizers: that are to train it.
         asked: by name; what is not there is taken from the groups that step it.
         planned: whether ``asked`` is a plan's: then decays are compared with it, too.
@@ -95,6 +96,8 @@ class Watch:
         every: looks at every so many steps.
 
     Attributes:
+        models: found by what optimizers hold, where no model was given.
+        others: optimizers that lived when one of these was first trained, and hold parameters of it.
         infos: the model's parameters, as they were last seen.
         tracks: what was seen of each, by name.
         steppers: the optimizers that stepped, in order.
@@ -103,7 +106,7 @@ class Watch:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | None,
         optimizers: Sequence[Any],
         *,
         asked: Mapping[str, Asked],
@@ -114,6 +117,8 @@ class Watch:
         self.model, self.optimizers = model, list(optimizers)
         self.asked, self.schedule, self.every = dict(asked), schedule, every
         self.planned_names = frozenset(asked) if planned else frozenset()
+        self.models = Models()
+        self.others: list[torch.optim.Optimizer] = []
         self.infos: list[ParamInfo] = []
         self.names: dict[int, str] = {}
         self.tracks: dict[str, Track] = {}
@@ -129,13 +134,12 @@ class Watch:
 
     def start(self) -> None:
         """Hook onto every optimizer there is or will be."""
-        for info in self.infos:
-            track = self.tracks[info.name]
-            track.start, track.wanted = fingerprint(info.parameter), info.parameter.requires_grad
         self._undo = [
             register_optimizer_step_pre_hook(self._before_step).remove,
             register_optimizer_step_post_hook(self._after_step).remove,
         ]
+        for stepper in self.steppers:
+            self._note_loads(stepper)
         for optimizer in self.optimizers:
             if isinstance(optimizer, torch.optim.Optimizer):
                 self._stepper_of(unwrapped(optimizer))
@@ -153,7 +157,6 @@ class Watch:
             track = self.tracks[info.name]
             track.end = fingerprint(info.parameter)
             track.trainable = info.parameter.requires_grad
-        self._by_id.clear()
 
     # -- hooks -------------------------------------------------------------------------------------------------------
 
@@ -229,11 +232,13 @@ class Watch:
         if found is None:
             found = self._by_id[id(optimizer)] = Stepper(len(self.steppers), optimizer)
             self.steppers.append(found)
-            register = getattr(optimizer, "register_load_state_dict_post_hook", None)
-            if register is not None:
-                stepper = found
-                self._undo.append(register(lambda _: stepper.loaded.append(stepper.steps)).remove)
+            self._note_loads(found)
         return found
+
+    def _note_loads(self, stepper: Stepper) -> None:
+        register = getattr(stepper.optimizer, "register_load_state_dict_post_hook", None)
+        if register is not None:
+            self._undo.append(register(lambda _: stepper.loaded.append(stepper.steps)).remove)
 
     def _take_turn(self, stepper: Stepper) -> None:
         """Note where two optimizers step the same parameters in turns: one, the other, and the first again."""
@@ -259,11 +264,32 @@ class Watch:
             stepper.declared[-1].read(stepper.steps)
 
     def _scan(self) -> None:
-        self.infos = list_parameters(self.model)
+        if self.model is not None:
+            self.infos = list_parameters(self.model)
+        else:
+            held = self._held()
+            self.infos = self.models.parameters(held)
+            self.others += optimizers_of(held.values(), but=[*self.others, *(one.optimizer for one in self.steppers)])
+            if self.infos and not self.planned_names and (plan := fitting_plan(self.infos)) is not None:
+                self.asked |= of_plan(plan)
+                self.planned_names = frozenset(self.asked)
         self.names = {id(info.parameter): info.name for info in self.infos}
         for info in self.infos:
-            shape = tuple(info.parameter.shape)
-            self.tracks.setdefault(info.name, Track(info.name, shape, start=fingerprint(info.parameter)))
+            if info.name not in self.tracks:
+                parameter = info.parameter
+                self.tracks[info.name] = Track(
+                    info.name, info.shape, start=fingerprint(parameter), wanted=parameter.requires_grad
+                )
+
+    def _held(self) -> dict[str, Tensor]:
+        """What the optimizers hold, by a name to fall back on."""
+        return {
+            f"{stepper.label}.{number}": parameter
+            for stepper in self.steppers
+            for number, parameter in enumerate(
+                parameter for group in getattr(stepper.optimizer, "param_groups", []) for parameter in group["params"]
+            )
+        }
 
     def _scan_if_changed(self) -> None:
         for info in self.infos:
@@ -306,6 +332,9 @@ class Watch:
     def _judge(self, nest: list[_Frame]) -> None:
         """All frames of one outer step, the innermost first."""
         self._left = {}
+        for info in self.infos:
+            track = self.tracks[info.name]
+            track.reached = track.reached or info.parameter.grad is not None
         for place, frame in enumerate(nest):
             declared = frame.stepper.declared[-1]
             scale = _loss_scale(frame.stepper.optimizer)

@@ -9,7 +9,7 @@ import itertools
 from dataclasses import dataclass
 
 import torch
-from audit_setup import STEPS, audited, backward, batches, fit, loss_of, make_model, make_plan
+from audit_setup import EVERY, STEPS, audited, backward, batches, fit, loss_of, make_model, make_plan
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import lr_scheduler
@@ -610,6 +610,35 @@ def tensor_rates():
     return audited(model, optimizer, plan, scheduler=schedule)
 
 
+class Teacher(nn.Module):
+    """A student and a slow copy of it, in one module."""
+
+    def __init__(self, wants_gradients):
+        super().__init__()
+        self.student = make_model()
+        self.teacher = copy.deepcopy(self.student).requires_grad_(wants_gradients)
+
+    def forward(self, x):
+        return self.student(x)
+
+    @torch.no_grad()
+    def follow(self):
+        for slow, fast in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            slow.lerp_(fast, 0.1)
+
+
+@healthy("a momentum encoder inside of the model", "AdamW")
+def momentum_encoder():
+    model = Teacher(False)
+    return audited(model, torch.optim.AdamW(model.student.parameters(), lr=1e-3), after=model.follow)
+
+
+@healthy("an average inside of the model that nobody froze", None)
+def average_inside():
+    model = Teacher(True)
+    return audited(model, torch.optim.AdamW(model.student.parameters(), lr=1e-3), after=model.follow)
+
+
 class LoRA(nn.Module):
     def __init__(self, inner):
         super().__init__()
@@ -678,6 +707,27 @@ def lbfgs():
 def nothing_given():
     model = make_model()
     return audited(model, train=lambda: fit(model, torch.optim.AdamW(model.parameters())))
+
+
+@healthy("nothing but the training: models and plans are found", "AdamW")
+def whole_process():
+    with audit(every=EVERY) as report:
+        model = make_model()
+        plan = make_plan(model)
+        fit(model, optim.AdamW(plan.groups()))
+    assert len(report.rows) == 6
+    return report.report
+
+
+@healthy("two models found, with names of their own", "Adam")
+def two_models_found():
+    with audit(every=EVERY) as report:
+        models = [make_model(), make_model()]
+        players = [torch.optim.Adam(model.parameters(), lr=1e-3) for model in models]
+        for model, player in zip(models, players, strict=True):
+            fit(model, player)
+    assert [row.name for row in report.rows[5:7]] == ["4.bias", "Sequential.0.weight"]
+    return report.report
 
 
 @healthy("an audit inside of an audit", "AdamW")

@@ -538,20 +538,6 @@ def frozen_with_a_gradient_left():
     return audited(model, optimizer, train=train)
 
 
-@miniature("frozen-moves", "a target network's update writes into the frozen backbone", "0.")
-def frozen_but_averaged():
-    model = make_model()
-    model[0].requires_grad_(False)
-    other = make_model()[0].requires_grad_(False)
-    other.weight.add_(1)
-
-    def average():
-        for mine, theirs in zip(model[0].parameters(), other.parameters(), strict=True):
-            mine.lerp_(theirs, 0.1)
-
-    return audited(model, torch.optim.AdamW(model.parameters(), lr=1e-3), after=average)
-
-
 @miniature("not-frozen", "fast-reid#178: the plan freezes, the model does not know", "0.")
 def freeze_not_applied():
     model = make_model()
