@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lrdiff_bench.study.analysis.analyse import analyse
 from lrdiff_bench.study.search.engine import run_study
-from lrdiff_bench.study.search.ledger import Memory
+from lrdiff_bench.study.search.ledger import MemoryLedger
 from lrdiff_bench.study.search.plan import Plan
 from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, Workload
 
@@ -207,12 +207,12 @@ def simulate(scenario: Scenario, studies: int = 200, *, plan: Plan | None = None
     for number in range(first, first + studies):
         workload = replace(scenario.workload, offset=number + 1)
         own = replace(plan or Plan(), report_seeds=30 if plan is None else plan.report_seeds)
-        finished = run_study(workload, _scrambled(own, number), Memory())
-        found = analyse(finished, draws=1000, curves=False)
+        study = run_study(workload, _scrambled(own, number), MemoryLedger())
+        found = analyse(study, draws=1000, curves=False)
         gain = found.gain
         verdicts[gain.verdict.plain] = verdicts.get(gain.verdict.plain, 0) + 1
         covered += scenario.truth is None or gain.low <= scenario.truth <= gain.high
-        widened += any(search.widened for search in finished.searches)
+        widened += any(search.widened for search in study.searches)
     wrong = sum(count for verdict, count in verdicts.items() if verdict in scenario.wrong)
     return Counts(studies=studies, verdicts=verdicts, wrong=wrong, covered=covered, widened=widened)
 
@@ -221,8 +221,8 @@ def _scrambled(plan: Plan, number: int) -> Plan:
     """The same plan with points of its own."""
 
     class Own(Plan):
-        def scramble(self, repeat: int) -> int:
-            return super().scramble(repeat) + 1000 * (number + 1)
+        def scramble(self, search: int) -> int:
+            return super().scramble(search) + 1000 * (number + 1)
 
     return Own(**plan.to_dict())
 

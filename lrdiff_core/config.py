@@ -42,10 +42,12 @@ class CompareConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    seeds: Annotated[int, Field(ge=10, le=1000)] = 20
-    """Reporting seeds; every scheme is trained on each of them."""
-    tuning_seeds: Annotated[int, Field(ge=1, le=1000)] = 3
-    """Seeds that choose the best rate of the sweep; never reported on."""
+    seeds: Annotated[int | None, Field(ge=10, le=1000)] = None
+    """Fresh seeds that every scheme is reported on; left out: 200, fewer where a training is dear."""
+    searches: Annotated[int | None, Field(ge=2, le=1000)] = None
+    """How often rates are chosen, each time on other seeds; left out: 8, fewer where a training is dear."""
+    tuning_seeds: Annotated[int | None, Field(ge=1, le=1000)] = None
+    """Seeds that every rate of the sweep is tried on in a search, never reported on; left out: 4, or fewer."""
     sweep: Annotated[tuple[float, ...], Field(min_length=2, strict=False)] = (
         0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3,
     )  # fmt: skip

@@ -13,7 +13,7 @@ PUBLIC = {
         layer_rates load_checkpoint load_config load_table make_config param_groups prepare read_features repeatable
         save_checkpoint score_name set_up split_table train
     """,
-    "lrdiff_bench": "Comparison RunResult compare_single_rates run_job",
+    "lrdiff_bench": "RateComparison RunResult compare_single_rates run_job",
 }
 
 

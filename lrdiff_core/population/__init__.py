@@ -10,6 +10,7 @@
 from lrdiff_core.population.network import Scale
 from lrdiff_core.population.result import Population
 from lrdiff_core.population.rows import PopulationData
+from lrdiff_core.population.task import PopulationTask, population_task
 from lrdiff_core.population.train import train_population
 
-__all__ = ["Population", "PopulationData", "Scale", "train_population"]
+__all__ = ["Population", "PopulationData", "PopulationTask", "Scale", "population_task", "train_population"]

@@ -9,10 +9,10 @@ import time
 from benchmarks.simulate_study import SINGLE, TEN, Planted, _free
 from lrdiff_bench.study.folder import MUST_AGREE, facts_of
 from lrdiff_bench.study.search.engine import run_study
-from lrdiff_bench.study.search.ledger import Shared
+from lrdiff_bench.study.search.ledger import StorageLedger
 from lrdiff_bench.study.search.plan import Plan
 
-PLAN = Plan(budget=8, repeats=2, report_seeds=6, target_seeds=4, widenings=1)
+PLAN = Plan(budget=8, searches=2, report_seeds=6, target_seeds=4, widenings=1, finalists=3, final_seeds=4)
 WORKLOAD = {"schemes": (SINGLE, TEN, _free("head")), "gain": {"ratio 10": 0.05}}
 
 
@@ -29,7 +29,7 @@ class Slow(Planted):
 
 
 def ledger(url, workload):
-    return Shared(
+    return StorageLedger(
         url,
         workload.name,
         direction="minimize",
@@ -44,7 +44,7 @@ def main(url, seconds):
     workload = Slow(**WORKLOAD)
     Slow.seconds = seconds
     finished = run_study(workload, PLAN, ledger(url, workload))
-    print("finished", len(finished.rows), flush=True)
+    print("finished", len(finished.results), flush=True)
 
 
 if __name__ == "__main__":

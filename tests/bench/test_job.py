@@ -17,7 +17,11 @@ from lrdiff_core import load_checkpoint, load_table, make_config
 from lrdiff_core.errors import ConfigError
 from lrdiff_export.publish import export
 
-QUICK = {"epochs": 3, "device": "cpu", "compare": {"seeds": 10, "tuning_seeds": 1, "sweep": [0.003, 0.03]}}
+QUICK = {
+    "epochs": 3,
+    "device": "cpu",
+    "compare": {"seeds": 10, "tuning_seeds": 1, "searches": 2, "sweep": [0.003, 0.01, 0.03]},
+}
 
 
 class Recorder:

@@ -12,7 +12,7 @@ from lrdiff_bench.report.json import json_ready
 from lrdiff_bench.system.run_folder import new_run_folder, read_summary
 from lrdiff_core.errors import CheckpointError, InputError
 
-SUMMARY = {"format": "lrdiff.run", "version": 1}
+SUMMARY = {"format": "lrdiff.run", "version": 2}
 
 
 def make_run(final, text):

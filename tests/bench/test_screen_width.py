@@ -1,26 +1,31 @@
 """No number on the screen is ever cut off, however narrow the terminal is."""
 
 import io
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
 from lrdiff_bench.report.parity_table import draw_parity
 from lrdiff_bench.report.tables import label, plain_table
-from lrdiff_bench.run.screen import draw_comparison, draw_step_cost
+from lrdiff_bench.run.comparison_screen import draw_comparison
+from lrdiff_bench.run.screen import draw_step_cost
+from lrdiff_bench.stats.gain import judge_gain
 
 SCHEMES = [
     {
         "name": name,
         "rates_text": rates,
         "trials": 7,
-        "at_edge": False,
+        "searches": 6,
+        "other_rates": {"0.01": 2} if name == "tuned single" else {},
         "train_loss": [[0.256, 0.2, 0.3]],
-        "validation_loss": [[0.287, 0.26, 0.32]] * 12,
-        "test_loss": [0.294, 0.26, 0.32],
-        "test_score": [0.887, 0.86, 0.9],
-        "diverged": 0,
+        "test_loss": [[0.287, 0.26, 0.32]] * 12,
+        "final": [0.294, 0.26, 0.32],
+        "score": 0.887,
+        "diverged": 0.015,
     }
     for name, rates in (
         ("as configured", "0.01 / 0.001"),
@@ -30,13 +35,14 @@ SCHEMES = [
         ("tuned ratios", "0.03 / 0.003"),
     )
 ]
-DIFFERENCE = {"verdict": "inconclusive", "median": -0.001, "low": -0.012, "high": 0.006}
+GAIN = asdict(judge_gain(np.zeros((8, 20)), np.linspace(-1, 1, 20) * np.ones((8, 1)), smallest=0.01))
 COMPARISON = {
     "schemes": SCHEMES,
-    "seeds": list(range(20)),
+    "plan": {"report_seeds": 200, "searches": 8},
     "sweep": [0.01] * 7,
-    "best_single": "0.03",
-    "differences": {"as configured": DIFFERENCE, "tuned ratios": DIFFERENCE},
+    "smallest_difference": 0.01,
+    "gains": {"as configured": GAIN, "tuned ratios": GAIN},
+    "void": "",
 }
 PARITY = {
     "results": [

@@ -1,112 +1,133 @@
-"""The comparison with single rates: fair by construction, honest in its verdict."""
+"""Stage 7: a small study of the run's own training, fair by construction, resolved for the preset."""
 
-import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lrdiff_bench.run import single_rates
-from lrdiff_bench.run.single_rates import compare_single_rates, describe_rates, verdict
-from lrdiff_bench.stats.intervals import PairedDifference, paired_difference
-from lrdiff_core import load_table, make_config, set_up, train
+from lrdiff_bench.run.single_rates import CONFIGURED, RATIOS, SINGLE, SIZES, compare_single_rates, plan_of
+from lrdiff_bench.stats.gain import judge_gain
+from lrdiff_core import PRESETS, load_table, make_config, set_up, train
+from lrdiff_core.population import population_task
 
-RATES = {"layer1": 0.01, "layer2": 0.001}
-SMALL = {"epochs": 2, "device": "cpu", "compare": {"seeds": 10, "tuning_seeds": 2, "sweep": [0.001, 0.01, 0.1]}}
+COMPARE = {"seeds": 12, "searches": 3, "tuning_seeds": 2, "sweep": [0.01, 0.1, 1.0]}
+
+
+def compare(data="wine", **changes):
+    settings = {"data": data, "epochs": 3, "device": "cpu", "compare": COMPARE, **changes}
+    return compare_single_rates(make_config(settings))
 
 
 @pytest.fixture(scope="module")
-def comparison():
-    return compare_single_rates(load_table("wine"), make_config({"data": "wine", **SMALL}), RATES)
+def wine():
+    return compare()
 
 
-def test_every_scheme_is_there_and_tuned_ones_cost_the_same(comparison):
-    assert [(s.name, s.trials) for s in comparison.schemes] == [
-        ("as configured", 1), ("single 0.001", 1), ("single 0.01", 1), ("tuned single", 3), ("tuned ratios", 3),
+def shown(found):
+    return {scheme["name"]: scheme for scheme in found.section()["schemes"]}
+
+
+def test_both_families_are_tuned_alike_and_reported_beside_what_is_untuned(wine):
+    assert [(s["name"], s["trials"]) for s in wine.section()["schemes"]] == [
+        (CONFIGURED, 1), ("single 0.001", 1), ("single 0.01", 1), (SINGLE, 3), (RATIOS, 3),
     ]  # fmt: skip
-    assert len(comparison.tuning_loss["tuned single"]) == len(comparison.tuning_loss["tuned ratios"]) == 3
+    single, ratios = wine.study.searches
+    for mine, other in zip(single.tasks, ratios.tasks, strict=True):
+        assert [t.parameters for t in mine] == [t.parameters for t in other]
+        assert [t.seeds for t in mine] == [t.seeds for t in other]
+        assert all(len(set(t.rates)) == 1 for t in mine)
+        assert [t.rates[0] / t.rates[1] for t in other] == pytest.approx([10] * len(other))
+    assert shown(wine)[CONFIGURED]["rates"] == {"layer1": 0.01, "layer2": 0.001}
 
 
-def test_the_tuned_single_rate_is_one_rate_and_the_tuned_ratios_keep_the_runs(comparison):
-    single, ratios = comparison.scheme("tuned single").rates, comparison.scheme("tuned ratios").rates
-    assert single["layer1"] == single["layer2"]
-    assert ratios["layer1"] / ratios["layer2"] == pytest.approx(10)
-    best = int(np.argmin(comparison.tuning_loss["tuned single"]))
-    assert single["layer1"] == comparison.sweep[best]
-    assert comparison.scheme("tuned single").at_edge == (best in (0, 2))
+def test_seeds_that_choose_do_not_report_and_every_search_has_its_own(wine):
+    tasks = wine.study.tasks.values()
+    choosing = [
+        {s for t in tasks if t.kind in ("search", "final") and t.search == r for s in t.seeds} for r in range(3)
+    ]
+    reporting = {seed for t in tasks if t.judged_on == "test" for seed in t.seeds}
+    assert len(reporting) == 12
+    assert not set.union(*choosing) & reporting
+    assert sum(map(len, choosing)) == len(set.union(*choosing))
+    assert 0 not in reporting  # the run's own seed, which people look at first
 
 
-def test_tuning_seeds_never_report(comparison):
-    tuning = {make_config({}).seed + single_rates.FIRST_TUNING_SEED + i for i in range(2)}
-    assert not tuning & set(comparison.seeds)
-    assert 0 not in comparison.seeds  # nor does the run's own seed, which people look at first
+@pytest.mark.parametrize("data", ["wine", "seed", "numbers.csv"])
+def test_a_member_ends_where_a_run_of_its_own_ends(data, tmp_path, monkeypatch):
+    """Rows, split, weights and order of any seed, for every kind of task: one function makes them for all."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    lines = [",".join(f"{value:.4f}" for value in row) for row in random.normal(size=(90, 4))]
+    Path("numbers.csv").write_text("\n".join(["a,b,c,y", *lines]))
+    more = {"target": "y"} if data.endswith("csv") else {}
+    config = make_config({"data": data, "epochs": 3, "device": "cpu", **more})
+    found = compare(data, **more)
+    task, seed = population_task(config), found.study.plan.report()[3]
+    table = load_table(data, seed=seed) if task.table.source == "generator" else task.table
+    setup = set_up(table, config, seed=seed, rates=dict.fromkeys(task.layers, 0.01))
+    assert all((task.model(seed).state_dict()[name] == value).all() for name, value in setup.net.state_dict().items())
+    assert (task.rows(seed).inputs == setup.rows.inputs["train"]).all()
+    assert (task.rows(seed, "test").held_targets == setup.rows.targets["test"]).all()
+    alone = train(setup, config)
+    (result,) = found.study.of("untuned", "single 0.01")
+    assert result.final[3] == pytest.approx(alone.observations[-1].loss, rel=1e-3)
+    assert result.score[3] == pytest.approx(alone.observations[-1].score, abs=1e-3)
+    by_epoch = [row.loss for row in alone.observations if row.split == "train"]
+    assert result.train_loss[3] == pytest.approx(by_epoch, rel=1e-3)
 
 
-def test_a_scheme_reports_what_a_run_on_its_own_gives(comparison):
-    config = make_config({"data": "wine", **SMALL})
-    scheme, seed = comparison.scheme("single 0.01"), comparison.seeds[3]
-    alone = train(set_up(load_table("wine"), config, rates=scheme.rates, seed=seed), config)
-    assert scheme.test_loss[3] == alone.observations[-1].loss
-    assert scheme.validation_loss[3].tolist() == [r.loss for r in alone.observations if r.split == "validation"]
-    assert scheme.train_loss[3].tolist() == [r.loss for r in alone.observations if r.split == "train"]
-
-
-def test_differences_are_paired_by_seed(comparison):
-    ours, single = comparison.scheme("as configured"), comparison.scheme("tuned single")
-    assert comparison.configured == paired_difference(ours.test_loss, single.test_loss)
-    assert comparison.configured.median == np.median(ours.test_loss - single.test_loss)
-
-
-def test_the_generators_rows_are_drawn_anew_for_every_seed(monkeypatch):
-    seen = []
-    load = single_rates.load_table
-    monkeypatch.setattr(single_rates, "load_table", lambda name, *, seed: seen.append(seed) or load(name, seed=seed))
-    result = compare_single_rates(load_table("seed"), make_config({**SMALL, "epochs": 1}), RATES)
-    assert set(result.seeds) <= set(seen)
-    assert len(seen) == len(set(seen)) == 12
+def test_gains_are_those_of_the_study_paired_by_seed(wine):
+    ours = wine.study.of("untuned", CONFIGURED)[0].final
+    single = np.array([wine.study.of("report", SINGLE, search)[0].final for search in range(3)])
+    again = judge_gain(single, ours[None], smallest=0.01)
+    section = wine.section()["gains"]
+    assert section[CONFIGURED]["estimate"] == again.estimate
+    assert section[CONFIGURED]["verdict"] == again.verdict
+    assert section[RATIOS]["estimate"] == wine.analysis.gain.estimate
 
 
 def test_one_rate_against_itself_is_no_difference():
-    config = make_config({"data": "wine", **SMALL, "compare": {"seeds": 10, "tuning_seeds": 1, "sweep": [0.01, 0.1]}})
-    result = compare_single_rates(load_table("wine"), config, {"layer1": 0.01, "layer2": 0.01})
-    assert result.tuned[:3] == (0.0, 0.0, 0.0)
-    assert verdict(result.tuned) == "no difference"
-    assert [s.name for s in result.schemes] == ["as configured", "single 0.01", "tuned single", "tuned ratios"]
+    found = compare(rates={"layer1": 0.01, "layer2": 0.01})
+    gain = found.analysis.gain
+    assert (gain.estimate, gain.low, gain.high, gain.verdict) == (0.0, 0.0, 0.0, "NO DIFFERENCE")
+    assert list(shown(found)) == [CONFIGURED, "single 0.01", SINGLE, RATIOS]
 
 
-def test_progress_counts_to_its_total():
+def test_runs_that_diverge_stay_and_hurt():
+    found = compare(optimizer="sgd", rates={"layer1": 1e30, "layer2": 1e30})
+    assert shown(found)[CONFIGURED]["diverged"] == 1.0
+    assert found.analysis.untuned[CONFIGURED].verdict == "HURTS"
+
+
+def test_a_sweep_whose_edge_is_best_is_made_longer_for_both_families():
+    found = compare(compare={**COMPARE, "sweep": [1e-5, 3e-5, 9e-5]})
+    assert found.sweep[:3] == (1e-5, 3e-5, 9e-5)
+    assert found.sweep[3:5] == pytest.approx((2.7e-4, 8.1e-4))
+    assert len(found.sweep) == 9  # three times by two
+    assert "low edge" not in found.study.void
+    assert "high edge of the base rate" in found.study.void
+    assert found.analysis.gain.verdict == "INCONCLUSIVE"
+
+
+def test_what_is_trained_follows_from_the_settings_and_the_size_of_the_table():
     told = []
-    config = make_config({"data": "wine", **SMALL, "epochs": 1})
-    compare_single_rates(load_table("wine"), config, RATES, on_trial=lambda done, total: told.append((done, total)))
-    assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
-    assert {total for _, total in told} == {2 * 3 * 2 + 5 * 10}
+    config = make_config({"data": "wine", "epochs": 1, "compare": COMPARE})
+    found = compare_single_rates(config, on_training=lambda done, total: told.append((done, total)))
+    assert told[-1][0] == told[-1][1]
+    plan = found.study.plan
+    assert (plan.report_seeds, plan.searches, plan.tuning_seeds) == (12, 3, 2)
+    large = make_config({"data": "digits", "hidden": [900, 900], "epochs": 1000})
+    configs = (make_config(PRESETS["seed"]), make_config({"data": "digits"}), large)
+    sizes = [plan_of(one, population_task(one), 7) for one in configs]
+    assert [s.report_seeds for s in sizes] == [size["report_seeds"] for size in SIZES]
 
 
-def test_a_diverged_run_counts_as_infinite_and_stays():
-    config = make_config({"data": "wine", **SMALL, "optimizer": "sgd"})
-    result = compare_single_rates(load_table("wine"), config, {"layer1": 1e30, "layer2": 1e30})
-    assert np.isinf(result.scheme("as configured").test_loss).all()
-    assert verdict(result.configured) == "single rate wins"
-    assert result.configured.median == math.inf
-
-
-@pytest.mark.parametrize(
-    ("low", "median", "high", "word"),
-    [
-        (-0.05, -0.03, -0.011, "differential rates win"),
-        (-0.05, -0.03, -0.009, "inconclusive"),
-        (-0.009, 0.0, 0.009, "no difference"),
-        (-0.01, 0.0, 0.01, "no difference"),
-        (0.011, 0.02, 0.03, "single rate wins"),
-        (0.0, 0.02, 0.03, "inconclusive"),
-        (-math.inf, 0.0, math.inf, "inconclusive"),
-    ],
-)
-def test_a_verdict_needs_the_whole_interval(low, median, high, word):
-    assert verdict(PairedDifference(median, low, high, 0.5)) == word
-    mirrored = {"differential rates win": "single rate wins", "single rate wins": "differential rates win"}
-    assert verdict(PairedDifference(-median, -high, -low, 0.5)) == mirrored.get(word, word)
-
-
-def test_rates_are_written_shortly():
-    assert describe_rates({"a": 0.1, "b": 0.1}) == "0.1"
-    assert describe_rates({"a": 0.1, "b": 0.01, "c": 0.1}) == "0.1 / 0.01 / 0.1"
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["seed", "breast_cancer"])
+def test_the_preset_and_a_real_table_are_resolved(data):
+    settings = PRESETS["seed"] if data == "seed" else {"data": data}
+    found = compare_single_rates(make_config(settings))
+    assert found.study.plan.report_seeds == 200
+    for gain in (found.analysis.gain, found.analysis.untuned[CONFIGURED]):
+        assert gain.verdict != "INCONCLUSIVE"
+        assert gain.searches == 8

@@ -134,15 +134,22 @@ def test_a_verdict_can_be_recomputed_from_its_trials_by_hand(capsys, studies):
         finals = []
         for scheme in ("single", "ratio 10"):
             own = [t for t in search if (t.user_attrs["scheme"], t.user_attrs["about"]["search"]) == (scheme, repeat)]
-            best = min(own, key=lambda t: t.value)
+            front = sorted(own, key=lambda t: t.value)[:4]  # the finalists, trained again
+            of_kind = {
+                kind: [
+                    t
+                    for t in report
+                    if t.user_attrs["about"]["kind"] == kind
+                    and (t.user_attrs["scheme"], t.user_attrs["about"]["search"]) == (scheme, repeat)
+                ]
+                for kind in ("final", "report")
+            }
+            assert sorted(str(t.params) for t in of_kind["final"]) == sorted(str(t.params) for t in front)
+            best = min(of_kind["final"], key=lambda t: t.value)
             winner = next(s for s in document["schemes"] if s["name"] == scheme)["winners"][repeat]
-            assert winner["trial"] == best.number
-            (fresh,) = [
-                t
-                for t in report
-                if t.user_attrs["about"]["kind"] == "report"
-                and (t.user_attrs["scheme"], t.user_attrs["about"]["search"]) == (scheme, repeat)
-            ]
+            assert winner["final_trial"] == best.number
+            assert search[winner["trial"]].params == best.params
+            (fresh,) = of_kind["report"]
             assert fresh.params == best.params
             finals.append(np.array(fresh.user_attrs["row"]["final"]))
         gap = np.sort(finals[1] - finals[0])
@@ -333,7 +340,7 @@ def test_a_storage_that_fails_half_way_is_told_in_two_lines(capsys, monkeypatch,
     opened = open_storage("sqlite:///other.db")
     if storage is not None:
         monkeypatch.setattr("lrdiff_bench.study.search.ledger.open_storage", lambda url: opened)
-    monkeypatch.setattr("lrdiff_bench.study.search.ledger.Shared._tell", fail)
+    monkeypatch.setattr("lrdiff_bench.study.search.ledger.StorageLedger._tell", fail)
     arguments = ["helpful", "--quick", *([] if storage is None else ["--storage", storage])]
     err = run(capsys, *arguments, status=status).err
     assert f"{said}: database or disk is full\nhelp: mend it; what is trained is kept" in err

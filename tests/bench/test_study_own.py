@@ -11,7 +11,7 @@ import pytest
 from lrdiff_bench.study.analysis.analyse import analyse
 from lrdiff_bench.study.folder import MUST_AGREE, facts_of, workload_from
 from lrdiff_bench.study.search.engine import run_study
-from lrdiff_bench.study.search.ledger import Memory, Shared
+from lrdiff_bench.study.search.ledger import MemoryLedger, StorageLedger
 from lrdiff_bench.study.search.plan import Plan
 from lrdiff_bench.study.toml_study import load_claim, read_claim, workload_of
 from lrdiff_bench.study.user_model import OwnWorkload
@@ -267,16 +267,16 @@ def test_the_guides_claim_from_the_literature_runs():
     workload = workload_of(found).tiny()
     assert [scheme.name for scheme in workload.schemes] == ["single", "factor 2.6", "frozen body"]
     assert workload.schemes[1].ratios == {"body": 0.385, "head": 1.0}
-    plan = Plan(budget=4, tuning_seeds=1, repeats=2, report_seeds=4, target_seeds=2, widenings=0)
-    found = analyse(run_study(workload, plan, Memory()), draws=100)
+    plan = Plan(budget=4, tuning_seeds=1, searches=2, finalists=0, report_seeds=4, target_seeds=2, widenings=0)
+    found = analyse(run_study(workload, plan, MemoryLedger()), draws=100)
     assert set(found.schemes) == {"factor 2.6", "frozen body"}
     assert all(np.isfinite(column.median.estimate) for column in found.columns)
 
 
 def test_a_whole_study_of_a_model_of_ones_own(models):
     workload = workload_of(claim(model=f"{models}:Gate", steps=4, evaluations=2))
-    plan = Plan(budget=4, tuning_seeds=1, repeats=2, report_seeds=4, target_seeds=2, widenings=0)
-    finished = run_study(workload, plan, Memory())
+    plan = Plan(budget=4, tuning_seeds=1, searches=2, finalists=0, report_seeds=4, target_seeds=2, widenings=0)
+    finished = run_study(workload, plan, MemoryLedger())
     assert analyse(finished, draws=100).chosen in {"last x 0.1", "last x 10", "free"}
 
 
@@ -285,7 +285,7 @@ def kept_in(folder, settings):
     workload = workload_of(read_claim(settings, where="mine.toml"))
     source = {"kind": "claim", "settings": settings, "where": "mine.toml"}
     facts = facts_of(workload, Plan(), source)
-    return Shared(f"sqlite:///{folder}/s.db", "mine", direction="minimize", facts=facts, must_agree=MUST_AGREE)
+    return StorageLedger(f"sqlite:///{folder}/s.db", "mine", direction="minimize", facts=facts, must_agree=MUST_AGREE)
 
 
 @pytest.mark.parametrize(

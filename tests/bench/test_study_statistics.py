@@ -125,6 +125,6 @@ def test_one_run_that_diverged_does_not_move_the_suite():
 
 
 def test_simulated_studies_differ_from_each_other():
-    plan = Plan(budget=8, repeats=3, report_seeds=10, target_seeds=4)
+    plan = Plan(budget=8, searches=3, report_seeds=10, target_seeds=4, finalists=2, final_seeds=2)
     scenario = BY_NAME["no effect, much noise"]
     assert simulate(scenario, 1, plan=plan, first=0) != simulate(scenario, 3, plan=plan, first=1)

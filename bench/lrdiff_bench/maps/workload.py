@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from lrdiff_bench.system import factory
 from lrdiff_core.config import RunConfig
-from lrdiff_core.data import Table, load_table
 from lrdiff_core.errors import ConfigError, InputError
-from lrdiff_core.loop import Setup, rate_table, score_name, set_up
-from lrdiff_core.population import PopulationData
+from lrdiff_core.loop import score_name
+from lrdiff_core.population import PopulationData, population_task
 from lrdiff_core.population.members import build
 from lrdiff_core.schedules import Shape
 
 __all__ = ["MapWorkload", "from_config", "from_factory"]
 
-CACHE_BYTES = 256 * 2**20  # rows of seeds that a process keeps
 RANGES = {"sgd": (1e-3, 100.0), "adam": (1e-4, 10.0)}  # of an axis that nobody named
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,25 +160,6 @@ class MapWorkload:
         return digest.hexdigest()[:16]
 
 
-class KeptForSeeds(Generic[Value]):
-    """What is made for a seed, kept while it fits: tiles come back to the same seeds again and again."""
-
-    def __init__(self, make: Callable[[int], Value], size_of: Callable[[Value], int]) -> None:
-        self._make, self._size_of = make, size_of
-        self._kept: OrderedDict[int, Value] = OrderedDict()
-        self._bytes = 0
-
-    def __call__(self, seed: int) -> Value:
-        if seed in self._kept:
-            self._kept.move_to_end(seed)
-            return self._kept[seed]
-        made = self._kept[seed] = self._make(seed)
-        self._bytes += self._size_of(made)
-        while self._bytes > CACHE_BYTES and len(self._kept) > 1:
-            self._bytes -= self._size_of(self._kept.popitem(last=False)[1])
-        return made
-
-
 def from_config(config: RunConfig) -> MapWorkload:
     """The training of a run: each seed has its own split, weights and order, and its own rows where they are generated.
 
@@ -193,42 +169,20 @@ def from_config(config: RunConfig) -> MapWorkload:
         >>> workload.x, workload.y, workload.batch_size
         ('layer1:0.0001:10', 'layer2:0.0001:10', 25)
     """
-    table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
-    # The rows are prepared on the CPU, wherever training happens: a driver need not have the workers' device.
-    plain = config.model_copy(update={"device": "cpu", "compile": False})
-
-    def table_of(seed: int) -> Table:
-        return load_table(config.data, seed=seed) if table.source == "generator" else table
-
-    def setup_of(seed: int) -> Setup:
-        return set_up(table_of(seed), plain, seed=seed)
-
-    def size_of(setup: Setup) -> int:
-        parts = (*setup.rows.inputs.values(), *setup.rows.targets.values())
-        own = table.features.nbytes if table.source == "generator" else 0
-        return own + sum(tensor.nbytes for tensor in parts)
-
-    setups = KeptForSeeds(setup_of, size_of)
-    first = setups(config.seed)
-    layers = first.net.layer_names
+    task = population_task(config)
     low, high = RANGES["sgd" if config.optimizer == "sgd" else "adam"]
-    body, head = ",".join(layers[:-1]), layers[-1]
+    body, head = ",".join(task.layers[:-1]), task.layers[-1]
     return MapWorkload(
         name=config.name,
-        model=lambda seed: setups(seed).net,
-        data=lambda seed: PopulationData.of(setups(seed).rows),
-        optimizer=config.optimizer,
-        batch_size=first.batch_size,
+        model=task.model,
+        data=task.rows,
         epochs=config.epochs,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        rates=rate_table(config, first.net),
+        rates=task.rates,
         x=f"{body}:{low:g}:{high:g}" if body else None,
         y=f"{head}:{low:g}:{high:g}" if body else None,
         first_seed=config.seed,
-        # "auto" would send small networks past the kernel to a GPU that all processes share.
-        device="cpu" if config.device == "auto" else config.device,
-        settings={"data": config.data, "hidden": list(first.net.spec.hidden)},
+        settings={"data": config.data, "hidden": list(task.spec.hidden)},
+        **task.options,
     )
 
 

@@ -47,25 +47,25 @@ def draw_metrics(folder: Path, summary: dict[str, Any]) -> None:
     save_figure(figure, folder / "metrics")
 
 
-def draw_comparison(folder: Path, summary: dict[str, Any]) -> None:
-    """Draw validation loss by epoch for every scheme, median and 95 % band, into ``comparison.png`` and ``.svg``."""
-    section = summary["comparison"]
+def draw_comparison(folder: Path, summary: dict[str, Any], curves: Sequence[tuple[str, str, Any]]) -> None:
+    """Draw test loss by epoch of every scheme, median and 95 % band, into ``comparison.png`` and ``.svg``.
+
+    Args:
+        folder: where to.
+        summary: a run's summary.
+        curves: name, rates, and bands by epoch [epochs, 3] of each scheme.
+    """
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     panel = figure.subplots()
-    # Schemes that arrived at the same rates are one curve with all their names.
-    same: dict[str, list[dict[str, Any]]] = {}
-    for scheme in section["schemes"]:
-        same.setdefault(scheme["rates_text"], []).append(scheme)
-    for (rates, schemes), (color, dashes) in zip(same.items(), STYLES, strict=False):
-        median, low, high = ([_plain(band[i]) for band in schemes[0]["validation_loss"]] for i in range(3))
-        epochs = range(1, len(median) + 1)
-        names = ", ".join(dict.fromkeys(scheme["name"].removesuffix(f" {rates}") for scheme in schemes))
-        panel.plot(epochs, median, color=color, linestyle=dashes, linewidth=1.8, label=f"{names}: {rates}")
+    for (name, rates, bands), (color, dashes) in zip(curves, STYLES, strict=False):
+        median, low, high = ([_plain(band[i]) for band in bands] for i in range(3))
+        epochs, label = range(1, len(median) + 1), name if rates in name else f"{name}: {rates}"
+        panel.plot(epochs, median, color=color, linestyle=dashes, linewidth=1.8, label=label)
         panel.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
-    _finish(panel, "validation " + _loss_label(summary))
+    _finish(panel, "test " + _loss_label(summary))
+    seeds = summary["comparison"]["plan"]["report_seeds"]
     panel.set_title(
-        f"{summary['name']}: differential against single rates, median of {len(section['seeds'])} seeds, 95 % bands",
-        fontsize=11,
+        f"{summary['name']}: differential against single rates, median of {seeds} seeds, 95 % bands", fontsize=11
     )
     save_figure(figure, folder / "comparison")
 

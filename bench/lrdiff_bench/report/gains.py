@@ -39,16 +39,22 @@ def interval(three: Sequence[float | None], *, sign: bool = False) -> str:
 
 
 def gain(one: Record) -> str:
-    """The estimate with its interval; runs that diverged only bound it.
+    """The estimate with its interval, to a tenth of the smallest difference; runs that diverged only bound it.
 
     Example:
         >>> gain({"estimate": 0.0312, "low": 0.02, "high": 0.0449, "smallest": 0.01})
-        '+0.0312 [+0.02, +0.0449]'
+        '+0.031 [+0.020, +0.045]'
     """
     bound = math.copysign(0.5 * CLIP * one["smallest"], one["estimate"])
     if abs(one["estimate"]) >= abs(bound):
         return f"{'more' if bound > 0 else 'less'} than {number(bound, sign=True)}"
-    return interval((one["estimate"], one["low"], one["high"]), sign=True)
+    return _to_smallest(one, ("estimate", "low", "high"))
+
+
+def _to_smallest(one: Record, names: Sequence[str]) -> str:
+    decimals = max(0, 1 - math.floor(math.log10(one["smallest"])))
+    a, low, high = (f"{one[name]:+.{decimals}f}" for name in names)
+    return f"{a} [{low}, {high}]"
 
 
 def better(one: Record) -> str:
@@ -61,7 +67,7 @@ def beside(one: Record) -> str:
     """What the interquartile mean does not see: the mean, the tails, and the runs that diverged."""
     parts = []
     if one["mean"] is not None:
-        parts.append(f"mean {interval((one['mean'], one['mean_low'], one['mean_high']), sign=True)}")
+        parts.append(f"mean {_to_smallest(one, ('mean', 'mean_low', 'mean_high'))}")
     large = number(LARGE * one["smallest"])
     parts.append(
         f"better by more than {large} in {percent(one['much_better'])} of the pairs, worse by that in "
@@ -78,7 +84,7 @@ def verdict_text(one: Record) -> str:
     Example:
         >>> record = {"verdict": "HELPS", "estimate": 0.03, "low": 0.02, "high": 0.045, "smallest": 0.01, "reason": ""}
         >>> verdict_text(record)
-        'HELPS, +0.03 [+0.02, +0.045]'
+        'HELPS, +0.030 [+0.020, +0.045]'
     """
     reason = f"; {one['reason']}" if one["reason"] else ""
     return f"{one['verdict']}, {gain(one)}{reason}"

@@ -20,7 +20,8 @@ import torch
 
 from lrdiff_bench.report import figures
 from lrdiff_bench.report.json import json_ready, write_document
-from lrdiff_bench.run.single_rates import Comparison, bands, compare_single_rates, describe_rates, verdict
+from lrdiff_bench.run.comparison_screen import curves_of
+from lrdiff_bench.run.single_rates import compare_single_rates
 from lrdiff_bench.run.step_cost import measure_step_cost
 from lrdiff_bench.system.run_folder import SUMMARY_FORMAT, SUMMARY_VERSION, new_run_folder
 from lrdiff_core import __version__
@@ -132,12 +133,9 @@ def run_job(
         if "comparison" in stages:
             with record.timed("comparison"):
                 comparison = compare_single_rates(
-                    table,
-                    config,
-                    layer_rate_table(setup),
-                    on_trial=lambda i, n: watcher.progress("comparison", i, n, "trainings"),
+                    config, table=table, on_training=lambda i, n: watcher.progress("comparison", i, n, "trainings")
                 )
-            record.done("comparison", comparison_section(comparison))
+            record.done("comparison", comparison.section())
         if "step_cost" in stages:
             with record.timed("step_cost"):
                 cost = measure_step_cost(trained, config)
@@ -147,7 +145,7 @@ def run_job(
         with record.timed("pictures"):
             figures.draw_metrics(folder, record.summary)
             if "comparison" in record.summary:
-                figures.draw_comparison(folder, record.summary)
+                figures.draw_comparison(folder, record.summary, curves_of(record.summary["comparison"]))
         files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
         record.summary["folder"] = {"files": [*files, "summary.json"]}
         write_document(folder / "summary.json", record.summary)
@@ -304,37 +302,6 @@ def standardized_sample(setup: Setup) -> list[float]:
     return [float(value) for value in setup.rows.inputs["test"][0]]
 
 
-def comparison_section(comparison: Comparison) -> dict[str, Any]:
-    best_single = comparison.scheme("tuned single")
-    return {
-        "seeds": comparison.seeds,
-        "sweep": comparison.sweep,
-        "tuning_loss": comparison.tuning_loss,
-        "schemes": [
-            {
-                "name": scheme.name,
-                "rates": scheme.rates,
-                "rates_text": describe_rates(scheme.rates),
-                "trials": scheme.trials,
-                "at_edge": scheme.at_edge,
-                "train_loss": bands(scheme.train_loss),
-                "validation_loss": bands(scheme.validation_loss),
-                "train_score": bands(scheme.train_score),
-                "test_loss": bands(scheme.test_loss[:, None])[0],
-                "test_score": bands(scheme.test_score[:, None])[0],
-                "test_loss_by_seed": scheme.test_loss,
-                "diverged": int(np.isinf(scheme.test_loss).sum()),
-            }
-            for scheme in comparison.schemes
-        ],
-        "differences": {
-            "as configured": {**comparison.configured._asdict(), "verdict": verdict(comparison.configured)},
-            "tuned ratios": {**comparison.tuned._asdict(), "verdict": verdict(comparison.tuned)},
-        },
-        "best_single": describe_rates(best_single.rates),
-    }
-
-
 def export_net(
     net: TabularNet,
     rows: np.ndarray,
@@ -461,7 +428,7 @@ def resolved_toml(config: RunConfig, setup: Setup, rates: dict[str, float]) -> s
         "batch_size": setup.batch_size,
         "device": setup.device.type,
     }
-    tables = {"": settings, "rates": rates, "compare": config.compare.model_dump()}
+    tables = {"": settings, "rates": rates, "compare": config.compare.model_dump(exclude_none=True)}
     lines = []
     for title, table in tables.items():
         lines += [f"\n[{title}]"] if title else []

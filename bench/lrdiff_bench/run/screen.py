@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lrdiff_bench.report.parity_table import draw_parity, eps
-from lrdiff_bench.report.tables import INDENT, heading, interval, label, line, number, numbers, plain_table, shape
+from lrdiff_bench.report.tables import INDENT, heading, label, line, number, numbers, plain_table, shape
 from lrdiff_bench.report.terminal_chart import draw_curves
-from lrdiff_bench.stats.gain import SMALLEST_DIFFERENCE
+from lrdiff_bench.run.comparison_screen import draw_comparison
 
 __all__ = ["DRAW", "TITLES", "Screen"]
 
@@ -149,71 +149,6 @@ def draw_prediction(console: Console, s: dict[str, Any]) -> None:
     else:
         text = f"value {number(answer[0], '.4g')}"
     line(console, f"row {s['row']}: {text}; its label is {label(s['label'])}")
-
-
-def draw_comparison(console: Console, s: dict[str, Any]) -> None:
-    table = plain_table("scheme", "rates", "trials", "train", "test", "95 %", "score")
-    for scheme in s["schemes"]:
-        median, low, high = scheme["test_loss"]
-        table.add_row(
-            scheme["name"],
-            short_rates(scheme["rates_text"]) + ("*" if scheme["at_edge"] else ""),
-            str(scheme["trials"]),
-            number(scheme["train_loss"][-1][0]),
-            number(median),
-            interval(low, high, ".2f"),
-            number(scheme["test_score"][0]),
-        )
-    console.print(table)
-    line(
-        console,
-        f"loss after the last epoch and test score, medians over {len(s['seeds'])} fresh seeds; every scheme gets the "
-        "same rows, order and initial weights",
-    )
-    if any(scheme["at_edge"] for scheme in s["schemes"]):
-        line(console, "* the best rate is at the edge of the sweep: widen sweep in [compare]", "yellow")
-    if any(scheme["diverged"] for scheme in s["schemes"]):
-        gone = ", ".join(f"{x['name']} {x['diverged']}" for x in s["schemes"] if x["diverged"])
-        line(console, f"diverged seeds: {gone}", "yellow")
-    console.print()
-    draw_loss_by_epoch(console, s)
-    console.print()
-    count, trials = len(s["seeds"]), len(s["sweep"])
-    line(console, f"verdict: {outcome(s['differences']['as configured'])} against single {s['best_single']}", "bold")
-    line(console, f"same budget, {trials} trials each: {outcome(s['differences']['tuned ratios'])}", "bold")
-    line(
-        console,
-        f"difference in test loss, median of {count} pairs with 95 % interval, below zero where differential rates "
-        f"are better; {SMALLEST_DIFFERENCE:g} is the smallest that matters",
-    )
-
-
-def draw_loss_by_epoch(console: Console, s: dict[str, Any]) -> None:
-    """Write the validation loss of the untuned schemes and the tuned single rate for every epoch."""
-    schemes: dict[str, dict[str, Any]] = {}
-    for scheme in s["schemes"]:
-        if scheme["name"] != "tuned ratios":
-            schemes.setdefault(scheme["rates_text"], scheme)  # the tuned single rate may be one of the others
-    shown = list(schemes.values())[:4]
-    table = plain_table("epoch", *(short_rates(scheme["rates_text"]) for scheme in shown))
-    for epoch in range(len(shown[0]["validation_loss"])):
-        bands = [scheme["validation_loss"][epoch] for scheme in shown]
-        table.add_row(
-            str(epoch + 1), *(f"{number(median, '.2f')} {interval(low, high, '.2f')}" for median, low, high in bands)
-        )
-    line(console, "validation loss by epoch: median [95 %]", "dim")
-    console.print(table)
-
-
-def outcome(d: dict[str, Any]) -> str:
-    """Write a verdict with the numbers it rests on."""
-    return f"{d['verdict']}, {number(d['median'], '+.3f')} {interval(d['low'], d['high'], '+.3f')}"
-
-
-def short_rates(text: str) -> str:
-    """Shorten a list of many rates to its first and last."""
-    parts = text.split(" / ")
-    return text if len(parts) <= 2 else f"{parts[0]} / .. / {parts[-1]}"
 
 
 def draw_step_cost(console: Console, s: dict[str, Any]) -> None:

@@ -1,215 +1,239 @@
-"""The run's rates against single rates: same model, data order and seeds; the tuned ones at the same budget.
+"""Stage 7, the run's rates against single rates: a small study of the run's own training.
 
-Later studies deepen this (more trials, more workloads); the rules that keep it fair hold here already:
-
-- tuning seeds and validation loss choose a rate, fresh seeds and test loss report;
-- the tuned single rate and the tuned differential rates (the run's own ratios, one free base rate) try the same
-  base rates on the same seeds;
-- a run that diverges counts as an infinite loss and stays in the median.
+It has the protocol and the engine of ``lrdiff study`` (:mod:`lrdiff_bench.study.search.engine`). Two families are
+tuned with the same rates of the sweep on the same seeds, the single rate and the run's own ratios; validation data
+choose, test data of fresh seeds report. All of it is trained as populations.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from lrdiff_bench.stats.gain import SMALLEST_DIFFERENCE
-from lrdiff_bench.stats.intervals import PairedDifference, median_interval, paired_difference
+from lrdiff_bench.study.analysis.analyse import Analysis, Column, analyse
+from lrdiff_bench.study.search.engine import StudyResult, run_study
+from lrdiff_bench.study.search.ledger import MemoryLedger
+from lrdiff_bench.study.search.plan import Plan
+from lrdiff_bench.study.search.tasks import TaskResult
+from lrdiff_bench.study.search.training import train_together
+from lrdiff_bench.study.workloads.common import RunWorkload
+from lrdiff_bench.study.workloads.workload import Scheme, UntunedSetting
 from lrdiff_core.config import RunConfig
-from lrdiff_core.data import Table, load_table
-from lrdiff_core.loop import Trained, set_up, train
+from lrdiff_core.data import Table
+from lrdiff_core.population import PopulationTask, population_task
 
-__all__ = ["Comparison", "Scheme", "compare_single_rates", "verdict"]
+__all__ = ["RateComparison", "compare_single_rates", "describe_rates", "plan_of"]
 
-FIRST_REPORTING_SEED = 1_000  # apart from the run's own seed and from the tuning seeds
-FIRST_TUNING_SEED = 1_000_000
+SINGLE, RATIOS, CONFIGURED = "tuned single", "tuned ratios", "as configured"
+EXTENSIONS = 3  # how often the sweep is made longer where the best rate lies at its edge
+OPERATIONS = 4e11  # that a comparison may take, about five seconds of two cores in the population kernel
 
-
-@dataclass(frozen=True, kw_only=True)
-class Scheme:
-    """One way to assign rates, and what it gave on every reporting seed."""
-
-    name: str
-    rates: dict[str, float]
-    trials: int  # settings tried to arrive at these rates; 1 where nothing was tuned
-    at_edge: bool  # the best rate was the lowest or highest of the sweep
-    validation_loss: np.ndarray  # [seeds, epochs]
-    train_loss: np.ndarray  # [seeds, epochs]
-    train_score: np.ndarray  # [seeds, epochs]
-    test_loss: np.ndarray  # [seeds], after the last epoch; inf where it diverged
-    test_score: np.ndarray  # [seeds]
+# From the plan that resolves most comparisons to what the largest tables can afford.
+SIZES: tuple[dict[str, Any], ...] = (
+    {"searches": 8, "tuning_seeds": 4, "finalists": 3, "final_seeds": 16, "report_seeds": 200},
+    {"searches": 5, "tuning_seeds": 3, "finalists": 3, "final_seeds": 8, "report_seeds": 200},
+    {"searches": 3, "tuning_seeds": 2, "finalists": 0, "final_seeds": 1, "report_seeds": 20},
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """All schemes, and the paired differences in test loss behind the verdict; negative where the run's rates win."""
+class RateComparison:
+    """What the study of a run gave.
 
-    schemes: tuple[Scheme, ...]
-    seeds: tuple[int, ...]
-    configured: PairedDifference  # the run's rates minus the tuned single rate
-    tuned: PairedDifference  # the run's ratios with a tuned base rate minus the tuned single rate
-    sweep: tuple[float, ...]
-    tuning_loss: dict[str, list[float]]  # scheme -> median validation loss at each rate of the sweep
-
-    def scheme(self, name: str) -> Scheme:
-        """Return the scheme called ``name``."""
-        return next(s for s in self.schemes if s.name == name)
-
-
-def verdict(difference: PairedDifference, *, smallest: float = SMALLEST_DIFFERENCE) -> str:
-    """Name what an interval of a paired difference (differential minus single) supports.
-
-    ``"differential rates win"`` / ``"single rate wins"``: the whole interval lies beyond the smallest difference
-    that matters; ``"no difference"``: wholly inside it; ``"inconclusive"``: anything else.
-
-    Example:
-        >>> verdict(PairedDifference(median=-0.05, low=-0.07, high=-0.03, probability_of_improvement=1.0))
-        'differential rates win'
-        >>> verdict(PairedDifference(median=0.0, low=-0.02, high=0.001, probability_of_improvement=0.5))
-        'inconclusive'
+    Args:
+        study: every training.
+        analysis: of it; ``gain`` is that of the tuned ratios, ``untuned["as configured"]`` that of the run's rates.
+        sweep: base rates that both families tried.
     """
-    if difference.high < -smallest:
-        return "differential rates win"
-    if difference.low > smallest:
-        return "single rate wins"
-    if -smallest <= difference.low and difference.high <= smallest:
-        return "no difference"
-    return "inconclusive"
+
+    study: StudyResult
+    analysis: Analysis
+    sweep: tuple[float, ...]
+
+    def section(self) -> dict[str, Any]:
+        """The section ``comparison`` of the summary; plain numbers and texts."""
+        plan, workload = self.study.plan, self.study.workload
+        return {
+            "plan": plan.to_dict(),
+            "sweep": self.sweep,
+            "smallest_difference": workload.smallest_difference,
+            "schemes": [self._scheme(column) for column in self.analysis.columns],
+            "gains": {
+                CONFIGURED: asdict(self.analysis.untuned[CONFIGURED]),
+                RATIOS: asdict(self.analysis.gain),
+            },
+            "void": self.study.void,
+        }
+
+    def _scheme(self, column: Column) -> dict[str, Any]:
+        chosen = self._chosen(column.name)
+        (rates, often), *others = chosen.most_common()
+        return {
+            "name": column.name,
+            "rates": dict(zip(self.study.workload.groups, rates, strict=True)),
+            "rates_text": describe_rates(rates),
+            "searches": often,
+            "other_rates": {describe_rates(one): count for one, count in others},
+            "trials": len(self.sweep) if column.name in (SINGLE, RATIOS) else 1,
+            "train_loss": _bands(column.train_curve, column.train_low, column.train_high),
+            "test_loss": _bands(column.curve, column.low, column.high),
+            "final": list(column.median[:3]),
+            "score": float(np.median(np.concatenate([one.score for one in self._results(column.name)]))),
+            "diverged": column.diverged,
+        }
+
+    def _chosen(self, name: str) -> Counter[tuple[float, ...]]:
+        """Rates of a column's winners, and of how many searches."""
+        for own in self.study.searches:
+            if own.scheme.name == name:
+                rates = [task.rates for task in own.winning_tasks if task is not None]
+                return Counter(rates or [own.tasks[0][0].rates])
+        task = self.study.by_kind["untuned", name][0]
+        return Counter({task.rates: self.study.plan.searches})
+
+    def _results(self, name: str) -> list[TaskResult]:
+        return self.study.of("report" if name in (SINGLE, RATIOS) else "untuned", name)
 
 
 def compare_single_rates(
-    table: Table,
     config: RunConfig,
-    rates: Mapping[str, float],
     *,
-    on_trial: Callable[[int, int], None] | None = None,
-) -> Comparison:
-    """Train every scheme on the same fresh seeds and compare them in pairs.
+    table: Table | None = None,
+    rates: Mapping[str, float] | None = None,
+    on_training: Callable[[int, int], None] | None = None,
+) -> RateComparison:
+    """Tune the run's ratios and a single rate with the same budget, and compare them on fresh seeds.
 
     Args:
-        table: the run's rows; the generator's rows are drawn anew for every seed.
-        config: the run's settings; ``config.compare`` gives the seeds and the sweep.
-        rates: the run's rate of each layer.
-        on_trial: called after each training with how many are done and how many there are.
+        config: the run's settings; ``config.compare`` gives the sweep and may set the sizes.
+        table: the run's rows, where they have been read; a generator's rows are drawn anew for every seed.
+        rates: rate of each layer; left out, the run's own.
+        on_training: called with how many trainings of a stage are done, and how many there are.
 
     Example:
-        >>> from lrdiff_core import load_table, make_config
-        >>> config = make_config({"epochs": 1, "compare": {"seeds": 10, "tuning_seeds": 1, "sweep": [0.001, 0.01]}})
-        >>> result = compare_single_rates(load_table("seed"), config, {"layer1": 0.01, "layer2": 0.001})
-        >>> [scheme.name for scheme in result.schemes]
+        >>> from lrdiff_core import make_config
+        >>> config = make_config({"epochs": 1, "compare": {"seeds": 10, "searches": 2, "sweep": [0.001, 0.01, 0.1]}})
+        >>> found = compare_single_rates(config)
+        >>> [column.name for column in found.analysis.columns]
         ['as configured', 'single 0.001', 'single 0.01', 'tuned single', 'tuned ratios']
     """
-    layers, top = list(rates), max(rates.values())
+    task = population_task(config, table=table)
+    own = dict(task.rates if rates is None else rates)
     sweep = tuple(sorted(set(config.compare.sweep)))
-    seeds = [config.seed + FIRST_REPORTING_SEED + i for i in range(config.compare.seeds)]
-    tuning_seeds = [config.seed + FIRST_TUNING_SEED + i for i in range(config.compare.tuning_seeds)]
-    families: dict[str, Callable[[float], dict[str, float]]] = {
-        "tuned single": lambda base: dict.fromkeys(layers, base),
-        "tuned ratios": lambda base: {name: base * rate / top for name, rate in rates.items()},
-    }
-    singles = sorted({min(rates.values()), top})
-    total = len(families) * len(sweep) * len(tuning_seeds) + (1 + len(singles) + len(families)) * len(seeds)
-    trials = _Trials(table, config, on_trial=lambda done: None if on_trial is None else on_trial(done, total))
-    schemes = [trials.report("as configured", dict(rates), seeds)]
-    schemes += [trials.report(f"single {rate:g}", dict.fromkeys(layers, rate), seeds) for rate in singles]
-    tuning_loss: dict[str, list[float]] = {}
-    for name, assign in families.items():
-        losses = [trials.tuning_loss(assign(base), tuning_seeds) for base in sweep]
-        tuning_loss[name] = losses
-        best = int(np.argmin(losses))
-        schemes.append(
-            trials.report(name, assign(sweep[best]), seeds, trials=len(sweep), at_edge=best in (0, len(sweep) - 1))
-        )
-    configured, single, ratios = schemes[0], schemes[-2], schemes[-1]
-    return Comparison(
-        schemes=tuple(schemes),
-        seeds=tuple(seeds),
-        configured=paired_difference(configured.test_loss, single.test_loss),
-        tuned=paired_difference(ratios.test_loss, single.test_loss),
-        sweep=sweep,
-        tuning_loss=tuning_loss,
-    )
+    plan = plan_of(config, task, len(sweep))
+    ratios, train = _schemes(own), None
+    for extension in range(EXTENSIONS + 1):
+        workload = _workload(config, task, own, ratios, sweep)
+        train = train or train_together(workload)
+        own_plan = replace(plan, budget=max(4, len(sweep)))
+        study = run_study(workload, own_plan, MemoryLedger(), train=train, watcher=_Told(on_training))
+        sides = {side for searches in study.searches for _, side in searches.edges}
+        if not sides or extension == EXTENSIONS:
+            break
+        sweep = _longer(sweep, sides)
+    return RateComparison(study=study, analysis=analyse(study, curves=False), sweep=sweep)
 
 
-class _Trials:
-    """Trains rates on seeds; schemes that arrive at the same rates share runs."""
-
-    def __init__(self, table: Table, config: RunConfig, *, on_trial: Callable[[int], None]) -> None:
-        self._table, self._config, self._on_trial = table, config, on_trial
-        self._done = 0
-        self._tables: dict[int, Table] = {}
-        self._results: dict[tuple[tuple[float, ...], int], np.ndarray] = {}
-
-    def report(
-        self, name: str, assigned: dict[str, float], seeds: Sequence[int], *, trials: int = 1, at_edge: bool = False
-    ) -> Scheme:
-        """Train rates on every reporting seed."""
-        stacked = np.stack([self._trial(assigned, seed) for seed in seeds])  # [seeds, 3, epochs + 1]
-        return Scheme(
-            name=name,
-            rates=assigned,
-            trials=trials,
-            at_edge=at_edge,
-            train_loss=stacked[:, 0, :-1],
-            validation_loss=stacked[:, 1, :-1],
-            train_score=stacked[:, 2, :-1],
-            test_loss=stacked[:, 0, -1],
-            test_score=stacked[:, 2, -1],
-        )
-
-    def tuning_loss(self, assigned: dict[str, float], seeds: Sequence[int]) -> float:
-        """Median validation loss after the last epoch."""
-        return float(np.median([self._trial(assigned, seed)[1, -2] for seed in seeds]))
-
-    def _trial(self, assigned: dict[str, float], seed: int) -> np.ndarray:  # [3, epochs + 1]
-        self._done += 1
-        self._on_trial(self._done)
-        key = (tuple(assigned.values()), seed)
-        if key not in self._results:
-            setup = set_up(self._rows(seed), self._config, rates=assigned, seed=seed)
-            self._results[key] = _outcome(train(setup, self._config))
-        return self._results[key]
-
-    def _rows(self, seed: int) -> Table:
-        if self._table.source != "generator":
-            return self._table
-        if seed not in self._tables:
-            self._tables[seed] = load_table(self._config.data, seed=seed)
-        return self._tables[seed]
-
-
-def _outcome(trained: Trained) -> np.ndarray:
-    """Loss of training and test, validation loss, score: [3, epochs + 1], the last column after the last epoch."""
-    by_split = {part: [row for row in trained.observations if row.split == part] for part in _PARTS}
-    test = by_split["test"][0]
-    return np.array([
-        [*(_finite_or_inf(row.loss) for row in by_split["train"]), _finite_or_inf(test.loss)],
-        [*(_finite_or_inf(row.loss) for row in by_split["validation"]), math.nan],
-        [*(row.score for row in by_split["train"]), test.score],
-    ])  # fmt: skip
-
-
-_PARTS = ("train", "validation", "test")
-
-
-def _finite_or_inf(loss: float) -> float:
-    return loss if math.isfinite(loss) else math.inf
-
-
-def bands(losses: np.ndarray) -> list[tuple[float, float, float]]:
-    """Return median and 95 % interval of the median for every column of ``losses`` [seeds, epochs]."""
-    return [median_interval(column)[:3] for column in losses.T]
-
-
-def describe_rates(rates: Mapping[str, float]) -> str:
+def describe_rates(rates: tuple[float, ...]) -> str:
     """Write rates shortly: one number where all are equal, else all of them.
 
     Example:
-        >>> describe_rates({"layer1": 0.01, "layer2": 0.001})
-        '0.01 / 0.001'
+        >>> describe_rates((0.01, 0.001)), describe_rates((0.01, 0.01))
+        ('0.01 / 0.001', '0.01')
     """
-    distinct: Sequence[float] = list(dict.fromkeys(rates.values()))
-    return f"{distinct[0]:g}" if len(distinct) == 1 else " / ".join(f"{rate:g}" for rate in rates.values())
+    distinct = list(dict.fromkeys(rates))
+    return f"{distinct[0]:g}" if len(distinct) == 1 else " / ".join(f"{rate:g}" for rate in rates)
+
+
+class _Told:
+    """Hands progress on; a sweep that is made longer shows in the section."""
+
+    def __init__(self, on_training: Callable[[int, int], None] | None) -> None:
+        self._on_training = on_training
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        if self._on_training is not None:
+            self._on_training(done, total)
+
+    def news(self, text: str) -> None:
+        pass
+
+
+def _schemes(rates: Mapping[str, float]) -> tuple[Scheme, Scheme]:
+    top = max(rates.values())
+    single = Scheme(name=SINGLE, ratios=dict.fromkeys(rates, 1.0))
+    return single, Scheme(name=RATIOS, ratios={name: rate / top for name, rate in rates.items()})
+
+
+def _workload(
+    config: RunConfig,
+    task: PopulationTask,
+    rates: Mapping[str, float],
+    schemes: tuple[Scheme, Scheme],
+    sweep: tuple[float, ...],
+) -> RunWorkload:
+    single, ratios = schemes
+    top = max(rates.values())
+    untuned = [UntunedSetting(name=CONFIGURED, scheme=ratios, base_rate=top)]
+    for rate in sorted({min(rates.values()), top}):
+        untuned.append(UntunedSetting(name=f"single {rate:g}", scheme=single, base_rate=rate))
+    return RunWorkload(
+        name=config.name,
+        title=f"the run {config.name}",
+        question="Do the run's rates do better than a single rate?",
+        groups=tuple(rates),
+        schemes=schemes,
+        metric="loss",
+        base_rates=(sweep[0], sweep[-1]),
+        default_rate=top,
+        smallest_difference=SMALLEST_DIFFERENCE,
+        steps=task.steps_an_epoch * config.epochs,
+        optimizer=config.optimizer,
+        batch_size=task.batch_size,
+        evaluations=config.epochs,
+        timed=False,
+        listed_rates=sweep,
+        untuned_settings=tuple(untuned),
+        settings=task,
+    )
+
+
+def plan_of(config: RunConfig, task: PopulationTask, rates: int) -> Plan:
+    """The largest size that the budget of operations allows, and what the settings say instead."""
+    rows = task.rows(config.seed).rows
+    parameters = sum(p.numel() for p in task.model(config.seed).parameters())
+    a_training = 6.0 * parameters * rows * config.epochs
+    given = {"searches": config.compare.searches, "tuning_seeds": config.compare.tuning_seeds}
+    changes = {key: value for key, value in {**given, "report_seeds": config.compare.seeds}.items() if value}
+    for size in SIZES:
+        sizes = {**size, **changes}
+        tried = rates * sizes["tuning_seeds"] + sizes["finalists"] * sizes["final_seeds"]
+        if (2 * sizes["searches"] * tried + 6 * sizes["report_seeds"]) * a_training <= OPERATIONS:
+            break
+    return Plan(budget=max(4, rates), target_seeds=0, widenings=0, seeds_from=config.seed % 2**62, **sizes)
+
+
+def _longer(sweep: tuple[float, ...], sides: set[str]) -> tuple[float, ...]:
+    """The sweep with two more rates on each side where the best one lay, as far apart as the last two there.
+
+    Example:
+        >>> _longer((0.01, 0.1), {"high"})
+        (0.01, 0.1, 1.0, 10.0)
+    """
+    more = list(sweep)
+    if "low" in sides:
+        step = sweep[1] / sweep[0]
+        more += [sweep[0] / step, sweep[0] / step**2]
+    if "high" in sides:
+        step = sweep[-1] / sweep[-2]
+        more += [sweep[-1] * step, sweep[-1] * step**2]
+    return tuple(sorted(float(f"{rate:.6g}") for rate in more))
+
+
+def _bands(middle: Any, low: Any, high: Any) -> list[list[float]]:
+    return np.stack([middle, low, high], axis=1).tolist()

@@ -124,12 +124,17 @@ def two_way(values: Numbers, *, location: Any = interquartile_mean, draws: int =
     if seeds < 2:
         raise DataError(f"there are {seeds} seeds to compare on", help="train on two or more; ten and more report well")
     by_search = np.asarray(location(values, axis=1))
+    # Searches that chose the same rates have the same row; a mean of means needs one row alone.
+    rows, weights = values.mean(axis=0, keepdims=True), np.ones(1)
+    if location is not np.mean:
+        rows, counts = np.unique(values, axis=0, return_counts=True)
+        weights = counts / len(values)
     generator = np.random.default_rng(seed)
     drawn = np.empty(draws)
-    part = max(1, 2_000_000 // values.size)
+    part = max(1, 2_000_000 // rows.size)
     for start in range(0, draws, part):
         which = generator.integers(0, seeds, (min(part, draws - start), seeds))
-        drawn[start : start + part] = location(values[:, which], axis=2).mean(axis=0)
+        drawn[start : start + part] = weights @ location(rows[:, which], axis=2)
     return TwoWay(estimate=float(by_search.mean()), by_search=by_search, draws=drawn, seeds=seeds)
 
 

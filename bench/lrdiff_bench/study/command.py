@@ -16,8 +16,8 @@ from lrdiff_bench.study import screen, words
 from lrdiff_bench.study.analysis.analyse import analyse
 from lrdiff_bench.study.analysis.document import document_of, suite_of
 from lrdiff_bench.study.folder import MUST_AGREE, facts_of, list_studies, read_study, study_name, workload_from
-from lrdiff_bench.study.search.engine import check_workload, run_study, train_here, trainings
-from lrdiff_bench.study.search.ledger import Shared
+from lrdiff_bench.study.search.engine import check_workload, run_study, trainings
+from lrdiff_bench.study.search.ledger import StorageLedger
 from lrdiff_bench.study.search.optuna_storage import default_url, hidden, storage_trouble
 from lrdiff_bench.study.search.plan import make_plan
 from lrdiff_bench.system.factory import user_code
@@ -175,7 +175,7 @@ def _one(
     source: dict[str, Any], workload: Any, plan: Any, url: str, console: Any, scheduler: str | None, *, of: str
 ) -> dict[str, Any]:
     name = study_name(workload, plan)
-    ledger = Shared(
+    ledger = StorageLedger(
         url,
         name,
         direction="maximize" if workload.metric == "accuracy" else "minimize",
@@ -186,8 +186,9 @@ def _one(
     mode = f" - {words.MODES[plan.mode]}" if plan.mode != "full" else ""
     line(
         console,
-        f"{name}{of}: {len(workload.schemes)} schemes x {plan.budget} points x {plan.repeats} searches x "
-        f"{plan.tuning_seeds} seeds = {counts['search']} trainings, then {counts['report']} on fresh seeds, "
+        f"{name}{of}: {len(workload.schemes)} schemes x {plan.budget} points x {plan.searches} searches x "
+        f"{plan.tuning_seeds} seeds = {counts['search']} trainings, then {counts['final']} of the finalists and "
+        f"{counts['report']} on fresh seeds, "
         f"{workload.steps} steps each{mode}",
         "dim",
     )
@@ -195,7 +196,7 @@ def _one(
     begin = time.perf_counter()
     client = None
     try:
-        train = train_here(workload)
+        train = None
         if scheduler is not None:
             from lrdiff_bench.study.remote import train_remotely, workers_of
             from lrdiff_bench.system.cluster import connect

@@ -15,7 +15,7 @@ from lrdiff_bench.study.search.engine import run_study
 from lrdiff_bench.study.search.ledger import TrainBatches
 from lrdiff_bench.study.search.optuna_storage import hidden, open_storage, optuna_module
 from lrdiff_bench.study.search.plan import Plan
-from lrdiff_bench.study.search.tasks import Row, Task
+from lrdiff_bench.study.search.tasks import Task, TaskResult
 from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, Workload
 from lrdiff_core.errors import CheckpointError, ConfigError
 
@@ -131,26 +131,26 @@ class _Reader:
     def __init__(self, optuna: Any, storage: Any, name: str) -> None:
         self.name = name
         complete = optuna.trial.TrialState.COMPLETE
-        self.rows: dict[str, Row] = {}
+        self.results: dict[str, TaskResult] = {}
         self.open = 0
         for study in (name, f"{name}.report"):
             for trial in optuna.load_study(storage=storage, study_name=study).get_trials(deepcopy=False):
                 id = trial.user_attrs.get("task")
                 if trial.state == complete and id is not None:
-                    self.rows[id] = Row.from_dict(id, trial.user_attrs["row"], trial.number)
+                    self.results[id] = TaskResult.from_dict(id, trial.user_attrs["row"], trial.number)
 
     def complete(
         self, batches: Sequence[Sequence[Task]], train: TrainBatches, on_done: Callable[[int], None]
-    ) -> dict[str, Row]:
+    ) -> dict[str, TaskResult]:
         """Hand out what is there, or say that it is not all there."""
         ids = [task.id for batch in batches for task in batch]
-        missing = sum(id not in self.rows for id in ids)
+        missing = sum(id not in self.results for id in ids)
         if missing:
             raise CheckpointError(
                 f'study "{self.name}" is not finished: {len(ids) - missing} of {len(ids)} trials of a stage are there',
                 help="run the same `lrdiff study` command again, it goes on where it stopped",
             )
-        return {id: self.rows[id] for id in ids}
+        return {id: self.results[id] for id in ids}
 
 
 def read_study(url: str, name: str, *, curves: bool = True) -> dict[str, Any]:
@@ -173,8 +173,8 @@ def read_study(url: str, name: str, *, curves: bool = True) -> dict[str, Any]:
     facts = optuna.load_study(storage=storage, study_name=name).user_attrs
     if "spec" not in facts or "plan" not in facts:
         raise ConfigError(f'study "{name}" is not one of `lrdiff study`', help=f"studies: {', '.join(names)}")
-    finished = run_study(_stored(facts["spec"]), Plan(**facts["plan"]), _Reader(optuna, storage, name))
-    return document_of(finished, analyse(finished, curves=curves), facts)
+    study = run_study(_stored(facts["spec"]), Plan(**facts["plan"]), _Reader(optuna, storage, name))
+    return document_of(study, analyse(study, curves=curves), facts)
 
 
 def list_studies(url: str) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lrdiff_bench.study.search.ledger import TrainBatches
-from lrdiff_bench.study.search.tasks import Row, Task, rows_of, trials_of
+from lrdiff_bench.study.search.tasks import Task, TaskResult, results_of, trials_of
 from lrdiff_bench.system.cluster import cluster_trouble, wait_for_workers
 from lrdiff_bench.system.factory import user_code
 
@@ -34,7 +34,7 @@ def train_remotely(client: Any, source: Mapping[str, Any]) -> TrainBatches:
     """
     from distributed import as_completed
 
-    def train(batches: Sequence[Sequence[Task]], on_batch: Callable[[int, list[Row]], None]) -> None:
+    def train(batches: Sequence[Sequence[Task]], on_batch: Callable[[int, list[TaskResult]], None]) -> None:
         # pure=False: a task that was trained and lost is trained again, not looked up
         futures = {
             client.submit(train_batch, dict(source), list(batch), pure=False): i for i, batch in enumerate(batches)
@@ -46,7 +46,7 @@ def train_remotely(client: Any, source: Mapping[str, Any]) -> TrainBatches:
     return train
 
 
-def train_batch(source: dict[str, Any], batch: list[Task]) -> list[Row]:
+def train_batch(source: dict[str, Any], batch: list[Task]) -> list[TaskResult]:
     """What a worker does."""
     from lrdiff_bench.study.folder import workload_from
 
@@ -54,4 +54,4 @@ def train_batch(source: dict[str, Any], batch: list[Task]) -> list[Row]:
     with user_code():
         if key not in _WORKLOADS:
             _WORKLOADS[key] = workload_from(source)
-        return rows_of(batch, _WORKLOADS[key].train(trials_of(batch)))
+        return results_of(batch, _WORKLOADS[key].train(trials_of(batch)))

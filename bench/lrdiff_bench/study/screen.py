@@ -16,7 +16,7 @@ from lrdiff_bench.study import words
 __all__ = ["LiveWatcher", "draw_study", "draw_suite", "draw_trace"]
 
 COLORS = gains.TERMINAL_COLORS
-STAGES = {"search": "searching", "report": "fresh seeds"}
+STAGES = {"search": "searching", "final": "finalists", "report": "fresh seeds"}
 Document = Mapping[str, Any]
 
 
@@ -30,7 +30,7 @@ class LiveWatcher:
         self._last: dict[str, int] = {}
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """See :class:`lrdiff_bench.study.search.engine.Watcher`."""
+        """See :class:`lrdiff_bench.study.search.engine.StudyWatcher`."""
         if not self.console.is_terminal:
             return
         if self._progress is None:
@@ -48,7 +48,7 @@ class LiveWatcher:
         self._progress.update(self._tasks[stage], completed=done, total=total)
 
     def news(self, text: str) -> None:
-        """See :class:`lrdiff_bench.study.search.engine.Watcher`."""
+        """See :class:`lrdiff_bench.study.search.engine.StudyWatcher`."""
         line(self.console, text, "yellow")
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ def draw_trace(console: Console, document: Document, *, storage: str) -> None:
     line(console, f"1. Each search's winners, chosen on validation data, and what they have on {_seeds(document)}:")
     table = plain_table("search", "scheme", "trial", "rate, ratios", "validation", "test", "gain")
     chosen = [document["schemes"][0], next(s for s in document["schemes"] if s["name"] == document["chosen"])]
-    for search in range(document["plan"]["repeats"]):
+    for search in range(document["plan"]["searches"]):
         for i, scheme in enumerate(chosen):
             winner = scheme["winners"][search]
             table.add_row(

@@ -141,8 +141,9 @@ def budget_line(document: Document) -> str:
     """What was spent."""
     plan = document["plan"]
     return (
-        f"{plan['budget']} points a scheme and search, {plan['repeats']} searches, {plan['tuning_seeds']} tuning seeds "
-        f"each; reported on {plan['report_seeds']} fresh seeds"
+        f"{plan['searches']} searches of {plan['budget']} points a scheme on {plan['tuning_seeds']} tuning seeds"
+        + (f", the best {plan['finalists']} of each again on {plan['final_seeds']}" if plan["finalists"] else "")
+        + f"; reported on {plan['report_seeds']} fresh seeds"
     )
 
 

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 SUMMARY_FORMAT = "lrdiff.run"
-SUMMARY_VERSION = 1
+SUMMARY_VERSION = 2
 
 _ATTEMPTS = 100
 _LOOKS = 5

@@ -1,4 +1,4 @@
-"""What a finished study says: verdicts, columns, best-of-k, time to target, loss by step.
+"""What a study study says: verdicts, columns, best-of-k, time to target, loss by step.
 
 The scheme that stands for differential rates in the workload's verdict is chosen by validation data of the tuning seeds
 alone; the test data of the fresh seeds judge it. Every other scheme gets a verdict of its own beside it.
@@ -17,9 +17,8 @@ from lrdiff_bench.stats.gain import DRAWS, Gain, gains_of, holm, judge_gain
 from lrdiff_bench.stats.intervals import Interval, median_interval
 from lrdiff_bench.stats.verdict import Verdict
 from lrdiff_bench.study.analysis.best_of import Curves, best_of_curves
-from lrdiff_bench.study.search.choose import lower_is_better
-from lrdiff_bench.study.search.engine import Finished, Search
-from lrdiff_bench.study.search.tasks import Row
+from lrdiff_bench.study.search.engine import SchemeSearches, StudyResult
+from lrdiff_bench.study.search.winner import lower_is_better
 
 __all__ = ["Analysis", "Column", "TimeToTarget", "analyse", "report_matrix"]
 
@@ -32,7 +31,7 @@ class Column:
     """One way to set rates, on the fresh seeds; in the metric's own direction.
 
     Attributes:
-        name: ``"untuned default"`` or a scheme's.
+        name: that of an untuned setting or a scheme.
         values: of each search's winner and seed, NaN where it diverged. [searches, seeds]
         median: over seeds (the median over searches of each), with its 95 % interval.
         diverged: share of these runs.
@@ -75,9 +74,10 @@ class Analysis:
         chosen: name of the differential scheme, chosen on validation data.
         gain: of it; not corrected for other workloads (:func:`lrdiff_bench.stats.gain.holm` does that).
         schemes: gain of every differential scheme, after Holm's correction over them.
-        columns: the untuned default, then every scheme.
+        columns: the untuned settings, then every scheme.
         gain_by_pair: of the chosen scheme, positive is better. [searches, seeds]
-        default_gain_by_pair: of the untuned default. [searches, seeds]
+        untuned: gain of every untuned setting over the tuned single rate.
+        untuned_gain_by_pair: of the first of them. [searches, seeds]
         search_diverged: share of the runs of each scheme's searches.
         target: in the metric; None where the baseline diverged.
         times: time to target of every column.
@@ -90,7 +90,8 @@ class Analysis:
     schemes: dict[str, Gain]
     columns: tuple[Column, ...]
     gain_by_pair: Numbers
-    default_gain_by_pair: Numbers
+    untuned: dict[str, Gain]
+    untuned_gain_by_pair: Numbers
     search_diverged: dict[str, float]
     target: float | None
     times: dict[str, TimeToTarget]
@@ -98,50 +99,54 @@ class Analysis:
     curves: Curves | None
 
 
-def analyse(finished: Finished, *, draws: int = DRAWS, curves: bool = True) -> Analysis:
-    """Judge a finished study.
+def analyse(study: StudyResult, *, draws: int = DRAWS, curves: bool = True) -> Analysis:
+    """Judge a study.
 
     Args:
-        finished: from :func:`lrdiff_bench.study.search.engine.run_study`.
+        study: from :func:`lrdiff_bench.study.search.engine.run_study`.
         draws: of each bootstrap.
         curves: also estimate best-of-k.
     """
-    workload = finished.workload
+    workload = study.workload
     smallest, metric = workload.smallest_difference, workload.metric
-    tables = {s.scheme.name: report_matrix(finished, "report", s.scheme.name) for s in finished.searches}
-    default = report_matrix(finished, "default", finished.searches[0].scheme.name)
-    lower = {name: lower_is_better(table, metric) for name, table in tables.items()}
-    single = finished.searches[0].scheme.name
-    own = {
-        s.scheme.name: judge_gain(lower[single], lower[s.scheme.name], smallest=smallest, draws=draws)
-        for s in finished.searches[1:]
+    settings = [one.name for one in workload.untuned]
+    tables = {(kind, name): report_matrix(study, kind, name) for kind, name in _columns(study)}
+    lower = {key: lower_is_better(table, metric) for key, table in tables.items()}
+    single = lower["report", study.searches[0].scheme.name]
+    gains = {
+        key: judge_gain(single, values, smallest=smallest, draws=draws)
+        for key, values in lower.items()
+        if values is not single
     }
-    chosen = chosen_scheme(finished.searches)
-    if finished.void:
-        own = {name: _voided(one, finished.void) for name, one in own.items()}
-    columns = (
-        _column(finished, "untuned default", "default", single, default),
-        *(_column(finished, name, "report", name, table) for name, table in tables.items()),
-    )
-    target = _target(finished)
-    default_lower = lower_is_better(default, metric)
-    untrained = float(np.median([lower_is_better(row.final, metric) for row in _rows(finished, "untrained", single)]))
+    own = {name: gain for (kind, name), gain in gains.items() if kind == "report"}
+    if study.void:
+        own = {name: _voided(one, study.void) for name, one in own.items()}
+    chosen = chosen_scheme(study.searches)
+    target = _target(study)
+    untrained = [lower_is_better(found.final, metric) for found in study.of("untrained", study.searches[0].scheme.name)]
     return Analysis(
         chosen=chosen,
         gain=own[chosen],
         schemes=holm(own),
-        columns=columns,
-        gain_by_pair=gains_of(lower[single], lower[chosen]),
-        default_gain_by_pair=gains_of(lower[single], default_lower),
-        search_diverged={s.scheme.name: float(np.isinf(s.scores).mean()) for s in finished.searches},
+        columns=tuple(_column(study, kind, name, table) for (kind, name), table in tables.items()),
+        gain_by_pair=gains_of(single, lower["report", chosen]),
+        untuned={name: gains["untuned", name] for name in settings},
+        untuned_gain_by_pair=gains_of(single, lower["untuned", settings[0]]),
+        search_diverged={s.scheme.name: float(np.isinf(s.scores).mean()) for s in study.searches},
         target=target,
-        times={} if target is None else _times(finished, target, tables),
-        untrained=-untrained if metric == "accuracy" else untrained,
-        curves=_curves(finished) if curves else None,
+        times={} if target is None else _times(study, target),
+        untrained=(-1.0 if metric == "accuracy" else 1.0) * float(np.median(untrained)),
+        curves=_curves(study) if curves else None,
     )
 
 
-def chosen_scheme(searches: Sequence[Search]) -> str:
+def _columns(study: StudyResult) -> list[tuple[str, str]]:
+    """Kind and name of every column: the untuned settings, then the schemes."""
+    untuned = [("untuned", one.name) for one in study.workload.untuned]
+    return [*untuned, *(("report", one.scheme.name) for one in study.searches)]
+
+
+def chosen_scheme(searches: Sequence[SchemeSearches]) -> str:
     """The differential scheme whose winners have the best validation score, on average; the first of equal ones.
 
     One scheme for all searches: if each search chose its own, differential rates would have the trials of all schemes.
@@ -151,36 +156,29 @@ def chosen_scheme(searches: Sequence[Search]) -> str:
     return rivals[int(np.argmin(means))].scheme.name
 
 
-def report_matrix(finished: Finished, kind: str, scheme: str) -> Numbers:
+def report_matrix(study: StudyResult, kind: str, name: str) -> Numbers:
     """Final metric of each search's winner on each fresh seed; NaN where there is none. [searches, seeds]"""
-    seeds = len(finished.plan.report())
-    repeats = range(finished.plan.repeats) if kind == "report" else (-1,)
-    table = np.full((len(repeats), seeds), np.nan)
-    for i, repeat in enumerate(repeats):
-        rows = _rows(finished, kind, scheme, repeat)
-        if rows:
-            table[i] = np.concatenate([row.final for row in rows])
-    return table
+    parts = [study.of(kind, name, search) for search in _searches(study, kind)]
+    nothing = np.full(study.plan.report_seeds, np.nan)
+    return np.array([np.concatenate([one.final for one in found]) if found else nothing for found in parts])
 
 
-def _rows(finished: Finished, kind: str, scheme: str, repeat: int | None = None) -> list[Row]:
-    return [
-        finished.rows[task.id] for task in finished.by_kind.get((kind, scheme), []) if repeat in (None, task.repeat)
-    ]
+def _searches(study: StudyResult, kind: str) -> Sequence[int]:
+    return range(study.plan.searches) if kind == "report" else (-1,)
 
 
 def _voided(one: Gain, reason: str) -> Gain:
     return replace(one, verdict=Verdict.INCONCLUSIVE, p=1.0, reason=reason, seeds_needed=None, searches_needed=None)
 
 
-def _column(finished: Finished, name: str, kind: str, scheme: str, values: Numbers) -> Column:
-    metric = finished.workload.metric
+def _column(study: StudyResult, kind: str, name: str, values: Numbers) -> Column:
+    metric = study.workload.metric
     sign = -1.0 if metric == "accuracy" else 1.0
     bad = math.inf  # of what lower_is_better gives
     by_seed = np.median(lower_is_better(values, metric), axis=0)
     middle = median_interval(by_seed, nan_as=bad)
-    curves = _by_step(finished, kind, scheme, "metric")
-    train = _by_step(finished, kind, scheme, "train_loss")
+    curves = _by_step(study, kind, name, "metric")
+    train = _by_step(study, kind, name, "train_loss")
     bands = [median_interval(column, nan_as=bad) for column in lower_is_better(curves, metric).T]
     losses = [median_interval(column) for column in train.T]
     low, high = np.array([b.low for b in bands]), np.array([b.high for b in bands])
@@ -203,71 +201,64 @@ def _signed(interval: Interval, sign: float) -> Interval:
     return Interval(sign * interval.estimate, ends[0], ends[1], interval.level)
 
 
-def _by_step(finished: Finished, kind: str, scheme: str, part: str) -> Numbers:
+def _by_step(study: StudyResult, kind: str, name: str, part: str) -> Numbers:
     """Curves of every seed: the median over searches; NaN where it diverged. [seeds, evaluations]"""
-    repeats = range(finished.plan.repeats) if kind == "report" else (-1,)
-    several = []
-    for repeat in repeats:
-        if rows := _rows(finished, kind, scheme, repeat):
-            several.append(np.concatenate([getattr(row, part) for row in rows]))
+    parts = [study.of(kind, name, search) for search in _searches(study, kind)]
+    several = [np.concatenate([getattr(one, part) for one in found]) for found in parts if found]
     if not several:
         return np.full((1, 1), np.nan)
-    stacked = np.where(np.isnan(several), -math.inf if part == "metric" and _rising(finished) else math.inf, several)
+    stacked = np.where(np.isnan(several), -math.inf if part == "metric" and _rising(study) else math.inf, several)
     with np.errstate(invalid="ignore"):  # between infinities
         return np.asarray(np.median(stacked, axis=0))
 
 
-def _rising(finished: Finished) -> bool:
-    return finished.workload.metric == "accuracy"
+def _rising(study: StudyResult) -> bool:
+    return study.workload.metric == "accuracy"
 
 
-def _target(finished: Finished) -> float | None:
+def _target(study: StudyResult) -> float | None:
     """Median over fresh seeds of what the baseline has reached after three quarters of its steps."""
-    rows = [finished.rows[task.id] for task in finished.tasks.values() if task.kind == "target"]
-    if not rows:
+    found = study.of("target", study.searches[0].scheme.name)
+    if not found:
         return None
-    steps = np.array(rows[0].evaluated_after)
+    steps = np.array(found[0].evaluated_after)
     at = int(np.searchsorted(steps, TARGET_AT * steps[-1]))
-    reached = lower_is_better(np.concatenate([row.metric for row in rows]), finished.workload.metric)
+    reached = lower_is_better(np.concatenate([one.metric for one in found]), study.workload.metric)
     best = float(np.median(np.minimum.accumulate(reached, axis=1)[:, at]))
     if not math.isfinite(best):
         return None
-    return -best if _rising(finished) else best
+    return -best if _rising(study) else best
 
 
-def _times(finished: Finished, target: float, tables: dict[str, Numbers]) -> dict[str, TimeToTarget]:
-    single = finished.searches[0].scheme.name
-    wanted = [("untuned default", "default", single), *((name, "report", name) for name in tables)]
-    goal = -target if _rising(finished) else target
+def _times(study: StudyResult, target: float) -> dict[str, TimeToTarget]:
+    goal = -target if _rising(study) else target
+    columns = _columns(study)
     # Once for all columns: which of them was trained first, or after a restart, has nothing to do with its rates.
-    compile_ = max(
-        (row.seconds_to_compile for _, kind, name in wanted for row in _rows(finished, kind, name)), default=0.0
-    )
-    found = {}
-    for name, kind, scheme in wanted:
-        repeats = range(finished.plan.repeats) if kind == "report" else (-1,)
-        steps = np.full((len(repeats), len(finished.plan.report())), math.inf)
-        for i, repeat in enumerate(repeats):
-            if rows := _rows(finished, kind, scheme, repeat):
-                values = lower_is_better(np.concatenate([row.metric for row in rows]), finished.workload.metric)
-                hit = values <= goal
-                after = np.array(rows[0].evaluated_after, dtype=np.float64)
+    compile_ = max((one.seconds_to_compile for column in columns for one in study.of(*column)), default=0.0)
+    times = {}
+    for kind, name in columns:
+        searches = _searches(study, kind)
+        steps = np.full((len(searches), study.plan.report_seeds), math.inf)
+        for i, search in enumerate(searches):
+            if found := study.of(kind, name, search):
+                hit = lower_is_better(np.concatenate([one.metric for one in found]), study.workload.metric) <= goal
+                after = np.array(found[0].evaluated_after, dtype=np.float64)
                 steps[i] = np.where(hit.any(axis=1), after[hit.argmax(axis=1)], math.inf)
         with np.errstate(invalid="ignore"):
             middle = median_interval(np.median(steps, axis=0))
-        rows = _rows(finished, kind, scheme)
-        each = float(np.median([row.seconds_a_step for row in rows])) if rows else math.nan
-        found[name] = TimeToTarget(
+        found = study.of(kind, name)
+        each = float(np.median([one.seconds_a_step for one in found])) if found else math.nan
+        times[name] = TimeToTarget(
             steps=middle, seconds=middle.estimate * each + compile_, reached=float(np.isfinite(steps).mean())
         )
-    return found
+    return times
 
 
-def _curves(finished: Finished) -> Curves:
+def _curves(study: StudyResult) -> Curves:
     """Best-of-k over the last space; what is worse than the untrained model counts as that, and so does diverging."""
-    single, metric = finished.searches[0].scheme.name, finished.workload.metric
-    ceiling = np.array([lower_is_better(row.final, metric) for row in _rows(finished, "untrained", single)])
-    scores = np.stack([search.scores for search in finished.searches])  # [schemes, searches, points, seeds]
+    single, metric = study.searches[0].scheme.name, study.workload.metric
+    ceiling = np.array([lower_is_better(one.final, metric) for one in study.of("untrained", single)])
+    scores = np.stack([search.scores for search in study.searches])  # [schemes, searches, points, seeds]
     worst = np.where(np.isfinite(ceiling), ceiling, np.nan)
     if np.isnan(worst).any():  # an untrained model without a finite metric: the worst finite trial stands for it
         worst = np.full_like(worst, scores[np.isfinite(scores)].max())

@@ -1,4 +1,4 @@
-"""A finished study as one JSON document, from which screens, pages and pictures are made."""
+"""A study study as one JSON document, from which screens, pages and pictures are made."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from lrdiff_bench.stats.intervals import Interval
 from lrdiff_bench.stats.verdict import Verdict
 from lrdiff_bench.study.analysis.analyse import Analysis, Column, TimeToTarget
 from lrdiff_bench.study.analysis.best_of import Curves
-from lrdiff_bench.study.search.engine import Finished, Search
+from lrdiff_bench.study.search.engine import SchemeSearches, StudyResult
 
 __all__ = ["document_of", "gain_from", "suite_of"]
 
 _THRESHOLDS = [step / 4 for step in range(-24, 49)]  # of the profile, in smallest differences
 
 
-def document_of(finished: Finished, analysis: Analysis, facts: Mapping[str, Any]) -> dict[str, Any]:
+def document_of(study: StudyResult, analysis: Analysis, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that a table, a picture or a trace needs; numbers that are not finite are None.
 
     Args:
-        finished: the study.
+        study: with its results.
         analysis: of it.
         facts: kept with the study: name, plan, spec, versions.
     """
-    workload, plan = finished.workload, finished.plan
+    workload, plan = study.workload, study.plan
     return {
         "format": "lrdiff study 2",
         "name": facts["name"],
@@ -41,21 +41,23 @@ def document_of(finished: Finished, analysis: Analysis, facts: Mapping[str, Any]
         "versions_since": facts.get("versions_since", []),
         "seeds": {
             "report": _range(plan.report()),
-            "target": _range(plan.target()),
-            "tuning": [_range(plan.tuning(r)) for r in range(plan.repeats)],
-            "points": [plan.scramble(r) for r in range(plan.repeats)],
+            "target": _range(plan.target()) if plan.target_seeds else None,
+            "tuning": [_range(plan.tuning(r)) for r in range(plan.searches)],
+            "final": [_range(plan.final(r)) for r in range(plan.searches)] if plan.finalists else [],
+            "points": [plan.scramble(r) for r in range(plan.searches)],
         },
-        "void": finished.void,
+        "void": study.void,
         "chosen": analysis.chosen,
         "gain": _gain(analysis.gain),
-        "schemes": [_scheme(finished, search, analysis) for search in finished.searches],
+        "schemes": [_scheme(study, one, analysis) for one in study.searches],
         "columns": [_column(column, analysis.times.get(column.name)) for column in analysis.columns],
         "target": analysis.target,
         "untrained": _finite(analysis.untrained),
-        "best_of": None if analysis.curves is None else _curves(analysis.curves, finished, workload.metric),
-        "evaluated_after": list(_steps(finished)),
+        "best_of": None if analysis.curves is None else _curves(analysis.curves, study, workload.metric),
+        "evaluated_after": list(_steps(study)),
         "gain_by_pair": _nested(np.clip(analysis.gain_by_pair, *_limits(workload.smallest_difference))),
-        "default_gain_by_pair": _nested(np.clip(analysis.default_gain_by_pair, *_limits(workload.smallest_difference))),
+        "untuned": {name: _gain(one) for name, one in analysis.untuned.items()},
+        "untuned_gain_by_pair": _nested(np.clip(analysis.untuned_gain_by_pair, *_limits(workload.smallest_difference))),
     }
 
 
@@ -75,13 +77,13 @@ def suite_of(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         }
     )
     parts = {}
-    for key in ("gain_by_pair", "default_gain_by_pair"):
+    for key in ("gain_by_pair", "untuned_gain_by_pair"):
         parts[key] = {
             d["name"]: np.array(d[key]).mean(axis=0) / d["workload"]["smallest_difference"] for d in documents
         }
     profiles = {
         name: performance_profile(parts[key], _THRESHOLDS)
-        for name, key in (("tuned differential", "gain_by_pair"), ("untuned default", "default_gain_by_pair"))
+        for name, key in (("tuned differential", "gain_by_pair"), ("untuned default", "untuned_gain_by_pair"))
     }
     return {
         "studies": [d["name"] for d in documents],
@@ -106,47 +108,44 @@ def gain_from(kept: Mapping[str, Any]) -> Gain:
     return Gain(**{**kept, **own})
 
 
-def _scheme(finished: Finished, search: Search, analysis: Analysis) -> dict[str, Any]:
-    name = search.scheme.name
-    gain = analysis.schemes.get(name)
+def _scheme(study: StudyResult, searches: SchemeSearches, analysis: Analysis) -> dict[str, Any]:
+    scheme = searches.scheme
+    gain = analysis.schemes.get(scheme.name)
     return {
-        "name": name,
-        "ratios": dict(search.scheme.ratios),
-        "free": {group: list(interval) for group, interval in search.scheme.free.items()},
-        "options": {key: _plain(value) for key, value in search.scheme.options.items()},
-        "space": search.space.to_dict(),
-        "space_label": search.space.label,
-        "widened": [list(side) for side in search.widened],
-        "edges": sorted(list(side) for side in search.edges),
-        "trials": int(np.prod(search.scores.shape[:2])),
-        "runs_diverged": analysis.search_diverged[name],
+        "name": scheme.name,
+        "ratios": dict(scheme.ratios),
+        "free": {group: list(interval) for group, interval in scheme.free.items()},
+        "options": {key: _plain(value) for key, value in scheme.options.items()},
+        "space": searches.space.to_dict(),
+        "space_label": searches.space.label,
+        "widened": [list(side) for side in searches.widened],
+        "edges": sorted(list(side) for side in searches.edges),
+        "trials": int(np.prod(searches.scores.shape[:2])),
+        "runs_diverged": analysis.search_diverged[scheme.name],
         "gain": None if gain is None else _gain(gain),
-        "winners": [_winner(finished, search, repeat) for repeat in range(len(search.winners))],
+        "winners": [_winner(study, searches, search) for search in range(len(searches.winners))],
     }
 
 
-def _winner(finished: Finished, search: Search, repeat: int) -> dict[str, Any]:
-    winner = search.winners[repeat]
-    if winner.index is None:
-        return {"search": repeat, "trial": None, "parameters": {}, "rates": [], "validation": None}
-    task = search.tasks[repeat][winner.index]
-    sign = -1.0 if finished.workload.metric == "accuracy" else 1.0
-    reported = [
-        (t, finished.rows[t.id])
-        for t in finished.tasks.values()
-        if (t.kind, t.scheme.name, t.repeat) == ("report", search.scheme.name, repeat)
-    ]
+def _winner(study: StudyResult, searches: SchemeSearches, search: int) -> dict[str, Any]:
+    winner, task = searches.winners[search], searches.winning_tasks[search]
+    if task is None:
+        return {"search": search, "trial": None, "parameters": {}, "rates": [], "validation": None}
+    sign = -1.0 if study.workload.metric == "accuracy" else 1.0
+    reported = study.of("report", searches.scheme.name, search)
+    final = study.results.get(f"final/{task.id.removeprefix('search/')}")
     return {
-        "search": repeat,
+        "search": search,
         "point": winner.index,
-        "trial": finished.rows[task.id].trial,
+        "trial": study.results[task.id].trial,
+        "final_trial": None if final is None else final.trial,
         "tuning_seeds": list(task.seeds),
         "parameters": dict(task.parameters),
         "rates": list(task.rates),
         "validation": _finite(sign * winner.score),
         "flat": sorted(list(side) for side in winner.flat),
-        "report_trials": [row.trial for _, row in reported],
-        "report": _nested(np.concatenate([row.final for _, row in reported])),
+        "report_trials": [one.trial for one in reported],
+        "report": _nested(np.concatenate([one.final for one in reported])),
     }
 
 
@@ -167,7 +166,7 @@ def _column(column: Column, time: TimeToTarget | None) -> dict[str, Any]:
     }
 
 
-def _curves(curves: Curves, finished: Finished, metric: str) -> dict[str, Any]:
+def _curves(curves: Curves, study: StudyResult, metric: str) -> dict[str, Any]:
     sign = -1.0 if metric == "accuracy" else 1.0
     return {
         "k": curves.k.tolist(),
@@ -179,13 +178,13 @@ def _curves(curves: Curves, finished: Finished, metric: str) -> dict[str, Any]:
                 "high": _nested(np.maximum(sign * curves.low[i], sign * curves.high[i])),
                 "crossings": [vars(one) for one in curves.crossings[i]],
             }
-            for i, search in enumerate(finished.searches)
+            for i, search in enumerate(study.searches)
         ],
     }
 
 
-def _steps(finished: Finished) -> tuple[int, ...]:
-    return next((row.evaluated_after for row in finished.rows.values() if len(row.metric)), ())
+def _steps(study: StudyResult) -> tuple[int, ...]:
+    return next((one.evaluated_after for one in study.results.values() if len(one.metric)), ())
 
 
 def _gain(one: Gain) -> dict[str, Any]:

@@ -1,33 +1,36 @@
-"""A study from its first point to its last reporting seed: search, widen, choose, report.
+"""A study from its first point to its last reporting seed: search, train the finalists again, widen, report.
 
-What is trained follows from the workload, the plan and the rows that are there, and from nothing else. So a study that
-was killed goes on by running the same function again, and two processes that run it come to the same decisions.
+What is trained follows from the workload, the plan and the results that are there, and from nothing else. So a study
+that was killed goes on by running the same function again, and two processes that run it come to the same decisions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrdiff_bench.study.search.choose import Winner, choose, lower_is_better
 from lrdiff_bench.study.search.ledger import Ledger, TrainBatches
 from lrdiff_bench.study.search.plan import Plan
 from lrdiff_bench.study.search.points import BASE, Space, group_rates, space_of, unit_points
-from lrdiff_bench.study.search.tasks import Row, Task, batches_of, rows_of, trials_of
+from lrdiff_bench.study.search.tasks import Task, TaskResult, batches_of
+from lrdiff_bench.study.search.training import train_here
+from lrdiff_bench.study.search.winner import Winner, choose_winner, finalists, lower_is_better
 from lrdiff_bench.study.workloads.workload import Scheme, Workload
 from lrdiff_core.errors import ConfigError
 
-__all__ = ["Finished", "Search", "Watcher", "run_study", "train_here", "trainings"]
+__all__ = ["SchemeSearches", "StudyResult", "StudyWatcher", "check_workload", "run_study", "trainings"]
 
 _CHUNK = 50  # reporting seeds of one task
+Numbers = NDArray[np.float64]
+Edge = tuple[str, str]  # a name of a space, and "low" or "high"
 
 
-class Watcher(Protocol):
+class StudyWatcher(Protocol):
     """Who wants to know how far a study is."""
 
     def progress(self, stage: str, done: int, total: int) -> None:
@@ -37,8 +40,16 @@ class Watcher(Protocol):
         """Something worth a line."""
 
 
+class _Silent:
+    def progress(self, stage: str, done: int, total: int) -> None:
+        pass
+
+    def news(self, text: str) -> None:
+        pass
+
+
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class SchemeSearches:
     """All searches of one scheme in its last space.
 
     Attributes:
@@ -47,39 +58,49 @@ class Search:
         unit: points of each search. [searches, points, dimensions]
         tasks: their tasks. [searches][points]
         scores: lower is better, infinite where it diverged. [searches, points, seeds]
+        finalists: points of each search that were trained again. [searches][finalists]
         winners: of each search.
         widened: names and sides that were widened, in order.
     """
 
     scheme: Scheme
     space: Space
-    unit: NDArray[np.float64]
+    unit: Numbers
     tasks: tuple[tuple[Task, ...], ...]
-    scores: NDArray[np.float64]
+    scores: Numbers
+    finalists: tuple[tuple[int, ...], ...]
     winners: tuple[Winner, ...]
-    widened: tuple[tuple[str, str], ...]
+    widened: tuple[Edge, ...]
 
     @property
-    def edges(self) -> frozenset[tuple[str, str]]:
+    def edges(self) -> frozenset[Edge]:
         """Where a winner lies at the edge."""
         return frozenset().union(*(winner.edges for winner in self.winners))
 
+    @property
+    def winning_tasks(self) -> list[Task | None]:
+        """The task that won each search; None where every point diverged."""
+        return [
+            None if winner.index is None else own[winner.index]
+            for winner, own in zip(self.winners, self.tasks, strict=True)
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
-    """A study with every row there.
+class StudyResult:
+    """A study with every result there.
 
     Attributes:
         searches: of each scheme, in order; the first is the single rate.
-        rows: by the id of the task; those of spaces that were given up are not among them, but in the ledger.
-        tasks: of the rows.
+        results: by the id of the task; those of spaces that were given up are not among them, but in the ledger.
+        tasks: of the results.
         void: why the study cannot be judged; empty where it can.
     """
 
     workload: Workload
     plan: Plan
-    searches: tuple[Search, ...]
-    rows: dict[str, Row]
+    searches: tuple[SchemeSearches, ...]
+    results: dict[str, TaskResult]
     tasks: dict[str, Task]
     void: str
 
@@ -91,26 +112,28 @@ class Finished:
             found.setdefault((task.kind, task.scheme.name), []).append(task)
         return found
 
-
-class _Silent:
-    def progress(self, stage: str, done: int, total: int) -> None:
-        pass
-
-    def news(self, text: str) -> None:
-        pass
+    def of(self, kind: str, scheme: str, search: int | None = None) -> list[TaskResult]:
+        """Results of one kind and scheme, of one search or of all."""
+        tasks = self.by_kind.get((kind, scheme), [])
+        return [self.results[task.id] for task in tasks if search in (None, task.search)]
 
 
 def run_study(
-    workload: Workload, plan: Plan, ledger: Ledger, *, train: TrainBatches | None = None, watcher: Watcher | None = None
-) -> Finished:
+    workload: Workload,
+    plan: Plan,
+    ledger: Ledger,
+    *,
+    train: TrainBatches | None = None,
+    watcher: StudyWatcher | None = None,
+) -> StudyResult:
     """Run a study, or what is missing of it.
 
     Args:
         workload: what is trained.
         plan: how much.
-        ledger: where rows are kept; rows that it has are not trained again.
-        train: trains batches; left out, in this process.
-        watcher: told how far it is.
+        ledger: where results are kept; what it has is not trained again.
+        train: trains batches; left out, one after the other in this process.
+        watcher: is told how far it is.
 
     Raises:
         ConfigError: the workload's schemes do not begin with a single rate, or share a name.
@@ -119,9 +142,9 @@ def run_study(
     run = _Run(workload, plan, ledger, train or train_here(workload), watcher or _Silent())
     searches, void = run.search_and_widen()
     run.report(searches)
-    return Finished(
-        workload=workload, plan=plan, searches=tuple(searches), rows=run.rows, tasks=run.tasks, void=void
-    )  # fmt: skip
+    return StudyResult(
+        workload=workload, plan=plan, searches=tuple(searches), results=run.results, tasks=run.tasks, void=void
+    )
 
 
 def check_workload(workload: Workload) -> None:
@@ -131,7 +154,7 @@ def check_workload(workload: Workload) -> None:
         ConfigError: no single rate first, no other scheme, a name twice, an unknown group, a number out of range.
     """
     where, schemes = f'workload "{workload.name}"', workload.schemes
-    names = [scheme.name for scheme in schemes]
+    names = [*(scheme.name for scheme in schemes), *(one.name for one in workload.untuned)]
     if all(scheme.reference for scheme in schemes[1:]):
         raise ConfigError(
             f"{where} has {len(schemes)} schemes, none of differential rates",
@@ -144,13 +167,15 @@ def check_workload(workload: Workload) -> None:
         raise ConfigError(
             f'{where}: the first scheme, "{first.name}", is no single rate', help="put the one with the ratio 1 first"
         )
-    for scheme in schemes:
+    for scheme in (*schemes, *(one.scheme for one in workload.untuned)):
         for group in (*scheme.ratios, *scheme.free):
             if group not in workload.groups:
                 raise ConfigError(
                     f'{where}: scheme "{scheme.name}" names the group "{group}"',
                     help=f"groups are: {', '.join(workload.groups)}",
                 )
+    if workload.base_points and any(scheme.free for scheme in schemes):
+        raise ConfigError(f"{where} lists its base rates and has free ratios", help="leave out one of the two")
     if workload.metric not in ("loss", "accuracy"):
         raise ConfigError(f"{where}: metric is {workload.metric!r}", help='write "loss" or "accuracy"')
     low, high = workload.base_rates
@@ -162,216 +187,189 @@ def check_workload(workload: Workload) -> None:
         )
 
 
-def train_here(workload: Workload) -> TrainBatches:
-    """Train batches one after the other in this process."""
-
-    def train(batches: Sequence[Sequence[Task]], on_batch: Callable[[int, list[Row]], None]) -> None:
-        for number, batch in enumerate(batches):
-            on_batch(number, rows_of(batch, workload.train(trials_of(batch))))
-
-    return train
-
-
 def trainings(workload: Workload, plan: Plan) -> dict[str, int]:
     """How much a plan trains, if no space has to be widened.
 
     Example:
         >>> from types import SimpleNamespace
-        >>> trainings(SimpleNamespace(schemes=(1, 2)), Plan(budget=8, repeats=3, report_seeds=30))
-        {'search': 192, 'report': 302}
+        >>> trainings(SimpleNamespace(schemes=(1, 2), untuned=(1,)), Plan(budget=8, searches=3, report_seeds=30))
+        {'search': 192, 'final': 1152, 'report': 242}
     """
-    schemes = len(workload.schemes)
-    extra = plan.repeats * plan.tuning_seeds + (plan.repeats + 1) * plan.target_seeds
+    searches = len(workload.schemes) * plan.searches
+    reported = searches + len(workload.untuned)
     return {
-        "search": schemes * plan.repeats * plan.budget * plan.tuning_seeds,
-        "report": (schemes * plan.repeats + 1) * plan.report_seeds + extra,
+        "search": searches * plan.budget * plan.tuning_seeds,
+        "final": searches * min(plan.finalists, plan.budget) * plan.final_seeds,
+        "report": reported * plan.report_seeds + plan.searches * plan.tuning_seeds + plan.target_seeds,
     }
 
 
 class _Run:
-    def __init__(self, workload: Workload, plan: Plan, ledger: Ledger, train: TrainBatches, watcher: Watcher) -> None:
+    def __init__(
+        self, workload: Workload, plan: Plan, ledger: Ledger, train: TrainBatches, watcher: StudyWatcher
+    ) -> None:
         self.workload, self.plan, self.ledger, self.train, self.watcher = workload, plan, ledger, train, watcher
-        self.rows: dict[str, Row] = {}
+        self.results: dict[str, TaskResult] = {}
         self.tasks: dict[str, Task] = {}
-        dimensions = max(scheme.dimensions for scheme in workload.schemes)
-        self.unit = [unit_points(plan.budget, dimensions, plan.scramble(r)) for r in range(plan.repeats)]
+        if workload.base_points:
+            low, high = np.log(workload.base_rates)
+            self.unit = [(np.log(workload.base_points)[:, None] - low) / (high - low)] * plan.searches
+        else:
+            dimensions = max(scheme.dimensions for scheme in workload.schemes)
+            self.unit = [unit_points(plan.budget, dimensions, plan.scramble(r)) for r in range(plan.searches)]
 
     # searching
 
-    def search_and_widen(self) -> tuple[list[Search], str]:
+    def search_and_widen(self) -> tuple[list[SchemeSearches], str]:
         """Search; where a winner lies at the edge, widen and search again."""
         schemes = self.workload.schemes
         spaces = [space_of(scheme, self.workload.base_rates) for scheme in schemes]
-        widened: list[list[tuple[str, str]]] = [[] for _ in schemes]
+        widened: list[list[Edge]] = [[] for _ in schemes]
         for attempt in range(self.plan.widenings + 1):
             searches = self._search(spaces, widened)
-            edges = [search.edges for search in searches]
+            edges = [one.edges for one in searches]
             if not any(edges):
                 break
             if attempt == self.plan.widenings:
-                return self._kept(searches), self._void(searches)
+                return searches, self._void(searches)
             base = {edge for one in edges for edge in one if edge[0] == BASE}  # for all schemes alike
             for i, one in enumerate(edges):
                 wanted = base | {edge for edge in one if edge[0] != BASE}
                 if wanted:
                     spaces[i] = spaces[i].widened(wanted)
                     widened[i] += sorted(wanted)
-            self._tell_widening(searches, base)
-        return self._kept(searches), ""
+            self._announce_widening(searches)
+        return searches, ""
 
-    def _search(self, spaces: Sequence[Space], widened: Sequence[Sequence[tuple[str, str]]]) -> list[Search]:
-        plan, tasks = self.plan, []
-        for scheme, space in zip(self.workload.schemes, spaces, strict=True):
-            tasks.append([self._search_tasks(scheme, space, repeat) for repeat in range(plan.repeats)])
-        rows = self._complete("search", [task for one in tasks for search in one for task in search])
+    def _search(self, spaces: Sequence[Space], widened: Sequence[Sequence[Edge]]) -> list[SchemeSearches]:
+        """All searches of all schemes: every point on the tuning seeds, then the finalists on seeds of their own."""
+        plan, schemes, metric = self.plan, self.workload.schemes, self.workload.metric
+        points = [
+            [self._points(scheme, space, search) for search in range(plan.searches)]
+            for scheme, space in zip(schemes, spaces, strict=True)
+        ]
+        found = self._complete("search", [task for one in points for search in one for task in search])
+        scores = [lower_is_better(np.array([[found[t.id].final for t in s] for s in one]), metric) for one in points]
+        first = [[finalists(search, plan.finalists or len(search)) for search in one] for one in scores]
+        finals = [
+            [[self._final(points[i][r][p], r) for p in best] for r, best in enumerate(one)]
+            for i, one in enumerate(first)
+        ]
+        flat = [task for one in finals for search in one for task in search]
+        again = self._complete("final", flat) if plan.finalists and flat else {}
         searches = []
-        for scheme, space, own, sides in zip(self.workload.schemes, spaces, tasks, widened, strict=True):
-            finals = np.array([[rows[task.id].final for task in search] for search in own])
-            scores = lower_is_better(finals, self.workload.metric)
-            winners = tuple(
-                choose(space, unit, score, smallest=self.workload.smallest_difference)
-                for unit, score in zip(self.unit, scores, strict=True)
-            )
+        for i, (scheme, space) in enumerate(zip(schemes, spaces, strict=True)):
+            unit = np.stack([self.unit[r][:, : len(space.names)] for r in range(plan.searches)])
+            winners = []
+            for r, best in enumerate(first[i]):
+                decided = scores[i][r][best]
+                if again:
+                    decided = lower_is_better(np.array([again[task.id].final for task in finals[i][r]]), metric)
+                one = choose_winner(space, unit[r][best], decided, smallest=self.workload.smallest_difference)
+                index = None if one.index is None else int(best[one.index])
+                winners.append(Winner(index=index, score=one.score, edges=one.edges, flat=one.flat))
             searches.append(
-                Search(
+                SchemeSearches(
                     scheme=scheme,
                     space=space,
-                    unit=np.stack([unit[:, : len(space.names)] for unit in self.unit]),
-                    tasks=tuple(tuple(search) for search in own),
-                    scores=scores,
-                    winners=winners,
-                    widened=tuple(sides),
+                    unit=unit,
+                    tasks=tuple(map(tuple, points[i])),
+                    scores=scores[i],
+                    finalists=tuple(tuple(map(int, best)) for best in first[i]),
+                    winners=tuple(winners),
+                    widened=tuple(widened[i]),
                 )
             )
+        self.tasks = {task.id: task for one in points for search in one for task in search}
+        self.tasks |= {task.id: task for task in flat if task.id in again}
         return searches
 
-    def _search_tasks(self, scheme: Scheme, space: Space, repeat: int) -> list[Task]:
-        values = space.values(self.unit[repeat])
+    def _points(self, scheme: Scheme, space: Space, search: int) -> list[Task]:
+        values = space.values(self.unit[search])
         rates = group_rates(scheme, self.workload.groups, values)
         return [
             Task(
-                id=f"search/{scheme.name}/{space.label}/{repeat}/{i}",
+                id=f"search/{scheme.name}/{space.label}/{search}/{i}",
                 kind="search",
                 scheme=scheme,
-                repeat=repeat,
+                search=search,
                 space=space.label,
                 parameters=dict(zip(space.names, map(float, values[i]), strict=True)),
                 rates=tuple(map(float, rates[i])),
-                seeds=self.plan.tuning(repeat),
+                seeds=self.plan.tuning(search),
                 judged_on="validation",
             )
-            for i in range(self.plan.budget)
+            for i in range(len(values))
         ]
 
-    def _kept(self, searches: list[Search]) -> list[Search]:
-        self.tasks |= {task.id: task for search in searches for one in search.tasks for task in one}
-        return searches
+    def _final(self, point: Task, search: int) -> Task:
+        return self._like(point, f"final/{point.id.removeprefix('search/')}", "final", self.plan.final(search))
 
-    def _tell_widening(self, searches: Sequence[Search], base: set[tuple[str, str]]) -> None:
-        for search in searches:
-            for name, side in sorted(search.edges):
+    def _announce_widening(self, searches: Sequence[SchemeSearches]) -> None:
+        for one in searches:
+            for name, side in sorted(one.edges):
                 what = "for every scheme" if name == BASE else "for this scheme"
                 self.watcher.news(
-                    f"{search.scheme.name}: a winner at the {side} edge of the {_named(name)}; "
+                    f"{one.scheme.name}: a winner at the {side} edge of the {_named(name)}; "
                     f"widened {what}, searched again"
                 )
 
-    def _void(self, searches: Sequence[Search]) -> str:
+    def _void(self, searches: Sequence[SchemeSearches]) -> str:
         found = [
-            f"{search.scheme.name}: {side} edge of the {_named(name)}"
-            for search in searches
-            for name, side in sorted(search.edges)
+            f"{one.scheme.name}: {side} edge of the {_named(name)}"
+            for one in searches
+            for name, side in sorted(one.edges)
         ]
         times = "once" if self.plan.widenings == 1 else f"{self.plan.widenings} times"
         return f"a winner still lies at the edge after widening {times} ({'; '.join(found)})"
 
     # reporting
 
-    def report(self, searches: Sequence[Search]) -> None:
+    def report(self, searches: Sequence[SchemeSearches]) -> None:
         """Train every winner on the fresh seeds, and what the columns and the target need beside."""
-        plan, single = self.plan, searches[0]
+        plan, single, groups = self.plan, searches[0], self.workload.groups
         tasks: list[Task] = []
-        rate = float(self.workload.default_rate)
-        tasks += self._chunks("default", single.scheme, -1, {BASE: rate}, None, plan.report(), "test")
-        for repeat in range(plan.repeats):
-            tasks.append(self._untrained(single.scheme, repeat))
-        for search in searches:
-            for repeat, (winner, own) in enumerate(zip(search.winners, search.tasks, strict=True)):
-                if winner.index is not None:
-                    won = own[winner.index]
-                    tasks += self._chunks(
-                        "report", search.scheme, repeat, dict(won.parameters), won.rates, plan.report(), "test"
-                    )
-        rivals = [
-            (repeat, own[winner.index])
-            for repeat, (winner, own) in enumerate(zip(single.winners, single.tasks, strict=True))
-            if winner.index is not None
-        ]
-        for repeat, won in rivals:
-            tasks += self._chunks(
-                "choose target", single.scheme, repeat, dict(won.parameters), won.rates, plan.target(), "validation"
-            )
-        rows = self._complete("report", tasks)
-        if rivals:
-            self._set_target(single, rivals, rows)  # fmt: skip
+        for one in self.workload.untuned:
+            base = float(one.base_rate)
+            rates = group_rates(one.scheme, groups, np.array([[base]]))[0]
+            scheme = replace(one.scheme, name=one.name)
+            task = self._task("untuned", scheme, -1, {BASE: base}, tuple(map(float, rates)))
+            tasks += self._chunks(task, f"untuned/{one.name}", plan.report())
+        for search in range(plan.searches):
+            task = self._task("untrained", single.scheme, search, {}, (0.0,) * len(groups))
+            tasks.append(self._like(task, f"untrained/{search}", "untrained", plan.tuning(search)))
+        for own in searches:
+            for search, won in enumerate(own.winning_tasks):
+                if won is not None:
+                    at = "/".join(f"{value:.9g}" for value in won.parameters.values())
+                    task = self._task("report", own.scheme, search, won.parameters, won.rates)
+                    tasks += self._chunks(task, f"report/{own.scheme.name}/{search}/{at}", plan.report())
+        # The baseline with the large budget: the winner that was best on the seeds that decided its search.
+        best = min(range(plan.searches), key=lambda search: single.winners[search].score)
+        won = single.winning_tasks[best]
+        if won is not None and plan.target_seeds:
+            task = self._task("target", single.scheme, best, won.parameters, won.rates)
+            tasks += self._chunks(task, f"target/{won.parameters[BASE]:.9g}", plan.target())
+        self._complete("report", tasks)
+        self.tasks |= {task.id: task for task in tasks}
 
-    def _set_target(self, single: Search, rivals: Sequence[tuple[int, Task]], rows: dict[str, Row]) -> None:
-        """The baseline with the large budget: the best of all searches' winners, on seeds of its own."""
-        scores = []
-        for repeat, _ in rivals:
-            finals = np.concatenate([rows[t.id].final for t in self.of("choose target", single.scheme.name, repeat)])
-            scores.append(float(np.median(lower_is_better(finals, self.workload.metric))))
-        repeat, won = rivals[int(np.argmin(scores))]
-        self._complete(
-            "report",
-            self._chunks("target", single.scheme, repeat, dict(won.parameters), won.rates, self.plan.target(), "test"),
-        )
-
-    def of(self, kind: str, scheme: str, repeat: int) -> list[Task]:
-        """Tasks of one kind, scheme and search, in the order of their seeds."""
-        return [t for t in self.tasks.values() if (t.kind, t.scheme.name, t.repeat) == (kind, scheme, repeat)]
-
-    def _untrained(self, scheme: Scheme, repeat: int) -> Task:
+    def _task(
+        self, kind: str, scheme: Scheme, search: int, parameters: Mapping[str, float], rates: tuple[float, ...]
+    ) -> Task:
         return Task(
-            id=f"untrained/{repeat}",
-            kind="untrained",
-            scheme=scheme,
-            repeat=repeat,
-            space="",
-            parameters={},
-            rates=(0.0,) * len(self.workload.groups),
-            seeds=self.plan.tuning(repeat),
-            judged_on="validation",
-        )
+            id="", kind=kind, scheme=scheme, search=search, space="", parameters=dict(parameters), rates=rates,
+            seeds=(), judged_on="validation" if kind == "untrained" else "test",
+        )  # fmt: skip
 
-    def _chunks(
-        self,
-        kind: str,
-        scheme: Scheme,
-        repeat: int,
-        parameters: dict[str, float],
-        rates: tuple[float, ...] | None,
-        seeds: Sequence[int],
-        judged_on: str,
-    ) -> list[Task]:
-        own = rates if rates is not None else (parameters[BASE],) * len(self.workload.groups)
-        at = "/".join(f"{value:.9g}" for value in parameters.values())
-        return [
-            Task(
-                id=f"{kind}/{scheme.name}/{repeat}/{at}/{start}",
-                kind=kind,
-                scheme=scheme,
-                repeat=repeat,
-                space="",
-                parameters=parameters,
-                rates=own,
-                seeds=tuple(seeds[start : start + _CHUNK]),
-                judged_on=judged_on,
-            )
-            for start in range(0, len(seeds), _CHUNK)
-        ]
+    def _chunks(self, task: Task, id: str, seeds: Sequence[int]) -> list[Task]:
+        starts = range(0, len(seeds), _CHUNK)
+        return [self._like(task, f"{id}/{start}", task.kind, tuple(seeds[start : start + _CHUNK])) for start in starts]
 
-    def _complete(self, stage: str, tasks: list[Task]) -> dict[str, Row]:
+    @staticmethod
+    def _like(task: Task, id: str, kind: str, seeds: tuple[int, ...]) -> Task:
+        return replace(task, id=id, kind=kind, seeds=seeds)
+
+    def _complete(self, stage: str, tasks: list[Task]) -> dict[str, TaskResult]:
         weight = {task.id: len(task.seeds) for task in tasks}
         each = sum(weight.values()) / len(weight)
         done = 0
@@ -381,12 +379,9 @@ class _Run:
             done += count
             self.watcher.progress(stage, round(done * each), sum(weight.values()))
 
-        batches = batches_of(tasks, self.workload.at_once)
-        rows = self.ledger.complete(batches, self.train, on_done)
-        self.rows |= rows
-        if stage == "report":
-            self.tasks |= {task.id: task for task in tasks}
-        return rows
+        found = self.ledger.complete(batches_of(tasks, self.workload.at_once), self.train, on_done)
+        self.results |= found
+        return found
 
 
 def _named(name: str) -> str:

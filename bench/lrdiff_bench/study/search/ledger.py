@@ -29,16 +29,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lrdiff_bench.study.search.optuna_storage import open_storage, optuna_module
-from lrdiff_bench.study.search.tasks import Row, Task
+from lrdiff_bench.study.search.tasks import Task, TaskResult
 from lrdiff_core.errors import ConfigError
 
-__all__ = ["LEASE", "Ledger", "Memory", "Shared", "TrainBatches"]
+__all__ = ["LEASE", "Ledger", "MemoryLedger", "StorageLedger", "TrainBatches"]
 
 LEASE = 60.0  # seconds without a sign of life after which a claimant on another machine counts as gone
 _BEAT = 5.0
 _POLL = 0.5
 
-TrainBatches = Callable[[Sequence[Sequence[Task]], Callable[[int, list[Row]], None]], None]
+TrainBatches = Callable[[Sequence[Sequence[Task]], Callable[[int, list[TaskResult]], None]], None]
 """Trains batches and calls back with the number of each and its rows as soon as they are there."""
 
 
@@ -47,31 +47,31 @@ class Ledger(Protocol):
 
     def complete(
         self, batches: Sequence[Sequence[Task]], train: TrainBatches, on_done: Callable[[int], None]
-    ) -> dict[str, Row]:
+    ) -> dict[str, TaskResult]:
         """Have all tasks trained that are not, by whom ever, and return the rows of all."""
 
 
-class Memory:
+class MemoryLedger:
     """A ledger for studies that nobody wants to keep: simulations and tests."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, Row] = {}
+        self.results: dict[str, TaskResult] = {}
 
     def complete(
         self, batches: Sequence[Sequence[Task]], train: TrainBatches, on_done: Callable[[int], None]
-    ) -> dict[str, Row]:
+    ) -> dict[str, TaskResult]:
         """See :class:`Ledger`."""
-        open_ = [batch for batch in batches if any(task.id not in self.rows for task in batch)]
+        open_ = [batch for batch in batches if any(task.id not in self.results for task in batch)]
 
-        def keep(number: int, rows: list[Row]) -> None:
-            self.rows |= {row.id: row for row in rows}
+        def keep(number: int, rows: list[TaskResult]) -> None:
+            self.results |= {row.id: row for row in rows}
             on_done(len(rows))
 
         train(open_, keep)
-        return {task.id: self.rows[task.id] for batch in batches for task in batch}
+        return {task.id: self.results[task.id] for batch in batches for task in batch}
 
 
-class Shared:
+class StorageLedger:
     """A ledger in a storage of Optuna's.
 
     Args:
@@ -119,15 +119,15 @@ class Shared:
 
     def complete(
         self, batches: Sequence[Sequence[Task]], train: TrainBatches, on_done: Callable[[int], None]
-    ) -> dict[str, Row]:
+    ) -> dict[str, TaskResult]:
         """See :class:`Ledger`."""
         tasks = {task.id: task for batch in batches for task in batch}
         part = "search" if next(iter(tasks.values())).kind == "search" else "report"
         study = self._studies[part]
         told: set[str] = set()
 
-        def keeper(claimed: Sequence[Sequence[tuple[Task, Any]]]) -> Callable[[int, list[Row]], None]:
-            def keep(number: int, rows: list[Row]) -> None:
+        def keeper(claimed: Sequence[Sequence[tuple[Task, Any]]]) -> Callable[[int, list[TaskResult]], None]:
+            def keep(number: int, rows: list[TaskResult]) -> None:
                 for (task, trial), row in zip(claimed[number], rows, strict=True):
                     self._tell(study, task, trial, row)
                     told.add(task.id)
@@ -211,7 +211,7 @@ class Shared:
 
     at_a_time = 1  # batches claimed together: more where several machines train them
 
-    def _tell(self, study: Any, task: Task, trial: Any, row: Row) -> None:
+    def _tell(self, study: Any, task: Task, trial: Any, row: TaskResult) -> None:
         finite = row.final[~_isnan(row.final)]
         diverged = 1.0 - len(finite) / len(row.final)
         value = float(finite.mean()) if len(finite) == len(row.final) else self._worst(study)
@@ -237,7 +237,7 @@ class Shared:
                 "scheme": task.scheme.name,
                 "about": {
                     "kind": task.kind,
-                    "search": task.repeat,
+                    "search": task.search,
                     "space": task.space,
                     "rates": list(task.rates),
                     "seeds": list(task.seeds),
@@ -298,8 +298,8 @@ class Shared:
             thread.join()
 
 
-def _row_of(id: str, trial: Any) -> Row:
-    return Row.from_dict(id, trial.user_attrs["row"], trial.number)
+def _row_of(id: str, trial: Any) -> TaskResult:
+    return TaskResult.from_dict(id, trial.user_attrs["row"], trial.number)
 
 
 def _isnan(values: Any) -> Any:

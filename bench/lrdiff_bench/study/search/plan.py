@@ -7,16 +7,17 @@ from typing import Any
 
 from lrdiff_core.errors import ConfigError
 
-__all__ = ["FEWEST_REPEATS", "FEWEST_SEEDS", "LARGEST_K", "Plan", "largest_k", "make_plan"]
+__all__ = ["FEWEST_SEARCHES", "FEWEST_SEEDS", "LARGEST_K", "Plan", "largest_k", "make_plan"]
 
 FEWEST_SEEDS = 29  # of the report; fewer cannot show a probability of improvement of 0.75 reliably (Bouthillier 2021)
-FEWEST_REPEATS = 3
+FEWEST_SEARCHES = 5
 LARGEST_K = 64  # best-of-k curves end there
 
 # Streams of seeds that never meet: a setting is chosen on some, and reported on others.
 _FIRST_REPORT = 1_000
 _FIRST_TARGET = 500_000
 _FIRST_TUNING = 1_000_000
+_FIRST_FINAL = 2_000_000
 _FIRST_POINTS = 2_000_000
 
 
@@ -39,10 +40,13 @@ class Plan:
     Attributes:
         budget: points each scheme tries in each search.
         tuning_seeds: seeds each point is trained on while searching, anew for each search.
-        repeats: searches, each with its own points and seeds.
+        finalists: points of each search that are trained again; 0 lets the tuning seeds decide.
+        final_seeds: seeds that the finalists are trained on, anew for each search.
+        searches: how many, each with its own points and seeds.
         report_seeds: fresh seeds that every winner is trained on, in pairs.
-        target_seeds: fresh seeds that set the target of the time to target.
+        target_seeds: fresh seeds that set the target of the time to target; 0 sets none.
         widenings: how often the space is widened before the study is given up.
+        seeds_from: added to every seed: another number is an independent replication.
         quick: a look; every output says so.
 
     Example:
@@ -55,43 +59,55 @@ class Plan:
 
     budget: int = 64
     tuning_seeds: int = 4
-    repeats: int = 5
+    finalists: int = 8
+    final_seeds: int = 24
+    searches: int = 5
     report_seeds: int = 30
     target_seeds: int = 20
     widenings: int = 3
+    seeds_from: int = 0
     quick: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("budget", 4), ("tuning_seeds", 1), ("repeats", 2), ("report_seeds", 3)):
-            value = getattr(self, name)
-            if not least <= value <= 100_000:
-                raise ConfigError(f"{name} is {value}", help=f"write a whole number from {least} to 100000")
+        least = {"budget": 4, "tuning_seeds": 1, "searches": 2, "report_seeds": 3, "seeds_from": 0}
+        for name, low in {**least, "finalists": 0, "final_seeds": 1, "target_seeds": 0, "widenings": 0}.items():
+            value, most = getattr(self, name), 2**62 if name == "seeds_from" else 100_000
+            if not low <= value <= most:
+                raise ConfigError(f"{name} is {value}", help=f"write a whole number from {low} to {most}")
 
-    def tuning(self, repeat: int) -> tuple[int, ...]:
-        """Seeds that one search chooses on."""
-        first = _FIRST_TUNING + repeat * self.tuning_seeds
-        return tuple(range(first, first + self.tuning_seeds))
+    def tuning(self, search: int) -> tuple[int, ...]:
+        """Seeds that all points of one search are trained on."""
+        return self._seeds(_FIRST_TUNING + search * self.tuning_seeds, self.tuning_seeds)
+
+    def final(self, search: int) -> tuple[int, ...]:
+        """Seeds that decide among the finalists of one search."""
+        return self._seeds(_FIRST_FINAL + search * self.final_seeds, self.final_seeds)
 
     def target(self) -> tuple[int, ...]:
         """Seeds that set the target."""
-        return tuple(range(_FIRST_TARGET, _FIRST_TARGET + self.target_seeds))
+        return self._seeds(_FIRST_TARGET, self.target_seeds)
 
     def report(self) -> tuple[int, ...]:
         """Seeds that winners are reported on."""
-        return tuple(range(_FIRST_REPORT, _FIRST_REPORT + self.report_seeds))
+        return self._seeds(_FIRST_REPORT, self.report_seeds)
 
-    def scramble(self, repeat: int) -> int:
+    def scramble(self, search: int) -> int:
         """Seed of the points of one search."""
-        return _FIRST_POINTS + repeat
+        return self.seeds_from + _FIRST_POINTS + search
+
+    def _seeds(self, first: int, count: int) -> tuple[int, ...]:
+        return tuple(range(self.seeds_from + first, self.seeds_from + first + count))
 
     def shortcomings(self) -> list[str]:
         """What the full protocol has and this plan has not."""
         found = []
         if self.report_seeds < FEWEST_SEEDS:
             found.append(f"{self.report_seeds} reporting seeds, the protocol wants {FEWEST_SEEDS}")
-        if self.repeats < FEWEST_REPEATS:
-            found.append(f"{self.repeats} searches, the protocol wants {FEWEST_REPEATS}")
-        if (ends := largest_k(self.budget * self.repeats)) < LARGEST_K:
+        if self.searches < FEWEST_SEARCHES:
+            found.append(f"{self.searches} searches, the protocol wants {FEWEST_SEARCHES}")
+        if not self.finalists:
+            found.append("no finalists are trained again, the protocol wants 8 of each search")
+        if (ends := largest_k(self.budget * self.searches)) < LARGEST_K:
             found.append(f"the best-of-k curve ends at {ends}, the protocol wants {LARGEST_K}")
         return found
 
@@ -107,13 +123,17 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(*, report_seeds: int, quick: bool = False, budget: int | None = None, seeds: int | None = None) -> Plan:
+QUICK = {"budget": 16, "tuning_seeds": 2, "finalists": 4, "final_seeds": 8, "searches": 3, "report_seeds": 12}
+
+
+def make_plan(*, report_seeds: int, quick: bool = False, seeds: int | None = None, **changes: int | None) -> Plan:
     """The plan of a workload, with what the command line changes.
 
     Args:
         report_seeds: what the workload asks for.
         quick: a fraction of everything.
-        budget, seeds: in place of the plan's points a scheme and reporting seeds.
+        seeds: fresh seeds in place of the workload's.
+        changes: further fields of :class:`Plan`; None changes nothing.
 
     Example:
         >>> make_plan(report_seeds=200).report_seeds, make_plan(report_seeds=200, quick=True).report_seeds
@@ -121,9 +141,6 @@ def make_plan(*, report_seeds: int, quick: bool = False, budget: int | None = No
     """
     sizes: dict[str, Any] = {"report_seeds": report_seeds}
     if quick:
-        sizes = {"budget": 16, "tuning_seeds": 2, "repeats": 3, "report_seeds": 12, "widenings": 1, "quick": True}
-    if budget is not None:
-        sizes["budget"] = budget
-    if seeds is not None:
-        sizes["report_seeds"] = seeds
-    return Plan(**sizes)
+        sizes = {**QUICK, "widenings": 1, "quick": True}
+    given = {"report_seeds": seeds, **changes}
+    return Plan(**{**sizes, **{name: value for name, value in given.items() if value is not None}})

@@ -94,7 +94,7 @@ def space_of(scheme: Scheme, base_rates: Interval) -> Space:
 def unit_points(count: int, dimensions: int, seed: int) -> NDArray[np.float64]:
     """Points of a scrambled Sobol sequence in the unit cube. [count, dimensions]
 
-    Schemes of one repeat take the first columns of the same points, so all of them try the same base rates.
+    Schemes of one search take the first columns of the same points, so all of them try the same base rates.
 
     Args:
         count: how many; the first of a sequence whose length is a power of two.

@@ -1,4 +1,4 @@
-"""What a study has trained and keeps: a task is one setting on some seeds, a row what came of it."""
+"""What a study trains and keeps: a task is one setting on some seeds, and has one result."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from lrdiff_bench.study.workloads.workload import AT_ONCE, Outcomes, Scheme, Trials
 
-__all__ = ["KINDS", "Row", "Task", "batches_of", "rows_of", "trials_of"]
+__all__ = ["KINDS", "Task", "TaskResult", "batches_of", "results_of", "trials_of"]
 
-KINDS = ("search", "untrained", "default", "choose target", "target", "report")
+KINDS = ("search", "final", "untrained", "untuned", "target", "report")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Task:
         id: says what it is and is the same whenever and wherever the study is run.
         kind: of :data:`KINDS`.
         scheme: whose rates and options.
-        repeat: the search it belongs to; -1 for none.
+        search: that it belongs to; -1 for none.
         space: label of the space it was drawn from; empty where it was not.
         parameters: base rate and free ratios, by name.
         rates: of each group of the workload.
@@ -36,7 +36,7 @@ class Task:
     id: str
     kind: str
     scheme: Scheme
-    repeat: int
+    search: int
     space: str
     parameters: Mapping[str, float]
     rates: tuple[float, ...]
@@ -45,13 +45,14 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TaskResult:
     """What a task gave; NaN where it diverged.
 
     Attributes:
         id: of the task.
         final: the metric at the end. [seeds]
         train_final: the training loss at the end. [seeds]
+        score: accuracy or R2 at the end, NaN where the workload has none. [seeds]
         metric, train_loss: by evaluation, kept for reports alone. [seeds, evaluations]
         evaluated_after: steps. [evaluations]
         seconds_a_step: of one trial.
@@ -62,6 +63,7 @@ class Row:
     id: str
     final: NDArray[np.float64]
     train_final: NDArray[np.float64]
+    score: NDArray[np.float64]
     metric: NDArray[np.float64]
     train_loss: NDArray[np.float64]
     evaluated_after: tuple[int, ...]
@@ -74,6 +76,7 @@ class Row:
         return {
             "final": _plain(self.final),
             "train_final": _plain(self.train_final),
+            "score": _plain(self.score),
             "metric": _plain(self.metric),
             "train_loss": _plain(self.train_loss),
             "evaluated_after": list(self.evaluated_after),
@@ -82,7 +85,7 @@ class Row:
         }
 
     @classmethod
-    def from_dict(cls, id: str, kept: Mapping[str, Any], trial: int) -> Row:
+    def from_dict(cls, id: str, kept: Mapping[str, Any], trial: int) -> TaskResult:
         """The inverse of :meth:`to_dict`."""
         final = _array(kept["final"])
         steps = tuple(int(one) for one in kept["evaluated_after"])
@@ -90,6 +93,7 @@ class Row:
             id=id,
             final=final,
             train_final=_array(kept["train_final"]),
+            score=_array(kept["score"]),
             metric=_array(kept["metric"]).reshape(-1, len(steps)) if kept["metric"] else np.empty((0, len(steps))),
             train_loss=_array(kept["train_loss"]).reshape(-1, len(steps)) if kept["train_loss"] else np.empty((0, len(steps))),  # noqa: E501
             evaluated_after=steps,
@@ -108,7 +112,7 @@ def batches_of(tasks: Iterable[Task], at_once: int = AT_ONCE) -> list[list[Task]
     key: tuple[str, str, str, int] | None = None
     room = 0
     for task in tasks:
-        same = (task.kind, task.scheme.name, task.judged_on, task.repeat)
+        same = (task.kind, task.scheme.name, task.judged_on, task.search)
         if same != key or room < len(task.seeds):
             batches.append([])
             key, room = same, max(at_once, len(task.seeds))
@@ -127,22 +131,24 @@ def trials_of(batch: Sequence[Task]) -> Trials:
     )
 
 
-def rows_of(batch: Sequence[Task], outcomes: Outcomes) -> list[Row]:
-    """The rows of a batch, in the order of its tasks."""
-    rows, start = [], 0
+def results_of(batch: Sequence[Task], outcomes: Outcomes) -> list[TaskResult]:
+    """The results of a batch, in the order of its tasks."""
+    found, start = [], 0
     steps = tuple(int(step) for step in outcomes.evaluated_after)
+    score = np.full(len(outcomes.metric), np.nan) if outcomes.score is None else outcomes.score
     for task in batch:
         part = slice(start, start + len(task.seeds))
         start += len(task.seeds)
         metric = np.asarray(outcomes.metric[part], dtype=np.float64)
         loss = np.asarray(outcomes.train_loss[part], dtype=np.float64)
-        whole = task.kind in ("report", "default", "target")
+        whole = task.kind in ("report", "untuned", "target")
         none = np.empty((0, len(steps)))
-        rows.append(
-            Row(
+        found.append(
+            TaskResult(
                 id=task.id,
                 final=metric[:, -1],
                 train_final=loss[:, -1],
+                score=np.asarray(score[part], dtype=np.float64),
                 metric=metric if whole else none,
                 train_loss=loss if whole else none,
                 evaluated_after=steps,
@@ -150,7 +156,7 @@ def rows_of(batch: Sequence[Task], outcomes: Outcomes) -> list[Row]:
                 seconds_to_compile=float(outcomes.seconds_to_compile),
             )
         )
-    return rows
+    return found
 
 
 def _plain(values: NDArray[np.float64]) -> list[Any]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lrdiff_bench.study.workloads.outcomes import outcomes, time_compiling, time_step
-from lrdiff_bench.study.workloads.workload import Outcomes, Trials, Workload
+from lrdiff_bench.study.workloads.workload import Outcomes, Trials, UntunedSetting, Workload
 from lrdiff_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lrdiff_core.population import Population, PopulationData
+    from lrdiff_core.population import Population, PopulationData, PopulationTask
     from lrdiff_core.population.members import ModelFactory
 
-__all__ = ["PopulationWorkload", "check_trials"]
+__all__ = ["PopulationWorkload", "RunWorkload", "check_trials"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +32,13 @@ class PopulationWorkload(Workload):
         optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
         batch_size: rows a step.
         evaluations: how often the metric is taken, evenly over the steps.
+        timed: measure the seconds of a step and of compiling; without, they are NaN.
     """
 
     optimizer: str
     batch_size: int
     evaluations: int = 10
+    timed: bool = True
     _timed: dict[Any, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @abstractmethod
@@ -58,11 +61,10 @@ class PopulationWorkload(Workload):
         check_trials(self, trials)
         self.prepare(trials)
         factory = self.network(trials)
-        compiling = self._compile(factory, trials)
+        compiling = self._compile(factory, trials) if self.timed else math.nan
         population = self._population(factory, trials, evaluate=max(1, self.steps // self.evaluations))
-        return outcomes(
-            population, self.metric, seconds_a_step=self._seconds_a_step(factory, trials), seconds_to_compile=compiling
-        )
+        seconds = self._seconds_a_step(factory, trials) if self.timed else math.nan
+        return outcomes(population, self.metric, seconds_a_step=seconds, seconds_to_compile=compiling)
 
     def _population(self, factory: ModelFactory, trials: Trials, **options: Any) -> Population:
         from lrdiff_core.population import train_population
@@ -74,10 +76,15 @@ class PopulationWorkload(Workload):
             "optimizer": self.optimizer,
             "groups": self.columns(),
             "path": self.path(),
+            **self.options(),
         }
         return train_population(
             factory, data, trials.rates, [int(seed) for seed in trials.seeds], **{**settings, **options}
         )
+
+    def options(self) -> dict[str, Any]:
+        """Further options of the population."""
+        return {}
 
     def path(self) -> str:
         """Which path of the population; ``"auto"`` unless there is a reason."""
@@ -107,6 +114,51 @@ class PopulationWorkload(Workload):
         from lrdiff_core.population.members import build
 
         return tuple(tuple(p.shape) for p in build(factory, int(trials.seeds[0])).parameters())
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunWorkload(PopulationWorkload):
+    """The training of a run's settings; each layer is a group.
+
+    Args:
+        settings: as in a run's TOML file, or what was made of them already.
+        listed_rates: base rates that every search tries; empty: each search draws points of its own.
+        untuned_settings: reported beside the schemes; empty: the untuned default.
+    """
+
+    settings: Mapping[str, Any] | PopulationTask
+    listed_rates: tuple[float, ...] = ()
+    untuned_settings: tuple[UntunedSetting, ...] = ()
+
+    @cached_property
+    def task(self) -> PopulationTask:
+        """Models, rows and options for every seed; made when something is trained."""
+        if not isinstance(self.settings, Mapping):
+            return self.settings
+        from lrdiff_core.config import make_config
+        from lrdiff_core.population import population_task
+
+        return population_task(make_config(self.settings))
+
+    @property
+    def base_points(self) -> tuple[float, ...]:
+        return self.listed_rates
+
+    @property
+    def untuned(self) -> tuple[UntunedSetting, ...]:
+        return self.untuned_settings or super().untuned
+
+    def rows(self, seed: int, judged_on: str) -> PopulationData:
+        return self.task.rows(seed, judged_on)
+
+    def network(self, trials: Trials) -> ModelFactory:
+        return self.task.model
+
+    def options(self) -> dict[str, Any]:
+        return self.task.options
+
+    def tiny(self) -> RunWorkload:
+        return replace(self, steps=self.task.steps_an_epoch, evaluations=2)
 
 
 def check_trials(workload: Workload, trials: Trials) -> None:

@@ -35,19 +35,26 @@ def outcomes(
         population.train_loss.double().numpy(),
         held_loss,
         evaluated_after=population.evaluated_after.numpy(),
+        score=population.held_score[:, -1].double().numpy(),
         seconds_a_step=seconds_a_step,
         seconds_to_compile=seconds_to_compile,
     )
 
 
 def mask_diverged(
-    metric: np.ndarray, train_loss: np.ndarray, *more: np.ndarray, evaluated_after: np.ndarray, **seconds: float
+    metric: np.ndarray,
+    train_loss: np.ndarray,
+    *more: np.ndarray,
+    evaluated_after: np.ndarray,
+    score: np.ndarray | None = None,
+    **seconds: float,
 ) -> Outcomes:
     """Put NaN from the first evaluation on at which a trial's metric, loss or one of ``more`` is not finite.
 
     Args:
         metric, train_loss, more: [trials, evaluations].
         evaluated_after: [evaluations].
+        score: [trials] at the end.
         seconds: the clock's fields of :class:`Outcomes`.
     """
     fine = np.ones(metric.shape, dtype=bool)
@@ -58,6 +65,7 @@ def mask_diverged(
         metric=np.where(diverged, np.nan, metric),
         train_loss=np.where(diverged, np.nan, train_loss),
         evaluated_after=np.asarray(evaluated_after, dtype=np.int64),
+        score=np.full(len(metric), np.nan) if score is None else np.where(diverged[:, -1], np.nan, score),
         **seconds,
     )
 

@@ -13,7 +13,18 @@ import numpy as np
 
 from lrdiff_core.errors import ConfigError
 
-__all__ = ["AT_ONCE", "CHEAP", "FEWEST", "WORKLOADS", "Outcomes", "Scheme", "Trials", "Workload", "register_workload"]
+__all__ = [
+    "AT_ONCE",
+    "CHEAP",
+    "FEWEST",
+    "WORKLOADS",
+    "Outcomes",
+    "Scheme",
+    "Trials",
+    "UntunedSetting",
+    "Workload",
+    "register_workload",
+]
 
 CHEAP = 200
 """Fresh seeds of a report where a trial takes milliseconds."""
@@ -73,6 +84,21 @@ class Scheme:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UntunedSetting:
+    """Rates that are reported beside the tuned ones, without a search.
+
+    Attributes:
+        name: as it stands in tables.
+        scheme: whose ratios.
+        base_rate: that they multiply.
+    """
+
+    name: str
+    scheme: Scheme
+    base_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trials:
     """Settings to be trained side by side.
 
@@ -97,6 +123,7 @@ class Outcomes:
     Attributes:
         metric: [trials, evaluations] of the workload's metric on the split that was asked for.
         train_loss: [trials, evaluations].
+        score: [trials] accuracy or R2 on that split at the end, shown beside a loss; None where the task has none.
         evaluated_after: [evaluations] steps.
         seconds_a_step: of one trial, evaluation not counted; a share of the batch where trials ran side by side.
         seconds_to_compile: of the network, once; the same for every batch of it.
@@ -107,6 +134,7 @@ class Outcomes:
     evaluated_after: np.ndarray
     seconds_a_step: float
     seconds_to_compile: float = 0.0
+    score: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +168,16 @@ class Workload(ABC):
     steps: int
     report_seeds: int = CHEAP
     label: str = ""
+
+    @property
+    def untuned(self) -> tuple[UntunedSetting, ...]:
+        """Settings that are reported untuned; the first is the one that tuned rates are usually shown against."""
+        return (UntunedSetting(name="untuned default", scheme=self.schemes[0], base_rate=self.default_rate),)
+
+    @property
+    def base_points(self) -> tuple[float, ...]:
+        """Base rates that every search tries; empty: each search draws points of its own."""
+        return ()
 
     @property
     def at_once(self) -> int:

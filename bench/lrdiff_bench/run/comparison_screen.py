@@ -1,0 +1,91 @@
+"""Stage 7 on the screen: what each way to set rates ends with, the loss by epoch, and what differential rates gain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from lrdiff_bench.report import gains
+from lrdiff_bench.report.tables import interval, line, number, plain_table
+
+__all__ = ["curves_of", "draw_comparison"]
+
+Section = Mapping[str, Any]
+
+
+def draw_comparison(console: Console, s: Section) -> None:
+    plan = s["plan"]
+    table = plain_table("scheme", "rates", "trials", "train", "test", "95 %", "score")
+    for scheme in s["schemes"]:
+        median, low, high = scheme["final"]
+        table.add_row(
+            scheme["name"],
+            short_rates(scheme["rates_text"]) + ("*" if scheme["other_rates"] else ""),
+            str(scheme["trials"]),
+            number(scheme["train_loss"][-1][0]),
+            number(median),
+            interval(low, high, ".2f"),
+            number(scheme["score"]),
+        )
+    console.print(table)
+    line(
+        console,
+        f"loss after the last epoch and test score, medians over {plan['report_seeds']} fresh seeds; every scheme gets "
+        "the same rows, order and initial weights",
+    )
+    for scheme in s["schemes"]:
+        if scheme["other_rates"]:
+            others = ", ".join(f"{short_rates(rates)} in {count}" for rates, count in scheme["other_rates"].items())
+            line(
+                console, f"* {scheme['name']}: chosen in {scheme['searches']} of {plan['searches']} searches; {others}"
+            )
+    lost = [f"{x['name']} {gains.percent(x['diverged'])}" for x in s["schemes"] if x["diverged"]]
+    if lost:
+        line(console, f"runs that diverged: {', '.join(lost)}", "yellow")
+    if s["void"]:
+        line(console, f"{s['void']}: give wider rates as sweep in [compare]", "yellow")
+    console.print()
+    _draw_loss_by_epoch(console, s)
+    console.print()
+    for name, gain in s["gains"].items():
+        told = f"{name} against tuned single: {gains.verdict_text(gain)}"
+        line(console, told, f"bold {gains.TERMINAL_COLORS[gain['verdict']]}")
+        line(console, gains.beside(gain), "dim")
+    line(
+        console,
+        f"gain in test loss, interquartile mean over {plan['searches']} searches x {plan['report_seeds']} seeds with "
+        f"95 % interval, positive where differential rates are better; {s['smallest_difference']:g} is the smallest "
+        "difference that matters",
+    )
+
+
+def curves_of(s: Section) -> list[tuple[str, str, Sequence[Sequence[float | None]]]]:
+    """Name, rates and test loss by epoch of every scheme; one that always chose the rates of another is left out."""
+    curves: dict[str, tuple[str, str, Any]] = {}
+    for scheme in s["schemes"]:
+        rates = short_rates(scheme["rates_text"])
+        key = f"{rates} and others" if scheme["other_rates"] else rates
+        curves.setdefault(key, (scheme["name"], rates, scheme["test_loss"]))
+    return list(curves.values())
+
+
+def short_rates(text: str) -> str:
+    """Shorten a list of many rates to its first and last."""
+    parts = text.split(" / ")
+    return text if len(parts) <= 2 else f"{parts[0]} / .. / {parts[-1]}"
+
+
+def _draw_loss_by_epoch(console: Console, s: Section) -> None:
+    curves = curves_of(s)
+    table = plain_table(
+        "epoch", *(name if name.startswith(("single", "tuned")) else rates for name, rates, _ in curves)
+    )
+    for epoch in range(len(curves[0][2])):
+        bands = [bands[epoch] for _, _, bands in curves]
+        table.add_row(
+            str(epoch + 1), *(f"{number(median, '.2f')} {interval(low, high, '.2f')}" for median, low, high in bands)
+        )
+    line(console, "test loss by epoch: median [95 %]", "dim")
+    console.print(table)
