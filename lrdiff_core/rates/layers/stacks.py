@@ -146,7 +146,7 @@ def _outermost(tree: ModuleTree, name: str) -> Iterator[str]:
 def _is_block_list(tree: ModuleTree, name: str) -> bool:
     children, module = tree.children[name], tree.modules[name]
     if len(children) == 1:  # layer1 to layer4 may hold a block each
-        one_of = isinstance(module, nn.Sequential) and re.search(r"\d$", name)
+        one_of = re.search(r"\d$", name) and re.search(r"\d$", children[0])
         return bool(isinstance(module, nn.ModuleList) or one_of) and tree.is_block(children[0])
     kinds = [tree.kind(child) for child in children]
     return len(set(kinds)) < len(kinds) and _is_list(tree, name)
