@@ -308,21 +308,27 @@ def audit(
 @bench_app.command("step")
 def bench_step(
     peers: Annotated[bool, typer.Option("--peers", help="Compare with PyTorch's own optimizers and those of other libraries, too.")] = False,
-    shape: Annotated[list[str] | None, typer.Option("--shape", metavar="NAME", help="Measure only this shape: mlp, transformer, many or bert. Give several.")] = None,
+    training: Annotated[bool, typer.Option("--training", help="Time whole training steps of small models instead: the optimizer's share, and what a faster one gains.")] = False,
+    shape: Annotated[list[str] | None, typer.Option("--shape", metavar="NAME", help="Measure only this shape: mlp, transformer, many or bert; with --training, this model. Give several.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="The number of threads. Default: 1, then 2.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Six rounds per row and no bert: only a check that it works.")] = False,
     json: JsonOption = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Write the table to this file as well.")] = None,
 ) -> int:  # fmt: skip
     """Time the optimizer step with many rates against one rate; with --peers, against other optimizers."""
-    from lrdiff_bench.measure.cases.step_table import run_table
+    if training:
+        from lrdiff_bench.measure.cases.training_table import run_training_table
 
-    document, text = run_table(peers=peers, shapes=shape, threads=threads, quick=quick, out=out)
+        document, text = run_training_table(models=shape, threads=threads, quick=quick, out=out)
+    else:
+        from lrdiff_bench.measure.cases.step_table import run_table
+
+        document, text = run_table(peers=peers, shapes=shape, threads=threads, quick=quick, out=out)
     if json:
         _print_json(document)
     else:
         _write(text)
-    missed = [row for row in document["rows"] if row["verdict"] == "missed"]
+    missed = [row for row in document["rows"] if row.get("verdict") == "missed"]
     return 1 if missed and not quick else 0  # six rounds on a busy machine fail nothing
 
 

@@ -1,0 +1,189 @@
+"""``lrdiff bench step --training``: what a faster step gains where it matters, in the whole training step.
+
+Pairs of ``training_step`` give the time of forward, backward and update; pairs of ``optimizer_step`` with cold caches
+give the update's own time in that same loop. One over the other is the optimizer's share.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lrdiff_bench.measure.cases.models import MODELS
+from lrdiff_bench.measure.cases.optimizer_step import IMPLEMENTATIONS
+from lrdiff_bench.measure.engine.compare import Comparison, compare_cases
+from lrdiff_bench.measure.engine.registry import find_case
+from lrdiff_bench.report.tables import seconds
+from lrdiff_bench.system.machine import provenance, provenance_lines
+from lrdiff_core.errors import ConfigError
+from lrdiff_core.files import write_text
+
+__all__ = ["TrainingRow", "markdown", "measure_model", "run_training_table"]
+
+PEERS = ("default", "fused")
+ROUNDS, QUICK_ROUNDS = 12, 6
+TITLES = {
+    "mlp": "MLP 10-5-1, 25 rows",
+    "transformer": "transformer, 12 layers of width 64, 8 x 32 tokens",
+    "transformer-short": "the same, 1 x 16 tokens",
+    "encoder": "transformer, 4 layers of width 64, 16 x 32 tokens",
+    "convolution": "convolution net, 16 images of 32 x 32",
+    "lora": "LoRA on a frozen BERT of 2 layers, 4 x 32 tokens",
+    "splats": "20 000 Gaussians with six attributes",
+    "actor-critic": "actor-critic, 64 states",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRow:
+    """One model.
+
+    Args:
+        model: its title.
+        tensors, parameters: that are trained.
+        threads: torch's intra-op threads.
+        whole: median seconds of a training step, by implementation.
+        update: median seconds of the update in it.
+        share: the one over the other.
+        gain: time of the whole step over that with ours, by peer, with the ends of its 95 % interval.
+        faster: the same of the update alone, in the loop.
+    """
+
+    model: str
+    tensors: int
+    parameters: int
+    threads: int
+    whole: dict[str, float]
+    update: dict[str, float]
+    share: dict[str, float]
+    gain: dict[str, tuple[float, float, float]]
+    faster: dict[str, tuple[float, float, float]]
+
+
+def measure_model(name: str, *, threads: int = 1, rounds: int = ROUNDS) -> TrainingRow:
+    """Measure one of :data:`~lrdiff_bench.measure.cases.models.MODELS`, with a rate a layer.
+
+    Args:
+        name: of the model.
+        threads: torch's intra-op threads.
+        rounds: of each comparison.
+    """
+    sizes = [p.numel() for p in MODELS[name]().trainable().values()]
+    whole, update = {}, {}
+    for peer in PEERS:
+        pair = [find_case("training_step", model=name, implementation=one) for one in ("ours", peer)]
+        whole[peer] = compare_cases(*pair, rounds=rounds, threads=threads)
+        cold = {"shapes": name, "rates": "layers", "caches": "cold"}
+        pair = [find_case("optimizer_step", **cold, implementation=one) for one in ("ours", peer)]
+        update[peer] = compare_cases(*pair, rounds=rounds, threads=threads)
+        gc.collect()
+    whole_seconds, update_seconds = _medians(whole), _medians(update)
+    return TrainingRow(
+        model=TITLES[name],
+        tensors=len(sizes),
+        parameters=sum(sizes),
+        threads=threads,
+        whole=whole_seconds,
+        update=update_seconds,
+        share={one: update_seconds[one] / whole_seconds[one] for one in ("ours", *PEERS)},
+        gain={peer: _ratio(one) for peer, one in whole.items()},
+        faster={peer: _ratio(one) for peer, one in update.items()},
+    )
+
+
+def _medians(compared: dict[str, Comparison]) -> dict[str, float]:
+    ours = sum(one.a.median for one in compared.values()) / len(compared)
+    return {"ours": ours, **{peer: one.b.median for peer, one in compared.items()}}
+
+
+def _ratio(one: Comparison) -> tuple[float, float, float]:
+    return one.ratio.estimate, one.ratio.low, one.ratio.high
+
+
+def run_training_table(
+    *,
+    models: Sequence[str] | None = None,
+    threads: int | None = None,
+    quick: bool = False,
+    out: Path | None = None,
+    on_row: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+) -> tuple[dict[str, Any], str]:
+    """Measure the models one after the other and write the table.
+
+    Args:
+        models: some of :data:`~lrdiff_bench.measure.cases.models.MODELS`; None: all.
+        threads: torch's; None: one.
+        quick: with the fewest rounds.
+        out: a Markdown file to write too.
+        on_row: called with a line after each model.
+
+    Returns:
+        The document and its Markdown.
+
+    Raises:
+        ConfigError: an unknown model, a thread count below 1, or the file's folder is not there.
+    """
+    for name in models or ():
+        if name not in MODELS:
+            raise ConfigError(f"there is no model called {name!r}", help=f"write one of: {', '.join(MODELS)}")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads is {threads}", help="write a whole number from 1 up")
+    if out is not None and not out.parent.is_dir():  # said now, not after minutes
+        raise ConfigError(f"cannot write {out}: no such folder", help="name a file in a folder that exists")
+    before = provenance()
+    words = ["lrdiff bench step --training", *(["--quick"] if quick else [])]
+    words += [f"--shape {name}" for name in models or ()] + ([f"--threads {threads}"] if threads else [])
+    rows = []
+    for name in models or MODELS:
+        rows.append(measure_model(name, threads=threads or 1, rounds=QUICK_ROUNDS if quick else ROUNDS))
+        on_row(_line(asdict(rows[-1])))
+    document = {
+        "format": "lrdiff.training_table",
+        "version": 1,
+        "command": " ".join(words),
+        "quick": quick,
+        **before,
+        "rows": [asdict(row) for row in rows],
+    }
+    text = markdown(document)
+    if out is not None:
+        write_text(out, text)
+    return document, text
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """The document as Markdown."""
+    peers = [IMPLEMENTATIONS[peer].label for peer in PEERS]
+    head = ["model", "tensors", "parameters", "whole step, lrdiff", *(f"{peer} / lrdiff" for peer in peers)]
+    head += [f"optimizer's share: lrdiff, {', '.join(peers)}", *(f"update alone, {peer} / lrdiff" for peer in peers)]
+    lines = [
+        "# What a faster optimizer step gains in training",
+        "",
+        f"`{document['command']}`" + (", quick: six rounds a row, no figures to quote" if document["quick"] else ""),
+        "",
+        *provenance_lines(document),
+        f"- threads: {document['rows'][0]['threads']}",
+        "- AdamW with layer-wise decay; forward, backward and update, eagerly",
+        "- a ratio is the median of alternating rounds in one run, with its 95 % interval",
+        "- the update alone is timed in the same loop, each time after a forward and backward pass",
+        "",
+        f"| {' | '.join(head)} |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        *map(_line, document["rows"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: dict[str, Any]) -> str:
+    def ratio(values: Sequence[float]) -> str:
+        return f"{values[0]:.3g} [{values[1]:.3g}, {values[2]:.3g}]"
+
+    shares = ", ".join(f"{100 * row['share'][one]:.2g} %" for one in ("ours", *PEERS))
+    parameters = f"{row['parameters']:,}".replace(",", " ")
+    cells = [row["model"], str(row["tensors"]), parameters, seconds(row["whole"]["ours"])]
+    cells += [*(ratio(row["gain"][peer]) for peer in PEERS), shares, *(ratio(row["faster"][peer]) for peer in PEERS)]
+    return f"| {' | '.join(cells)} |"
