@@ -204,6 +204,19 @@ def test_all_of_them_with_holm_over_workloads(capsys, suite, studies):
     assert text.count("![") == 11
 
 
+def test_a_replication_has_other_seeds_another_name_and_the_same_verdict(capsys, studies):
+    again = run(capsys, "helpful", "--quick", "--seeds-from", "7000", "--searches", "4")
+    assert "HELPS" in again.out
+    names = ("helpful-quick", "helpful-from-7000-quick")
+    first, second = (json.loads(run(capsys, "verdict", name, "--json").out) for name in names)
+    assert second["plan"]["searches"] == 4
+    for kind in ("report", "target"):
+        assert second["seeds"][kind][0] == first["seeds"][kind][0] + 7000
+    assert second["gain"]["verdict"] == first["gain"]["verdict"]
+    assert second["gain"]["estimate"] != first["gain"]["estimate"]
+    assert second["gain"]["low"] <= first["gain"]["estimate"] <= second["gain"]["high"]
+
+
 def test_a_toml_file_tests_a_claim(capsys):
     Path("claim.toml").write_text(
         'workload = "nothing"\nsource = "somebody"\n[[schemes]]\nname = "head x 3"\nratios = { head = 3.0 }\n'
@@ -238,6 +251,8 @@ def test_ls_before_anything(capsys):
         (["--all", "helpful"], "--all and something else", "leave one"),
         (["helpful", "--data", "wine"], "a workload or file, and --model", "TOML file"),
         (["helpful", "--budget", "2"], "budget is 2", "from 4"),
+        (["helpful", "--searches", "1"], "searches is 1", "from 2"),
+        (["helpful", "--seeds-from", "-5"], "seeds_from is -5", "from 0"),
         (["helpful", "--seeds", "many"], "Invalid value for '--seeds'", "--help"),
         (["helpful", "helpful"], "two studies would have one name", "name the files apart"),
         (["--data", "wine", "--groups", "body"], '--groups has "body"', "NAME=PATTERN"),

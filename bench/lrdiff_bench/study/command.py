@@ -34,16 +34,14 @@ def run(
     targets: Sequence[str],
     *,
     every: bool,
-    quick: bool,
-    budget: int | None,
-    seeds: int | None,
+    sizes: dict[str, Any],
     storage: str | None,
     out: Path | None,
     scheduler: str | None,
     own: dict[str, Any],
     json: bool,
 ) -> int:
-    """Run studies, or go on with them, and say what came of each."""
+    """Run studies, or go on with them, and say what came of each; ``sizes`` are options of ``make_plan``."""
     folder = out or DEFAULT_FOLDER
     sources = _sources(targets, every, own)
     if not sources:
@@ -54,9 +52,7 @@ def run(
         with user_code():
             workload = workload_from(source)
             check_workload(workload)
-        plans.append(
-            (source, workload, make_plan(report_seeds=workload.report_seeds, quick=quick, budget=budget, seeds=seeds))
-        )
+        plans.append((source, workload, make_plan(report_seeds=workload.report_seeds, **sizes)))
     names = [study_name(workload, plan) for _, workload, plan in plans]
     if len(set(names)) < len(names):
         raise ConfigError(f"two studies would have one name: {', '.join(names)}", help="name the files apart")

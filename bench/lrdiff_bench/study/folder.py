@@ -26,7 +26,8 @@ MUST_AGREE = ("plan", "spec", "training")  # a study is gone on with only if the
 
 def study_name(workload: Workload, plan: Plan) -> str:
     """What a study is called in its storage."""
-    return f"{workload.name}-quick" if plan.quick else workload.name
+    replication = f"-from-{plan.seeds_from}" if plan.seeds_from else ""
+    return f"{workload.name}{replication}{'-quick' if plan.quick else ''}"
 
 
 def facts_of(workload: Workload, plan: Plan, source: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,8 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="A look: a fraction of everything; marked in every output.")] = False,
     budget: Annotated[int | None, typer.Option("--budget", metavar="K", help="Points each scheme tries in each search [64].")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", metavar="S", help="Fresh seeds of the report [the workload's].")] = None,
+    searches: Annotated[int | None, typer.Option("--searches", metavar="R", help="Independent searches of every scheme [5].")] = None,
+    seeds_from: Annotated[int | None, typer.Option("--seeds-from", metavar="N", help="Add N to every seed: an independent replication, under a name of its own.")] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="MODULE:FACTORY", help="Your own model.")] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="Your own rows: CSV, Parquet or Arrow.")] = None,
     target: Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")] = None,
@@ -48,7 +50,8 @@ def run(
 
     own = {"model": model, "data": data, "target": target, "groups": groups, "device": device}
     return command.run(
-        targets or [], every=every, quick=quick, budget=budget, seeds=seeds, storage=storage, out=out,
+        targets or [], every=every, storage=storage, out=out,
+        sizes={"quick": quick, "budget": budget, "seeds": seeds, "searches": searches, "seeds_from": seeds_from},
         scheduler=scheduler, own={key: value for key, value in own.items() if value is not None}, json=json,
     )  # fmt: skip
 

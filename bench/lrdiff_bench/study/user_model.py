@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -23,12 +24,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lrdiff_core.config import OptimizerName
-    from lrdiff_core.population import PopulationData
+    from lrdiff_core.population import PopulationData, PopulationTask
 
 __all__ = ["OwnWorkload", "group_columns"]
 
 SMALL = 200_000  # parameters up to which a population pays; larger models fill the machine alone
-KEPT_SEEDS = 64
 _PROBE = 2  # members and steps that show whether torch.func takes the model
 
 Factory = Callable[[int], "nn.Module"]
@@ -83,7 +83,7 @@ class OwnWorkload(Workload):
 
     def fingerprint(self) -> str:
         """Rows of the file, and parts and weights of the model of seed 0."""
-        model, table = self.build(0), self._setup(0).rows.table
+        model, table = self.build(0), self.table_task.table
         digest = hashlib.sha256(repr([(name, type(part).__name__) for name, part in model.named_modules()]).encode())
         for values in (table.features, table.target, *(v.detach().cpu().numpy() for v in model.state_dict().values())):
             digest.update(f"{values.dtype}{values.shape}".encode())
@@ -97,9 +97,7 @@ class OwnWorkload(Workload):
 
     def rows(self, seed: int, judged_on: str) -> PopulationData:
         """Rows to learn from and those of one other split, standardized by the former."""
-        from lrdiff_core.population import PopulationData
-
-        return PopulationData.of(self._setup(seed).rows, held=judged_on)
+        return self.table_task.rows(seed, judged_on)
 
     def build(self, seed: int) -> nn.Module:
         """The model of a seed; a factory's weights are drawn anew for each, a ready module's are taken as they are.
@@ -110,8 +108,7 @@ class OwnWorkload(Workload):
         if self.model is None:
             from lrdiff_core import build_model
 
-            spec = self._setup(seed).net.spec
-            return cast("nn.Module", build_model(spec, seed=seed))
+            return build_model(self.table_task.spec, seed=seed)
         from lrdiff_bench.system.factory import load_model
         from lrdiff_core.population.members import build
 
@@ -124,26 +121,17 @@ class OwnWorkload(Workload):
             self._kept["side by side"] = self._fits()
         return bool(self._kept["side by side"])
 
-    def _setup(self, seed: int) -> Any:
-        """Split and standardized rows of a seed; those of the last seeds are kept, because schemes share them."""
-        from lrdiff_core import load_table, make_config, set_up
+    @cached_property
+    def table_task(self) -> PopulationTask:
+        """Rows for every seed, and the project's own network for them."""
+        from lrdiff_core.config import make_config
+        from lrdiff_core.population import population_task
 
-        kept = self._kept.setdefault("setups", {})
-        if seed not in kept:
-            if "table" not in self._kept:
-                self._kept["table"] = load_table(self.data, target=self.target, task=self.task, seed=0)
-            table = self._kept["table"]
-            if table.source == "generator":
-                table = load_table(self.data, target=self.target, task=self.task, seed=seed)
-            settings: dict[str, Any] = {"data": self.data, "device": self.device, "batch_size": self.batch_size}
-            if self.hidden is not None:
-                settings["hidden"] = list(self.hidden)
-            config = make_config(settings)
-            names = [f"layer{i + 1}" for i in range(len(config.hidden_sizes(table.features.shape[1])) + 1)]
-            while len(kept) >= KEPT_SEEDS:
-                kept.pop(next(iter(kept)))
-            kept[seed] = set_up(table, config, seed=seed, rates=dict.fromkeys(names, 0.01))
-        return kept[seed]
+        settings = {
+            "data": self.data, "target": self.target, "task": self.task, "batch_size": self.batch_size,
+            "hidden": self.hidden,
+        }  # fmt: skip
+        return population_task(make_config({key: value for key, value in settings.items() if value is not None}))
 
     def check(self) -> None:
         """Check that model, groups and rows fit together, before anything is trained.
@@ -183,7 +171,7 @@ class OwnWorkload(Workload):
         import torch
 
         rows = self.rows(0, "validation")
-        classes = self._setup(0).net.spec.outputs
+        classes = self.table_task.spec.outputs
         model.eval()
         network = _network(model)
         try:
