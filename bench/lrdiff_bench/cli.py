@@ -31,7 +31,7 @@ class Commands(WholeHelpGroup):
         "Train": ("run", "train", "predict", "rates", "lr-find"),
         "Measure": ("study", "map", "bench"),
         "Ship": ("export", "verify", "parity", "latency", "targets"),
-        "Look": ("trace", "doctor"),
+        "Look": ("runs", "trace", "doctor"),
     }
 
 
@@ -70,8 +70,16 @@ DataOption = Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME"
 TargetOption = Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")]
 TaskOption = Annotated[str | None, typer.Option("--task", metavar="TASK", help="auto, binary, multiclass or regression.")]  # fmt: skip
 ImputeOption = Annotated[str | None, typer.Option("--impute", metavar="HOW", help="What to do with missing values: none (refuse them), mean, median or drop.")]  # fmt: skip
-OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run folder. Default: runs/NAME.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="The run folder. Default: runs/NAME, or runs/NAME-2 and so on where there are runs already.",
+    ),
+]
 DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")]
 CompileOption = Annotated[bool, typer.Option("--compile", help="Train with torch.compile.")]
 SeedOption = Annotated[
     int | None,
@@ -105,6 +113,7 @@ def run(
     task: TaskOption = None,
     impute: ImputeOption = None,
     out: OutOption = None,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = None,
     compile: CompileOption = False,
     seed: SeedOption = None,
@@ -112,7 +121,7 @@ def run(
 ) -> int:
     """Do the whole job: train, compare with single rates, time, export and verify."""
     settings = _settings(config, data, target, task, impute, device, compile, seed)
-    return _job(settings, out, json, stages=None)
+    return _job(settings, out, json, overwrite=overwrite, stages=None)
 
 
 @app.command()
@@ -123,6 +132,7 @@ def train(
     task: TaskOption = None,
     impute: ImputeOption = None,
     out: OutOption = None,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = None,
     compile: CompileOption = False,
     seed: SeedOption = None,
@@ -130,7 +140,7 @@ def train(
 ) -> int:
     """Train and save the checkpoint, without comparison and export."""
     settings = _settings(config, data, target, task, impute, device, compile, seed)
-    return _job(settings, out, json, stages=())
+    return _job(settings, out, json, overwrite=overwrite, stages=())
 
 
 @app.command()
@@ -209,6 +219,24 @@ def targets(json: JsonOption = False) -> int:
     from lrdiff_bench.run.export_command import list_targets
 
     return _show({"targets": list_targets(), "passed": True}, "targets", json)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="The folder that holds the runs.")] = Path("runs"),
+    json: JsonOption = False,
+) -> None:
+    """List the runs in a folder, oldest first, with their test results."""
+    from lrdiff_bench.run.open_run import list_runs
+
+    found = list_runs(folder)
+    if json:
+        _print_json({"format": "lrdiff.runs", "version": 1, "runs": found})
+        return
+    from lrdiff_bench.report.tables import make_console
+    from lrdiff_bench.run.screen import draw_runs
+
+    draw_runs(make_console(), folder, found)
 
 
 @app.command()
@@ -446,7 +474,7 @@ def _settings(
     return gather(config, given | ({"compile": True} if compile else {}))
 
 
-def _job(config: RunConfig, out: Path | None, json: bool, *, stages: tuple[str, ...] | None) -> int:
+def _job(config: RunConfig, out: Path | None, json: bool, *, overwrite: bool, stages: tuple[str, ...] | None) -> int:
     from lrdiff_bench.report.tables import make_console
     from lrdiff_bench.run.job import STAGES, run_job
     from lrdiff_bench.run.screen import Screen
@@ -454,7 +482,9 @@ def _job(config: RunConfig, out: Path | None, json: bool, *, stages: tuple[str, 
     # With --json the stages still show, but on stderr.
     screen = Screen(make_console(stderr=json))
     try:
-        result = run_job(config, out=out, stages=STAGES if stages is None else stages, watcher=screen)
+        result = run_job(
+            config, out=out, overwrite=overwrite, stages=STAGES if stages is None else stages, watcher=screen
+        )
     finally:
         screen.close()
     if json:

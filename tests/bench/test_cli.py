@@ -382,6 +382,36 @@ def test_a_reader_that_leaves_early_is_no_error(trained):
     assert done.returncode == 0
 
 
+def test_no_run_is_replaced_unless_that_is_asked_for(here, capsys):
+    """Runs are numbered; --out names one that must be free; `lrdiff runs` lists them."""
+    write("rows.csv", HEADER + ROWS)
+    given = ["train", "--data", "rows.csv", "--target", "y"]
+    Path("runs/rows-2").mkdir(parents=True)
+    write("runs/rows-2/thesis.txt", "years of work")
+    for name in ("rows", "rows-3", "rows-4"):
+        assert main(given) == 0
+        assert f"runs/{name}: " in capsys.readouterr().out
+    first = Path("runs/rows/summary.json").read_bytes()
+    assert refused(capsys, [*given, "--out", "runs/rows"]) == (
+        "runs/rows holds a run already", "add --overwrite to replace it, or name another folder",
+    )  # fmt: skip
+    Path("runs/broken").mkdir()
+    write("runs/broken/summary.json", "{}")
+    assert main(["runs", "--json"]) == 0
+    found = {Path(one["run"]).name: one for one in json.loads(capsys.readouterr().out)["runs"]}
+    assert set(found) == {"rows", "rows-3", "rows-4", "broken"}
+    assert found["rows"]["loss"] == found["rows-4"]["loss"]
+    assert found["broken"]["problem"] == "runs/broken/summary.json is not the summary of a run"
+    assert main(["runs"]) == 0
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines()[1:4]] == ["rows", "rows-3", "rows-4"]
+    assert "runs/broken/summary.json is not the summary of a run" in shown
+    assert main([*given, "--overwrite", "--seed", "5"]) == 0
+    assert Path("runs/rows/summary.json").read_bytes() != first
+    assert sorted(one.name for one in Path("runs").iterdir()) == ["broken", "rows", "rows-2", "rows-3", "rows-4"]
+    assert Path("runs/rows-2/thesis.txt").read_text() == "years of work"
+
+
 def test_columns_of_every_order_give_the_same_answers(trained, here, capsys):
     rng = np.random.default_rng(0)
     values = rng.integers(0, 7, (5, 2))

@@ -89,6 +89,29 @@ def test_runs_that_end_at_once_leave_one_whole(tmp_path):
     assert len({(tmp_path / "runs" / "a" / name).read_text() for name in "abcdef"}) == 1
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_runs_that_replace_nothing_take_the_next_number(tmp_path, at_once):
+    found = []
+
+    def one(text, inner=lambda: None):
+        with new_run_folder(tmp_path / "a", overwrite=False, placed=found.append) as folder:
+            (folder / "summary.json").write_text(json.dumps({**SUMMARY, "text": text}))
+            inner()
+
+    if at_once:  # the second is begun and ends while the first is being written
+        make_run(tmp_path / "a-2", "there before")
+        make_run(tmp_path / "b", "of another process")
+        one("first", lambda: (tmp_path / "b").rename(tmp_path / "a"))
+        assert [file.name for file in found] == ["a-3"]
+        assert read_summary(tmp_path / "a")["text"] == "of another process"
+    else:
+        one("first")
+        one("second")
+        assert [file.name for file in found] == ["a", "a-2"]
+        assert read_summary(tmp_path / "a")["text"] == "first"
+        assert read_summary(tmp_path / "a-2")["text"] == "second"
+
+
 def test_what_appears_there_meanwhile_is_left_alone(tmp_path):
     with pytest.raises(InputError, match="is no run folder any more"), new_run_folder(tmp_path / "a"):
         (tmp_path / "a").mkdir()

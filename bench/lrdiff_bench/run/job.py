@@ -23,7 +23,7 @@ from lrdiff_bench.report.json import json_ready, write_document
 from lrdiff_bench.run.comparison_screen import curves_of
 from lrdiff_bench.run.single_rates import compare_single_rates
 from lrdiff_bench.run.step_cost import measure_step_cost
-from lrdiff_bench.system.run_folder import SUMMARY_FORMAT, SUMMARY_VERSION, new_run_folder
+from lrdiff_bench.system.run_folder import SUMMARY_FORMAT, SUMMARY_VERSION, new_run_folder, next_free
 from lrdiff_core import __version__
 from lrdiff_core.checkpoint import save_checkpoint
 from lrdiff_core.config import RunConfig
@@ -93,6 +93,7 @@ def run_job(
     config: RunConfig,
     *,
     out: Path | None = None,
+    overwrite: bool = False,
     stages: Sequence[str] = STAGES,
     watcher: Watcher | None = None,
 ) -> RunResult:
@@ -100,7 +101,8 @@ def run_job(
 
     Args:
         config: the settings, from :func:`lrdiff_core.make_config`.
-        out: the run folder; ``runs/NAME`` if left out. An earlier run there is replaced.
+        out: the run folder; if left out, ``runs/NAME``, or ``runs/NAME-2`` and so on where there are runs already.
+        overwrite: replace an earlier run in that folder.
         stages: which stages to run; the first six and ``folder`` always are.
         watcher: told of every stage as it is done.
 
@@ -122,13 +124,20 @@ def run_job(
     if unknown := [name for name in stages if name not in STAGES]:
         raise ConfigError(f'there is no stage "{unknown[0]}"', help=f"stages are: {', '.join(STAGES)}")
     watcher = watcher or Silent()
+    final = out or default_folder(config)
+    if not overwrite and (final / "summary.json").is_file():
+        if out is not None:
+            raise ConfigError(
+                f"{out} holds a run already", help="add --overwrite to replace it, or name another folder"
+            )
+        final = next_free(final)
     record = _Record(config, watcher)
     with record.timed("data"):
         table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
     with record.timed("preprocessing"):
         setup = set_up(table, config)
-    final = out or default_folder(config)
-    with new_run_folder(final) as folder:
+    places: list[Path] = []
+    with new_run_folder(final, overwrite=overwrite, placed=places.append) as folder:
         trained = _train(record, setup, config)
         if "comparison" in stages:
             with record.timed("comparison"):
@@ -149,6 +158,7 @@ def run_job(
         files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
         record.summary["folder"] = {"files": [*files, "summary.json"]}
         write_document(folder / "summary.json", record.summary)
+    (final,) = places
     watcher.stage("folder", {**record.summary["folder"], "path": str(final)})
     return RunResult(folder=final, summary=record.summary, trained=trained)
 

@@ -17,7 +17,7 @@ from lrdiff_core.data import load_table, read_features, split_table
 from lrdiff_core.errors import CheckpointError
 from lrdiff_core.model import Predictor, TabularNet
 
-__all__ = ["open_run", "held_out", "predict_file", "retrace", "verify_against_run"]
+__all__ = ["list_runs", "open_run", "held_out", "predict_file", "retrace", "verify_against_run"]
 
 
 def open_run(run: Path) -> tuple[TabularNet, dict[str, Any], RunConfig]:
@@ -30,6 +30,39 @@ def open_run(run: Path) -> tuple[TabularNet, dict[str, Any], RunConfig]:
     read_summary(run)
     net, info = load_checkpoint(run / "model.safetensors")
     return net, info, make_config(load_config(run / "config.toml"), where=str(run / "config.toml"))
+
+
+def list_runs(folder: Path) -> list[dict[str, Any]]:
+    """What the runs in a folder are and ended with, oldest first; one that cannot be read says why.
+
+    Args:
+        folder: that holds run folders.
+    """
+    files = sorted(folder.glob("*/summary.json"), key=lambda file: file.stat().st_mtime)
+    return [_describe(file) for file in files]
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"run": str(file.parent), "ended": file.stat().st_mtime}
+    try:
+        summary = read_summary(file.parent)
+        test = next(one for one in summary["metrics"]["observations"] if one["split"] == "test")
+        return row | {
+            "data": summary["data"]["name"],
+            "task": summary["data"]["task"],
+            "optimizer": summary["training"]["optimizer"],
+            "rates": [layer["rate"] for layer in summary["training"]["layers"]],
+            "epochs": summary["training"]["epochs"],
+            "loss": test["loss"],
+            "score_name": summary["metrics"]["score"],
+            "score": test["score"],
+            "passed": all(summary["checks"].values()),
+            "problem": None,
+        }
+    except CheckpointError as problem:
+        return row | {"problem": problem.message}
+    except (KeyError, StopIteration, TypeError):
+        return row | {"problem": f"{file} lacks what a run's summary holds"}
 
 
 def predict_file(run: Path, data: str) -> str:

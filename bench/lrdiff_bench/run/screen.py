@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +16,7 @@ from lrdiff_bench.report.tables import INDENT, heading, label, line, number, num
 from lrdiff_bench.report.terminal_chart import draw_curves
 from lrdiff_bench.run.comparison_screen import draw_comparison
 
-__all__ = ["DRAW", "TITLES", "Screen"]
+__all__ = ["DRAW", "TITLES", "Screen", "draw_runs"]
 
 ROWS = {
     "held out": "held-out rows",
@@ -232,6 +234,27 @@ def draw_targets(console: Console, s: dict[str, Any]) -> None:
     for row in s["targets"]:
         table.add_row(row["target"], str(row["opset"]), str(row["ir_version"]))
     console.print(table)
+
+
+def draw_runs(console: Console, folder: Path, runs: Sequence[dict[str, Any]]) -> None:
+    """Write the runs of a folder, oldest first."""
+    if not runs:
+        line(console, f"there are no runs in {folder}; `lrdiff run` makes one")
+        return
+    table = plain_table("run", "ended", "epochs", "rates", "test loss", "score", "checks")
+    for one in (run for run in runs if run["problem"] is None):
+        table.add_row(
+            Path(one["run"]).name,
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(one["ended"])),
+            str(one["epochs"]),
+            short_rates(" / ".join(f"{rate:g}" for rate in one["rates"])),
+            number(one["loss"]),
+            f"{one['score_name']} {number(one['score'])}",
+            "passed" if one["passed"] else "FAILED",
+        )
+    console.print(table)
+    for one in (run for run in runs if run["problem"] is not None):
+        line(console, one["problem"], "yellow")
 
 
 def draw_verification(console: Console, s: dict[str, Any], rows: str = "held-out rows") -> None:

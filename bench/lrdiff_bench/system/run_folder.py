@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = [
     "cannot_write",
     "make_folder",
     "new_run_folder",
+    "next_free",
     "read_document",
     "read_summary",
 ]
@@ -32,13 +34,18 @@ _LOOKS = 5
 
 
 @contextmanager
-def new_run_folder(final: Path) -> Iterator[Path]:
+def new_run_folder(
+    final: Path, *, overwrite: bool = True, placed: Callable[[Path], object] = lambda final: None
+) -> Iterator[Path]:
     """Yield a folder beside ``final``; rename it into place when the block ends without an error.
 
-    A run that stands under that name already is replaced; anything else there is left alone and refused.
+    Anything that is not a run is left alone and refused.
 
     Args:
         final: the run folder's name.
+        overwrite: replace a run that stands under that name already; otherwise the new one takes the next number:
+            ``runs/seed-2``.
+        placed: called with the name that the folder got.
 
     Raises:
         InputError: the place cannot be written, or holds something that is not a run.
@@ -58,12 +65,40 @@ def new_run_folder(final: Path) -> Iterator[Path]:
         raise cannot_write(final, problem.strerror) from problem
     try:
         yield beside
-        _swap(beside, final)
+        if overwrite:
+            _swap(beside, final)
+        else:
+            final = _place(beside, final)
+        placed(final)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         for folder in missing:  # made for nothing, if nothing came of it
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def next_free(folder: Path) -> Path:
+    """The folder, or where it is taken the first of ``folder-2``, ``folder-3``, ... that is not."""
+    return next(one for one in _numbered(folder) if not os.path.lexists(one))
+
+
+def _numbered(folder: Path) -> Iterator[Path]:
+    yield folder
+    for number in itertools.count(2):
+        yield folder.with_name(f"{folder.name}-{number}")
+
+
+def _place(beside: Path, final: Path) -> Path:
+    """Rename to the first name that is free; other runs may be taking names at the same time."""
+    for one in _numbered(final):
+        try:
+            beside.rename(one)  # onto an empty folder, or nothing
+        except OSError as problem:
+            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise InputError(f"cannot write {one}: {problem.strerror}", help="run again") from problem
+        else:
+            return one
+    raise AssertionError("numbers do not end")
 
 
 def read_summary(run: Path) -> dict[str, Any]:
