@@ -247,7 +247,7 @@ def draw_runs(console: Console, folder: Path, runs: Sequence[dict[str, Any]]) ->
             Path(one["run"]).name,
             time.strftime("%Y-%m-%d %H:%M", time.localtime(one["ended"])),
             str(one["epochs"]),
-            short_rates(" / ".join(f"{rate:g}" for rate in one["rates"])),
+            " / ".join(f"{rate:g}" for rate in dict.fromkeys(one["rates"])),
             number(one["loss"]),
             f"{one['score_name']} {number(one['score'])}",
             "passed" if one["passed"] else "FAILED",
