@@ -19,7 +19,7 @@ from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.timer import Sample
 from lrdiff_bench.stats.hierarchical import compare_paired, compare_unpaired
-from lrdiff_core.errors import ConfigError, DataError
+from lrdiff_core.errors import CheckFailed, ConfigError, DataError
 
 PROCESSES, ROUNDS = 8, 30  # what `lrdiff bench ab` takes
 BETWEEN, WITHIN, BURSTS = 0.01, 0.03, 0.05
@@ -190,6 +190,13 @@ def test_the_machines_own_band_is_measured_kept_and_used(tmp_path) -> None:
     assert band_for("planted", tmp_path, paired=True) == 0.08
     assert band_for("planted", tmp_path, paired=False) == 0.2
     assert band_for("other machine", tmp_path, paired=True) == 0.02
+    for wide in ({"paired": 3.79}, {"apart": 0.3}):  # beside load: it would call a step twice as slow equivalent
+        with pytest.raises(CheckFailed, match=r"differs by (379|30) % from itself here.*\nhelp: nothing was kept"):
+            keep_calibration(quiet.model_copy(update=wide), tmp_path)
+    assert band_for("planted", tmp_path, paired=True) == 0.08
+    edited = (tmp_path / "calibration.json").read_text().replace("0.08", "3.79")
+    (tmp_path / "calibration.json").write_text(edited)
+    assert band_for("planted", tmp_path, paired=True) == 0.1
     assert compare(1.05, 0, band=0.08).outcome.verdict in ("equivalent", "unresolved")
     (tmp_path / "calibration.json").write_text("{")
     with pytest.raises(DataError, match=r"damaged\nhelp: remove it and run `lrdiff bench calibrate`"):

@@ -15,13 +15,16 @@ from lrdiff_bench.measure.engine.record import Part
 from lrdiff_bench.measure.engine.store import DEFAULT_FOLDER
 from lrdiff_bench.stats.intervals import widening
 from lrdiff_bench.stats.verdict import BAND
-from lrdiff_core.errors import DataError
+from lrdiff_core.errors import CheckFailed, DataError
 from lrdiff_core.files import write_text
 
 __all__ = ["Calibration", "band_for", "calibration_of", "keep_calibration"]
 
 FILE = "calibration.json"
 LEVEL = 0.95
+# A wider band finds nothing that is worth finding: it was measured beside something else, and is not kept. Sides that
+# are not measured in turn differ by more.
+WIDEST, WIDEST_APART = 0.1, 0.25
 DRAWS = 10_000
 
 
@@ -35,6 +38,7 @@ class Calibration(Part):
 
     machine: str
     created: str
+    load: float | None = None  # of the machine before
     case: str
     pairs: int  # of processes
     processes: int  # a comparison was simulated to have
@@ -63,6 +67,7 @@ def calibration_of(pairing: Pairing, *, processes: int, seed: int = 0) -> Calibr
     return Calibration(
         machine=a.machine.id,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        load=a.conditions.load,
         case=a.case,
         pairs=count,
         processes=processes,
@@ -72,7 +77,18 @@ def calibration_of(pairing: Pairing, *, processes: int, seed: int = 0) -> Calibr
 
 
 def keep_calibration(calibration: Calibration, folder: Path = DEFAULT_FOLDER) -> Path:
-    """Write it beside the runs, in place of the machine's last one."""
+    """Write it beside the runs, in place of the machine's last one.
+
+    Raises:
+        CheckFailed: its band is too wide to judge by.
+    """
+    for band, widest in ((calibration.paired, WIDEST), (calibration.apart, WIDEST_APART)):
+        if band > widest:
+            raise CheckFailed(
+                f"the same code differs by {100 * band:.0f} % from itself here, at load {calibration.load or 0:.1f}",
+                help=f"nothing was kept: a band over {100 * widest:.0f} % would call most changes equivalent; "
+                "run `lrdiff bench calibrate` again when the machine is quiet",
+            )
     others = [one for one in _read(folder) if one.machine != calibration.machine]
     documents = [one.model_dump() for one in (*others, calibration)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,9 +97,10 @@ def keep_calibration(calibration: Calibration, folder: Path = DEFAULT_FOLDER) ->
 
 
 def band_for(machine: str, folder: Path = DEFAULT_FOLDER, *, paired: bool) -> float:
-    """The band to judge by: 2 %, or what was calibrated on this machine where that is wider."""
+    """The band to judge by: 2 %, or what was calibrated on this machine where that is wider, but never over 10 % (25 %
+    for sides that are not measured in turn)."""
     found = [one.paired if paired else one.apart for one in _read(folder) if one.machine == machine]
-    return max([BAND, *found])
+    return min(WIDEST if paired else WIDEST_APART, max([BAND, *found]))
 
 
 def _read(folder: Path) -> list[Calibration]:
