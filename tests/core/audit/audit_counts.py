@@ -3,6 +3,8 @@
 Run it: ``python tests/core/audit/audit_counts.py``
 """
 
+import audit_healthy_loops  # noqa: F401 - registers
+import audit_healthy_models  # noqa: F401 - registers
 from audit_healthy import HEALTHY
 from audit_miniatures import MINIATURES
 

@@ -381,6 +381,30 @@ def groups_ignored():
     return audited(model, optimizer, plan)
 
 
+@miniature("applied", "a gradient that was negated twice: the optimizer climbs", "0.weight")
+def uphill():
+    class SGD(torch.optim.SGD):
+        def step(self):
+            for group in self.param_groups:
+                group["lr"] = -group["lr"]
+            super().step()
+            for group in self.param_groups:
+                group["lr"] = -group["lr"]
+
+    model, plan, optimizer = planned(SGD)
+    return audited(model, optimizer, plan)
+
+
+@miniature("ratio", "a callback that was to lower all rates moves one group", "2.")
+def one_group_creeps():
+    model, plan, optimizer = planned()
+
+    def creep():
+        optimizer.param_groups[2]["lr"] *= 1.2
+
+    return audited(model, optimizer, plan, after=creep)
+
+
 # -- states ------------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,8 @@ import io
 import re
 from pathlib import Path
 
+import audit_healthy_loops  # noqa: F401 - registers
+import audit_healthy_models  # noqa: F401 - registers
 from audit_healthy import HEALTHY
 from audit_miniatures import MINIATURES
 

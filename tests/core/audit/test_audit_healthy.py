@@ -1,5 +1,7 @@
 """No alarm on healthy trainings, and what they applied is read off right."""
 
+import audit_healthy_loops  # noqa: F401 - registers
+import audit_healthy_models  # noqa: F401 - registers
 import pytest
 from audit_healthy import HEALTHY
 
