@@ -122,6 +122,9 @@ class OptimizerCheck:
                 help=f"change the rule that sets them, or give its arguments too: plan.groups({kind.__name__}, ...)",
             ) from problem
         swallowed = [key for key in unknown if key not in _defaults(built)]
+        if "weight_decay" in swallowed and group["weight_decay"] == 0:
+            swallowed.remove("weight_decay")
+            del group["weight_decay"]
         if swallowed:
             raise self._unknown(swallowed[0], names, explicit | set(_defaults(built)))
 
