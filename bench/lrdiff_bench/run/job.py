@@ -20,6 +20,7 @@ import torch
 
 from lrdiff_bench.report import figures
 from lrdiff_bench.report.json import json_ready, write_document
+from lrdiff_bench.run.baselines import test_results
 from lrdiff_bench.run.comparison_screen import curves_of
 from lrdiff_bench.run.single_rates import compare_single_rates
 from lrdiff_bench.run.step_cost import measure_step_cost
@@ -283,6 +284,7 @@ def metrics_section(trained: Trained) -> dict[str, Any]:
     return {
         "score": score_name(trained.net.spec.task),
         "observations": [asdict(row) for row in trained.observations],
+        "test": test_results(trained),
     }
 
 

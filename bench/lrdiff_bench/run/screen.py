@@ -23,6 +23,7 @@ ROWS = {
     "drawn": "rows (the example's, and others drawn around it)",
     "given": "rows of the factory",
 }
+MOST_CLASSES = 12  # that are shown one by one
 TITLES = {
     "data": "Data",
     "preprocessing": "Preprocessing",
@@ -135,6 +136,27 @@ def draw_metrics(console: Console, s: dict[str, Any]) -> None:
     console.print(draw_curves(curves, width=min(60, console.width - 14), height=9), highlight=False, markup=False)
     test = next(row for row in s["observations"] if row["split"] == "test")
     line(console, f"test split: loss {number(test['loss'])}, {s['score']} {number(test['score'])}")
+    if "test" in s:  # older runs have none
+        draw_test_results(console, s["test"])
+
+
+def draw_test_results(console: Console, s: dict[str, Any]) -> None:
+    """Write what the model and the baselines have on the test split, and what each class has."""
+    console.print()
+    short = {"balanced accuracy": "balanced\naccuracy"}
+    table = plain_table("test split", *(short.get(name, name) for name in s["metrics"]))
+    for row in s["models"]:
+        table.add_row(row["name"], *("" if row[name] is None else f"{row[name]:.4g}" for name in s["metrics"]))
+    console.print(table)
+    if s["beaten_by"] is not None:
+        name = "RMSE" if "RMSE" in s["metrics"] else "log loss"
+        line(console, f"this model does not beat {s['beaten_by']} on these rows, by {name}", "yellow")
+    if 0 < len(s["classes"]) <= MOST_CLASSES:
+        table = plain_table("class", "rows", "predicted", "recall", "precision")
+        for row in s["classes"]:
+            shares = ("" if row[name] is None else f"{row[name]:.3f}" for name in ("recall", "precision"))
+            table.add_row(label(row["class"]), str(row["rows"]), str(row["predicted"]), *shares)
+        console.print(table)
 
 
 def draw_prediction(console: Console, s: dict[str, Any]) -> None:

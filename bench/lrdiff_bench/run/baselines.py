@@ -1,0 +1,127 @@
+"""The test split judged by metrics that a skewed table does not flatter, beside two baselines on the same rows."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+from lrdiff_core.loop import Trained
+
+__all__ = ["test_results"]
+
+CLASS_METRICS = ("accuracy", "balanced accuracy", "macro F1", "ROC AUC", "log loss")
+NUMBER_METRICS = ("MAE", "RMSE", "R2")
+
+
+def test_results(trained: Trained) -> dict[str, Any]:
+    """What the model and two baselines have on the test split.
+
+    The baselines are scikit-learn's at their defaults, fitted on the training rows as the network saw them: the share
+    of each class (or the mean), and logistic (or ridge) regression.
+
+    Args:
+        trained: the model and its rows.
+
+    Returns:
+        ``metrics``: their names; ``models``: a row each, numbers in the target's own units; ``classes``: rows,
+        precision and recall of each class; ``beaten_by``: the baseline that is better by log loss or RMSE, or None.
+
+    Source: https://scikit-learn.org/stable/modules/model_evaluation.html
+    """
+    rows = trained.setup.rows
+    table, split = rows.table, rows.split
+    inputs = {part: rows.inputs[part].cpu().numpy() for part in ("train", "test")}
+    known, wanted = table.target[split.train], table.target[split.test]
+    with torch.no_grad():
+        answer = trained.net.predict(torch.from_numpy(table.features[split.test])).numpy().astype(np.float64)
+    judge = _judge_numbers if table.task == "regression" else _judge_classes
+    answers = {"this model": answer, **_baselines(table.task, len(table.classes), inputs, known)}
+    models: list[dict[str, Any]] = [
+        {"name": name, **judge(wanted, given, len(table.classes))} for name, given in answers.items()
+    ]
+    last = "RMSE" if table.task == "regression" else "log loss"
+    own, best = models[0][last], min(models[1:], key=lambda row: float(row[last]))
+    beaten = own is None or best[last] < own
+    return {
+        "metrics": NUMBER_METRICS if table.task == "regression" else CLASS_METRICS,
+        "models": models,
+        "classes": [] if table.task == "regression" else _by_class(wanted, answer, table.classes),
+        "beaten_by": best["name"] if beaten else None,
+    }
+
+
+def _baselines(task: str, classes: int, inputs: dict[str, np.ndarray], known: np.ndarray) -> dict[str, np.ndarray]:
+    from sklearn.dummy import DummyClassifier, DummyRegressor  # here: a second to import
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    if task == "regression":
+        found = {"ridge regression": Ridge(), "mean": DummyRegressor()}
+        return {
+            name: one.fit(inputs["train"], known).predict(inputs["test"])[:, None].astype(np.float64)
+            for name, one in found.items()
+        }
+    found = {"logistic regression": LogisticRegression(max_iter=1000), "class shares": DummyClassifier()}
+    answers = {}
+    for name, one in found.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a fit that has not converged is still a baseline
+            shares = one.fit(inputs["train"], known).predict_proba(inputs["test"])
+        answers[name] = np.zeros((len(shares), classes))
+        answers[name][:, one.classes_.astype(int)] = shares
+    return answers
+
+
+def _judge_classes(wanted: np.ndarray, answer: np.ndarray, classes: int) -> dict[str, float | None]:
+    from sklearn import metrics
+
+    shares = _shares(answer)
+    if not np.isfinite(shares).all():
+        return dict.fromkeys(CLASS_METRICS)
+    said, labels = shares.argmax(axis=1), list(range(classes))
+    every = set(np.unique(wanted)) == set(labels)
+    auc = None
+    if every:
+        auc = metrics.roc_auc_score(wanted, shares[:, 1] if classes == 2 else shares, multi_class="ovr")
+    return {
+        "accuracy": float(metrics.accuracy_score(wanted, said)),
+        "balanced accuracy": float(np.mean([np.mean(said[wanted == one] == one) for one in np.unique(wanted)])),
+        "macro F1": float(metrics.f1_score(wanted, said, labels=labels, average="macro", zero_division=0)),
+        "ROC AUC": None if auc is None else float(auc),
+        "log loss": float(metrics.log_loss(wanted, shares, labels=labels)),
+    }
+
+
+def _judge_numbers(wanted: np.ndarray, answer: np.ndarray, classes: int) -> dict[str, float | None]:
+    if not np.isfinite(answer).all():
+        return dict.fromkeys(NUMBER_METRICS)
+    wanted = wanted.astype(np.float64)
+    off = answer[:, 0] - wanted
+    spread = float(np.mean((wanted - wanted.mean()) ** 2))
+    return {
+        "MAE": float(np.mean(np.abs(off))),
+        "RMSE": math.sqrt(np.mean(off**2)),
+        "R2": 1.0 - float(np.mean(off**2)) / spread if spread else None,
+    }
+
+
+def _by_class(wanted: np.ndarray, answer: np.ndarray, names: tuple[str, ...] | list[str]) -> list[dict[str, Any]]:
+    said = _shares(answer).argmax(axis=1)
+    found = []
+    for number, name in enumerate(names):
+        right = int(np.sum((said == number) & (wanted == number)))
+        there, chosen = int(np.sum(wanted == number)), int(np.sum(said == number))
+        row: dict[str, Any] = {"class": name, "rows": there, "predicted": chosen}
+        found.append(
+            row | {"recall": right / there if there else None, "precision": right / chosen if chosen else None}
+        )
+    return found
+
+
+def _shares(answer: np.ndarray) -> np.ndarray:
+    """One column a class, each row summing to one."""
+    both = np.concatenate([1.0 - answer, answer], axis=1) if answer.shape[1] == 1 else answer
+    return both / both.sum(axis=1, keepdims=True)
