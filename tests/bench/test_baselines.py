@@ -54,8 +54,8 @@ def test_numbers_are_judged_in_the_targets_own_units(tmp_path):
     found = results_of(trained)
     rows = trained.setup.rows
     wanted = rows.table.target[rows.split.test].astype(np.float64)
-    ridge = Ridge().fit(rows.inputs["train"], rows.table.target[rows.split.train]).predict(rows.inputs["test"])
-    ridge = ridge.astype(np.float64)
+    inputs = {part: rows.inputs[part].double().numpy() for part in ("train", "test")}
+    ridge = Ridge().fit(inputs["train"], rows.table.target[rows.split.train].astype(np.float64)).predict(inputs["test"])
     assert found["models"][1]["MAE"] == pytest.approx(metrics.mean_absolute_error(wanted, ridge))
     assert found["models"][1]["RMSE"] == pytest.approx(metrics.root_mean_squared_error(wanted, ridge))
     assert found["models"][1]["R2"] == pytest.approx(metrics.r2_score(wanted, ridge))

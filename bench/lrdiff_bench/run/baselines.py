@@ -34,7 +34,7 @@ def test_results(trained: Trained) -> dict[str, Any]:
     """
     rows = trained.setup.rows
     table, split = rows.table, rows.split
-    inputs = {part: rows.inputs[part].cpu().numpy() for part in ("train", "test")}
+    inputs = {part: rows.inputs[part].cpu().double().numpy() for part in ("train", "test")}
     known, wanted = table.target[split.train], table.target[split.test]
     with torch.no_grad():
         answer = trained.net.predict(torch.from_numpy(table.features[split.test])).numpy().astype(np.float64)
@@ -61,7 +61,7 @@ def _baselines(task: str, classes: int, inputs: dict[str, np.ndarray], known: np
     if task == "regression":
         found = {"ridge regression": Ridge(), "mean": DummyRegressor()}
         return {
-            name: one.fit(inputs["train"], known).predict(inputs["test"])[:, None].astype(np.float64)
+            name: one.fit(inputs["train"], known.astype(np.float64)).predict(inputs["test"])[:, None]
             for name, one in found.items()
         }
     found = {"logistic regression": LogisticRegression(max_iter=1000), "class shares": DummyClassifier()}
