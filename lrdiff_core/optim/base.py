@@ -315,6 +315,7 @@ class OnePass(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        groups, grad_enabled = self.param_groups, torch.is_grad_enabled()
         try:
             plan = self._plan
             grads = plan.gather(self) if plan is not None else None
@@ -329,6 +330,8 @@ class OnePass(Optimizer):
             if plan.left:
                 self._torch_groups(plan.left)
         except BaseException:  # a signal handler may raise between any two operations
+            self.param_groups = groups  # a block of finally, and torch.no_grad(), may be broken off, too
+            torch.set_grad_enabled(grad_enabled)
             self._drop_half_begun()
             raise
         return loss

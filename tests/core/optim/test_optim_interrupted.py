@@ -92,6 +92,7 @@ def test_the_next_step_works_wherever_one_is_broken_off(name: str, begun: bool) 
         try:
             step(optimizer, place)
         except Interrupted:
+            assert torch.is_grad_enabled(), place
             assert [dict(group) for group in optimizer.param_groups] == groups, place
             optimizer.step()
             now = [param.detach() for param in params_of(optimizer)]
