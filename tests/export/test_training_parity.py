@@ -16,8 +16,9 @@ import torch
 import training_faults
 from torch import nn
 
-from lrdiff_core.errors import ConfigError, InputError
+from lrdiff_core.errors import ConfigError, InputError, RateError
 from lrdiff_core.optim import kernel
+from lrdiff_core.schedules import Shape
 from lrdiff_export.training.examples import TRAINING_ZOO, make_job, zoo_job
 from lrdiff_export.training.implementations import (
     ARITHMETICS,
@@ -208,6 +209,53 @@ def test_a_lane_whose_steps_cannot_be_seen_says_so(fault: str, why: str, plant: 
     result = run_one(zoo_job("main", optimizer="adam", steps=3), plant(getattr(training_faults, fault)))
     assert result.one_step is not None
     assert (result.one_step.steps, result.one_step.unseen) == (0, why)
+
+
+SCHEDULE = Shape(kind="cosine", warmup=5, warmup_start=0.1, floor=0.1)
+
+
+def scheduled_job(optimizer: str = "adamw", **changes: Any) -> TrainingJob:
+    job = zoo_job("main", optimizer=optimizer, steps=16)
+    groups = tuple(replace(one, options={**one.options, "weight_decay": 0.1}) for one in job.groups)
+    return replace(job, groups=groups, schedule=SCHEDULE, **changes)
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_implementation_follows_a_schedule(optimizer: str, arithmetic: str) -> None:
+    fused = [] if arithmetic == "bfloat16" else ["torch-fused"]  # torch's fused SGD is wrong there, as shown above
+    lanes = find_lanes(["torch", "ours", *fused, "cpu", arithmetic])
+    report = check_training_parity(scheduled_job(optimizer), lanes, repeat=False)
+    found = {one.implementation: (one.status, one.reason) for one in report.results if one.status != "unavailable"}
+    assert found
+    assert set(found.values()) == {("agrees", None)}, found
+
+
+@pytest.mark.parametrize(
+    ("fault", "step", "said"),
+    [
+        ("LagsBehind", 2, "as at the rate of the step before"),
+        ("WarmsOnlyTheFirstGroup", 1, "as without the schedule"),
+        ("DecaysTwice", 1, "with its weight decay applied twice"),
+        ("TakesItsDecayBack", 1, "without its weight decay"),
+    ],
+)
+def test_a_rate_that_is_not_the_schedule_s_is_dated_and_named(fault: str, step: int, said: str, plant: Any) -> None:
+    result = run_one(scheduled_job(), plant(getattr(training_faults, fault)))
+    assert result.status == "differs"
+    assert result.one_step is not None
+    assert result.one_step.wrong is not None
+    assert result.one_step.wrong.step == step
+    assert said in result.one_step.wrong.meaning
+    assert said in str(result.reason)
+
+
+def test_the_first_steps_of_a_job_keep_its_schedule() -> None:
+    job = scheduled_job()
+    assert [job.first(7).factor(step) for step in range(1, 8)] == [job.factor(step) for step in range(1, 8)]
+    assert job.factor(1) == 0.1
+    with pytest.raises(RateError):
+        scheduled_job(schedule_steps=3)
 
 
 def test_a_fault_that_begins_late_is_dated(plant: Any) -> None:

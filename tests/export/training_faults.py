@@ -304,3 +304,57 @@ class HidesItsGradients(TrainingImplementation):
             optimizer.zero_grad()
 
         return step
+
+
+class LagsBehind(TrainingImplementation):
+    """Its scheduler steps before the optimizer's first step is over: every rate is that of the step before."""
+
+    def schedule(self, placed: Placed, optimizer: Any) -> Callable[[], object]:
+        move, called = super().schedule(placed, optimizer), 0
+
+        def late() -> None:
+            nonlocal called
+            called += 1
+            if called > 1:
+                move()
+
+        return late
+
+
+class WarmsOnlyTheFirstGroup(TrainingImplementation):
+    """All groups but the first are trained at their full rates."""
+
+    def schedule(self, placed: Placed, optimizer: Any) -> Callable[[], object]:
+        full = [group["lr"] for group in optimizer.param_groups]
+        move = super().schedule(placed, optimizer)
+
+        def only_first() -> None:
+            move()
+            for group, rate in list(zip(optimizer.param_groups, full, strict=True))[1:]:
+                group["lr"] = rate
+
+        for group, rate in list(zip(optimizer.param_groups, full, strict=True))[1:]:
+            group["lr"] = rate
+        return only_first
+
+
+class DecaysTwice(TrainingImplementation):
+    """A decay of its own before the optimizer's."""
+
+    times = 1.0
+
+    def update(self, optimizer: Any) -> Callable[[], object]:
+        def step() -> None:
+            with torch.no_grad():
+                for group in optimizer.param_groups:
+                    for param in group["params"]:
+                        param.mul_(1 - self.times * group["lr"] * group["weight_decay"])
+            optimizer.step()
+
+        return step
+
+
+class TakesItsDecayBack(DecaysTwice):
+    """As if there were none."""
+
+    times = -1.0

@@ -23,6 +23,7 @@ __all__ = ["NOISE", "RIGHT", "explain", "gradients_at", "judge_gradients", "step
 
 RIGHT = "right"
 PARALLEL = 0.05  # what may be left of a step, relative to it, once its length is taken out
+DECAY = 0.1  # what may be left of a difference that is said to be weight decay, and how far its size may be off
 SAME = 0.03  # two factors this close are one
 SAME_PATTERN = 0.5  # of the error that an arithmetic makes: half of it is not shared by chance
 SAME_SIZE = 3.0  # a factor either way; neighbouring formats are a factor of 8 apart
@@ -75,6 +76,8 @@ def explain(
     right = "its gradient is right, " if gradients == RIGHT else ""
     if factor is not None and rest < PARALLEL and abs(factor - 1) > max(SAME, rest):
         return f"{right}its step is {factor:.3g} times that of float64{_why(job, name, step, factor)}"
+    if (decay := _decay(job, name, step, moved - exact, weights - moved)) is not None:
+        return f"{right}its step is that of float64 {decay}"
     if factor is not None and rest < abs(factor - 1) / 2:
         return f"{right}its step is {factor:.7g} times that of float64"
     return f"{right}its step is not that of float64"
@@ -205,10 +208,30 @@ def _why(job: TrainingJob, name: str, step: int, factor: float) -> str:
         beta1, beta2 = own.options.get("betas", (0.9, 0.999))
         if math.isclose(factor, (1 - beta1**step) / math.sqrt(1 - beta2**step), rel_tol=SAME):
             return ", as without bias correction"
+    now, last = job.factor(step), job.factor(max(step - 1, 1))
+    if now and now != 1 and math.isclose(factor, 1 / now, rel_tol=SAME):
+        return ", as without the schedule"
+    if now and step > 1 and math.isclose(factor, last / now, rel_tol=SAME):
+        return ", as at the rate of the step before"
     for number, other in enumerate(job.groups):
         if number != at and own.lr and math.isclose(factor, other.lr / own.lr, rel_tol=SAME):
             return f", as at the rate {other.lr:g} of group {number} in place of its own {own.lr:g}"
     return ""
+
+
+def _decay(job: TrainingJob, name: str, step: int, more: np.ndarray, before: np.ndarray) -> str | None:
+    """Whether what a step has too much is the decay of its weights, once more or taken back."""
+    at, square = job.group_of(name), float(before @ before)
+    options = {} if at is None else job.groups[at].options
+    decay = float(options.get("weight_decay", 0.0)) * float(options.get("lr", 0.0)) * job.factor(step)
+    if not decay or not square or not np.isfinite(more).all():
+        return None
+    share = float(more @ before) / square
+    if float(np.linalg.norm(more - share * before)) > DECAY * float(np.linalg.norm(more)):
+        return None
+    if math.isclose(share, -decay, rel_tol=DECAY):
+        return "with its weight decay applied twice"
+    return "without its weight decay" if math.isclose(share, decay, rel_tol=DECAY) else None
 
 
 def _holds(weights: np.ndarray) -> str | None:

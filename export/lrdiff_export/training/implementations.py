@@ -19,8 +19,9 @@ from torch import Tensor
 
 from lrdiff_core import optim
 from lrdiff_core.devices import compiler_status, device_status
-from lrdiff_core.errors import ConfigError
+from lrdiff_core.errors import ConfigError, UnavailableError
 from lrdiff_core.optim import kernel
+from lrdiff_core.schedules import Schedule, Shape
 from lrdiff_export.model.capture import capture
 from lrdiff_export.runtimes.cuda import float32_products
 from lrdiff_export.training.job import Batch, Placed
@@ -219,9 +220,32 @@ class TrainingImplementation:
         step: Callable[[], object] = optimizer.step
         return step
 
+    def schedule(self, placed: Placed, optimizer: Any) -> Callable[[], object]:
+        """What moves the rates after each update: this project's scheduler, or torch's with the same factors."""
+        job = placed.job
+        if job.schedule is None:
+            return lambda: None
+        steps = job.schedule_steps or job.steps
+        made: list[Any] = []
+        for part in getattr(optimizer, "parts", [optimizer]):
+            probes = [placed.is_probe(group) for group in part.param_groups]
+            if self.ours:
+                shapes = [Shape(kind="constant") if probe else job.schedule for probe in probes]
+                made.append(Schedule(part, total_steps=steps, shape=shapes))
+            else:
+                factors = [(lambda t: 1.0) if probe else (lambda t: job.factor(t + 1)) for probe in probes]
+                made.append(torch.optim.lr_scheduler.LambdaLR(part, factors))
+
+        def move() -> None:
+            for one in made:
+                one.step()
+
+        return move
+
     def start(self, placed: Placed, arithmetic: Arithmetic) -> Running:
-        """Begin to train: each step is forward, backward, update."""
+        """Begin to train: each step is forward, backward, update, and the rates of the next one."""
         optimizer = self.optimizer(placed)
+        move_rates = self.schedule(placed, optimizer)
         loss_of, update = self.loss(placed), self.update(optimizer)
 
         def step(*batch: Tensor) -> Tensor:
@@ -231,6 +255,7 @@ class TrainingImplementation:
                     loss = loss_of(*batch)
                     loss.backward()
                 update()
+                move_rates()
             return loss.detach()
 
         return Running(step=step, optimizer=optimizer)
@@ -358,6 +383,15 @@ class _Compiled(TrainingImplementation):
 
     mode: str | None = None
 
+    def optimizer(self, placed: Placed) -> Any:
+        """With rates as tensors where they move: a new number would compile the step anew."""
+        made = super().optimizer(placed)
+        if placed.job.schedule is not None:
+            for part in getattr(made, "parts", [made]):
+                for group in part.param_groups:
+                    group["lr"] = torch.tensor(group["lr"])
+        return made
+
     def unavailable(self, optimizer: str, device: str, arithmetic: Arithmetic) -> str | None:
         """Return why inductor cannot build here."""
         return super().unavailable(optimizer, device, arithmetic) or (
@@ -463,6 +497,8 @@ class _Graph(TrainingImplementation):
 
     def start(self, placed: Placed, arithmetic: Arithmetic) -> Running:
         job = placed.job
+        if job.schedule is not None:
+            raise UnavailableError(f"{self.name} replays the rates that it captured", help="leave the schedule out")
         if len({tuple(one.shape for one in batch) for batch in job.batches}) > 1:
             raise ConfigError(
                 "batches differ in shape, and a graph has one", help="choose a batch that divides the rows"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lrdiff_core.errors import ConfigError, InputError
 from lrdiff_core.rates import RatePlan
+from lrdiff_core.schedules import Shape
 
 __all__ = ["OPTIMIZERS", "PROBE", "Batch", "Loss", "Placed", "RateGroup", "TrainingJob", "plan_groups"]
 
@@ -26,7 +27,7 @@ Loss = Callable[..., Tensor]  # (module, *batch) -> scalar
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 PROBE = "denormal probe"
 _PROBED = 16  # numbers of the probe
-_PROBE_RATE = 0.25  # a power of two: the products stay exact
+PROBE_RATE = 0.25  # a power of two: the products stay exact
 # Adam divides by sqrt(v) + eps, and v is far below any number here: with eps 1 its step is the rate times m.
 _PROBE_OPTIONS = {"adam": {"eps": 1.0}, "adamw": {"eps": 1.0}, "muon": {"eps": 1.0, "use_muon": False}}
 
@@ -60,10 +61,13 @@ class TrainingJob:
         loss: from the module and a batch to a scalar; it must not draw random numbers.
         optimizer: ``sgd``, ``adam``, ``adamw`` or ``muon`` (groups with ``use_muon``, AdamW for the others).
         groups: every trainable parameter once.
+        schedule: by which every group's rate moves, each from its own; None where rates stay.
+        schedule_steps: over how many steps; None for those of the job.
         remarks: what a reader should know, a line each.
 
     Raises:
         ConfigError: no such optimizer, no batches, a parameter in no group or in two.
+        RateError: the schedule does not fit its steps.
 
     Example:
         >>> job = TrainingJob(
@@ -81,6 +85,8 @@ class TrainingJob:
     loss: Loss
     optimizer: str
     groups: tuple[RateGroup, ...]
+    schedule: Shape | None = None
+    schedule_steps: int | None = None
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -88,6 +94,8 @@ class TrainingJob:
             raise ConfigError(f'no optimizer "{self.optimizer}"', help=f"optimizers: {', '.join(OPTIMIZERS)}")
         if not self.batches:
             raise ConfigError(f"{self.name} has no batches", help="give at least one step's worth of rows")
+        if self.schedule is not None:
+            self.schedule.check(self.schedule_steps or self.steps)
         trained = [name for name, weight in self.module.named_parameters() if weight.requires_grad]
         grouped = [name for group in self.groups for name in group.names]
         if twice := sorted({name for name in grouped if grouped.count(name) > 1}):
@@ -108,7 +116,11 @@ class TrainingJob:
 
     def first(self, steps: int) -> TrainingJob:
         """The same job, its first steps alone."""
-        return replace(self, batches=self.batches[:steps])
+        return replace(self, batches=self.batches[:steps], schedule_steps=self.schedule_steps or self.steps)
+
+    def factor(self, step: int) -> float:
+        """By what the schedule multiplies every rate in a step, from 1."""
+        return 1.0 if self.schedule is None else self.schedule.factor(step - 1, self.schedule_steps or self.steps)
 
     def group_of(self, name: str) -> int | None:
         """Which group a parameter is in; None for the probe and the loss."""
@@ -152,14 +164,27 @@ class Placed:
         self.names = [*trained, PROBE]
         self.params: list[nn.Parameter] = [*trained.values(), probe]
         self._by_name = dict(zip(self.names, self.params, strict=True))
+        self._names = dict(zip(self.params, self.names, strict=True))
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups as torch takes them, the probe's last."""
         made: list[dict[str, Any]] = [
             {"params": [self._by_name[name] for name in group.names], **group.options} for group in self.job.groups
         ]
-        probe = {"lr": _PROBE_RATE, "weight_decay": 0.0, **_PROBE_OPTIONS.get(self.job.optimizer, {})}
+        probe = {"lr": PROBE_RATE, "weight_decay": 0.0, **_PROBE_OPTIONS.get(self.job.optimizer, {})}
         return [*made, {"params": [self._by_name[PROBE]], **probe}]
+
+    def is_probe(self, group: Mapping[str, Any]) -> bool:
+        """Whether a group of an optimizer is that of the probe, whose rate stays."""
+        return group["params"][0] is self.params[-1]
+
+    def set_rates(self, optimizer: Any, step: int) -> None:
+        """Give every group its rate of a step, from 1, whatever it had."""
+        for part in getattr(optimizer, "parts", [optimizer]):
+            for group in part.param_groups:
+                name = self._names[group["params"][0]]
+                at = self.job.group_of(name)
+                group["lr"] = PROBE_RATE if at is None else self.job.groups[at].lr * self.job.factor(step)
 
     def batch(self, step: int) -> Batch:
         """The rows of one step, from 0."""

@@ -270,9 +270,8 @@ class Jitter:
             for group in part.param_groups:
                 if "betas" not in group:
                     continue
-                exact = group.setdefault("_exact_lr", group["lr"])
                 first, second = (beta**step / (1 - beta**step) for beta in group["betas"])
-                group["lr"] = exact * (1 + sign * off * (first + second / 2))
+                group["lr"] *= 1 + sign * off * (first + second / 2)
 
     @torch.no_grad()
     def gradients(self, placed: Placed) -> None:
@@ -321,6 +320,7 @@ def _float64_step(placed: Placed, jitter: Jitter | None = None) -> Any:
             with torch.no_grad():
                 for param, kept in zip(placed.params, own, strict=True):
                     param.copy_(kept)
+        placed.set_rates(optimizer, number)
         if jitter is not None:
             jitter.gradients(placed)
             jitter.bias_correction(optimizer, number)

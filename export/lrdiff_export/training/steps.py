@@ -329,6 +329,7 @@ class _Twin:
             if "exp_avg" in state:
                 state["step"] = torch.tensor(float(number - 1))  # what it has to be, whatever the lane counts
             self._owners[param].state[param] = state
+        self.placed.set_rates(self._optimizer, number)
         if jitter is not None:
             jitter.bias_correction(self._optimizer, number)
         self._optimizer.step()
