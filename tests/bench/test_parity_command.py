@@ -177,7 +177,7 @@ def test_several_models_stand_beside_each_other_and_everything_is_written(
         ["parity.json", "parity.md", *(f"{name}.{kind}" for name in names for kind in ("png", "svg"))]
     )
     document = json.loads((here / "results" / "parity.json").read_text())
-    assert (document["format"], document["version"], document["passed"]) == ("lrdiff.parity", 1, True)
+    assert (document["format"], document["version"], document["passed"]) == ("lrdiff.parity", 2, True)
     assert {one["backend"] for one in document["layers"]["wine"]} == set(backends.split(","))
     page = (here / "results" / "parity.md").read_text()
     for said in (
@@ -268,14 +268,14 @@ def test_lower_precision_fails_only_where_it_was_asked_for(
 
 def test_every_status_has_its_cell_in_the_picture(tmp_path: Path) -> None:
     def row(backend: str, status: str, **more: Any) -> dict[str, Any]:
-        blank = {"error": None, "allowed": None, "arithmetic": None, "dtype": "float32"}
+        blank = {"max_error": None, "tolerance": None, "arithmetic": None, "dtype": "float32"}
         return {"backend": backend, "status": status, **blank, **more}
 
     results = [
-        row("good", "agrees", error=1.0, allowed=8.0, arithmetic="float32"),
-        row("near", "agrees", error=7.0, allowed=8.0, arithmetic="float32"),
-        row("bad", "differs", error=46000.0, allowed=8.0, arithmetic="tfloat32 or float16"),
-        row("wild", "differs", error=None, allowed=8.0),
+        row("good", "agrees", max_error=1.0, tolerance=8.0, arithmetic="float32"),
+        row("near", "agrees", max_error=7.0, tolerance=8.0, arithmetic="float32"),
+        row("bad", "differs", max_error=46000.0, tolerance=8.0, arithmetic="tfloat32 or float16"),
+        row("wild", "differs", max_error=None, tolerance=8.0),
         row("never", "refused"),
         row("away", "unavailable"),
     ]

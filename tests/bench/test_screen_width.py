@@ -46,12 +46,13 @@ COMPARISON = {
 }
 PARITY = {
     "results": [
-        {"backend": "eager", "status": "agrees", "dtype": "float32", "error": 1.05, "allowed": 10.2,
-         "decisions_flipped": 0, "flips_unexplained": 0, "repeats": True, "alone_equal": False, "alone_error": 0.279,
+        {"backend": "eager", "status": "agrees", "dtype": "float32", "max_error": 1.05, "tolerance": 10.2,
+         "decisions_flipped": 0, "flips_unexplained": 0, "bitwise_repeatable": True, "batch_invariant": False,
+         "single_row_error": 0.279,
          "denormals": "kept", "reason": None, "arithmetic": "float32", "fault": None},
-        {"backend": "cuda", "status": "unavailable", "dtype": "float32", "error": None, "allowed": None,
-         "decisions_flipped": None, "flips_unexplained": None, "repeats": None, "alone_equal": None,
-         "alone_error": None, "denormals": None,
+        {"backend": "cuda", "status": "unavailable", "dtype": "float32", "max_error": None, "tolerance": None,
+         "decisions_flipped": None, "flips_unexplained": None, "bitwise_repeatable": None, "batch_invariant": None,
+         "single_row_error": None, "denormals": None,
          "reason": "torch 2.13.0+cpu was built without CUDA", "arithmetic": None, "fault": None},
     ],
     "reference": "eager float64 on cpu",

@@ -65,12 +65,12 @@ def test_every_quick_backend_here_agrees_and_says_how_it_ran(model: str) -> None
     assert {result.backend for result in results} >= {"eager", "eager-bf16", "onnxruntime", "onnx-reference"}
     for result in results:
         assert (result.status, result.reason, result.fault) == ("agrees", None, None), result.backend
-        assert result.error <= result.allowed
+        assert result.max_error <= result.tolerance
         assert result.facts["ran_on"] == result.device
         assert str(result.facts["runtime"]).split()[1]
         assert result.denormals == (None if result.dtype != "float32" else "kept")
-        assert result.repeats
-        assert result.alone_error is not None
+        assert result.bitwise_repeatable
+        assert result.single_row_error is not None
 
 
 @pytest.mark.slow
@@ -146,8 +146,8 @@ def test_a_backend_that_drops_to_bfloat16_differs(plant: Any) -> None:
     report = check_parity(seeded(Classifier), ROWS, backends=["eager", "bf16"])
     eager, result = report.results
     assert (eager.status, result.status) == ("agrees", "differs")
-    assert result.error > 100 * result.allowed
-    off = f"error {result.error:.4g} eps, allowed {result.allowed:.4g}"
+    assert result.max_error > 100 * result.tolerance
+    off = f"error {result.max_error:.4g} eps, allowed {result.tolerance:.4g}"
     assert result.reason == f"output0: {off}; that is bfloat16 arithmetic"
     assert (result.arithmetic, result.fault) == ("bfloat16", "lower precision")
     assert not report.passed
@@ -206,7 +206,7 @@ def test_a_backend_that_crashes_is_refused_with_its_reason_and_released(plant: A
 
     result = only(check_parity(seeded(Classifier), ROWS, backends=["crashes"]))
     assert (result.status, result.reason) == ("refused", "ZeroDivisionError: no such kernel")
-    assert (result.error, result.allowed) == (None, None)
+    assert (result.max_error, result.tolerance) == (None, None)
     assert released == [True]
 
 

@@ -37,11 +37,11 @@ def test_at_least_eight_backends_agree_and_none_differs(reports: Mapping[str, Pa
     assert report.passed
     for one in agree:
         assert one.arithmetic == "float32"
-        assert one.error is not None
-        assert one.error <= (one.allowed or 0)
+        assert one.max_error is not None
+        assert one.max_error <= (one.tolerance or 0)
         assert one.flips_unexplained in (0, None)
         assert one.denormals == "kept"
-        assert one.repeats
+        assert one.bitwise_repeatable
         assert one.facts["ran_on"] == "cpu"
 
 

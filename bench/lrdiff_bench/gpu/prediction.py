@@ -94,6 +94,6 @@ def _row(what: str, module: nn.Module, rows: Any, backend: str) -> GpuRow:
     report = check_parity(module, rows, backends=[backend])
     (result,) = report.results
     state = {"agrees": "held", "unavailable": "missing"}.get(result.status, "failed")
-    value = "" if result.error is None else f"{result.error:.3g} eps of {result.allowed:.3g}"
-    numbers = {"error": result.error, "allowed": result.allowed, "status": result.status, "dtype": result.dtype}
+    value = "" if result.max_error is None else f"{result.max_error:.3g} eps of {result.tolerance:.3g}"
+    numbers = {"error": result.max_error, "allowed": result.tolerance, "status": result.status, "dtype": result.dtype}
     return GpuRow(what=what, result=state, value=value, note=result.reason or "", numbers=numbers)  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ from lrdiff_export.runtimes import find_backends
 
 __all__ = ["backend_names", "prediction_parity"]
 
-FORMAT, VERSION = "lrdiff.parity", 1
+FORMAT, VERSION = "lrdiff.parity", 2
 
 
 def prediction_parity(
@@ -134,7 +134,7 @@ def _layers(
     """Errors by layer wherever predictions ran; compiled code is left out: its layers are fused."""
     found = {}
     for name, subject in subjects.items():
-        ran = [result.backend for result in reports[name].results if result.error is not None]
+        ran = [result.backend for result in reports[name].results if result.max_error is not None]
         chosen = [BACKENDS[one] for one in ran if BACKENDS[one].needs_onnx or not BACKENDS[one].heavy]
         if subject.module is not None and chosen:
             watch("layer by layer", name)

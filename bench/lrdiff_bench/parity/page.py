@@ -45,7 +45,7 @@ def parity_page(document: Mapping[str, Any], command: str) -> str:
 def _cell(row: Mapping[str, Any]) -> str:
     if row["status"] in ("refused", "unavailable"):
         return str(row["status"])
-    words = f"{eps(row['error'])} of {eps(row['allowed'])}"
+    words = f"{eps(row['max_error'])} of {eps(row['tolerance'])}"
     return words if row["status"] == "agrees" else f"**differs**: {words}"
 
 

@@ -66,13 +66,13 @@ def draw_matrix(stem: Path, models: Mapping[str, dict[str, Any]], title: str) ->
 def _fill(row: Mapping[str, Any]) -> str:
     if row["status"] != "agrees":
         return FILLS[row["status"]]
-    return AGREES[1] if row["allowed"] and row["error"] > row["allowed"] / 2 else AGREES[0]
+    return AGREES[1] if row["tolerance"] and row["max_error"] > row["tolerance"] / 2 else AGREES[0]
 
 
 def _words(row: Mapping[str, Any]) -> str:
     if row["status"] in ("refused", "unavailable"):
         return str(row["status"])
-    words = f"{eps(row['error'])} of {eps(row['allowed'])}"
+    words = f"{eps(row['max_error'])} of {eps(row['tolerance'])}"
     if row["status"] == "differs":
         return f"differs: {words}"
     # Where the error says more than the dtype does.
@@ -80,7 +80,7 @@ def _words(row: Mapping[str, Any]) -> str:
     return (
         words
         if arithmetic in (None, "float32")
-        else f"{words}, {'/'.join(SHORT[one] for one in arithmetic.split(' or '))}"
+        else f"{words}, {'/'.join(SHORT.get(one, one) for one in arithmetic.split(' or '))}"
     )
 
 

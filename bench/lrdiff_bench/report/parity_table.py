@@ -41,10 +41,10 @@ def draw_parity(console: Console, s: dict[str, Any]) -> None:
             row["backend"],
             Text(row["status"], style=STYLES[row["status"]]),
             SHORT[row["dtype"]],
-            Text(eps(row["error"]), style=STYLES[row["status"]]) if ran else "",
-            eps(row["allowed"]) if ran else "",
-            YES_NO[row["repeats"]],
-            YES_NO[row["alone_equal"]],
+            Text(eps(row["max_error"]), style=STYLES[row["status"]]) if ran else "",
+            eps(row["tolerance"]) if ran else "",
+            YES_NO[row["bitwise_repeatable"]],
+            YES_NO[row["batch_invariant"]],
         )
     console.print(table)
     rows = [("", row) for row in s["results"]]
@@ -81,7 +81,7 @@ def _cell(row: Mapping[str, Any]) -> Text:
     style = STYLES[row["status"]]
     if row["status"] in ("refused", "unavailable"):
         return Text(row["status"], style=style)
-    return Text(f"{eps(row['error'], 2)} of {eps(row['allowed'], 2)}", style=style)
+    return Text(f"{eps(row['max_error'], 2)} of {eps(row['tolerance'], 2)}", style=style)
 
 
 def notes(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, str]]:
@@ -117,13 +117,13 @@ def _remarks(model: str, row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     said = []
     if row["arithmetic"] not in (None, "float32"):
         said.append(("yellow", "{0}: the size of its error shows that it computed in {1}", row["arithmetic"]))
-    if row["repeats"] is False:
+    if row["bitwise_repeatable"] is False:
         said.append(("", "{0}: {1}", "a second run gave different bits"))
     if row["denormals"] == "flushed":
         said.append(("", "{0}: {1}", "denormal numbers are flushed to zero"))
-    if row["alone_equal"] is False:
+    if row["batch_invariant"] is False:
         words = "rows computed one by one differ in their bits from the same rows in a batch"
-        words += "" if row["alone_error"] is None else f" (error then: {eps(row['alone_error'])} eps)"
+        words += "" if row["single_row_error"] is None else f" (error then: {eps(row['single_row_error'])} eps)"
         said.append(("", "{0}: {1}", words))
     if flipped := row["decisions_flipped"]:
         differ = "differs" if flipped == 1 else "differ"

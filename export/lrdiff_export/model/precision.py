@@ -27,12 +27,21 @@ from lrdiff_core.errors import ConfigError, InputError
 from lrdiff_export.model.float64 import evaluate, evaluation_copy, run_module, widened
 from lrdiff_export.records import first_line
 
-__all__ = ["ARITHMETICS", "Arithmetic", "evaluate_in", "find_arithmetic", "name_arithmetic", "simulations"]
+__all__ = [
+    "ARITHMETICS",
+    "EIGHT_BITS",
+    "Arithmetic",
+    "evaluate_in",
+    "find_arithmetic",
+    "name_arithmetic",
+    "simulations",
+]
 
 SAME_PATTERN = 0.5  # of the error that a simulation makes: half of it is not shared by chance
 SAME_SIZE = 3.0  # a factor either way; neighbouring formats are a factor of 8 and more apart
 CLEARLY = 1.5  # a factor by which one size fits better than another
 TIED = 1.25  # two patterns that fit this alike are not told apart
+EIGHT_BITS = "8-bit weights"  # no arithmetic, and named like one: integers with a scale for each matrix, row or column
 LEAST = 0.03  # a pattern closer than this is the same to the last bits
 
 
@@ -129,6 +138,8 @@ def simulations(module: nn.Module, rows: Sequence[np.ndarray]) -> dict[str, list
             with suppress(*_CANNOT):  # a module that does not run so was not computed so
                 found[name].append(way(module, rows, name))
         found[name].append([_rounded(output, name) for output in exact])
+    with suppress(*_CANNOT):
+        found[EIGHT_BITS] = [_weights_in_eight_bits(module, rows, dim) for dim in (None, 0, 1)]
     return found
 
 
@@ -228,6 +239,18 @@ def _weights(module: nn.Module, rows: Sequence[np.ndarray], name: str, *, dimens
 
 def _matrices(module: nn.Module, rows: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
     return _weights(module, rows, name, dimensions=2)
+
+
+def _weights_in_eight_bits(module: nn.Module, rows: Sequence[np.ndarray], dim: int | None) -> list[np.ndarray]:
+    """With matrices rounded to 255 steps of the largest number in all of it, or in each row or column."""
+    copied = evaluation_copy(module)
+    with torch.no_grad():
+        for tensor in copied.parameters():
+            if tensor.dim() > 1 and tensor.is_floating_point():
+                spare = [i for i in range(tensor.dim()) if i != dim]
+                scale = tensor.abs().amax(dim=spare, keepdim=True).clamp(min=torch.finfo(tensor.dtype).tiny) / 127
+                tensor.copy_((tensor / scale).round() * scale)
+    return evaluate(copied, *rows)
 
 
 def _rounded(output: np.ndarray, name: str) -> np.ndarray:

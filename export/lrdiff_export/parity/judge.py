@@ -12,6 +12,7 @@ from torch import nn
 from lrdiff_core.errors import LrdiffError
 from lrdiff_export.model.precision import ARITHMETICS, find_arithmetic, name_arithmetic, simulations
 from lrdiff_export.model.prepared import Prepared
+from lrdiff_export.parity.where import Where, locate
 from lrdiff_export.verify.compare import Budget, Verdict, judge_output
 from lrdiff_export.verify.golden import Golden
 from lrdiff_export.verify.tolerance import Yardstick
@@ -22,25 +23,46 @@ __all__ = ["Case", "GoldenJudge", "Judge", "ModuleJudge"]
 REVERSED, STRETCHED = "in reverse order", "rows up to 10 000 times as large"
 LARGE_BATCH = 4099  # rows: beyond 4096, and a prime, so that nothing divides it
 MOST_NUMBERS, MOST_WORK = 2**19, 2**35  # of the large batch: numbers that go in, times parameters
+MOST_OUTPUTS = 2**22  # numbers that come out of a case of our own, 32 MiB in float64
 _SEEN_ALONE = 8  # rows evaluated one by one to see whether a module looks at its batch
 STRETCHES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)  # by turns
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Further rows, and who says whether outputs are right for them.
+    """Rows to run, and what is right for them.
 
     Attributes:
         name: as reports write it.
+        names: of the outputs.
         rows: one array an input.
-        judge: takes outputs and an arithmetic.
+        answers: one array an output, float64 for floating ones.
+        limits: from an arithmetic to one budget an output, and one mask an output of what is not judged.
         other_shape: a model made for one size of batch cannot run it.
     """
 
     name: str
+    names: Sequence[str]
     rows: tuple[np.ndarray, ...]
-    judge: Callable[[Sequence[np.ndarray], str], list[Verdict]]
+    answers: Sequence[np.ndarray]
+    limits: Callable[[str], tuple[Sequence[Budget], Sequence[np.ndarray | None]]]
     other_shape: bool = False
+
+    def judge(self, outputs: Sequence[np.ndarray], arithmetic: str) -> list[Verdict]:
+        """Return one verdict an output; if the number of outputs is wrong, one verdict that says so."""
+        if len(outputs) != len(self.answers):
+            reason = f"{len(outputs)} outputs instead of {len(self.answers)}"
+            return [Verdict(output="all outputs", error=float("inf"), allowed=0.0, reason=reason)]
+        parts = zip(self.names, outputs, self.answers, *self.limits(arithmetic), strict=True)
+        return [judge_output(name, np.asarray(one), answer, budget, mask) for name, one, answer, budget, mask in parts]
+
+    def locate(self, outputs: Sequence[np.ndarray], arithmetic: str, output: str) -> Where | None:
+        """Say where one output is wrong; None where it is as a whole."""
+        if output not in self.names or len(outputs) != len(self.answers):
+            return None
+        at = list(self.names).index(output)
+        budgets, excused = self.limits(arithmetic)
+        return locate(output, np.asarray(outputs[at]), self.answers[at], budgets[at], excused[at])
 
 
 class Judge(ABC):
@@ -53,6 +75,7 @@ class Judge(ABC):
 
     names: Sequence[str]
     answers: Sequence[np.ndarray]
+    _rows: tuple[np.ndarray, ...]
 
     @abstractmethod
     def budgets(self, arithmetic: str) -> Sequence[Budget]:
@@ -70,39 +93,38 @@ class Judge(ABC):
         """Return the answers to the first rows, each given by itself; the same unless a model looks at its batch."""
         return [answer[:rows] for answer in self.answers]
 
+    def together(self) -> Case:
+        """Return the rows as they were given."""
+        return Case(
+            name="", names=self.names, rows=self._rows, answers=self.answers,
+            limits=lambda arithmetic: (self.budgets(arithmetic), self.excused(arithmetic)),
+        )  # fmt: skip
+
+    def one_by_one(self, rows: int) -> Case:
+        """Return the first rows, each run by itself."""
+
+        def limits(arithmetic: str) -> tuple[Sequence[Budget], Sequence[np.ndarray | None]]:
+            return self.budgets(arithmetic), [
+                None if mask is None else mask[:rows] for mask in self.excused(arithmetic)
+            ]
+
+        first = tuple(one[:rows] for one in self._rows)
+        return Case(name="one by one", names=self.names, rows=first, answers=self.alone(rows), limits=limits)
+
     def cases(self) -> Sequence[Case]:
         """Return further rows to run: what a stale answer, a clipped input or a small buffer would show in."""
         return ()
 
-    def judge(self, outputs: Sequence[np.ndarray], arithmetic: str, *, alone: int | None = None) -> list[Verdict]:
-        """Compare outputs with the answers.
+    def judge(self, outputs: Sequence[np.ndarray], arithmetic: str) -> list[Verdict]:
+        """Compare outputs for the rows as they were given with the answers, within the budgets of an arithmetic."""
+        return self.together().judge(outputs, arithmetic)
 
-        Args:
-            outputs: one array an output.
-            arithmetic: whose budgets to allow.
-            alone: number of first rows that were run, one by one; None where all were run together.
+    def _turned(self, answers: Sequence[np.ndarray]) -> Case:
+        def limits(arithmetic: str) -> tuple[Sequence[Budget], Sequence[np.ndarray | None]]:
+            return self.budgets(arithmetic), [None if mask is None else mask[::-1] for mask in self.excused(arithmetic)]
 
-        Returns:
-            One verdict an output; if the number of outputs is wrong, one verdict that says so.
-        """
-        answers = self.answers if alone is None else self.alone(alone)
-        excused = [None if mask is None else mask[:alone] for mask in self.excused(arithmetic)]
-        return self._judge_all(outputs, answers, self.budgets(arithmetic), excused)
-
-    def _judge_all(
-        self,
-        outputs: Sequence[np.ndarray],
-        answers: Sequence[np.ndarray],
-        budgets: Sequence[Budget],
-        excused: Sequence[np.ndarray | None],
-    ) -> list[Verdict]:
-        if len(outputs) != len(answers):
-            reason = f"{len(outputs)} outputs instead of {len(answers)}"
-            return [Verdict(output="all outputs", error=float("inf"), allowed=0.0, reason=reason)]
-        return [
-            judge_output(name, np.asarray(output), answer, budget, mask)
-            for name, output, answer, budget, mask in zip(self.names, outputs, answers, budgets, excused, strict=True)
-        ]
+        rows = tuple(np.ascontiguousarray(one[::-1]) for one in self._rows)
+        return Case(name=REVERSED, names=self.names, rows=rows, answers=answers, limits=limits)
 
     def within(self, output: np.ndarray, arithmetic: str) -> np.ndarray:
         """Return which rows ``[rows]`` of the first output lie within its budget."""
@@ -157,56 +179,58 @@ class ModuleJudge(Judge):
 
     def _reversed(self) -> Case:
         rows = tuple(np.ascontiguousarray(one[::-1]) for one in self._rows)
-        answers = self._scales["float32"].reference(rows)  # a module may look at its whole batch
+        return self._turned(self._scales["float32"].reference(rows))  # a module may look at its whole batch
 
-        def judge(outputs: Sequence[np.ndarray], arithmetic: str) -> list[Verdict]:
-            excused = [None if mask is None else mask[::-1] for mask in self.excused(arithmetic)]
-            return self._judge_all(outputs, answers, self.budgets(arithmetic), excused)
-
-        return Case(name=REVERSED, rows=rows, judge=judge)
+    def _few(self) -> int:
+        """How many rows give no more numbers than are looked at more than once."""
+        return max(1, MOST_OUTPUTS // sum(answer[0].size for answer in self.answers))
 
     def _stretched(self) -> Iterator[Case]:
-        turns = np.resize(np.array(STRETCHES), len(self._rows[0]))
+        turns = np.resize(np.array(STRETCHES), min(len(self._rows[0]), self._few()))
         if len(turns) < len(STRETCHES) or not any(one.dtype.kind == "f" for one in self._rows):
             return
         with np.errstate(over="ignore"):
             rows = tuple(
                 (one * turns.reshape(-1, *[1] * (one.ndim - 1))).astype(one.dtype) if one.dtype.kind == "f" else one
-                for one in self._rows
+                for one in (whole[: len(turns)] for whole in self._rows)
             )
         try:
             scales = {"float32": self._scales["float32"].on(rows)}
         except LrdiffError:  # a module may refuse such numbers
             return
 
-        def judge(outputs: Sequence[np.ndarray], arithmetic: str) -> list[Verdict]:
+        def limits(arithmetic: str) -> tuple[Sequence[Budget], Sequence[np.ndarray | None]]:
             if arithmetic not in scales:
                 scales[arithmetic] = scales["float32"].in_arithmetic(arithmetic)
             scale = scales[arithmetic]
             # Labels of saturated scores are ties.
-            excused = [
+            return scale.budgets, [
                 mask if answer.dtype.kind == "f" else np.ones(answer.shape, bool)
                 for mask, answer in zip(scale.beyond, scale.answers, strict=True)
             ]
-            return self._judge_all(outputs, scale.answers, scale.budgets, excused)
 
-        yield Case(name=STRETCHED, rows=rows, judge=judge)
+        yield Case(name=STRETCHED, names=self.names, rows=rows, answers=scales["float32"].answers, limits=limits)
 
     def _large(self) -> Iterator[Case]:
         here, numbers = len(self._rows[0]), LARGE_BATCH * sum(one[0].size for one in self._rows)
         weights = sum(one.numel() for one in self._scales["float32"].module.parameters())
-        if here >= LARGE_BATCH or numbers > MOST_NUMBERS or numbers * weights > MOST_WORK or not self._by_row():
+        outputs = LARGE_BATCH * sum(one[0].size for one in self.answers)
+        small = numbers <= MOST_NUMBERS and outputs <= MOST_OUTPUTS and numbers * weights <= MOST_WORK
+        if here >= LARGE_BATCH or not small or not self._by_row():
             return
         places = np.arange(LARGE_BATCH) % here
-        answers = [answer[places] for answer in self.answers]
 
-        def judge(outputs: Sequence[np.ndarray], arithmetic: str) -> list[Verdict]:
-            excused = [None if mask is None else mask[places] for mask in self.excused(arithmetic)]
-            return self._judge_all(outputs, answers, self.budgets(arithmetic), excused)
+        def limits(arithmetic: str) -> tuple[Sequence[Budget], Sequence[np.ndarray | None]]:
+            # A label that the arithmetic loses is lost as often as its row is repeated.
+            budgets = [
+                one if np.dtype(one.dtype).kind == "f" else replace(one, allowed=one.allowed * -(-LARGE_BATCH // here))
+                for one in self.budgets(arithmetic)
+            ]
+            return budgets, [None if mask is None else mask[places] for mask in self.excused(arithmetic)]
 
         yield Case(
-            name=f"in a batch of {LARGE_BATCH}", rows=tuple(one[places] for one in self._rows), judge=judge,
-            other_shape=True,
+            name=f"in a batch of {LARGE_BATCH}", names=self.names, rows=tuple(one[places] for one in self._rows),
+            answers=[answer[places] for answer in self.answers], limits=limits, other_shape=True,
         )  # fmt: skip
 
     def _by_row(self) -> bool:
@@ -233,9 +257,11 @@ class ModuleJudge(Judge):
         """Compare the error with those of simulated arithmetics."""
         if any(one.shape != answer.shape for one, answer in zip(outputs, self.answers, strict=True)):
             return None
+        few = self._few()
         if self._simulated is None:
-            self._simulated = simulations(self._scales["float32"].module, self._rows)
-        return name_arithmetic(outputs, self.answers, self._simulated)
+            self._simulated = simulations(self._scales["float32"].module, [one[:few] for one in self._rows])
+        first, answers = ([one[:few] for one in several] for several in (outputs, self.answers))
+        return name_arithmetic(first, answers, self._simulated)
 
 
 class GoldenJudge(Judge):
@@ -248,18 +274,12 @@ class GoldenJudge(Judge):
     def __init__(self, golden: Golden) -> None:
         self.names = golden.output_names
         self.answers = golden.outputs
-        self._inputs = golden.inputs
+        self._rows = golden.inputs
         self._budgets = golden.budgets
 
     def cases(self) -> Sequence[Case]:
         """Return the rows in reverse order; other answers than those of the file are not known."""
-        rows = tuple(np.ascontiguousarray(one[::-1]) for one in self._inputs)
-
-        def judge(outputs: Sequence[np.ndarray], arithmetic: str) -> list[Verdict]:
-            answers = [answer[::-1] for answer in self.answers]
-            return self._judge_all(outputs, answers, self.budgets(arithmetic), self.excused(arithmetic))
-
-        return (Case(name=REVERSED, rows=rows, judge=judge),)
+        return (self._turned([answer[::-1] for answer in self.answers]),)
 
     def budgets(self, arithmetic: str) -> Sequence[Budget]:
         """Return the budgets written with the vectors, in units of the arithmetic's eps."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from torch import nn
 
 from lrdiff_core.errors import CheckFailed, LrdiffError, UnavailableError
-from lrdiff_export.model.precision import ARITHMETICS
+from lrdiff_export.model.precision import ARITHMETICS, EIGHT_BITS
 from lrdiff_export.model.signature import Arrays
 from lrdiff_export.parity.faults import DENORMALS, ELSEWHERE, PRECISION, Finding, reordered_classes
 from lrdiff_export.parity.judge import Case
@@ -216,32 +216,43 @@ def _judge(backend: Backend, subject: Subject, ran: _Ran, blank: BackendResult) 
     dtype = backend.dtype or ran.facts.get("arithmetic")
     if not isinstance(dtype, str) or dtype not in ARITHMETICS:
         return replace(blank, status=REFUSED, reason=f"does not say in which arithmetic it computes, but {dtype!r}")
+    together = judge.together()
+    runs = [(together, ran.outputs), (together, ran.again)]
+    if ran.alone:
+        runs.append((judge.one_by_one(len(ran.alone[0])), ran.alone))
     try:
-        verdicts = [*judge.judge(ran.outputs, dtype), *judge.judge(ran.again, dtype)]
-        alone = [] if not ran.alone else judge.judge(ran.alone, dtype, alone=len(ran.alone[0]))
-        others = [(case.name, max(case.judge(outputs, dtype), key=_severity)) for case, outputs in ran.others]
+        verdicts = [max(case.judge(outputs, dtype), key=_severity) for case, outputs in (*runs, *ran.others)]
+        outputs = together.judge(ran.outputs, dtype)
     except LrdiffError as problem:  # the model cannot be evaluated in that arithmetic: nobody knows what is right
         return replace(blank, dtype=dtype, status=REFUSED, reason=problem.message)
-    worst = max((*verdicts, *alone), key=_severity)
-    where = ""
-    if worst.agrees and (wrong := next((one for one in others if not one[1].agrees), None)) is not None:
-        where, worst = f"{wrong[0]}: ", wrong[1]
+    # The rows as they were given say most; then, of the others, the first that is wrong.
+    at = max(range(len(runs)), key=lambda one: _severity(verdicts[one]))
+    if verdicts[at].agrees:
+        at = next((i for i in range(len(runs), len(verdicts)) if not verdicts[i].agrees), at)
+    worst, (case, given) = verdicts[at], [*runs, *ran.others][at]
+    where = None if worst.agrees else case.locate(given, dtype, worst.output)
+    prefix = "" if at < len(runs) else f"{case.name}: "
     result = replace(
         blank,
         dtype=dtype,
         status=AGREES if worst.agrees else DIFFERS,
-        reason=None if worst.agrees else f"{where}{worst.output}: {worst.reason}",
-        error=worst.error,
-        allowed=worst.allowed,
-        repeats=_same_bits(ran.outputs, ran.again),
-        alone_equal=_same_bits(ran.alone, [one[:ALONE_ROWS] for one in ran.outputs]) if ran.alone else None,
-        alone_error=max((verdict.error for verdict in alone), default=None),
-        others={name: verdict.error for name, verdict in others},
+        reason=None if worst.agrees else f"{prefix}{worst.output}: {worst.reason}",
+        where=None if where is None else asdict(where),
+        max_error=worst.error,
+        tolerance=worst.allowed,
+        bitwise_repeatable=_same_bits(ran.outputs, ran.again),
+        batch_invariant=_same_bits(ran.alone, [one[:ALONE_ROWS] for one in ran.outputs]) if ran.alone else None,
+        single_row_error=verdicts[2].error if ran.alone else None,
+        other_errors={
+            one.name: verdict.error for (one, _), verdict in zip(ran.others, verdicts[len(runs) :], strict=True)
+        },
         facts=ran.facts,
-        outputs=tuple(verdicts[: len(verdicts) // 2]),
+        outputs=tuple(outputs),
     )
-    if not where:
+    if not prefix:
         result = _named(result, subject, ran)
+    if where is not None and result.fault is None and not where.everywhere:
+        result = replace(result, reason=f"{result.reason}; {where}")
     if result.denormals == FLUSHED and backend.keeps_denormals and result.status == AGREES:
         flushed = "denormal numbers are flushed to zero"
         return replace(result, status=DIFFERS, reason=flushed, fault=DENORMALS)
@@ -265,7 +276,10 @@ def _named(result: BackendResult, subject: Subject, ran: _Ran) -> BackendResult:
         pairs = zip(ran.outputs, answers, judge.budgets(result.dtype), strict=True)
         finding = next((one for one in (reordered_classes(*pair) for pair in pairs) if one is not None), None)
         if finding is None and arithmetic not in (None, "float32"):
-            finding = Finding(fault=PRECISION, sentence=f"that is {arithmetic} arithmetic")
+            said = (
+                f"its error is that of {EIGHT_BITS}" if arithmetic == EIGHT_BITS else f"that is {arithmetic} arithmetic"
+            )
+            finding = Finding(fault=PRECISION, sentence=said)
     result = replace(result, arithmetic=arithmetic if finding is None or finding.fault == PRECISION else None)
     if finding is not None:
         result = replace(result, fault=finding.fault, reason=f"{result.reason}; {finding.sentence}")

@@ -27,17 +27,18 @@ class BackendResult:
         dtype: the arithmetic that it promises, or that it said it chose; its errors are in eps of this.
         status: ``agrees``, ``differs``, ``refused`` or ``unavailable``.
         reason: why it does not agree, in one line; None when it does.
+        where: which rows, positions and columns of which output are wrong; None where it agrees or is wrong as a whole.
         counts: whether the report fails with it; lower precision counts only where it was asked for by name.
         arithmetic: what it computed in, by its error; None where no arithmetic makes such an error, or it did not run.
         fault: a known fault that explains why it does not agree; None where none does.
-        error: of the worst output over both runs, in eps units; None when it did not run.
-        allowed: the budget of that output; None when it did not run.
+        max_error: of the worst output over both runs, in eps units; None when it did not run.
+        tolerance: the budget of that output; None when it did not run.
         decisions_flipped: rows whose decision differs from that of float64; None when not asked for, or not run.
         flips_unexplained: those of them whose answer is out of its budget: float64's margin does not explain them.
-        repeats: whether a second run gave the same bits.
-        alone_equal: whether rows run one by one gave the same bits as together; None where it takes no single row.
-        alone_error: error of the rows run one by one, in eps units.
-        others: errors of further runs by what was run, in eps units: rows in reverse order, up to 10 000 times as
+        bitwise_repeatable: whether a second run gave the same bits.
+        batch_invariant: whether rows run one by one gave the same bits as together; None where it takes no single row.
+        single_row_error: error of the rows run one by one, in eps units.
+        other_errors: errors of further runs by what was run, in eps units: rows in reverse order, up to 10 000 times as
             large, a batch of 4099.
         denormals: ``kept`` or ``flushed``; None below float32, or where the probe did not run.
         facts: what the backend says of the run: versions, threads, switches, provider of how many nodes.
@@ -49,17 +50,18 @@ class BackendResult:
     dtype: str
     status: str
     reason: str | None = None
+    where: dict[str, Any] | None = None
     counts: bool = True
     arithmetic: str | None = None
     fault: str | None = None
-    error: float | None = None
-    allowed: float | None = None
+    max_error: float | None = None
+    tolerance: float | None = None
     decisions_flipped: int | None = None
     flips_unexplained: int | None = None
-    repeats: bool | None = None
-    alone_equal: bool | None = None
-    alone_error: float | None = None
-    others: dict[str, float] = field(default_factory=dict)
+    bitwise_repeatable: bool | None = None
+    batch_invariant: bool | None = None
+    single_row_error: float | None = None
+    other_errors: dict[str, float] = field(default_factory=dict)
     denormals: str | None = None
     facts: Facts = field(default_factory=dict)
     outputs: tuple[Verdict, ...] = ()

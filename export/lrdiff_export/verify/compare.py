@@ -11,6 +11,8 @@ from lrdiff_export.records import json_ready
 
 __all__ = ["Budget", "Verdict", "as_dtype", "judge_output", "kind_of", "largest_error"]
 
+_BLOCK = 2**17  # numbers compared at once, 1 MiB in float64
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -131,19 +133,29 @@ def as_dtype(reference: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 def kind_of(values: np.ndarray) -> np.ndarray:
     """0 finite, 1 +inf, 2 -inf, 3 NaN."""
-    return np.where(np.isnan(values), 3, np.where(np.isposinf(values), 1, np.where(np.isneginf(values), 2, 0)))
+    kinds = np.zeros(values.shape, np.int8)
+    if not (finite := np.isfinite(values)).all():
+        odd = values[~finite]
+        kinds[~finite] = np.where(np.isnan(odd), 3, np.where(odd > 0, 1, 2))
+    return kinds
 
 
 def largest_error(values: np.ndarray, reference: np.ndarray, unit: float) -> tuple[float, int | None]:
     """Largest error in units over the elements finite on both sides, and its row."""
-    distance = np.zeros(reference.shape)
-    both = np.isfinite(values) & np.isfinite(reference)
-    np.subtract(values, reference, out=distance, where=both)
-    with np.errstate(over="ignore"):
-        distance = np.abs(distance) / unit
-    if not distance.size or not distance.any():
-        return 0.0, None
-    return float(distance.max()), _row_of(distance == distance.max())
+    values, reference = np.atleast_1d(values), np.atleast_1d(reference)
+    worst, row = 0.0, None
+    rows = max(1, _BLOCK * len(reference) // max(reference.size, 1))
+    for start in range(0, len(reference), rows):  # so that what is made on the way stays in the cache
+        ours, theirs = values[start : start + rows], reference[start : start + rows]
+        with np.errstate(over="ignore", invalid="ignore"):
+            distance = np.abs(np.subtract(ours, theirs, dtype=np.float64)) / unit
+        largest = distance.max(initial=0.0)
+        if not np.isfinite(largest):
+            distance[~(np.isfinite(ours) & np.isfinite(theirs))] = 0.0
+            largest = distance.max(initial=0.0)
+        if largest > worst:
+            worst, row = float(largest), start + _row_of(distance == largest)
+    return worst, row
 
 
 def _row_of(marked: np.ndarray) -> int:
