@@ -63,7 +63,8 @@ def here(name: str, request: pytest.FixtureRequest) -> Backend:
 
 
 def each(names: list[str]) -> list[Any]:
-    return [pytest.param(name, marks=[pytest.mark.slow] if BACKENDS[name].heavy else []) for name in names]
+    slow = [name for name in names if BACKENDS[name].heavy or name == "compiled"]
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in names]
 
 
 def test_the_registry_holds_these_and_loads_neither_torch_nor_openvino() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def describe_runtimes() -> list[RuntimeInfo]:
         RuntimeInfo(
             name="onnxruntime",
             version=onnxruntime.__version__,
-            detail="providers: " + ", ".join(onnxruntime.get_available_providers()),
+            detail=f"providers: {', '.join(onnxruntime.get_available_providers())}; telemetry {_telemetry()}",
         ),
         RuntimeInfo(
             name="C++ compiler",
@@ -92,6 +93,11 @@ def describe_runtimes() -> list[RuntimeInfo]:
             reason=BACKENDS["mps"].availability(),
         ),
     ]
+
+
+def _telemetry() -> str:
+    """By ONNX Runtime's own switch, which this package sets before it loads the runtime."""
+    return "off (ORT_DISABLE_TELEMETRY)" if os.environ.get("ORT_DISABLE_TELEMETRY") == "1" else "as you set it"
 
 
 def _describe_openvino() -> RuntimeInfo:
