@@ -22,8 +22,9 @@ from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, Work
 __all__ = ["SCENARIOS", "Counts", "Planted", "simulate"]
 
 SMALLEST = 0.02
+NINE_IN_TEN, NINETEEN_IN_TWENTY = 1.2816, 1.6449  # quantiles of the standard normal
 SINGLE = Scheme(name="single", ratios={"body": 1.0, "head": 1.0, "tail": 1.0})
-LINE = "{:<38} {:>7} {:>6} {:>6} {:>8} {:>13} {:>6} {:>9}"
+LINE = "{:<40} {:>7} {:>6} {:>6} {:>8} {:>13} {:>6} {:>9}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class Planted(Workload):
         curvature: loss a decade squared.
         seed_noise, setting_noise: standard deviations that settings of one seed share, and do not.
         breaks_at: base rate from which a trial diverges.
+        mirage: how much better than it is one point in ten looks on the tuning seeds: luck in tuning is skewed.
+        mishap: how much worse one run in twenty ends, whatever its rates.
         offset: of all random numbers, so that studies differ.
         evaluations: of each trial; the metric falls to its end like a square root.
     """
@@ -60,6 +63,8 @@ class Planted(Workload):
     seed_noise: float = 0.03
     setting_noise: float = 0.02
     breaks_at: float = 0.3
+    mirage: float = 0.0
+    mishap: float = 0.0
     offset: int = 0
     evaluations: int = 4
 
@@ -76,8 +81,12 @@ class Planted(Workload):
         split = 1 if trials.judged_on == "test" else 2
         seeds = trials.seeds.astype(np.uint64) + np.uint64(1_000_003) * np.uint64(self.offset)
         shared = _normal(seeds, split) * self.seed_noise
-        own = _normal(seeds, *(column.view(np.uint64) for column in trials.rates.T.copy()), split) * self.setting_noise
+        rates = [column.view(np.uint64) for column in trials.rates.T.copy()]
+        own = _normal(seeds, *rates, split) * self.setting_noise
         end = 0.5 + self.curvature * place**2 - gain + shared + own
+        tuning = (trials.seeds >= 1_000_000) & (trials.seeds < 2_000_000)  # the first stage of a search
+        end -= self.mirage * (tuning & (_normal(*rates, 3 + self.offset) > NINE_IN_TEN))
+        end += self.mishap * (_normal(seeds, *rates, 4 + split) > NINETEEN_IN_TWENTY)
         end[~moving] = 1.5
         end[base > self.breaks_at] = np.nan
         path = 1.0 - np.sqrt(np.arange(1, self.evaluations + 1) / self.evaluations)
@@ -164,6 +173,24 @@ SCENARIOS = (
         workload=Planted(schemes=(SINGLE, TEN), gain={"ratio 10": SMALLEST}),
         truth=SMALLEST,
         wrong=("HELPS", "NO DIFFERENCE", "HURTS"),
+    ),
+    Scenario(
+        name="no effect, skewed luck in tuning",
+        workload=Planted(schemes=(SINGLE, TENTH, TEN), mirage=0.3),
+        truth=0.0,
+        wrong=("HELPS", "HURTS"),
+    ),
+    Scenario(
+        name="twice it, skewed luck in tuning",
+        workload=Planted(schemes=(SINGLE, TEN), gain={"ratio 10": 2 * SMALLEST}, mirage=0.3),
+        truth=2 * SMALLEST,
+        wrong=("NO DIFFERENCE", "HURTS"),
+    ),
+    Scenario(
+        name="no effect, one run in twenty goes wrong",
+        workload=Planted(schemes=(SINGLE, TENTH, TEN), mishap=0.5),
+        truth=0.0,
+        wrong=("HELPS", "HURTS"),
     ),
     Scenario(
         name="no effect, much noise",

@@ -20,17 +20,18 @@ BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["no effect", "twice the smallest difference", "more dimensions without effect"])
-def test_200_simulated_studies_give_the_wrong_verdict_at_most_5_percent_of_the_time(name):
-    counts = simulate(BY_NAME[name], 200)
-    assert counts.studies == sum(counts.verdicts.values()) == 200
-    assert counts.wrong <= 10, counts
-    assert counts.covered >= 185, counts  # 95 % intervals; 185 of 200 would be a rare accident at 95 %
-    assert counts.verdicts.get("INCONCLUSIVE", 0) <= 60, counts  # never saying anything is not the way to be right
+def test_simulated_studies_give_the_wrong_verdict_at_most_5_percent_of_the_time(name):
+    """50 of each; the guide's table has 200, from ``python -m benchmarks.simulate_study``."""
+    counts = simulate(BY_NAME[name], 50)
+    assert counts.studies == sum(counts.verdicts.values()) == 50
+    assert counts.wrong <= 3, counts
+    assert counts.covered >= 44, counts  # 95 % intervals; 44 of 50 would be a rare accident at 95 %
+    assert counts.verdicts.get("INCONCLUSIVE", 0) <= 15, counts  # never saying anything is not the way to be right
 
 
 def test_an_effect_of_exactly_the_smallest_difference_is_neither_help_nor_nothing():
-    counts = simulate(BY_NAME["exactly the smallest difference"], 60)
-    assert counts.wrong <= 6, counts
+    counts = simulate(BY_NAME["exactly the smallest difference"], 30)
+    assert counts.wrong <= 4, counts
 
 
 def test_the_calibration_can_fail(monkeypatch):
