@@ -9,24 +9,45 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+MAIN_JOB = ROOT / "docs" / "guide" / "main-job.md"
 
 
 def python_blocks(file):
     return re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-def test_the_readme_has_examples():
-    assert len(python_blocks(README)) >= 2
+EXAMPLES = {f"{file.stem} {n}": code for file in (README, MAIN_JOB) for n, code in enumerate(python_blocks(file))}
 
 
-@pytest.mark.parametrize("number", range(len(python_blocks(README))))
-def test_an_example_of_the_readme_runs(number, tmp_path):
-    code = python_blocks(README)[number]
+def test_the_readme_and_the_page_of_the_main_job_have_examples():
+    assert {name.split()[0] for name in EXAMPLES} == {"README", "main-job"}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs(name, tmp_path):
+    if "transformers" in EXAMPLES[name]:
+        pytest.importorskip("transformers")
     done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", code],
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", EXAMPLES[name]],
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    if name == "README 0":
+        shown = re.search(r"```text\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)[1]
+        assert shown
+        assert set(shown.splitlines()) <= set(done.stdout.splitlines())
+
+
+def test_the_screen_on_the_page_of_the_main_job_is_what_is_printed(tmp_path, capsys):
+    from lrdiff_bench.cli import main
+    from lrdiff_bench.run.screen import TITLES
+
+    page = re.search(r"```console\n(.*?)```", MAIN_JOB.read_text(encoding="utf-8"), flags=re.DOTALL)[1]
+    assert re.findall(r"^ ?\d+ (\w.*)$", page, flags=re.MULTILINE) == list(TITLES.values())
+    assert main(["train", "--out", str(tmp_path / "seed")]) == 0
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    for line in page.split(" 7 ")[0].splitlines()[1:]:
+        assert line in printed or line == "   ...", f"lrdiff no longer prints {line!r}; print the page anew"
 
 
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -40,8 +61,8 @@ def test_links_to_files_lead_somewhere(file):
 
 
 def test_the_trees_paths_exist():
-    tree = re.search(r"```text\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    named = re.findall(r"^(\S+)  ", tree[1], flags=re.MULTILINE)
+    tree = README.read_text(encoding="utf-8").split("## Where things are")[1].split("```")[1]
+    named = re.findall(r"^(\S+)  ", tree, flags=re.MULTILINE)
     assert len(named) > 8
     for path in named:
         assert (ROOT / path).exists(), f"the README's tree names {path}"
