@@ -61,6 +61,8 @@ class JobProcess:
             ProcessEnded: there was none within these seconds; the process is gone then.
         """
         assert self._process.stdin is not None
+        if self._process.stdin.closed:
+            raise ProcessEnded("it was closed")
         with contextlib.suppress(BrokenPipeError, ValueError):  # why it ended is said by the missing answer
             self._process.stdin.write(json.dumps(job) + "\n")
             self._process.stdin.flush()
