@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from difflib import SequenceMatcher, get_close_matches
 from numbers import Integral
 
 from lrdiff_core.errors import ConfigError
 
-__all__ = ["check_choice", "check_seed", "count", "listed", "nearest", "nearest_first", "quoted"]
+__all__ = ["check_choice", "check_seed", "count", "listed", "nearest", "nearest_first", "quoted", "unlike"]
 
 _LONGEST_VALUE = 40  # characters shown of one value
 _LONGEST_LIST = 10  # names shown of one list
@@ -96,3 +96,17 @@ def check_seed(seed: object) -> None:
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise ConfigError(f"seed is {seed!r}", help="write a whole number from 0 up")
+
+
+def unlike(name: str, taken: Container[str]) -> str:
+    """The name, with a number behind it where it is taken.
+
+    Example:
+        >>> unlike("head", ["body", "head"])
+        'head_2'
+    """
+    number, tried = 1, name
+    while tried in taken:
+        number += 1
+        tried = f"{name}_{number}"
+    return tried

@@ -290,6 +290,7 @@ class OnePass(Optimizer):
     _torch_class: ClassVar[type[Optimizer]]
     _fused_dtypes: ClassVar[frozenset[torch.dtype]]  # that torch's fused CPU kernel steps correctly
     _plan: Plan | None = None  # no part of the state: made anew after unpickling and deep copies
+    _clip: object | None = None  # what clip.py prepared, likewise
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Performs one step.

@@ -38,6 +38,11 @@ typedef struct {
     const int32_t *flags;    /* [settings] */
     const double *lr, *weight_decay, *beta1, *beta2, *eps;  /* [settings]; SGD: beta1 momentum, beta2 dampening */
     float *scalars;          /* [count * SCALARS] scratch */
+    /* For norms and clipping only. There each tensor begins a new piece: offset is rounded up to whole pieces. */
+    const int64_t *size;     /* [count] elements */
+    double *partial;         /* [pieces] scratch */
+    double *norm;            /* [settings] */
+    const float *factor;     /* [settings] */
 } Table;
 
 enum { DECOUPLED = 1, AMSGRAD = 2, MAXIMIZE = 4, NESTEROV = 8 };
@@ -265,3 +270,56 @@ static void sgd_rule(const Table *t, int64_t j, int64_t from, int64_t to) {
 }
 
 void lrdiff_sgd(const Table *t) { every(t, sgd_rule); }
+
+/* Norms of gradients, in double: squares of floats neither overflow nor vanish there. A tensor's pieces are summed each by
+ * itself and then in order, so that a norm does not depend on who took which piece. */
+enum { LANES = 16 };
+
+static inline double larger(double most, double x) { return x > most || x != x ? x : most; } /* NaN stays */
+
+static inline __attribute__((always_inline)) double reduce(const float *g, int64_t n, int largest) {
+    double lane[LANES] = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int k = 0; k < LANES; k++) {
+            const double x = g[i + k];
+            lane[k] = largest ? larger(lane[k], fabs(x)) : lane[k] + x * x;
+        }
+    for (; i < n; i++) {
+        const double x = g[i];
+        lane[0] = largest ? larger(lane[0], fabs(x)) : lane[0] + x * x;
+    }
+    for (int k = 1; k < LANES; k++) lane[0] = largest ? larger(lane[0], lane[k]) : lane[0] + lane[k];
+    return lane[0];
+}
+
+static inline __attribute__((always_inline)) void reduce_pieces(
+    const Table *t, int64_t j, int64_t from, int64_t to, int largest) {
+    const int64_t n = to < t->size[j] ? to : t->size[j];
+    for (; from < n; from += t->piece) {
+        const int64_t length = n - from < t->piece ? n - from : t->piece;
+        t->partial[(t->offset[j] + from) / t->piece] = reduce(t->grad[j] + from, length, largest);
+    }
+}
+
+static void squares_rule(const Table *t, int64_t j, int64_t from, int64_t to) { reduce_pieces(t, j, from, to, 0); }
+static void largest_rule(const Table *t, int64_t j, int64_t from, int64_t to) { reduce_pieces(t, j, from, to, 1); }
+
+void lrdiff_norm(const Table *t, int largest) {
+    every(t, largest ? largest_rule : squares_rule);
+    for (int64_t j = 0; j < t->count; j++) {
+        double *norm = t->norm + t->setting[j];
+        for (int64_t i = t->offset[j] / t->piece; i < t->offset[j + 1] / t->piece; i++)
+            *norm = largest ? larger(*norm, t->partial[i]) : *norm + t->partial[i];
+    }
+}
+
+static void scale_rule(const Table *t, int64_t j, int64_t from, int64_t to) {
+    const float factor = t->factor[t->setting[j]];
+    const int64_t n = to < t->size[j] ? to : t->size[j];
+    float *g = t->grad[j];
+    if (factor != 1.0f)
+        for (int64_t i = from; i < n; i++) g[i] *= factor;
+}
+
+void lrdiff_scale(const Table *t) { every(t, scale_rule); }

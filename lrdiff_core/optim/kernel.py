@@ -41,6 +41,7 @@ class Table(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("param", "grad", "first", "second", "largest", "step")),
         *((name, ctypes.c_void_p) for name in ("offset", "setting", "fresh", "flags")),
         *((name, ctypes.c_void_p) for name in ("lr", "weight_decay", "beta1", "beta2", "eps", "scalars")),
+        *((name, ctypes.c_void_p) for name in ("size", "partial", "norm", "factor")),
     ]
 
 
@@ -86,8 +87,9 @@ def attempt() -> tuple[ctypes.CDLL | None, str | None]:
 
 def _link(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    for function in (library.lrdiff_adam, library.lrdiff_sgd):
+    for function in (library.lrdiff_adam, library.lrdiff_sgd, library.lrdiff_scale):
         function.argtypes, function.restype = (ctypes.c_void_p,), None
+    library.lrdiff_norm.argtypes, library.lrdiff_norm.restype = (ctypes.c_void_p, ctypes.c_int), None
     return library
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lrdiff_core.rates.plan.entry import PlanEntry
+from lrdiff_core.text import unlike
 
-__all__ = ["ALL", "group_names", "merged", "unlike"]
+__all__ = ["ALL", "group_names", "merged"]
 
 ALL = "all"  # the name of a group that holds the whole model
 
@@ -63,15 +64,6 @@ def _modules_name(names: Sequence[str], rates: Mapping[str, set[float]]) -> str:
     if len(covers) > 2:
         return f"{covers[0]}_and_{len(covers) - 1}_more"
     return "_and_".join(covers)
-
-
-def unlike(name: str, taken: Sequence[str]) -> str:
-    """The name, with a number behind it where it is taken."""
-    number, tried = 1, name
-    while tried in taken:
-        number += 1
-        tried = f"{name}_{number}"
-    return tried
 
 
 def _hashable(value: Any) -> Any:

@@ -16,11 +16,11 @@ from lrdiff_core.rates.options import OptimizerCheck, near_torch_option
 from lrdiff_core.rates.plan.bound import BoundModel, departures, held
 from lrdiff_core.rates.plan.entry import PlanDiff, PlanEntry
 from lrdiff_core.rates.plan.freezing import check_statistics, keep_statistics, moving_norms, set_frozen
-from lrdiff_core.rates.plan.grouping import ALL, group_names, merged, unlike
+from lrdiff_core.rates.plan.grouping import ALL, group_names, merged
 from lrdiff_core.rates.plan.table import FOLD_ABOVE, WIDTH, plan_table, rows_of
 from lrdiff_core.rates.rules import Match, Rule, describe, matches_any
 from lrdiff_core.schedules import Schedule, Shape, as_shape
-from lrdiff_core.text import nearest
+from lrdiff_core.text import nearest, unlike
 
 __all__ = ["RatePlan"]
 
