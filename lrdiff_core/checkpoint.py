@@ -63,7 +63,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[TabularNet, dict[str,
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, OSError) as problem:
-        raise CheckpointError(f"{file} is damaged or no safetensors file: {problem}", help=again) from problem
+        raise CheckpointError(f"{file} is damaged or not a safetensors file: {problem}", help=again) from problem
     if FORMAT not in metadata:
         raise CheckpointError(f"{file} is a safetensors file, but not a checkpoint of lrdiff", help=again)
     try:

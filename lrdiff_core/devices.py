@@ -68,7 +68,7 @@ def choose_device(name: str) -> torch.device:
     status = device_status(name)
     if status.reason is not None:
         raise UnavailableError(
-            f"device {name} is not available: {status.reason}", help="take --device cpu, or see `lrdiff doctor`"
+            f"device {name} is not available: {status.reason}", help="use --device cpu, or see `lrdiff doctor`"
         )
     return torch.device(name)
 

@@ -55,7 +55,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(beside, final)
         except OSError as problem:
             raise InputError(
-                f"cannot write {final}: {problem.strerror}", help="remove what stands under that name, or name another"
+                f"cannot write {final}: {problem.strerror}",
+                help="remove what exists under that name, or choose another",
             ) from problem
         _sync_folder(final.parent)
     finally:

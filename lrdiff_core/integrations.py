@@ -142,4 +142,5 @@ def _library(module: str, name: str) -> Any:
     try:
         return import_module(module)
     except ImportError as problem:
-        raise UnavailableError(f"{name} is not installed", help="install it: pip install lrdiff[interop]") from problem
+        package = module.split(".")[0]
+        raise UnavailableError(f"{name} is not installed", help=f"install it: pip install {package}") from problem

@@ -31,7 +31,7 @@ class Commands(WholeHelpGroup):
         "Train": ("run", "train", "predict", "rates", "lr-find"),
         "Measure": ("study", "map", "bench"),
         "Ship": ("export", "verify", "parity", "latency", "targets"),
-        "Look": ("runs", "trace", "doctor"),
+        "Look": ("runs", "trace", "audit", "doctor"),
     }
 
 

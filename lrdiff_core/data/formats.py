@@ -46,14 +46,14 @@ def read_frame(path: Path) -> tuple[pl.DataFrame, tuple[str, ...]]:
     suffix = path.suffix.lower()
     data = _read_bytes(path, suffix)
     if not data.strip():
-        raise DataError(f"{path} is empty", help="bring a file with a header and rows")
+        raise DataError(f"{path} is empty", help="use a file with a header and rows")
     if suffix in (".csv", ".tsv"):
         frame, notes = _read_csv(path, data, suffix)
     else:
         frame, notes = _read_columnar(path, data, suffix), ()
     _check_names(path, frame.columns)
     if frame.height == 0:
-        raise DataError(f"{path} has a header and no rows", help="bring a file with rows below its header")
+        raise DataError(f"{path} has a header and no rows", help="use a file with rows below its header")
     return frame, notes
 
 
@@ -63,10 +63,12 @@ def _read_bytes(path: Path, suffix: str) -> bytes:
     if not path.exists():
         raise DataError(f"{path} does not exist", help="check the name; a relative one starts at the current folder")
     if suffix == ".gz":
-        raise DataError(f"{path} is compressed, and is read unpacked only", help=f"unpack it first: gunzip {path}")
+        raise DataError(
+            f"{path} is compressed, and only uncompressed files are read", help=f"unpack it first: gunzip {path}"
+        )
     if suffix not in SUFFIXES:
         ending = f"ends in {path.suffix}" if suffix else "has no suffix"
-        raise DataError(f"{path} {ending}, which names no format that is read", help=f"bring a file in {_suffixes()}")
+        raise DataError(f"{path} {ending}, so its format is not recognised", help=f"use a file in {_suffixes()}")
     try:
         return path.read_bytes()
     except OSError as problem:
@@ -132,7 +134,7 @@ def _decode(path: Path, data: bytes) -> str:
             raise DataError(f"{path} is not what its name says: it is {kind}", help=help)
     if b"\0" in data[:_PROBE]:
         raise DataError(
-            f"{path} is not text", help="bring comma-separated text in UTF-8, or name the file by its format"
+            f"{path} is not text", help="use comma-separated text in UTF-8, or give the file the suffix of its format"
         )
     try:
         return data.decode("utf-8-sig")
@@ -189,8 +191,8 @@ def _read_columnar(path: Path, data: bytes, suffix: str) -> pl.DataFrame:
         ) from problem
     except (PolarsError, OSError, UnicodeDecodeError) as problem:
         raise DataError(
-            f"{path} is not a whole {kind} file: {_first_line(problem)}",
-            help="write the file again, or name it by its real format",
+            f"{path} is not a complete {kind} file: {_first_line(problem)}",
+            help="write the file again, or give it the suffix of its real format",
         ) from problem
 
 

@@ -122,7 +122,7 @@ def encode_target(
 
     classes = tuple(_label(value) for value in distinct)
     if len(classes) == 1:
-        raise DataError(f"{target} has one class only: {quoted(classes[0])}", help="bring rows of at least two classes")
+        raise DataError(f"{target} has one class only: {quoted(classes[0])}", help="use rows of at least two classes")
     if task == "binary" and len(classes) != 2:
         raise DataError(
             f"{target} has {len(classes)} classes, and binary takes two: {listed(classes)}",
@@ -163,7 +163,7 @@ def _numbers(target: Target, rows: np.ndarray, distinct: np.ndarray) -> np.ndarr
         )
     if distinct.size == 1:
         raise DataError(
-            f"{target} has one value only: {quoted(_label(distinct[0]))}", help="bring rows of at least two values"
+            f"{target} has one value only: {quoted(_label(distinct[0]))}", help="use rows with at least two values"
         )
     return target.numbers.values[rows]
 

@@ -110,7 +110,7 @@ def read_features(path: str | os.PathLike[str], *, feature_names: Sequence[str],
             more = f" and {rows.size - _ROWS_SHOWN} more" if rows.size > _ROWS_SHOWN else ""
             raise DataError(
                 f"{path} has values that are not finite numbers in row{'s' if rows.size > 1 else ''} {shown}{more}",
-                help="a prediction drops no row: remove these, or train with `--impute mean|median`",
+                help="prediction never drops a row: remove these, or train with `--impute mean|median`",
             )
     elif impute == "none":
         faults = describe_faults(columns, source=str(path))
@@ -123,7 +123,7 @@ def _built_in(name: str, *, target: str | None, task: Literal["auto"] | Task, se
     if name not in BUILTIN_TABLES:
         names = ", ".join(nearest_first(name, list(BUILTIN_TABLES)))
         raise DataError(
-            f"{quoted(name)} is no built-in table, and no file of that name exists",
+            f"{quoted(name)} is neither a built-in table nor an existing file",
             help=f"built-in tables, nearest first: {names}; a file ends in {', '.join(SUFFIXES)}",
         )
     table = BUILTIN_TABLES[name](seed)
@@ -152,7 +152,7 @@ def _from_file(path: Path, *, target: str | None, task: Literal["auto"] | Task, 
         )
     if frame.width == 1:
         raise DataError(
-            f"{source} has no column besides the target {quoted(target)}", help="bring at least one feature column"
+            f"{source} has no column besides the target {quoted(target)}", help="add at least one feature column"
         )
     columns = [read_numbers(frame[name], source=source) for name in frame.columns if name != target]
     labels = read_target(frame[target], source=source)
@@ -195,7 +195,7 @@ def _rows_to_keep(columns: Sequence[Column], labels: Target, *, impute: Impute) 
     if empty:
         raise DataError(
             f"{labels.source} has no finite number in {count(len(empty), 'column')}: {listed(empty)}",
-            help=f"remove {'it' if len(empty) == 1 else 'them'}: there is nothing to take a {impute} of",
+            help=f"remove {'it' if len(empty) == 1 else 'them'}: there is nothing to compute a {impute} from",
         )
     return np.arange(labels.bad.size)
 

@@ -58,7 +58,7 @@ def split_table(table: Table, *, validation: float = 0.15, test: float = 0.15, s
         rows = len(table.target)
         raise DataError(
             f"table {table.name} has {count(rows, 'row')}, too few to split into training, validation and test",
-            help=f"bring more rows: these fractions need about {math.ceil(FEWEST_ROWS / fractions.min())}",
+            help=f"use more rows: these fractions need about {math.ceil(FEWEST_ROWS / fractions.min())}",
         )
     return Split(train=np.flatnonzero(part == 0), validation=np.flatnonzero(part == 1), test=np.flatnonzero(part == 2))
 

@@ -59,13 +59,13 @@ class Table:
         if self.features.dtype != np.float32 or rows < 1 or width < 1:
             raise DataError(
                 f"features of table {self.name} are {self.features.dtype} {list(self.features.shape)}",
-                help="bring float32 [rows, features] with at least one row and one feature",
+                help="give float32 [rows, features] with at least one row and one feature",
             )
         wanted = np.float32 if self.task == "regression" else np.int64
         if self.target.dtype != wanted or self.target.shape != (rows,):
             raise DataError(
                 f"target of table {self.name} is {self.target.dtype} {list(self.target.shape)}",
-                help=f"bring {np.dtype(wanted)} [{rows}] for {self.task}",
+                help=f"give {np.dtype(wanted)} [{rows}] for {self.task}",
             )
         if len(self.feature_names) != width or len(set(self.feature_names)) != width:
             raise DataError(
@@ -80,7 +80,7 @@ class Table:
         if not labels_fit:
             raise DataError(
                 f"table {self.name} has {len(self.classes)} class labels that do not fit its {self.task} target",
-                help="bring one label a class index, two for binary, none for regression",
+                help="give one label per class index, two for binary, none for regression",
             )
 
 

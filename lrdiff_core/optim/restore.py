@@ -119,8 +119,8 @@ def by_name(state_dict: Mapping[str, Any], groups: Groups) -> dict[str, Any]:
             twice = next(name for name in listed if listed.count(name) > 1)
             raise OptimizerError(
                 f"{where} holds the name {twice!r} twice",
-                help="tell the models apart, plan.groups(prefix=...), or drop param_names from the checkpoint's groups "
-                "to load by position",
+                help="distinguish the models by plan.groups(prefix=...), or drop param_names from the "
+                "checkpoint's groups to load by position",
             )
     missing, left_over = sorted(set(wanted) - set(there)), sorted(set(there) - set(wanted))
     if missing or left_over:

@@ -115,7 +115,7 @@ def load_state_only(
         kept: lr 0.01 of head.weight, head.bias (saved with 0.001)
     """
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
-        raise OptimizerError("this is no optimizer's state", help="give what optimizer.state_dict() returned")
+        raise OptimizerError("this is not the state of an optimizer", help="give what optimizer.state_dict() returned")
     params = [param for group in optimizer.param_groups for param in group["params"]]
     own, saved = _matched(optimizer, state_dict, names)
     fresh: dict[str, str] = {}
@@ -204,7 +204,7 @@ def _refuse_twins(names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise OptimizerError(
-            f"two parameters have the name {twice!r}", help="tell the models apart: plan.groups(prefix=...)"
+            f"two parameters have the name {twice!r}", help="distinguish the models by plan.groups(prefix=...)"
         )
 
 

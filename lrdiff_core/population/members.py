@@ -48,7 +48,7 @@ def seed_list(seeds: int | Sequence[int] | Tensor, members: int) -> list[int]:
     found: list[int] = list(given) if isinstance(given, Sequence) else [given] * members
     if len(found) != members:
         raise ConfigError(
-            f"there are {len(found)} seeds for {members} members", help="give one seed a member, or one for all"
+            f"there are {len(found)} seeds for {members} members", help="give one seed per member, or one for all"
         )
     for seed in found:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:

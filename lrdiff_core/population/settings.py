@@ -47,7 +47,7 @@ class Settings:
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype is {self.dtype}", help="write torch.float32 or torch.float64")
         if (self.epochs is None) == (self.steps is None):
-            raise ConfigError("the length of the training is not clear", help="give either epochs or steps")
+            raise ConfigError("the length of the training is ambiguous", help="give either epochs or steps")
         for name in ("epochs", "steps", "batch_size", "tile", "threads"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

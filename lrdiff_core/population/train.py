@@ -176,7 +176,9 @@ def _train(job: _Job) -> Population:
     """The path is chosen, tiles are cut and trained one after the other."""
     settings, seeds, where = job.settings, job.seeds, job.device
     if where.type == "mps" and settings.dtype == torch.float64:
-        raise ConfigError("dtype is torch.float64, and mps has none", help="write torch.float32, or device='cpu'")
+        raise ConfigError(
+            "dtype is torch.float64, which mps does not support", help="write torch.float32, or device='cpu'"
+        )
     before = torch.get_num_threads()
     # The kernel brings its own threads, and torch's would cost a scheduler slice for every small copy around it.
     with repeatable(where, threads=1):
@@ -227,7 +229,7 @@ def _rate_table(rates: Any) -> Tensor:
     try:
         table = torch.as_tensor(rates, dtype=torch.float64).detach().cpu().contiguous()
     except (TypeError, ValueError, RuntimeError) as problem:
-        raise RateError("rates are no table of numbers", help="give [members, groups]") from problem
+        raise RateError("rates are not a table of numbers", help="give [members, groups]") from problem
     if table.ndim != 2 or 0 in table.shape:
         raise RateError(f"rates have the shape {list(table.shape)}", help="give [members, groups], none of them 0")
     return table

@@ -219,7 +219,9 @@ class _ScaleFactors:
         for name, factor in given.items():
             check_rate(factor, f'factor of {scale.label} for "{name}"')
             if name not in names:
-                raise RateError(f'{scale.label} names "{name}", which the model does not have', help="mend the scale")
+                raise RateError(
+                    f'{scale.label} names "{name}", which the model does not have', help="correct the scale"
+                )
         note = f"{scale.label}: {found}" if found else None
         return cls(scale.label, given, bool(getattr(scale, "neutral", False)), note)
 
@@ -276,7 +278,7 @@ def _effective(name: str, parts: Sequence[Factor]) -> float:
     rate = math.prod(part.value for part in parts)
     if not 0 < rate < math.inf:
         product = " x ".join(f"{part.value:g} ({part.label})" for part in parts)
-        raise RateError(f'the rate of "{name}" comes out as {rate!r}: {product}', help="use milder factors")
+        raise RateError(f'the rate of "{name}" comes out as {rate!r}: {product}', help="use factors closer to 1")
     return rate
 
 

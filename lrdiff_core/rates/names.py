@@ -133,7 +133,7 @@ def list_parameters(model: nn.Module) -> list[ParamInfo]:
         if getattr(parameter, "_is_flat_param", False):
             raise RateError(
                 f'FSDP has flattened parameters of "{place.name.rpartition(".")[0] or type(model).__name__}" into one',
-                help="wrap the model with use_orig_params=True, or by fully_shard, so that each parameter can be told",
+                help="wrap the model with use_orig_params=True, or by fully_shard: parameters stay separate",
             )
         if owners.setdefault(place.name, id(parameter)) != id(parameter):
             raise RateError(

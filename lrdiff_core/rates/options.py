@@ -108,7 +108,7 @@ class OptimizerCheck:
         if missing:
             raise RateError(
                 f'{kind.__name__} needs "{missing[0]}"',
-                help=f"give what you give it beside the groups: plan.groups({kind.__name__}, {missing[0]}=...)",
+                help=f"pass its other arguments, too: plan.groups({kind.__name__}, {missing[0]}=...)",
             )
         by_group = {key: value for key, value in settings.items() if key not in explicit and key not in unknown}
         by_argument = {key: value for key, value in settings.items() if key not in by_group}

@@ -74,5 +74,5 @@ def _bounded(pattern: str, flags: int) -> _Bounded:
         return _Bounded(regex.compile(pattern, own))
     except regex.error as problem:
         raise RateError(
-            f'"{pattern}" is no regular expression: {problem}', help="mend the pattern, or write a glob"
+            f'"{pattern}" is not a valid regular expression: {problem}', help="correct the pattern, or write a glob"
         ) from problem

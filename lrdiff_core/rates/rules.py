@@ -211,7 +211,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as problem:
         raise RateError(
-            f'"{pattern}" is no regular expression: {problem}', help="mend the pattern, or write a glob"
+            f'"{pattern}" is not a valid regular expression: {problem}', help="correct the pattern, or write a glob"
         ) from problem
 
 

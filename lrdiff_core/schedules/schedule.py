@@ -80,7 +80,7 @@ class Schedule(LRScheduler):
         for index, group in enumerate(groups):
             if last_epoch != -1 and "initial_lr" not in group:
                 raise RateError(
-                    f"group {index} of the optimizer has no initial_lr, which going on at a step needs",
+                    f"group {index} of the optimizer has no initial_lr, which continuing at a step needs",
                     help="load the optimizer's state first, or leave last_epoch out",
                 )
         self.optimizer = optimizer
@@ -153,7 +153,7 @@ class Schedule(LRScheduler):
         if found != here:
             raise RateError(
                 f"the schedule's state counts {found} groups, the optimizer has {here}",
-                help="build the optimizer with the plan the run was started with, or go on at the state's step with "
+                help="build the optimizer with the plan the run was started with, or continue at the state's step with "
                 'schedule.step(state["last_epoch"])',
             )
         known = [self.later, *self.shapes]

@@ -133,7 +133,7 @@ def test_doctor_names_every_trap_of_the_field_notes(change: dict, fault: str, tm
 
 def test_configuration_that_asv_cannot_read(tmp_path: Path) -> None:
     (tmp_path / "asv.conf.json").write_text("{")
-    with pytest.raises(ConfigError, match="is no configuration of asv"):
+    with pytest.raises(ConfigError, match="is not a configuration of asv"):
         read_asv_config(tmp_path / "asv.conf.json")
 
 

@@ -193,7 +193,7 @@ def test_a_slower_run_ends_with_status_1(runs: Path, tmp_path: Path, capsys) -> 
         (["main_step", "--param", "rates"], 2, "--param rates is not key=value"),
         (["main_step", "--param", "colour=red"], 2, "has no parameter 'colour'"),
         (["main_step", "--device", "cuda"], 2, "no case has these parameters"),
-        (["main_step", "--affinity", "9999"], 2, "--affinity 9999 is no list of processors"),
+        (["main_step", "--affinity", "9999"], 2, "--affinity 9999 is not a list of processors"),
         (["main_step", "--processes", "0"], 2, "0 processes"),
         (["show", "nothing"], 2, "0 runs in"),
         (["ab", "no-such-ref", ".", "main_step"], 2, "'no-such-ref' is neither a commit"),

@@ -52,7 +52,7 @@ def test_a_record_may_hold_what_only_unicode_takes_for_the_end_of_a_line(record:
 @pytest.mark.parametrize("name", ["latest~x", "latest~-1", "latest~1.5", "latest~²"])
 def test_no_run_is_guessed_at(name: str, record: Record, tmp_path: Path) -> None:
     store.append_record(tmp_path / "20260103T000000Z-c.jsonl", record)
-    with pytest.raises(DataError, match=f"{name} is no run\nhelp: write latest, latest~1"):
+    with pytest.raises(DataError, match=f"{name} is not a run\nhelp: write latest, latest~1"):
         store.find_run(name, tmp_path)
 
 
@@ -105,19 +105,22 @@ def test_a_misspelt_case_or_command_is_told_what_was_meant(name: str, meant: str
 
 def test_a_band_is_not_made_of_a_pair_or_two(tmp_path: Path, capsys) -> None:
     assert main(["bench", "calibrate", "--processes", "3", "--out", str(tmp_path)]) == 2
-    assert "error: 3 pairs of processes tell no band\nhelp: write --processes 4 or more" in capsys.readouterr().err
+    assert (
+        "error: 3 pairs of processes are too few for an A/A band\nhelp: write --processes 4 or more"
+        in capsys.readouterr().err
+    )
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("text", ["²", "0,", "-1", "a"])
 def test_processors_that_are_none(text: str, tmp_path: Path, capsys) -> None:
     assert main(["bench", "main_step", "--affinity", text, "--out", str(tmp_path)]) == 2
-    assert f"error: --affinity {text} is no list of processors" in capsys.readouterr().err
+    assert f"error: --affinity {text} is not a list of processors" in capsys.readouterr().err
 
 
 def test_without_valgrind_nothing_is_measured(monkeypatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UnavailableError, match="no valgrind here\nhelp: install valgrind, or leave --instructions"):
+    with pytest.raises(UnavailableError, match="valgrind is not installed\nhelp: .*leave out --instructions"):
         next(measure_cases([find_case("main_step")], Effort.quick(), instructions=True))
 
 

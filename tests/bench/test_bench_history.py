@@ -220,7 +220,7 @@ def test_of_a_merge_the_commits_that_the_page_shows_are_measured(tmp_path: Path)
         (["--repository", "{tmp}/nowhere"], 2, "{tmp}/nowhere is in no git repository\nhelp: "),
         (["--device", "auto"], 2, "there is no device 'auto' to measure on\nhelp: write one of: cpu, cuda, mps"),
         (["nowhere..HEAD"], 2, "nowhere..HEAD names no commits: "),
-        (["--affinity", "9999"], 2, "--affinity 9999 is no list of processors"),
+        (["--affinity", "9999"], 2, "--affinity 9999 is not a list of processors"),
     ],
 )
 def test_what_a_history_refuses_leaves_nothing_behind(

@@ -161,7 +161,7 @@ def test_runs_are_found_by_name_and_age(record: Record, tmp_path) -> None:
         store.find_run("2026", tmp_path)
     with pytest.raises(DataError, match="0 runs in"):
         store.find_run("nothing", tmp_path)
-    with pytest.raises(DataError, match="holds 3 runs, latest~3 is none of them"):
+    with pytest.raises(DataError, match="holds 3 runs, and latest~3 is not among them"):
         store.find_run("latest~3", tmp_path)
     with pytest.raises(DataError, match="no run at"):
         store.read_run(tmp_path / "nowhere.jsonl")

@@ -246,7 +246,7 @@ def test_a_device_that_is_not_here_gives_status_3(here, capsys, device):
         pytest.skip(f"{device} is here")
     what, help = refused(capsys, ["run", "--device", device], status=3)
     assert what.startswith(f"device {device} is not available: ")
-    assert help == "take --device cpu, or see `lrdiff doctor`"
+    assert help == "use --device cpu, or see `lrdiff doctor`"
 
 
 # ---- bad input: folders, checkpoints, ONNX files
@@ -281,7 +281,7 @@ def damaged(trained, here, name, data):
         ("summary.json", b"{", "run/summary.json is damaged: "),
         ("summary.json", b"{}", "run/summary.json is not the summary of a run"),
         ("summary.json", b'{"format": "lrdiff.run", "version": 9}', "run/summary.json has version 9, this program"),
-        ("model.safetensors", b"\x80\x04pickle", "run/model.safetensors is damaged or no safetensors file: "),
+        ("model.safetensors", b"\x80\x04pickle", "run/model.safetensors is damaged or not a safetensors file: "),
         ("config.toml", b"[[[", "run/config.toml is not TOML: "),
     ],
 )

@@ -124,7 +124,9 @@ def test_a_file_alone_is_judged_by_its_golden_vectors(
         f"help: backends of files: {', '.join(n for n, one in BACKENDS.items() if one.needs_onnx)}",
     ]
     assert main(["parity", "model.onnx", "--data", "mine_to_compare.py"]) == 2
-    assert capsys.readouterr().err.startswith("error: --data has no float64 answers for a file alone\n")
+    assert capsys.readouterr().err.startswith(
+        "error: --data needs the run of an ONNX file: the file by itself has no float64 answers for new rows\n"
+    )
     (here / "model.onnx").write_bytes((here / "model.onnx").read_bytes() + b"\x00")
     assert main(["parity", "model.onnx"]) == 2
     assert capsys.readouterr().err.startswith("error: ")

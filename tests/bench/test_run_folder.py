@@ -113,7 +113,7 @@ def test_runs_that_replace_nothing_take_the_next_number(tmp_path, at_once):
 
 
 def test_what_appears_there_meanwhile_is_left_alone(tmp_path):
-    with pytest.raises(InputError, match="is no run folder any more"), new_run_folder(tmp_path / "a"):
+    with pytest.raises(InputError, match="is no longer a run folder"), new_run_folder(tmp_path / "a"):
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "mine.txt").write_text("mine")
     assert names(tmp_path / "a") == ["mine.txt"]

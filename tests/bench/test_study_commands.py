@@ -248,13 +248,13 @@ def test_ls_before_anything(capsys):
         (["none.toml"], "no such file: none.toml", "lrdiff study ls"),
         (["show", "helpful"], "there are no studies at runs/study/studies.db", "lrdiff study NAME --quick"),
         (["verdict", "x", "--storage", "sqlite:///no.db"], "there are no studies at no.db", "run one"),
-        (["--all", "helpful"], "--all and something else", "leave one"),
-        (["helpful", "--data", "wine"], "a workload or file, and --model", "TOML file"),
+        (["--all", "helpful"], "--all was given together", "leave one"),
+        (["helpful", "--data", "wine"], "was given together with --model", "TOML file"),
         (["helpful", "--budget", "2"], "budget is 2", "from 4"),
         (["helpful", "--searches", "1"], "searches is 1", "from 2"),
         (["helpful", "--seeds-from", "-5"], "seeds_from is -5", "from 0"),
         (["helpful", "--seeds", "many"], "Invalid value for '--seeds'", "--help"),
-        (["helpful", "helpful"], "two studies would have one name", "name the files apart"),
+        (["helpful", "helpful"], "two studies would have one name", "rename one of the files"),
         (["--data", "wine", "--groups", "body"], '--groups has "body"', "NAME=PATTERN"),
         (["--data", "no.csv"], "no.csv", ""),
         (["helpful", "--storage", "nonsense"], "cannot open the storage", "postgresql://"),
@@ -285,7 +285,7 @@ def test_a_study_in_the_storage_that_is_not_there_or_not_finished(capsys, studie
     storage.engine.dispose()
     failed = run(capsys, "show", "helpful-quick", status=2)
     assert 'study "helpful-quick" is not finished: 0 of' in failed.err
-    assert "goes on where it stopped" in failed.err
+    assert "continues where it stopped" in failed.err
     assert "not finished" in run(capsys, "ls").out
     run(capsys, "helpful", "--quick")  # and so it does
 
@@ -358,6 +358,6 @@ def test_a_storage_that_fails_half_way_is_told_in_two_lines(capsys, monkeypatch,
     monkeypatch.setattr("lrdiff_bench.study.search.ledger.StorageLedger._tell", fail)
     arguments = ["helpful", "--quick", *([] if storage is None else ["--storage", storage])]
     err = run(capsys, *arguments, status=status).err
-    assert f"{said}: database or disk is full\nhelp: mend it; what is trained is kept" in err
+    assert f"{said}: database or disk is full\nhelp: fix it; what is trained is kept" in err
     assert "Traceback" not in err
     monkeypatch.undo()

@@ -299,7 +299,7 @@ def test_a_scheduler_without_workers_is_not_waited_for_without_end(monkeypatch):
     ("problem", "said", "help"),
     [
         ("FutureCancelledError", "the Dask cluster was lost", "start it again; what is trained is kept, the same"),
-        ("KilledWorker", "workers died again and again on one task", "they may lack memory: train smaller models"),
+        ("KilledWorker", "workers died repeatedly on one task", "they may lack memory: train smaller models"),
         (
             "ModuleNotFoundError",
             "a worker cannot import mine",

@@ -79,7 +79,7 @@ def test_single_is_ratio_one_and_a_fixed_ratio_costs_what_single_costs(studied):
 
 
 def test_a_workload_whose_first_scheme_is_no_single_rate_is_refused():
-    with pytest.raises(ConfigError, match="is no single rate"):
+    with pytest.raises(ConfigError, match="is not a single rate"):
         check_workload(Planted(schemes=(TEN, SINGLE)))
     with pytest.raises(ConfigError, match=r'names the group "hed"') as problem:
         check_workload(Planted(schemes=(SINGLE, Scheme(name="x", ratios={"hed": 2.0}))))

@@ -265,7 +265,7 @@ def test_no_row_is_in_two_splits(tiny: Workload) -> None:
     ("change", "text"),
     [
         ({"rates": np.ones((1, 9))}, "rates of .* have the shape .*\nhelp: give one column for each of "),
-        ({"seeds": np.arange(3)}, "1 trials have 3 seeds\nhelp: give one whole number a trial"),
+        ({"seeds": np.arange(3)}, "1 trials have 3 seeds\nhelp: give one whole number per trial"),
         ({"judged_on": "train"}, 'judged_on is \'train\'\nhelp: write "validation" or "test"'),
     ],
 )

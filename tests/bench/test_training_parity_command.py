@@ -183,7 +183,7 @@ def test_rows_and_targets_of_a_file(factories: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message", "status"),
     [
-        (["--backends", "adamw"], 'error: "adamw" is no implementation, device or arithmetic', 2),
+        (["--backends", "adamw"], 'error: "adamw" is not an implementation, device or arithmetic', 2),
         (["nowhere"], "error: no such file: nowhere", 2),
         (["."], "error: . is not a run folder", 2),
         (["seed", "--data", "rows.npz"], "error: --data goes with one MODULE:FACTORY", 2),

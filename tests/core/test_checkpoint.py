@@ -52,12 +52,12 @@ def test_a_truncated_file_is_refused(net, tmp_path, keep):
     save_checkpoint(file, net)
     data = file.read_bytes()
     file.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
-    assert refusal(file).startswith(f"{file} is damaged or no safetensors file: ")
+    assert refusal(file).startswith(f"{file} is damaged or not a safetensors file: ")
 
 
 def test_a_pickle_is_refused(net, tmp_path):
     torch.save(net.state_dict(), tmp_path / "m.safetensors")
-    assert "is damaged or no safetensors file" in refusal(tmp_path / "m.safetensors")
+    assert "is damaged or not a safetensors file" in refusal(tmp_path / "m.safetensors")
 
 
 def test_a_foreign_safetensors_file_is_refused(tmp_path):

@@ -161,11 +161,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], str]] = {
     "the batch last": (lambda: Calls(lambda _, x: x.t()), X, {}, "output 'output' of Calls is [3, 2] for 2 rows"),
     "complex numbers": (lambda: Calls(lambda _, x: torch.fft.fft(x)), X, {}, "output 'output' of Calls is complex"),
     "random numbers": (
-        lambda: Calls(lambda _, x: x + torch.randn_like(x)), X, {}, "output 'output' of Calls is another when asked",
+        lambda: Calls(lambda _, x: x + torch.randn_like(x)), X, {}, "output 'output' of Calls differs between two",
     ),
     "a state": (
         lambda: Calls(lambda m, x: x * m.count.add_(1), count=torch.ones(1)), X, {},
-        "output 'output' of Calls is another when asked again for the same rows",
+        "output 'output' of Calls differs between two",
     ),
     "a branch on values": (
         lambda: Calls(lambda _, x: x if x.sum() > 0 else -x), X, {}, "Calls cannot be converted to ONNX: ",
@@ -178,8 +178,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], str]] = {
         lambda: torch.jit.trace(nn.ReLU(), X), X, {}, "TopLevelTracedModule is not a torch.nn.Module in Python",
     ),
     "a function": (lambda: torch.relu, X, {}, "builtin_function_or_method is not a torch.nn.Module in Python"),
-    "a line break in a name": (lambda: nn.ReLU(), X, {"input_names": "a\nb"}, "'a\\nb' is no name for an input"),
-    "a zero byte in a name": (lambda: nn.ReLU(), X, {"output_names": ["a\0"]}, "'a\\x00' is no name for an input"),
+    "a line break in a name": (lambda: nn.ReLU(), X, {"input_names": "a\nb"}, "'a\\nb' is not a usable name"),
+    "a zero byte in a name": (lambda: nn.ReLU(), X, {"output_names": ["a\0"]}, "'a\\x00' is not a usable name"),
     "an error of its own": (lambda: Calls(lambda _, x: 1 / 0), X, {}, "Calls does not take an example of shape [4, 3]"),
 }  # fmt: skip
 

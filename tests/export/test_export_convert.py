@@ -119,7 +119,7 @@ class Dictionary(nn.Module):
         ({"example": rows_of(2, 10)}, "example is ndarray, not a float32, integer or bool tensor [batch, ...]"),
         ({"output_names": "output"}, "output_names is the text 'output'"),
         ({"output_names": ["features"]}, "the name 'features' is used twice"),
-        ({"input_name": ""}, "'' is no name for an input or output"),
+        ({"input_name": ""}, "'' is not a usable name for an input or output"),
         ({"output_names": ["a", "b"]}, "Linear gives 1 outputs and output_names has 2"),
         ({"metadata": {"rows": 3}}, "metadata 'rows': 3 is not text"),
         ({"module": Dictionary()}, "Dictionary gives a mapping without a tensor 'output'"),

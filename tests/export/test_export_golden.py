@@ -261,7 +261,7 @@ def test_missing_and_damaged_golden_vectors_are_named(plain: Path) -> None:
         document.write_bytes(json.dumps({k: v for k, v in json.loads(text).items() if k != key}).encode())
         assert message() == f"{document} is damaged: '{key}'"
     document.unlink()
-    assert message() == f"{document} does not exist: no golden vectors beside the model"
+    assert message() == f"{document} does not exist: there are no golden vectors beside the model"
     document.write_bytes(text)
     plain.unlink()
     assert message() == f"{plain} does not exist"

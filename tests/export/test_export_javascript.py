@@ -78,7 +78,7 @@ def test_an_older_installation_is_replaced_and_anything_else_is_not(npm: Path) -
     other = npm / "photos"
     other.mkdir()
     (other / "cat.png").write_bytes(b"")
-    with pytest.raises(InputError, match="photos is something else\nhelp: "):
+    with pytest.raises(InputError, match="photos exists and is not an installation of these packages\nhelp: "):
         install_javascript(other)
     assert [one.name for one in other.iterdir()] == ["cat.png"]
 

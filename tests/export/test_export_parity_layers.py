@@ -92,5 +92,5 @@ def test_an_infinite_layer_has_no_error_and_a_refusal_has_a_reason(plant: Any) -
 def test_a_file_alone_does_not_show_its_layers(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     export(nn.Linear(3, 1), torch.zeros(1, 3), out=file)
-    with pytest.raises(InputError, match="^a file alone does not show its layers"):
+    with pytest.raises(InputError, match="^an ONNX file by itself does not show its layers"):
         layer_errors(subject_of_file(file), [BACKENDS["onnxruntime"]])

@@ -179,8 +179,8 @@ def test_a_version_in_between_is_read_as_the_older_one(name: str, found: str) ->
     ("name", "message"),
     [
         ("tensorrt", 'no target "tensorrt"'),
-        ("onnxruntime==new", '"new" is no version'),
-        ("onnxruntime==1.2", "onnxruntime==1.2 is older than all that were tried"),
+        ("onnxruntime==new", '"new" is not a version'),
+        ("onnxruntime==1.2", "onnxruntime==1.2 is older than every version that was tested"),
     ],
 )
 def test_wrong_targets_are_named(name: str, message: str) -> None:

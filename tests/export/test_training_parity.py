@@ -407,7 +407,7 @@ class Narrow(nn.Linear):
 @pytest.mark.parametrize(
     ("changes", "message", "help"),
     [
-        ({"module": Random(2, 1)}, "line trained twice in float64 ends elsewhere: it draws random numbers", "dropout"),
+        ({"module": Random(2, 1)}, "line gives different weights when trained twice", "dropout"),
         ({"module": Narrow(2, 1)}, "the loss of line is float16 in float64", "make constants and casts"),
         ({"groups": (RateGroup(names=("weight", "bias"), options={"lr": 1e200}),)},
          "line diverges in float64 at step 2: there is nothing to compare with", "lower the rates"),
@@ -428,7 +428,7 @@ def test_what_cannot_be_compared_says_so(changes: dict[str, Any], message: str, 
         ({"batches": []}, "line has no batches"),
         ({"groups": (RateGroup(names=("weight",), options={"lr": 1.0}),)}, "bias is in no group"),
         ({"groups": (RateGroup(names=("weight", "bias", "scale"), options={"lr": 1.0}),)}, "scale is in a group, and"),
-        ({"groups": (RateGroup(names=("weight", "bias"), options={"lr": 1.0}),) * 2}, "bias stands in two groups"),
+        ({"groups": (RateGroup(names=("weight", "bias"), options={"lr": 1.0}),) * 2}, "bias is in two groups"),
     ],
 )
 def test_a_job_that_does_not_fit_together_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -442,7 +442,7 @@ def test_lanes_are_chosen_by_name() -> None:
     everywhere = find_lanes()
     assert {lane.device for lane in everywhere} == {"cpu", "cuda", "mps"}
     assert all(lane.device in IMPLEMENTATIONS[lane.implementation].devices for lane in everywhere)
-    with pytest.raises(ConfigError, match='"adamw" is no implementation, device or arithmetic'):
+    with pytest.raises(ConfigError, match='"adamw" is not an implementation, device or arithmetic'):
         find_lanes(["adamw"])
     with pytest.raises(ConfigError, match='there is an implementation "ours" already'):
         register_implementation("ours")

@@ -80,7 +80,7 @@ class MapWorkload:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            raise ConfigError(f"the length of workload {self.name} is not clear", help="give either epochs or steps")
+            raise ConfigError(f"the length of workload {self.name} is ambiguous", help="give either epochs or steps")
         for name in ("epochs", "steps", "batch_size", "last_losses"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

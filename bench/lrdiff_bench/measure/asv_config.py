@@ -25,14 +25,14 @@ def read_asv_config(path: Path) -> dict[str, Any]:
         ConfigError: there is no such file, or asv cannot read it.
     """
     if find_spec("asv") is None:
-        raise UnavailableError("asv is not installed here", help="pip install asv")
+        raise UnavailableError("asv is not installed", help="pip install asv")
     from asv import util  # type: ignore[import-untyped]
 
     try:
         return dict(util.load_json(str(path), 1, js_comments=True))
     except (util.UserError, ValueError, OSError) as problem:
         raise ConfigError(
-            f"{path} is no configuration of asv: {problem}".splitlines()[0], help="see benchmarks/asv.conf.json"
+            f"{path} is not a configuration of asv: {problem}".splitlines()[0], help="see benchmarks/asv.conf.json"
         ) from problem
 
 
@@ -50,7 +50,7 @@ def find_faults(settings: Mapping[str, Any]) -> list[str]:
         'asv ignores the key instal_command; did you mean install_command? keys: ...'
     """
     if find_spec("asv") is None:
-        raise UnavailableError("asv is not installed here", help="pip install asv")
+        raise UnavailableError("asv is not installed", help="pip install asv")
     from asv.config import Config  # type: ignore[import-untyped]
 
     known = set(vars(Config())) | _ELSEWHERE

@@ -117,7 +117,8 @@ def calibrate(
     """A long A/A comparison in fresh processes, and the band that follows from it."""
     if processes < LEAST_PAIRS:
         raise ConfigError(
-            f"{processes} pairs of processes tell no band", help=f"write --processes {LEAST_PAIRS} or more; 16 is usual"
+            f"{processes} pairs of processes are too few for an A/A band",
+            help=f"write --processes {LEAST_PAIRS} or more; 16 is usual",
         )
     case = _one_case(name, parameters, None)
     side = Side(label="itself", case=case)
@@ -248,7 +249,7 @@ def cpu_list(text: str | None) -> tuple[int, ...]:
     """Processors from ``0,2``.
 
     Raises:
-        ConfigError: it is no list of processors that this process may use.
+        ConfigError: it is not a list of processors that this process may use.
 
     Example:
         >>> cpu_list(None), cpu_list("0")
@@ -257,10 +258,10 @@ def cpu_list(text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
     if not hasattr(os, "sched_setaffinity"):
-        raise UnavailableError("this system cannot keep a process to a processor", help="leave --affinity away")
+        raise UnavailableError("this system cannot pin a process to a processor", help="leave out --affinity")
     usable = os.sched_getaffinity(0)
     if not all(part.isdecimal() and int(part) in usable for part in text.split(",")):
-        raise ConfigError(f"--affinity {text} is no list of processors", help=f"write some of {sorted(usable)}")
+        raise ConfigError(f"--affinity {text} is not a list of processors", help=f"write some of {sorted(usable)}")
     return tuple(int(part) for part in text.split(","))
 
 

@@ -232,7 +232,7 @@ def _asv(
     if done.returncode not in ((0, 2) if command == "run" else (0,)):
         raise CheckFailed(
             f"asv {command} ended with status {done.returncode}",
-            help=f"what it said is above; the build of an environment tells more with: asv run -v --config {config}",
+            help=f"its output is above; to see how the environment is built, run: asv run -v --config {config}",
         )
 
 
@@ -254,4 +254,4 @@ def _git(repository: Path, *command: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(["git", "-C", str(repository), *command], capture_output=True, text=True, check=False)
     except FileNotFoundError as problem:
-        raise UnavailableError("no git here", help="install git") from problem
+        raise UnavailableError("git is not installed", help="install git") from problem

@@ -152,7 +152,7 @@ def _raise_for(reports: Mapping[str, ParityReport], *, asked: bool) -> None:
     if failed:
         said = ", ".join(f"{backend} {status}" for backend, status in failed.items())
         raise CheckFailed(
-            f"no parity: {said}", help="the reasons stand below the matrix; docs/guide/parity.md explains them"
+            f"no parity: {said}", help="the reasons are below the matrix; docs/guide/parity.md explains them"
         )
     absent = {
         result.backend: result.reason

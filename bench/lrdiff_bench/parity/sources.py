@@ -53,7 +53,8 @@ def _find(source: str, data: Path | None) -> Subject:
     if source.endswith(".onnx"):
         if data is not None:
             raise ConfigError(
-                "--data has no float64 answers for a file alone", help="name the run it was exported from"
+                "--data needs the run of an ONNX file: the file by itself has no float64 answers for new rows",
+                help="name the run it was exported from",
             )
         inspect_untrusted(source)
         return subject_of_file(source)
@@ -92,7 +93,7 @@ def _by_input(given: Any, example: Any) -> Any:
     inputs = len(as_tensors(example))
     if len(arrays) != inputs:
         raise DataError(
-            f"rows are given for {len(arrays)} inputs, the example has {inputs}", help="give one array an input"
+            f"rows are given for {len(arrays)} inputs, the example has {inputs}", help="give one array per input"
         )
     return tuple(arrays) if names is None else dict(zip(names, arrays, strict=True))
 
@@ -109,7 +110,7 @@ def _read_arrays(path: Path) -> Any:
         raise DataError(f"{path} does not exist", help="name a .npy or .npz file") from None
     except Exception as problem:  # a damaged archive fails in many ways
         raise DataError(
-            f"{path} cannot be read: {first_line(problem)}", help="name a .npy file, or .npz with one array an input"
+            f"{path} cannot be read: {first_line(problem)}", help="name a .npy file, or .npz with one array per input"
         ) from problem
 
 

@@ -210,9 +210,9 @@ def _read_rows(path: Path, targets: Any) -> tuple[list[torch.Tensor], Any]:
     except Exception as problem:  # a damaged archive fails in many ways
         raise DataError(
             f"{path} cannot be read: {first_line(problem)}",
-            help="name an .npz file: an array an input, and targets",
+            help="name an .npz file: one array per input, and targets",
         ) from problem
     targets = arrays.pop("targets", targets)
     if not arrays:
-        raise DataError(f"{path} holds no rows", help="write one array an input beside targets")
+        raise DataError(f"{path} holds no rows", help="write one array per input beside targets")
     return list(arrays.values()), targets

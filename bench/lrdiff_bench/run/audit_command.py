@@ -36,7 +36,7 @@ def audit_script(script: Path, arguments: Sequence[str] = (), *, every: int = 50
         except SystemExit as end:
             if end.code not in (None, 0):
                 raise InputError(
-                    f"{script} ended with status {end.code}", help="let it run by itself first: python SCRIPT"
+                    f"{script} ended with status {end.code}", help="make sure that it runs by itself: python SCRIPT"
                 ) from None
         except Exception as problem:
             raise their_fault(str(script), problem) from problem

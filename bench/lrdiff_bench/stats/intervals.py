@@ -209,7 +209,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, level: float = 0.95, nan_as
     if first.size != second.size:
         raise DataError(
             f"the lists to compare have {first.size} and {second.size} values",
-            help="run both with the same seeds, and give one value a seed",
+            help="run both with the same seeds, and give one value per seed",
         )
     difference = np.zeros(first.size)
     unequal = first != second  # where both are infinite the difference would be NaN; it is none
@@ -224,7 +224,7 @@ def _column(values: ArrayLike, nan_as: float) -> NDArray[np.float64]:
     column = np.array(values, dtype=np.float64)
     if column.ndim != 1 or column.size == 0:
         raise DataError(
-            f"statistics need a list of numbers, this has the shape {column.shape}", help="give one number a run"
+            f"statistics need a list of numbers, this has the shape {column.shape}", help="give one number per run"
         )
     column[np.isnan(column)] = nan_as
     return column

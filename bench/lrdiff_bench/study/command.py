@@ -55,7 +55,7 @@ def run(
         plans.append((source, workload, make_plan(report_seeds=workload.report_seeds, **sizes)))
     names = [study_name(workload, plan) for _, workload, plan in plans]
     if len(set(names)) < len(names):
-        raise ConfigError(f"two studies would have one name: {', '.join(names)}", help="name the files apart")
+        raise ConfigError(f"two studies would have one name: {', '.join(names)}", help="rename one of the files")
     url = storage or default_url(folder)
     folder.mkdir(parents=True, exist_ok=True)
     console = make_console(stderr=json)  # with --json the studies still show, but on stderr
@@ -225,10 +225,11 @@ def _sources(targets: Sequence[str], every: bool, own: dict[str, Any]) -> list[d
     from lrdiff_bench.study.workloads.registry import make_workload, workload_names
 
     if every and (targets or own):
-        raise ConfigError("--all and something else to study", help="leave one of the two out")
+        raise ConfigError("--all was given together with something else to study", help="leave one of the two out")
     if targets and own:
         raise ConfigError(
-            "a workload or file, and --model, --data or --groups", help="put all of it into the TOML file"
+            "a workload or file was given together with --model, --data or --groups",
+            help="put all of it into the TOML file",
         )
     if every:
         return [{"kind": "workload", "name": name} for name in workload_names()]

@@ -87,7 +87,9 @@ def workload_from(source: Mapping[str, Any]) -> Workload:
         from lrdiff_bench.study.toml_study import read_claim, workload_of
 
         return workload_of(read_claim(source["settings"], where=str(source["where"])))
-    raise ConfigError(f"a study's source is {source['kind']!r}", help="a newer lrdiff wrote it: update this one")
+    raise ConfigError(
+        f"a study's source is {source['kind']!r}", help="it was written by a newer lrdiff: update this one"
+    )
 
 
 class _Stored(Workload):
@@ -149,7 +151,7 @@ class _Reader:
         if missing:
             raise CheckpointError(
                 f'study "{self.name}" is not finished: {len(ids) - missing} of {len(ids)} trials of a stage are there',
-                help="run the same `lrdiff study` command again, it goes on where it stopped",
+                help="run the same `lrdiff study` command again, it continues where it stopped",
             )
         return {id: self.results[id] for id in ids}
 

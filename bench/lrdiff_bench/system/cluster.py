@@ -70,7 +70,7 @@ def cluster_trouble(*, what: str, smaller: str) -> Iterator[None]:
         yield
     except KilledWorker as problem:
         raise UnavailableError(
-            f"workers died again and again on one task: {problem}",
+            f"workers died repeatedly on one task: {problem}",
             help=f"they may lack memory: {smaller}; {on}",
         ) from problem
     except ModuleNotFoundError as problem:

@@ -182,7 +182,7 @@ def _swap(beside: Path, final: Path) -> None:
     for _ in range(_ATTEMPTS):  # another run may put its folder there between any two of these lines; the last one wins
         with suppress(FileNotFoundError):
             if _is_foreign(final):
-                raise InputError(f"{final} is no run folder any more", help="name another folder with --out")
+                raise InputError(f"{final} is no longer a run folder", help="name another folder with --out")
             final.rename(retired)
         try:
             beside.rename(final)

@@ -178,7 +178,7 @@ def check_answers(prepared: Prepared) -> None:
         Traceback (most recent call last):
         ...
         lrdiff_core.errors.ConfigError: output 'y' of Flatten is [9] for 3 rows: its first dimension is not the batch
-        help: give one answer a row, [batch, ...]; leave sums over the batch to the caller
+        help: give one answer per row, [batch, ...]; leave sums over the batch to the caller
     """
     two = prepared.example
     three = [torch.cat([one, one[:1]]) for one in two]
@@ -188,7 +188,7 @@ def check_answers(prepared: Prepared) -> None:
     name, names = prepared.name, prepared.output_names
     if len(outputs) != len(names):
         raise ConfigError(
-            f"{name} gives {len(outputs)} outputs and output_names has {len(names)}", help="give one name an output"
+            f"{name} gives {len(outputs)} outputs and output_names has {len(names)}", help="give one name per output"
         )
     for output, one, other, short in zip(names, outputs, again, fewer, strict=True):
         if one.is_complex():
@@ -198,11 +198,11 @@ def check_answers(prepared: Prepared) -> None:
                 raise ConfigError(
                     f"output {output!r} of {name} is {list(answer.shape)} for {rows} rows: "
                     "its first dimension is not the batch",
-                    help="give one answer a row, [batch, ...]; leave sums over the batch to the caller",
+                    help="give one answer per row, [batch, ...]; leave sums over the batch to the caller",
                 )
         if not _nearly_equal(one.double(), other.double()):
             raise InputError(
-                f"output {output!r} of {name} is another when asked again for the same rows",
+                f"output {output!r} of {name} differs between two calls on the same rows",
                 help="in evaluation mode it must not draw random numbers or keep a state between calls",
             )
 

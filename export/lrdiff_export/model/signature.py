@@ -67,7 +67,7 @@ def as_tensors(example: Tensors) -> tuple[Tensor, ...]:
     given = list(example.values()) if isinstance(example, Mapping) else example
     tensors: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
     if not tensors:
-        raise ConfigError("example holds no tensor", help="give one tensor an input, [batch, ...]")
+        raise ConfigError("example holds no tensor", help="give one tensor per input, [batch, ...]")
     for one in tensors:
         if not isinstance(one, Tensor) or one.dtype not in DTYPES or one.ndim < 1 or not one.numel():
             found = f"{one.dtype} {list(one.shape)}" if isinstance(one, Tensor) else type(one).__name__
@@ -78,7 +78,7 @@ def as_tensors(example: Tensors) -> tuple[Tensor, ...]:
     if len({one.shape[0] for one in tensors}) > 1:
         raise ConfigError(
             f"the examples have {', '.join(str(one.shape[0]) for one in tensors)} rows",
-            help="the first dimension of every input is the batch: give as many rows of each",
+            help="the first dimension of every input is the batch: give the same number of rows for each",
         )
     return tuple(tensors)
 
@@ -136,7 +136,8 @@ def check_arrays(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
             )
     if len({len(one) for one in arrays}) > 1:
         raise DataError(
-            f"the inputs have {', '.join(str(len(one)) for one in arrays)} rows", help="give as many rows of each input"
+            f"the inputs have {', '.join(str(len(one)) for one in arrays)} rows",
+            help="give the same number of rows for each input",
         )
     return tuple(arrays)
 
@@ -175,6 +176,6 @@ def input_names_of(module: nn.Module, example: Tensors, given: str | Sequence[st
         names = tuple(taken[:count]) if len(taken) >= count else tuple(f"input{i}" for i in range(count))
     if len(names) != count:
         raise ConfigError(
-            f"the example has {count} inputs and input_names has {len(names)}", help="give one name an input"
+            f"the example has {count} inputs and input_names has {len(names)}", help="give one name per input"
         )
     return names

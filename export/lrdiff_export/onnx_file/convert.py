@@ -185,7 +185,7 @@ def check_options(
     names = [*input_names, *output_names]
     for name in names:
         if not isinstance(name, str) or not name or not name.isprintable():
-            raise ConfigError(f"{name!r} is no name for an input or output", help="use printable characters")
+            raise ConfigError(f"{name!r} is not a usable name for an input or output", help="use printable characters")
         if names.count(name) > 1:
             raise ConfigError(f"the name {name!r} is used twice", help="inputs and outputs need names of their own")
     for key, value in metadata.items():

@@ -195,12 +195,12 @@ def check_weights(model: onnx.ModelProto, folder: Path | None, *, name: str, has
         raise ModelFileError(f"{name} keeps weights in another file", help="give its path, not its bytes")
     inside = sum(map(is_elsewhere, model.graph.initializer))
     if len(tensors) != inside:
-        raise ModelFileError(f"{name} keeps what is no weight in another file", help=_HELP)
+        raise ModelFileError(f"{name} keeps something other than weights in another file", help=_HELP)
     said = {entry.key: entry.value for entry in model.metadata_props}.get(HASH_KEY)
     location = _location(tensors, name)
     if said is None:
         raise ModelFileError(
-            f"{name} keeps weights in another file and does not say its hash",
+            f"{name} keeps weights in another file and does not record its hash",
             help="write it with lrdiff export, or as one file: torch.onnx.export(..., external_data=False)",
         )
     path = folder / location
@@ -227,7 +227,9 @@ def _location(tensors: Iterable[Any], name: str) -> str:
         if not is_plain(location):
             raise ModelFileError(f"{name} keeps weights outside its folder: {ascii(location)[:80]}", help=_HELP)
     if len(locations) != 1:
-        raise ModelFileError(f"{name} keeps weights in {len(locations)} other files", help="one is all that is read")
+        raise ModelFileError(
+            f"{name} keeps weights in {len(locations)} other files", help="only one other file is supported"
+        )
     return locations.pop()
 
 
@@ -242,7 +244,7 @@ def _look_at(path: Path, name: str) -> tuple[int, int]:
     except OSError as problem:
         raise ModelFileError(f"{name} needs {path.name} beside it: {problem.strerror}", help=_HELP) from problem
     if not stat.S_ISREG(found.st_mode):
-        raise ModelFileError(f"{path.name}, which {name} needs, is a link or no file at all", help=_HELP)
+        raise ModelFileError(f"{path.name}, which {name} needs, is not a regular file", help=_HELP)
     blocks = getattr(found, "st_blocks", None)  # of 512 bytes; Windows does not tell
     return found.st_size, found.st_size if blocks is None else min(found.st_size, 512 * blocks)
 
@@ -263,7 +265,7 @@ def _piece(tensor: Any, name: str) -> tuple[int, int]:
     entries = _entries(tensor)
     numbers = [entries.get(key, "0" if key == "offset" else "") for key in ("offset", "length")]
     if not all(text.isascii() and text.isdigit() and len(text) < 19 for text in numbers):
-        raise ModelFileError(f"{name} does not say where in the other file its weights are", help=_HELP)
+        raise ModelFileError(f"{name} does not say where its weights are in the other file", help=_HELP)
     count = 1
     for dim in tensor.dims:
         count *= dim

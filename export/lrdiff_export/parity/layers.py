@@ -110,7 +110,7 @@ def layer_errors(subject: Subject, backends: Sequence[Backend]) -> list[LayerErr
         [('output (Linear)',)]
     """
     if subject.module is None:
-        raise InputError("a file alone does not show its layers", help="compare the module")
+        raise InputError("an ONNX file by itself does not show its layers", help="compare the module")
     tapped = Tapped(evaluation_copy(subject.module))
     eager = [output.numpy() for output in run_module(tapped, *map(torch.tensor, subject.rows))]
     names = tuple(tapped.names)

@@ -96,7 +96,7 @@ def subject_of_module(
     if len(prepared.output_names) != len(judge.answers):
         raise ConfigError(
             f"{len(prepared.output_names)} output names are given, the module gives {len(judge.answers)}",
-            help="give one name an output",
+            help="give one name per output",
         )
     made: list[bytes | Path] = []  # at most one: given, or converted when a backend first asks
     if isinstance(onnx_bytes_or_path, bytes):

@@ -90,5 +90,5 @@ def _rename(path: Path, final: Path) -> None:
             os.replace(path, beside)
     except OSError as problem:
         raise InputError(
-            f"cannot write {final}: {problem.strerror}", help="see what stands under that name"
+            f"cannot write {final}: {problem.strerror}", help="check what exists under that name"
         ) from problem

@@ -267,7 +267,7 @@ def providers_by_node(data: bytes, *, provider: str = CPU_PROVIDER, threads: int
     session = open_session(data, threads=threads, provider=provider, record_assignment=True)
     if not hasattr(session, "get_provider_graph_assignment_info"):
         raise UnavailableError(
-            f"onnxruntime {onnxruntime.__version__} cannot tell which provider runs a node",
+            f"onnxruntime {onnxruntime.__version__} cannot report which provider runs a node",
             help="install 1.24 or newer",
         )
     found: dict[str, str] = {}

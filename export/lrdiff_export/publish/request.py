@@ -198,7 +198,7 @@ def _check_held_out(rows: Arrays, example: Tensors) -> tuple[np.ndarray, ...]:
     tensors = as_tensors(example)
     if len(arrays) != len(tensors):
         raise DataError(
-            f"rows are given for {len(arrays)} inputs, the example has {len(tensors)}", help="give one array an input"
+            f"rows are given for {len(arrays)} inputs, the example has {len(tensors)}", help="give one array per input"
         )
     for array, tensor in zip(arrays, tensors, strict=True):
         if array.shape[1:] != tuple(tensor.shape[1:]):

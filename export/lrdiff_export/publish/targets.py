@@ -102,11 +102,11 @@ def find_target(name: str) -> Target:
     try:
         asked = _parts(version.strip())
     except ValueError:
-        raise ConfigError(f'"{version}" is no version', help=f"write {rows[-1].name}") from None
+        raise ConfigError(f'"{version}" is not a version', help=f"write {rows[-1].name}") from None
     # "1.30" means any 1.30.x: compare as many parts as were written
     older = [row for row in rows if _parts(row.version)[: len(asked)] <= asked]
     if not older:
-        raise ConfigError(f"{name} is older than all that were tried", help=f"the oldest is {rows[0].name}")
+        raise ConfigError(f"{name} is older than every version that was tested", help=f"the oldest is {rows[0].name}")
     return older[-1]
 
 

@@ -142,7 +142,7 @@ class HeldOut:
         if decide is None and classes:
             decide = _decide
         if labels is not None and len(labels) != case.batch:
-            raise ConfigError(f"{len(labels)} labels for {case.batch} rows", help="give one label a row")
+            raise ConfigError(f"{len(labels)} labels for {case.batch} rows", help="give one label per row")
         if labels is not None and score is None:
             if decide is None:
                 raise ConfigError("labels are given, and no score", help="give score=, from answers and labels")

@@ -90,7 +90,7 @@ def open_session(
     if session.get_providers()[:1] != [provider]:
         raise UnavailableError(
             f"asked onnxruntime for {provider}, got {', '.join(session.get_providers())}",
-            help="see lrdiff doctor for what can be used here",
+            help="`lrdiff doctor` shows what works on this machine",
         )
     return session
 

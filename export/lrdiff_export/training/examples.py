@@ -122,7 +122,7 @@ def _run(module: nn.Module, rows: Sequence[Tensor], name: str) -> Any:
             return still(*rows)
     except Exception as problem:
         raise InputError(
-            f"{name} does not take these rows: {first_line(problem)}", help="give one tensor an input, [rows, ...]"
+            f"{name} does not take these rows: {first_line(problem)}", help="give one tensor per input, [rows, ...]"
         ) from problem
 
 

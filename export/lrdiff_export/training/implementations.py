@@ -171,7 +171,7 @@ def find_lanes(
     for name in names:
         if name not in IMPLEMENTATIONS and name not in ARITHMETICS and name not in ("cpu", "cuda", "mps"):
             raise ConfigError(
-                f'"{name}" is no implementation, device or arithmetic',
+                f'"{name}" is not an implementation, device or arithmetic',
                 help=f"write some of: {', '.join([*IMPLEMENTATIONS, 'cpu', 'cuda', 'mps', *ARITHMETICS])}",
             )
     chosen_devices = [name for name in names if name in ("cpu", "cuda", "mps")] or list(devices)

@@ -99,10 +99,10 @@ class TrainingJob:
         trained = [name for name, weight in self.module.named_parameters() if weight.requires_grad]
         grouped = [name for group in self.groups for name in group.names]
         if twice := sorted({name for name in grouped if grouped.count(name) > 1}):
-            raise ConfigError(f"{twice[0]} stands in two groups", help="give every parameter one group")
+            raise ConfigError(f"{twice[0]} is in two groups", help="put every parameter into one group")
         if wrong := sorted(set(trained) ^ set(grouped)):
             where = "no group" if wrong[0] in trained else "a group, and the module does not train it"
-            raise ConfigError(f"{wrong[0]} is in {where}", help="give every trainable parameter one group")
+            raise ConfigError(f"{wrong[0]} is in {where}", help="put every trainable parameter into one group")
 
     @property
     def steps(self) -> int:

@@ -178,7 +178,7 @@ class TrainingReference:
             found.append(np.stack([one.values for one in snapshots(placed, _float64_step(placed))]))
         if not np.array_equal(found[0], found[1], equal_nan=True):
             raise InputError(
-                f"{self.job.name} trained twice in float64 ends elsewhere: it draws random numbers",
+                f"{self.job.name} gives different weights when trained twice in float64: it draws random numbers",
                 help="draw them beforehand, or switch dropout and noise off",
             )
         wrong = ~np.isfinite(found[0]).all(axis=1)

@@ -254,7 +254,9 @@ def _read(path: Path) -> bytes:
         with open(path, "rb") as file:
             data = file.read(LARGEST + 1)
     except FileNotFoundError:
-        raise ModelFileError(f"{path} does not exist: no golden vectors beside the model", help=_HELP) from None
+        raise ModelFileError(
+            f"{path} does not exist: there are no golden vectors beside the model", help=_HELP
+        ) from None
     except OSError as problem:
         raise ModelFileError(f"cannot read {path}: {problem.strerror}", help=_HELP) from problem
     if len(data) > LARGEST:

@@ -103,7 +103,7 @@ class Battery:
         for name, answer in zip(self.yardstick.names, self.yardstick.answers, strict=True):
             if answer.shape[:1] != (rows,):
                 raise InputError(
-                    f"output {name!r} has shape {list(answer.shape)} for {rows} rows", help="give one answer a row"
+                    f"output {name!r} has shape {list(answer.shape)} for {rows} rows", help="give one answer per row"
                 )
             if answer.size and answer.dtype.kind == "f" and not np.isfinite(answer).any():
                 broken = [key for key, one in self.prepared.inner.state_dict().items() if not torch.isfinite(one).all()]

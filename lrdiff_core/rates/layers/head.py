@@ -53,13 +53,13 @@ def _last_child(infos: Sequence[ParamInfo]) -> str:
     last = children[-1]
     if blocks := holds_stack(tree, last):
         raise RateError(
-            f'no head can be told: the last part, "{last}", holds the blocks "{blocks}" itself',
+            f'the head cannot be determined: the last part, "{last}", holds the blocks "{blocks}" itself',
             help=f'name it: head="{last}" for all of that, or a part of it',
         )
     inside = [info for info in infos if matches_any(last, info)]
     if all(len(info.shape) < 2 for info in inside) and any(len(info.shape) > 1 for info in infos):
         raise RateError(
-            f'no head can be told: the last part, "{last}", is a norm or a bias',
+            f'the head cannot be determined: the last part, "{last}", is a norm or a bias',
             help=f"name it: head=...; the parts are: {some(children, 12)}",
         )
     return last

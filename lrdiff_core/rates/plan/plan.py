@@ -222,7 +222,7 @@ class RatePlan:
         if twice:
             raise RateError(
                 f"the optimizer holds other parameters of these names: {some(twice)}",
-                help='tell the two models apart: add_to(optimizer, prefix="loss")',
+                help='distinguish the two models: add_to(optimizer, prefix="loss")',
             )
         added = [name for group in groups for name in group["param_names"]]
         labels = [str(group.get("name", "")) for group in optimizer.param_groups]
@@ -469,19 +469,19 @@ class RatePlan:
             RateError: another format, a missing field, or a model that does not fit.
         """
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
-            raise RateError("this is no rate plan of a known format", help=f"read one with format {FORMAT}")
+            raise RateError("this is not a rate plan in a known format", help=f"read one with format {FORMAT}")
         try:
             entries = [PlanEntry.from_dict(row) for row in data["parameters"]]
             notes = [str(note) for note in data.get("notes", ())]  # plans of version 0.1 have none
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise RateError(
-                f"the stored rate plan is damaged: {problem}", help="make it anew with param_groups(...)"
+                f"the stored rate plan is damaged: {problem}", help="make it again with param_groups(...)"
             ) from problem
         plan = cls(entries, notes=notes)
         if len(plan) < len(entries):
             raise RateError(
                 "the stored rate plan is damaged: it names a parameter twice",
-                help="make it anew with param_groups(...)",
+                help="make it again with param_groups(...)",
             )
         return plan if model is None else plan.bind(model)
 

@@ -164,11 +164,11 @@ class WidthScale:
         is_square = len(info.shape) == 2 == len(wide) and len(set(ratios.values())) == 1  # either way the same
         known = given is not None or is_turned or is_square or isinstance(owners[0], _FAN_IN_SECOND)
         if len(wide) > 2 or (not known and len(wide) == 2 and len(info.shape) > 2):
-            raise RateError(f'"{name}" grows in the dimensions {wide}: its fan-in cannot be told', help=ways_out)
+            raise RateError(f'"{name}" grows in the dimensions {wide}: its fan-in cannot be determined', help=ways_out)
         if not known:
             both = "both its dimensions" if len(wide) == 2 else f"dimension {wide[0]}"
             raise RateError(
-                f'"{name}" of {type(owners[0]).__name__} grows in {both}: [in, out] or [out, in] cannot be told',
+                f'"{name}" of {type(owners[0]).__name__} grows in {both}: [in, out] or [out, in] cannot be determined',
                 help=ways_out,
             )
         # Of the two matrix dimensions (the ones that grow, else the first two) one is the fan-in.

@@ -18,9 +18,9 @@ from lrdiff_core.errors import DataError, InputError
 ROWS = "a,b,y\n1,2,0\n3,4,1\n5,6,0\n7,8,1\n"
 
 CSV_CASES = {
-    "empty": ("", "t.csv is empty", "bring a file with a header and rows"),
-    "blank": (" \n\n", "t.csv is empty", "bring a file with a header and rows"),
-    "header alone": ("a,b,y\n", "t.csv has a header and no rows", "bring a file with rows below its header"),
+    "empty": ("", "t.csv is empty", "use a file with a header and rows"),
+    "blank": (" \n\n", "t.csv is empty", "use a file with a header and rows"),
+    "header alone": ("a,b,y\n", "t.csv has a header and no rows", "use a file with rows below its header"),
     "unnamed column": (
         ",a,y\n0,1,2\n",
         "t.csv has no name for column 1",
@@ -75,7 +75,7 @@ CSV_CASES = {
     "NUL": (
         b"\x7fELF\0\0\0",
         "t.csv is not text",
-        "bring comma-separated text in UTF-8, or name the file by its format",
+        "use comma-separated text in UTF-8, or give the file the suffix of its format",
     ),
     "gzip inside": (
         gzip.compress(ROWS.encode()),
@@ -126,7 +126,7 @@ def test_missing_file(write):
 def test_unknown_word(write):
     write(ROWS)
     assert refused("digit") == (
-        '"digit" is no built-in table, and no file of that name exists',
+        '"digit" is neither a built-in table nor an existing file',
         "built-in tables, nearest first: digits, seed, wine, breast_cancer; "
         "a file ends in .csv, .tsv, .parquet, .arrow, .ipc, .feather",
     )
@@ -144,16 +144,20 @@ def test_folder(write):
 @pytest.mark.parametrize(
     ("name", "message", "help"),
     [
-        ("t.csv.gz", "t.csv.gz is compressed, and is read unpacked only", "unpack it first: gunzip t.csv.gz"),
+        (
+            "t.csv.gz",
+            "t.csv.gz is compressed, and only uncompressed files are read",
+            "unpack it first: gunzip t.csv.gz",
+        ),
         (
             "t.xlsx",
-            "t.xlsx ends in .xlsx, which names no format that is read",
-            "bring a file in .csv, .tsv, .parquet, .arrow, .ipc or .feather",
+            "t.xlsx ends in .xlsx, so its format is not recognised",
+            "use a file in .csv, .tsv, .parquet, .arrow, .ipc or .feather",
         ),
         (
             "wine",
-            "wine has no suffix, which names no format that is read",
-            "bring a file in .csv, .tsv, .parquet, .arrow, .ipc or .feather",
+            "wine has no suffix, so its format is not recognised",
+            "use a file in .csv, .tsv, .parquet, .arrow, .ipc or .feather",
         ),
     ],
 )
@@ -183,7 +187,7 @@ def test_target(write):
     )
     assert refused(write("y\n0\n1\n"), target="y") == (
         't.csv has no column besides the target "y"',
-        "bring at least one feature column",
+        "add at least one feature column",
     )
 
 
@@ -234,8 +238,8 @@ def test_columnar_damage(write, suffix):
     name = f"t{suffix}"
     for damaged in (whole[: len(whole) // 2], b"not a frame at all", ROWS.encode()):
         message, help = refused(write(damaged, name), target="y")
-        assert message.startswith(f"{name} is not a whole {kind} file: ")
-        assert help == "write the file again, or name it by its real format"
+        assert message.startswith(f"{name} is not a complete {kind} file: ")
+        assert help == "write the file again, or give it the suffix of its real format"
     assert refused(write(b"", name), target="y")[0] == f"{name} is empty"
 
 

@@ -132,18 +132,18 @@ GOOD = {
         (
             {"features": np.zeros((2, 1))},
             "features of table tiny are float64 [2, 1]",
-            "bring float32 [rows, features] with at least one row and one feature",
+            "give float32 [rows, features] with at least one row and one feature",
         ),
         (
             {"features": np.zeros(2, np.float32)},
             "features of table tiny are float32 [2]",
-            "bring float32 [rows, features] with at least one row and one feature",
+            "give float32 [rows, features] with at least one row and one feature",
         ),
-        ({"target": np.array([0.0, 1.0])}, "target of table tiny is float64 [2]", "bring int64 [2] for binary"),
+        ({"target": np.array([0.0, 1.0])}, "target of table tiny is float64 [2]", "give int64 [2] for binary"),
         (
             {"task": "regression", "classes": ()},
             "target of table tiny is int64 [2]",
-            "bring float32 [2] for regression",
+            "give float32 [2] for regression",
         ),
         (
             {"feature_names": ("x", "x")},
@@ -153,12 +153,12 @@ GOOD = {
         (
             {"target": np.array([0, 2])},
             "table tiny has 2 class labels that do not fit its binary target",
-            "bring one label a class index, two for binary, none for regression",
+            "give one label per class index, two for binary, none for regression",
         ),
         (
             {"classes": ("a", "b", "c")},
             "table tiny has 3 class labels that do not fit its binary target",
-            "bring one label a class index, two for binary, none for regression",
+            "give one label per class index, two for binary, none for regression",
         ),
     ],
 )

@@ -82,7 +82,7 @@ def test_forced_against_the_labels(write):
 @pytest.mark.parametrize(("label", "shown"), [("a", "a"), ("7.0", "7"), ("True", "true"), ("0.5", "0.5")])
 def test_one_class_only(write, label, shown):
     name = with_target(write, [label] * 3)
-    expected = f'target "y" of t.csv has one class only: "{shown}"', "bring rows of at least two classes"
+    expected = f'target "y" of t.csv has one class only: "{shown}"', "use rows of at least two classes"
     assert refused(name) == expected
     assert refused(name, task="multiclass") == expected
     assert refused(name, task="binary") == expected
@@ -91,7 +91,7 @@ def test_one_class_only(write, label, shown):
 def test_one_value_only(write):
     assert refused(with_target(write, ["2.5"] * 3), task="regression") == (
         'target "y" of t.csv has one value only: "2.5"',
-        "bring rows of at least two values",
+        "use rows with at least two values",
     )
 
 

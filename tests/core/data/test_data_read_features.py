@@ -51,7 +51,7 @@ def test_holes_are_refused(write):
 
 
 def test_drop_drops_no_row_of_a_prediction(write):
-    help = "a prediction drops no row: remove these, or train with `--impute mean|median`"
+    help = "prediction never drops a row: remove these, or train with `--impute mean|median`"
     assert refused(write("a,b\n1,\n2,3\n"), impute="drop") == (
         "t.csv has values that are not finite numbers in row 1",
         help,

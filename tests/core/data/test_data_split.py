@@ -105,7 +105,7 @@ def test_too_few_rows(target):
     with pytest.raises(DataError) as caught:
         split_table(table_of(target))
     assert caught.value.message == "table tiny has 5 rows, too few to split into training, validation and test"
-    assert caught.value.help == "bring more rows: these fractions need about 14"
+    assert caught.value.help == "use more rows: these fractions need about 14"
 
 
 def test_fractions():

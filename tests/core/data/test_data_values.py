@@ -88,7 +88,7 @@ def test_fill_needs_a_number(write):
     name = write("a,b,c,y\n1,,inf,0\n2,,,1\n3,,,0\n4,,,1\n")
     assert refused(name, target="y", impute="median") == (
         't.csv has no finite number in 2 columns: "b", "c"',
-        "remove them: there is nothing to take a median of",
+        "remove them: there is nothing to compute a median from",
     )
 
 

@@ -156,7 +156,7 @@ def test_a_checkpoint_without_names_is_named_or_read_by_position() -> None:
 
 @pytest.mark.parametrize("state", [{}, [], {"state": {}}, None], ids=str)
 def test_what_is_no_state_is_refused(state: Any) -> None:
-    with pytest.raises(OptimizerError, match="no optimizer's state"):
+    with pytest.raises(OptimizerError, match="not the state of an optimizer"):
         load_state_only(AdamW(make(SHAPES)), state)
 
 

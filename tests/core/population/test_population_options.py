@@ -51,7 +51,7 @@ def attempt(**changes: Any) -> None:
         ({"eps": float("nan")}, ConfigError, "eps is nan", "0 or more"),
         ({"weight_decay": [0.1, 0.1, 0.1]}, ConfigError, "weight_decay has the shape [3]", "[2] (members)"),
         ({"schedule": "cosin"}, RateError, '"cosin" is unknown', "cosine"),
-        ({"rates": "high"}, RateError, "no table of numbers", "[members, groups]"),
+        ({"rates": "high"}, RateError, "not a table of numbers", "[members, groups]"),
         ({"rates": [0.1, 0.2]}, RateError, "rates have the shape [2]", "[members, groups]"),
         ({"rates": [[0.1, 0.1]]}, RateError, "2 columns and the model 3 layers", "0, 3, 5"),
         ({"rates": [[0.1, -1.0, 0.1]]}, RateError, "rate of member 0 in group 1 is -1.0", "0 or more"),

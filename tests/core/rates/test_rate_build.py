@@ -206,7 +206,7 @@ def test_a_tied_weight_claimed_once_or_by_equal_rules_is_fine():
 def test_rates_that_come_out_as_nothing_or_infinite():
     assert fault(lr=1e-300, scale=[LayerDecay(1e-300)]) == (
         'the rate of "layer1.weight" comes out as 0.0: 1e-300 (lr) x 1e-300 (LayerDecay(1e-300))\n'
-        "help: use milder factors"
+        "help: use factors closer to 1"
     )
     assert 'the rate of "layer2.weight" comes out as inf' in fault(lr=1e300, scale=[HeadMultiplier(1e300)])
 

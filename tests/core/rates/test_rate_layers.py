@@ -287,7 +287,7 @@ def test_layers_listed_by_another_name_of_a_tied_weight():
 def test_a_head_that_cannot_be_told_is_asked_for(model, message):
     with pytest.raises(RateError) as caught:
         param_groups(model(), scale=[HeadMultiplier(10)])
-    assert caught.value.message == f"no head can be told: {message}"
+    assert caught.value.message == f"the head cannot be determined: {message}"
     assert caught.value.help.startswith("name it: head=")
 
 

@@ -95,7 +95,7 @@ def test_a_class_is_asked_with_the_users_own_arguments(kind, arguments, options)
         (Swallowing, {}, {"beta": (0.8, 0.9)}, 'Swallowing has no option "beta"'),
         (GaLore, {}, {"rnak": 3}, 'GaLore has no option "rnak"'),
         (Prodigy, {}, {"d_coeff": 3}, 'Prodigy has no option "d_coeff"'),
-        (SAM, {}, {}, 'SAM needs "base_optimizer"\nhelp: give what you give it .*SAM, base_optimizer='),
+        (SAM, {}, {}, 'SAM needs "base_optimizer"\nhelp: pass its other arguments, too: .*SAM, base_optimizer='),
         (SAM, {"base_optimizer": torch.optim.SGD}, {"momentun": 0.9}, "SAM refuses the settings of head.weight"),
         (Adafactor, {}, {}, "Adafactor refuses the settings of .*: Cannot combine manual"),
         (Asserting, {}, {"k": 1}, "Asserting refuses the settings of head.weight, head.bias: k has to be above 1"),

@@ -315,7 +315,7 @@ def test_a_plan_goes_through_json_and_back():
 
 @pytest.mark.parametrize("data", [{}, [], {"format": 2, "parameters": []}, None])
 def test_foreign_plans_are_refused(data):
-    with pytest.raises(RateError, match="this is no rate plan of a known format"):
+    with pytest.raises(RateError, match="this is not a rate plan in a known format"):
         RatePlan.from_dict(data)
 
 

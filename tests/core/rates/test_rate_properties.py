@@ -88,7 +88,8 @@ def plan_of(model, lr, rules, scale):
         return param_groups(model, lr=lr, weight_decay=0.25, rules=rules, scale=scale, strict=False)
     except RateError as error:
         if not any(
-            text in error.message for text in ("tied parameter", "layers could be", "no child", "no head can be told")
+            text in error.message
+            for text in ("tied parameter", "layers could be", "no child", "the head cannot be determined")
         ):
             raise
         return None

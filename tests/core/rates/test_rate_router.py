@@ -163,7 +163,7 @@ def test_torchs_own_pair():
         (lambda: param_groups(image_model(), router=0.02), "router is 0.02"),
         (
             lambda: param_groups(nn.Transformer(8, 2, 2, 2, 16, batch_first=True), router=MuonRouter(lr=1)),
-            "no head can",
+            "the head cannot be determined",
         ),
     ],
 )

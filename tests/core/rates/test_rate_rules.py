@@ -154,8 +154,8 @@ def test_numbers_of_all_kinds_become_floats(value):
         ),
         (
             lambda: Rule("(", kind="regex", lr=1),
-            '"(" is no regular expression: missing ), unterminated subpattern at position 0\n'
-            "help: mend the pattern, or write a glob",
+            '"(" is not a valid regular expression: missing ), unterminated subpattern at position 0\n'
+            "help: correct the pattern, or write a glob",
         ),
         (lambda: Rule("a", kind="re", lr=1), 'a rule\'s kind is "re"\nhelp: write one of: auto, name, glob, regex'),
         (

@@ -244,7 +244,7 @@ def test_what_a_shape_does_not_tell_is_asked_for():
     with pytest.raises(RateError) as caught:
         rates(Raw(8), WidthScale(Raw(4)))
     assert str(caught.value) == (
-        '"position" of Raw grows in dimension 1: [in, out] or [out, in] cannot be told\n'
+        '"position" of Raw grows in dimension 1: [in, out] or [out, in] cannot be determined\n'
         'help: say what it is: roles={"position": "hidden"} for [out, in], fan_in_first=["position"] for [in, out]; '
         'or roles={"position": "input"}, or one of: input, hidden, output, fixed'
     )
@@ -279,7 +279,7 @@ def test_tied_embeddings_need_the_other_table():
         ),
         (
             lambda: rates(nn.Conv2d(8, 8, 5), WidthScale(nn.Conv2d(4, 4, 3))),
-            '"weight" grows in the dimensions [0, 1, 2, 3]: its fan-in cannot be told',
+            '"weight" grows in the dimensions [0, 1, 2, 3]: its fan-in cannot be determined',
         ),
     ],
 )

@@ -272,7 +272,7 @@ def test_weights_stored_in_by_out(make, how, adam, sgd):
 
 @pytest.mark.parametrize(("wide", "base"), [((8, 12), (4, 4)), ((8, 4), (4, 4)), ((4, 12), (4, 4))])
 def test_a_weight_of_ones_own_is_asked_about(wide, base):
-    with pytest.raises(RateError, match=r'"kernel" of Own grows in .*\[in, out\] or \[out, in\] cannot be told'):
+    with pytest.raises(RateError, match=r'"kernel" of Own grows in .*\[in, out\] or \[out, in\] cannot be determined'):
         width_factor(Own(*wide), Own(*base))
     assert width_factor(Own(8, 8), Own(4, 4)) == 0.5  # either way the same
 

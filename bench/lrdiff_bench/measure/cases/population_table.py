@@ -125,7 +125,9 @@ def _train_in_a_process(members: int, threads: int) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no words"])[-1]
-        raise CheckFailed(f"a population of {members} ended with status {done.returncode}: {last}", help="see above")
+        raise CheckFailed(
+            f"a population of {members} ended with status {done.returncode}: {last}", help="see its output above"
+        )
     found: dict[str, Any] = json_.loads(done.stdout)
     return found | {"met": found["peak_gib"] < MILLION_GIB}
 

@@ -220,7 +220,9 @@ def _git(repository: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(["git", "-C", str(repository), *command], capture_output=True, check=False)
     except FileNotFoundError as problem:
-        raise UnavailableError("no git here", help="install git, or compare values of a parameter") from problem
+        raise UnavailableError(
+            "git is not installed", help="install git, or compare values of a parameter"
+        ) from problem
 
 
 def _record(

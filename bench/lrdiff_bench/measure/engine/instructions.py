@@ -60,7 +60,7 @@ def count_instructions(case: Case, *, steps: int = STEPS) -> float:
             last = str(problem).strip().splitlines()
             known = next((line for line in last if "Unrecognised instruction" in line), last[-1])
             raise UnavailableError(
-                f"callgrind cannot count {case.label}: {known}", help="leave --instructions away for this case"
+                f"callgrind cannot count {case.label}: {known}", help="leave out --instructions for this case"
             ) from problem
     return stats.counts(denoise=False) / steps
 
@@ -68,7 +68,7 @@ def count_instructions(case: Case, *, steps: int = STEPS) -> float:
 def check_valgrind() -> None:
     """Raise UnavailableError where there is no valgrind."""
     if shutil.which("valgrind") is None:
-        raise UnavailableError("no valgrind here", help="install valgrind, or leave --instructions away")
+        raise UnavailableError("valgrind is not installed", help="install valgrind, or leave out --instructions")
 
 
 def _for_valgrind() -> dict[str, str]:

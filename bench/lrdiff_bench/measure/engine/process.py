@@ -171,7 +171,7 @@ class MeasuringProcess:
         if not line:
             raise CheckFailed(
                 f"the measuring process ended during {what} with status {self._process.wait()}",
-                help="what it said is above; out of memory ends a process with status -9",
+                help="its output is above; out of memory ends a process with status -9",
             )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:

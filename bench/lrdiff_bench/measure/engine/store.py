@@ -98,10 +98,12 @@ def find_run(name: str, folder: Path = DEFAULT_FOLDER) -> Path:
         back = name.removeprefix("latest").removeprefix("~") or "0"
         if not (back.isascii() and back.isdigit()):
             raise DataError(
-                f"{name} is no run", help="write latest, latest~1 for the one before, or see `lrdiff bench ls`"
+                f"{name} is not a run", help="write latest, latest~1 for the one before, or see `lrdiff bench ls`"
             )
         if int(back) >= len(files):
-            raise DataError(f"{folder} holds {len(files)} runs, {name} is none of them", help="see `lrdiff bench ls`")
+            raise DataError(
+                f"{folder} holds {len(files)} runs, and {name} is not among them", help="see `lrdiff bench ls`"
+            )
         return files[-1 - int(back)]
     found = [file for file in files if file.name.startswith(name)]
     if len(found) != 1:
@@ -122,7 +124,7 @@ def same_machine(records: Iterable[Record]) -> None:
         names = "; ".join(f"{m.id}: {m.cpu}, {m.cpus} cpus, {m.device}" for m in machines.values())
         raise InputError(
             f"the records come from different machines ({names})",
-            help="measure both on one; to compare all the same, say --across-machines",
+            help="measure both on one; to compare them anyway, add --across-machines",
         )
 
 

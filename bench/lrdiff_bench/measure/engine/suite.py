@@ -226,7 +226,7 @@ def _measure_in_copy(case: Case, effort: Effort) -> Record:
     if status:
         raise CheckFailed(
             f"the process that measured {case.label} ended with status {os.waitstatus_to_exitcode(status)}",
-            help="what it said is above; out of memory ends a process with status -9",
+            help="its output is above; out of memory ends a process with status -9",
         )
     return parse_record(text, where=case.label)
 

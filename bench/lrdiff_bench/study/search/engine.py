@@ -161,11 +161,12 @@ def check_workload(workload: Workload) -> None:
             help="give the single rate and one to compare with it",
         )
     if len(set(names)) < len(names):
-        raise ConfigError(f"{where} has two schemes of one name: {', '.join(names)}", help="name them apart")
+        raise ConfigError(f"{where} has two schemes of one name: {', '.join(names)}", help="give them different names")
     first = schemes[0]
     if first.free or any(first.ratios.get(group, 1.0) != 1.0 for group in workload.groups):
         raise ConfigError(
-            f'{where}: the first scheme, "{first.name}", is no single rate', help="put the one with the ratio 1 first"
+            f'{where}: the first scheme, "{first.name}", is not a single rate',
+            help="put the one with the ratio 1 first",
         )
     for scheme in (*schemes, *(one.scheme for one in workload.untuned)):
         for group in (*scheme.ratios, *scheme.free):

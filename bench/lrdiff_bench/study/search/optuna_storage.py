@@ -112,7 +112,7 @@ def storage_trouble(url: str) -> Iterator[None]:
         kind = InputError if url.startswith("sqlite:") else UnavailableError
         raise kind(
             f"the storage {hidden(url)} failed: {told}",
-            help="mend it; what is trained is kept, the same command goes on",
+            help="fix it; what is trained is kept, and the same command continues",
         ) from problem
 
 

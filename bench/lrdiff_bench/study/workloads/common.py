@@ -174,7 +174,7 @@ def check_trials(workload: Workload, trials: Trials) -> None:
         )
     if trials.seeds.shape != trials.rates.shape[:1]:
         raise ConfigError(
-            f"{len(trials.rates)} trials have {trials.seeds.size} seeds", help="give one whole number a trial"
+            f"{len(trials.rates)} trials have {trials.seeds.size} seeds", help="give one whole number per trial"
         )
     if trials.judged_on not in ("validation", "test"):
         raise ConfigError(f"judged_on is {trials.judged_on!r}", help='write "validation" or "test"')

@@ -161,7 +161,10 @@ def _put_in_place(beside: Path, final: Path) -> None:
     """Rename; an older installation of ours goes, and another process may have been first."""
     if final.exists() and not _complete(final):
         if not (final / "node_modules").is_dir():
-            raise InputError(f"{final} is something else", help="name another folder, or remove it")
+            raise InputError(
+                f"{final} exists and is not an installation of these packages",
+                help="remove it, or name another folder in XDG_CACHE_HOME",
+            )
         shutil.rmtree(final)
     try:
         beside.rename(final)
