@@ -317,12 +317,12 @@ def lr_find(
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def audit(
-    script: Annotated[Path, typer.Argument(metavar="SCRIPT.py", help="A training script, run as python runs it.")],
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGS]...", help="Its own.")] = None,
-    every: Annotated[int, typer.Option("--every", metavar="N", min=1, help="Look at the first three steps, then every N-th.")] = 50,
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT.py", help="The training script; it runs as with `python SCRIPT.py`.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGS]...", help="Arguments of the script.")] = None,
+    every: Annotated[int, typer.Option("--every", metavar="N", min=1, help="Inspect the weights at the first three steps, then at every N-th.")] = 50,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
-    """Run somebody's training script and say which rate, decay and rule each parameter really got."""
+    """Run your training script unchanged and report which rate, decay and update rule each parameter really got."""
     from lrdiff_bench.run.audit_command import audit_script
 
     report = audit_script(script, arguments or (), every=every, quiet=json)

@@ -68,7 +68,7 @@ def ls(
     cases: Annotated[bool, typer.Option("--cases", help="List the cases and their parameters instead.")] = False,
     json: JsonOption = False,
 ) -> int:
-    """List the runs that are kept, or what can be measured."""
+    """List the saved runs, or what can be measured."""
     from lrdiff_bench.measure import page
 
     return page.list_cases(json=json) if cases else page.list_runs(folder=out, json=json)
