@@ -89,7 +89,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="FILE.md", help="The page; pictures go beside it.")] = Path("convergence.md"),
     source: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="Folder of the studies [runs/study].")] = None,
     storage: StorageOption = None,
-    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="The page alone.")] = False,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Write only the page.")] = False,
 ) -> int:  # fmt: skip
     """Write finished studies as one page with pictures."""
     from lrdiff_bench.study import command

@@ -28,7 +28,7 @@ def markdown(
     lines = [
         "# Does it help?",
         "",
-        f"Written by `{command}` from {len(documents)} finished {_studies(documents)}; how they are made stands in the",
+        f"Written by `{command}` from {len(documents)} finished {_studies(documents)}; they were made by the",
         "[protocol](../guide/protocol.md). The single rate and every scheme were tuned with the same number of trials.",
     ]
     modes = {document["mode"] for document in documents}

@@ -155,7 +155,7 @@ def distortion() -> Distortion:
     return Distortion(
         name="distortion",
         title="feature distortion, SGD",
-        question="Tuned in distribution alone, which rates keep a good body good out of distribution?",
+        question="Tuned only in distribution, which rates keep a good body good out of distribution?",
         groups=("body", "head"),
         schemes=(
             Scheme(name="single", ratios=_head(1.0)),
