@@ -149,7 +149,14 @@ def test_a_picture_shows_what_its_title_says(record: Record, tmp_path: Path, mon
     drawn: list[list[str]] = []
     monkeypatch.setattr(pictures, "_by", lambda rows, key: drawn.append([r.id for r in rows]) or {})
     monkeypatch.setattr(pictures, "_finish", lambda *_: [])
-    plain = {"shapes": "thousand", "optimizer": "adamw", "implementation": "ours", "device": "cpu", "threads": 1}
+    plain = {
+        "shapes": "thousand",
+        "optimizer": "adamw",
+        "implementation": "ours",
+        "device": "cpu",
+        "threads": 1,
+        "caches": "hot",
+    }
     others = [{}, {"optimizer": "sgd"}, {"threads": 2}, {"device": "cuda"}]
     rows = [
         record.model_copy(

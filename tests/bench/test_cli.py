@@ -138,7 +138,7 @@ def test_json_is_the_only_thing_on_stdout(trained, here, capsys):
     assert main(["train", "--data", str(trained / "rows.csv"), "--target", "y", "--out", "r", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary == json.loads(Path("r/summary.json").read_text())
-    assert (summary["format"], summary["version"]) == ("lrdiff.run", 1)
+    assert (summary["format"], summary["version"]) == ("lrdiff.run", 2)
 
 
 def test_a_resolved_configuration_repeats_the_run_bit_for_bit(trained, here):

@@ -21,40 +21,45 @@ class BenchGroup(WholeHelpGroup):
         return list(super().parse_args(ctx, args))
 
 
-OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the records [runs/bench].")]
-PageOption = Annotated[
-    Path | None, typer.Option("--to", metavar="FILE.md", help="Also write a page there, with pictures beside it.")
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The folder of the records. Default: runs/bench.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
+PageOption = Annotated[
+    Path | None,
+    typer.Option("--to", metavar="FILE.md", help="Write a page to this file as well, with pictures beside it."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 ParamOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--param", metavar="K=V", help="One value of a parameter, or k=a,b; repeat it. Others have their defaults."
+        "--param",
+        metavar="K=V",
+        help="A value of a parameter, or several: k=a,b. Give several options for several parameters; the others keep their defaults.",
     ),
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="cpu, cuda or mps.")]
-ProcessesOption = Annotated[int, typer.Option("--processes", metavar="N", help="Fresh processes a case.")]
+ProcessesOption = Annotated[int, typer.Option("--processes", metavar="N", help="Fresh processes per case.")]
 AffinityOption = Annotated[
-    str | None, typer.Option("--affinity", metavar="LIST", help="Processors to keep to, such as 0,1 (Linux).")
+    str | None, typer.Option("--affinity", metavar="LIST", help="Processors to run on, such as 0,1 (Linux only).")
 ]
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="A file, the beginning of its name, latest, or latest~1.")
+    str, typer.Argument(metavar="RUN", help="A file, the beginning of its name, latest, or latest~1 (the one before).")
 ]
 
 
 def run(
-    cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", help="Which; left out: all.")] = None,
+    cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", help="The cases. Default: all.")] = None,
     param: ParamOption = None,
     device: DeviceOption = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer cases and samples: a look in two minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer cases and samples: two minutes.")] = False,
     processes: ProcessesOption = 1,
-    instructions: Annotated[bool, typer.Option("--instructions", help="Also count instructions (valgrind; two minutes a case).")] = False,
+    instructions: Annotated[bool, typer.Option("--instructions", help="Also count instructions with valgrind; two minutes per case.")] = False,
     affinity: AffinityOption = None,
     out: OutOption = None,
     to: PageOption = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
-    """Measure cases and keep a record of each."""
+    """Measure cases and save a record of each."""
     from lrdiff_bench.measure import command
 
     return command.run(
@@ -88,19 +93,19 @@ def show(
 
 def compare(
     run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="The run to compare with.")],
-    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The run that is judged.")] = "latest",
-    across_machines: Annotated[bool, typer.Option("--across-machines", help="Compare although the machines differ.")] = False,
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The run to judge.")] = "latest",
+    across_machines: Annotated[bool, typer.Option("--across-machines", help="Compare runs of different machines anyway.")] = False,
     out: OutOption = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
-    """Compare two runs, case by case; the exit status is 1 where one got slower."""
+    """Compare two runs, case by case; the exit status is 1 if a case got slower."""
     from lrdiff_bench.measure import page
 
     return page.compare(run_a, run_b, across_machines=across_machines, folder=out, json=json)
 
 
 def calibrate(
-    case: Annotated[str, typer.Argument(metavar="[CASE]", help="What is measured against itself.")] = "main_step",
+    case: Annotated[str, typer.Argument(metavar="[CASE]", help="The case to measure against itself.")] = "main_step",
     param: ParamOption = None,
     processes: Annotated[int, typer.Option("--processes", metavar="N", help="Pairs of processes.")] = 16,
     affinity: AffinityOption = None,
@@ -115,18 +120,18 @@ def calibrate(
 
 def ab(
     ref_a: Annotated[str, typer.Argument(metavar="REF_A", help="A commit, . for the working tree, or a parameter's value.")],
-    ref_b: Annotated[str, typer.Argument(metavar="REF_B", help="The same; judged against REF_A.")],
-    case: Annotated[str, typer.Argument(metavar="CASE", help="What is measured.")],
+    ref_b: Annotated[str, typer.Argument(metavar="REF_B", help="In the same form; it is judged against REF_A.")],
+    case: Annotated[str, typer.Argument(metavar="CASE", help="The case to measure.")],
     param: ParamOption = None,
     device: DeviceOption = None,
     processes: Annotated[int, typer.Option("--processes", metavar="N", help="Pairs of fresh processes.")] = 8,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter blocks.")] = False,
-    repository: Annotated[Path, typer.Option("--repository", metavar="DIR", help="Where the commits are; bare will do.")] = Path(),
+    repository: Annotated[Path, typer.Option("--repository", metavar="DIR", help="The repository of the commits; a bare one is enough.")] = Path(),
     affinity: AffinityOption = None,
     out: OutOption = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
-    """Compare two commits, or two implementations, in one case; the exit status is 1 where REF_B is slower."""
+    """Compare two commits, or two implementations, in one case; the exit status is 1 if REF_B is slower."""
     from lrdiff_bench.measure import command
 
     return command.ab(
@@ -136,14 +141,14 @@ def ab(
 
 
 def history(
-    range_: Annotated[str | None, typer.Argument(metavar="[RANGE]", help="Commits, as git rev-list takes them [the last ten].")] = None,
-    case: Annotated[list[str] | None, typer.Option("--case", metavar="CASE", help="Only these; repeat it.")] = None,
+    range_: Annotated[str | None, typer.Argument(metavar="[RANGE]", help="Commits, in the form of git rev-list. Default: the last ten.")] = None,
+    case: Annotated[list[str] | None, typer.Option("--case", metavar="CASE", help="Measure only this case. Give several.")] = None,
     device: DeviceOption = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Few samples: a look.")] = False,
-    whole: Annotated[bool, typer.Option("--all", help="Every case of a whole run, not only those of a quick one.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few samples, only as a check.")] = False,
+    whole: Annotated[bool, typer.Option("--all", help="Measure every case, not only those of a quick run.")] = False,
     affinity: AffinityOption = None,
-    repository: Annotated[Path, typer.Option("--repository", metavar="DIR", help="A clone; bare will do.")] = Path(),
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where asv keeps everything.")] = Path("runs", "history"),
+    repository: Annotated[Path, typer.Option("--repository", metavar="DIR", help="The repository to measure; a bare clone is enough.")] = Path(),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of asv's environments, results and page.")] = Path("runs", "history"),
     show: Annotated[bool, typer.Option("--open", help="Show the page in a browser when done.")] = False,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
@@ -158,22 +163,24 @@ def history(
 
 def pictures(
     run: RunArgument = "latest",
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where the pictures go.")] = Path("runs", "bench"),
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder for the pictures.")] = Path(
+        "runs", "bench"
+    ),
     out: OutOption = None,
 ) -> int:
-    """Draw a run: cost against the number of rates, cost against size, and how cases went over all runs."""
+    """Draw a run: cost against the number of rates, cost against size, and how the times of cases changed over all runs."""
     from lrdiff_bench.measure import page
 
     return page.pictures(run, to=to, folder=out)
 
 
 def population(
-    quick: Annotated[bool, typer.Option("--quick", help="256 members, not 4096 and a million: to see that it works.")] = False,
-    threads: Annotated[int, typer.Option("--threads", metavar="N", help="Of torch and of the kernel.")] = 2,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Also write the table there.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="256 members instead of 4096 and a million: only a check that it works.")] = False,
+    threads: Annotated[int, typer.Option("--threads", metavar="N", help="Threads of torch and of the kernel.")] = 2,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Write the table to this file as well.")] = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
-    """Time thousands of small models at once against JAX and a plain loop; status 1 where a goal is missed."""
+    """Time thousands of small models at once against JAX and a plain loop; the exit status is 1 if a goal is missed."""
     from lrdiff_bench.measure.cases.population_table import present
 
     return present(quick=quick, threads=threads, out=out, json=json)

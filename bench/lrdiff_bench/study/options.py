@@ -21,31 +21,33 @@ class StudyGroup(WholeHelpGroup):
         return list(super().parse_args(ctx, args))
 
 
-StorageOption = Annotated[str | None, typer.Option("--storage", metavar="URL", help="Where trials are kept, such as postgresql://user@host/name [sqlite in the folder].")]  # fmt: skip
-OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the studies [runs/study].")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
-NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[STUDY]...", help="Which; left out: all full ones that are finished.")]  # fmt: skip
+StorageOption = Annotated[str | None, typer.Option("--storage", metavar="URL", help="The storage of the trials, such as postgresql://user@host/name. Default: SQLite in the folder.")]  # fmt: skip
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The folder of the studies. Default: runs/study.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[STUDY]...", help="The studies. Default: all finished ones by the full protocol.")]  # fmt: skip
 
 
 def run(
     targets: Annotated[list[str] | None, typer.Argument(metavar="[NAME|FILE.toml]...", help="Workloads of `lrdiff study ls`, or files.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every workload that comes with the project.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A look: a fraction of everything; marked in every output.")] = False,
-    budget: Annotated[int | None, typer.Option("--budget", metavar="K", help="Points each scheme tries in each search [64].")] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", metavar="S", help="Fresh seeds of the report [the workload's].")] = None,
-    searches: Annotated[int | None, typer.Option("--searches", metavar="R", help="Independent searches of every scheme [5].")] = None,
-    seeds_from: Annotated[int | None, typer.Option("--seeds-from", metavar="N", help="Add N to every seed: an independent replication, under a name of its own.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A small fraction of everything, marked QUICK in every output.")] = False,
+    budget: Annotated[int | None, typer.Option("--budget", metavar="K", help="Points that each scheme tries in each search. Default: 64.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", metavar="S", help="Fresh seeds for the report. Default: those of the workload.")] = None,
+    searches: Annotated[int | None, typer.Option("--searches", metavar="R", help="Independent searches of every scheme. Default: 5.")] = None,
+    seeds_from: Annotated[int | None, typer.Option("--seeds-from", metavar="N", help="Add N to every seed: an independent replication, saved under its own name.")] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="MODULE:FACTORY", help="Your own model.")] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="Your own rows: CSV, Parquet or Arrow.")] = None,
     target: Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")] = None,
-    groups: Annotated[str | None, typer.Option("--groups", metavar="NAME=PATTERN,...", help="Which parameters learn at one rate.")] = None,
-    device: Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="Of your own model: auto, cpu, cuda or mps.")] = None,
+    groups: Annotated[str | None, typer.Option("--groups", metavar="NAME=PATTERN,...", help="The groups of parameters that share a rate, such as body=layers.*,head=fc.")] = None,
+    device: Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="The device for your own model: auto, cpu, cuda or mps.")] = None,
     storage: StorageOption = None,
     scheduler: Annotated[str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Train on the workers of a Dask scheduler.")] = None,
     out: OutOption = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
-    """Study whether differential rates help; a study that was stopped goes on."""
+    """Study whether differential rates help; a study that was stopped is continued."""
     from lrdiff_bench.study import command
 
     own = {"model": model, "data": data, "target": target, "groups": groups, "device": device}
@@ -57,7 +59,7 @@ def run(
 
 
 def ls(storage: StorageOption = None, out: OutOption = None, json: JsonOption = False) -> int:
-    """List what can be studied, and the studies that are there."""
+    """List the workloads that can be studied, and the studies so far."""
     from lrdiff_bench.study import command
 
     return command.ls(storage=storage, out=out, json=json)
@@ -66,14 +68,14 @@ def ls(storage: StorageOption = None, out: OutOption = None, json: JsonOption = 
 def show(
     names: NamesArgument = None, storage: StorageOption = None, out: OutOption = None, json: JsonOption = False
 ) -> int:
-    """Show finished studies again."""
+    """Show finished studies."""
     from lrdiff_bench.study import command
 
     return command.show(names or [], storage=storage, out=out, json=json)
 
 
 def verdict(
-    name: Annotated[str, typer.Argument(metavar="STUDY", help="Of `lrdiff study ls`.")],
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="A study that `lrdiff study ls` lists.")],
     storage: StorageOption = None,
     out: OutOption = None,
     json: JsonOption = False,
@@ -87,7 +89,7 @@ def verdict(
 def export(
     names: NamesArgument = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.md", help="The page; pictures go beside it.")] = Path("convergence.md"),
-    source: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="Folder of the studies [runs/study].")] = None,
+    source: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="The folder of the studies. Default: runs/study.")] = None,
     storage: StorageOption = None,
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Write only the page.")] = False,
 ) -> int:  # fmt: skip
