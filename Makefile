@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 .PHONY: help demo test lint check coverage mutation bench gpu wheel smoke clean
 
 help:
-	@echo "make demo    train, compare, time, export and prove the built-in example"
+	@echo "make demo    train, compare, time, export and verify the built-in example"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, layering, tests: what CI runs"
 	@echo "make coverage, make mutation    what the tests see"

@@ -75,7 +75,7 @@ def find_faults(settings: Mapping[str, Any]) -> list[str]:
     if settings.get("launch_method") not in ("forkserver", "spawn"):
         faults.append("launch_method is left to asv: name forkserver (CPU) or spawn (CUDA and MPS)")
     if not settings.get("branches"):
-        faults.append("branches is missing: asv publishes master alone")
+        faults.append("branches is missing: asv publishes only master")
     if settings.get("default_benchmark_timeout", 0.0) < LEAST_TIMEOUT:
         faults.append("default_benchmark_timeout is below a minute: compiling takes longer, and asv notes no reason")
     if "pythons" in settings:

@@ -46,7 +46,7 @@ def measure_history(
 
     Args:
         range_: as ``git rev-list`` takes it; None means the last ten commits.
-        repository: a clone; a bare one will do.
+        repository: a clone; a bare one is enough.
         out: environments, results, records and page; kept for the next time.
         cases: names of families; none means all.
         device: "cpu", "cuda" or "mps".
