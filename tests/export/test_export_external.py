@@ -395,7 +395,7 @@ def test_the_golden_vectors_see_other_weights_even_if_a_runtime_does_not_look(mo
     said = json.loads(document.read_text())
     said["data"]["name"] = "../secret"
     document.write_text(json.dumps(said))
-    with pytest.raises(ModelFileError, match="is no file in the same folder"):
+    with pytest.raises(ModelFileError, match="is not a file in the same folder"):
         verify_golden(model)
 
 

@@ -245,7 +245,7 @@ def _check_budget(name: str, answer: np.ndarray, budget: Budget) -> None:
 def _data_of(said: dict[str, Any]) -> DataFile:
     made = DataFile(name=str(said["name"]), sha256=str(said["sha256"]), size=int(said["size"]))
     if not is_plain(made.name):
-        raise ValueError(f"{made.name!r} is no file in the same folder")
+        raise ValueError(f"{made.name!r} is not a file in the same folder")
     return made
 
 

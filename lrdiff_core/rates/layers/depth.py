@@ -80,7 +80,7 @@ def find_layers(infos: Sequence[ParamInfo], layers: Layers = None, by: str | Non
         stages, of = find_stack(tree)
     elif not tree.children.get(layers):
         lists = block_lists(tree)
-        raise RateError(f'"{layers}" is no module with blocks', help=nearest(layers, lists, "block lists"))
+        raise RateError(f'"{layers}" is not a module with blocks', help=nearest(layers, lists, "block lists"))
     else:
         stages = [Stage(layers, tuple(tree.children[layers]))] if by is None else stages_of(tree, layers)
         of = layers

@@ -143,7 +143,7 @@ def test_layers_can_be_listed():
             "help: add them to a layer, from input to output",
         ),
         (["*", "head"], '"head.weight" is in two layers: "*" and "head"\nhelp: let every parameter be in one layer'),
-        ("nowhere", '"nowhere" is no module with blocks\nhelp: block lists: blocks'),
+        ("nowhere", '"nowhere" is not a module with blocks\nhelp: block lists: blocks'),
     ],
 )
 def test_layers_with_a_fault(layers, text):

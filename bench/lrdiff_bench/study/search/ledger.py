@@ -105,7 +105,7 @@ class StorageLedger:
             if key in kept and kept[key] != facts[key]:
                 raise ConfigError(
                     f'study "{name}" was made with {_difference(key, kept[key], facts[key])}',
-                    help="leave the option out to go on with it, or start a new one with another --out",
+                    help="leave the option out to continue it, or start a new one with another --out",
                 )
         for key, value in facts.items():
             if key not in kept:
