@@ -157,7 +157,7 @@ def test_a_picture_shows_what_its_title_says(record: Record, tmp_path: Path, mon
         "threads": 1,
         "caches": "hot",
     }
-    others = [{}, {"optimizer": "sgd"}, {"threads": 2}, {"device": "cuda"}]
+    others = [{}, {"optimizer": "sgd"}, {"threads": 2}, {"device": "cuda"}, {"caches": "cold"}]
     rows = [
         record.model_copy(
             update={

@@ -91,7 +91,7 @@ def test_a_killed_workers_tile_is_done_again(held_map: tuple[Path, str, subproce
     (folder / "go").touch()
     out, err = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 0, err
-    assert "the best pair against the best single rate" in out
+    assert "8 x 8 cells, 2 seeds" in out
     assert "Traceback" not in err
     assert not psutil.pid_exists(lost)
     there = {int(line.split()[0]) for line in (folder / "calls.log").read_text().splitlines()}
@@ -327,6 +327,6 @@ def test_without_dask_the_map_says_what_to_install(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "zarr" else found(name, *a))
     with pytest.raises(UnavailableError) as caught:
         compute_map(make_plan(small()), tmp_path / "map", workers=0)
-    assert caught.value.message == "maps need more than is here: not installed: zarr"
+    assert "not installed: zarr" in caught.value.message
     assert caught.value.exit_status == 3
     assert not (tmp_path / "map").exists()

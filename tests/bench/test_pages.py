@@ -18,22 +18,26 @@ HERE = {
 
 def result(backend, **more):
     return {
-        "backend": backend, "status": "agrees", "dtype": "float32", "error": 1.05, "allowed": 10.2,
-        "decisions_flipped": 0, "flips_unexplained": 0, "repeats": True, "alone_equal": True, "alone_error": None,
+        "backend": backend, "status": "agrees", "dtype": "float32", "max_error": 1.05, "tolerance": 10.2,
+        "decisions_flipped": 0, "flips_unexplained": 0, "bitwise_repeatable": True, "batch_invariant": True,
+        "single_row_error": None, "where": None,
         "denormals": "kept", "reason": None, "arithmetic": "float32", "facts": {"threads": 1, "fused": True}, **more,
     }  # fmt: skip
 
 
-GONE = {"status": "unavailable", "error": None, "allowed": None, "repeats": None, "arithmetic": None, "facts": {}}
+GONE = {
+    "status": "unavailable", "max_error": None, "tolerance": None, "bitwise_repeatable": None, "arithmetic": None,
+    "facts": {},
+}  # fmt: skip
 PARITY = HERE | {
     "models": {
         "main": {
             "rows": 150,
             "results": [
-                result("eager", alone_equal=False, alone_error=0.279),
-                result("wrong", status="differs", error=4.6e4, reason="its classes are in the order 2, 1, 0",
+                result("eager", batch_invariant=False, single_row_error=0.279),
+                result("wrong", status="differs", max_error=4.6e4, reason="its classes are in the order 2, 1, 0",
                        decisions_flipped=3, flips_unexplained=3),
-                result("never", status="refused", error=None, allowed=None, reason="it ran on the CPU"),
+                result("never", status="refused", max_error=None, tolerance=None, reason="it ran on the CPU"),
                 result("cuda", **GONE, reason="torch was built without CUDA"),
             ],
         }

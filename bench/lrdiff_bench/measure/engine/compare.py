@@ -61,6 +61,7 @@ def compare_cases(
         ConfigError: an argument is out of range, or a step takes no measurable time.
 
     Example:
+        >>> from lrdiff_bench.measure.engine.case import Workload
         >>> case = Case(name="sum", version="1", factory=lambda: Workload(step=lambda: sum(range(1000))))
         >>> comparison = compare_cases(case, case, rounds=6, target_block_seconds=0.0005)
         >>> len(comparison.ratios), len(comparison.a.samples)

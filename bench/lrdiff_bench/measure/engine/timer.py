@@ -287,6 +287,7 @@ def time_case(
         ConfigError: an argument is out of range, or the step takes no measurable time.
 
     Example:
+        >>> from lrdiff_bench.measure.engine.case import Workload
         >>> case = Case(name="sum", version="1", factory=lambda: Workload(step=lambda: sum(range(1000))))
         >>> timing = time_case(case, samples=3, target_block_seconds=0.001)
         >>> len(timing.samples), timing.threads, timing.clock_share < 0.001
