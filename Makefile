@@ -6,12 +6,12 @@ BIN := $(VENV)/bin
 SAMPLE ?= 100
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test lint check coverage mutation bench gpu wheel smoke clean
+.PHONY: help demo test slow lint check coverage mutation bench gpu wheel smoke clean
 
 help:
 	@echo "make demo    train, compare, time, export and verify the built-in example"
-	@echo "make test    run the tests"
-	@echo "make check   lint, types, layering, tests: what CI runs"
+	@echo "make test    run the tests, but for the slow ones; make slow runs those"
+	@echo "make check   lint, types, import contracts, tests; CI runs this, the slow tests, the wheel and the demo"
 	@echo "make coverage, make mutation    what the tests see"
 	@echo "make bench   time the benchmark cases on this machine"
 	@echo "make gpu     all that needs an accelerator, under 8 minutes; with your own torch: make gpu PYTHON=python3.12"
@@ -20,7 +20,11 @@ demo: $(VENV)/.demo
 	$(BIN)/lrdiff run
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# Browsers, compilers, killed processes, real measurements: CI runs them, too.
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

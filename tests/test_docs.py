@@ -90,6 +90,7 @@ def test_the_setup_is_two_commands_and_no_path_or_address_of_a_machine():
         assert not re.search(r"/home/\w|/Users/\w|index-url", text), file
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_guide_to_ones_own_model_run(tmp_path, monkeypatch, capsys):
     from lrdiff_bench.cli import main
 

@@ -73,6 +73,7 @@ def verdicts(slow_down: float, comparisons: int, **options: Any) -> Counter:
     return Counter(compare(slow_down, seed, **options).outcome.verdict for seed in range(comparisons))
 
 
+@pytest.mark.slow
 def test_200_comparisons_of_the_same_and_100_of_a_planted_5_percent() -> None:
     """Through the whole path of ``lrdiff bench ab`` but for the processes."""
     # With ten rounds in place of thirty it is 60 of 100.
@@ -84,6 +85,7 @@ def test_200_comparisons_of_the_same_and_100_of_a_planted_5_percent() -> None:
     assert faster["faster"] >= 18, faster
 
 
+@pytest.mark.slow
 def test_a_slow_down_as_small_as_the_band_is_called_one_in_forty_at_most() -> None:
     edge = verdicts(1.02, 200)
     assert edge["slower"] <= 0.04 * 200, edge

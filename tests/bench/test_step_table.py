@@ -108,6 +108,7 @@ def test_a_fault_of_our_own_is_a_missed_goal_and_one_of_a_peer_is_told(broken: s
     assert (row.verdict, row.reason) == (verdict, "RuntimeError: went away")
 
 
+@pytest.mark.slow
 def test_the_table_says_where_its_numbers_come_from(times: list, monkeypatch) -> None:
     origin = {
         "machine": {"cpu": "Some CPU", "cpus": 2, "load": 0.25, "system": "Linux x86_64", "device": "cpu"},
@@ -140,6 +141,7 @@ def test_the_table_says_where_its_numbers_come_from(times: list, monkeypatch) ->
     assert lines[begin + 10] == "## 2 threads, memory at 10 GB/s"
 
 
+@pytest.mark.slow
 def test_a_missed_goal_ends_with_status_1_but_not_when_quick(times: list, capsys, tmp_path) -> None:
     file = tmp_path / "step.md"
     arguments = ["bench", "step", "--peers", "--shape", "mlp", "--threads", "1", "--out", str(file)]
@@ -168,6 +170,7 @@ def test_input_that_cannot_be_used(times: list, capsys, tmp_path, monkeypatch, a
     assert times == []
 
 
+@pytest.mark.slow
 def test_a_real_quick_run(capsys) -> None:
     assert main(["bench", "step", "--peers", "--quick", "--shape", "mlp", "--threads", "1", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

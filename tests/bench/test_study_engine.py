@@ -79,6 +79,7 @@ def assert_whole(url, uninterrupted):
     assert [s.winners for s in again.searches] == [s.winners for s in uninterrupted.searches]
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_with_nothing_lost_and_nothing_twice(url, uninterrupted):
     (process,) = start(url, 0.05)
     for _ in range(5):  # in the middle of the fifth batch
@@ -104,6 +105,7 @@ def test_a_killed_study_goes_on_with_nothing_lost_and_nothing_twice(url, uninter
     assert_whole(url, uninterrupted)
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study(url, uninterrupted):
     both = start(url, 0.1, count=2)
     outputs = [process.communicate(timeout=180) for process in both]

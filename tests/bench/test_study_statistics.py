@@ -29,6 +29,7 @@ def test_simulated_studies_give_the_wrong_verdict_at_most_5_percent_of_the_time(
     assert counts.verdicts.get("INCONCLUSIVE", 0) <= 15, counts  # never saying anything is not the way to be right
 
 
+@pytest.mark.slow
 def test_an_effect_of_exactly_the_smallest_difference_is_neither_help_nor_nothing():
     counts = simulate(BY_NAME["exactly the smallest difference"], 30)
     assert counts.wrong <= 4, counts

@@ -241,6 +241,7 @@ def test_a_compiler_that_fails_is_no_compiler(monkeypatch: pytest.MonkeyPatch) -
         train_population(chain(nn.ReLU), rows_for("binary"), RATES, 0, epochs=1, batch_size=9, compile=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(native.kernel_status().reason is not None, reason=str(native.kernel_status().reason))
 def test_the_compiler_may_come_with_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     command = native.kernel_status().detail
