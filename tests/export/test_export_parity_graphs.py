@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lrdiff_export import BACKENDS, check_parity
+from lrdiff_export.model import float64
 from lrdiff_export.model.float64 import to_numpy
-from lrdiff_export.runtimes import cuda
 from lrdiff_export.training.examples import zoo_job
 from lrdiff_export.training.implementations import IMPLEMENTATIONS, Lane
 from lrdiff_export.training.parity import check_training_parity
@@ -82,7 +82,7 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 def test_a_graph_is_captured_once_a_shape_and_reads_new_rows(recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     on_the_cpu(monkeypatch, "cuda-graph")
-    monkeypatch.setattr(cuda, "to_numpy", lambda one: to_numpy(one).copy())  # as from a device
+    monkeypatch.setattr(float64, "to_numpy", lambda one: to_numpy(one).copy())  # as from a device
     (result,) = check_parity(seeded(Classifier), rows_of(20, 10), backends=["cuda-graph"]).results
     assert (result.status, result.reason) == ("agrees", None)
     assert result.facts["float32_products"] == "ieee"
