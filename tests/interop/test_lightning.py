@@ -20,9 +20,10 @@ from interop_setup import (
 pytest.importorskip("lightning", reason="Lightning is not installed: pip install -e .[interop]")
 
 import lightning
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import BackboneFinetuning, Callback, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
 
+from lrdiff_core import AdamW, param_groups
 from lrdiff_core.integrations import lightning_unfreezing
 from lrdiff_core.unfreezing import head_down
 
@@ -171,3 +172,36 @@ def test_rates_are_logged_by_the_names_of_the_plan(tmp_path):
     names = [group["name"] for group in module.plan.groups()]
     assert [key.rpartition("/")[2] for key in logged] == names
     assert len(set(names)) == GROUPS
+
+
+class Backbone(lightning.LightningModule):
+    """A pretrained body that Lightning's own callback freezes, and a head with a plan."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8))
+        self.head = torch.nn.Linear(8, 1)
+
+    def training_step(self, batch, index):
+        x, y = batch
+        return (self.head(self.backbone(x)) - y).square().mean()
+
+    def configure_optimizers(self):
+        return AdamW(param_groups(self.head, lr=1e-2).groups(names=False))
+
+
+def test_lightnings_backbone_finetuning_adds_its_group_to_a_plans(tmp_path):
+    module = Backbone()
+    before = [weight.clone() for weight in module.backbone.parameters()]
+    torch.manual_seed(0)
+    data = torch.utils.data.TensorDataset(torch.randn(32, 4), torch.randn(32, 1))
+    trainer = lightning.Trainer(
+        max_epochs=4, accelerator="cpu", default_root_dir=tmp_path, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[BackboneFinetuning(unfreeze_backbone_at_epoch=2)],
+    )  # fmt: skip
+    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=8))
+    head, backbone = trainer.optimizers[0].param_groups
+    assert (len(head["params"]), head["lr"]) == (2, 1e-2)
+    assert len(backbone["params"]) == 4
+    assert all(not torch.equal(old, new) for old, new in zip(before, module.backbone.parameters(), strict=True))
