@@ -24,7 +24,7 @@ KINDS = {
     "twice": "two optimizers take turns on the same parameters",
     "groups-lost": "parameters that were asked to learn at several rates all learn at one",
     "scaled": "all rates are the asked ones times a constant",
-    "lr-scale": "groups carry a factor (timm's lr_scale) that nobody applies",
+    "lr-scale": "groups carry a factor (timm's lr_scale) that is never applied",
     "loaded": "rates changed when a state was loaded",
     "swapped": "groups hold each other's rates",
     "warm-up": "a warm-up moves some groups only",
