@@ -38,7 +38,11 @@ PARTS = {
     "rates": Part(sources=("lrdiff_core/rates",), tests=("tests/core/rates",)),
     "stats": Part(
         sources=("lrdiff_bench/stats",),
-        tests=("tests/bench/test_statistics.py", "tests/bench/test_bench_hierarchical.py"),
+        tests=(
+            "tests/bench/test_statistics.py",
+            "tests/bench/test_verdicts.py",
+            "tests/bench/test_bench_hierarchical.py",
+        ),
     ),
     "verify": Part(
         sources=("lrdiff_export/verify",),
