@@ -77,7 +77,8 @@ also_copy = {json.dumps([*ours, "README.md", "CONTRIBUTING.md", "Makefile", "pyp
 
 def mutmut(place: Path, *arguments: str) -> str:
     """Run mutmut there and return what it prints."""
-    environment = {**os.environ, "PYTHONPATH": str(place / "mutants"), "HYPOTHESIS_PROFILE": "mutation"}
+    # One thread: mutmut forks after the tests have run once, and OpenMP's threads do not survive a fork.
+    environment = {**os.environ, "PYTHONPATH": str(place / "mutants"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-m", "mutmut", *arguments]
     return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False).stdout
 
