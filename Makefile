@@ -70,7 +70,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable ".[dev,interop,openvino,maps,study]"
+	$(PIP) --editable ".[dev,browser,interop,openvino,maps,study]"
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.mutation: $(VENV)/.dev
