@@ -15,9 +15,15 @@ from lrdiff_bench.measure.cases.optimizer_error import budget, error_in_eps
 from lrdiff_bench.measure.cases.population_speed import SpeedCase, network
 from lrdiff_core.optim import SGD, Adam, AdamW
 from lrdiff_core.population import train_population
-from lrdiff_export.training.examples import TRAINING_ZOO, zoo_job
-from lrdiff_export.training.implementations import IMPLEMENTATIONS, Lane, find_lanes
-from lrdiff_export.training.parity import TrainingReport, check_training_parity
+from lrdiff_export.training import (
+    IMPLEMENTATIONS,
+    TRAINING_ZOO,
+    Lane,
+    TrainingReport,
+    check_training_parity,
+    find_lanes,
+    zoo_job,
+)
 
 COMPILING = ("compiled", "overhead", "autotune")
 

@@ -18,7 +18,7 @@ from lrdiff_bench.gpu.record import NO_TIME, PARTS, GpuRow, Part, Request, markd
 from lrdiff_bench.gpu.training import tasks
 from lrdiff_core.devices import device_status
 from lrdiff_export.runtimes import BACKENDS
-from lrdiff_export.training.implementations import ARITHMETICS, IMPLEMENTATIONS
+from lrdiff_export.training import ARITHMETICS, IMPLEMENTATIONS
 
 ROOT = Path(__file__).parents[2]
 ALLOWED_SECONDS = 8 * 60

@@ -71,7 +71,7 @@ def test_json_is_alone_on_stdout_and_in_the_folder_with_the_pictures(
 def test_a_wrong_lane_fails_and_says_which_step_and_parameter(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lrdiff_export.training.implementations import IMPLEMENTATIONS
+    from lrdiff_export.training import IMPLEMENTATIONS
 
     real = IMPLEMENTATIONS["ours"].optimizer  # type: ignore[attr-defined]
 
@@ -105,7 +105,7 @@ def test_a_run_is_trained_again_as_it_was(config: Path, tmp_path: Path) -> None:
     trained = train(set_up(load_table("seed"), settings), settings)
     job = run_job(settings, name="seed")
     placed = job.place("cpu", torch.float32)
-    from lrdiff_export.training.implementations import ARITHMETICS, IMPLEMENTATIONS
+    from lrdiff_export.training import ARITHMETICS, IMPLEMENTATIONS
 
     running = IMPLEMENTATIONS["ours"].start(placed, ARITHMETICS["float32"])
     for step in range(job.steps):

@@ -19,9 +19,7 @@ from torch.utils._pytree import tree_leaves
 from lrdiff_export import BACKENDS, check_parity
 from lrdiff_export.model import float64
 from lrdiff_export.model.float64 import to_numpy
-from lrdiff_export.training.examples import zoo_job
-from lrdiff_export.training.implementations import IMPLEMENTATIONS, Lane
-from lrdiff_export.training.parity import check_training_parity
+from lrdiff_export.training import IMPLEMENTATIONS, Lane, check_training_parity, zoo_job
 
 
 class Recorded(TorchDispatchMode):

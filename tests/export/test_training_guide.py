@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lrdiff_bench.gpu.record import PARTS
-from lrdiff_export.training.implementations import ARITHMETICS, IMPLEMENTATIONS
+from lrdiff_export.training import ARITHMETICS, IMPLEMENTATIONS
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "training-parity.md"
 TEXT = GUIDE.read_text("utf-8")

@@ -19,18 +19,25 @@ from torch import nn
 from lrdiff_core.errors import ConfigError, InputError, RateError
 from lrdiff_core.optim import kernel
 from lrdiff_core.schedules import Shape
-from lrdiff_export.training.examples import TRAINING_ZOO, make_job, zoo_job
-from lrdiff_export.training.implementations import (
+from lrdiff_export.training import (
     ARITHMETICS,
     IMPLEMENTATIONS,
+    OPTIMIZERS,
+    TRAINING_ZOO,
     Lane,
+    LaneResult,
+    RateGroup,
     TrainingImplementation,
+    TrainingJob,
+    check_training_parity,
     find_lanes,
+    make_job,
     register_implementation,
+    zoo_job,
 )
-from lrdiff_export.training.job import OPTIMIZERS, PROBE, RateGroup, TrainingJob
-from lrdiff_export.training.parity import LaneResult, check_training_parity
-from lrdiff_export.training.reference import FLOOR, LOSS, Jitter, TrainingReference
+from lrdiff_export.training.jitter import Jitter
+from lrdiff_export.training.job import PROBE
+from lrdiff_export.training.reference import FLOOR, LOSS, TrainingReference
 
 ON_CPU = ["torch", "torch-foreach", "torch-fused", "ours", "ours-no-kernel"]
 

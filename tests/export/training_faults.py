@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrdiff_export.training.implementations import Arithmetic, Running, TrainingImplementation
-from lrdiff_export.training.job import Placed
+from lrdiff_export.training import Arithmetic, Placed, Running, TrainingImplementation
 
 
 class IgnoresARate(TrainingImplementation):

@@ -6,10 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from lrdiff_bench.gpu.record import NO_TIME, GpuRow, Request, Tell
-from lrdiff_export.training.examples import TRAINING_ZOO, zoo_job
-from lrdiff_export.training.implementations import ARITHMETICS, IMPLEMENTATIONS, Lane
-from lrdiff_export.training.job import TrainingJob
-from lrdiff_export.training.parity import LaneResult, check_training_parity
+from lrdiff_export.training import (
+    ARITHMETICS,
+    IMPLEMENTATIONS,
+    TRAINING_ZOO,
+    Lane,
+    LaneResult,
+    TrainingJob,
+    check_training_parity,
+    zoo_job,
+)
 
 __all__ = ["run", "tasks"]
 

@@ -30,9 +30,16 @@ from lrdiff_core.files import write_text
 from lrdiff_core.loop import loss_function
 from lrdiff_core.seeds import make_generator
 from lrdiff_export.records import first_line
-from lrdiff_export.training.implementations import ARITHMETICS, IMPLEMENTATIONS, Lane, find_lanes
-from lrdiff_export.training.job import TrainingJob, plan_groups
-from lrdiff_export.training.parity import LaneResult, check_training_parity
+from lrdiff_export.training import (
+    ARITHMETICS,
+    IMPLEMENTATIONS,
+    Lane,
+    LaneResult,
+    TrainingJob,
+    check_training_parity,
+    find_lanes,
+    plan_groups,
+)
 
 __all__ = ["choose_lanes", "find_job", "run_job", "training_parity"]
 
@@ -122,7 +129,7 @@ def choose_lanes(wanted: Sequence[str] | None = None) -> list[Lane]:
     """Return the lanes to compare; a device that is not here and was not named is one lane, to say why.
 
     Args:
-        wanted: names, as for :func:`~lrdiff_export.training.implementations.find_lanes`.
+        wanted: names, as for :func:`~lrdiff_export.training.find_lanes`.
 
     Raises:
         ConfigError: an unknown name.

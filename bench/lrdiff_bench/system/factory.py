@@ -8,7 +8,7 @@ deeper (``mods:Zoo.net``). It is a function or a class that takes no arguments, 
 ``module, example``       one batch as the module takes it: a tensor, a tuple, or a mapping of forward's arguments;
                           enough for `export` and `parity`, too
 ``module, example, more`` a mapping of arguments of :func:`lrdiff_export.export` and of
-                          :func:`lrdiff_export.training.examples.make_job`: with ``targets`` it is enough for
+                          :func:`lrdiff_export.training.make_job`: with ``targets`` it is enough for
                           `lr-find` and `map`, too; each command takes what it needs
 ``MapWorkload``           `lrdiff map` only: rows and weights that differ from seed to seed
 ========================= ========================================================================================
@@ -37,7 +37,7 @@ from lrdiff_core.errors import InputError, LrdiffError
 from lrdiff_core.text import nearest
 
 if TYPE_CHECKING:
-    from lrdiff_export.training.job import TrainingJob
+    from lrdiff_export.training import TrainingJob
 
 __all__ = [
     "GRAMMAR",
@@ -186,7 +186,7 @@ def training_job(
     Raises:
         InputError: it cannot be trained on these rows.
     """
-    from lrdiff_export.training.examples import make_job
+    from lrdiff_export.training import make_job
 
     options = {name: value for name, value in model.options.items() if name in _training_options()}
     if targets is not None:
@@ -262,7 +262,7 @@ def _export_options() -> tuple[str, ...]:
 
 @cache
 def _training_options() -> tuple[str, ...]:
-    from lrdiff_export.training.examples import make_job
+    from lrdiff_export.training import make_job
 
     return tuple(name for name in inspect.signature(make_job).parameters if name not in ("module", "inputs", "name"))
 

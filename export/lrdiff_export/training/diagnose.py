@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from lrdiff_export.model.float64 import float64_throughout
+from lrdiff_export.training.jitter import Jitter
 from lrdiff_export.training.job import PROBE, TrainingJob
-from lrdiff_export.training.reference import Jitter
+from lrdiff_export.training.optimizers import bias_correction
 
 __all__ = ["NOISE", "RIGHT", "explain", "gradients_at", "judge_gradients", "step_factor"]
 
@@ -205,8 +206,8 @@ def _why(job: TrainingJob, name: str, step: int, factor: float) -> str:
         return ""
     own = job.groups[at]
     if job.optimizer != "sgd" and not own.options.get("use_muon"):
-        beta1, beta2 = own.options.get("betas", (0.9, 0.999))
-        if math.isclose(factor, (1 - beta1**step) / math.sqrt(1 - beta2**step), rel_tol=SAME):
+        first, root = bias_correction(own.options.get("betas", (0.9, 0.999)), step)
+        if math.isclose(factor, first / root, rel_tol=SAME):
             return ", as without bias correction"
     now, last = job.factor(step), job.factor(max(step - 1, 1))
     if now and now != 1 and math.isclose(factor, 1 / now, rel_tol=SAME):

@@ -31,17 +31,19 @@ from torch import Tensor
 from lrdiff_core.errors import InputError
 from lrdiff_export.model.float64 import float64_throughout
 from lrdiff_export.records import first_line
-from lrdiff_export.training.implementations import Arithmetic, TrainingImplementation, make_optimizer
-from lrdiff_export.training.job import Batch, Placed, TrainingJob
+from lrdiff_export.training.arithmetic import Arithmetic
+from lrdiff_export.training.implementations import TrainingImplementation
+from lrdiff_export.training.jitter import Jitter, random_signs
+from lrdiff_export.training.job import Placed, TrainingJob
+from lrdiff_export.training.optimizers import plain_optimizer
 
-__all__ = ["FLOOR", "LOSS", "MARGIN", "Jitter", "Snapshot", "TrainingReference", "snapshots"]
+__all__ = ["FLOOR", "LOSS", "MARGIN", "Snapshot", "TrainingReference", "snapshots"]
 
 FLOOR = 2.0  # eps units of what a weight is kept in: it is rounded here and there
 LOSS_FLOOR = 8.0  # the same of the loss: two correct orders of summation may differ by so much
 MARGIN = 4.0  # another implementation may be this much worse than plain arithmetic, or than the conditioning
 DRAWS = 3  # of trajectories moved by half a digit, in float64, and of plain ones
 MOST_BYTES = 2**31  # of the float64 trajectory, which is kept
-MUON_EPS = float(torch.finfo(torch.bfloat16).eps)  # the Newton-Schulz iteration is computed in bfloat16 everywhere
 LOSS = "loss"  # stands last among the names, and counts as a tensor of one number
 
 
@@ -103,7 +105,7 @@ class TrainingReference:
     Example:
         >>> from torch import nn
         >>> from lrdiff_export.training.job import RateGroup
-        >>> from lrdiff_export.training.implementations import ARITHMETICS
+        >>> from lrdiff_export.training.arithmetic import ARITHMETICS
         >>> job = TrainingJob(
         ...     name="line", module=nn.Linear(2, 1), batches=[(torch.ones(4, 2),)] * 3, optimizer="adam",
         ...     loss=lambda module, x: (module(x) - 1).square().mean(),
@@ -206,7 +208,7 @@ class TrainingReference:
             generator = torch.Generator().manual_seed(draw)
             with torch.no_grad():
                 for param in placed.params[:-1]:
-                    aside = torch.where(_signs(param, generator) > 0, torch.inf, -torch.inf).to(param.dtype)
+                    aside = torch.where(random_signs(param, generator) > 0, torch.inf, -torch.inf).to(param.dtype)
                     param.copy_(torch.nextafter(param, aside))
         return self._distances(placed, TrainingImplementation().start(placed, arithmetic).step)
 
@@ -217,77 +219,9 @@ class TrainingReference:
         return np.where(np.isfinite(errors), errors, 0.0)
 
 
-class Jitter:
-    """Moves float64 numbers by half a digit of an arithmetic, up or down.
-
-    Args:
-        arithmetic: whose digits.
-        generator: draws the directions.
-    """
-
-    def __init__(self, arithmetic: Arithmetic, generator: torch.Generator) -> None:
-        info = torch.finfo(arithmetic.dtype)
-        self._stored, self._least = float(info.eps), info.tiny * info.eps
-        self._product, self._generator = arithmetic.eps, generator
-        self.coarse = self._product > self._stored  # products keep less of a number than is stored
-
-    def moved(self, value: Tensor, eps: float) -> Tensor:
-        size = (value.abs() * eps / 2).clamp(min=self._least / 2)
-        return value + size * _signs(value, self._generator)
-
-    def kept(self, value: Tensor) -> Tensor:
-        """As if rounded to the dtype it is kept in."""
-        return self.moved(value, self._stored)
-
-    def gradient(self, value: Tensor, *, muon: bool) -> Tensor:
-        """As if rounded to the dtype it is kept in, or to bfloat16, as Muon does by definition."""
-        return self.moved(value, MUON_EPS if muon else self._stored)
-
-    def multiplied(self, value: Tensor) -> Tensor:
-        """As if rounded on its way into a product."""
-        return self.moved(value, self._product)
-
-    def rows(self, batch: Batch) -> Batch:
-        return tuple(self.moved(one, self._product) if one.is_floating_point() else one for one in batch)
-
-    @torch.no_grad()
-    def stored(self, placed: Placed) -> None:
-        """As if every weight had been rounded to the dtype it is kept in."""
-        for param in placed.params:
-            param.copy_(self.kept(param))
-
-    def bias_correction(self, optimizer: Any, step: int) -> None:
-        """As if the powers of Adam's betas had been rounded to float32, as captured and compiled steps do.
-
-        Half a digit of the beta is taken to the power of :math:`t`, and the power is rounded once more, so that it is
-        off by :math:`\\delta = (t + 1)\\, \\varepsilon / 2` of itself, and the step by
-        :math:`\\delta\\, (\\beta_1^t / (1 - \\beta_1^t) + \\beta_2^t / 2 (1 - \\beta_2^t))`.
-        """
-        digit = min(self._stored, float(torch.finfo(torch.float32).eps))
-        off = digit * (step + 1) / 2
-        sign = float(_signs(torch.ones(()), self._generator))
-        for part in getattr(optimizer, "parts", [optimizer]):
-            for group in part.param_groups:
-                if "betas" not in group:
-                    continue
-                first, second = (beta**step / (1 - beta**step) for beta in group["betas"])
-                group["lr"] *= 1 + sign * off * (first + second / 2)
-
-    @torch.no_grad()
-    def gradients(self, placed: Placed) -> None:
-        """As if the gradients of Muon's matrices had been rounded to bfloat16, as Muon does by definition."""
-        if placed.job.optimizer != "muon":
-            return
-        muon = {name for group in placed.job.groups if group.options.get("use_muon") for name in group.names}
-        for name, param in zip(placed.names, placed.params, strict=True):
-            if name in muon and param.grad is not None:
-                param.grad.copy_(self.moved(param.grad, MUON_EPS))
-
-
 def _float64_step(placed: Placed, jitter: Jitter | None = None) -> Any:
     """A step in float64 by torch's plain loop, every cast to float32 inside the module widened."""
-    flags = {} if placed.job.optimizer == "muon" else {"foreach": False}
-    optimizer = make_optimizer(placed, ours=False, **flags)
+    optimizer = plain_optimizer(placed)
     if jitter is not None:
         jitter.stored(placed)
     own = [param.detach().clone() for param in placed.params]
@@ -330,7 +264,3 @@ def _float64_step(placed: Placed, jitter: Jitter | None = None) -> Any:
         return loss.detach()
 
     return step
-
-
-def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    return (2 * torch.randint(0, 2, like.shape, generator=generator) - 1).to(like.dtype)

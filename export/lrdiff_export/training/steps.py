@@ -20,7 +20,6 @@ of Numerical Algorithms*, 2nd ed., SIAM 2002, chapter 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrdiff_export.training.arithmetic import Arithmetic
 from lrdiff_export.training.diagnose import NOISE, RIGHT, explain, gradients_at, judge_gradients
-from lrdiff_export.training.implementations import Arithmetic, make_optimizer
+from lrdiff_export.training.jitter import Jitter
 from lrdiff_export.training.job import Placed, TrainingJob
-from lrdiff_export.training.reference import Jitter
+from lrdiff_export.training.twin import State, Twin, state_of
 
 __all__ = ["GRADIENT", "OneStep", "StepWatch", "WrongStep"]
 
@@ -40,7 +40,6 @@ FLIPS = 8.0  # digits that may be rounded the other way: with fewer, one healthy
 GRADIENTS = 8  # steps whose gradients are judged: each costs as much as four steps
 FEWEST = 16  # numbers over all those steps; of fewer there is no average to judge
 GRADIENT = "the gradient of {}"
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")  # as torch's optimizers call them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,27 +86,6 @@ class OneStep:
     wrong: WrongStep | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Held:
-    """Weights, and moments by name, on the CPU."""
-
-    weights: list[Tensor]
-    moments: list[dict[str, Tensor]]
-
-    def part(self, index: int, key: str) -> np.ndarray:
-        """A tensor's weights, or a moment of it, in float64 ``[numbers]``; moments begin at zero."""
-        weight = self.weights[index]
-        found = self.moments[index].get(key, torch.zeros_like(weight)) if key else weight
-        return np.asarray(found.double().reshape(-1).numpy())
-
-    def rounded(self, dtype: torch.dtype) -> _Held:
-        """The same in another dtype."""
-        return _Held(
-            weights=[one.to(dtype) for one in self.weights],
-            moments=[{key: one.to(dtype) for key, one in each.items()} for each in self.moments],
-        )
-
-
 class StepWatch:
     """Looks at a lane before and after each step; ask it for :meth:`result` at the end.
 
@@ -118,7 +96,7 @@ class StepWatch:
     Example:
         >>> from torch import nn
         >>> from lrdiff_export.training.job import RateGroup
-        >>> from lrdiff_export.training.implementations import ARITHMETICS, IMPLEMENTATIONS
+        >>> from lrdiff_export.training import ARITHMETICS, IMPLEMENTATIONS
         >>> job = TrainingJob(
         ...     name="line", module=nn.Linear(2, 1), batches=[(torch.ones(4, 2),)] * 3, optimizer="adam",
         ...     loss=lambda module, x: (module(x) - 1).square().mean(),
@@ -137,12 +115,12 @@ class StepWatch:
 
     def __init__(self, job: TrainingJob, arithmetic: Arithmetic) -> None:
         self._job, self._arithmetic = job, arithmetic
-        self._exact, self._plain = _Twin(job, torch.float64), _Twin(job, arithmetic.dtype)
-        self._moved = _Twin(job, torch.float64, Jitter(arithmetic, torch.Generator().manual_seed(0)))
+        self._exact, self._plain = Twin(job, torch.float64), Twin(job, arithmetic.dtype)
+        self._moved = Twin(job, torch.float64, Jitter(arithmetic, torch.Generator().manual_seed(0)))
         self._names = self._exact.placed.names[:-1]  # without the probe
         places = np.linspace(0, job.steps - 1, min(GRADIENTS, job.steps))
         self._looked_at = {int(place) + 1 for place in places}
-        self._before: _Held | None = None
+        self._before: State | None = None
         self._sums: dict[str, _Sums] = {}
         self._worst: tuple[float, str, int, float, float] = (-1.0, "", 0, 0.0, 0.0)
         self._wrong: WrongStep | None = None
@@ -151,13 +129,13 @@ class StepWatch:
 
     def begin(self, placed: Placed, optimizer: Any) -> None:
         """Look at it before the first step."""
-        self._before = _held(placed, optimizer)
+        self._before = state_of(placed, optimizer)
 
     def after(self, placed: Placed, optimizer: Any, step: int) -> None:
         """Look at it after a step, from 1."""
         if self._unseen is not None or self._before is None:
             return
-        before, now = self._before, _held(placed, optimizer)
+        before, now = self._before, state_of(placed, optimizer)
         self._before = now
         taken = [param.grad for param in placed.params[:-1]]
         grads = [one.detach().cpu().clone() for one in taken if one is not None and one.layout is torch.strided]
@@ -193,7 +171,7 @@ class StepWatch:
             wrong=self._wrong,
         )
 
-    def _judge_update(self, before: _Held, now: _Held, exact: _Held, grads: list[Tensor], step: int) -> None:
+    def _judge_update(self, before: State, now: State, exact: State, grads: list[Tensor], step: int) -> None:
         dtype = self._arithmetic.dtype
         moved = self._moved.step(before, grads, step).rounded(dtype)
         told_by = (before, now, exact.rounded(dtype), self._plain.step(before, grads, step), moved)
@@ -222,7 +200,7 @@ class StepWatch:
                     step=step, parameter=name, what=what, error=left[0], allowed=left[1], meaning=meaning
                 )
 
-    def _judge_gradients(self, before: _Held, grads: list[Tensor], step: int) -> None:
+    def _judge_gradients(self, before: State, grads: list[Tensor], step: int) -> None:
         at = torch.cat([one.reshape(-1) for one in before.weights]).double().numpy()
         way = {torch.bfloat16: "bfloat16", torch.float64: "float64"}.get(self._arithmetic.dtype, "float32")
         way = {"tfloat32": "tf32", "autocast": "autocast bfloat16"}.get(self._arithmetic.name, way)
@@ -297,58 +275,6 @@ class _Sums:
         if not math.isfinite(self.off):
             return math.inf
         return self.off / self.allowed if self.allowed else math.inf if self.off else 0.0
-
-
-class _Twin:
-    """torch's plain loop on the CPU, put into a given state before each step."""
-
-    def __init__(self, job: TrainingJob, dtype: torch.dtype, jitter: Jitter | None = None) -> None:
-        self.placed, self._jitter = job.place("cpu", dtype), jitter
-        flags = {} if job.optimizer == "muon" else {"foreach": False}
-        self._optimizer = make_optimizer(self.placed, ours=False, **flags)
-        self._muon = {name for group in job.groups if group.options.get("use_muon") for name in group.names}
-        self._owners: dict[Tensor, Any] = {
-            param: part
-            for part in getattr(self._optimizer, "parts", [self._optimizer])
-            for group in part.param_groups
-            for param in group["params"]
-        }
-
-    def step(self, before: _Held, grads: Sequence[Tensor], number: int) -> _Held:
-        """Make one step from ``before``."""
-        params, jitter = self.placed.params[:-1], self._jitter
-        for i, param in enumerate(params):
-            with torch.no_grad():
-                param.copy_(before.weights[i])
-            grad = grads[i].to(param.dtype, copy=True)
-            state = {key: value.to(param.dtype, copy=True) for key, value in before.moments[i].items()}
-            if jitter is not None:
-                grad = jitter.gradient(grad, muon=self.placed.names[i] in self._muon)
-                state = {key: jitter.kept(value) for key, value in state.items()}
-            param.grad = grad
-            if "exp_avg" in state:
-                state["step"] = torch.tensor(float(number - 1))  # what it has to be, whatever the lane counts
-            self._owners[param].state[param] = state
-        self.placed.set_rates(self._optimizer, number)
-        if jitter is not None:
-            jitter.bias_correction(self._optimizer, number)
-        self._optimizer.step()
-        return _Held(
-            weights=[param.detach().clone() for param in params],
-            moments=[_moments(self._owners[param].state.get(param, {})) for param in params],
-        )
-
-
-def _held(placed: Placed, optimizer: Any) -> _Held:
-    params, state = placed.params[:-1], optimizer.state
-    return _Held(
-        weights=[param.detach().cpu().clone() for param in params],
-        moments=[_moments(state.get(param, {})) for param in params],
-    )
-
-
-def _moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: state[name].detach().cpu().clone() for name in MOMENTS if isinstance(state.get(name), Tensor)}
 
 
 def _digit(value: float, dtype: torch.dtype) -> float:

@@ -119,7 +119,7 @@ def _captured(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
 
 
 def _triton() -> AbstractContextManager[Any]:
-    from lrdiff_export.training.implementations import triton_switched_on
+    from lrdiff_export.training.optimizers import triton_switched_on
 
     return triton_switched_on()
 

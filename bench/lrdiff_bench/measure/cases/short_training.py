@@ -13,7 +13,7 @@ MODELS = ("main", "convolution", "transformer block", "3-D linear")
 
 def _unavailable(*, model: str, optimizer: str, implementation: str, device: str) -> str | None:
     try:
-        from lrdiff_export.training.implementations import Lane, why_not
+        from lrdiff_export.training import Lane, why_not
     except ImportError:
         return "this commit has no training parity"
     return why_not(Lane(implementation=implementation, device=device), optimizer)
@@ -36,9 +36,7 @@ def _unavailable(*, model: str, optimizer: str, implementation: str, device: str
 )
 def short_training(model: str, optimizer: str, implementation: str, device: str) -> Workload:
     """Ten training steps of a small model from its initial weights, the optimizer built anew."""
-    from lrdiff_export.training.examples import zoo_job
-    from lrdiff_export.training.implementations import ARITHMETICS, IMPLEMENTATIONS, Lane
-    from lrdiff_export.training.parity import check_training_parity
+    from lrdiff_export.training import ARITHMETICS, IMPLEMENTATIONS, Lane, check_training_parity, zoo_job
 
     job = zoo_job(model, optimizer=optimizer, steps=STEPS)
     lane = Lane(implementation=implementation, device=device)

@@ -1,0 +1,92 @@
+"""One step of torch's plain loop from any state: what weights and moments have to be after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrdiff_export.training.jitter import Jitter
+from lrdiff_export.training.job import Placed, TrainingJob
+from lrdiff_export.training.optimizers import parts_of, plain_optimizer
+
+__all__ = ["State", "Twin", "state_of"]
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")  # as torch's optimizers call them
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Weights, and moments by name, on the CPU."""
+
+    weights: list[Tensor]
+    moments: list[dict[str, Tensor]]
+
+    def part(self, index: int, key: str) -> np.ndarray:
+        """A tensor's weights, or a moment of it, in float64 ``[numbers]``; moments begin at zero."""
+        weight = self.weights[index]
+        found = self.moments[index].get(key, torch.zeros_like(weight)) if key else weight
+        return np.asarray(found.double().reshape(-1).numpy())
+
+    def rounded(self, dtype: torch.dtype) -> State:
+        """The same in another dtype."""
+        return State(
+            weights=[one.to(dtype) for one in self.weights],
+            moments=[{key: one.to(dtype) for key, one in each.items()} for each in self.moments],
+        )
+
+
+class Twin:
+    """torch's plain loop on the CPU, put into a given state before each step."""
+
+    def __init__(self, job: TrainingJob, dtype: torch.dtype, jitter: Jitter | None = None) -> None:
+        self.placed, self._jitter = job.place("cpu", dtype), jitter
+        self._optimizer = plain_optimizer(self.placed)
+        self._muon = {name for group in job.groups if group.options.get("use_muon") for name in group.names}
+        self._owners: dict[Tensor, Any] = {
+            param: part
+            for part in parts_of(self._optimizer)
+            for group in part.param_groups
+            for param in group["params"]
+        }
+
+    def step(self, before: State, grads: Sequence[Tensor], number: int) -> State:
+        """Make one step from ``before``."""
+        params, jitter = self.placed.params[:-1], self._jitter
+        for i, param in enumerate(params):
+            with torch.no_grad():
+                param.copy_(before.weights[i])
+            grad = grads[i].to(param.dtype, copy=True)
+            state = {key: value.to(param.dtype, copy=True) for key, value in before.moments[i].items()}
+            if jitter is not None:
+                grad = jitter.gradient(grad, muon=self.placed.names[i] in self._muon)
+                state = {key: jitter.kept(value) for key, value in state.items()}
+            param.grad = grad
+            if "exp_avg" in state:
+                state["step"] = torch.tensor(float(number - 1))  # what it has to be, whatever the lane counts
+            self._owners[param].state[param] = state
+        self.placed.set_rates(self._optimizer, number)
+        if jitter is not None:
+            jitter.bias_correction(self._optimizer, number)
+        self._optimizer.step()
+        return State(
+            weights=[param.detach().clone() for param in params],
+            moments=[_moments(self._owners[param].state.get(param, {})) for param in params],
+        )
+
+
+def state_of(placed: Placed, optimizer: Any) -> State:
+    """The weights of a lane and its optimizer's moments, as they are now."""
+    params, state = placed.params[:-1], optimizer.state
+    return State(
+        weights=[param.detach().cpu().clone() for param in params],
+        moments=[_moments(state.get(param, {})) for param in params],
+    )
+
+
+def _moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: state[name].detach().cpu().clone() for name in MOMENTS if isinstance(state.get(name), Tensor)}
