@@ -221,4 +221,5 @@ def _way_out(problem: Mapping[str, Any]) -> str:
         "model": "write a table of its own, such as [compare] with seeds = 20",
         "dict": "write a table of its own, such as [rates] with layer1 = 0.01",
     }
-    return words_by_kind.get(kind.partition("_")[0], problem["msg"][0].lower() + problem["msg"][1:])
+    message: str = problem["msg"]
+    return words_by_kind.get(kind.partition("_")[0], message[0].lower() + message[1:])

@@ -26,6 +26,7 @@ class DeviceStatus:
 
     @property
     def available(self) -> bool:
+        """Whether it can be used here."""
         return self.reason is None
 
 

@@ -116,7 +116,7 @@ class UnavailableError(LrdiffError):
     exit_status = 3
 
 
-class CheckFailed(LrdiffError):
+class CheckFailed(LrdiffError):  # noqa: N818 - what failed is the thing that was checked
     """The work was done and a check on its result did not hold."""
 
     exit_status = 1

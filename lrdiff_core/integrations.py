@@ -46,7 +46,7 @@ def lightning_unfreezing(
     check_choice("interval", interval, ("epoch", "step"))
     callbacks = _library("lightning.pytorch.callbacks", "Lightning")
 
-    class Unfreezing(callbacks.Callback):  # type: ignore[name-defined]
+    class Unfreezing(callbacks.Callback):  # type: ignore[name-defined, misc] # its module may be missing
         def on_train_start(self, trainer: Any, module: nn.Module) -> None:
             self.unfreezing = _begin(plan, stages, every, module, trainer.optimizers[0])
             self.unfreezing.step(trainer.current_epoch if interval == "epoch" else trainer.global_step)
@@ -77,7 +77,7 @@ def transformers_unfreezing(
     check_choice("interval", interval, ("epoch", "step"))
     transformers = _library("transformers", "transformers")
 
-    class Unfreezing(transformers.TrainerCallback):  # type: ignore[name-defined]
+    class Unfreezing(transformers.TrainerCallback):  # type: ignore[name-defined, misc] # its module may be missing
         def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any, **_: Any) -> None:
             self.unfreezing = _begin(plan, stages, every, model, optimizer)
             self._move(state)
@@ -115,7 +115,7 @@ def log_rates(trainer: Any) -> None:
     """
     transformers = _library("transformers", "transformers")
 
-    class Rates(transformers.TrainerCallback):  # type: ignore[name-defined]
+    class Rates(transformers.TrainerCallback):  # type: ignore[name-defined, misc] # its module may be missing
         def __init__(self) -> None:
             self.rates: dict[str, float] = {}
 

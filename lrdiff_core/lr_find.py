@@ -58,7 +58,9 @@ class RateCurve:
     diverged: bool
 
     def suggest(self, how: str = "minimum") -> float:
-        """A rate from the curve. ::
+        """Read a rate off the curve.
+
+        ::
 
             steepest   the rate where d loss / d log(rate) is lowest
             minimum    the rate where the loss is lowest, divided by 10; the steadier of the two on small batches
@@ -118,7 +120,8 @@ def lr_find(
         optimizer: any torch optimizer, with the rates whose ratios are to be kept.
         closure: takes the next batch, clears the gradients, calls ``backward`` and returns the loss, as for
             ``optimizer.step``.
-        low, high: the range of the largest rate.
+        low: the largest rate at the first step.
+        high: the largest rate at the last step.
         steps: points on the curve, 10 or more.
 
     Raises:
@@ -193,7 +196,8 @@ def _centred(losses: np.ndarray) -> np.ndarray:  # [steps] -> [steps]
     known = np.isfinite(losses)
     at = np.arange(len(losses))
     weights = np.exp(-0.5 * ((at[:, None] - at) / (NEIGHBOURS * len(losses))) ** 2) * known
-    return (weights @ np.where(known, losses, 0.0)) / weights.sum(axis=1)
+    smooth: np.ndarray = (weights @ np.where(known, losses, 0.0)) / weights.sum(axis=1)
+    return smooth
 
 
 def _sweep(

@@ -101,6 +101,7 @@ class Standardize(nn.Module):
         self.inverse_std.copy_(torch.from_numpy(np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std))))
 
     def forward(self, rows: Tensor) -> Tensor:  # [batch, features] -> [batch, features]
+        """Fill in missing values, where the model does, and standardize."""
         if self.fills_missing:
             rows = torch.where(torch.isfinite(rows), rows, self.fill)
         return (rows - self.mean) * self.inverse_std
@@ -144,9 +145,11 @@ class TabularNet(nn.Module):
         hidden = standardized
         for name in self.layer_names[:-1]:
             hidden = torch.relu(self.get_submodule(name)(hidden))
-        return self.get_submodule(self.layer_names[-1])(hidden)
+        logits: Tensor = self.get_submodule(self.layer_names[-1])(hidden)
+        return logits
 
     def forward(self, rows: Tensor) -> Tensor:  # raw [batch, features] -> logits [batch, outputs]
+        """Return the logits of raw rows; for regression the standardized value."""
         return self.network(self.standardize(rows))
 
     def predict(self, rows: Tensor) -> Tensor:
@@ -196,7 +199,8 @@ class Predictor(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def forward(self, rows: Tensor) -> Tensor:  # raw [batch, features] -> [batch, outputs]
+        """Return :meth:`TabularNet.predict` of raw rows."""
         return self.net.predict(rows)
 
 

@@ -16,11 +16,11 @@ _LONGEST_LIST = 10  # names shown of one list
 
 
 def quoted(text: str) -> str:
-    """``text`` in double quotes, line ends escaped, the end of a long one left off.
+    r"""``text`` in double quotes, line ends escaped, the end of a long one left off.
 
     Example:
-        >>> print(quoted("a\\nb"))
-        "a\\nb"
+        >>> print(quoted("a\nb"))
+        "a\nb"
     """
     shown = text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
     return json.dumps(shown, ensure_ascii=not shown.isprintable())

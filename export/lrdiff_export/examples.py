@@ -87,7 +87,8 @@ class Attending(nn.Module):
         self.head = nn.Linear(16, 2)
 
     def forward(self, tokens: Tensor) -> Tensor:  # [batch, time, 16] -> [batch, 2]
-        return self.head(self.block(tokens).mean(dim=1))
+        result: Tensor = self.head(self.block(tokens).mean(dim=1))
+        return result
 
 
 class Recurrent(nn.Module):
@@ -99,7 +100,8 @@ class Recurrent(nn.Module):
         self.head = nn.Linear(8, 1)
 
     def forward(self, steps: Tensor) -> Tensor:  # [batch, time, 6] -> [batch, 1]
-        return self.head(self.lstm(steps)[0][:, -1])
+        result: Tensor = self.head(self.lstm(steps)[0][:, -1])
+        return result
 
 
 class Tied(nn.Module):
@@ -115,7 +117,7 @@ class Tied(nn.Module):
         self.register_buffer("scale", torch.linspace(0.5, 1.5, 10))
 
     def forward(self, rows: Tensor) -> Tensor:  # [batch, 10] -> [batch, 10]
-        hidden = self.drop(torch.tanh(self.encode(rows * self.scale)))
+        hidden: Tensor = self.drop(torch.tanh(self.encode(rows * self.scale)))
         return hidden @ self.encode.weight + self.decode_bias
 
 

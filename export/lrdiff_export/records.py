@@ -45,10 +45,10 @@ def _plain(value: Any) -> Any:
 
 
 def first_line(problem: BaseException | str) -> str:
-    """Return the first line that says something, without trailing dots, cut to a length that fits an error message.
+    r"""Return the first line that says something, without trailing dots, cut to a length that fits an error message.
 
     Example:
-        >>> first_line(ValueError("no such layer\\nsee the manual"))
+        >>> first_line(ValueError("no such layer\nsee the manual"))
         'no such layer'
     """
     for line in str(problem).splitlines():

@@ -233,7 +233,7 @@ def _steps(watch: Watch) -> Iterator[Finding]:
         for kind, mark in track.marks.items():
             if kind == "applied" and renamed and math.prod(track.shape) < FEWEST:
                 continue  # too small to tell its rule, and the larger tensors say that it is another one
-            alike.setdefault((kind, *_KEYS.get(kind, lambda _: ())(mark)), []).append((track, mark))
+            alike.setdefault((kind, *_KEYS.get(kind, _no_key)(mark)), []).append((track, mark))
     for (kind, *_), several in sorted(alike.items(), key=lambda item: _ORDER.index(item[0][0])):
         names = tuple(track.name for track, _ in several)
         marks = [mark for _, mark in several]
@@ -350,7 +350,13 @@ _TOLD: dict[str, Callable[[Sequence[str], Sequence[Mark]], Finding]] = {
     "hidden": _told_hidden,
 }
 _ORDER = list(_TOLD)
+
+
 # What two parameters' marks have to share to be one finding.
+def _no_key(mark: Mark) -> tuple[Any, ...]:
+    return ()
+
+
 _KEYS: dict[str, Callable[[Mark], tuple[Any, ...]]] = {
     "rule": lambda mark: (mark.seen["rule"], mark.seen["expected"]),
     "decay": lambda mark: (_decay_kind(mark),),

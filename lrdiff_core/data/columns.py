@@ -43,7 +43,8 @@ class Column:
     @property
     def bad(self) -> np.ndarray:
         """Whether a value is no finite float32, bool [rows]."""
-        return ~np.isfinite(self.values)
+        bad: np.ndarray = ~np.isfinite(self.values)
+        return bad
 
     def faults(self) -> str:
         """Each kind of bad value with its count and first row, counted from 1; empty if there is none."""

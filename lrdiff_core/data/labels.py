@@ -165,7 +165,8 @@ def _numbers(target: Target, rows: np.ndarray, distinct: np.ndarray) -> np.ndarr
         raise DataError(
             f"{target} has one value only: {quoted(_label(distinct[0]))}", help="use rows with at least two values"
         )
-    return target.numbers.values[rows]
+    values: np.ndarray = target.numbers.values[rows]
+    return values
 
 
 def _label(value: float | str) -> str:

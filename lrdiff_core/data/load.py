@@ -71,7 +71,7 @@ def load_table(
 
 
 def read_features(path: str | os.PathLike[str], *, feature_names: Sequence[str], impute: Impute = "none") -> np.ndarray:
-    """Read the rows of a prediction: the model's columns by name, in its order; other columns are ignored.
+    r"""Read the rows of a prediction: the model's columns by name, in its order; other columns are ignored.
 
     Args:
         path: a file, as for :func:`load_table`; it needs no target.
@@ -89,7 +89,7 @@ def read_features(path: str | os.PathLike[str], *, feature_names: Sequence[str],
     Example:
         >>> import pathlib, tempfile
         >>> file = pathlib.Path(tempfile.mkdtemp()) / "new.csv"
-        >>> _ = file.write_text("b,id,a\\n1,first,2\\n")
+        >>> _ = file.write_text("b,id,a\n1,first,2\n")
         >>> read_features(file, feature_names=["a", "b"]).tolist()
         [[2.0, 1.0]]
     """

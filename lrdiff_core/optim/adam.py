@@ -7,10 +7,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lrdiff_core.optim import kernel
 from lrdiff_core.optim.base import OnePass
-from lrdiff_core.optim.forms import Tensors
+from lrdiff_core.optim.forms import Tensors, Update
 
 __all__ = ["Adam", "AdamUpdate"]
 
@@ -31,24 +32,28 @@ class AdamSetting(NamedTuple):
     fused: Any
 
 
-class AdamUpdate:
+class AdamUpdate(Update):
     """The rule of Adam and AdamW in the forms that ``forms.py`` lists."""
 
     setting: type[Any] = AdamSetting
     required: tuple[str, ...] = ("lr", "weight_decay", "betas", "eps")
 
+    @override
     def structure(self, columns: AdamSetting) -> tuple[Any, ...]:
         rule = columns.amsgrad, columns.maximize, columns.decoupled_weight_decay
         return (*rule, columns.foreach, columns.capturable, columns.differentiable, columns.fused)
 
+    @override
     def numbers(self, columns: AdamSetting) -> tuple[Sequence[Any], ...]:
         beta1, beta2 = zip(*columns.betas, strict=True)
         return columns.lr, columns.weight_decay, beta1, beta2, columns.eps
 
+    @override
     def flags(self, setting: AdamSetting) -> int:
-        decoupled = kernel.DECOUPLED * setting.decoupled_weight_decay
-        return decoupled | kernel.AMSGRAD * setting.amsgrad | kernel.MAXIMIZE * setting.maximize
+        decoupled = kernel.DECOUPLED * bool(setting.decoupled_weight_decay)
+        return decoupled | kernel.AMSGRAD * bool(setting.amsgrad) | kernel.MAXIMIZE * bool(setting.maximize)
 
+    @override
     def fused(self, tensors: Tensors, grads: list[Tensor], setting: AdamSetting) -> None:
         state = tensors.state
         beta1, beta2 = setting.betas
@@ -70,6 +75,7 @@ class AdamUpdate:
             maximize=setting.maximize,
         )
 
+    @override
     def foreach(self, tensors: Tensors, grads: list[Tensor], settings: Sequence[AdamSetting]) -> None:
         params, state = tensors.params, tensors.state
         rule = settings[0]  # in what is no number they agree

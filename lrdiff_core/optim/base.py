@@ -191,6 +191,7 @@ class Plan:
         return not all(issubclass(kind, int | float | tuple) for kind in set(map(type, numbers)))
 
     def run(self, grads: list[Tensor], optimizer: OnePass) -> None:
+        """Step once, with gradients in the order of the parameters."""
         kept = [optimizer.state[param] for param in self.unfilled] if self.unfilled else None
         for _, form, positions in self.forms:
             form.run(grads if positions is None else [grads[i] for i in positions])
@@ -214,11 +215,11 @@ def _layout(tensor: Tensor) -> tuple[object, ...]:
 
 
 def _watch(tensors: list[Tensor]) -> Callable[..., bool]:
-    """Tells whether other tensors agree with these in everything but their numbers: class, dtype, device, sizes,
-    strides, and what kind of view they are.
+    """Return a check whether other tensors agree with these in everything but their numbers.
 
-    The check that torch.compile makes before it runs what it compiled. One call over all tensors takes a third of the
-    time of asking each for its bytes and its layout. Where torch has it no longer, every gradient is looked at instead.
+    Compared are class, dtype, device, sizes, strides, and what kind of view they are, by the check that torch.compile
+    makes before it runs what it compiled. One call over all tensors takes a third of the time of asking each for its
+    bytes and its layout. Where torch has it no longer, every gradient is looked at instead.
     """
     guards = getattr(torch._C._dynamo.guards, "TensorGuards", None)
     # Without the two options this constructor crashes the process (torch 2.13).
@@ -444,8 +445,7 @@ class OnePass(Optimizer):
         """Forget state of which only a part was made when a step was broken off."""
 
     def forms(self) -> dict[str, int]:
-        """How many tensors each form stepped last: keys ``kernel``, ``fused``, ``foreach``,
-        ``triton``, ``torch``.
+        """Count the tensors that each form stepped last: ``kernel``, ``fused``, ``foreach``, ``triton``, ``torch``.
 
         Example:
             >>> import torch

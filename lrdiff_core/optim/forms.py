@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lrdiff_core.optim import kernel
 
@@ -105,7 +106,7 @@ class Form(Protocol):
         """One step, gradients in the order of the tensors; on the CPU in memory as they are."""
 
 
-class KernelForm:
+class KernelForm(Form):
     """One call of the compiled kernel: a table of pointers, filled once; each step brings the gradients' pointers."""
 
     def __init__(self, tensors: Tensors, update: Update, settings: Sequence[Setting], symbol: str) -> None:
@@ -139,11 +140,13 @@ class KernelForm:
         self._address = ctypes.addressof(self._table)
         self.tune(settings, columns_of(update, settings))
 
+    @override
     def tune(self, settings: Sequence[Setting], columns: Columns) -> bool:
         for array, numbers in zip(self._columns.values(), self._update.numbers(columns), strict=True):
             array[:] = list(numbers)
         return True
 
+    @override
     def run(self, grads: list[Tensor]) -> None:
         self._grad[:] = list(map(data_ptr, grads))
         if self._most_threads > 1:
@@ -160,7 +163,7 @@ def _pointers(tensors: Sequence[Tensor | None], count: int) -> ctypes.Array[ctyp
     return (ctypes.c_void_p * count)(*[None if tensor is None else data_ptr(tensor) for tensor in tensors])
 
 
-class FusedForm:
+class FusedForm(Form):
     """PyTorch's fused kernel once for each distinct setting, on lists kept from step to step."""
 
     def __init__(self, tensors: Tensors, update: Update, settings: Sequence[Setting]) -> None:
@@ -172,10 +175,12 @@ class FusedForm:
             together.setdefault((*self._settings[group], tensors.fresh[i]), []).append(i)
         self._parts = [(tensors.part(chosen), chosen) for chosen in together.values()]
 
+    @override
     def tune(self, settings: Sequence[Setting], columns: Columns) -> bool:
         self._settings = _numbers(self._update, settings)
         return all(len({self._settings[group] for group in part.group}) == 1 for part, _ in self._parts)
 
+    @override
     @torch.no_grad()
     def run(self, grads: list[Tensor]) -> None:
         for part, chosen in self._parts:
@@ -183,7 +188,7 @@ class FusedForm:
             torch.autograd.graph.increment_version(part.params)  # torch's fused kernels leave it out
 
 
-class ForeachForm:
+class ForeachForm(Form):
     """PyTorch's foreach kernels over all tensors at once, each tensor with scalars of its own."""
 
     def __init__(self, tensors: Tensors, update: Update, settings: Sequence[Setting]) -> None:
@@ -195,10 +200,12 @@ class ForeachForm:
         self._parts = [(tensors.part(chosen), chosen) for chosen in together.values()]
         self.tune(settings, columns_of(update, settings))
 
+    @override
     def tune(self, settings: Sequence[Setting], columns: Columns) -> bool:
         self._settings = _numbers(self._update, settings)
         return True
 
+    @override
     @torch.no_grad()
     def run(self, grads: list[Tensor]) -> None:
         for part, chosen in self._parts:

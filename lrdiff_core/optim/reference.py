@@ -57,7 +57,8 @@ def adam(
     v = state["exp_avg_sq"] = betas[1] * state.get("exp_avg_sq", zero) + (1 - betas[1]) * grad**2
     if amsgrad:
         v = state["max_exp_avg_sq"] = torch.maximum(state.get("max_exp_avg_sq", zero), v)
-    return param - lr * (m / (1 - betas[0] ** t)) / ((v / (1 - betas[1] ** t)).sqrt() + eps)
+    stepped: Tensor = param - lr * (m / (1 - betas[0] ** t)) / ((v / (1 - betas[1] ** t)).sqrt() + eps)
+    return stepped
 
 
 def muon(
@@ -88,4 +89,5 @@ def muon(
     factor = math.sqrt(max(1, rows / columns))
     if adjust_lr_fn == "match_rms_adamw":
         factor = 0.2 * math.sqrt(max(rows, columns))
-    return param * (1 - lr * weight_decay) - lr * factor * x
+    stepped: Tensor = param * (1 - lr * weight_decay) - lr * factor * x
+    return stepped

@@ -7,10 +7,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lrdiff_core.optim import kernel
 from lrdiff_core.optim.base import OnePass
-from lrdiff_core.optim.forms import Tensors
+from lrdiff_core.optim.forms import Tensors, Update
 
 __all__ = ["SGD", "SGDUpdate"]
 
@@ -29,23 +30,27 @@ class SGDSetting(NamedTuple):
     fused: Any
 
 
-class SGDUpdate:
+class SGDUpdate(Update):
     """The rule of SGD in the forms that ``forms.py`` lists."""
 
     setting: type[Any] = SGDSetting
     required: tuple[str, ...] = ("lr", "weight_decay", "momentum", "dampening")
 
+    @override
     def structure(self, columns: SGDSetting) -> tuple[Any, ...]:
         buffered = tuple(momentum != 0 for momentum in columns.momentum)
         return buffered, columns.nesterov, columns.maximize, columns.foreach, columns.differentiable, columns.fused
 
+    @override
     def numbers(self, columns: SGDSetting) -> tuple[Sequence[Any], ...]:
         eps = (0.0,) * len(columns.lr)
         return columns.lr, columns.weight_decay, columns.momentum, columns.dampening, eps
 
+    @override
     def flags(self, setting: SGDSetting) -> int:
-        return kernel.NESTEROV * setting.nesterov | kernel.MAXIMIZE * setting.maximize
+        return kernel.NESTEROV * bool(setting.nesterov) | kernel.MAXIMIZE * bool(setting.maximize)
 
+    @override
     def fused(self, tensors: Tensors, grads: list[Tensor], setting: SGDSetting) -> None:
         torch._fused_sgd_(
             tensors.params,
@@ -60,6 +65,7 @@ class SGDUpdate:
             is_first_step=tensors.fresh[0],
         )
 
+    @override
     def foreach(self, tensors: Tensors, grads: list[Tensor], settings: Sequence[SGDSetting]) -> None:
         rule = settings[0]  # in what is no number, and in whether there is momentum, they agree
         if rule.maximize:

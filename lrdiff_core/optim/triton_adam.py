@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def, import-not-found"
+# mypy: disable-error-code="no-untyped-def, import-not-found, untyped-decorator"
 """Adam and AdamW over all tensors and all rates in one Triton kernel: CUDA, float32.
 
 Imported only where it is used: it needs triton, which comes with torch's CUDA wheels. The tests run it on the CPU in
@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lrdiff_core.optim import kernel
-from lrdiff_core.optim.forms import Columns, Setting, Tensors, Update, columns_of, data_ptr
+from lrdiff_core.optim.forms import Columns, Form, Setting, Tensors, Update, columns_of, data_ptr
 
 try:
     import triton
@@ -131,7 +132,7 @@ def _adam(
         _update(p, g, m, v, top, offsets, offsets < n, scalars, DECOUPLED, AMSGRAD, MAXIMIZE, True)
 
 
-class TritonForm:
+class TritonForm(Form):
     """One launch for all tensors that agree in ``amsgrad``, ``maximize`` and kind of decay."""
 
     def __init__(self, tensors: Tensors, update: Update, settings: Sequence[Setting]) -> None:
@@ -143,10 +144,12 @@ class TritonForm:
         self._chunks = [_chunks(part.params) for _, part, _ in self._parts]
         self.tune(settings, columns_of(update, settings))
 
+    @override
     def tune(self, settings: Sequence[Setting], columns: Columns) -> bool:
         self._numbers = self._update.numbers(columns)
         return True
 
+    @override
     @torch.no_grad()
     def run(self, grads: list[Tensor]) -> None:
         for (flags, part, at), (chunk_tensor, chunk_start, numel) in zip(self._parts, self._chunks, strict=True):

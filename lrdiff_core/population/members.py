@@ -66,7 +66,7 @@ def build(model_factory: ModelFactory, seed: int) -> nn.Module:
         ConfigError: the factory gives no module, or one with parameters that have no shape yet.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(derive_seed(seed, "init"))
+        torch.default_generator.manual_seed(derive_seed(seed, "init"))
         model = model_factory(seed)
     if not isinstance(model, nn.Module):
         raise ConfigError(
@@ -150,7 +150,10 @@ def columns(
     Args:
         rates: [members, groups] float64.
         optimizer: ``"sgd"`` takes momentum, ``"adam"`` and ``"adamw"`` take betas and eps.
-        weight_decay, momentum, eps, and each of betas: one number, [members], or [members, groups].
+        weight_decay: one number, [members], or [members, groups], as the three that follow.
+        momentum: of SGD.
+        betas: of Adam and AdamW, two of these.
+        eps: of Adam and AdamW.
         nesterov: needs momentum.
 
     Raises:

@@ -42,6 +42,7 @@ class Scale(nn.Module):
         self.factor = float(factor)
 
     def forward(self, values: Tensor) -> Tensor:
+        """Return the values times the factor."""
         return values * self.factor
 
 

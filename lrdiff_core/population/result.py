@@ -72,6 +72,7 @@ class Collected:
         self._dtype = settings.dtype
 
     def put(self, members: Tensor, result: TileResult, tile: Tile) -> None:
+        """Copy a tile's results to the places of its members."""
         for name in ("train_loss", "train_score", "held_loss", "held_score", "step_loss"):
             values: Tensor | None = getattr(result, name)
             if values is None:

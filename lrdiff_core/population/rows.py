@@ -183,8 +183,10 @@ def loss_function(data: PopulationData) -> Loss:
 
 
 def score(data: PopulationData, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Share of right answers among outputs [rows, ...]; for regression the mean squared error; NaN with a loss of
-    one's own."""
+    """Share of right answers among outputs [rows, ...]; for regression the mean squared error.
+
+    NaN where the data brings its own loss.
+    """
     if data.loss is not None:
         return torch.full((), torch.nan, device=outputs.device)
     if data.task == "binary":

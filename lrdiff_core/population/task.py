@@ -24,8 +24,9 @@ CACHE_BYTES = 256 * 2**20  # of what was made for seeds: callers come back to th
 
 @dataclass(frozen=True, kw_only=True)
 class PopulationTask:
-    """The training of a run at any seed: a seed has its own split, first weights and order of the rows, and rows of
-    its own where they are generated.
+    """The training of a run at any seed.
+
+    A seed has its own split, first weights and order of the rows, and rows of its own where they are generated.
 
     Args:
         config: the run's settings.

@@ -91,6 +91,7 @@ def make_tile(
     seeded: Seeded,
     settings: Settings,
 ) -> Tile:
+    """Bring together what the members of a tile need; members of one seed share its rows and first weights."""
     different = list(dict.fromkeys(seeds))
     seeded.keep(different)
     at = {seed: i for i, seed in enumerate(different)}

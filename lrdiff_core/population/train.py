@@ -71,12 +71,16 @@ def train_population(
         rates: [members, groups], 0 or more.
         seeds: one for all, or [members]. Members of one seed share initial weights, rows and order.
         batch_size: rows a step.
-        epochs, steps: the length; one of them.
+        epochs: the length, counted in epochs.
+        steps: the length, counted in steps; give one of the two.
         optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
         groups: which parameters each column of ``rates`` serves: column by parameter name, or a rate plan (its
             ``groups()`` in order), or None: a column for each layer in order, or one column for all. Parameters
             without ``requires_grad`` stay as they are.
-        weight_decay, momentum, eps, each of betas: one number, [members], or [members, groups].
+        weight_decay: one number, [members], or [members, groups], as the three that follow.
+        momentum: of SGD.
+        betas: of Adam and AdamW, two of these.
+        eps: of Adam and AdamW.
         nesterov: SGD with Nesterov's momentum, for all members.
         schedule: a shape or its name; it multiplies every rate.
         evaluate: when losses and scores of both splits are taken: ``"epoch"`` (after each), ``"end"``, ``"never"``,

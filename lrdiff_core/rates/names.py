@@ -69,6 +69,7 @@ class ParamInfo:
 
     @property
     def name(self) -> str:
+        """The canonical name: the first of all."""
         return self.occurrences[0].name
 
     @property

@@ -27,7 +27,7 @@ _KINDS = ("auto", "name", "glob", "regex")
 
 @dataclass(frozen=True)
 class Rule:
-    """What a set of parameters gets instead of the plan's defaults; of each setting, the first rule that has it wins.
+    r"""What a set of parameters gets instead of the plan's defaults; of each setting, the first rule that has it wins.
 
     Args:
         match: which parameters, by canonical name or module:
@@ -53,8 +53,8 @@ class Rule:
     Example:
         >>> Rule("head.*", lr=1e-3).label
         'head.*'
-        >>> Rule(re.compile(r".*\\.bias"), weight_decay=0.0).label
-        '/.*\\\\.bias/'
+        >>> Rule(re.compile(r".*\.bias"), weight_decay=0.0).label
+        '/.*\\.bias/'
         >>> Rule(nn.LayerNorm, lr_mult=0.5).label
         'LayerNorm'
     """

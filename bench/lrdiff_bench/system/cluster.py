@@ -62,7 +62,7 @@ def cluster_trouble(*, what: str, smaller: str) -> Iterator[None]:
         UnavailableError: one of these.
     """
     from distributed.client import FutureCancelledError
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
     from distributed.scheduler import KilledWorker
 
     on = f"{what}, the same command goes on"

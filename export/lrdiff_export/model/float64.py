@@ -224,7 +224,7 @@ def float64_throughout() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with _Widen():
+        with _Widen():  # type: ignore[no-untyped-call] # torch's constructor has no types
             yield
     finally:
         torch.set_default_dtype(before)

@@ -1,10 +1,10 @@
-"""Kinds of floating arithmetic: what a model gives in each, and which of them an answer was computed in.
+r"""Kinds of floating arithmetic: what a model gives in each, and which of them an answer was computed in.
 
 An answer is named by comparing its error with the errors that simulated arithmetics make on the same rows, where what
 goes into matrix products is rounded, or cut off, or what comes out is rounded as well, or all tensors, the weights, or
-the outputs alone. Two things are looked at: the pattern, :math:`d = \\|e - e_s\\| / \\|e_s\\|`, far below 1 when the
+the outputs alone. Two things are looked at: the pattern, :math:`d = \|e - e_s\| / \|e_s\|`, far below 1 when the
 same numbers were rounded, in whatever order products were summed; where no pattern fits, the size
-:math:`\\|e\\| / \\|e_s\\|`. TF32 and float16 keep equally many bits and differ in range alone: where nothing tells them
+:math:`\|e\| / \|e_s\|`. TF32 and float16 keep equally many bits and differ in range alone: where nothing tells them
 apart, both are named; where size alone is known and fits bfloat16 as well, all three are.
 
 The formats: NVIDIA A100 Tensor Core GPU Architecture (2020), table 3; IEEE 754-2019 for binary16 and binary32.
@@ -301,7 +301,7 @@ class _RoundedProducts(TorchDispatchMode):
     """Rounds what goes into matrix products and convolutions; sums stay in float32, as in tensor cores and AMX."""
 
     def __init__(self, name: str, *, results: bool, change: Callable[[Any, str], Any] | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # torch's has no types
         self.name = name
         self.results = results  # as autocast does
         self.change = change or round_to

@@ -46,6 +46,7 @@ class Positional(nn.Module):
         self.outputs = outputs
 
     def forward(self, *tensors: Tensor) -> Any:
+        """Call the module with its own keywords, and put its outputs into order."""
         if self.keywords is None:
             result = self.inner(*tensors)
         else:

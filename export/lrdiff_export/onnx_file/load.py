@@ -77,7 +77,7 @@ def _parse(data: bytes, *, name: str) -> onnx.ModelProto:
     if not data:
         raise ModelFileError(f"{name} is empty", help=_MAKE_ONE)
     try:
-        model = onnx.ModelProto.FromString(data)
+        model: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError as problem:
         raise ModelFileError(f"{name} is not an ONNX file", help=_MAKE_ONE) from problem
     # Other protobuf files, and some texts, parse as a model of unknown fields only.

@@ -183,7 +183,7 @@ class ModuleJudge(Judge):
 
     def _few(self) -> int:
         """How many rows give no more numbers than are looked at more than once."""
-        return max(1, MOST_OUTPUTS // sum(answer[0].size for answer in self.answers))
+        return max(1, MOST_OUTPUTS // int(sum(answer[0].size for answer in self.answers)))
 
     def _stretched(self) -> Iterator[Case]:
         turns = np.resize(np.array(STRETCHES), min(len(self._rows[0]), self._few()))

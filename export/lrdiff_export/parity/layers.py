@@ -64,6 +64,7 @@ class Tapped(nn.Module):
         self.only: frozenset[str] | None = None  # names to look at; all by default
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Run the module; return the floating output of every layer, in the order of their calls."""
         seen: list[tuple[str, Tensor]] = []
         calls: Counter[str] = Counter()
 

@@ -309,7 +309,7 @@ def _int8_qdq(data: bytes, battery: Battery, folder: Path) -> onnx.ModelProto:
     kept = _before_weights(model)
     names = [one.name for one in model_inputs(model)]
 
-    class Rows(CalibrationDataReader):
+    class Rows(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has no types
         def __init__(self) -> None:
             count = min(CALIBRATION_ROWS, len(battery.rows[0]))
             starts = range(0, count, CALIBRATION_BATCH)

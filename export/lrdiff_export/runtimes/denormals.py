@@ -31,6 +31,7 @@ class Probe(nn.Module):
         self.register_buffer("identity", torch.eye(WIDTH))
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:  # [batch, 8] -> [batch, 8], [batch, 8]
+        """Return half of the rows, and the rows."""
         return rows * 0.5, rows @ self.identity
 
 

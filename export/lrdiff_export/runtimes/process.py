@@ -14,10 +14,10 @@ from typing import Any
 
 from lrdiff_export.records import first_line
 
-__all__ = ["JobProcess", "ProcessEnded"]
+__all__ = ["JobProcess", "ProcessEndedError"]
 
 
-class ProcessEnded(Exception):
+class ProcessEndedError(Exception):
     """The process gave no answer: it ended, or was ended because it took too long."""
 
 
@@ -33,7 +33,7 @@ class JobProcess:
         ready: what the first line said.
 
     Raises:
-        ProcessEnded: it did not start.
+        ProcessEndedError: it did not start.
         OSError: there is no such program.
     """
 
@@ -58,11 +58,11 @@ class JobProcess:
         """Send one job and return its answer.
 
         Raises:
-            ProcessEnded: there was none within these seconds; the process is gone then.
+            ProcessEndedError: there was none within these seconds; the process is gone then.
         """
         assert self._process.stdin is not None
         if self._process.stdin.closed:
-            raise ProcessEnded("it was closed")
+            raise ProcessEndedError("it was closed")
         with contextlib.suppress(BrokenPipeError, ValueError):  # why it ended is said by the missing answer
             self._process.stdin.write(json.dumps(job) + "\n")
             self._process.stdin.flush()
@@ -89,17 +89,17 @@ class JobProcess:
             line = self._answers.get(timeout=seconds)
         except queue.Empty:
             self.close()
-            raise ProcessEnded(f"no answer in {seconds:g} s") from None
+            raise ProcessEndedError(f"no answer in {seconds:g} s") from None
         if not line:
             self._process.wait()
             self._errors.seek(0)
             said = self._errors.read().decode("utf-8", "replace")
             self.close()
-            raise ProcessEnded(first_line(said) if said.strip() else "it ended without a word")
+            raise ProcessEndedError(first_line(said) if said.strip() else "it ended without a word")
         try:
             answer = json.loads(line)
         except ValueError:  # it was killed while it wrote
             self.close()
-            raise ProcessEnded("it ended in the middle of an answer") from None
+            raise ProcessEndedError("it ended in the middle of an answer") from None
         assert isinstance(answer, dict)
         return answer

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lrdiff_core.errors import ConfigError, ModelFileError
-from lrdiff_export.runtimes.process import JobProcess, ProcessEnded
+from lrdiff_export.runtimes.process import JobProcess, ProcessEndedError
 from lrdiff_export.runtimes.protocol import Backend, Facts, OnnxFile, Predict
 
 __all__ = ["Limits", "ModelPorts", "OpenModel", "Sandbox", "in_sandbox", "inspect_untrusted", "run_untrusted"]
@@ -187,7 +187,7 @@ class Sandbox:
                 self._process = _start()
             job = {**job, "seconds": limits.seconds, "bytes": limits.bytes}
             answer = self._process.ask(job, seconds=limits.seconds + _STARTING)
-        except ProcessEnded as problem:
+        except ProcessEndedError as problem:
             self.close()
             raise ModelFileError(f"{path} ended the process that read it: {problem}", help=_HELP) from problem
         if "error" in answer:

@@ -49,7 +49,8 @@ class CompiledBackend(TorchBackend):
         def counted(graph: torch.fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
             nonlocal graphs
             graphs += 1
-            return torch._inductor.compile(graph, list(examples), options=self.options())
+            compiled: Callable[..., Any] = torch._inductor.compile(graph, list(examples), options=self.options())
+            return compiled
 
         # fullgraph: a graph break would run its part eagerly without a word.
         compiled = torch.compile(placed, backend=counted, fullgraph=True, dynamic=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lrdiff_core.devices import compiler_status
 from lrdiff_export.training.arithmetic import Arithmetic
@@ -46,6 +47,7 @@ class _Compiled(TrainingImplementation):
 class CompiledStep(_Compiled):
     """torch's optimizer, its step compiled."""
 
+    @override
     def update(self, optimizer: Any) -> Callable[[], object]:
         logging.getLogger("torch._dynamo.variables.ctx_manager").addFilter(_not_of_the_profiler)
         return torch.compile(optimizer.step, mode=self.mode)
@@ -69,6 +71,7 @@ class CompiledModel(_Compiled):
 
     ours = True
 
+    @override
     def loss(self, placed: Placed) -> Callable[..., Tensor]:
         return torch.compile(placed.loss, mode=self.mode)
 
@@ -80,6 +83,7 @@ class ReduceOverhead(CompiledModel):
     devices = ("cuda",)
     mode = "reduce-overhead"
 
+    @override
     def loss(self, placed: Placed) -> Callable[..., Tensor]:
         compiled = super().loss(placed)
 

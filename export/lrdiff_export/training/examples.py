@@ -162,7 +162,8 @@ class _Cubes(nn.Module):
         self.last = nn.Linear(16, 3)
 
     def forward(self, rows: Tensor) -> Tensor:  # [batch, time, 12] -> [batch, time, 3]
-        return self.last(torch.tanh(self.norm(self.first(rows))))
+        result: Tensor = self.last(torch.tanh(self.norm(self.first(rows))))
+        return result
 
 
 def _main() -> nn.Module:

@@ -31,6 +31,7 @@ class Jitter:
         self.coarse = self._product > self._stored  # products keep less of a number than is stored
 
     def moved(self, value: Tensor, eps: float) -> Tensor:
+        """Move every number by half a digit of ``eps``, up or down at random."""
         size = (value.abs() * eps / 2).clamp(min=self._least / 2)
         return value + size * random_signs(value, self._generator)
 
@@ -47,6 +48,7 @@ class Jitter:
         return self.moved(value, self._product)
 
     def rows(self, batch: Batch) -> Batch:
+        """Round what is floating in a batch as a product rounds what it takes."""
         return tuple(self.moved(one, self._product) if one.is_floating_point() else one for one in batch)
 
     @torch.no_grad()
@@ -56,11 +58,11 @@ class Jitter:
             param.copy_(self.kept(param))
 
     def bias_correction(self, optimizer: Any, step: int) -> None:
-        """As if the powers of Adam's betas had been rounded to float32, as captured and compiled steps do.
+        r"""As if the powers of Adam's betas had been rounded to float32, as captured and compiled steps do.
 
         Half a digit of the beta is taken to the power of :math:`t`, and the power is rounded once more, so that it is
-        off by :math:`\\delta = (t + 1)\\, \\varepsilon / 2` of itself, and the step by
-        :math:`\\delta\\, (\\beta_1^t / (1 - \\beta_1^t) + \\beta_2^t / 2 (1 - \\beta_2^t))`.
+        off by :math:`\delta = (t + 1)\, \varepsilon / 2` of itself, and the step by
+        :math:`\delta\, (\beta_1^t / (1 - \beta_1^t) + \beta_2^t / 2 (1 - \beta_2^t))`.
         """
         digit = min(self._stored, float(torch.finfo(torch.float32).eps))
         off = digit * (step + 1) / 2

@@ -25,6 +25,7 @@ FLUSHING = ("cuda", "mps")  # some of their kernels are built to flush denormals
 def judge_lane(
     job: TrainingJob, lane: Lane, reference: TrainingReference, base: LaneResult, taken: list[Snapshot]
 ) -> LaneResult:
+    """Compare a lane's snapshots with the budget of every tensor at every step, and say where it first leaves it."""
     errors = np.stack([reference.errors(step, one.values) for step, one in enumerate(taken)])
     bounded = np.isfinite(reference.allowed)
     shares = np.where(bounded, errors / np.where(bounded, reference.allowed, 1.0), 0.0)
@@ -154,6 +155,7 @@ def _reason(job: TrainingJob, departure: Departure) -> str:
 
 
 def budgets_of(name: str, reference: TrainingReference) -> Budgets:
+    """Sum up what an arithmetic may be off by, over all tensors, step by step."""
     weights = [i for i, one in enumerate(reference.names) if one not in (PROBE, LOSS)]
 
     def largest(table: np.ndarray) -> tuple[float, ...]:

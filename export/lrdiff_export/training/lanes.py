@@ -35,7 +35,8 @@ def find_lanes(
 
     Args:
         wanted: such as ``["ours", "cuda", "bfloat16"]``; None for every implementation.
-        devices, arithmetics: where none is named.
+        devices: where none is named.
+        arithmetics: where none is named.
 
     Raises:
         ConfigError: an unknown name.

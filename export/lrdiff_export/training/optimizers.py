@@ -51,8 +51,9 @@ def parts_of(optimizer: Any) -> list[Any]:
 
 
 def bias_correction(betas: tuple[float, float], step: int) -> tuple[float, float]:
-    """What Adam divides its first moment and the root of its second by, :math:`1 - \\beta_1^t` and
-    :math:`\\sqrt{1 - \\beta_2^t}`.
+    r"""Return what Adam divides its first moment and the root of its second by.
+
+    These are :math:`1 - \beta_1^t` and :math:`\sqrt{1 - \beta_2^t}`.
 
     Args:
         betas: of the two moments.

@@ -1,9 +1,9 @@
-"""The float64 trajectory of a training, and how far from it arithmetic alone can lead, step by step.
+r"""The float64 trajectory of a training, and how far from it arithmetic alone can lead, step by step.
 
-For each tensor and step the distance is :math:`E_t = \\max |w_t - w^{64}_t| / (\\varepsilon\\, s_t)` with
-:math:`s_t = \\max_{r \\le t} \\max |w^{64}_r|`, and may be
+For each tensor and step the distance is :math:`E_t = \max |w_t - w^{64}_t| / (\varepsilon\, s_t)` with
+:math:`s_t = \max_{r \le t} \max |w^{64}_r|`, and may be
 
-.. math:: B_t = \\max_{r \\le t} \\max(f,\\; 4 E^{plain}_r,\\; 4 k_r),
+.. math:: B_t = \max_{r \le t} \max(f,\; 4 E^{plain}_r,\; 4 k_r),
 
 where :math:`f` is two digits of what a weight is kept in (it is rounded once here and once there) and eight of the
 loss (a sum in another order), :math:`E^{plain}` is the distance of torch's default optimizer on the CPU in the same
@@ -151,7 +151,9 @@ class TrainingReference:
         """Distance of every tensor after a step, in units ``[tensors]``; what is not finite is infinitely far."""
         with np.errstate(invalid="ignore", over="ignore"):
             distance = np.abs(values - self.values[step])
-        return self._largest(np.where(np.isfinite(distance), distance, np.inf)[None])[0] / self.unit[step]
+        largest: np.ndarray = self._largest(np.where(np.isfinite(distance), distance, np.inf)[None])[0]
+        largest /= self.unit[step]
+        return largest
 
     @property
     def sharpness(self) -> np.ndarray:

@@ -54,6 +54,7 @@ def _names(job: TrainingJob) -> list[str]:
 
 
 def compare_bits(names: Sequence[str], mine: Bits, theirs: Bits, *, other: str | None, expected: bool) -> SameBits:
+    """Compare two trainings bit by bit; where they differ, name the first step and parameter."""
     for step, (a, b) in enumerate(zip(mine, theirs, strict=True)):
         for name, x, y in zip(names, a, b, strict=True):
             if x != y:

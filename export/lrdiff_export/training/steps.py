@@ -1,11 +1,11 @@
-"""One-step parity: every update, and some gradients, judged from the state that the lane itself was in.
+r"""One-step parity: every update, and some gradients, judged from the state that the lane itself was in.
 
 Trajectories amplify what one step did to the next, and in bfloat16 their budget soon is as large as the way that the
 weights go. A single step amplifies nothing. From the lane's own weights, moments and gradient before a step, torch's
 optimizer in float64 says what the weights and moments have to be after it; rounded to the lane's dtype that is
-:math:`p`. Of each tensor the distance :math:`d = \\sum_i |x_i - p_i|` is compared with
+:math:`p`. Of each tensor the distance :math:`d = \sum_i |x_i - p_i|` is compared with
 
-.. math:: 4 \\max(d_{plain}, d_{moved}) + 8\\,u,
+.. math:: 4 \max(d_{plain}, d_{moved}) + 8\,u,
 
 where :math:`d_{plain}` is the distance of torch's default in the lane's dtype from the same state, :math:`d_{moved}`
 that of float64 with gradient and moments moved by half a digit, and :math:`u` the largest digit of the tensor: a
@@ -240,7 +240,10 @@ class StepWatch:
         Args:
             what: the tensor.
             step: from 1.
-            off, spread, way, floor: distance, the larger of the two that it is compared with, way, and eight digits.
+            off: distance from the exact step.
+            spread: the larger of the two distances that it is compared with.
+            way: length of the exact step.
+            floor: eight digits of the tensor.
             alone: judge the step by itself, too.
         """
         sums = self._sums.setdefault(what, _Sums())

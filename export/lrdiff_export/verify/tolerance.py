@@ -1,11 +1,11 @@
-"""Judging errors: how far a float32 answer may lie from float64, derived from arithmetic and from the model.
+r"""Judging errors: how far a float32 answer may lie from float64, derived from arithmetic and from the model.
 
 The error of an answer :math:`y` against the float64 answer :math:`y_{64}` is measured in units of the dtype's
 epsilon at the scale of the output,
 
-.. math:: E = \\max |y - y_{64}| \\,/\\, (\\varepsilon \\max |y_{64}|),
+.. math:: E = \max |y - y_{64}| \,/\, (\varepsilon \max |y_{64}|),
 
-and may be at most :math:`B = \\max(8,\\; 4 E_{eager},\\; 4 k)`: a floor for reordered sums, what eager float32 itself
+and may be at most :math:`B = \max(8,\; 4 E_{eager},\; 4 k)`: a floor for reordered sums, what eager float32 itself
 loses, and the conditioning :math:`k`, the change of the float64 output in the same units when every input moves by
 half a unit in the last place (or every weight, where no input is floating). Elementwise ULP is no gate: next to a zero
 of the output a healthy model shows thousands of them. What the budget cannot see: an error smaller than the effect of

@@ -34,6 +34,7 @@ class BoundModel:
 
     @classmethod
     def of(cls, infos: Sequence[ParamInfo]) -> BoundModel:
+        """Bind to the model that these parameters were listed from, with their shapes."""
         return cls(infos[0].occurrences[0].path[0].module, {info.name: info.shape for info in infos})
 
     def infos(self) -> dict[str, ParamInfo]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from lrdiff_core.rates.layers.head import find_head
 from lrdiff_core.rates.names import ParamInfo
 from lrdiff_core.rates.rules import Match
-from lrdiff_core.rates.scales.scale import Scaled
+from lrdiff_core.rates.scales.scale import BuiltInScale, Scaled
 from lrdiff_core.rates.values import check_rate
 
 __all__ = ["HeadMultiplier"]
 
 
 @dataclass(frozen=True)
-class HeadMultiplier:
-    """The head learns ``multiplier`` times as fast as the rest: the usual start of fine-tuning. ::
+class HeadMultiplier(BuiltInScale):
+    """The head learns ``multiplier`` times as fast as the rest: the usual start of fine-tuning.
+
+    ::
 
         factor = multiplier in the head, 1 elsewhere
 
@@ -47,16 +51,16 @@ class HeadMultiplier:
         check_rate(self.multiplier, "multiplier of HeadMultiplier")
 
     @property
+    @override
     def label(self) -> str:
         return f"HeadMultiplier({self.multiplier:g})"
 
     @property
+    @override
     def neutral(self) -> bool:
         return self.multiplier == 1
 
-    def factors(self, infos: Sequence[ParamInfo]) -> dict[str, float]:
-        return self.scaled(infos).factors
-
+    @override
     def scaled(self, infos: Sequence[ParamInfo]) -> Scaled:
         head = find_head(infos, self.head)
         return Scaled(dict.fromkeys(head.names, float(self.multiplier)), f"head is {head.text}")

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from lrdiff_core.rates.layers.depth import Layers, check_by, find_layers
 from lrdiff_core.rates.names import ParamInfo
-from lrdiff_core.rates.scales.scale import Scaled
+from lrdiff_core.rates.scales.scale import BuiltInScale, Scaled
 from lrdiff_core.rates.values import check_rate
 
 __all__ = ["LayerDecay"]
 
 
 @dataclass(frozen=True)
-class LayerDecay:
-    """Layer-wise learning rate decay: each layer learns slower than the one above it by a fixed factor. ::
+class LayerDecay(BuiltInScale):
+    """Layer-wise learning rate decay: each layer learns slower than the one above it by a fixed factor.
+
+    ::
 
         factor = decay ** (max depth - depth)
 
@@ -51,16 +55,16 @@ class LayerDecay:
         check_by(self.by)
 
     @property
+    @override
     def label(self) -> str:
         return f"LayerDecay({self.decay:g})"
 
     @property
+    @override
     def neutral(self) -> bool:
         return self.decay == 1
 
-    def factors(self, infos: Sequence[ParamInfo]) -> dict[str, float]:
-        return self.scaled(infos).factors
-
+    @override
     def scaled(self, infos: Sequence[ParamInfo]) -> Scaled:
         layers = find_layers(infos, self.layers, self.by)
         top = max(layers.depths.values())

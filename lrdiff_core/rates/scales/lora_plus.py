@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from lrdiff_core.errors import RateError
 from lrdiff_core.rates.names import ParamInfo
+from lrdiff_core.rates.scales.scale import BuiltInScale, Scaled
 from lrdiff_core.rates.values import check_rate
 
 __all__ = ["LoRAPlus"]
 
 
 @dataclass(frozen=True)
-class LoRAPlus:
-    """LoRA+: the B matrices of low-rank adapters learn ``ratio`` times as fast as the A matrices. ::
+class LoRAPlus(BuiltInScale):
+    """LoRA+: the B matrices of low-rank adapters learn ``ratio`` times as fast as the A matrices.
+
+    ::
 
         factor = ratio for lora_B matrices, 1 for everything else
 
@@ -46,14 +51,17 @@ class LoRAPlus:
         check_rate(self.ratio, "ratio of LoRAPlus")
 
     @property
+    @override
     def label(self) -> str:
         return f"LoRAPlus({self.ratio:g})"
 
     @property
+    @override
     def neutral(self) -> bool:
         return self.ratio == 1
 
-    def factors(self, infos: Sequence[ParamInfo]) -> dict[str, float]:
+    @override
+    def scaled(self, infos: Sequence[ParamInfo]) -> Scaled:
         found = {
             info.name: float(self.ratio)
             for info in infos
@@ -64,4 +72,4 @@ class LoRAPlus:
                 f"LoRAPlus finds no {self.component} matrix in this model",
                 help="add the adapters first, or name the part that marks them: component=...",
             )
-        return found
+        return Scaled(found)

@@ -6,19 +6,20 @@ The effective rate of a parameter is ``base rate * multiplier of its rule * fact
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from lrdiff_core.rates.names import ParamInfo
 
-__all__ = ["Scale", "Scaled"]
+__all__ = ["BuiltInScale", "Scale", "Scaled"]
 
 
 class Scaled(NamedTuple):
     """Factors by parameter name, and what was taken for layers or head, in words."""
 
     factors: dict[str, float]
-    found: str
+    found: str = ""
 
 
 @runtime_checkable
@@ -38,3 +39,25 @@ class Scale(Protocol):
     def factors(self, infos: Sequence[ParamInfo]) -> dict[str, float]:
         """A positive factor by parameter name; a name left out counts as 1."""
         ...
+
+
+class BuiltInScale(ABC):
+    """What the scales of this package share; each also says what it took for layers or head."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """How plans and messages call the scale."""
+
+    @property
+    @abstractmethod
+    def neutral(self) -> bool:
+        """Whether a plan that the scale leaves as it is is no fault."""
+
+    @abstractmethod
+    def scaled(self, infos: Sequence[ParamInfo]) -> Scaled:
+        """Factors by parameter name, and what was taken for layers or head."""
+
+    def factors(self, infos: Sequence[ParamInfo]) -> dict[str, float]:
+        """A positive factor by parameter name; a name left out counts as 1."""
+        return self.scaled(infos).factors

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from lrdiff_core.rates.layers.depth import Layers, check_by, find_layers
 from lrdiff_core.rates.names import ParamInfo
-from lrdiff_core.rates.scales.scale import Scaled
+from lrdiff_core.rates.scales.scale import BuiltInScale, Scaled
 from lrdiff_core.rates.values import check_rate
 
 __all__ = ["Slices"]
 
 
 @dataclass(frozen=True)
-class Slices:
-    """Rates in geometric progression over the layers, fastai's ``slice(low, high)`` as fractions of the base rate. ::
+class Slices(BuiltInScale):
+    """Rates in geometric progression over the layers, fastai's ``slice(low, high)`` as fractions of the base rate.
+
+    ::
 
         factor = low * (high / low) ** (i / (n - 1)),   layer i of n, from input to output
 
@@ -53,16 +57,16 @@ class Slices:
         check_rate(self.high, "high of Slices")
 
     @property
+    @override
     def label(self) -> str:
         return f"Slices({self.low:g}, {self.high:g})"
 
     @property
+    @override
     def neutral(self) -> bool:
         return self.low == self.high == 1
 
-    def factors(self, infos: Sequence[ParamInfo]) -> dict[str, float]:
-        return self.scaled(infos).factors
-
+    @override
     def scaled(self, infos: Sequence[ParamInfo]) -> Scaled:
         depths, text = find_layers(infos, self.layers, self.by)
         index = {depth: i for i, depth in enumerate(sorted(set(depths.values())))}  # without a stem, 1 is the first

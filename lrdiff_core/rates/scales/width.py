@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from typing_extensions import override
 
 from lrdiff_core.errors import RateError
 from lrdiff_core.rates.claims import help_for_dead
 from lrdiff_core.rates.names import ParamInfo, list_parameters, some
 from lrdiff_core.rates.rules import Match, Rule, describe, matches_any
+from lrdiff_core.rates.scales.scale import BuiltInScale, Scaled
 
 __all__ = ["WidthScale"]
 
@@ -28,7 +30,7 @@ _ROLES = ("input", "hidden", "output", "fixed")
 
 
 @dataclass(frozen=True)
-class WidthScale:
+class WidthScale(BuiltInScale):
     """Rates of the maximal update parametrization (muP) against a base model of smaller width.
 
     A dimension that differs between the model and its base is a width; ``in`` and ``out`` below are the ratios of
@@ -87,14 +89,17 @@ class WidthScale:
                 raise RateError(f'role of "{match}" is "{role}"', help=f"write one of: {', '.join(_ROLES)}")
 
     @property
+    @override
     def label(self) -> str:
         return f"WidthScale({self.optimizer})"
 
     @property
+    @override
     def neutral(self) -> bool:
         return True  # a model of the base's own width has its rates
 
-    def factors(self, infos: Sequence[ParamInfo]) -> dict[str, float]:
+    @override
+    def scaled(self, infos: Sequence[ParamInfo]) -> Scaled:
         if isinstance(self.base, nn.Module):
             shapes = {info.name: info.shape for info in list_parameters(self.base)}
         else:
@@ -108,10 +113,12 @@ class WidthScale:
             )
         roles = _named(infos, self.roles, "role")
         turned = _named(infos, dict.fromkeys(_as_matches(self.fan_in_first), True), "fan_in_first")
-        return {
-            info.name: self._factor(info, shapes[info.name], roles.get(info.name), info.name in turned)
-            for info in infos
-        }
+        return Scaled(
+            {
+                info.name: self._factor(info, shapes[info.name], roles.get(info.name), info.name in turned)
+                for info in infos
+            }
+        )
 
     def _factor(self, info: ParamInfo, base: tuple[int, ...], given: str | None, turned: bool) -> float:
         shape = info.shape

@@ -35,7 +35,7 @@ OPTIMIZERS: dict[str, tuple[Callable[[], Optimizer], bool]] = {  # and whether o
 }
 
 
-class Interrupted(Exception):
+class SignalError(Exception):
     pass
 
 
@@ -48,7 +48,7 @@ def step(optimizer: Optimizer, until: int | None) -> int:
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         count += event == "opcode"
         if count == until:
-            raise Interrupted
+            raise SignalError
         return trace
 
     before = sys.gettrace()
@@ -91,7 +91,7 @@ def test_the_next_step_works_wherever_one_is_broken_off(name: str, begun: bool) 
         groups = [dict(group) for group in optimizer.param_groups]
         try:
             step(optimizer, place)
-        except Interrupted:
+        except SignalError:
             assert torch.is_grad_enabled(), place
             assert [dict(group) for group in optimizer.param_groups] == groups, place
             optimizer.step()

@@ -212,7 +212,7 @@ def measure_pair(
     b = _guarded(other, ours=pair.against in (ONE_RATE, MEMORY))
     try:
         results = _both_orders(pair, a, b, QUICK_ROUNDS if quick else pair.rounds, threads)
-    except _SideFault as problem:  # a result, not an end: a peer's own, or ours, and then the goal is missed
+    except _SideError as problem:  # a result, not an end: a peer's own, or ours, and then the goal is missed
         return replace(row, reason=str(problem), verdict=Verdict.MISSED if problem.ours else Verdict.UNAVAILABLE)
     finally:
         gc.collect()
@@ -345,7 +345,7 @@ def run_table(
     return document, text
 
 
-class _SideFault(Exception):
+class _SideError(Exception):
     """One side of a comparison cannot be built or cannot step."""
 
     def __init__(self, problem: Exception, *, ours: bool) -> None:
@@ -362,7 +362,7 @@ def _guarded(case: Case, *, ours: bool) -> Case:
             workload.step()  # compiles: what can fail fails here
             workload.reset()
         except (ImportError, RuntimeError, MemoryError) as problem:
-            raise _SideFault(problem, ours=ours) from problem
+            raise _SideError(problem, ours=ours) from problem
         return workload
 
     return replace(case, factory=build)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from lrdiff_core.errors import ModelFileError, UnavailableError
 from lrdiff_export.runtimes.javascript.install import find_chromium, find_node, find_package
-from lrdiff_export.runtimes.process import JobProcess, ProcessEnded
+from lrdiff_export.runtimes.process import JobProcess, ProcessEndedError
 
 __all__ = ["ChromiumWorker", "NodeWorker", "Worker"]
 
@@ -71,7 +71,7 @@ class NodeWorker:
         self._scratch = tempfile.TemporaryDirectory(prefix="lrdiff-node-")
         try:
             self._process = JobProcess(command, seconds=START_SECONDS)
-        except ProcessEnded as problem:
+        except ProcessEndedError as problem:
             self._scratch.cleanup()
             raise UnavailableError(f"{package} does not start: {problem}", help="see lrdiff doctor") from problem
         self.pid, self.runs = self._process.pid, str(self._process.ready["runs"])
@@ -99,7 +99,7 @@ class NodeWorker:
         """
         try:
             return self._process.ask(job, seconds=JOB_SECONDS)
-        except ProcessEnded as problem:
+        except ProcessEndedError as problem:
             raise ModelFileError(f"node: {problem}", help="try a smaller model, and see lrdiff doctor") from problem
 
     def close(self) -> None:
