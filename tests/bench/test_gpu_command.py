@@ -14,7 +14,7 @@ import pytest
 
 from lrdiff_bench.gpu import prediction
 from lrdiff_bench.gpu.__main__ import main, run_parts
-from lrdiff_bench.gpu.record import NO_TIME, PARTS, GpuRow, Part, Request, markdown, read_rows, writer
+from lrdiff_bench.gpu.record import NO_TIME, PARTS, GpuRow, Part, Request, gpu_page, read_rows, writer
 from lrdiff_bench.gpu.training import tasks
 from lrdiff_core.devices import device_status
 from lrdiff_export.runtimes import BACKENDS
@@ -88,7 +88,7 @@ def test_it_runs_with_nothing_optional_installed(bare: tuple[Any, Path]) -> None
     assert (document["format"], document["passed"], document["quick"]) == ("lrdiff.gpu", True, True)
     assert [part["name"] for part in document["parts"]] == list(PARTS)
     assert all(part["rows"] and part["reason"] is None for part in document["parts"])
-    held = {part["name"]: sum(row["result"] == "held" for row in part["rows"]) for part in document["parts"]}
+    held = {part["name"]: sum(row["result"] == "passed" for row in part["rows"]) for part in document["parts"]}
     assert held["prediction"] >= 3
     assert held["training"] >= 8
     assert held["population"] >= 2
@@ -100,7 +100,7 @@ def test_it_says_what_was_left_out(bare: tuple[Any, Path]) -> None:
     assert text in done.stdout
     for name in ("onnxscript", "pydantic", "sklearn", "polars", "xarray"):
         assert f"{name}: " in text.partition("left out: ")[2].splitlines()[0]
-    assert "lrdiff, in a graph | not here |  | needs cuda" in text
+    assert "lrdiff, in a graph | not available here |  | needs cuda" in text
     if not device_status("cuda").available:
         assert " 0 failed, " in text
         assert "needs cuda: " in text
@@ -134,10 +134,10 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_runs(
 
 
 PLANTED = {
-    "fine": "tell(GpuRow(what='a', result='held'))",
-    "raises": "tell(GpuRow(what='a', result='held')); raise RuntimeError('CUDA error: misaligned address\\nmore')",
-    "crashes": "tell(GpuRow(what='a', result='held')); import os; os._exit(139)",
-    "hangs": "tell(GpuRow(what='a', result='held')); import time; time.sleep(600)",
+    "fine": "tell(GpuRow(what='a', result='passed'))",
+    "raises": "tell(GpuRow(what='a', result='passed')); raise RuntimeError('CUDA error: misaligned address\\nmore')",
+    "crashes": "tell(GpuRow(what='a', result='passed')); import os; os._exit(139)",
+    "hangs": "tell(GpuRow(what='a', result='passed')); import time; time.sleep(600)",
     "finds": "tell(GpuRow(what='a', result='failed', note='why'))",
     "silent": "pass",
 }
@@ -167,7 +167,7 @@ def test_a_part_fails_alone_and_the_others_go_on(planted: list[Part]) -> None:
         "silent": (False, "it had nothing to say", 0),
     }
     assert document["passed"] is False
-    text = markdown(document)
+    text = gpu_page(document)
     assert "**failed**: RuntimeError: CUDA error: misaligned address" in text
     assert "| a | **failed** |  | why |" in text
 
@@ -175,10 +175,10 @@ def test_a_part_fails_alone_and_the_others_go_on(planted: list[Part]) -> None:
 def test_rows_survive_a_process_that_is_ended_in_the_middle(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     tell = writer(file)
-    tell(GpuRow(what="a", result="told", numbers={"seconds": float("nan"), "several": (1, 2.5)}))
+    tell(GpuRow(what="a", result="measured", numbers={"seconds": float("nan"), "several": (1, 2.5)}))
     with file.open("a", encoding="utf-8") as half:
         half.write('{"what": "b", "resu')
-    assert read_rows(file) == [GpuRow(what="a", result="told", numbers={"seconds": None, "several": [1, 2.5]})]
+    assert read_rows(file) == [GpuRow(what="a", result="measured", numbers={"seconds": None, "several": [1, 2.5]})]
     assert read_rows(tmp_path / "none") == []
 
 
@@ -190,8 +190,8 @@ def test_nothing_slow_is_begun_when_time_is_nearly_up() -> None:
     rows: list[GpuRow] = []
     for name in ("training", "steps", "population"):
         import_module(PARTS[name].module).run(late, rows.append)
-    assert {row.note for row in rows if row.result == "missing"} >= {NO_TIME}
-    assert not [row for row in rows if row.result in ("held", "failed")]
+    assert {row.note for row in rows if row.result == "unavailable"} >= {NO_TIME}
+    assert not [row for row in rows if row.result in ("passed", "failed")]
 
 
 def test_the_cpu_is_never_given_what_only_a_gpu_copes_with() -> None:
@@ -215,4 +215,4 @@ def test_on_cuda_every_lane_and_backend_is_asked_for() -> None:
         prediction.run(Request(device="cuda", quick=False), rows.append)
         asked = {row.what.rpartition(", ")[2] for row in rows}
         assert asked == {name for name, one in BACKENDS.items() if one.device == "cuda" and not one.needs_onnx}
-        assert {row.result for row in rows} == {"missing"}
+        assert {row.result for row in rows} == {"unavailable"}

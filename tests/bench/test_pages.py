@@ -5,6 +5,11 @@ import sys
 import pytest
 
 from lrdiff_bench.cli import main
+from lrdiff_bench.gpu.record import gpu_page
+from lrdiff_bench.measure.cases.population_speed import SpeedRow
+from lrdiff_bench.measure.cases.population_table import population_page
+from lrdiff_bench.measure.cases.step_table import step_page
+from lrdiff_bench.measure.cases.training_table import training_page
 from lrdiff_bench.parity.page import parity_page
 from lrdiff_bench.parity.training_page import training_parity_page
 from lrdiff_bench.report.page import as_given, markdown_table, render
@@ -61,6 +66,66 @@ TRAINING = HERE | {
         }
     ]
 }  # fmt: skip
+
+
+MEASURED = {
+    "command": "lrdiff bench step --threads 1", "quick": False, "commit": "abc123",
+    "machine": {"cpu": "a processor", "cpus": 2, "load": 0.25, "system": "Linux x86_64", "device": "cpu"},
+    "versions": {"lrdiff": "0.1.0", "torch": "2.13.0"},
+}  # fmt: skip
+STEP_ROW = {
+    "shapes": "10-5-1 MLP, a rate a layer", "tensors": 4, "parameters": 61, "bytes": 1708, "caches": "hot",
+    "against": "torch default", "question": "times faster", "goal": {"text": "at least 10x faster"}, "threads": 1,
+    "ours": 0.002, "theirs": 0.01, "ratio": [5.0, 4.5, 5.5], "noise": 0.02, "bandwidth": 0.4, "verdict": "missed",
+    "reason": None,
+}  # fmt: skip
+ABSENT = {"against": "DeepSpeed CPUAdam", "goal": None, "ratio": None, "verdict": "unavailable", "reason": "not here"}
+STEP = MEASURED | {
+    "forms": "kernel", "bandwidth": {"1": 1e10, "2": 2e10},
+    "rows": [STEP_ROW, STEP_ROW | ABSENT, STEP_ROW | {"threads": 2, "bandwidth": None, "verdict": None}],
+}  # fmt: skip
+BY_PEER = {"default": [2.0, 1.5, 2.5], "fused": [1.5, 1.25, 1.75]}
+TIMES = {"ours": 0.001, "default": 0.002, "fused": 0.0015}
+TRAINING_STEP = MEASURED | {
+    "quick": True,
+    "rows": [{"model": "MLP 10-5-1, 25 rows", "tensors": 4, "parameters": 1234, "threads": 1, "whole": TIMES,
+              "share": dict.fromkeys(TIMES, 0.25), "gain": BY_PEER, "faster": BY_PEER}],
+}  # fmt: skip
+SPEED_ROWS = [
+    SpeedRow(optimizer="sgd", name="lrdiff", seconds=0.05, share=0.9, note="kernel path"),
+    SpeedRow(optimizer="sgd", name="JAX jit(vmap(scan))", seconds=None, note="not installed"),
+    SpeedRow(optimizer="sgd", name="plain PyTorch loop", seconds=90.0, ratio=(1800.0, 1500.0, 2000.0), share=5e-4),
+]
+POPULATION = MEASURED | {
+    "members": 4096,
+    "rows": [vars(row) | {"goal": goal, "verdict": goal and "met"}
+             for row, goal in zip(SPEED_ROWS, (None, 4.0, 300.0), strict=True)],
+    "million": {"members": 1_000_000, "seconds": 12.3, "peak_gib": 3.456, "met": True},
+}  # fmt: skip
+GPU = MEASURED | {
+    "machine": MEASURED["machine"] | {"device": "Some GPU"}, "passed": False, "seconds": 61.2, "missing": ["triton: x"],
+    "parts": [
+        {"title": "Prediction parity", "seconds": 60.0, "allowed_seconds": 115.0, "reason": None, "rows": [
+            {"what": "a", "result": "passed", "value": "1 eps of 8", "note": ""},
+            {"what": "b", "result": "measured", "value": "3 GB/s", "note": ""},
+            {"what": "c", "result": "unavailable", "value": "", "note": "no ONNX Runtime"}]},
+        {"title": "Training parity", "seconds": 1.2, "allowed_seconds": 115.0, "reason": "it crashed", "rows": []},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("page", "document"),
+    [
+        (step_page, STEP),
+        (training_page, TRAINING_STEP),
+        (lambda document: population_page(document, SPEED_ROWS), POPULATION),
+        (gpu_page, GPU),
+    ],
+    ids=["step", "training step", "population", "gpu"],
+)
+def test_a_page_of_measurements_is_as_it_was(page, document, snapshot):
+    assert page(document) == snapshot
 
 
 @pytest.mark.parametrize("guide", [True, False], ids=["beside the guide", "elsewhere"])

@@ -9,7 +9,7 @@ import pytest
 
 from lrdiff_bench.cli import main
 from lrdiff_bench.measure.cases.models import MODELS
-from lrdiff_bench.measure.cases.training_table import TITLES, markdown
+from lrdiff_bench.measure.cases.training_table import TITLES, training_page
 
 
 def test_every_model_has_a_title() -> None:
@@ -23,7 +23,7 @@ def test_a_real_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     out, err = capsys.readouterr()
     document = json.loads(out)
     assert (document["format"], document["command"]) == (
-        "lrdiff.training_table", "lrdiff bench step --training --quick --shape mlp"
+        "lrdiff.training_table", f"lrdiff bench step --training --quick --shape mlp --out {file} --json"
     )  # fmt: skip
     (row,) = document["rows"]
     assert (row["tensors"], row["parameters"], row["threads"]) == (4, 61, 1)
@@ -36,7 +36,7 @@ def test_a_real_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         # The update alone is faster than the whole step is by it; an eighth of the usual factor on a busy machine.
         assert row["faster"][peer][0] > max(1.2, row["gain"][peer][0])
     text = file.read_text()
-    assert text == markdown(document)
+    assert text == training_page(document)
     assert err.strip() in text
     assert "no figures to quote" in text
 

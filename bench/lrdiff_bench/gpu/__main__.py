@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -16,7 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lrdiff_bench.gpu.record import PARTS, Part, Request, markdown, read_rows, writer
+from lrdiff_bench.gpu.record import PARTS, Part, Request, gpu_page, read_rows, writer
+from lrdiff_bench.report.json import write_document
+from lrdiff_bench.report.page import as_given
 from lrdiff_bench.system.machine import provenance
 from lrdiff_core.errors import InputError, LrdiffError, UnavailableError
 from lrdiff_core.files import write_text
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.module, Request(device=given.device, quick=given.quick, seconds=given.seconds), given.rows
         )
     try:
-        return _run_all(given)
+        return _run_all(given, as_given([__file__, *(sys.argv[1:] if arguments is None else arguments)]))
     except LrdiffError as problem:
         print(f"error: {problem.message}\nhelp: {problem.help}", file=sys.stderr)
         return problem.exit_status
@@ -61,18 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run_all(given: argparse.Namespace) -> int:
+def _run_all(given: argparse.Namespace, command: str) -> int:
     device = _device(given.device)
     try:
         given.out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise InputError(f"cannot write {given.out}: {problem.strerror}", help="name a folder with --out") from problem
-    words = f"python -m lrdiff_bench.gpu --device {device}" + (" --quick" if given.quick else "")
-    words += "".join(f" --part {name}" for name in given.part or [])
     request = Request(device=device, quick=given.quick)
-    document = run_parts([PARTS[name] for name in given.part or PARTS], request, command=words)
-    write_text(given.out / "gpu.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
-    text = markdown(document)
+    document = run_parts([PARTS[name] for name in given.part or PARTS], request, command=command)
+    write_document(given.out / "gpu.json", document)
+    text = gpu_page(document)
     write_text(given.out / "gpu.md", text)
     print(text)
     print(f"wrote {given.out / 'gpu.json'} and {given.out / 'gpu.md'}")
@@ -85,7 +84,7 @@ def run_parts(parts: Sequence[Part], request: Request, *, command: str) -> dict[
     Args:
         parts: some of ``PARTS``.
         request: for all of them.
-        command: what the reader can type to get it.
+        command: that it was called with.
     """
     before = provenance("numpy", "onnx", "onnxruntime", "triton", device=request.device)
     began = time.monotonic()
@@ -95,7 +94,7 @@ def run_parts(parts: Sequence[Part], request: Request, *, command: str) -> dict[
         done.append(_run_apart(one, request))
     return {
         "format": "lrdiff.gpu",
-        "version": 1,
+        "version": 2,
         "command": command,
         "quick": request.quick,
         "passed": all(part["passed"] for part in done),

@@ -37,7 +37,7 @@ def run(request: Request, tell: Tell) -> None:
         reason = (
             "pytest is not installed" if find_spec("pytest") is None else f"no tests beside the code in {root.name}"
         )
-        tell(GpuRow(what="pytest -m accelerator", result="missing", note=reason))
+        tell(GpuRow(what="pytest -m accelerator", result="unavailable", note=reason))
         return
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -78,7 +78,7 @@ def _tell_all(report: Path, tell: Tell) -> None:
     tell(
         GpuRow(
             what="pytest -m accelerator",
-            result="failed" if failed else "held" if passed else "missing",
+            result="failed" if failed else "passed" if passed else "unavailable",
             value=f"{passed} passed, {len(failed)} failed, {len(skipped)} skipped",
             note=f"skipped: {reasons}" if reasons else "",
             numbers={"passed": passed, "failed": len(failed), "skipped": len(skipped)},

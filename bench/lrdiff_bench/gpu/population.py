@@ -42,11 +42,11 @@ def run(request: Request, tell: Tell) -> None:
             if (tile is not None and tile > part.members) or not request.in_time():
                 continue
             seconds, _ = _timed(part, request, tile)
-            tell(GpuRow(what=f"{optimizer}, {part.members} members, tile {tile or 'by default'}", result="told",
+            tell(GpuRow(what=f"{optimizer}, {part.members} members, tile {tile or 'by default'}", result="measured",
                      value=f"{seconds:.3g} s", numbers={"seconds": seconds, "members": part.members}))  # fmt: skip
             best = (seconds, tile) if best is None or seconds < best[0] else best
         if best is None:
-            tell(GpuRow(what=f"{optimizer}, {members} members", result="missing", note=NO_TIME))
+            tell(GpuRow(what=f"{optimizer}, {members} members", result="unavailable", note=NO_TIME))
             continue
         tell(_parity(replace(part, members=min(PARITY_MEMBERS, members)), request))
         what = f"{optimizer}, {members} members"
@@ -73,7 +73,7 @@ def _parity(case: SpeedCase, request: Request) -> GpuRow:
     error, allowed = error_in_eps(weights(request.device, torch.float32), exact), budget(error_in_eps(plain, exact))
     return GpuRow(
         what=f"{case.optimizer}, {case.members} members, one epoch, against float64",
-        result="held" if error <= allowed else "failed",
+        result="passed" if error <= allowed else "failed",
         value=f"{error:.3g} eps of {allowed:.3g}",
         numbers={"error": error, "allowed": allowed},
     )
@@ -86,7 +86,7 @@ def _row(what: str, seconds: float, population: Population, case: SpeedCase, *, 
     rate = case.flops / seconds / 1e12
     return GpuRow(
         what=what,
-        result="held" if sound and (goal is None or seconds <= goal) else "failed",
+        result="passed" if sound and (goal is None or seconds <= goal) else "failed",
         value=f"{seconds:.3g} s, {rate:.3g} TFLOP/s of matrix products",
         note=("" if goal is None else f"goal {goal:g} s on an H200; ")
         + f"{finite:.1%} of the losses are finite, the lowest is {float(loss[torch.isfinite(loss)].min()):.3g}",

@@ -80,7 +80,7 @@ def run(request: Request, tell: Tell) -> None:
                 continue
             what = f"{model}, {name}"
             if _effort(name) and not request.in_time():
-                tell(GpuRow(what=what, result="missing", note=NO_TIME))
+                tell(GpuRow(what=what, result="unavailable", note=NO_TIME))
             else:
                 tell(_row(what, module, rows, name))
 
@@ -93,7 +93,7 @@ def _effort(name: str) -> int:
 def _row(what: str, module: nn.Module, rows: Any, backend: str) -> GpuRow:
     report = check_parity(module, rows, backends=[backend])
     (result,) = report.results
-    state = {"agrees": "held", "unavailable": "missing"}.get(result.status, "failed")
+    state = {"agrees": "passed", "unavailable": "unavailable"}.get(result.status, "failed")
     value = "" if result.max_error is None else f"{result.max_error:.3g} eps of {result.tolerance:.3g}"
     numbers = {"error": result.max_error, "allowed": result.tolerance, "status": result.status, "dtype": result.dtype}
     return GpuRow(what=what, result=state, value=value, note=result.reason or "", numbers=numbers)  # type: ignore[arg-type]

@@ -6,18 +6,18 @@ Rows are one JSON line each, written as they come, so that a part that runs out 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lrdiff_bench.system.machine import provenance_lines
+from lrdiff_bench.report.json import json_ready
+from lrdiff_bench.report.page import render
 
-__all__ = ["NO_TIME", "PARTS", "Part", "Request", "GpuRow", "Tell", "markdown", "part", "read_rows", "writer"]
+__all__ = ["NO_TIME", "PARTS", "Part", "Request", "GpuRow", "Tell", "gpu_page", "part", "read_rows", "writer"]
 
-Result = Literal["held", "failed", "told", "missing"]
+Result = Literal["passed", "failed", "measured", "unavailable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,8 @@ class GpuRow:
 
     Attributes:
         what: was checked or measured.
-        result: ``held`` or ``failed`` for a check, ``told`` for a number that nothing depends on, ``missing`` for what
-            cannot run here.
+        result: ``passed`` or ``failed`` for a check, ``measured`` for a number that nothing depends on, ``unavailable``
+            for what cannot run here.
         value: what was measured, in words.
         note: why it failed or is missing, or how it was measured.
         numbers: for programs.
@@ -86,7 +86,12 @@ class Part:
     module: str
 
 
-WORDS = {"held": "held", "failed": "**failed**", "told": "", "missing": "not here"}
+SHOWN: dict[Result, str] = {
+    "passed": "passed",
+    "failed": "**failed**",
+    "measured": "",
+    "unavailable": "not available here",
+}
 PARTS: dict[str, Part] = {}
 LAST_START = 0.75  # of a part's time; the slowest single thing, compiling, takes up to 20 s
 NO_TIME = "no time was left for it"
@@ -110,7 +115,7 @@ def writer(path: Path) -> Tell:
 
     def tell(row: GpuRow) -> None:
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(asdict(row)), allow_nan=False) + "\n")
+            file.write(json.dumps(json_ready(asdict(row)), allow_nan=False) + "\n")
 
     return tell
 
@@ -126,45 +131,18 @@ def read_rows(path: Path) -> list[GpuRow]:
     return rows
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def markdown(document: Mapping[str, Any]) -> str:
+def gpu_page(document: Mapping[str, Any]) -> str:
     """Return the document as Markdown: where the numbers come from, then a table a part.
 
     Args:
         document: as in ``gpu.json``.
     """
-    lines = [
-        "# What an accelerator was seen to do",
-        "",
-        f"`{document['command']}`" + (", quick: the smallest sizes, no figures to quote" if document["quick"] else ""),
-        "",
-        *provenance_lines(document),
-        f"- took {document['seconds']:.0f} s; {'everything held' if document['passed'] else 'something failed'}",
+    parts = [
+        {
+            **part,
+            "counts": {result: sum(row["result"] == result for row in part["rows"]) for result in SHOWN},
+            "cells": [[row["what"], SHOWN[row["result"]], row["value"], row["note"]] for row in part["rows"]],
+        }
+        for part in document["parts"]
     ]
-    if document["missing"]:
-        lines.append(f"- not installed, so left out: {'; '.join(document['missing'])}")
-    for part in document["parts"]:
-        rows = part["rows"]
-        counts = {word: sum(row["result"] == word for row in rows) for word in WORDS}
-        lines += ["", f"## {part['title']}", ""]
-        summary = f"{counts['held']} held, {counts['failed']} failed, {counts['missing']} not here"
-        lines.append(f"{summary}; {part['seconds']:.0f} s of {part['allowed_seconds']:.0f}")
-        if part["reason"]:
-            lines += ["", f"**failed**: {_cell(part['reason'])}"]
-        if rows:
-            lines += ["", "| what | | measured | |", "|---|---|---|---|"]
-            for row in rows:
-                cells = [row["what"], WORDS[row["result"]], row["value"], row["note"]]
-                lines.append(f"| {' | '.join(map(_cell, cells))} |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "/").split())
+    return render("gpu.md", **{**document, "parts": parts})

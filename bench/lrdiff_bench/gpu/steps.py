@@ -37,13 +37,13 @@ def run(request: Request, tell: Tell) -> None:
         find_case("memory_copy", device=request.device), samples=10 if request.small else 20, most_seconds=3.0
     )
     bandwidth = copied.bytes_a_second
-    tell(GpuRow(what="addition in place", result="told", value=f"{bandwidth / 1e9:.4g} GB/s",
+    tell(GpuRow(what="addition in place", result="measured", value=f"{bandwidth / 1e9:.4g} GB/s",
              note="256 MiB to 256 MiB", numbers={"bytes_a_second": bandwidth}))  # fmt: skip
     for name in STEPPERS[1:]:
         what = f"{shapes}, layer decay, {IMPLEMENTATIONS[name].label}"
         reason = IMPLEMENTATIONS[name].unavailable("adamw", request.device)
         if reason is not None or not request.in_time():
-            tell(GpuRow(what=what, result="missing", note=reason or NO_TIME))
+            tell(GpuRow(what=what, result="unavailable", note=reason or NO_TIME))
             continue
         try:
             compared = compare_cases(case(STEPPERS[0]), case(name), rounds=QUICK_ROUNDS if request.small else ROUNDS)
@@ -64,7 +64,7 @@ def _row(what: str, name: str, compared: Comparison, bandwidth: float, request: 
     ours = name.startswith("ours-") or (name == "ours" and not triton)
     return GpuRow(
         what=what,
-        result=("held" if met else "failed") if ours and request.device == "cuda" else "told",
+        result=("passed" if met else "failed") if ours and request.device == "cuda" else "measured",
         value=f"{mine * 1e3:.3g} ms, {ratio:.3g} times as fast as torch fused, {share:.0%} of memory's bandwidth",
         note=f"torch fused {fused * 1e3:.3g} ms" + (f"; {goal}" if ours else ""),
         numbers={

@@ -38,7 +38,7 @@ def run(request: Request, tell: Tell) -> None:
 
         if not request.in_time():
             for lane in lanes:
-                tell(GpuRow(what=_what(job, lane), result="missing", note=NO_TIME))
+                tell(GpuRow(what=_what(job, lane), result="unavailable", note=NO_TIME))
             continue
         slow = any(word in lane.implementation for word in SLOW for lane in lanes)
         check_training_parity(job, lanes, repeat=not (slow or request.quick), on_lane=done)
@@ -76,7 +76,7 @@ def _what(job: TrainingJob, lane: Lane) -> str:
 
 
 def _row(job: TrainingJob, lane: Lane, result: LaneResult) -> GpuRow:
-    state = {"agrees": "held", "unavailable": "missing"}.get(result.status, "failed")
+    state = {"agrees": "passed", "unavailable": "unavailable"}.get(result.status, "failed")
     value = "" if result.allowed is None else f"{result.error:.3g} eps of {result.allowed:.3g}"
     notes = [result.reason or "", *result.remarks]
     if result.repeats is not None and not result.repeats.equal:

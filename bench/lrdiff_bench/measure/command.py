@@ -20,8 +20,9 @@ from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.engine.suite import CaseRun, choose_cases, measure_cases
-from lrdiff_bench.measure.page import fail, print_json, write_page
-from lrdiff_bench.report.page import as_given
+from lrdiff_bench.measure.page import write_page
+from lrdiff_bench.measure.records_command import fail
+from lrdiff_bench.report.json import print_json
 from lrdiff_bench.report.tables import make_console, plain_table, seconds
 from lrdiff_bench.system.machine import describe_machine, load_average, usable_cpus
 from lrdiff_core.errors import ConfigError, InputError, UnavailableError
@@ -79,7 +80,7 @@ def run(
     if records:
         console.print(f"records: {file}", soft_wrap=True)
         if to is not None:
-            write_page(records, to, as_given())
+            write_page(records, to)
             console.print(f"page: {to}", soft_wrap=True)
     if json:
         print_json(

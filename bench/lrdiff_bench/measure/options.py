@@ -74,9 +74,9 @@ def ls(
     json: JsonOption = False,
 ) -> int:
     """List the saved runs, or what can be measured."""
-    from lrdiff_bench.measure import page
+    from lrdiff_bench.measure import records_command
 
-    return page.list_cases(json=json) if cases else page.list_runs(folder=out, json=json)
+    return records_command.list_cases(json=json) if cases else records_command.list_runs(folder=out, json=json)
 
 
 def show(
@@ -86,9 +86,9 @@ def show(
     json: JsonOption = False,
 ) -> int:
     """Show the records of a run."""
-    from lrdiff_bench.measure import page
+    from lrdiff_bench.measure import records_command
 
-    return page.show(run, folder=out, to=to, json=json)
+    return records_command.show(run, folder=out, to=to, json=json)
 
 
 def compare(
@@ -99,9 +99,9 @@ def compare(
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Compare two runs, case by case; the exit status is 1 if a case got slower."""
-    from lrdiff_bench.measure import page
+    from lrdiff_bench.measure import records_command
 
-    return page.compare(run_a, run_b, across_machines=across_machines, folder=out, json=json)
+    return records_command.compare(run_a, run_b, across_machines=across_machines, folder=out, json=json)
 
 
 def calibrate(
@@ -169,9 +169,9 @@ def pictures(
     out: OutOption = None,
 ) -> int:
     """Draw a run: cost against the number of rates, cost against size, and how the times of cases changed over all runs."""
-    from lrdiff_bench.measure import page
+    from lrdiff_bench.measure import records_command
 
-    return page.pictures(run, to=to, folder=out)
+    return records_command.pictures(run, to=to, folder=out)
 
 
 def population(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any
 
 from rich.console import Group
@@ -18,8 +17,8 @@ from lrdiff_bench.stats.hierarchical import Outcome
 __all__ = [
     "brief_outcome",
     "describe_outcome",
-    "markdown",
     "outcome_document",
+    "record_cells",
     "run_table",
     "short_label",
 ]
@@ -76,7 +75,7 @@ def run_table(rows: Sequence[CaseRun], *, working: Case | None = None) -> Group:
             label = short_label(row.case, hidden)
             if row.record is not None:
                 shown = f"  {label or _whole_label(row.case)}" if len(measured) > 1 else name
-                table.add_row(shown, *_cells(row.record))
+                table.add_row(shown, *record_cells(row.record))
                 for note in [*_notes(row.record), *([row.note] if row.note else [])]:
                     notes.setdefault(("yellow", note), []).append(f"{name} {label}".strip())
             elif row.reason is not None:
@@ -97,7 +96,8 @@ def _named(cases: Sequence[str]) -> str:
     return ", ".join(cases[:NAMED]) + more
 
 
-def _cells(record: Record) -> list[str | Text]:
+def record_cells(record: Record) -> list[str | Text]:
+    """A record in the columns of :data:`COLUMNS`."""
     peak = f"{record.peak / 2**20:.0f}" if record.peak is not None else ""
     if not record.samples:
         return ["", "", "", peak, ""]
@@ -128,51 +128,6 @@ def _notes(record: Record) -> list[str]:
     if record.instructions is not None:
         notes.append(f"{record.instructions:.5g} instructions a step")
     return notes
-
-
-def markdown(records: Sequence[Record], command: str, pictures: Sequence[str] = ()) -> str:
-    """Records as a page of docs/results: machine, versions and commit, pictures, then a table a case.
-
-    Args:
-        records: of one run.
-        command: that made them.
-        pictures: names of files beside the page.
-    """
-    first = records[0]
-    device = first.machine.cpu if first.machine.device == "cpu" else first.machine.device
-    loads = [record.conditions.load for record in records if record.conditions.load is not None]
-    load = f", load {min(loads):.1f} to {max(loads):.1f} while measuring" if loads else ""
-    commit = f"`{first.code.commit[:10]}`{' with changes' if first.code.dirty else ''}" if first.code.commit else "none"
-    machine = f"{device}, {first.machine.cpus} processors, {first.machine.system}"
-    lines = [
-        "# Benchmarks",
-        "",
-        f"`{command}` on {first.created[:10]}, {_count(records)}: {machine}{load}.",
-        f"torch {first.code.torch}, Python {first.code.python}, numpy {first.code.numpy}, commit {commit}.",
-        "Columns are explained in the [guide](../guide/benchmarks.md); times are of one step.",
-    ]
-    for name in pictures:
-        lines += ["", f"![{name.partition('.')[0].replace('-', ' ')}]({name})"]
-    for name in dict.fromkeys(record.name for record in records):
-        family = [record for record in records if record.name == name]
-        hidden = constant_parameters(family)
-        keys = [key for key in family[0].parameters if key not in hidden]
-        fixed = ", ".join(f"{key} {value}" for key, value in family[0].parameters.items() if key in hidden)
-        head = [*keys, *COLUMNS]
-        lines += ["", f"## {name}", "", *([fixed + ".", ""] if fixed else [])]
-        lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-        for record in family:
-            cells = [*(str(record.parameters[key]) for key in keys), *map(str, _cells(record))]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _count(records: Sequence[Record]) -> str:
-    """How many cases, and how long they took: between records, as each is made when its case is done."""
-    if len(records) == 1:
-        return "1 case"
-    made = [datetime.fromisoformat(record.created) for record in records]
-    return f"{len(records)} cases in {(max(made) - min(made)).total_seconds() / 60:.1f} minutes"
 
 
 def describe_outcome(outcome: Outcome) -> Text:

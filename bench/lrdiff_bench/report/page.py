@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-__all__ = ["as_given", "made_by", "markdown_table", "render"]
+__all__ = ["as_given", "made_by", "markdown_table", "render", "table_row"]
 
 
 def as_given(arguments: Sequence[str] | None = None) -> str:
@@ -23,10 +23,14 @@ def as_given(arguments: Sequence[str] | None = None) -> str:
     Example:
         >>> as_given(["/usr/bin/lrdiff", "parity", "--out", "my results"])
         "lrdiff parity --out 'my results'"
+        >>> as_given(["/home/me/lrdiff_bench/gpu/__main__.py", "--quick"])
+        'python -m lrdiff_bench.gpu --quick'
     """
     program, *rest = sys.argv if arguments is None else arguments
-    name = Path(program).name
-    return shlex.join(["lrdiff" if name in ("__main__.py", "lrdiff", "lrdiff.exe") else name, *rest])
+    file = Path(program)
+    if file.name == "__main__.py" and file.parent.name != "lrdiff_bench":  # python -m of a package inside
+        return shlex.join(["python", "-m", f"{file.parents[1].name}.{file.parent.name}", *rest])
+    return shlex.join(["lrdiff" if file.name in ("__main__.py", "lrdiff", "lrdiff.exe") else file.name, *rest])
 
 
 def render(template: str, /, **values: Any) -> str:
@@ -39,21 +43,27 @@ def render(template: str, /, **values: Any) -> str:
     return _environment().get_template(template).render(**values).rstrip("\n") + "\n"
 
 
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]], align: str = "") -> str:
     """A table in Markdown.
 
+    Args:
+        heads: of its columns.
+        rows: a cell a column.
+        align: ``l`` or ``r`` for each column; all left if left out.
+
     Example:
-        >>> print(markdown_table(["name", "a|b"], [["x", 1]]))
+        >>> print(markdown_table(["name", "a|b"], [["x", 1]], "lr"))
         | name | a\\|b |
-        |---|---|
+        |---|---:|
         | x | 1 |
     """
-    lines = [_row(heads), "|" + "---|" * len(heads), *map(_row, rows)]
-    return "\n".join(lines)
+    rule = "|" + "".join("---:|" if side == "r" else "---|" for side in align or "l" * len(heads))
+    return "\n".join([table_row(heads), rule, *map(table_row, rows)])
 
 
-def _row(cells: Sequence[object]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+def table_row(cells: Sequence[object]) -> str:
+    """One row of a table in Markdown; a cell stays one cell whatever stands in it."""
+    return "| " + " | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in cells) + " |"
 
 
 @cache
@@ -62,6 +72,7 @@ def _environment() -> Environment:
         loader=PackageLoader("lrdiff_bench.report"),
         undefined=StrictUndefined,
         autoescape=False,  # Markdown, not HTML
+        keep_trailing_newline=True,  # of what is included
         trim_blocks=True,
         lstrip_blocks=True,
     )

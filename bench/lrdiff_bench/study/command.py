@@ -146,7 +146,7 @@ def verdict(name: str, *, storage: str | None, out: Path | None, json: bool) -> 
 
 def export(names: Sequence[str], *, to: Path, storage: str | None, source: Path | None, pictures: bool) -> int:
     """Write finished studies as one page with its pictures beside it."""
-    from lrdiff_bench.study.page import markdown
+    from lrdiff_bench.study.page import studies_page
     from lrdiff_bench.study.pictures import draw_document, draw_suite_pictures
 
     if to.suffix != ".md":
@@ -161,7 +161,7 @@ def export(names: Sequence[str], *, to: Path, storage: str | None, source: Path 
         files += draw_suite_pictures(documents, suite, to.parent, prefix)
         for document in documents:
             files += draw_document(document, to.parent, prefix)
-    write_text(to, markdown(documents, suite, files, as_given()))
+    write_text(to, studies_page(documents, suite, files, as_given()))
     console = make_console()
     line(console, f"{to}: {len(documents)} {'study' if len(documents) == 1 else 'studies'}, {len(files)} pictures")
     return 0

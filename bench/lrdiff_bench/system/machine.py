@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -34,7 +34,6 @@ __all__ = [
     "load_average",
     "pinned",
     "provenance",
-    "provenance_lines",
     "usable_cpus",
 ]
 
@@ -150,27 +149,6 @@ def provenance(*packages: str, device: str = "cpu") -> dict[str, Any]:
         "versions": describe_versions(*packages),
         "commit": str(describe_code()),
     }
-
-
-def provenance_lines(document: Mapping[str, Any]) -> list[str]:
-    """The same as lines of a Markdown list.
-
-    Example:
-        >>> machine = {"cpu": "Some CPU", "cpus": 2, "load": 0.25, "system": "Linux x86_64", "device": "cpu"}
-        >>> print(*provenance_lines({"machine": machine, "versions": {"torch": "2.13.0"}, "commit": "abc"}), sep="\\n")
-        - machine: Some CPU, 2 CPUs, load 0.2 before, Linux x86_64
-        - versions: torch 2.13.0
-        - commit: abc
-    """
-    machine, versions = document["machine"], document["versions"]
-    load = "" if machine["load"] is None else f", load {machine['load']:.1f} before"
-    device = [] if machine["device"] == "cpu" else [f"- device: {machine['device']}"]
-    return [
-        *device,
-        f"- machine: {machine['cpu']}, {machine['cpus']} CPUs{load}, {machine['system']}",
-        f"- versions: {', '.join(f'{name} {text}' for name, text in versions.items())}",
-        f"- commit: {document['commit']}",
-    ]
 
 
 def describe_versions(*packages: str) -> dict[str, str]:

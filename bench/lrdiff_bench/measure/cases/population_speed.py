@@ -11,8 +11,7 @@ evaluates anything.
   multiplied.
 
 Every peer is timed against lrdiff in one run, in alternating order, by the project's timer; ratios have 95 %
-intervals. ``lrdiff bench population`` writes the table, with a million members; ``python -m
-lrdiff_bench.measure.cases.population_speed`` prints its rows alone.
+intervals. ``lrdiff bench population`` writes the table, with a million members.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from lrdiff_core.population import Population, PopulationData, train_population
 from lrdiff_core.population.members import build
 from lrdiff_core.seeds import make_generator
 
-__all__ = ["FLOPS_A_ROW", "SpeedRow", "SpeedCase", "jax_status", "line", "measure", "print_table"]
+__all__ = ["FLOPS_A_ROW", "SpeedRow", "SpeedCase", "jax_status", "measure"]
 
 MATMUL_SIZE = 2048  # large enough for the library's best rate, small enough for a laptop
 # Two operations a multiplication: 55 forward, 55 for the gradients of the weights, 5 back through the second layer.
@@ -252,39 +251,3 @@ def measure(case: SpeedCase, *, rounds: int = 6, every_path: bool = True) -> Ite
     else:
         yield SpeedRow(optimizer=case.optimizer, name="JAX jit(vmap(scan))", seconds=None, note=reason)
     yield against("plain PyTorch loop", plain_loop(case), times=case.members, note=f"one member, times {case.members}")
-
-
-HEAD = """\
-| optimizer | trained by | seconds | over lrdiff (95 %) | share of matmul rate | |
-| --- | --- | ---: | ---: | ---: | --- |"""
-
-
-def line(row: SpeedRow) -> str:
-    """A row of the Markdown table that the screen shows."""
-    seconds = "-" if row.seconds is None else f"{row.seconds:.3g}"
-    ratio = "-" if row.ratio is None else f"{row.ratio[0]:.3g} ({row.ratio[1]:.3g} to {row.ratio[2]:.3g})"
-    share = "-" if row.share is None else f"{100 * row.share:.3g} %"
-    return f"| {row.optimizer} | {row.name} | {seconds} | {ratio} | {share} | {row.note} |"
-
-
-def print_table(*, members: int = 4096, rounds: int = 6, threads: int = 2, every_path: bool = True) -> list[SpeedRow]:
-    """Measure SGD and Adam and print the table line by line; returns its rows.
-
-    Args:
-        members: of the population.
-        rounds: of each comparison, 6 at least.
-        threads: of torch and of the kernel; JAX takes what it finds.
-        every_path: also the general path, and a seed for each member.
-    """
-    rows: list[SpeedRow] = []
-    print(HEAD)
-    for optimizer in ("sgd", "adam"):
-        case = SpeedCase(optimizer=optimizer, members=members, threads=threads)
-        for row in measure(case, rounds=rounds, every_path=every_path):
-            rows.append(row)
-            print(line(row), flush=True)
-    return rows
-
-
-if __name__ == "__main__":
-    print_table()

@@ -9,17 +9,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lrdiff_bench.measure.cases.population_speed import HEAD, SpeedCase, SpeedRow, line, measure, ours
+from lrdiff_bench.measure.cases.population_speed import SpeedCase, SpeedRow, measure, ours
 from lrdiff_bench.report.json import json_text
-from lrdiff_bench.report.page import as_given
+from lrdiff_bench.report.page import as_given, render, table_row
 from lrdiff_bench.stats.verdict import Goal, Verdict
-from lrdiff_bench.system.machine import provenance, provenance_lines
+from lrdiff_bench.system.machine import provenance
 from lrdiff_bench.system.memory import peak_resident_bytes
 from lrdiff_core.errors import CheckFailed, ConfigError
 from lrdiff_core.files import write_text
 
-__all__ = ["GOALS", "MILLION", "MILLION_GIB", "present", "run_population_table"]
+__all__ = ["GOALS", "MILLION", "MILLION_GIB", "population_page", "present", "run_population_table"]
 
+HEADS = ("optimizer", "trained by", "seconds", "over lrdiff (95 %)", "share of matmul rate", "note")
 MILLION = 1_000_000
 MILLION_GIB = 4.0
 # Times as fast as the peer, at least; by optimizer and the first word of the row's name.
@@ -61,11 +62,12 @@ def run_population_table(
         case = SpeedCase(optimizer=optimizer, members=members, threads=threads)
         for row in measure(case, rounds=_ROUNDS, every_path=not quick):
             rows.append(row)
-            print(line(row), file=sys.stderr, flush=True)
+            print(table_row(cells(row)), file=sys.stderr, flush=True)
     million = None if quick else _train_in_a_process(MILLION, threads)
     document = {
         "format": "lrdiff.population_speed",
         "version": 1,
+        "command": as_given(),
         "quick": quick,
         "members": members,
         "threads": threads,
@@ -73,7 +75,7 @@ def run_population_table(
         "rows": [vars(row) | {"goal": goal_of(row), "verdict": verdict_of(row)} for row in rows],
         "million": million,
     }
-    text = _markdown(document, rows)
+    text = population_page(document, rows)
     if out is not None:
         write_text(out, text)
     return document, text
@@ -132,33 +134,18 @@ def _train_in_a_process(members: int, threads: int) -> dict[str, Any]:
     return found | {"met": found["peak_gib"] < MILLION_GIB}
 
 
-def _markdown(document: dict[str, Any], rows: list[SpeedRow]) -> str:
-    million = document["million"]
-    lines = [
-        "# How fast populations train",
-        "",
-        f"`{as_given()}`" + (", a quick look: no figures to quote" if document["quick"] else ""),
-        "",
-        *provenance_lines(document),
-        f"- {document['members']} members of a 10-5-1 network, each with its own two rates; 1000 rows, batches of 50, "
-        "ten epochs, float32; weights and batches shared unless said",
-        "- lrdiff is the whole call, weights and row order made in it; JAX's compiling, weights and row order are not "
-        "counted; the plain loop is one member on one thread, its time multiplied",
-        "- a ratio is the median of alternating rounds in one run, with its 95 % interval",
-        "",
-        HEAD,
-        *map(line, rows),
-        "",
+def population_page(document: dict[str, Any], rows: list[SpeedRow]) -> str:
+    """The document as Markdown."""
+    return render("population.md", **document, heads=HEADS, cells=[*map(cells, rows)], million_gib=MILLION_GIB)
+
+
+def cells(row: SpeedRow) -> list[str]:
+    """A row of the table."""
+    return [
+        row.optimizer,
+        row.name,
+        "-" if row.seconds is None else f"{row.seconds:.3g}",
+        "-" if row.ratio is None else f"{row.ratio[0]:.3g} ({row.ratio[1]:.3g} to {row.ratio[2]:.3g})",
+        "-" if row.share is None else f"{100 * row.share:.3g} %",
+        row.note,
     ]
-    for row in rows:
-        goal = goal_of(row)
-        if goal is not None:
-            told = "not measured" if row.ratio is None else f"{row.ratio[0]:.3g} times, {verdict_of(row)}"
-            lines.append(f"- {row.optimizer} against {row.name}: goal at least {goal:g} times as fast: {told}")
-    if million is not None:
-        lines.append(
-            f"- {million['members']} members, SGD, in a process of its own: {million['seconds']:.3g} s, peak memory "
-            f"{million['peak_gib']:.2f} GiB, Python and torch included; goal under {MILLION_GIB:g} GiB: "
-            + ("met" if million["met"] else "missed")
-        )
-    return "\n".join(lines) + "\n"

@@ -26,17 +26,22 @@ from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.compare import Comparison, compare_cases
 from lrdiff_bench.measure.engine.registry import find_case
 from lrdiff_bench.measure.engine.timer import time_case
+from lrdiff_bench.report.page import as_given, render
 from lrdiff_bench.report.tables import seconds
 from lrdiff_bench.stats.intervals import bootstrap_interval
 from lrdiff_bench.stats.verdict import BAND, Goal, Verdict
-from lrdiff_bench.system.machine import provenance, provenance_lines
+from lrdiff_bench.system.machine import provenance
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import write_text
 from lrdiff_core.optim import AdamW
 
-__all__ = ["PAIRS", "SHAPES", "StepPair", "StepRow", "markdown", "measure_pair", "measure_pairs", "run_table"]
+__all__ = ["PAIRS", "SHAPES", "StepPair", "StepRow", "measure_pair", "measure_pairs", "run_table", "step_page"]
 
 ONE_RATE, MEMORY = "one rate", "a.add_(b)"
+HEADS = (
+    "shapes", "tensors", "parameters", "moved", "caches", "against", "ours", "theirs", "ratio [95 %]", "goal", "result",
+    "noise", "of bandwidth",
+)  # fmt: skip
 ROUNDS, QUICK_ROUNDS = 20, 6  # of four blocks; six is the least that an interval can be made of
 BERT_ROUNDS = 8  # of four blocks of one step of 0.1 to 0.3 s
 
@@ -259,7 +264,6 @@ def measure_pairs(
     *,
     threads: Sequence[int],
     quick: bool = False,
-    command: str = "lrdiff bench step",
     on_row: Callable[[StepRow, int, int], None] = lambda row, number, total: None,
 ) -> dict[str, Any]:
     """Measure every pair at every thread count and return the JSON-ready document of the table.
@@ -268,7 +272,6 @@ def measure_pairs(
         pairs: from :func:`select_pairs`.
         threads: thread counts, one table each.
         quick: with the fewest rounds.
-        command: what the reader can type to get it.
         on_row: called after each row with it, its number and how many there are.
     """
     before = provenance("optax", "jax", "deepspeed", "torchao", "heavyball")  # before our own load is part of it
@@ -285,7 +288,7 @@ def measure_pairs(
     return {
         "format": "lrdiff.step_table",
         "version": 2,
-        "command": command,
+        "command": as_given(),
         "quick": quick,
         **before,
         "forms": _forms(),
@@ -322,8 +325,6 @@ def run_table(
         raise ConfigError(f"threads is {threads}", help="write a whole number from 1 up")
     if out is not None and not out.parent.is_dir():  # said now, not after half an hour
         raise ConfigError(f"cannot write {out}: no such folder", help="name a file in a folder that exists")
-    words = ["lrdiff bench step", *(["--peers"] if peers else []), *(["--quick"] if quick else [])]
-    words += [f"--shape {name}" for name in shapes or ()] + ([f"--threads {threads}"] if threads else [])
 
     def tell(row: StepRow, number: int, total: int) -> None:
         result = row.reason or row.verdict or "measured"
@@ -336,10 +337,9 @@ def run_table(
         select_pairs(chosen, peers=peers),
         threads=[threads] if threads is not None else [1, 2],
         quick=quick,
-        command=" ".join(words),
         on_row=tell,
     )
-    text = markdown(document)
+    text = step_page(document)
     if out is not None:
         write_text(out, text)
     return document, text
@@ -381,53 +381,31 @@ def _forms() -> str:
     return ", ".join(optimizer.forms())
 
 
-def markdown(document: dict[str, Any]) -> str:
+def step_page(document: dict[str, Any]) -> str:
     """The document as Markdown: a header that says where the numbers come from, and a table a thread count."""
-    lines = [
-        "# What an optimizer step costs",
-        "",
-        f"`{document['command']}`" + (", quick: six rounds a row, no figures to quote" if document["quick"] else ""),
-        "",
-        *provenance_lines(document),
-        f"- our step ran as: {document['forms']}",
-        "- AdamW, the step alone; medians of alternating blocks in one run, ratio with its 95 % interval; noise is the "
-        "interquartile range over the median, of the noisier side",
-        "- hot: step after step on the same gradients; cold: each step after a forward and backward pass of its model "
-        "(of the 1000 tensors after a stream through memory), as a training loop takes it",
-        "- moved is what a step reads and writes; of bandwidth is how fast ours does, as a share of an addition of "
-        "256 MiB to 256 MiB in place on as many threads",
-        "- against one rate both orders of building the two are measured, and their ratios averaged: of two "
-        "identical cases the one built second was seen up to 15 % faster",
-        "- torch's thread count is set; XLA (optax) runs on threads of its own",
+    parts = [
+        {
+            "threads": threads,
+            "gigabytes": document["bandwidth"][str(threads)] / 1e9,
+            "rows": [_cells(row) for row in document["rows"] if row["threads"] == threads],
+        }
+        for threads in dict.fromkeys(row["threads"] for row in document["rows"])
     ]
-    for count in dict.fromkeys(row["threads"] for row in document["rows"]):
-        rate = document["bandwidth"][str(count)]
-        lines += ["", f"## {count} thread{'s' if count > 1 else ''}, memory at {rate / 1e9:.3g} GB/s", ""]
-        lines += _table([row for row in document["rows"] if row["threads"] == count])
-    return "\n".join(lines) + "\n"
+    return render("step.md", **document, heads=HEADS, parts=parts)
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    head = ["shapes", "tensors", "parameters", "moved", "caches", "against", "ours", "theirs", "ratio [95 %]", "goal"]
-    lines = [
-        f"| {' | '.join([*head, 'result', 'noise', 'of bandwidth'])} |",
-        "|---|---:|---:|---:|---|---|---:|---:|---:|---|---|---:|---:|",
-    ]
-    for row in rows:
-        size = [str(row["tensors"]), f"{row['parameters']:,}".replace(",", " "), _bytes(row["bytes"])]
-        cells = [row["shapes"], *size, row["caches"], row["against"]]
-        goal = row["goal"]["text"] if row["goal"] else ""
-        if row["ratio"] is None:
-            cells += ["", "", "", goal, f"{row['verdict']}: {row['reason']}", "", ""]
-        else:
-            middle, low, high = row["ratio"]
-            cells += [
-                seconds(row["ours"]), seconds(row["theirs"]),
-                f"{middle:.3g} [{low:.3g}, {high:.3g}] {row['question']}", goal, row["verdict"] or "",
-                f"{row['noise']:.0%}", "" if row["bandwidth"] is None else f"{row['bandwidth']:.0%}",
-            ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+def _cells(row: dict[str, Any]) -> list[str]:
+    size = [str(row["tensors"]), f"{row['parameters']:,}".replace(",", " "), _bytes(row["bytes"])]
+    cells = [row["shapes"], *size, row["caches"], row["against"]]
+    goal = row["goal"]["text"] if row["goal"] else ""
+    if row["ratio"] is None:
+        return [*cells, "", "", "", goal, f"{row['verdict']}: {row['reason']}", "", ""]
+    middle, low, high = row["ratio"]
+    return [
+        *cells, seconds(row["ours"]), seconds(row["theirs"]),
+        f"{middle:.3g} [{low:.3g}, {high:.3g}] {row['question']}", goal, row["verdict"] or "",
+        f"{row['noise']:.0%}", "" if row["bandwidth"] is None else f"{row['bandwidth']:.0%}",
+    ]  # fmt: skip
 
 
 def _bytes(count: int) -> str:

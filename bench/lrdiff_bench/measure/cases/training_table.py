@@ -17,12 +17,13 @@ from lrdiff_bench.measure.cases.models import MODELS
 from lrdiff_bench.measure.cases.optimizer_step import IMPLEMENTATIONS
 from lrdiff_bench.measure.engine.compare import Comparison, compare_cases
 from lrdiff_bench.measure.engine.registry import find_case
+from lrdiff_bench.report.page import as_given, render, table_row
 from lrdiff_bench.report.tables import seconds
-from lrdiff_bench.system.machine import provenance, provenance_lines
+from lrdiff_bench.system.machine import provenance
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import write_text
 
-__all__ = ["TrainingRow", "markdown", "measure_model", "run_training_table"]
+__all__ = ["TrainingRow", "measure_model", "run_training_table", "training_page"]
 
 PEERS = ("default", "fused")
 ROUNDS, QUICK_ROUNDS = 12, 6
@@ -135,55 +136,37 @@ def run_training_table(
     if out is not None and not out.parent.is_dir():  # said now, not after minutes
         raise ConfigError(f"cannot write {out}: no such folder", help="name a file in a folder that exists")
     before = provenance()
-    words = ["lrdiff bench step --training", *(["--quick"] if quick else [])]
-    words += [f"--shape {name}" for name in models or ()] + ([f"--threads {threads}"] if threads else [])
     rows = []
     for name in models or MODELS:
         rows.append(measure_model(name, threads=threads or 1, rounds=QUICK_ROUNDS if quick else ROUNDS))
-        on_row(_line(asdict(rows[-1])))
+        on_row(table_row(_cells(asdict(rows[-1]))))
     document = {
         "format": "lrdiff.training_table",
         "version": 1,
-        "command": " ".join(words),
+        "command": as_given(),
         "quick": quick,
         **before,
         "rows": [asdict(row) for row in rows],
     }
-    text = markdown(document)
+    text = training_page(document)
     if out is not None:
         write_text(out, text)
     return document, text
 
 
-def markdown(document: dict[str, Any]) -> str:
+def training_page(document: dict[str, Any]) -> str:
     """The document as Markdown."""
     peers = [IMPLEMENTATIONS[peer].label for peer in PEERS]
-    head = ["model", "tensors", "parameters", "whole step, lrdiff", *(f"{peer} / lrdiff" for peer in peers)]
-    head += [f"optimizer's share: lrdiff, {', '.join(peers)}", *(f"update alone, {peer} / lrdiff" for peer in peers)]
-    lines = [
-        "# What a faster optimizer step gains in training",
-        "",
-        f"`{document['command']}`" + (", quick: six rounds a row, no figures to quote" if document["quick"] else ""),
-        "",
-        *provenance_lines(document),
-        f"- threads: {document['rows'][0]['threads']}",
-        "- AdamW with layer-wise decay; forward, backward and update, eagerly",
-        "- a ratio is the median of alternating rounds in one run, with its 95 % interval",
-        "- the update alone is timed in the same loop, each time after a forward and backward pass",
-        "",
-        f"| {' | '.join(head)} |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-        *map(_line, document["rows"]),
-    ]
-    return "\n".join(lines) + "\n"
+    heads = ["model", "tensors", "parameters", "whole step, lrdiff", *(f"{peer} / lrdiff" for peer in peers)]
+    heads += [f"optimizer's share: lrdiff, {', '.join(peers)}", *(f"update alone, {peer} / lrdiff" for peer in peers)]
+    return render("training_step.md", **document, heads=heads, cells=[_cells(row) for row in document["rows"]])
 
 
-def _line(row: dict[str, Any]) -> str:
-    def ratio(values: Sequence[float]) -> str:
-        return f"{values[0]:.3g} [{values[1]:.3g}, {values[2]:.3g}]"
+def _cells(row: dict[str, Any]) -> list[str]:
+    def ratios(of: dict[str, Sequence[float]]) -> list[str]:
+        return [f"{of[peer][0]:.3g} [{of[peer][1]:.3g}, {of[peer][2]:.3g}]" for peer in PEERS]
 
     shares = ", ".join(f"{100 * row['share'][one]:.2g} %" for one in ("ours", *PEERS))
     parameters = f"{row['parameters']:,}".replace(",", " ")
-    cells = [row["model"], str(row["tensors"]), parameters, seconds(row["whole"]["ours"])]
-    cells += [*(ratio(row["gain"][peer]) for peer in PEERS), shares, *(ratio(row["faster"][peer]) for peer in PEERS)]
-    return f"| {' | '.join(cells)} |"
+    whole = seconds(row["whole"]["ours"])
+    return [row["model"], str(row["tensors"]), parameters, whole, *ratios(row["gain"]), shares, *ratios(row["faster"])]

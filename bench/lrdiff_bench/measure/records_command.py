@@ -1,0 +1,179 @@
+"""The commands of ``lrdiff bench`` that read records: list, show, compare, draw; each returns the exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from lrdiff_bench.measure import screen
+from lrdiff_bench.measure.engine import store
+from lrdiff_bench.measure.engine.calibration import band_for
+from lrdiff_bench.measure.engine.case import Case
+from lrdiff_bench.measure.engine.record import Record
+from lrdiff_bench.measure.engine.registry import CASES
+from lrdiff_bench.measure.engine.suite import CaseRun
+from lrdiff_bench.measure.page import write_page
+from lrdiff_bench.report.json import print_json
+from lrdiff_bench.report.tables import make_console, plain_table, seconds
+from lrdiff_bench.stats.hierarchical import compare_unpaired
+from lrdiff_core.errors import ConfigError, DataError
+
+__all__ = ["compare", "fail", "list_cases", "list_runs", "pictures", "show"]
+
+
+def list_cases(*, json: bool) -> int:
+    """Every family with its parameters."""
+    if json:
+        print_json(
+            {
+                name: {"summary": family.summary, "version": family.version, "parameters": family.parameters}
+                for name, family in CASES.items()
+            }
+        )
+        return 0
+    for name, family in CASES.items():
+        print(f"{name} ({len(family.cases())} cases, {len(family.cases(quick=True))} quick)\n    {family.summary}")
+        for key, values in family.parameters.items():
+            print(f"    {key}: {', '.join(map(str, values))}")
+    return 0
+
+
+def list_runs(*, folder: Path | None, json: bool) -> int:
+    """Every run kept, oldest first; one that cannot be read does not hide the others."""
+    runs: list[tuple[Path, list[Record], str | None]] = []
+    for file in store.run_files(folder or store.DEFAULT_FOLDER):
+        try:
+            runs.append((file, store.read_run(file), None))
+        except DataError as problem:
+            runs.append((file, [], problem.message))
+    if json:
+        print_json(
+            [
+                {"file": str(file), "records": len(rows), "cases": [row.case for row in rows], "fault": fault}
+                for file, rows, fault in runs
+            ]
+        )
+        return 0
+    table = plain_table("run", "records", "commit", "cases")
+    for file, records, _ in runs:
+        if not records:
+            table.add_row(file.stem, "0", "", "")
+            continue
+        devices = [one for one in dict.fromkeys(record.machine.device for record in records) if one != "cpu"]
+        names = dict.fromkeys(record.name for record in records)
+        table.add_row(file.stem, str(len(records)), commit_of(records[0]), ", ".join([*names, *devices]))
+    console = make_console()
+    console.print(table if runs else f"no runs in {folder or store.DEFAULT_FOLDER}")
+    for file, records, fault in runs:
+        if not records:
+            console.print(f"{file.stem}: {fault or 'ended before its first record'}", style="yellow")
+    return 0
+
+
+def show(name: str, *, folder: Path | None, to: Path | None, json: bool) -> int:
+    """The records of one run."""
+    file = store.find_run(name, folder or store.DEFAULT_FOLDER)
+    records = _read_whole(file)
+    if to is not None:
+        write_page(records, to)
+    if json:
+        print_json([record.model_dump() for record in records])
+        return 0
+    console = make_console()
+    first = records[0]
+    commits = list(dict.fromkeys(map(commit_of, records)))
+    load = "unknown" if first.conditions.load is None else f"{first.conditions.load:.1f}"
+    console.print(
+        f"{first.created}, commit {', '.join(commits)}, torch {first.code.torch}, Python {first.code.python}\n"
+        f"{first.machine.cpu}, {first.machine.cpus} cpus, machine {first.machine.id}, "
+        f"load {load}, governor {first.conditions.governor or 'unknown'}"
+    )
+    # The two sides of a comparison of commits are told apart by nothing else.
+    names = [f"{r.name} {commit_of(r)}" if len(commits) > 1 else r.name for r in records]
+    rows = [CaseRun(Case(name=name, parameters=r.parameters, version=r.version, factory=_no_factory), record=r)
+            for name, r in zip(names, records, strict=True)]  # fmt: skip
+    console.print(screen.run_table(rows))
+    return 0
+
+
+def compare(name_a: str, name_b: str, *, across_machines: bool, folder: Path | None, json: bool) -> int:
+    """Two runs, by cases of the same label and version."""
+    place = folder or store.DEFAULT_FOLDER
+    first, second = (_read_whole(store.find_run(name, place)) for name in (name_a, name_b))
+    if not across_machines:
+        store.same_machine([*first, *second])
+    for name, records in ((name_a, first), (name_b, second)):
+        twice = [case for case, count in Counter((r.case, r.version) for r in records).items() if count > 1]
+        if twice:
+            raise ConfigError(
+                f"the run {name} holds {twice[0][0]} twice",
+                help="it is a comparison: `lrdiff bench show` shows both sides",
+            )
+    earlier = {(r.case, r.version): r for r in first if r.samples}
+    found = [(earlier[r.case, r.version], r) for r in second if r.samples and (r.case, r.version) in earlier]
+    if not found:
+        raise ConfigError("the runs have no case of the same version in common", help="see `lrdiff bench show RUN`")
+    outcomes = [
+        compare_unpaired(a.by_process(), b.by_process(), band=band_for(a.machine.id, place, paired=False))
+        for a, b in found
+    ]
+    slower = [b.case for (_, b), outcome in zip(found, outcomes, strict=True) if outcome.verdict == "slower"]
+    if json:
+        print_json(
+            [
+                {"case": b.case, "median_a": a.median, "median_b": b.median} | screen.outcome_document(outcome)
+                for (a, b), outcome in zip(found, outcomes, strict=True)
+            ]
+        )
+    else:
+        table = plain_table("case", "before", "after", "ratio", "result")
+        table.columns[0].no_wrap = False
+        hidden = screen.constant_parameters([b for _, b in found])
+        for (a, b), outcome in zip(found, outcomes, strict=True):
+            label = f"{b.name} {screen.short_label(b, hidden)}".strip()
+            table.add_row(label, seconds(a.median), seconds(b.median),
+                          f"{outcome.ratio.estimate:.3f}", screen.brief_outcome(outcome))  # fmt: skip
+        console = make_console()
+        console.print(table)
+        if any(outcome.processes == 1 for outcome in outcomes):
+            console.print("one process a side cannot tell: measure with --processes 8", style="dim")
+    return fail(f"slower: {', '.join(slower)}", "see `lrdiff bench ab` for a closer look") if slower else 0
+
+
+def pictures(name: str, *, to: Path, folder: Path | None) -> int:
+    """Every picture that the records allow."""
+    from lrdiff_bench.measure.pictures import draw_all
+
+    place = folder or store.DEFAULT_FOLDER
+    records = _read_whole(store.find_run(name, place))
+    runs = [store.read_run(file) for file in store.run_files(place)]
+    drawn = draw_all(records, runs, to)
+    if not drawn:
+        raise ConfigError(
+            "this run holds nothing to draw", help="measure `lrdiff bench optimizer_step` as a whole, or several runs"
+        )
+    for file in drawn:
+        print(file)
+    return 0
+
+
+def _read_whole(file: Path) -> list[Record]:
+    records = store.read_run(file)
+    if not records:
+        raise DataError(f"the run {file.stem} ended before its first record", help="see `lrdiff bench ls` for others")
+    return records
+
+
+def commit_of(record: Record) -> str:
+    return f"{(record.code.commit or 'none')[:10]}{'+' if record.code.dirty else ''}"
+
+
+def _no_factory() -> Any:
+    raise NotImplementedError("a case that was read from a record is not built again")
+
+
+def fail(message: str, help: str, status: int = 1) -> int:
+    print(f"error: {message}\nhelp: {help}", file=sys.stderr)
+    return status
