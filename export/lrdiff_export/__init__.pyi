@@ -41,7 +41,7 @@ from .verify.diagnose import NodeError as NodeError
 from .verify.golden import GoldenReport as GoldenReport
 from .verify.golden import verify_golden as verify_golden
 from .verify.inputs import Battery as Battery
-from .verify.tolerance import Yardstick as Yardstick
+from .verify.reference import Reference as Reference
 from .verify.verify import CaseResult as CaseResult
 from .verify.verify import VerificationReport as VerificationReport
 from .verify.verify import verify_onnx as verify_onnx

@@ -11,7 +11,7 @@ import torch
 from accelerator_setup import ACCELERATORS, CUDA, EVERYWHERE, rows, seeded
 from torch import nn
 
-from lrdiff_bench.measure.cases.optimizer_error import budget, error_in_eps
+from lrdiff_bench.measure.cases.optimizer_error import error_in_eps
 from lrdiff_bench.measure.cases.population_speed import SpeedCase, network
 from lrdiff_core.optim import SGD, Adam, AdamW
 from lrdiff_core.population import train_population
@@ -24,6 +24,7 @@ from lrdiff_export.training import (
     find_lanes,
     zoo_job,
 )
+from lrdiff_export.verify.tolerance import allowed_error
 
 COMPILING = ("compiled", "overhead", "autotune")
 
@@ -157,7 +158,7 @@ def test_a_population_is_that_of_float64(device: str) -> None:
         return [one.cpu() for one in result.weights.values()]
 
     exact, plain = weights("cpu", torch.float64), weights("cpu", torch.float32)
-    assert error_in_eps(weights(device, torch.float32), exact) <= budget(error_in_eps(plain, exact))
+    assert error_in_eps(weights(device, torch.float32), exact) <= allowed_error(error_in_eps(plain, exact))
 
 
 @pytest.mark.parametrize("device", EVERYWHERE)

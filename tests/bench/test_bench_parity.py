@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from lrdiff_bench.measure.cases.models import MODELS
-from lrdiff_bench.measure.cases.optimizer_error import budget, error_in_eps, optimizer_parity, output_parity
+from lrdiff_bench.measure.cases.optimizer_error import error_in_eps, optimizer_parity, output_parity
 from lrdiff_bench.measure.cases.optimizer_step import IMPLEMENTATIONS, REAL
 from lrdiff_bench.measure.cases.state import model_shapes, optimizer_facts, rate_groups, restorer, tensors
 from lrdiff_bench.measure.engine.case import Workload
 from lrdiff_bench.measure.engine.registry import find_case
 from lrdiff_bench.system.machine import pinned
 from lrdiff_core.errors import ConfigError
+from lrdiff_export.verify.tolerance import allowed_error
 
 SHAPES = {"a.weight": (16, 8), "a.bias": (16,), "b.weight": (8, 16), "b.bias": (8,)}
 
@@ -82,7 +83,7 @@ def test_error_is_in_eps_at_the_scale_of_each_tensor() -> None:
     assert error_in_eps([exact[0], torch.tensor([2e-6])], exact) > 1e6  # small beside the other tensor, not by itself
     assert error_in_eps([torch.zeros(3)], [torch.zeros(2, dtype=torch.float64)]) == float("inf")
     assert error_in_eps([torch.zeros(0)], [torch.zeros(0, dtype=torch.float64)]) == 0
-    assert (budget(0.0), budget(2.0), budget(100.0)) == (8.0, 8.0, 400.0)
+    assert (allowed_error(0.0), allowed_error(2.0), allowed_error(100.0)) == (8.0, 8.0, 400.0)
 
 
 def test_output_parity_compares_with_plain_float32_and_puts_back() -> None:

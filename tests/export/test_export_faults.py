@@ -43,7 +43,7 @@ def test_every_fault_is_caught_and_the_healthy_file_is_not(kind: str, seed: int)
     healthy = run_battery(converted.data, battery)
     assert healthy.problems == ()
     # At 10 000 times the size ONNX Runtime's LSTM is 46 eps off by itself, which its head takes away again.
-    assert not any(node.at_fault for node in node_errors(converted, battery.rows, battery.yardstick.module))
+    assert not any(node.at_fault for node in node_errors(converted, battery.rows, battery.prepared.module))
     for fault in FAULTS:
         faulty = planted(converted, fault)
         report = run_battery(faulty.data, battery)

@@ -71,6 +71,7 @@ def test_a_module_that_is_not_ours_says_less_and_nothing_wrong(tmp_path: Path) -
     export(nn.Linear(3, 1), torch.zeros(1, 3), out=tmp_path / "model.onnx", golden=False)
     assert sorted(read_model_card(tmp_path / "model.onnx")) == [
         "agrees_up_to_scale",
+        "domain",
         "errors",
         "schema",
         "versions",

@@ -13,13 +13,12 @@ import torch
 from torch import nn
 
 from lrdiff_core.errors import ConfigError
-from lrdiff_export import Yardstick
+from lrdiff_export import Reference
 from lrdiff_export.examples import ZOO
-from lrdiff_export.model.float64 import evaluate, evaluation_copy, run_module, widened
+from lrdiff_export.model.float64 import evaluate, evaluation_copy, plain_kernels, run_module, widened
 from lrdiff_export.model.precision import (
     _PRODUCTS,
     ARITHMETICS,
-    _plain_kernels,
     _RoundedProducts,
     cut_to,
     evaluate_in,
@@ -49,7 +48,7 @@ class Summed64(_RoundedProducts):
 
 
 def summed_in_float64(module: nn.Module, rows: Rows, name: str) -> list[np.ndarray]:
-    with _plain_kernels(), Summed64(name, results=False):
+    with plain_kernels(), Summed64(name, results=False):
         return evaluate(module, *rows)
 
 
@@ -78,18 +77,18 @@ def test_simulated_arithmetics_are_named(model: str) -> None:
     rows = tuple(ZOO[model].rows.values())
     for seed in range(3):
         module = ZOO[model].module(seed)
-        yardstick, told = Yardstick(module, rows), simulations(module, rows)
-        assert all(one.agrees for one in yardstick.judge(evaluate(module, *rows), yardstick.answers))
+        reference, told = Reference(module, rows), simulations(module, rows)
+        assert all(one.agrees for one in reference.compare(evaluate(module, *rows)))
         for name in LOWER:
             for way in (summed_in_float64, stored_weights, rounded_outputs):
                 outputs = way(module, rows, name)
-                assert not all(one.agrees for one in yardstick.judge(outputs, yardstick.answers))
-                assert name_arithmetic(outputs, yardstick.answers, told) == NAMED[name], (way.__name__, name, seed)
+                assert not all(one.agrees for one in reference.compare(outputs))
+                assert name_arithmetic(outputs, reference.answers, told) == NAMED[name], (way.__name__, name, seed)
         for name in ("bfloat16", "float16"):
-            found = name_arithmetic(evaluate_in(module, rows, name), yardstick.answers, told)
+            found = name_arithmetic(evaluate_in(module, rows, name), reference.answers, told)
             assert found == name, (name, seed)
         if model != "LSTM":  # torch has no autocast for it on the CPU
-            assert name_arithmetic(autocast(module, rows, "bfloat16"), yardstick.answers, told) == "bfloat16"
+            assert name_arithmetic(autocast(module, rows, "bfloat16"), reference.answers, told) == "bfloat16"
 
 
 def stochastic(value: Any, name: str) -> Any:
@@ -122,11 +121,11 @@ def test_numbers_that_are_not_rounded_to_nearest_get_no_wrong_name(
             rows = tuple(sample.rows.values())
             for seed in range(2):
                 module = sample.module(seed)
-                yardstick, told = Yardstick(module, rows), simulations(module, rows)
-                with _plain_kernels(), Summed64(name, results=False, change=change):
+                reference, told = Reference(module, rows), simulations(module, rows)
+                with plain_kernels(), Summed64(name, results=False, change=change):
                     outputs = evaluate(module, *rows)
-                assert not all(one.agrees for one in yardstick.judge(outputs, yardstick.answers))
-                found[name_arithmetic(outputs, yardstick.answers, told)] += 1
+                assert not all(one.agrees for one in reference.compare(outputs))
+                found[name_arithmetic(outputs, reference.answers, told)] += 1
     assert set(found) <= {right, ALL}
     assert found[right] >= least, found
 
@@ -161,11 +160,11 @@ def test_of_a_file_alone_the_size_is_told_and_what_it_fits(unit: str, digits: fl
 def test_errors_that_no_arithmetic_makes_have_no_name() -> None:
     sample = ZOO["main, multi-class"]
     module, rows = sample.module(), tuple(sample.rows.values())
-    yardstick, told = Yardstick(module, rows), simulations(module, rows)
+    reference, told = Reference(module, rows), simulations(module, rows)
     (right,) = evaluate(module, *rows)
     noise = np.random.default_rng(0).standard_normal(right.shape).astype(np.float32)
     for wrong in (right * 1.5, right[::-1].copy(), right + 3e-6 * noise, np.full_like(right, np.nan)):
-        assert name_arithmetic([wrong], yardstick.answers, told) is None
+        assert name_arithmetic([wrong], reference.answers, told) is None
 
 
 def test_rounding_is_to_nearest_with_ties_to_even_in_every_format() -> None:
@@ -187,7 +186,7 @@ def test_rounding_is_to_nearest_with_ties_to_even_in_every_format() -> None:
 def test_budgets_of_an_arithmetic_are_those_of_eager_in_it() -> None:
     sample = ZOO["scores and label"]
     module, rows = sample.module(), tuple(sample.rows.values())
-    single = Yardstick(module, rows)
+    single = Reference(module, rows)
     for name in LOWER:
         lower = single.in_arithmetic(name)
         scores, label = lower.budgets
@@ -195,8 +194,8 @@ def test_budgets_of_an_arithmetic_are_those_of_eager_in_it() -> None:
         assert scores.eager_error > 0.05  # in its own eps: of the order of one
         assert scores.allowed >= 8
         assert (label.unit, label.dtype) == (0, "int64")
-        assert all(one.agrees for one in lower.judge(evaluate_in(module, rows, name), lower.answers))
-        assert not lower.judge([np.zeros_like(one, np.float32) for one in lower.answers], lower.answers)[0].agrees
+        assert all(one.agrees for one in lower.compare(evaluate_in(module, rows, name)))
+        assert not lower.compare([np.zeros_like(one, np.float32) for one in lower.answers])[0].agrees
     assert single.arithmetic == "float32"
     assert single.budgets[1].allowed == 0
 
@@ -209,12 +208,12 @@ def test_labels_that_lower_precision_tosses_are_allowed_as_often_as_eager_loses_
             return (rows[:, 0] > 1.0).long()
 
     rows = (np.linspace(0.5, 1.5, 101)[:, None]).astype(np.float32)
-    yardstick = Yardstick(Near(), rows).in_arithmetic("bfloat16")
-    (budget,) = yardstick.budgets
+    reference = Reference(Near(), rows).in_arithmetic("bfloat16")
+    (budget,) = reference.budgets
     assert budget.allowed >= 4
-    (answer,) = yardstick.answers
+    (answer,) = reference.answers
     one_off, all_off = answer.copy(), 1 - answer
     one_off[50] = 1 - one_off[50]
-    assert yardstick.judge([one_off], [answer])[0].agrees
-    assert not yardstick.judge([all_off], [answer])[0].agrees
-    assert not Yardstick(Near(), rows).judge([one_off], [answer])[0].agrees
+    assert reference.compare([one_off])[0].agrees
+    assert not reference.compare([all_off])[0].agrees
+    assert not Reference(Near(), rows).compare([one_off])[0].agrees

@@ -36,15 +36,16 @@ def test_healthy_models_pass(name: str) -> None:
     report = verify_onnx(data, module, rows=rows)
     assert report.problems == ()
     assert report.passed
-    names_of_cases = [
+    found = {case.name for case in report.cases}
+    assert found >= {
         "held out",
         *(f"batch {size}" for size in (1, 2, 3, 7, 64, 1000)),
         *("rows alone", "normal", "zeros", "extremes", "denormals", "round numbers", "10 times", "10 000 times"),
-        *("a NaN row", "an infinite row"),
-    ]
-    assert [(case.name, case.optimisation) for case in report.cases] == [
-        (case, level) for case in names_of_cases for level in ("off", "full")
-    ]
+        *("one NaN", "one infinity", "one minus infinity"),
+    }
+    assert sorted((case.name, case.optimisation) for case in report.cases) == sorted(
+        (name, level) for name in found for level in ("off", "full")
+    )
     assert all(case.passed and len(case.verdicts) == len(names) for case in report.cases)
     assert [verdict.output for verdict in report.worst] == list(names) == list(report.budgets)
 

@@ -10,10 +10,11 @@ from dataclasses import replace
 import torch
 
 from lrdiff_bench.gpu.record import NO_TIME, GpuRow, Request, Tell
-from lrdiff_bench.measure.cases.optimizer_error import budget, error_in_eps
+from lrdiff_bench.measure.cases.optimizer_error import error_in_eps
 from lrdiff_bench.measure.cases.population_speed import SpeedCase, network
 from lrdiff_bench.measure.engine.device import device_clock
 from lrdiff_core.population import Population, train_population
+from lrdiff_export.verify.tolerance import allowed_error
 
 __all__ = ["GOAL_SECONDS", "run"]
 
@@ -70,7 +71,8 @@ def _parity(case: SpeedCase, request: Request) -> GpuRow:
         return [one.cpu() for one in result.weights.values()]
 
     exact, plain = weights("cpu", torch.float64), weights("cpu", torch.float32)
-    error, allowed = error_in_eps(weights(request.device, torch.float32), exact), budget(error_in_eps(plain, exact))
+    allowed = allowed_error(error_in_eps(plain, exact))
+    error = error_in_eps(weights(request.device, torch.float32), exact)
     return GpuRow(
         what=f"{case.optimizer}, {case.members} members, one epoch, against float64",
         result="passed" if error <= allowed else "failed",

@@ -21,9 +21,11 @@ from lrdiff_export.records import first_line
 __all__ = [
     "evaluate",
     "evaluation_copy",
+    "fitting_threads",
     "float64_copy",
     "float64_throughout",
     "free_batch",
+    "plain_kernels",
     "run_module",
     "to_numpy",
     "two_rows",
@@ -188,12 +190,12 @@ def evaluate(module: nn.Module, *rows: np.ndarray) -> list[np.ndarray]:
         >>> evaluate(nn.ReLU(), np.array([[-1.0, 2.0]]))
         [array([[0., 2.]])]
     """
-    with _fitting_threads(module):
+    with fitting_threads(module):
         return [to_numpy(output) for output in run_module(module, *map(torch.tensor, rows))]
 
 
 @contextmanager
-def _fitting_threads(module: nn.Module) -> Iterator[None]:
+def fitting_threads(module: nn.Module) -> Iterator[None]:
     """Run a small module on one thread: on a busy machine each parallel region can wait a scheduler's slice."""
     before = torch.get_num_threads()
     if before == 1 or sum(weight.numel() for weight in module.parameters()) > SMALL_MODULE:
@@ -204,6 +206,19 @@ def _fitting_threads(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Let attention and recurrent layers be made of plain operators, which a dispatch mode sees one by one."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        # The context manager works where torch's own tests have frozen the flags, too; None leaves a flag alone.
+        with torch.backends.mkldnn.flags(enabled=False, deterministic=None, allow_tf32=None, fp32_precision=None):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class _Widen(TorchDispatchMode):

@@ -13,8 +13,8 @@ The formats: NVIDIA A100 Tensor Core GPU Architecture (2020), table 3; IEEE 754-
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrdiff_core.errors import ConfigError, InputError
-from lrdiff_export.model.float64 import evaluate, evaluation_copy, run_module, widened
+from lrdiff_export.model.float64 import evaluate, evaluation_copy, plain_kernels, run_module, widened
 from lrdiff_export.records import first_line
 
 __all__ = [
@@ -274,7 +274,7 @@ def _in_products(
     change: Callable[[Any, str], Any] | None = None,
 ) -> list[np.ndarray]:
     try:
-        with _plain_kernels(), _RoundedProducts(name, results=results, change=change):
+        with plain_kernels(), _RoundedProducts(name, results=results, change=change):
             return evaluate(module, *rows)
     except Exception as problem:
         raise InputError(
@@ -342,16 +342,3 @@ def cut_to(value: Any, name: str) -> Any:
     bits = value.contiguous().view(torch.int32)
     kept = -1 << 23 - round(-math.log2(find_arithmetic(name).eps))
     return torch.where(torch.isfinite(value), (bits & kept).view(torch.float32), value)
-
-
-@contextmanager
-def _plain_kernels() -> Iterator[None]:
-    """Let attention and recurrent layers be made of plain operators, which a dispatch mode sees one by one."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        # The context manager works where torch's own tests have frozen the flags, too; None leaves a flag alone.
-        with torch.backends.mkldnn.flags(enabled=False, deterministic=None, allow_tf32=None, fp32_precision=None):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)

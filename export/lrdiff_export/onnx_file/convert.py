@@ -22,8 +22,9 @@ from lrdiff_export.model.float64 import free_batch
 from lrdiff_export.model.prepared import Prepared, check_answers, prepare
 from lrdiff_export.model.signature import Tensors, as_tensors, input_names_of
 from lrdiff_export.onnx_file import external_data
+from lrdiff_export.onnx_file.constraints import BatchConstraints, batch_constraints
 from lrdiff_export.onnx_file.external_data import DataFile, ModelBytes, move_weights, without_weights
-from lrdiff_export.onnx_file.passes import expand_constants, placeholders, rename_ports
+from lrdiff_export.onnx_file.passes import expand_constants, optimise, placeholders, rename_ports
 from lrdiff_export.onnx_file.protobuf import messages
 from lrdiff_export.records import first_line
 
@@ -46,6 +47,7 @@ class Converted:
         prepared: the module that it came from, with the names of its inputs and outputs in the file.
         program: torch's own graph of it, whose values carry the names that the file's values have.
         renamed: values inside that gave their name to an input or output: name in the file by name in torch's graph.
+        batches: what the program says of the number of rows.
         folder: where the weights lie in a file of their own; None where they are inside.
         weights: that file.
     """
@@ -54,6 +56,7 @@ class Converted:
     prepared: Prepared
     program: torch.export.ExportedProgram
     renamed: Mapping[str, str] = field(default_factory=dict)
+    batches: BatchConstraints = field(default_factory=BatchConstraints)
     folder: Path | None = None
     weights: DataFile | None = None
 
@@ -135,7 +138,9 @@ def convert(
     check_answers(prepared)
     inputs = placeholders("input", len(prepared.input_names))
     outputs = placeholders("output", len(prepared.output_names))
-    program = _convert(prepared, inputs, outputs, opset)
+    with _silence():
+        program = _convert(prepared, inputs, outputs, opset)
+        optimise(program)
     if beside is None:
         _check_size(sum(one.const_value.nbytes for one in program.model.graph.initializers.values()), prepared.name)
     weights = None if beside is None else move_weights(program.model, beside.parent, beside.name)
@@ -157,6 +162,7 @@ def convert(
         prepared=prepared,
         program=program.exported_program,
         renamed=renamed,
+        batches=batch_constraints(program.exported_program, prepared.name),
         folder=None if weights is None or beside is None else beside.parent,
         weights=weights,
     )
@@ -230,17 +236,17 @@ def _convert(prepared: Prepared, input_names: list[str], output_names: list[str]
     """Return torch's ``ONNXProgram``."""
     batch = torch.export.Dim("batch")
     try:
-        with _silence():
-            return torch.onnx.export(
-                prepared.module,
-                prepared.example,
-                dynamo=True,
-                opset_version=opset,
-                input_names=input_names,
-                output_names=output_names,
-                dynamic_shapes=free_batch(prepared.module, batch, len(prepared.example)),
-                verbose=False,
-            )
+        return torch.onnx.export(
+            prepared.module,
+            prepared.example,
+            dynamo=True,
+            opset_version=opset,
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=free_batch(prepared.module, batch, len(prepared.example)),
+            optimize=False,  # see optimise()
+            verbose=False,
+        )
     except Exception as problem:  # the exporter lets everything through that lies below it
         raise InputError(
             f"{prepared.name} cannot be converted to ONNX: {_root_cause(problem)}",

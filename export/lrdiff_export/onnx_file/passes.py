@@ -1,4 +1,7 @@
-"""Passes over a converted graph: final names of inputs and outputs, and constants repeated for each row.
+"""Passes over a converted graph: optimisation, final names of inputs and outputs, constants repeated for each row.
+
+Optimisation: onnxscript's rewriter takes every constant within 1e-8 of 0 for 0, and within 1e-5 of 1 for 1, so that
+``x + 1e-8`` loses its guard against zero. Such constants are kept from it.
 
 Names: torch's exporter gives an input or output the name that is asked for even where a weight or an intermediate
 value has it already (``weight``, ``linear``); the file is then invalid. Here the value inside gives way.
@@ -12,17 +15,59 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
+import numpy as np
 import onnx
+import onnx_ir
+import torch
 from onnx import helper
 
 from lrdiff_export.onnx_file.protobuf import messages
 
-__all__ = ["WIDEST", "expand_constants", "fresh_name", "placeholders", "rename_ports", "value_names"]
+__all__ = ["WIDEST", "expand_constants", "fresh_name", "optimise", "placeholders", "rename_ports", "value_names"]
+
+NEARLY = 1e-3  # wider than any rewriter's tolerance
 
 # Measured on one core over 1 to 512 columns: up to 64 the repeated constant is faster from 256 rows on (by 11 times for
 # one column, 1.3 times for 64) and costs 0.5 us a call; at 128 it is level, beyond it is slower.
 WIDEST = 64
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div"})
+
+
+def optimise(program: torch.onnx.ONNXProgram) -> None:
+    """Fold constants and remove what does nothing, as torch's exporter does, and keep every constant's value.
+
+    Args:
+        program: exported with ``optimize=False``; changed in place.
+    """
+    graph = program.model.graph
+    kept: list[tuple[onnx_ir.Value, onnx_ir.TensorProtocol]] = []
+    for node in list(graph):
+        constant = node.attributes["value"].value if node.op_type == "Constant" and "value" in node.attributes else None
+        if constant is None or constant.size != 1 or not _nearly_nothing(constant.numpy()):
+            continue
+        value = node.outputs[0]
+        stand_in = onnx_ir.Value(
+            name=f"{value.name}.value",
+            shape=onnx_ir.Shape(list(constant.shape)),
+            type=onnx_ir.TensorType(constant.dtype),
+        )
+        graph.inputs.append(stand_in)
+        onnx_ir.convenience.replace_all_uses_with(value, stand_in)
+        kept.append((stand_in, constant))
+    program.optimize()
+    graph = program.model.graph
+    for stand_in, constant in kept:
+        graph.inputs.remove(stand_in)
+        stand_in.const_value = constant
+        graph.register_initializer(stand_in)
+
+
+def _nearly_nothing(value: np.ndarray) -> bool:
+    """Whether a number is close to 0 or 1, but neither."""
+    if value.dtype.kind != "f":
+        return False
+    number = float(value.reshape(()))
+    return number not in (0.0, 1.0) and (abs(number) <= NEARLY or abs(number - 1) <= NEARLY)
 
 
 def placeholders(kind: str, count: int) -> list[str]:

@@ -15,7 +15,7 @@ from lrdiff_export.model.prepared import Prepared
 from lrdiff_export.parity.where import Where, locate
 from lrdiff_export.verify.compare import Budget, Verdict, judge_output
 from lrdiff_export.verify.golden import Golden
-from lrdiff_export.verify.tolerance import Yardstick
+from lrdiff_export.verify.reference import Reference
 
 __all__ = ["Case", "GoldenJudge", "Judge", "ModuleJudge"]
 
@@ -151,14 +151,14 @@ class ModuleJudge(Judge):
 
     def __init__(self, module: nn.Module | Prepared, rows: tuple[np.ndarray, ...]) -> None:
         self._rows = rows
-        self._scales = {"float32": Yardstick(module, rows)}
+        self._scales = {"float32": Reference(module, rows)}
         self._alone: list[np.ndarray] = []
         self._cases: list[Case] | None = None
         self._simulated: dict[str, list[list[np.ndarray]]] | None = None
         self.names = self._scales["float32"].names
         self.answers = self._scales["float32"].answers
 
-    def _scale(self, arithmetic: str) -> Yardstick:
+    def _scale(self, arithmetic: str) -> Reference:
         if arithmetic not in self._scales:
             self._scales[arithmetic] = self._scales["float32"].in_arithmetic(arithmetic)
         return self._scales[arithmetic]
@@ -179,7 +179,7 @@ class ModuleJudge(Judge):
 
     def _reversed(self) -> Case:
         rows = tuple(np.ascontiguousarray(one[::-1]) for one in self._rows)
-        return self._turned(self._scales["float32"].reference(rows))  # a module may look at its whole batch
+        return self._turned(self._scales["float32"].answer(rows))  # a module may look at its whole batch
 
     def _few(self) -> int:
         """How many rows give no more numbers than are looked at more than once."""
@@ -249,7 +249,7 @@ class ModuleJudge(Judge):
         """Evaluate each row by itself."""
         if not self._alone:
             scale = self._scales["float32"]
-            each = [scale.reference([one[row : row + 1] for one in self._rows]) for row in range(rows)]
+            each = [scale.answer([one[row : row + 1] for one in self._rows]) for row in range(rows)]
             self._alone = [np.concatenate(parts) for parts in zip(*each, strict=True)]
         return self._alone
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from lrdiff_export.publish.metadata import (
     weights_sha256,
 )
 from lrdiff_export.publish.request import ExportOptions, ExportRequest, rows_around
-from lrdiff_export.publish.variants import Allowance, HeldOut, VariantReport, make_variant
+from lrdiff_export.publish.variants import HeldOut, VariantReport, make_variant
 from lrdiff_export.records import json_ready
 from lrdiff_export.verify.diagnose import Diagnosis, diagnose
+from lrdiff_export.verify.empty_batch import answers_no_rows
 from lrdiff_export.verify.golden import golden_paths, make_golden
 from lrdiff_export.verify.inputs import Battery
 from lrdiff_export.verify.verify import VerificationReport, run_battery
@@ -142,7 +143,7 @@ def _publish(request: ExportRequest) -> ExportReport:
         begun = time.perf_counter()
         converted = convert(prepared, opset=request.opset, metadata=options.metadata, beside=beside)
         middle = time.perf_counter()
-        battery = Battery(prepared, request.rows)
+        battery = Battery(prepared, request.rows, converted.batches)
         data, report = _verified(final, converted, battery, card, weights)
         request.check_ir(report.ir_version)
         files: dict[Path, bytes] = {final: data}
@@ -150,14 +151,17 @@ def _publish(request: ExportRequest) -> ExportReport:
             vectors = make_golden(battery, model_sha256=report.sha256, data=converted.weights)
             files |= dict(zip(golden_paths(final), vectors.files(), strict=True))
         held_out = HeldOut.of(
-            battery, labels=options.labels, score=options.score, decide=options.decide, classes=bool(card.classes)
+            battery,
+            labels=options.labels,
+            score=options.score,
+            decide=options.decide,
+            classes=bool(card.classes),
+            counts_flips=bool(request.variants) and options.allowance.flipped is not None,
         )
         made: list[VariantReport] = []
         for name in request.variants:
             file = final.with_name(f"{final.stem}.{name}{final.suffix}")
-            files[file], variant = make_variant(
-                name, data, battery, held_out, path=file, allowance=options.allowance or Allowance()
-            )
+            files[file], variant = make_variant(name, data, battery, held_out, path=file, allowance=options.allowance)
             made.append(variant)
         seconds = {"convert": middle - begun, "verify": time.perf_counter() - middle}
         write_files(files, converted)
@@ -222,6 +226,8 @@ def _verified(
     first = run_battery(converted.data, battery)
     if not first.passed:
         raise _failure(final, first, converted, battery)
+    if answers_no_rows(converted.data, converted.prepared):
+        first = replace(first, domain=replace(first.domain, least_batch=0))
     model = onnx.ModelProto()
     model.CopyFrom(converted.model)
     inputs, outputs = ports_of(model, card.units)
@@ -232,7 +238,7 @@ def _verified(
     onnx.helper.set_model_props(model, dict(sorted(texts.items())))
     data = converted.serialised(model)
     parse_onnx(data, name=final.name)
-    report = run_battery(data, battery)
+    report = replace(run_battery(data, battery), domain=first.domain)
     if not report.passed:
         raise _failure(final, report, converted, battery)
     for once, again in zip(first.worst, report.worst, strict=True):

@@ -161,7 +161,7 @@ def weights_sha256(module: nn.Module) -> str:
 
 
 def measured_errors(report: VerificationReport) -> dict[str, str]:
-    """Return the metadata that says how far off a file was, rounded up to two digits.
+    """Return the metadata that says how far off a file was, rounded up to two digits, and for which inputs.
 
     Args:
         report: of a battery that passed.
@@ -175,6 +175,7 @@ def measured_errors(report: VerificationReport) -> dict[str, str]:
             {"against": "eager float64", "runtime": f"onnxruntime {report.onnxruntime}", "outputs": errors}
         )
     }
+    texts[PREFIX + "domain"] = _dump(report.domain.to_dict())
     if report.agrees_up_to is not None:
         texts[PREFIX + "agrees_up_to_scale"] = f"{report.agrees_up_to:g}"
     return texts

@@ -43,6 +43,7 @@ WEIGHTED = frozenset({"Gemm", "MatMul", "Conv", "ConvTranspose", "LSTM", "GRU", 
 CALIBRATION_ROWS = 128
 CALIBRATION_BATCH = 16
 TIMED_CALLS = 200
+FLIPPED = 0.02  # of the decisions, unless an allowance says otherwise
 PERFECT_DB = 300.0  # what a signal without any noise is given: float64 holds no more
 
 
@@ -52,7 +53,8 @@ class Allowance:
 
     Attributes:
         snr_db: least ratio of signal to noise over all outputs, in decibels. 20 dB is a tenth of the signal.
-        flipped: largest share of rows whose decision changes.
+        flipped: largest share of rows whose decision changes; by default 0.02 where there are decisions. A number
+            that is given is applied, or refused where nothing says what the decisions are.
         score_drop: largest fall of the validation metric.
 
     Raises:
@@ -64,13 +66,13 @@ class Allowance:
     """
 
     snr_db: float = 20.0
-    flipped: float = 0.02
+    flipped: float | None = None
     score_drop: float = 0.01
 
     def __post_init__(self) -> None:
         if np.isnan(self.snr_db):  # which nothing would be less than
             raise ConfigError(f"snr_db is {self.snr_db}, not a number of decibels", help="write 20")
-        if not 0 <= self.flipped <= 1:
+        if self.flipped is not None and not 0 <= self.flipped <= 1:
             raise ConfigError(f"flipped is {self.flipped}, not a share from 0 to 1", help="write 0.02 for two of 100")
         if not self.score_drop >= 0:
             raise ConfigError(f"score_drop is {self.score_drop}, not 0 or more", help="write 0.01")
@@ -132,22 +134,43 @@ class HeldOut:
         score: Callable[[np.ndarray, np.ndarray], float] | None,
         decide: Callable[[np.ndarray], np.ndarray] | None,
         classes: bool,
+        counts_flips: bool = False,
     ) -> HeldOut:
         """Take the held-out rows of a battery.
+
+        Args:
+            battery: of the module.
+            labels: one a row.
+            score: from answers and labels.
+            decide: from answers to decisions.
+            classes: whether answers are scores of classes.
+            counts_flips: whether decisions are needed.
 
         Raises:
             ConfigError: as many labels as rows are needed, and a score or decisions to use them.
         """
         case = next(iter(battery.ordinary()))
-        if decide is None and classes:
+        answer = case.expected[0].answer
+        if decide is None and (classes or (counts_flips and answer[:1].size > 1)):
             decide = _decide
+        if decide is None and counts_flips:
+            raise ConfigError(
+                "flipped is given, and nothing says what the decisions are",
+                help="give decide=, from answers to decisions, or a card with classes",
+            )
         if labels is not None and len(labels) != case.batch:
             raise ConfigError(f"{len(labels)} labels for {case.batch} rows", help="give one label per row")
         if labels is not None and score is None:
             if decide is None:
                 raise ConfigError("labels are given, and no score", help="give score=, from answers and labels")
             score = _share_right(decide)
-        return cls(feeds=case.feeds, answers=case.answers, decide=decide, labels=labels, score=score)
+        return cls(
+            feeds=case.feeds,
+            answers=tuple(one.answer for one in case.expected),
+            decide=decide,
+            labels=labels,
+            score=score,
+        )
 
     def flips(self, answer: np.ndarray) -> int | None:
         """Count decisions that differ from those of float64."""
@@ -235,8 +258,9 @@ def _check(report: VariantReport, allowance: Allowance) -> None:
     lost: list[str] = []
     if report.snr_db < allowance.snr_db:
         lost.append(f"signal to noise {report.snr_db:.1f} dB, at least {allowance.snr_db:g} is asked for")
-    if report.flipped is not None and report.flipped > allowance.flipped * report.rows:
-        lost.append(f"{report.flipped} of {report.rows} decisions flipped, {allowance.flipped:.2%} are allowed")
+    flipped = FLIPPED if allowance.flipped is None else allowance.flipped
+    if report.flipped is not None and report.flipped > flipped * report.rows:
+        lost.append(f"{report.flipped} of {report.rows} decisions flipped, {flipped:.2%} are allowed")
     if report.score is not None and report.score_fp64 is not None:
         drop = report.score_fp64 - report.score
         if not drop <= allowance.score_drop + 1e-12:  # 1 - 0.99 is a little more than 0.01

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 
 from lrdiff_core.errors import ConfigError, DataError, ModelFileError, UnavailableError
+from lrdiff_export.model.domain import read_domain
 from lrdiff_export.onnx_file.load import load_onnx, parse_onnx
 from lrdiff_export.records import first_line
 
@@ -107,6 +108,7 @@ class OnnxPredictor:
         input_names: in the order of the file.
         input_shape: of the first input: ``[batch, ...]``, a text or None where a dimension is free.
         output_names: in the order of the file.
+        domain: the inputs that the file is proven for; others are refused.
 
     Raises:
         ModelFileError: not an ONNX file, or one with other inputs.
@@ -142,6 +144,7 @@ class OnnxPredictor:
         self._dtypes = [np.dtype(_DTYPES[one.type]) for one in inputs]
         self.output_names: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
         self._outputs = list(self.output_names)
+        self.domain = read_domain(self._session.get_modelmeta().custom_metadata_map)
         # Where only the batch is free, one comparison tells whether rows fit.
         self._tails = [
             tuple(shape[1:]) if all(isinstance(size, int) for size in shape[1:]) and shape[:1] else None
@@ -196,6 +199,7 @@ class OnnxPredictor:
             ):
                 one = self._fitted(index, one)
             feed[self.input_names[index]] = one
+        self.domain.check(feed)
         return feed
 
     def _fitted(self, index: int, rows: np.ndarray) -> np.ndarray:

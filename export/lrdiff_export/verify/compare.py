@@ -109,7 +109,7 @@ def judge_output(
     error, row = largest_error(output, reference, budget.unit)
     reason: str | None = None
     if mismatches:
-        row = _row_of(wrong_kind)
+        row = row_of(wrong_kind)
         reason = f"NaN or infinity in other places than in float64: {mismatches} of {output.size} elements"
     elif error > budget.allowed:
         reason = f"error {error:.4g} eps, allowed {budget.allowed:.4g}"
@@ -122,7 +122,7 @@ def _judge_exact(name: str, output: np.ndarray, reference: np.ndarray, allowed: 
     if mismatches <= allowed:
         return Verdict(output=name, error=0.0, allowed=0.0)
     reason = f"{mismatches} of {output.size} elements differ"
-    return Verdict(output=name, error=0.0, allowed=0.0, mismatches=mismatches, row=_row_of(wrong), reason=reason)
+    return Verdict(output=name, error=0.0, allowed=0.0, mismatches=mismatches, row=row_of(wrong), reason=reason)
 
 
 def as_dtype(reference: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -154,10 +154,10 @@ def largest_error(values: np.ndarray, reference: np.ndarray, unit: float) -> tup
             distance[~(np.isfinite(ours) & np.isfinite(theirs))] = 0.0
             largest = distance.max(initial=0.0)
         if largest > worst:
-            worst, row = float(largest), start + _row_of(distance == largest)
+            worst, row = float(largest), start + row_of(distance == largest)
     return worst, row
 
 
-def _row_of(marked: np.ndarray) -> int:
+def row_of(marked: np.ndarray) -> int:
     """Index along the batch dimension of the first marked element."""
     return int(np.argwhere(marked)[0][0]) if marked.ndim else 0

@@ -25,7 +25,8 @@ from lrdiff_export.onnx_file.convert import Converted
 from lrdiff_export.records import first_line, json_ready
 from lrdiff_export.runtimes.predictor import open_session
 from lrdiff_export.verify.inputs import SCALES, Battery
-from lrdiff_export.verify.tolerance import FLOOR, MARGIN
+from lrdiff_export.verify.rows import scaled_rows, some_rows
+from lrdiff_export.verify.tolerance import allowed_error
 
 __all__ = ["Diagnosis", "NodeError", "diagnose", "node_errors"]
 
@@ -100,7 +101,7 @@ def diagnose(converted: Converted, battery: Battery) -> Diagnosis | None:
         if finite.sum() < 2:
             continue
         try:
-            nodes = node_errors(converted, [one[finite] for one in rows], battery.yardstick.module)
+            nodes = node_errors(converted, [one[finite] for one in rows], battery.prepared.module)
         except LrdiffError:  # what does not load or run cannot be taken apart; the report says why it does not
             return None
         first = next((node for node in nodes if node.at_fault), None)
@@ -115,7 +116,7 @@ def _rows_to_try(battery: Battery) -> Iterator[list[np.ndarray]]:
     yield [np.concatenate([case.feeds[i][:ROWS] for case in cases]) for i in range(len(battery.rows))]
     if any(one.dtype.kind == "f" for one in battery.rows):
         for scale in SCALES:
-            yield list(battery.at_scale(scale, "", ROWS).feeds)
+            yield list(scaled_rows(some_rows(battery.rows, ROWS), scale))
 
 
 def node_errors(converted: Converted, rows: Sequence[np.ndarray], module: torch.nn.Module) -> list[NodeError]:
@@ -164,7 +165,7 @@ def node_errors(converted: Converted, rows: Sequence[np.ndarray], module: torch.
             unit = _unit(true[node.name])
             jitter = right.step(node, {name: _moved(one) for name, one in seen.items() if name != node.name})
             eager = single.step(node, seen)
-            allowed = max(FLOOR, MARGIN * _distance(eager, expected, unit), MARGIN * _distance(jitter, expected, unit))
+            allowed = allowed_error(_distance(eager, expected, unit), _distance(jitter, expected, unit))
         else:
             unit, allowed = 1.0, 0.0
         found.append(

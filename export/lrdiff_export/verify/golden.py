@@ -153,26 +153,35 @@ def make_golden(
     """
     cases = {case.name: case for case in battery.ordinary()}
     counts = {"held out": HELD_OUT_ROWS, "normal": OTHER_ROWS, "zeros": 1, "extremes": OTHER_ROWS}
-    parts = [(cases[name], count) for name, count in counts.items() if name in cases]
-    feeds = [np.concatenate([case.feeds[i][:n] for case, n in parts]) for i in range(len(battery.rows))]
-    answers = [
-        np.concatenate([case.answers[i][:n] for case, n in parts]) for i in range(len(battery.yardstick.answers))
-    ]
-    finite = np.ones(len(feeds[0]), bool)
+    parts = [(cases[name], np.arange(min(count, cases[name].batch))) for name, count in counts.items() if name in cases]
+    feeds = [np.concatenate([case.feeds[i][places] for case, places in parts]) for i in range(len(battery.rows))]
+    outputs = range(len(battery.reference.expected))
+    expected = [[case.expected[i].take(places) for case, places in parts] for i in outputs]
+    answers = [np.concatenate([one.answer for one in several]) for several in expected]
+    plain = np.ones(len(feeds[0]), bool)
     with np.errstate(over="ignore"):
         for one in (*feeds, *answers):
             if one.dtype.kind == "f":
-                finite &= np.isfinite(one.astype(np.float32).reshape(len(one), -1)).all(axis=1)
-    if not finite.any():
-        raise InputError("no row has finite inputs and answers", help="give held-out rows that have")
+                plain &= np.isfinite(one.astype(np.float32).reshape(len(one), -1)).all(axis=1)
+    masks = [[one.one_answer for one in several] for several in expected]
+    for several in masks:
+        plain &= np.concatenate(several)
+    if not plain.any():
+        raise InputError(
+            "no row has finite inputs and answers that are known to half of their digits",
+            help="give held-out rows that have, or export without golden vectors: golden=False",
+        )
     return Golden(
         model_sha256=model_sha256,
         data=data,
         input_names=battery.prepared.input_names,
         output_names=battery.prepared.output_names,
-        inputs=tuple(one[finite] for one in feeds),
-        outputs=tuple(one[finite] for one in answers),
-        budgets=tuple(battery.yardstick.budgets),
+        inputs=tuple(one[plain] for one in feeds),
+        outputs=tuple(one[plain] for one in answers),
+        budgets=tuple(
+            max((one.widest(mask) for one, mask in zip(*both, strict=True)), key=lambda budget: budget.allowed)
+            for both in zip(expected, masks, strict=True)
+        ),
     )
 
 

@@ -1,62 +1,134 @@
-"""The verification battery: which rows a file is run on, and what the right answers are.
+"""The verification battery: which rows a file is run on, and what is expected of it there.
 
-The float64 side is computed once; any number of files can then be run against it. Rows of ordinary size (held-out
-rows, normal ones, zeros, extremes, denormals) share one yardstick, so that a single row whose answer happens to lie
-next to zero is judged by the same measure as the rest. Rows of 10 and 10 000 times the size have yardsticks of their
-own, and there an element that eager float32 itself cannot hold is not asked for.
+What is expected is computed once; any number of files can then be run against it. Rows of ordinary size (held-out
+rows, normal ones, zeros, extremes, denormals, round numbers, rows on both sides of every threshold) share one
+reference, so that a single row whose answer happens to lie next to zero is judged by the same measure as the rest.
+Rows of 10 and 10 000 times the size have references of their own.
+
+Other rows show for which inputs a file is proven at all: NaN and infinities, integers beyond those seen, inputs of
+integers that are zero throughout. Where it answers otherwise than its module there, they are outside its domain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 
 from lrdiff_core.errors import InputError, LrdiffError
+from lrdiff_export.model.decisions import boundary_rows
+from lrdiff_export.model.domain import Domain
+from lrdiff_export.model.float64 import evaluate
+from lrdiff_export.model.operators import MEETS_NAN
 from lrdiff_export.model.prepared import Prepared
-from lrdiff_export.verify.tolerance import Yardstick
+from lrdiff_export.model.shadow import work_of
+from lrdiff_export.onnx_file.constraints import BatchConstraints
+from lrdiff_export.verify.expected import Expected, compare_outputs
+from lrdiff_export.verify.reference import Reference
+from lrdiff_export.verify.rows import (
+    Rows,
+    denormal_rows,
+    drawn_rows,
+    extreme_rows,
+    filled_rows,
+    integer_rows,
+    round_rows,
+    scaled_rows,
+    some_rows,
+    spoilt_rows,
+    with_integers_of,
+)
 
-__all__ = ["BATCH_SIZES", "LADDER", "SCALES", "Battery", "Case", "drawn_rows"]
+__all__ = ["BATCH_SIZES", "LADDER", "SCALES", "Battery", "Case", "Effort", "drawn_rows"]
 
 # One row, the smallest batches, one that no vector width divides, one larger than any unrolled tail, a large one.
 BATCH_SIZES = (1, 2, 3, 7, 64, 1000)
 SCALES = (10.0, 10_000.0)
 # Input scales tried for the largest at which backends agree; float32 ends at 3.4e38.
 LADDER = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e8, 1e10, 1e15, 1e20, 1e25, 1e30, 1e35)
+LARGEST_BATCH = 8192  # rows tried at once
 DRAWN_ROWS = 64
-ALONE_ROWS = 16  # rows run one by one
-LADDER_ROWS = 16
-MOST_EXTREMES = 32  # features whose extremes are tried; of more, as many evenly chosen ones
-DENORMAL = 1e-40  # float32's smallest normal number is 1.2e-38
-NEIGHBOURS = 8  # rows around one that is not finite
+# Integers tried: what int8, int16, float32, int32, float64 and int64 hold, and one more.
+LARGE_INTEGERS = (100, 2**7, 2**15, 2**24 + 1, 2**31, 2**53 + 1, 2**62)
+_ATTENTION = frozenset({"_softmax", "_safe_softmax", "_scaled_dot_product_flash_attention_for_cpu"})
+UNDECIDED = 0.5  # of the elements of an output: with more, nothing is known of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How many rows are tried: fewer where a row costs much, so that verification costs about as much as conversion.
+
+    Attributes:
+        share: of the usual numbers.
+        least: rows of any kind.
+    """
+
+    share: float = 1.0
+    least: int = 1
+
+    USUAL = 7e9  # operations for all ordinary rows of a model that is tried in full
+    ROWS = 256  # ordinary rows of it
+
+    @classmethod
+    def of(cls, work: float) -> Effort:
+        """Return the effort for a model that takes so many operations a row.
+
+        Example:
+            >>> Effort.of(1e6).of_rows(64), Effort.of(4e9).of_rows(64)
+            (64, 2)
+        """
+        share = min(1.0, cls.USUAL / (cls.ROWS * max(work, 1.0)))
+        return cls(share=share, least=1 if share == 1.0 else 2)
+
+    def of_rows(self, count: int) -> int:
+        """Return how many of so many rows are tried."""
+        return min(count, max(self.least, int(count * self.share)))
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Sizes of batches: running a file costs a small part of what its reference does."""
+        most = max(7, int(10 * self.ROWS * self.share))
+        return tuple(size for size in BATCH_SIZES if size <= most)
+
+    @property
+    def ladder(self) -> tuple[float, ...]:
+        """Input scales."""
+        return LADDER if self.share == 1.0 else LADDER[:4] if self.share > 0.05 else LADDER[:1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Rows to run, with their answers.
+    """Rows to run, with what is expected.
 
     Attributes:
         name: of the case.
         feeds: one array an input, ``[batch, ...]``.
-        answers: the float64 outputs.
-        yardstick: what judges them.
-        excused: one mask an output of what is not judged; None to judge everything.
+        expected: one an output.
         alone: run each row by itself and put the answers together.
+        limit: what the domain of a file that fails here is; None where it must not fail.
+        overflows: whether float32 leaves its range.
     """
 
     name: str
-    feeds: tuple[np.ndarray, ...]
-    answers: tuple[np.ndarray, ...]
-    yardstick: Yardstick
-    excused: tuple[np.ndarray, ...] | None = None
+    feeds: Rows
+    expected: tuple[Expected, ...]
     alone: bool = False
+    limit: Callable[[Domain], Domain] | None = None
+    overflows: bool = False
 
     @property
     def batch(self) -> int:
         """Number of rows."""
         return len(self.feeds[0])
+
+    @property
+    def skipped(self) -> int:
+        """Elements of outputs that are not compared."""
+        return sum(int(one.skipped.sum()) for one in self.expected if one.skipped is not None)
 
 
 class Battery:
@@ -65,42 +137,71 @@ class Battery:
     Args:
         prepared: the module.
         rows: held-out rows, one array an input.
+        batches: what the exported program says of the number of rows.
 
     Attributes:
         prepared: the module.
-        yardstick: the one of ordinary rows; its budgets are those of the report.
-        rows: the held-out rows.
+        batches: as given.
+        rows: the held-out rows that are tried: all of them, but of models whose rows cost much.
+        effort: how many rows of each kind.
+        reference: of ordinary rows; its budgets are those of the report.
 
     Raises:
         DataError: the module does not take the rows.
-        InputError: the module cannot be evaluated in float64, or its answers cannot be compared: not one a row, or
-            none finite.
+        InputError: its answers cannot be compared: not one a row, none finite, or most of them chance.
 
     Example:
         >>> from lrdiff_export.model.prepared import prepare
         >>> rows = (np.ones((3, 2), np.float32),)
         >>> battery = Battery(prepare(torch.nn.Linear(2, 1), torch.ones(3, 2)), rows)
-        >>> [case.name for case in battery.cases()][:3]
+        >>> [case.name for case in battery.cases][:3]
         ['held out', 'batch 1', 'batch 2']
     """
 
-    def __init__(self, prepared: Prepared, rows: tuple[np.ndarray, ...]) -> None:
+    def __init__(self, prepared: Prepared, rows: Rows, batches: BatchConstraints = BatchConstraints()) -> None:  # noqa: B008
         self.prepared = prepared
-        self.rows = rows
-        self._parts = {"held out": rows}
-        if self._floating:
-            self._parts |= {
-                "normal": _with_integers_of(rows, drawn_rows(rows, DRAWN_ROWS)),
-                "zeros": _with_integers_of(rows, tuple(np.zeros((1, *one.shape[1:]), one.dtype) for one in rows)),
-                "extremes": _with_integers_of(rows, _extremes(rows)),
-                "denormals": _scaled(_some(rows, LADDER_ROWS), DENORMAL),
-            }
-        pool = tuple(np.concatenate([part[i] for part in self._parts.values()]) for i in range(len(rows)))
-        self.yardstick = Yardstick(prepared, pool)
-        self._check_answers(len(pool[0]))
+        self.batches = batches
+        self.effort = Effort.of(work_of(prepared.module, prepared.example) / len(prepared.example[0]))
+        self.rows = some_rows(rows, max(self.effort.of_rows(len(rows[0])), min(len(rows[0]), 4)))
+        self._ladder: dict[float, Case] = {}
+        self._floating = any(one.dtype.kind == "f" for one in rows)
+        self._parts = {"held out": self.rows, **(self._made() if self._floating else {})}
+        if (found := self._thresholds()) is not None:
+            self._parts["thresholds"] = found
+        self.reference = Reference(prepared, self._pool(), most_rows=batches.most)
+        self._check_answers()
 
-    def _check_answers(self, rows: int) -> None:
-        for name, answer in zip(self.yardstick.names, self.yardstick.answers, strict=True):
+    def _made(self) -> dict[str, Rows]:
+        rows, effort = self.rows, self.effort
+        some = some_rows(rows, effort.of_rows(16))
+        zeros = tuple(np.zeros((1, *one.shape[1:]), one.dtype) for one in rows)
+        return {
+            "normal": with_integers_of(rows, drawn_rows(rows, effort.of_rows(DRAWN_ROWS))),
+            "zeros": with_integers_of(rows, zeros),
+            "extremes": with_integers_of(rows, extreme_rows(rows, effort.of_rows(32))),
+            "denormals": denormal_rows(some),
+            "round numbers": round_rows(some_rows(rows, effort.of_rows(64))),
+        }
+
+    def _pool(self) -> Rows:
+        return tuple(np.concatenate([part[i] for part in self._parts.values()]) for i in range(len(self.rows)))
+
+    def _thresholds(self) -> Rows | None:
+        """Rows on both sides of each threshold between ordinary rows, their negatives and ones three times as large."""
+        some = some_rows(self.rows, self.effort.of_rows(16))
+        others = [scaled_rows(some, scale) for scale in (-1.0, 3.0)]
+        for pool in ([self._pool(), *others], [self._pool()]):
+            rows = tuple(np.concatenate(parts) for parts in zip(*pool, strict=True))
+            finite = np.logical_and.reduce([_finite_rows(one) for one in rows])
+            most = self.effort.of_rows(128)
+            with suppress(Exception):  # a module may refuse rows that lie between two that it takes
+                return boundary_rows(self.prepared.module, tuple(one[finite] for one in rows), most=most)
+        return None
+
+    def _check_answers(self) -> None:
+        rows = len(self.reference.rows[0])
+        for expected in self.reference.expected:
+            name, answer = expected.name, expected.answer
             if answer.shape[:1] != (rows,):
                 raise InputError(
                     f"output {name!r} has shape {list(answer.shape)} for {rows} rows", help="give one answer per row"
@@ -111,166 +212,181 @@ class Battery:
                     f"output {name!r} is not finite for any row: nothing can be compared",
                     help=f"look at {broken[0]}, which holds NaN or infinity" if broken else "give rows with answers",
                 )
+            if expected.skipped is not None and expected.skipped.mean() > UNDECIDED:
+                raise InputError(
+                    f"output {name!r} depends on rounding at {expected.skipped.mean():.0%} of its elements: nothing "
+                    "can be proven of it",
+                    help="leave orders of equal numbers (topk, sort) to the caller, or make them unequal",
+                )
 
-    @property
-    def _floating(self) -> bool:
-        return any(one.dtype.kind == "f" for one in self.rows)
+    @cached_property
+    def cases(self) -> tuple[Case, ...]:
+        """Every case that a file must pass; those that need a floating input only where there is one."""
+        return tuple(self._cases())
 
-    def cases(self) -> Iterator[Case]:
-        """Yield every case; those that need a floating input only where there is one."""
+    @cached_property
+    def limits(self) -> tuple[Case, ...]:
+        """The cases that show where a file's domain ends."""
+        return tuple(self._limits())
+
+    def ladder(self) -> Iterator[tuple[float, Case]]:
+        """Yield rising input scales, each with its case, computed once."""
+        if self._floating:
+            for scale in self.effort.ladder:
+                if scale not in self._ladder:
+                    self._ladder[scale] = self.at_scale(scale, f"{scale:g} times", self.effort.of_rows(16))
+                yield scale, self._ladder[scale]
+
+    def _batch_sizes(self) -> list[int]:
+        """The usual ones, the largest that the program is made for, and those around each that it compares with."""
+        most = self.batches.most or max(BATCH_SIZES)
+        near = [size + step for size in self.batches.compared for step in (-1, 0, 1)]
+        sizes = {*self.effort.batches, *near, *([most] if self.batches.most else [])}
+        limit = self.batches.most or LARGEST_BATCH
+        return sorted(size for size in sizes if 1 <= size <= min(limit, LARGEST_BATCH))
+
+    def _cases(self) -> Iterator[Case]:
         held_out, *others = self.ordinary()
         yield held_out
-        yield from (self._of_rows(f"batch {size}", size) for size in BATCH_SIZES)
-        yield self._of_rows("rows alone", min(ALONE_ROWS, len(self.rows[0])), alone=True)
+        yield from (self._of_rows(f"batch {size}", size) for size in self._batch_sizes())
+        yield from self._alone()
         yield from others
-        if not self._floating:
-            return
-        yield self._round_numbers()
-        for scale in SCALES:
-            yield self.at_scale(scale, f"{scale:,.0f} times".replace(",", " "), DRAWN_ROWS)
-        for name, value in (("a NaN row", np.nan), ("an infinite row", np.inf)):
-            yield self._with_row_of(name, value)
+        if self._floating:
+            for scale in SCALES:
+                name = f"{scale:,.0f} times".replace(",", " ")
+                yield self.at_scale(scale, name, self.effort.of_rows(DRAWN_ROWS))
 
     def ordinary(self) -> Iterator[Case]:
-        """Yield the cases that share the battery's yardstick, each a part of its rows, held-out rows first."""
+        """Yield the cases that share the battery's reference, each a part of its rows, held-out rows first."""
         first = 0
         for name, feeds in self._parts.items():
             yield self._case(name, feeds, np.arange(first, first + len(feeds[0])))
             first += len(feeds[0])
 
-    def at_scale(self, scale: float, name: str, rows: int = LADDER_ROWS) -> Case:
-        """Return a case of held-out rows times ``scale``, judged by a yardstick of its own."""
-        feeds = _scaled(_some(self.rows, rows), scale)
-        yardstick = self.yardstick.on(feeds)
-        return Case(
-            name=name,
-            feeds=feeds,
-            answers=tuple(yardstick.answers),
-            yardstick=yardstick,
-            excused=tuple(yardstick.beyond),
-        )
+    def _in_its_own_batch(self, case: Case) -> Case:
+        """Expect what the module answers to this batch, where that is another than to all rows together."""
+        if self.batches.most is not None and case.batch > self.batches.most:
+            return case  # it is run in pieces
+        if all(one.agrees for one in compare_outputs(evaluate(self.prepared.module, *case.feeds), case.expected)):
+            return case
+        return replace(case, expected=tuple(self.reference.on(case.feeds).expected))
 
-    def _case(self, name: str, feeds: tuple[np.ndarray, ...], places: np.ndarray, *, alone: bool = False) -> Case:
-        answers = tuple(answer[places] for answer in self.yardstick.answers)
-        return Case(name=name, feeds=feeds, answers=answers, yardstick=self.yardstick, alone=alone)
+    def at_scale(self, scale: float, name: str, rows: int) -> Case:
+        """Return a case of held-out rows times ``scale``, with a reference of its own.
 
-    def _of_rows(self, name: str, size: int, *, alone: bool = False) -> Case:
-        places = np.arange(size) % len(self.rows[0])
-        return self._case(name, tuple(one[places] for one in self.rows), places, alone=alone)
-
-    def _round_numbers(self) -> Case:
-        """Held-out rows at multiples of one half, where thresholds lie and roundings are decided.
-
-        An answer that changes with the last bit there is not asked for: eager float32 must have it, too.
+        Where float32 leaves its range, nothing is asked for.
         """
-        feeds = tuple(
-            (np.round(2 * one) / 2).astype(one.dtype) if one.dtype.kind == "f" else one
-            for one in _some(self.rows, DRAWN_ROWS)
-        )
-        answers, sure = self.yardstick.sure(feeds)
-        return Case(
-            name="round numbers",
-            feeds=feeds,
-            answers=tuple(answers),
-            yardstick=self.yardstick,
-            excused=tuple(~one for one in sure),
-        )
+        reference = self.reference.on(scaled_rows(some_rows(self.rows, rows), scale))
+        expected = [
+            replace(one, skipped=_either(one.skipped, beyond))
+            for one, beyond in zip(reference.expected, reference.beyond, strict=True)
+        ]
+        overflows = any(beyond.any() for beyond in reference.beyond)
+        return Case(name=name, feeds=reference.rows, expected=tuple(expected), overflows=overflows)
 
-    def _with_row_of(self, name: str, value: float) -> Case:
-        """A row that is not finite among others: its neighbours keep their answers, and it has the module's own.
+    def _limits(self) -> Iterator[Case]:
+        if self._floating:
+            for name, value in (("NaN", np.nan), ("infinity", np.inf), ("minus infinity", -np.inf)):
+                yield from self._spoilt(name, value)
+        for index, value, feeds in filled_rows(some_rows(self.rows, self.effort.of_rows(16))):
+            name = f"{self.prepared.input_names[index]} all {value}"
+            try:
+                reference = self.reference.on(feeds)
+            except LrdiffError:  # a module may refuse such rows
+                continue
+            hides = bool(self.reference.operators & _ATTENTION)
+            limit = partial(_without, words=f"{name}: there attention has nothing to look at") if hides else None
+            yield Case(name=name, feeds=feeds, expected=tuple(reference.expected), limit=limit)
+        for index, one in enumerate(self.rows):
+            if one.dtype.kind in "iu":
+                yield from self._integers(index)
 
-        Only where that is a finite number: a module that fills missing values means it. What becomes of NaN differs
-        between runtimes, and a label made of it is none.
+    def _integers(self, index: int) -> Iterator[Case]:
+        """Integers of every size, as far as the module takes them."""
+        seen, name = self.rows[index], self.prepared.input_names[index]
+        proven = int(seen.min()), int(seen.max())
+        for size in LARGE_INTEGERS:
+            feeds = integer_rows(some_rows(self.rows, self.effort.of_rows(16)), index, size)
+            if feeds is None:
+                continue
+            try:
+                reference = self.reference.on(feeds)
+            except LrdiffError:  # beyond its table
+                return
+            limit = partial(_within, name=name, low=proven[0], high=proven[1])
+            yield Case(name=f"{name} up to {size}", feeds=feeds, expected=tuple(reference.expected), limit=limit)
+            proven = min(proven[0], int(feeds[index].min())), max(proven[1], int(feeds[index].max()))
+
+    def _spoilt(self, name: str, value: float) -> Iterator[Case]:
+        """Rows with a NaN or an infinity among whole ones.
+
+        The whole ones keep their answers. A number in answer to a spoilt one is meant where the module asks for NaN.
         """
-        case = self._of_rows(name, NEIGHBOURS)
-        middle = NEIGHBOURS // 2
-        feeds = tuple(one.copy() for one in case.feeds)
-        for one in feeds:
-            if one.dtype.kind == "f":
-                one[middle] = value
-        excused = tuple(np.zeros(answer.shape, bool) for answer in case.answers)
-        answers = tuple(answer.copy() for answer in case.answers)
+        feeds, marked = spoilt_rows(self.rows, value)
         try:
-            found, sure = self.yardstick.sure([one[middle : middle + 1] for one in feeds])
+            reference = self.reference.on(feeds)
         except LrdiffError:  # it refuses such rows itself
-            found, sure = [], []
-        for mask in excused:
-            mask[middle] = True
-        for answer, mask, its, known in zip(answers, excused, found, sure, strict=False):
-            if answer.dtype.kind == "f":
-                answer[middle], mask[middle] = its[0], ~known[0]
-        return Case(name=name, feeds=feeds, answers=answers, yardstick=self.yardstick, excused=excused)
+            return
+        handles = bool(reference.operators & MEETS_NAN)
+        strict, rest = [], []
+        for one in reference.expected:
+            spoilt = np.broadcast_to(marked.reshape(-1, *[1] * (one.answer.ndim - 1)), one.answer.shape)
+            finite = np.isfinite(one.answer) if one.answer.dtype.kind == "f" else np.ones(one.answer.shape, bool)
+            meant = finite & (handles | ~spoilt)
+            strict.append(replace(one, skipped=_either(one.skipped, ~meant)))
+            rest.append(replace(one, skipped=_either(one.skipped, meant)))
+        yield Case(name=f"one {name}", feeds=feeds, expected=tuple(strict))
+        yield Case(name=f"{name} passed on", feeds=feeds, expected=tuple(rest), limit=_only_finite)
+
+    def _case(self, name: str, feeds: Rows, places: np.ndarray) -> Case:
+        expected = tuple(one.take(places) for one in self.reference.expected)
+        return self._in_its_own_batch(Case(name=name, feeds=feeds, expected=expected))
+
+    def _of_rows(self, name: str, size: int) -> Case:
+        places = (np.arange(size) + size) % len(self.rows[0])  # not the same rows in every batch
+        return self._case(name, tuple(one[places] for one in self.rows), places)
+
+    def _alone(self) -> list[Case]:
+        """Rows one by one, whose answers are put together where the module does not look at its whole batch."""
+        rows = range(min(self.effort.of_rows(16), len(self.rows[0])))
+        cases = [self._case("rows alone", some_rows(self._after(row), 1), np.array([row])) for row in rows]
+        pooled = [[one.take(np.array([row])) for one in self.reference.expected] for row in rows]
+        if any(
+            one.answer is not other.answer and not _equal(one.answer, other.answer)
+            for case, several in zip(cases, pooled, strict=True)
+            for one, other in zip(case.expected, several, strict=True)
+        ):
+            return cases
+        together = self._case("rows alone", some_rows(self.rows, len(cases)), np.arange(len(cases)))
+        return [replace(together, alone=True)]
+
+    def _after(self, row: int) -> Rows:
+        return tuple(one[row:] for one in self.rows)
 
 
-def drawn_rows(rows: Sequence[np.ndarray], count: int) -> tuple[np.ndarray, ...]:
-    """Draw rows like those given, the same in every process.
-
-    Floating inputs are normal with each feature's mean and spread; integers are uniform between the smallest and
-    largest seen, so that no index leaves its table.
-
-    Args:
-        rows: one array an input, ``[batch, ...]``.
-        count: rows to draw.
-
-    Example:
-        >>> drawn_rows([np.array([[3], [5]])], 4)[0].tolist()
-        [[5], [4], [4], [3]]
-    """
-    generator = np.random.default_rng(0)
-    drawn = []
-    for one in rows:
-        shape = (count, *one.shape[1:])
-        if one.dtype.kind == "f":
-            finite = np.where(np.isfinite(one), one, 0.0).astype(np.float64)
-            spread = finite.std(axis=0)
-            # One row, or a constant feature, tells no spread: take that of standardised features.
-            values = finite.mean(axis=0) + np.where(spread > 0, spread, 1.0) * generator.standard_normal(shape)
-        else:
-            values = generator.integers(int(one.min()), int(one.max()) + 1, size=shape)
-        drawn.append(np.asarray(values).astype(one.dtype))
-    return tuple(drawn)
+def _only_finite(domain: Domain) -> Domain:
+    return replace(domain, finite=True)
 
 
-def _with_integers_of(rows: tuple[np.ndarray, ...], made: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    """Take integers and bools from held-out rows, whole: which combinations a module takes cannot be known.
-
-    A row that attention masks altogether, for one, is zero in PyTorch and an average in ONNX.
-    """
-    places = np.arange(len(made[0])) % len(rows[0])
-    return tuple(new if new.dtype.kind == "f" else old[places] for old, new in zip(rows, made, strict=True))
+def _without(domain: Domain, words: str) -> Domain:
+    return replace(domain, outside=(*domain.outside, words))
 
 
-def _extremes(rows: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    """Rows at the mean but for one floating feature, which is at its smallest or largest."""
-    floating = [one.reshape(len(one), -1) for one in rows if one.dtype.kind == "f"]
-    width = sum(one.shape[1] for one in floating)
-    chosen: list[int] = []
-    if width:
-        chosen = np.unique(np.linspace(0, width - 1, min(width, MOST_EXTREMES)).round().astype(int)).tolist()
-    count = 2 * max(len(chosen), 1)
-    made = []
-    offset = 0
-    for one in rows:
-        if one.dtype.kind != "f":
-            made.append(np.zeros((count, *one.shape[1:]), one.dtype))
-            continue
-        flat = one.reshape(len(one), -1)
-        finite = np.where(np.isfinite(flat), flat, 0.0)
-        values = np.repeat(finite.mean(axis=0, dtype=np.float64)[None].astype(np.float32), count, axis=0)
-        for place, feature in enumerate(chosen):
-            if 0 <= feature - offset < flat.shape[1]:
-                column = finite[:, feature - offset]
-                values[2 * place, feature - offset] = column.min()
-                values[2 * place + 1, feature - offset] = column.max()
-        offset += flat.shape[1]
-        made.append(values.reshape(count, *one.shape[1:]))
-    return tuple(made)
+def _within(domain: Domain, name: str, low: int, high: int) -> Domain:
+    return domain if name in domain.ranges else replace(domain, ranges={**domain.ranges, name: (low, high)})
 
 
-def _some(rows: tuple[np.ndarray, ...], count: int) -> tuple[np.ndarray, ...]:
-    return tuple(one[:count] for one in rows)
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
 
 
-def _scaled(rows: tuple[np.ndarray, ...], scale: float) -> tuple[np.ndarray, ...]:
-    with np.errstate(over="ignore", under="ignore"):
-        return tuple((one * np.float64(scale)).astype(one.dtype) if one.dtype.kind == "f" else one for one in rows)
+def _either(mask: np.ndarray | None, other: np.ndarray) -> np.ndarray | None:
+    found = other if mask is None else mask | other
+    return found if found.any() else None
+
+
+def _finite_rows(values: np.ndarray) -> np.ndarray:
+    """[batch, ...] -> [batch]"""
+    if values.dtype.kind != "f":
+        return np.ones(len(values), bool)
+    return np.asarray(np.isfinite(values.reshape(len(values), -1)).all(axis=1))

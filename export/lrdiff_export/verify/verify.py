@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,17 @@ import torch
 from torch import nn
 
 from lrdiff_core.errors import LrdiffError, ModelFileError
+from lrdiff_export.model.domain import Domain, read_domain
 from lrdiff_export.model.prepared import prepare
 from lrdiff_export.model.signature import Arrays, as_arrays
+from lrdiff_export.onnx_file.constraints import BatchConstraints
 from lrdiff_export.onnx_file.load import load_onnx, model_inputs, opset_of, parse_onnx
 from lrdiff_export.records import first_line, json_ready
 from lrdiff_export.runtimes.predictor import describe_shape, fits, open_session
 from lrdiff_export.runtimes.sandbox import Sandbox
 from lrdiff_export.verify.compare import Budget, Verdict
-from lrdiff_export.verify.inputs import BATCH_SIZES, LADDER, Battery, Case
+from lrdiff_export.verify.expected import compare_outputs
+from lrdiff_export.verify.inputs import BATCH_SIZES, Battery, Case
 
 __all__ = ["BATCH_SIZES", "CaseResult", "VerificationReport", "run_battery", "verify_onnx"]
 
@@ -42,7 +46,7 @@ class CaseResult:
         optimisation: ``off`` or ``full``, of ONNX Runtime's graph optimisations.
         verdicts: one an output; empty when the run itself failed.
         problem: why the run failed, in one line; None when it ran.
-        excused: elements that were not judged.
+        skipped: elements that were not compared.
         bitwise: for rows alone: whether they equal rows together to the last bit; None for other cases.
     """
 
@@ -51,7 +55,7 @@ class CaseResult:
     optimisation: str
     verdicts: tuple[Verdict, ...]
     problem: str | None = None
-    excused: int = 0
+    skipped: int = 0
     bitwise: bool | None = None
 
     @property
@@ -75,10 +79,11 @@ class VerificationReport:
         opset: operator set of the file.
         ir_version: format version of the file.
         onnxruntime: version of the runtime.
-        rows: number of held-out rows given.
+        rows: number of held-out rows that were run.
         budgets: one an output, under the file's names.
         worst: the worst verdict of each output over all cases.
         cases: every case at every optimisation level.
+        domain: for which inputs the file is proven.
         agrees_up_to: the largest factor of :data:`lrdiff_export.verify.inputs.LADDER` by which held-out rows may be
             multiplied with every smaller one agreeing too; 1 if not even the smallest, None without a floating input.
         problems: what failed, one line each; empty when it passed.
@@ -93,6 +98,7 @@ class VerificationReport:
     budgets: dict[str, Budget]
     worst: tuple[Verdict, ...]
     cases: tuple[CaseResult, ...]
+    domain: Domain
     agrees_up_to: float | None
     problems: tuple[str, ...]
 
@@ -151,7 +157,8 @@ def verify_onnx(
     outputs = [output.name for output in model.graph.output]
     examples = [torch.from_numpy(one[:2].copy()) for one in arrays]
     example = examples if inputs is None else dict(zip(inputs, examples, strict=True))
-    return run_battery(data, Battery(prepare(module, example, output_names=outputs), arrays), opened=opened)
+    batches = BatchConstraints(most=read_domain({one.key: one.value for one in model.metadata_props}).most_batch)
+    return run_battery(data, Battery(prepare(module, example, output_names=outputs), arrays, batches), opened=opened)
 
 
 def run_battery(data: bytes, battery: Battery, *, opened: Callable[[bool], Run] | None = None) -> VerificationReport:
@@ -164,17 +171,15 @@ def run_battery(data: bytes, battery: Battery, *, opened: Callable[[bool], Run] 
     """
     opened = opened or partial(_runner, data)
     model = onnx.ModelProto.FromString(data)
-    yardstick = battery.yardstick
-    problems = _interface_problems(model, battery.rows, outputs=len(yardstick.budgets))
+    reference = battery.reference
+    problems = _interface_problems(model, battery.rows, outputs=len(reference.expected))
     cases: list[CaseResult] = []
     scale: float | None = None
+    domain = Domain(most_batch=battery.batches.most)
     if not problems:
-        cases, scale, problems = _run_levels(opened, battery)
+        cases, domain, scale, problems = _run_levels(opened, battery, domain)
     problems += [f"{case.where}: {case.problem}" for case in cases if case.problem]
-    worst = _worst(cases)
-    problems += [
-        f"output {verdict.output!r}: {verdict.reason} ({where})" for verdict, where in worst if not verdict.agrees
-    ]
+    problems += _first_failures(cases)
     return VerificationReport(
         sha256=hashlib.sha256(data).hexdigest(),
         size=len(data),
@@ -182,33 +187,56 @@ def run_battery(data: bytes, battery: Battery, *, opened: Callable[[bool], Run] 
         ir_version=model.ir_version,
         onnxruntime=onnxruntime.__version__,
         rows=len(battery.rows[0]),
-        budgets=dict(zip(yardstick.names, yardstick.budgets, strict=True)),
-        worst=tuple(verdict for verdict, _ in worst),
+        budgets={one.name: one.budget for one in reference.expected},
+        worst=_worst(cases),
         cases=tuple(cases),
+        domain=domain,
         agrees_up_to=scale,
         problems=tuple(problems),
     )
 
 
-def _run_levels(opened: Callable[[bool], Run], battery: Battery) -> tuple[list[CaseResult], float | None, list[str]]:
+def _run_levels(
+    opened: Callable[[bool], Run], battery: Battery, domain: Domain
+) -> tuple[list[CaseResult], Domain, float | None, list[str]]:
     """Run every case at every level of optimisation; one session at a time, because each holds all weights.
 
     Returns:
-        The results, the largest scale at which backends agree, and why it could not be opened, where it could not.
+        The results, for which inputs the file is proven, the largest scale at which backends agree, and why it could
+        not be opened, where it could not.
     """
-    cases = list(battery.cases())
     found: list[list[CaseResult]] = []
     scale: float | None = None
     for level, optimise in _OPTIMISATIONS.items():
         try:
-            run = opened(optimise)
+            run = _in_pieces(opened(optimise), domain.most_batch)
         except LrdiffError as problem:
-            return [], None, [problem.message]
-        found.append([_run_case(run, case, level) for case in cases])
-        if optimise:
-            scale = _largest_scale(run, battery)
+            return [], domain, None, [problem.message]
+        results = [_run_case(run, case, level) for case in battery.cases]
+        if all(result.passed for result in results):  # what fails otherwise has no domain
+            for case in battery.limits:
+                result = _run_case(run, case, level)
+                if case.limit is None:
+                    results.append(result)
+                elif not result.passed:
+                    domain = case.limit(domain)
+            if optimise:
+                scale = _largest_scale(run, battery)
+        found.append(results)
         del run
-    return [result for results in zip(*found, strict=True) for result in results], scale, []
+    return [one for pair in zip_longest(*found) for one in pair if one is not None], domain, scale, []
+
+
+def _in_pieces(run: Run, most: int | None) -> Run:
+    """Run larger batches in pieces that the program is made for."""
+    if most is None:
+        return run
+
+    def pieces(feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
+        parts = [run([one[first : first + most] for one in feeds]) for first in range(0, len(feeds[0]), most)]
+        return [np.concatenate(several) for several in zip(*parts, strict=True)]
+
+    return pieces
 
 
 def _interface_problems(model: onnx.ModelProto, rows: Sequence[np.ndarray], *, outputs: int) -> list[str]:
@@ -261,35 +289,41 @@ def _run_case(run: Run, case: Case, level: str) -> CaseResult:
     except Exception as problem:  # noqa: BLE001 - its exceptions share no base below Exception
         text = f"onnxruntime failed: {first_line(problem)}"
         return CaseResult(name=case.name, batch=case.batch, optimisation=level, verdicts=(), problem=text)
-    verdicts = tuple(case.yardstick.judge(outputs, case.answers, excused=case.excused))
     return CaseResult(
         name=case.name,
         batch=case.batch,
         optimisation=level,
-        verdicts=verdicts,
-        excused=sum(int(mask.sum()) for mask in case.excused or ()),
+        verdicts=tuple(compare_outputs(outputs, case.expected)),
+        skipped=case.skipped,
         bitwise=bitwise,
     )
 
 
 def _largest_scale(run: Run, battery: Battery) -> float | None:
-    if all(one.dtype.kind != "f" for one in battery.rows):
-        return None
-    largest = 1.0
-    for scale in LADDER:
-        case = battery.at_scale(scale, f"{scale:g} times")
-        beyond = any(mask.any() for mask in case.excused or ())
-        if beyond or not _run_case(run, case, "full").passed:
+    largest: float | None = None
+    for scale, case in battery.ladder():
+        largest = largest or 1.0
+        if case.overflows or not _run_case(run, case, "full").passed:
             return largest
         largest = scale
     return largest
 
 
-def _worst(cases: Sequence[CaseResult]) -> list[tuple[Verdict, str]]:
-    """The worst verdict of each output with where it was seen, in the order of the outputs."""
-    worst: dict[str, tuple[Verdict, str]] = {}
+def _first_failures(cases: Sequence[CaseResult]) -> list[str]:
+    """Where each output fails first: held-out rows come before drawn ones, and those before rows that nobody sends."""
+    found: dict[str, str] = {}
     for case in cases:
         for verdict in case.verdicts:
-            if verdict.output not in worst or verdict.severity > worst[verdict.output][0].severity:
-                worst[verdict.output] = (verdict, case.where)
-    return list(worst.values())
+            if not verdict.agrees:
+                found.setdefault(verdict.output, f"output {verdict.output!r}: {verdict.reason} ({case.where})")
+    return list(found.values())
+
+
+def _worst(cases: Sequence[CaseResult]) -> tuple[Verdict, ...]:
+    """The worst verdict of each output, in the order of the outputs."""
+    worst: dict[str, Verdict] = {}
+    for case in cases:
+        for verdict in case.verdicts:
+            if verdict.output not in worst or verdict.severity > worst[verdict.output].severity:
+                worst[verdict.output] = verdict
+    return tuple(worst.values())

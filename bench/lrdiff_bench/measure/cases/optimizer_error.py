@@ -1,7 +1,7 @@
 """How far a measured result was from float64: so that fast but wrong cannot pass.
 
 The error is in float32 eps at the scale of the result, ``E = max|y - y64| / (eps max|y64|)``, and may be
-``B = max(8, 4 E0)`` where ``E0`` is the error of PyTorch's plain float32 (see :mod:`lrdiff_export.verify.tolerance`).
+``B = max(8, 4 E0)`` where ``E0`` is the error of PyTorch's plain float32, by :mod:`lrdiff_export.verify.tolerance`.
 A rate that was recorded but not applied, a skipped step or float16 in the middle is thousands of these.
 """
 
@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_bench.measure.engine.case import Parity
+from lrdiff_export.verify.tolerance import allowed_error
 
-__all__ = ["budget", "error_in_eps", "optimizer_parity", "output_parity", "plain_copy"]
+__all__ = ["error_in_eps", "optimizer_parity", "output_parity", "plain_copy"]
 
-FLOOR = 8.0  # eps that two correct orders of summation may differ by
-MARGIN = 4.0  # another implementation may be this much worse than plain float32
 STEPS = 3  # enough that moments, bias correction and rates all show
 ELEMENTS = 4096  # of each tensor; the rules are elementwise, so a slice of a tensor is stepped as the whole is
 Module = TypeVar("Module", bound=nn.Module)
@@ -55,16 +54,6 @@ def error_in_eps(results: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
     return worst
 
 
-def budget(plain_error: float) -> float:
-    """What is allowed where plain float32 is wrong by ``plain_error``.
-
-    Example:
-        >>> budget(0.5), budget(10.0)
-        (8.0, 40.0)
-    """
-    return max(FLOOR, MARGIN * plain_error)
-
-
 def optimizer_parity(optimizer: torch.optim.Optimizer, step: Callable[[], object]) -> Callable[[], Parity]:
     """Parity of an elementwise optimizer: three steps of it against PyTorch's plain loop in float64.
 
@@ -85,7 +74,7 @@ def optimizer_parity(optimizer: torch.optim.Optimizer, step: Callable[[], object
         truth = [p.detach() for group in exact.param_groups for p in group["params"]]
         ours = [_slice(p) for group in optimizer.param_groups for p in group["params"]]
         theirs = [p.detach() for group in plain.param_groups for p in group["params"]]
-        return Parity(error_in_eps(ours, truth), budget(error_in_eps(theirs, truth)))
+        return Parity(error_in_eps(ours, truth), allowed_error(error_in_eps(theirs, truth)))
 
     return measure
 
@@ -104,7 +93,7 @@ def output_parity(
         exact, plain = compute(torch.float64), compute(torch.float32)
         measured = compute(None)
         reset()
-        return Parity(error_in_eps(measured, exact), budget(error_in_eps(plain, exact)))
+        return Parity(error_in_eps(measured, exact), allowed_error(error_in_eps(plain, exact)))
 
     return measure
 

@@ -1,0 +1,337 @@
+"""Wrong files that look right: each kind of fault in ten forms, all of which must be seen, and no healthy one refused.
+
+A module here gives many outputs, one a form, so that one conversion and one verification judge all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lrdiff_core.errors import CheckFailed, ConfigError, DataError, InputError
+from lrdiff_export import (
+    Allowance,
+    OnnxPredictor,
+    VerificationFailed,
+    convert_to_onnx,
+    export,
+    read_model_card,
+    verify_onnx,
+)
+
+Function = Callable[..., Tensor]
+Mutation = Callable[[onnx.ModelProto], None]
+
+
+class Forms(nn.Module):
+    """Gives what each of several functions makes of the module and its inputs."""
+
+    def __init__(self, forms: Mapping[str, Function], **buffers: Tensor) -> None:
+        super().__init__()
+        self.forms = dict(forms)
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(form(self, *inputs) for form in self.forms.values())
+
+
+class One(Forms):
+    """The same with one output."""
+
+    def __init__(self, form: Function, **buffers: Tensor) -> None:
+        super().__init__({"output": form}, **buffers)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return super().forward(*inputs)[0]
+
+
+def wrong_outputs(module: Forms, rows: Any, mutate: Mutation | None = None) -> set[str]:
+    """Convert, spoil, verify; return the outputs that verification refuses."""
+    arrays = rows if isinstance(rows, tuple) else (rows,)
+    names = tuple(module.forms)
+    data = convert_to_onnx(module, example=tuple(torch.tensor(one[:2]) for one in arrays), output_names=names)
+    if mutate is not None:
+        model = onnx.ModelProto.FromString(data)
+        mutate(model)
+        data = model.SerializeToString()
+    problems = verify_onnx(data, module, rows=arrays).problems
+    return {name for name in names if any(repr(name) in problem for problem in problems)}
+
+
+def edited(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Mutation:
+    """A mutation of one initializer, or of all that ``name`` ends."""
+
+    def mutate(model: onnx.ModelProto) -> None:
+        found = [one for one in model.graph.initializer if one.name.endswith(name)]
+        assert found, [one.name for one in model.graph.initializer]
+        for one in found:
+            values = change(numpy_helper.to_array(one).copy())
+            one.CopyFrom(numpy_helper.from_array(np.asarray(values, numpy_helper.to_array(one).dtype), one.name))
+
+    return mutate
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+# Both sides of every comparison below come out equal for many of these rows.
+GRID = np.stack([np.resize(np.arange(6.0), 300), np.repeat(np.arange(0.0, 60.0, 10.0), 50)], 1).astype(np.float32)
+RULES: dict[str, Function] = {
+    "ge": lambda m, x: x[:, :1] >= m.ratio * x[:, 1:2],
+    "gt": lambda m, x: x[:, :1] > m.ratio * x[:, 1:2],
+    "le": lambda m, x: x[:, :1] <= m.ratio * x[:, 1:2],
+    "eq": lambda m, x: x[:, :1] == m.ratio * x[:, 1:2],
+    "floor": lambda m, x: torch.floor(x[:, :1] / m.ratio),
+    "ceil": lambda m, x: torch.ceil(x[:, :1] / m.ratio),
+    "round": lambda m, x: torch.round(x[:, :1] * m.ratio * 5),
+    "trunc": lambda m, x: torch.trunc(x[:, 1:2] * m.ratio),
+    "sign": lambda m, x: torch.sign(x[:, :1] - m.ratio * x[:, 1:2]),
+    "to int": lambda m, x: (x[:, 1:2] * m.ratio).int().float(),
+    "eps of the dtype": lambda m, x: (x[:, :1] - 1).clamp(min=torch.finfo(x.dtype).eps).log(),
+    "tiny of the dtype": lambda m, x: torch.where(x > torch.finfo(x.dtype).tiny, x, -1.0),
+}
+
+
+def test_places_where_float32_and_float64_disagree_blind_no_output() -> None:
+    """One such place was the measure of the whole output: a file that was 3 % off everywhere agreed."""
+    forms = {name: lambda m, x, rule=rule: 10 * rule(m, x).float() + m.scale * x for name, rule in RULES.items()}
+    module = Forms(forms, ratio=torch.tensor(0.1), scale=torch.ones(1))
+    assert wrong_outputs(module, GRID) == set()
+    assert wrong_outputs(module, GRID, edited("scale", lambda scale: scale * 1.03)) == set(RULES)
+    other_branch = wrong_outputs(module, GRID, edited("ratio", lambda ratio: np.nextafter(ratio, np.float32(1))))
+    assert other_branch >= {"ge", "eq", "sign"}  # in float64 the file's branch is as good as eager's
+
+
+GUARDS: dict[str, Function] = {
+    f"{name} {guard}": lambda m, total, count, form=form, guard=guard: form(total, count, guard)
+    for guard in (1e-8, 1e-9, 1e-12)
+    for name, form in {
+        "sum": lambda total, count, guard: total / (count + guard),
+        "sum from the left": lambda total, count, guard: total / (guard + count),
+        "difference": lambda total, count, guard: total / (count - guard),
+        "logarithm": lambda total, count, guard: torch.log(count + guard) + total,
+        "root": lambda total, count, guard: total / torch.sqrt(count + guard),
+    }.items()
+}
+
+
+def test_a_small_constant_that_guards_against_zero_is_kept_and_its_loss_is_seen() -> None:
+    """onnxscript's rewriter takes 1e-8 for 0: a row whose mask hides everything was NaN, and never tried."""
+    ids = np.random.default_rng(0).integers(0, 7, (40, 5))
+    mask = np.random.default_rng(1).integers(0, 2, (40, 5))
+    mask[:, 0] = 1  # no row given is empty
+
+    class Pooled(Forms):
+        def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+            total = (self.table[ids] * mask[..., None].float()).sum(1)
+            return super().forward(total, mask.float().sum(1, keepdim=True))
+
+    module = Pooled(GUARDS, table=torch.from_numpy(normal(7, 4)))
+    assert wrong_outputs(module, (ids, mask)) == set()
+    assert wrong_outputs(module, (ids, mask), edited(".value", np.zeros_like)) == set(GUARDS)
+
+
+def test_a_factor_next_to_one_is_kept() -> None:
+    module = Forms({"output": lambda m, x: (x * 1.000009 - x) * 1e5})
+    assert wrong_outputs(module, normal(40, 3)) == set()
+
+
+def test_an_option_that_the_exporter_forgets_is_seen() -> None:
+    module = One(lambda m, x: functional.avg_pool2d(x, 2, divisor_override=3))
+    with pytest.raises(VerificationFailed, match="held out"):
+        rows = normal(20, 2, 4, 4)
+        export(module, torch.tensor(rows[:2]), out=Path("never.onnx"), rows=rows)
+
+
+BATCHES: dict[str, tuple[Callable[[Tensor], bool], int | type[Exception] | None]] = {
+    "more than 1024": (lambda x: x.shape[0] > 1024, 1024),
+    "more than 2000": (lambda x: x.shape[0] > 2000, 2000),
+    "at least 65": (lambda x: x.shape[0] >= 65, 64),
+    "many numbers": (lambda x: x.numel() > 4000, 2000),
+    "between": (lambda x: 90 < x.shape[0] < 2000, 90),
+    "more than 3": (lambda x: x.shape[0] > 3, InputError),
+    "one": (lambda x: x.shape[0] == 1, VerificationFailed),
+    "fifty": (lambda x: x.shape[0] == 50, VerificationFailed),
+    "not fifty-one": (lambda x: x.shape[0] != 51, VerificationFailed),
+    "every fourth": (lambda x: x.shape[0] % 4 == 0, VerificationFailed),
+    "none": (lambda x: x.shape[0] >= 0, None),
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_branch_on_the_size_of_the_batch_is_stated_and_checked_or_refused(name: str, tmp_path: Path) -> None:
+    condition, expected = BATCHES[name]
+    module = One(lambda m, x: x * 2 if condition(x) else x * 3)
+    file = tmp_path / "model.onnx"
+    if isinstance(expected, type):
+        with pytest.raises(expected):
+            export(module, torch.tensor(GRID[:2]), out=file, rows=GRID, golden=False)
+        assert not file.exists()
+        return
+    report = export(module, torch.tensor(GRID[:2]), out=file, rows=GRID, golden=False)
+    assert report.verification.domain.most_batch == read_model_card(file)["domain"].get("most_batch") == expected
+    predictor, rows = OnnxPredictor(file), np.resize(GRID, ((expected or 3000) + 1, 2))
+    right = module(torch.tensor(rows[:-1])).numpy()
+    np.testing.assert_array_equal(predictor.run(rows[:-1])["output"], right)
+    if expected is not None:
+        with pytest.raises(DataError, match=f"a batch has {expected + 1} rows, the model takes at most {expected}"):
+            predictor.run(rows)
+    assert verify_onnx(file, module, rows=GRID).passed
+
+
+THRESHOLDS: dict[str, Function] = {
+    "greater": lambda m, x: torch.where(x > m.limit, 1.0, x / 1e3),
+    "less": lambda m, x: (x < m.limit).long(),
+    "at least": lambda m, x: (x >= m.limit).float(),
+    "floor of a quotient": lambda m, x: m.table[torch.floor(x / m.step).long().clamp(0, 63)[:, 0]],
+    "whole part": lambda m, x: (x / m.step).int(),
+    "ceiling": lambda m, x: torch.ceil(x * m.step),
+    "rounded": lambda m, x: torch.round(x / m.step),
+    "buckets": lambda m, x: torch.bucketize(x, m.edges),
+    "index": lambda m, x: m.table[(x / m.step).clamp(0, 63).long()[:, 0]],
+    "sign": lambda m, x: torch.sign(x - m.limit),
+    "two sides": lambda m, x: (x > m.limit) ^ (x > 2 * m.limit),
+}
+
+
+def test_a_threshold_that_is_off_by_one_unit_in_the_last_place_is_seen() -> None:
+    rows = np.random.default_rng(0).uniform(0, 23, (60, 1)).astype(np.float32)  # on no threshold
+    limits = {"limit": torch.tensor(7.3), "step": torch.tensor(0.37), "edges": torch.arange(1, 20) * 0.73}
+    module = Forms(THRESHOLDS, table=torch.arange(64.0)[:, None] ** 2, **limits)
+    assert wrong_outputs(module, rows) == set()
+
+    def mutate(model: onnx.ModelProto) -> None:
+        for tensor in model.graph.initializer:
+            values = numpy_helper.to_array(tensor)
+            if any(np.isin(values, one).all() for one in limits.values()):
+                tensor.CopyFrom(numpy_helper.from_array(np.nextafter(values, np.float32(100)), tensor.name))
+
+    assert wrong_outputs(module, rows, mutate) == set(THRESHOLDS)
+
+
+MEETS_NAN: dict[str, Function] = {
+    "largest": lambda m, x: torch.where(x.amax(1).isnan(), -1.0, x.amax(1)),
+    "pooled": lambda m, x: torch.nan_to_num(functional.max_pool1d(x[:, None], 2)[:, 0], nan=-5.0),
+    "filled": lambda m, x: torch.where(x.isnan(), 0.5, x) * 2,
+    "clipped": lambda m, x: torch.nan_to_num(x.clamp(-1, 1), nan=3.0),
+    "rectified": lambda m, x: x.relu().nan_to_num(2.0),
+    "smaller of two": lambda m, x: torch.minimum(x, x.flip(1)).nan_to_num(2.0),
+    "compared": lambda m, x: torch.where(x > 0, x, 0.0),
+    "infinite": lambda m, x: torch.where(torch.isinf(x), 1.0, x),
+    "counted": lambda m, x: x.isnan().sum(1),
+    "sorted": lambda m, x: x.sort(1)[0].nan_to_num(9.0),
+}
+
+
+def test_a_single_nan_is_answered_as_the_module_answers_it() -> None:
+    """ONNX Runtime's ReduceMax and MaxPool pass over a NaN, where PyTorch keeps it."""
+    assert wrong_outputs(Forms(MEETS_NAN), normal(40, 6)) == {"largest", "pooled"}
+
+
+def test_a_label_that_differs_for_a_nan_alone_takes_nan_out_of_the_domain(tmp_path: Path) -> None:
+    rows, file = normal(40, 6), tmp_path / "model.onnx"
+    report = export(One(lambda m, x: x.argmax(1)), torch.tensor(rows[:2]), out=file, rows=rows, golden=False)
+    assert report.verification.domain.finite
+    predictor = OnnxPredictor(file)
+    np.testing.assert_array_equal(predictor.run(rows)["output"], rows.argmax(1))
+    for value in (np.nan, np.inf):
+        rows[3, 2] = value
+        with pytest.raises(DataError, match="input 'features' holds NaN or infinity"):
+            predictor.run(rows)
+
+
+INTEGERS: dict[str, tuple[Function, bool]] = {  # and whether ONNX Runtime is right for integers of any size
+    "power": (lambda m, a, b: a**b, False),
+    "sum of floats": (lambda m, a, b: (a + b).float(), True),
+    "product": (lambda m, a, b: a * b, True),
+    "polynomial": (lambda m, a, b: a * a - 3 * b, True),
+    "quotient": (lambda m, a, b: a // (b + 1), True),
+    "true quotient": (lambda m, a, b: a / (b + 1), True),
+    "remainder": (lambda m, a, b: a % (b + 1), True),
+    "distance": (lambda m, a, b: (a - b).abs(), True),
+    "equal": (lambda m, a, b: a == b, True),
+    "limited": (lambda m, a, b: a.clamp(0, 5) + b, True),
+}
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_integers_of_every_size_are_tried(right: bool, tmp_path: Path) -> None:
+    rows = tuple(np.random.default_rng(0).integers(0, high, (40, 3)) for high in (9, 4))
+    forms = {name: form for name, (form, healthy) in INTEGERS.items() if healthy is right}
+    file = tmp_path / "model.onnx"
+    module, example = Forms(forms), tuple(torch.tensor(one[:2]) for one in rows)
+    names = {"input_names": ["a", "b"], "output_names": tuple(forms)}
+    domain = export(module, example, out=file, rows=rows, golden=False, **names).verification.domain
+    assert (domain.ranges == {}) is right
+    predictor = OnnxPredictor(file)
+    large = (np.full((2, 3), 2**40 + 1), rows[1][:2])
+    if right:
+        answers = predictor.run(*large)
+        for name, answer in zip(forms, module(*map(torch.tensor, large)), strict=True):
+            np.testing.assert_array_equal(answers[name], answer)
+    else:
+        assert predictor.run(*rows)["power"].tolist() == (rows[0] ** rows[1]).tolist()
+        with pytest.raises(DataError, match=r"input 'a' reaches from \d+ to \d+, the file is proven from 0 to"):
+            predictor.run(*large)
+
+
+def test_an_allowance_that_is_given_is_applied_without_classes_too(tmp_path: Path) -> None:
+    rows = normal(1000, 6)
+    torch.manual_seed(0)
+    scores, number = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)), nn.Linear(6, 1)
+    options: dict[str, Any] = {"rows": rows, "variants": ["int8"], "golden": False}
+    example = torch.tensor(rows[:2])
+    with pytest.raises(CheckFailed, match=r"^variant int8 loses too much: .*\d of 1000 decisions flipped, 0.00% are"):
+        export(scores, example, out=tmp_path / "a.onnx", allowance=Allowance(flipped=0.0), **options)
+    with pytest.raises(ConfigError, match="flipped is given, and nothing says what the decisions are"):
+        export(number, example, out=tmp_path / "b.onnx", allowance=Allowance(flipped=0.0), **options)
+    assert export(number, example, out=tmp_path / "c.onnx", **options).variants[0].flipped is None
+    (variant,) = export(scores, example, out=tmp_path / "d.onnx", allowance=Allowance(flipped=0.5), **options).variants
+    assert variant.flipped is not None
+    assert variant.flipped > 0
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.inner = kind(3, 4, batch_first=True)
+
+    def forward(self, steps: Tensor) -> Tensor:
+        return self.inner(steps)[0][:, -1]
+
+
+EMPTY: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
+    "layers": (lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), (20, 3), True),
+    "LSTM": (lambda: Recurrent(nn.LSTM), (20, 5, 3), False),  # aborts the process
+    "GRU": (lambda: Recurrent(nn.GRU), (20, 5, 3), False),
+    "einsum": (lambda: One(lambda m, x: torch.einsum("bi,bj->bij", x, x)), (20, 3), True),
+    "its own error": (lambda: One(lambda m, x: x + x.max()), (20, 3), False),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_batch_of_no_rows_is_tried_elsewhere_and_stated(name: str, tmp_path: Path) -> None:
+    make, shape, answered = EMPTY[name]
+    rows, file = normal(*shape), tmp_path / "model.onnx"
+    report = export(make(), torch.tensor(rows[:2]), out=file, rows=rows, golden=False)
+    assert report.verification.domain.least_batch == (0 if answered else 1)
+    predictor = OnnxPredictor(file)
+    if answered:
+        assert len(predictor.run(rows[:0])["output"]) == 0
+    else:
+        with pytest.raises(DataError, match="a batch has 0 rows, the model takes at least 1"):
+            predictor.run(rows[:0])
+    foreign = OnnxPredictor(convert_to_onnx(make(), example=torch.tensor(rows[:2])))  # says nothing of itself
+    with pytest.raises(DataError, match="a batch has 0 rows"):
+        foreign.run(rows[:0])
