@@ -5,7 +5,7 @@ A module here gives many outputs, one a form, so that one conversion and one ver
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,16 @@ from torch.nn import functional
 from lrdiff_core.errors import CheckFailed, ConfigError, DataError, InputError
 from lrdiff_export import (
     Allowance,
+    Battery,
     OnnxPredictor,
     VerificationFailed,
-    convert_to_onnx,
     export,
     read_model_card,
     verify_onnx,
 )
+from lrdiff_export.model.prepared import prepare
+from lrdiff_export.onnx_file.convert import convert
+from lrdiff_export.verify.verify import run_battery
 
 Function = Callable[..., Tensor]
 Mutation = Callable[[onnx.ModelProto], None]
@@ -55,17 +58,23 @@ class One(Forms):
         return super().forward(*inputs)[0]
 
 
-def wrong_outputs(module: Forms, rows: Any, mutate: Mutation | None = None) -> set[str]:
-    """Convert, spoil, verify; return the outputs that verification refuses."""
-    arrays = rows if isinstance(rows, tuple) else (rows,)
-    names = tuple(module.forms)
-    data = convert_to_onnx(module, example=tuple(torch.tensor(one[:2]) for one in arrays), output_names=names)
-    if mutate is not None:
-        model = onnx.ModelProto.FromString(data)
-        mutate(model)
-        data = model.SerializeToString()
-    problems = verify_onnx(data, module, rows=arrays).problems
-    return {name for name in names if any(repr(name) in problem for problem in problems)}
+class Tried:
+    """A module that is converted once, with one battery for every file that is made of it."""
+
+    def __init__(self, module: Forms, rows: Any) -> None:
+        arrays = rows if isinstance(rows, tuple) else (rows,)
+        example = tuple(torch.tensor(one[:2]) for one in arrays)
+        converted = convert(prepare(module, example, output_names=tuple(module.forms)))
+        self.names, self.data = tuple(module.forms), converted.data
+        self.battery = Battery(converted.prepared, arrays, converted.batches)
+
+    def wrong(self, mutate: Mutation | None = None) -> set[str]:
+        """Return the outputs that verification refuses, of the file as it is or spoilt."""
+        model = onnx.ModelProto.FromString(self.data)
+        if mutate is not None:
+            mutate(model)
+        problems = run_battery(model.SerializeToString(), self.battery).problems
+        return {name for name in self.names if any(repr(name) in problem for problem in problems)}
 
 
 def edited(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Mutation:
@@ -107,9 +116,10 @@ def test_places_where_float32_and_float64_disagree_blind_no_output() -> None:
     """One such place was the measure of the whole output: a file that was 3 % off everywhere agreed."""
     forms = {name: lambda m, x, rule=rule: 10 * rule(m, x).float() + m.scale * x for name, rule in RULES.items()}
     module = Forms(forms, ratio=torch.tensor(0.1), scale=torch.ones(1))
-    assert wrong_outputs(module, GRID) == set()
-    assert wrong_outputs(module, GRID, edited("scale", lambda scale: scale * 1.03)) == set(RULES)
-    other_branch = wrong_outputs(module, GRID, edited("ratio", lambda ratio: np.nextafter(ratio, np.float32(1))))
+    tried = Tried(module, GRID[::3])
+    assert tried.wrong() == set()
+    assert tried.wrong(edited("scale", lambda scale: scale * 1.03)) == set(RULES)
+    other_branch = tried.wrong(edited("ratio", lambda ratio: np.nextafter(ratio, np.float32(1))))
     assert other_branch >= {"ge", "eq", "sign"}  # in float64 the file's branch is as good as eager's
 
 
@@ -138,13 +148,14 @@ def test_a_small_constant_that_guards_against_zero_is_kept_and_its_loss_is_seen(
             return super().forward(total, mask.float().sum(1, keepdim=True))
 
     module = Pooled(GUARDS, table=torch.from_numpy(normal(7, 4)))
-    assert wrong_outputs(module, (ids, mask)) == set()
-    assert wrong_outputs(module, (ids, mask), edited(".value", np.zeros_like)) == set(GUARDS)
+    tried = Tried(module, (ids, mask))
+    assert tried.wrong() == set()
+    assert tried.wrong(edited(".value", np.zeros_like)) == set(GUARDS)
 
 
 def test_a_factor_next_to_one_is_kept() -> None:
     module = Forms({"output": lambda m, x: (x * 1.000009 - x) * 1e5})
-    assert wrong_outputs(module, normal(40, 3)) == set()
+    assert Tried(module, normal(40, 3)).wrong() == set()
 
 
 def test_an_option_that_the_exporter_forgets_is_seen() -> None:
@@ -169,7 +180,12 @@ BATCHES: dict[str, tuple[Callable[[Tensor], bool], int | type[Exception] | None]
 }
 
 
-@pytest.mark.parametrize("name", BATCHES)
+def slow_but_for(quick: set[str], names: Iterable[str]) -> list[Any]:
+    """Parameters, of which the others run with ``make slow``."""
+    return [one if one in quick else pytest.param(one, marks=pytest.mark.slow) for one in names]
+
+
+@pytest.mark.parametrize("name", slow_but_for({"more than 1024", "more than 3", "fifty", "none"}, BATCHES))
 def test_a_branch_on_the_size_of_the_batch_is_stated_and_checked_or_refused(name: str, tmp_path: Path) -> None:
     condition, expected = BATCHES[name]
     module = One(lambda m, x: x * 2 if condition(x) else x * 3)
@@ -209,7 +225,8 @@ def test_a_threshold_that_is_off_by_one_unit_in_the_last_place_is_seen() -> None
     rows = np.random.default_rng(0).uniform(0, 23, (60, 1)).astype(np.float32)  # on no threshold
     limits = {"limit": torch.tensor(7.3), "step": torch.tensor(0.37), "edges": torch.arange(1, 20) * 0.73}
     module = Forms(THRESHOLDS, table=torch.arange(64.0)[:, None] ** 2, **limits)
-    assert wrong_outputs(module, rows) == set()
+    tried = Tried(module, rows)
+    assert tried.wrong() == set()
 
     def mutate(model: onnx.ModelProto) -> None:
         for tensor in model.graph.initializer:
@@ -217,7 +234,7 @@ def test_a_threshold_that_is_off_by_one_unit_in_the_last_place_is_seen() -> None
             if any(np.isin(values, one).all() for one in limits.values()):
                 tensor.CopyFrom(numpy_helper.from_array(np.nextafter(values, np.float32(100)), tensor.name))
 
-    assert wrong_outputs(module, rows, mutate) == set(THRESHOLDS)
+    assert tried.wrong(mutate) == set(THRESHOLDS)
 
 
 MEETS_NAN: dict[str, Function] = {
@@ -236,7 +253,7 @@ MEETS_NAN: dict[str, Function] = {
 
 def test_a_single_nan_is_answered_as_the_module_answers_it() -> None:
     """ONNX Runtime's ReduceMax and MaxPool pass over a NaN, where PyTorch keeps it."""
-    assert wrong_outputs(Forms(MEETS_NAN), normal(40, 6)) == {"largest", "pooled"}
+    assert Tried(Forms(MEETS_NAN), normal(40, 6)).wrong() == {"largest", "pooled"}
 
 
 def test_a_label_that_differs_for_a_nan_alone_takes_nan_out_of_the_domain(tmp_path: Path) -> None:
@@ -320,7 +337,7 @@ EMPTY: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
 }
 
 
-@pytest.mark.parametrize("name", EMPTY)
+@pytest.mark.parametrize("name", slow_but_for({"layers", "LSTM"}, EMPTY))
 def test_a_batch_of_no_rows_is_tried_elsewhere_and_stated(name: str, tmp_path: Path) -> None:
     make, shape, answered = EMPTY[name]
     rows, file = normal(*shape), tmp_path / "model.onnx"
@@ -332,6 +349,7 @@ def test_a_batch_of_no_rows_is_tried_elsewhere_and_stated(name: str, tmp_path: P
     else:
         with pytest.raises(DataError, match="a batch has 0 rows, the model takes at least 1"):
             predictor.run(rows[:0])
-    foreign = OnnxPredictor(convert_to_onnx(make(), example=torch.tensor(rows[:2])))  # says nothing of itself
+    model = onnx.load(file)
+    del model.metadata_props[:]  # as in a file from elsewhere, which says nothing of itself
     with pytest.raises(DataError, match="a batch has 0 rows"):
-        foreign.run(rows[:0])
+        OnnxPredictor(model.SerializeToString()).run(rows[:0])
