@@ -72,7 +72,7 @@ class _Decisions(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self, batch: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.batch = batch
         self.found: list[Decision] = []
         self._calls = 0

@@ -174,7 +174,7 @@ class _Work(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.work = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -237,7 +237,7 @@ class _Shadows(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self, eps: float, draws: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.eps = eps
         self.decides = False
         self.operators: set[str] = set()
@@ -363,7 +363,7 @@ class _Perturbed(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self, amount: float, draw: int, everything: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.amount = -amount if draw % 2 else amount
         self.everything = everything
         self._generator = torch.Generator().manual_seed(_SEED + draw // 2)

@@ -386,7 +386,7 @@ def _either(mask: np.ndarray | None, other: np.ndarray) -> np.ndarray | None:
 
 
 def _finite_rows(values: np.ndarray) -> np.ndarray:
-    """[batch, ...] -> [batch]"""
+    """[batch, ...] -> [batch]."""
     if values.dtype.kind != "f":
         return np.ones(len(values), bool)
     return np.asarray(np.isfinite(values.reshape(len(values), -1)).all(axis=1))

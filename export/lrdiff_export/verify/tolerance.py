@@ -159,4 +159,4 @@ def _distance(values: np.ndarray, answer: np.ndarray, fits: np.ndarray) -> np.nd
 
 
 def _same_kind(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return (np.isnan(one) & np.isnan(other)) | (one == other)
+    return np.asarray((np.isnan(one) & np.isnan(other)) | (one == other))
