@@ -31,7 +31,7 @@ class Commands(WholeHelpGroup):
         "Train": ("run", "train", "predict", "rates", "lr-find"),
         "Measure": ("study", "map", "bench"),
         "Ship": ("export", "verify", "parity", "latency", "targets"),
-        "Look": ("runs", "trace", "audit", "doctor"),
+        "Look": ("report", "runs", "trace", "audit", "doctor"),
     }
 
 
@@ -237,6 +237,23 @@ def runs(
     from lrdiff_bench.run.screen import draw_runs
 
     draw_runs(make_console(), folder, found)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Runs, maps, studies, benchmark records (runs/bench), parity results, or a rates.json.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The page to write. Default: report.html in the folder, or here for several.")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:  # fmt: skip
+    """Write one self-contained HTML page of any runs, maps, studies, benchmarks and parity results."""
+    from lrdiff_bench.pages import write_report
+
+    file = write_report(folders, out)
+    _write(f"wrote {file}\n")
+    if open_:
+        import webbrowser
+
+        webbrowser.open(file.resolve().as_uri())
 
 
 @app.command()

@@ -8,7 +8,18 @@ from typing import Any
 
 from lrdiff_bench.stats.gain import CLIP, LARGE
 
-__all__ = ["TERMINAL_COLORS", "beside", "better", "gain", "interval", "number", "percent", "verdict_text"]
+__all__ = [
+    "LOOKS",
+    "TERMINAL_COLORS",
+    "beside",
+    "better",
+    "found",
+    "gain",
+    "interval",
+    "number",
+    "percent",
+    "verdict_text",
+]
 
 TERMINAL_COLORS = {
     "HELPS": "green",
@@ -18,6 +29,24 @@ TERMINAL_COLORS = {
     "HURTS ON AVERAGE": "red",
     "HURTS": "red",
     "INCONCLUSIVE": "yellow",
+}
+LOOKS = {  # classes of marks and words in pages
+    "HELPS": "good",
+    "HELPS ON AVERAGE": "good",
+    "HELPS BUT DIVERGES": "open",
+    "NO DIFFERENCE": "same",
+    "HURTS ON AVERAGE": "bad",
+    "HURTS": "bad",
+    "INCONCLUSIVE": "open",
+}
+_FOUND = {
+    "HELPS": "{0} beat {1}",
+    "HELPS ON AVERAGE": "{0} beat {1} on average, but not in most pairs",
+    "HELPS BUT DIVERGES": "{0} beat {1}, but diverge more often",
+    "NO DIFFERENCE": "{0} and {1} do equally well",
+    "HURTS ON AVERAGE": "{0} do worse than {1} on average, but not in most pairs",
+    "HURTS": "{0} do worse than {1}",
+    "INCONCLUSIVE": "the data do not decide between {0} and {1}",
 }
 Record = Mapping[str, Any]  # a lrdiff_bench.stats.gain.Gain, as JSON has it
 
@@ -88,6 +117,22 @@ def verdict_text(one: Record) -> str:
     """
     reason = f"; {one['reason']}" if one["reason"] else ""
     return f"{one['verdict']}, {gain(one)}{reason}"
+
+
+def found(one: Record, different: str, single: str) -> str:
+    """What was found, as a sentence that follows from the verdict.
+
+    Args:
+        one: the gain.
+        different: what is compared, in the plural, such as "rates tuned by layer".
+        single: what it is compared with.
+
+    Example:
+        >>> record = {"verdict": "NO DIFFERENCE", "estimate": 0.001, "low": -0.002, "high": 0.004, "smallest": 0.01}
+        >>> print(found(record, "different rates", "one tuned rate"))
+        NO DIFFERENCE: different rates and one tuned rate do equally well (gain +0.001 [-0.002, +0.004]).
+    """
+    return f"{one['verdict']}: {_FOUND[one['verdict']].format(different, single)} (gain {gain(one)})."
 
 
 def percent(share: float) -> str:

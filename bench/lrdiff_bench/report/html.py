@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from lrdiff_bench.report.json import json_ready
 
-__all__ = ["content_policy", "html_page", "json_block"]
+__all__ = ["content_policy", "fill_html", "html_page", "json_block"]
 
 
 def html_page(
@@ -44,10 +44,14 @@ def html_page(
     """
     style = "\n".join([_base_css(), *styles])
     policy = content_policy([style], scripts, inline_styles=inline_styles, wasm=wasm)
-    found = _environment(package).get_template(template)
     # What stands in <style> and <script> is not text: it is ours, and hashed in the policy.
-    text = found.render(policy=policy, style=Markup(style), scripts=[Markup(script) for script in scripts], **values)
-    return text.rstrip("\n") + "\n"
+    ours = {"style": Markup(style), "scripts": [Markup(script) for script in scripts]}
+    return fill_html(template, package=package, policy=policy, **ours, **values).rstrip("\n") + "\n"
+
+
+def fill_html(template: str, /, *, package: str = "lrdiff_bench.report", **values: Any) -> str:
+    """Fill a template of a page or of a part of one; see :func:`html_page`."""
+    return _environment(package).get_template(template).render(**values)
 
 
 def content_policy(

@@ -15,6 +15,7 @@ __all__ = ["test_results"]
 
 CLASS_METRICS = ("accuracy", "balanced accuracy", "macro F1", "ROC AUC", "log loss")
 NUMBER_METRICS = ("MAE", "RMSE", "R2")
+MOST_DRAWN = 50  # classes of a confusion matrix, points of a curve
 
 
 def test_results(trained: Trained) -> dict[str, Any]:
@@ -28,7 +29,9 @@ def test_results(trained: Trained) -> dict[str, Any]:
 
     Returns:
         ``metrics``: their names; ``models``: a row each, numbers in the target's own units; ``classes``: rows,
-        precision and recall of each class; ``beaten_by``: the baseline that is better by log loss or RMSE, or None.
+        precision and recall of each class; ``beaten_by``: the baseline that is better by log loss or RMSE, or None;
+        ``drawn``: what a page draws of the model (``confusion`` [true, predicted], ``roc``, ``calibration``, or
+        ``predicted`` against ``actual``).
 
     Source: https://scikit-learn.org/stable/modules/model_evaluation.html
     """
@@ -51,7 +54,42 @@ def test_results(trained: Trained) -> dict[str, Any]:
         "models": models,
         "classes": [] if table.task == "regression" else _by_class(wanted, answer, table.classes),
         "beaten_by": best["name"] if beaten else None,
+        "drawn": _numbers_drawn(wanted, answer) if table.task == "regression" else _classes_drawn(wanted, answer),
     }
+
+
+def _classes_drawn(wanted: np.ndarray, answer: np.ndarray) -> dict[str, Any]:
+    """The confusion matrix; ROC of two classes; how often the model is right where it says it is so sure."""
+    from sklearn import metrics
+
+    shares = _shares(answer)
+    classes = shares.shape[1]
+    if not np.isfinite(shares).all() or classes > MOST_DRAWN:
+        return {}
+    said = shares.argmax(axis=1)
+    drawn: dict[str, Any] = {"confusion": metrics.confusion_matrix(wanted, said, labels=list(range(classes))).tolist()}
+    if classes == 2 and len(np.unique(wanted)) == 2:
+        false, true, _ = metrics.roc_curve(wanted, shares[:, 1])
+        every = max(1, len(false) // MOST_DRAWN)
+        drawn["roc"] = {"false": [*false[:-1:every].tolist(), 1.0], "true": [*true[:-1:every].tolist(), 1.0]}
+    sure, right = (shares[:, 1], wanted == 1) if classes == 2 else (shares.max(axis=1), said == wanted)
+    bins = np.minimum((sure * 10).astype(int), 9)
+    drawn["calibration"] = [
+        {
+            "said": float(sure[bins == one].mean()),
+            "was": float(right[bins == one].mean()),
+            "rows": int((bins == one).sum()),
+        }
+        for one in np.unique(bins)
+    ]
+    return drawn
+
+
+def _numbers_drawn(wanted: np.ndarray, answer: np.ndarray) -> dict[str, Any]:
+    if not np.isfinite(answer).all():
+        return {}
+    some = np.linspace(0, len(wanted) - 1, min(len(wanted), 4 * MOST_DRAWN)).astype(int)
+    return {"actual": wanted[some].astype(np.float64).tolist(), "predicted": answer[some, 0].tolist()}
 
 
 def _baselines(task: str, classes: int, inputs: dict[str, np.ndarray], known: np.ndarray) -> dict[str, np.ndarray]:

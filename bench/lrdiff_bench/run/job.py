@@ -20,8 +20,10 @@ import torch
 
 from lrdiff_bench.report import figures
 from lrdiff_bench.report.json import json_ready, write_document
+from lrdiff_bench.report.parts import write_report
 from lrdiff_bench.run.baselines import test_results
 from lrdiff_bench.run.comparison_screen import curves_of
+from lrdiff_bench.run.section import run_part
 from lrdiff_bench.run.single_rates import compare_single_rates
 from lrdiff_bench.run.step_cost import measure_step_cost
 from lrdiff_bench.system.run_folder import SUMMARY_FORMAT, SUMMARY_VERSION, new_run_folder, next_free
@@ -156,6 +158,9 @@ def run_job(
             figures.draw_metrics(folder, record.summary)
             if "comparison" in record.summary:
                 figures.draw_comparison(folder, record.summary, curves_of(record.summary["comparison"]))
+            where = f"runs/{config.name}" if out is None else str(out)
+            part = run_part(record.summary, trained.setup.plan, where)
+            write_report(folder / "report.html", [part], title=part.title, command="lrdiff run")
         files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
         record.summary["folder"] = {"files": [*files, "summary.json"]}
         write_document(folder / "summary.json", record.summary)

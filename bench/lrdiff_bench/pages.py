@@ -1,0 +1,71 @@
+"""``lrdiff report``: whatever the folders hold, joined into one page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lrdiff_bench.report import parts
+from lrdiff_bench.report.page import as_given
+from lrdiff_core.errors import InputError
+
+__all__ = ["KINDS", "parts_of", "write_report"]
+
+HELP = "name folders of runs, maps, studies, benchmark records or parity results, or rates.json"
+
+
+def write_report(folders: Sequence[Path], out: Path | None) -> Path:
+    """Write one page of all folders.
+
+    Args:
+        folders: of any kind, in the order in which they stand on the page.
+        out: the file; left out, ``report.html`` in the only folder, or here.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: a folder that does not exist or holds nothing that can be shown.
+        CheckpointError: one that is damaged, not finished or of another version.
+    """
+    found = [part for folder in folders for part in parts_of(folder)]
+    if out is None:
+        out = folders[0] / "report.html" if len(folders) == 1 and folders[0].is_dir() else Path("report.html")
+    title = found[0].title if len(found) == 1 else "Report"
+    parts.write_report(out, found, title=title, command=as_given())
+    return out
+
+
+def parts_of(folder: Path) -> list[parts.Part]:
+    """What a folder adds to a page.
+
+    Raises:
+        InputError: it does not exist, or holds nothing that can be shown.
+    """
+    if not folder.exists():
+        raise InputError(f"there is no {folder}", help=HELP)
+    for holds, read in KINDS:
+        if holds(folder):
+            return read(folder)
+    raise InputError(f"{folder} holds nothing that a report can show", help=HELP)
+
+
+def _run(folder: Path) -> list[parts.Part]:
+    from lrdiff_bench.run.rates_command import read_plan
+    from lrdiff_bench.run.section import run_part
+    from lrdiff_bench.system.run_folder import read_summary
+
+    return [run_part(read_summary(folder), read_plan(folder), str(folder))]
+
+
+def _plan(file: Path) -> list[parts.Part]:
+    from lrdiff_bench.run.rates_command import read_plan
+    from lrdiff_bench.run.section import plan_part
+
+    return [plan_part(read_plan(file), file.stem)]
+
+
+KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path], list[parts.Part]]], ...] = (
+    (lambda path: (path / "summary.json").is_file(), _run),
+    (lambda path: path.suffix == ".json" and path.is_file(), _plan),
+)
