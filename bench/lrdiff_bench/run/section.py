@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrdiff_bench.report import charts, gains
-from lrdiff_bench.report.parts import Part, fill_part
 from lrdiff_bench.report.parity_section import backend_rows, error_bars, share_text
+from lrdiff_bench.report.parts import Part, fill_part
 from lrdiff_bench.report.tables import label, number, numbers, shape
 from lrdiff_bench.run.comparison_screen import curves_of
 from lrdiff_core.rates import RatePlan
