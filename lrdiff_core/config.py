@@ -43,7 +43,7 @@ class CompareConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     seeds: Annotated[int | None, Field(ge=10, le=1000)] = None
-    """Fresh seeds that every scheme is reported on; left out: 200, fewer where a training is dear."""
+    """Fresh seeds that every scheme is reported on, shared out among the searches; left out: 200, or fewer."""
     searches: Annotated[int | None, Field(ge=2, le=1000)] = None
     """How often rates are chosen, each time on other seeds; left out: 8, fewer where a training is dear."""
     tuning_seeds: Annotated[int | None, Field(ge=1, le=1000)] = None

@@ -1,5 +1,6 @@
 """Studies that are kept: killed and gone on with, shared by two processes, read again."""
 
+import math
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from lrdiff_bench.study.search import ledger as ledger_module
 from lrdiff_bench.study.search.engine import run_study
 from lrdiff_bench.study.search.ledger import MemoryLedger, StorageLedger
 from lrdiff_bench.study.search.optuna_storage import hidden, open_storage
+from lrdiff_bench.study.search.trial_rows import TrialRows
 from lrdiff_bench.study.words import versions_line
 from lrdiff_core.errors import CheckpointError, ConfigError, UnavailableError
 
@@ -125,8 +127,8 @@ def test_no_trial_can_be_claimed_twice(url):
     study = optuna.create_study(storage=first, study_name="s")
     study.add_trial(optuna.trial.create_trial(state=STATE.WAITING))
     id = study.get_trials(deepcopy=False)[0]._trial_id
-    won = []
-    rival = threading.Thread(target=lambda: won.append(second.set_trial_state_values(id, STATE.RUNNING)))
+    won, rows = [], TrialRows(second)
+    rival = threading.Thread(target=lambda: won.append(rows.claim([id]) == {id}))
 
     def hold_up(connection, cursor, statement, *rest):
         if statement.startswith("SELECT") and rival.ident is None:
@@ -134,15 +136,50 @@ def test_no_trial_can_be_claimed_twice(url):
             rival.join(timeout=1.0)  # time enough to claim it, if it can
 
     sqlalchemy.event.listen(first.engine, "after_cursor_execute", hold_up)
-    won.append(first.set_trial_state_values(id, STATE.RUNNING))
+    won.append(TrialRows(first).claim([id]) == {id})
     rival.join()
     assert sorted(won) == [False, True]
+
+
+def test_many_trials_at_once_are_what_optunas_own_calls_write(url):
+    """The same trials by either way, read by Optuna: parameters, attributes, numbers, states and values."""
+    storage = open_storage(url)
+    studies = [optuna.create_study(storage=storage, study_name=name) for name in ("rows", "calls")]
+    distribution = optuna.distributions.FloatDistribution(1e-12, 1e12, log=True)
+    told = [0.5, -2.0, math.inf, -math.inf, 0.25]
+    rows, ours = TrialRows(storage), studies[0]
+    one = ({"base rate": 0.01}, optuna.distributions.distribution_to_json(distribution), {"task": "a", "n": [1, 2]})
+    rows.add(ours._study_id, [one] * 3)
+    rows.add(ours._study_id, [({}, "", {"task": "b"})] * 4)
+    ids = [trial._trial_id for trial in ours.get_trials(deepcopy=False)]
+    assert rows.claim(ids[:6]) == set(ids[:6])
+    assert rows.claim(ids[5:]) == {ids[6]}
+    rows.complete({id: (value, "row", {"x": value}) for id, value in zip(ids, told, strict=False)})
+    rows.complete({ids[0]: (9.0, "row", {})})  # too late
+    for i in range(7):
+        template = optuna.trial.create_trial(
+            state=STATE.WAITING, params={"base rate": 0.01} if i < 3 else {},
+            distributions={"base rate": distribution} if i < 3 else {},
+            user_attrs={"task": "a", "n": [1, 2]} if i < 3 else {"task": "b"},
+        )  # fmt: skip
+        studies[1].add_trial(template)
+        id = studies[1].get_trials(deepcopy=False)[-1]._trial_id
+        storage.set_trial_state_values(id, STATE.RUNNING)
+        if i < len(told):
+            storage.set_trial_user_attr(id, "row", {"x": told[i]})
+            storage.set_trial_state_values(id, STATE.COMPLETE, [told[i]])
+    said = ("number", "state", "values", "params", "distributions", "user_attrs", "system_attrs")
+    first, second = ([[getattr(t, name) for name in said] for t in one.get_trials()] for one in studies)
+    assert first == second
+    times = [[(t.datetime_start, t.datetime_complete) for t in one.get_trials()] for one in studies]
+    assert [[a is None for a in pair] for pair in times[0]] == [[a is None for a in pair] for pair in times[1]]
+    assert abs(times[0][0][0] - times[1][0][0]).total_seconds() < 600  # the same clock
 
 
 def test_a_claimant_that_stopped_giving_signs_on_another_machine_is_given_up(url, uninterrupted, monkeypatch):
     own = ledger(url, Slow(**WORKLOAD))
     study = own._studies["search"]
-    study.add_trial(own._new_trial(next(iter(uninterrupted.tasks.values()))))
+    own._rows.add(study._study_id, [own._new_trial(next(iter(uninterrupted.tasks.values())))])
     trial = study.get_trials(deepcopy=False)[0]
 
     def orphan(beat):
@@ -176,11 +213,11 @@ def test_a_claimant_that_was_only_slow_drops_what_it_has(url, uninterrupted):
     task = uninterrupted.searches[0].tasks[0][0]
     row = uninterrupted.results[task.id]
     study = first._studies["search"]
-    study.add_trial(first._new_trial(task))
+    first._rows.add(study._study_id, [first._new_trial(task)])
     slow = study.get_trials(deepcopy=False)[0]
     first.storage.set_trial_state_values(slow._trial_id, STATE.RUNNING)
     second._give_up(slow)
-    first._tell(study, task, slow, row)
+    first._tell(study, [slow], [row])
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
     assert states == [STATE.FAIL]
 
@@ -189,8 +226,7 @@ def test_two_processes_that_put_the_same_tasks_in_leave_one_of_each(url, uninter
     own = ledger(url, Slow(**WORKLOAD))
     study = own._studies["search"]
     task = uninterrupted.searches[0].tasks[0][0]
-    study.add_trial(own._new_trial(task))
-    study.add_trial(own._new_trial(task))
+    own._rows.add(study._study_id, [own._new_trial(task)] * 2)
     current = own._current(study, {task.id: task})
     assert current[task.id].number == 0
     assert [trial.state for trial in study.get_trials(deepcopy=False)] == [STATE.WAITING, STATE.FAIL]

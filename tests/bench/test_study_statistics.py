@@ -37,7 +37,7 @@ def test_an_effect_of_exactly_the_smallest_difference_is_neither_help_nor_nothin
 
 def test_the_calibration_can_fail(monkeypatch):
     """With an interval of no width nearly every verdict is a bold one: the count must show it."""
-    monkeypatch.setattr("lrdiff_bench.stats.gain.TwoWay.parts", lambda self, level=0.95: (0.0, 0.0, 0.0))
+    monkeypatch.setattr("lrdiff_bench.stats.gain.Located.half_width", lambda self, error, searches: 0.0)
     counts = simulate(BY_NAME["exactly the smallest difference"], 20)
     assert counts.wrong > 10
 

@@ -63,7 +63,8 @@ def draw_comparison(folder: Path, summary: dict[str, Any], curves: Sequence[tupl
         panel.plot(epochs, median, color=color, linestyle=dashes, linewidth=1.8, label=label)
         panel.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
     _finish(panel, "test " + _loss_label(summary))
-    seeds = summary["comparison"]["plan"]["report_seeds"]
+    plan = summary["comparison"]["plan"]
+    seeds = plan["searches"] * plan["report_seeds"]
     panel.set_title(
         f"{summary['name']}: differential against single rates, median of {seeds} seeds, 95 % bands", fontsize=11
     )

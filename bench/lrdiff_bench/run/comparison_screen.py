@@ -32,8 +32,8 @@ def draw_comparison(console: Console, s: Section) -> None:
     console.print(table)
     line(
         console,
-        f"loss after the last epoch and test score, medians over {plan['report_seeds']} fresh seeds; every scheme gets "
-        "the same rows, order and initial weights",
+        f"loss after the last epoch and test score, medians over {plan['searches']} x {plan['report_seeds']} fresh "
+        "seeds; every scheme gets the same rows, order and initial weights",
     )
     for scheme in s["schemes"]:
         if scheme["other_rates"]:

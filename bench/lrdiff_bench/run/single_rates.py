@@ -33,11 +33,11 @@ SINGLE, RATIOS, CONFIGURED = "tuned single", "tuned ratios", "as configured"
 EXTENSIONS = 3  # how often the sweep is made longer where the best rate lies at its edge
 OPERATIONS = 4e11  # that a comparison may take, about five seconds of two cores in the population kernel
 
-# From the plan that resolves most comparisons to what the largest tables can afford.
+# From the plan that resolves most comparisons to what the largest tables can afford; seeds are those of all searches.
 SIZES: tuple[dict[str, Any], ...] = (
-    {"searches": 8, "tuning_seeds": 4, "finalists": 3, "final_seeds": 16, "report_seeds": 200},
-    {"searches": 5, "tuning_seeds": 3, "finalists": 3, "final_seeds": 8, "report_seeds": 200},
-    {"searches": 3, "tuning_seeds": 2, "finalists": 0, "final_seeds": 1, "report_seeds": 20},
+    {"searches": 8, "tuning_seeds": 4, "finalists": 3, "final_seeds": 16, "seeds": 200},
+    {"searches": 5, "tuning_seeds": 3, "finalists": 3, "final_seeds": 8, "seeds": 200},
+    {"searches": 3, "tuning_seeds": 2, "finalists": 0, "final_seeds": 1, "seeds": 20},
 )
 
 
@@ -209,12 +209,13 @@ def plan_of(config: RunConfig, task: PopulationTask, rates: int) -> Plan:
     parameters = sum(p.numel() for p in task.model(config.seed).parameters())
     a_training = 6.0 * parameters * rows * config.epochs
     given = {"searches": config.compare.searches, "tuning_seeds": config.compare.tuning_seeds}
-    changes = {key: value for key, value in {**given, "report_seeds": config.compare.seeds}.items() if value}
+    changes = {key: value for key, value in {**given, "seeds": config.compare.seeds}.items() if value}
     for size in SIZES:
         sizes = {**size, **changes}
         tried = rates * sizes["tuning_seeds"] + sizes["finalists"] * sizes["final_seeds"]
-        if (2 * sizes["searches"] * tried + 6 * sizes["report_seeds"]) * a_training <= OPERATIONS:
+        if (2 * sizes["searches"] * tried + 6 * sizes["seeds"]) * a_training <= OPERATIONS:
             break
+    sizes["report_seeds"] = max(3, -(-sizes.pop("seeds") // sizes["searches"]))  # shared out among the searches
     return Plan(budget=max(4, rates), target_seeds=0, widenings=0, seeds_from=config.seed % 2**62, **sizes)
 
 

@@ -1,23 +1,27 @@
-r"""What differential rates gain over a single rate: paired over seeds and searches, with an interval that counts both.
+r"""What differential rates gain over a single rate: paired over seeds, with independent searches as the units.
 
-Each search has its own winner, and every winner is trained on the same fresh seeds. So a gain :math:`G_{rs}` (single
-minus scheme where lower is better: positive where the scheme is better) varies with the search r (luck in tuning) and
-with the seed s (luck in training). The location of a search is the interquartile mean over its seeds; the estimate is
-their mean. The interval has two parts that add as squares:
+Each search has its own points, its own winners and its own fresh seeds, on which both winners are trained. A gain
+(single minus scheme where lower is better) is positive where the scheme is better. The location of a search is the
+interquartile mean of its gains over seeds; it holds the luck of tuning and that of training. Searches are independent
+and alike, so one sample of R locations :math:`x_r` is all there is to judge:
 
-.. math:: h = \sqrt{h_\mathrm{seeds}^2 + \big(t_{R-1}\, s_R / \sqrt R\big)^2}
+- with :data:`~lrdiff_bench.stats.looks.LOOKS` [0] searches or more, the estimate is their interquartile mean, and the
+  interval that of Tukey and McLaughlin: with g = floor(R / 4) cut off at either end, and the winsorized deviation
+  :math:`s_w`,
 
-- :math:`h_\mathrm{seeds}`: a paired bootstrap over seeds, the searches held fixed, widened as t widens the normal;
-- :math:`s_R`: the spread of the R searches' locations, with Student's t because R is small. It holds some of the
-  seeds' noise a second time, which makes the interval too wide where tuning has no luck in it, and keeps its level
-  where tuning has much and searches are few. Subtracting that noise, or Satterthwaite's degrees of freedom, gives
-  narrower intervals that fall short of their level in some mixtures of three searches.
+  .. math:: h = t_{R-2g-1}\, \frac{s_w}{(1 - 2g/R) \sqrt R}
+
+  A few searches that found a bad winner neither decide nor widen it; Student's t on the plain mean misses its level
+  on such luck (``python -m benchmarks.simulate_study`` counts both);
+- with fewer, the estimate is their mean and the interval Student's t;
+- with one search (a map, a table of a run) there is luck of training alone: a paired bootstrap over seeds, widened as
+  t widens the normal.
 
 An interquartile mean does not see what less than a quarter of the runs do. So the mean, the share of pairs that are
 much better or much worse, and the runs that diverged stand beside it, and change the word where they contradict it.
 
-Sources: Zou and Donner 2008, https://doi.org/10.1002/sim.3095 (squares of recovered variances add); Davison and
-Hinkley 1997, 3.8; Agarwal et al. 2021, arXiv:2108.13264 (interquartile mean, probability of improvement).
+Sources: Tukey and McLaughlin 1963, Sankhya A 25; Wilcox 2022, Introduction to Robust Estimation, 4.3; Agarwal et al.
+2021, arXiv:2108.13264 (interquartile mean, probability of improvement).
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrdiff_bench.stats.intervals import LEVEL, t_quantile, widening
+from lrdiff_bench.stats.intervals import t_quantile, widening
+from lrdiff_bench.stats.looks import ERROR, LOOKS, Look, looks_of
 from lrdiff_bench.stats.verdict import Verdict, gain_verdict
 from lrdiff_core.errors import DataError
 
@@ -39,12 +44,12 @@ __all__ = [
     "LARGE",
     "SMALLEST_DIFFERENCE",
     "Gain",
-    "TwoWay",
+    "Located",
     "gains_of",
     "holm",
     "interquartile_mean",
     "judge_gain",
-    "two_way",
+    "located",
 ]
 
 SMALLEST_DIFFERENCE = 0.01
@@ -56,7 +61,7 @@ LARGE = 10.0  # smallest differences: what "much better" and "much worse" mean
 MOST_PAIRS = 0.75  # share of improved pairs that a bare HELPS needs (Bouthillier et al. 2021, arXiv:2103.03098)
 AS_OFTEN = 0.01  # shares of diverged runs that lie no further apart do not contradict NO DIFFERENCE
 MOST_SEEDS = 100_000
-MOST_SEARCHES = 50
+MOST_SEARCHES = 10_000
 Numbers = NDArray[np.float64]
 
 
@@ -74,68 +79,76 @@ def interquartile_mean(values: Numbers, axis: int = -1) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwoWay:
-    """An estimate whose uncertainty has two sources: seeds and searches.
+class Located:
+    """An estimate and what makes it uncertain: the spread over searches, or over the seeds of a single one.
 
     Attributes:
-        estimate: mean over searches.
-        by_search: location of each search; of one search alone nothing is known about others. [searches]
-        draws: of the estimate, seeds drawn with replacement.
-        seeds: how many there are.
+        estimate: over all searches.
+        by_search: location of each search. [searches]
+        trimmed: how many searches are cut off at either end.
+        draws: of the estimate, seeds drawn with replacement; empty with more than one search.
+        seeds: of each search.
     """
 
     estimate: float
     by_search: Numbers
+    trimmed: int
     draws: Numbers
     seeds: int
 
-    def parts(self, level: float = LEVEL) -> tuple[float, float, float]:
-        """Distances below and above the estimate from seeds, and the distance from searches."""
-        tail = (1.0 - level) / 2.0
-        low = float(np.quantile(self.draws, tail, method="lower"))
-        high = float(np.quantile(self.draws, 1.0 - tail, method="higher"))
-        few, searches = widening(self.seeds, level), len(self.by_search)
-        spread = 0.0 if searches == 1 else t_quantile(level, searches - 1) * self.spread / math.sqrt(searches)
-        return max(0.0, self.estimate - low) * few, max(0.0, high - self.estimate) * few, spread
+    def interval(self, error: float = ERROR) -> tuple[float, float]:
+        """Low and high, which miss the truth with the probability ``error``."""
+        if not len(self.draws):
+            half = self.half_width(error, len(self.by_search))
+            return self.estimate - half, self.estimate + half
+        few = widening(self.seeds, 1.0 - error)
+        low = float(np.quantile(self.draws, error / 2.0, method="lower"))
+        high = float(np.quantile(self.draws, 1.0 - error / 2.0, method="higher"))
+        return self.estimate - max(0.0, self.estimate - low) * few, self.estimate + max(0.0, high - self.estimate) * few
 
-    @property
-    def spread(self) -> float:
-        """Standard deviation of the searches' locations."""
-        return float(self.by_search.std(ddof=1))
-
-    def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Low and high."""
-        below, above, spread = self.parts(level)
-        return self.estimate - math.hypot(below, spread), self.estimate + math.hypot(above, spread)
+    def half_width(self, error: float, searches: int) -> float:
+        """Of the interval that so many searches with this spread have."""
+        have, cut = len(self.by_search), _trimmed(searches) if self.trimmed else 0
+        ordered = np.sort(self.by_search)
+        winsorized = np.clip(ordered, ordered[self.trimmed], ordered[have - self.trimmed - 1])
+        spread = float(winsorized.std(ddof=1)) / (1.0 - 2.0 * self.trimmed / have)
+        return t_quantile(1.0 - error, searches - 2 * cut - 1) * spread / math.sqrt(searches)
 
 
-def two_way(values: Numbers, *, location: Any = interquartile_mean, draws: int = DRAWS, seed: int = 0) -> TwoWay:
-    """Estimate and draws of values that belong to searches and seeds. [searches, seeds]
+def _trimmed(searches: int) -> int:
+    """How many searches are cut off at either end: a quarter, where that leaves enough."""
+    return searches // 4 if searches >= LOOKS[0].searches else 0
+
+
+def located(values: Numbers, *, location: Any = interquartile_mean, draws: int = DRAWS, seed: int = 0) -> Located:
+    """Estimate and uncertainty of values that belong to searches and the seeds of each. [searches, seeds]
+
+    Args:
+        values: of each search and seed.
+        location: of a search over its seeds; where it is the mean, searches are averaged, too.
+        draws, seed: of the bootstrap over the seeds of a single search.
 
     Raises:
         DataError: fewer than two seeds.
 
     Example:
-        >>> found = two_way(np.full((3, 30), 0.5))
+        >>> found = located(np.full((3, 30), 0.5))
         >>> found.estimate, found.interval()
         (0.5, (0.5, 0.5))
     """
-    seeds = values.shape[1]
+    searches, seeds = values.shape
     if seeds < 2:
         raise DataError(f"there are {seeds} seeds to compare on", help="train on two or more; ten and more report well")
     by_search = np.asarray(location(values, axis=1))
-    # Searches that chose the same rates have the same row; a mean of means needs one row alone.
-    rows, weights = values.mean(axis=0, keepdims=True), np.ones(1)
-    if location is not np.mean:
-        rows, counts = np.unique(values, axis=0, return_counts=True)
-        weights = counts / len(values)
-    generator = np.random.default_rng(seed)
-    drawn = np.empty(draws)
-    part = max(1, 2_000_000 // rows.size)
-    for start in range(0, draws, part):
-        which = generator.integers(0, seeds, (min(part, draws - start), seeds))
-        drawn[start : start + part] = weights @ location(rows[:, which], axis=2)
-    return TwoWay(estimate=float(by_search.mean()), by_search=by_search, draws=drawn, seeds=seeds)
+    cut = 0 if location is np.mean else _trimmed(searches)
+    estimate = float(np.sort(by_search)[cut : searches - cut].mean())
+    drawn = np.empty(0)
+    if searches == 1:
+        generator = np.random.default_rng(seed)
+        part = max(1, 2_000_000 // seeds)
+        sizes = [min(part, draws - start) for start in range(0, draws, part)]
+        drawn = np.concatenate([location(values[0][generator.integers(0, seeds, (n, seeds))], axis=1) for n in sizes])
+    return Located(estimate=estimate, by_search=by_search, trimmed=cut, draws=drawn, seeds=seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,19 +157,21 @@ class Gain:
 
     Attributes:
         verdict: of ``estimate``'s interval, qualified by what stands beside it.
-        estimate, low, high: interquartile mean of the paired gains with its 95 % interval, in the metric.
-        mean, mean_low, mean_high: the mean, over seeds on which no run diverged; None where there are too few.
+        estimate, low, high: interquartile mean of the paired gains, in the metric, with an interval at the look's own
+            error level: those of all looks together hold the truth with 95 %.
+        mean, mean_low, mean_high: the mean over pairs of runs that did not diverge; None where there are too few.
         improvement, improvement_low, improvement_high: share of pairs in which the scheme is better, ties one half.
         much_better, much_worse: share of pairs that differ by more than ``LARGE`` smallest differences.
         diverged, single_diverged: share of the runs.
         smallest: difference that matters.
-        p: the lowest error level at which the verdict still stands (1 where it is inconclusive).
+        p: the lowest error level, over all looks, at which the verdict still stands (1 where it is inconclusive).
         holm_p: the same among all that are judged together; set by :func:`holm`.
-        seeds, searches: what it rests on.
+        seeds, searches: what it rests on: seeds of each search, and searches at the look that settled it.
         seeds_needed, searches_needed: in all, for an inconclusive one, if the estimate stays; None where no number
             would do.
         reason: what qualifies the verdict, or why it is inconclusive.
         by_search: location of each search.
+        looks: every look so far: its searches, its error level, estimate, low, high and verdict.
     """
 
     verdict: Verdict
@@ -182,6 +197,13 @@ class Gain:
     searches_needed: int | None = None
     reason: str = ""
     by_search: tuple[float, ...] = ()
+    looks: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more searches could settle it: not where typical runs do not differ, but more of them diverge."""
+        inside = -self.smallest <= self.low and self.high <= self.smallest
+        return self.verdict is Verdict.INCONCLUSIVE and (self.p < 1.0 or not inside)
 
 
 def gains_of(single: Numbers, scheme: Numbers, *, most: float = math.inf) -> Numbers:
@@ -201,13 +223,13 @@ def gains_of(single: Numbers, scheme: Numbers, *, most: float = math.inf) -> Num
 
 
 def judge_gain(single: Numbers, scheme: Numbers, *, smallest: float, draws: int = DRAWS) -> Gain:
-    """Judge a scheme against the tuned single rate.
+    """Judge a scheme against the tuned single rate, look by look: the first that settles it counts.
 
     Args:
-        single, scheme: lower is better, infinite where a run diverged; row r is the winner of search r, column s the
-            fresh seed s, the same in both. [searches, seeds]
+        single, scheme: lower is better, infinite where a run diverged; row r holds the winner of search r on that
+            search's own fresh seeds, the same in both. [searches, seeds]
         smallest: difference that matters, fixed beforehand.
-        draws: of the bootstrap.
+        draws: of the bootstrap over the seeds of a single search.
 
     Raises:
         DataError: fewer than two seeds.
@@ -219,10 +241,25 @@ def judge_gain(single: Numbers, scheme: Numbers, *, smallest: float, draws: int 
         >>> judge_gain(noise, noise + 0.001, smallest=0.1).verdict.value
         'NO DIFFERENCE'
     """
+    every = [
+        _judge_look(single[: look.searches], scheme[: look.searches], smallest, draws, look)
+        for look in looks_of(len(single))
+    ]
+    found = next((one for one in every if one.verdict is not Verdict.INCONCLUSIVE), every[-1])
+    p = min(one.p for one in every if one.verdict.plain is found.verdict.plain)
+    kept = ("searches", "estimate", "low", "high", "verdict")
+    looks = [
+        {**{name: getattr(one, name) for name in kept}, "error": look.error}
+        for one, look in zip(every, looks_of(len(single)), strict=True)
+    ]
+    return replace(found, p=p, looks=tuple(looks))
+
+
+def _judge_look(single: Numbers, scheme: Numbers, smallest: float, draws: int, look: Look) -> Gain:
     gains = gains_of(single, scheme, most=CLIP * smallest)
-    gain = two_way(gains, draws=draws)
-    improvement = two_way((gains > 0) + 0.5 * (gains == 0), location=np.mean, draws=draws)
-    low, high = gain.interval()
+    gain = located(gains, draws=draws)
+    improvement = located((gains > 0) + 0.5 * (gains == 0), location=np.mean, draws=draws)
+    low, high = gain.interval(look.error)
     better_low, better_high = (min(1.0, max(0.0, one)) for one in improvement.interval())
     mean, mean_low, mean_high = _mean(single, scheme, draws)
     side = gain_verdict(low, high, smallest)
@@ -242,7 +279,7 @@ def judge_gain(single: Numbers, scheme: Numbers, *, smallest: float, draws: int 
         diverged=float(np.isinf(scheme).mean()),
         single_diverged=float(np.isinf(single).mean()),
         smallest=smallest,
-        p=1.0 if side is Verdict.INCONCLUSIVE else _lowest_level(gain, smallest, side),
+        p=1.0 if side is Verdict.INCONCLUSIVE else _lowest_error(gain, smallest, side, look) * ERROR / look.error,
         seeds=gains.shape[1],
         searches=gains.shape[0],
         by_search=tuple(float(one) for one in gain.by_search),
@@ -266,7 +303,7 @@ def holm(gains: Mapping[str, Gain]) -> dict[str, Gain]:
     for rank, name in enumerate(order):
         one = gains[name]
         worst = min(1.0, max(worst, one.p * (len(order) - rank)))
-        if one.verdict == Verdict.INCONCLUSIVE or worst <= 1.0 - LEVEL:
+        if one.verdict == Verdict.INCONCLUSIVE or worst <= ERROR + 1e-12:
             corrected[name] = replace(one, holm_p=worst)
         else:
             reason = f"{one.verdict} by itself, not after Holm's correction over {len(order)}"
@@ -275,10 +312,15 @@ def holm(gains: Mapping[str, Gain]) -> dict[str, Gain]:
 
 
 def _mean(single: Numbers, scheme: Numbers, draws: int) -> tuple[float, float, float] | tuple[None, None, None]:
-    whole = (np.isfinite(single) & np.isfinite(scheme)).all(axis=0)
-    if whole.sum() < 2:
+    whole = np.isfinite(single) & np.isfinite(scheme)
+    if (whole.sum(axis=1) < 2).any():
         return None, None, None
-    found = two_way(single[:, whole] - scheme[:, whole], location=np.mean, draws=draws)
+    if len(single) == 1:
+        found = located((single - scheme)[whole][None], location=np.mean, draws=draws)
+    else:  # a search counts as much as another, however many of its runs diverged
+        gaps = np.subtract(single, scheme, out=np.zeros(whole.shape), where=whole)
+        means = gaps.sum(axis=1, keepdims=True) / whole.sum(axis=1, keepdims=True)
+        found = located(np.repeat(means, 2, axis=1), location=np.mean)
     return found.estimate, *found.interval()
 
 
@@ -300,41 +342,44 @@ def _qualified(found: Gain) -> Gain:
     return found
 
 
-def _lowest_level(gain: TwoWay, smallest: float, side: Verdict) -> float:
+def _lowest_error(gain: Located, smallest: float, side: Verdict, look: Look) -> float:
     """The lowest error level at which the verdict stands; intervals are nested, so halving finds it."""
-    holds, fails = 1.0 - LEVEL, 0.0
-    for _ in range(12):
+    holds, fails = look.error, 0.0
+    for _ in range(20):
         middle = (holds + fails) / 2.0
-        if gain_verdict(*gain.interval(1.0 - middle), smallest) is side:
+        if gain_verdict(*gain.interval(middle), smallest) is side:
             holds = middle
         else:
             fails = middle
     # draws cannot show less than one in their number on either side
-    return max(holds, 2.0 / (len(gain.draws) + 1))
+    return max(holds, 2.0 / (len(gain.draws) + 1)) if len(gain.draws) else holds
 
 
-def _with_need(found: Gain, gain: TwoWay) -> Gain:
-    """Say how many seeds (and, if those cannot do it, searches) a verdict would take if the estimate stays."""
+def _with_need(found: Gain, gain: Located) -> Gain:
+    """Say how many seeds, or searches, a verdict would take if the estimate and the spread stay."""
     room = abs(abs(found.estimate) - found.smallest)
-    most = found.searches if found.searches == 1 else max(MOST_SEARCHES, 2 * found.searches)
-    ways = [(searches, _seeds_for(gain, room, searches)) for searches in range(found.searches, most + 1)]
-    searches, seeds = min(ways, key=lambda way: way[0] * way[1])  # every winner is trained on every seed
-    if seeds > MOST_SEEDS:
-        reason = "the estimate lies so close to the smallest difference that no affordable number of seeds will do"
-        return replace(found, reason=reason)
-    more = f"about {seeds} seeds in all" + (f" and {searches} searches" if searches > found.searches else "")
-    return replace(found, seeds_needed=seeds, searches_needed=searches, reason=f"{more} would settle it")
+    if found.searches == 1:
+        width = (found.high - found.low) / 2.0  # shrinks with the root of the seeds
+        needed = math.ceil(found.seeds * (width / max(room, 1e-300)) ** 2) if width < 1e3 * room else MOST_SEEDS + 1
+        if needed <= MOST_SEEDS:
+            needed = max(found.seeds + 1, needed)
+            return replace(found, seeds_needed=needed, reason=f"about {needed} seeds in all would settle it")
+        return replace(found, reason=f"{_TOO_CLOSE} number of seeds will do")
+    fixed = found.searches < LOOKS[0].searches
+    ways = [(n, ERROR) for n in range(found.searches + 1, LOOKS[0].searches)] if fixed else []
+    ways += [(look.searches, look.error) for look in LOOKS if look.searches > found.searches]
+    last = LOOKS[-1]
+    ways += [(n, last.error) for n in np.unique(np.geomspace(last.searches + 1, MOST_SEARCHES, 400).astype(int))]
+    needed = next((int(n) for n, error in ways if gain.half_width(error, int(n)) <= room), MOST_SEARCHES + 1)
+    if needed > MOST_SEARCHES:
+        return replace(found, reason=f"{_TOO_CLOSE} number of searches will do")
+    reason = f"{needed - found.searches} more searches would settle it if the estimate stays"
+    if needed > last.searches:
+        reason = f"{last.searches} searches, the last look, would not settle it; it would take about {needed}"
+    return replace(found, searches_needed=needed, reason=reason)
 
 
-def _seeds_for(one: TwoWay, room: float, searches: int) -> int:
-    """Seeds with which an interval keeps to ``room``: the seeds' part shrinks with the root, the searches' too."""
-    below, above, _ = one.parts()
-    left = room**2
-    if searches > 1:
-        left -= (t_quantile(LEVEL, searches - 1) * one.spread) ** 2 / searches
-    if left <= 0.0:
-        return MOST_SEEDS + 1
-    return max(one.seeds + 1, math.ceil(one.seeds * max(below, above) ** 2 / left))
+_TOO_CLOSE = "the estimate lies so close to the smallest difference that no affordable"
 
 
 def _percent(share: float) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,15 @@ from rich.text import Text
 from lrdiff_bench.report.json import print_json
 from lrdiff_bench.report.page import as_given
 from lrdiff_bench.report.tables import line, make_console, plain_table
+from lrdiff_bench.stats.looks import LOOKS
 from lrdiff_bench.study import screen, words
 from lrdiff_bench.study.analysis.analyse import analyse
-from lrdiff_bench.study.analysis.document import document_of, suite_of
+from lrdiff_bench.study.analysis.document import document_of, seconds_a_search, suite_of
 from lrdiff_bench.study.folder import MUST_AGREE, facts_of, list_studies, read_study, study_name, workload_from
-from lrdiff_bench.study.search.engine import check_workload, run_study, trainings
+from lrdiff_bench.study.search.engine import StudyResult, check_workload, run_study, trainings
 from lrdiff_bench.study.search.ledger import StorageLedger
 from lrdiff_bench.study.search.optuna_storage import default_url, hidden, storage_trouble
-from lrdiff_bench.study.search.plan import make_plan
+from lrdiff_bench.study.search.plan import Plan, make_plan
 from lrdiff_bench.system.factory import user_code
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import write_json, write_text
@@ -39,9 +42,12 @@ def run(
     out: Path | None,
     scheduler: str | None,
     own: dict[str, Any],
+    until_resolved: bool = False,
+    minutes: float | None = None,
     json: bool,
 ) -> int:
     """Run studies, or go on with them, and say what came of each; ``sizes`` are options of ``make_plan``."""
+    growth = _growth(sizes, until_resolved, minutes)
     folder = out or DEFAULT_FOLDER
     sources = _sources(targets, every, own)
     if not sources:
@@ -63,7 +69,7 @@ def run(
     for number, (source, workload, plan) in enumerate(plans, start=1):
         of = f" ({number} of {len(plans)})" if len(plans) > 1 else ""
         with storage_trouble(url), user_code():
-            documents.append(_one(source, workload, plan, url, console, scheduler, of=of))
+            documents.append(_one(source, workload, plan, url, console, scheduler, growth, of=of))
         screen.draw_study(console, documents[-1])
         _write_study(documents[-1], folder)
     suite = suite_of(documents)
@@ -167,8 +173,42 @@ def export(names: Sequence[str], *, to: Path, storage: str | None, source: Path 
     return 0
 
 
+@dataclass(frozen=True)
+class _Growth:
+    """How far a study may be taken: to so many searches, and no look is begun that would end after the deadline."""
+
+    most: int
+    deadline: float
+
+
+def _growth(sizes: dict[str, Any], until_resolved: bool, minutes: float | None) -> _Growth | None:
+    """What ``--until-resolved`` asks for; the plan then begins at the first look."""
+    if not until_resolved:
+        if minutes is not None:
+            raise ConfigError("--minutes limits --until-resolved, which is not there", help="add --until-resolved")
+        return None
+    if minutes is not None and not minutes > 0:
+        raise ConfigError(f"--minutes is {minutes:g}", help="write a number above 0")
+    most = sizes.get("searches") or LOOKS[-1].searches
+    if sizes.get("quick") or most < LOOKS[0].searches:
+        raise ConfigError(
+            f"--until-resolved adds searches from {LOOKS[0].searches} up, and a smaller study cannot be continued",
+            help="leave out --quick and --searches, or --until-resolved",
+        )
+    sizes["searches"] = LOOKS[0].searches
+    return _Growth(most, math.inf if minutes is None else time.monotonic() + 60.0 * minutes)
+
+
 def _one(
-    source: dict[str, Any], workload: Any, plan: Any, url: str, console: Any, scheduler: str | None, *, of: str
+    source: dict[str, Any],
+    workload: Any,
+    plan: Plan,
+    url: str,
+    console: Any,
+    scheduler: str | None,
+    growth: _Growth | None,
+    *,
+    of: str,
 ) -> dict[str, Any]:
     name = study_name(workload, plan)
     ledger = StorageLedger(
@@ -178,6 +218,7 @@ def _one(
         facts=facts_of(workload, plan, source),
         must_agree=MUST_AGREE,
     )
+    plan = replace(plan, searches=max(plan.searches, ledger.facts["searches"]))  # as far as it has come
     counts = trainings(workload, plan)
     mode = f" - {words.MODES[plan.mode]}" if plan.mode != "full" else ""
     line(
@@ -200,7 +241,15 @@ def _one(
             client = connect(scheduler)
             ledger.at_a_time = workers_of(client)
             train = train_remotely(client, source)
-        finished = run_study(workload, plan, ledger, train=train, watcher=watcher)
+        done = 0
+        while True:
+            at = time.perf_counter()
+            finished = run_study(workload, plan, ledger, train=train, watcher=watcher)
+            ledger.note("searches", plan.searches)
+            further = _further_look(finished, growth, (time.perf_counter() - at) / (plan.searches - done), console)
+            if further is None:
+                break
+            done, plan = plan.searches, replace(plan, searches=further)
     finally:
         watcher.close()
         if client is not None:
@@ -208,6 +257,27 @@ def _one(
     document = document_of(finished, analyse(finished), ledger.facts)
     line(console, f"{name}: {time.perf_counter() - begin:.0f} s", "dim")
     return document
+
+
+def _further_look(study: StudyResult, growth: _Growth | None, seconds: float, console: Any) -> int | None:
+    """Searches of the look to go on to; None where all is settled, or the budget does not reach that far."""
+    if growth is None:
+        return None
+    gains = analyse(study, curves=False).schemes
+    unsettled = [] if study.void else [name for name, one in gains.items() if one.is_open]
+    searches = study.plan.searches
+    settled = f"{searches} searches: {len(gains) - len(unsettled)} of {len(gains)} comparisons settled"
+    following = next((look.searches for look in LOOKS if searches < look.searches <= growth.most), None)
+    if not unsettled or following is None:
+        line(console, settled, "dim")
+        return None
+    more = max(seconds, seconds_a_search(study)) * (following - searches)
+    left = growth.deadline - time.monotonic()
+    if more > left:
+        line(console, f"{settled}; {following} take about {more / 60:.1f} min more, {max(0.0, left) / 60:.1f} are left")
+        return None
+    line(console, f"{settled}; on to {following} for {', '.join(unsettled)}", "dim")
+    return following
 
 
 def _write_study(document: dict[str, Any], folder: Path) -> None:

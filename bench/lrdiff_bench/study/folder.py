@@ -14,14 +14,15 @@ from lrdiff_bench.study.analysis.document import document_of
 from lrdiff_bench.study.search.engine import run_study
 from lrdiff_bench.study.search.ledger import TrainBatches
 from lrdiff_bench.study.search.optuna_storage import hidden, open_storage, optuna_module
-from lrdiff_bench.study.search.plan import Plan
+from lrdiff_bench.study.search.plan import FEWEST_SEARCHES, Plan
 from lrdiff_bench.study.search.tasks import Task, TaskResult
 from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, Workload
 from lrdiff_core.errors import CheckpointError, ConfigError
 
 __all__ = ["MUST_AGREE", "facts_of", "list_studies", "read_study", "study_name", "workload_from"]
 
-MUST_AGREE = ("plan", "spec", "training")  # a study is gone on with only if these are what they were
+PROTOCOL = "study 2"  # each search has fresh seeds of its own
+MUST_AGREE = ("lrdiff", "plan", "spec", "training")  # a study is gone on with only if these are what they were
 
 
 def study_name(workload: Workload, plan: Plan) -> str:
@@ -43,9 +44,10 @@ def facts_of(workload: Workload, plan: Plan, source: Mapping[str, Any]) -> dict[
     code, machine = describe_code(), describe_machine()
     commit = "none" if code.commit is None else code.commit[:10] + (" with changes" if code.dirty else "")
     facts = {
-        "lrdiff": "study 1",
+        "lrdiff": PROTOCOL,
         "name": study_name(workload, plan),
-        "plan": plan.to_dict(),
+        "plan": _fixed(plan),
+        "searches": plan.searches,
         "spec": _spec_of(workload),
         "training": _training_of(workload, source),
         "source": source,
@@ -62,6 +64,28 @@ def facts_of(workload: Workload, plan: Plan, source: Mapping[str, Any]) -> dict[
         },
     }
     return dict(json.loads(json.dumps(facts)))  # as it comes back from the storage
+
+
+def _fixed(plan: Plan) -> dict[str, Any]:
+    """What may not change: all but the searches, which a study by the full protocol adds look by look."""
+    kept = plan.to_dict()
+    if plan.searches >= FEWEST_SEARCHES:
+        del kept["searches"]
+    return kept
+
+
+def plan_from(facts: Mapping[str, Any], name: str) -> Plan:
+    """The plan of a kept study, as far as it has come.
+
+    Raises:
+        CheckpointError: an earlier protocol made the study.
+    """
+    if facts["lrdiff"] != PROTOCOL:
+        raise CheckpointError(
+            f'study "{name}" was made by an earlier protocol ({facts["lrdiff"]}, this is {PROTOCOL})',
+            help="run it again with another --out",
+        )
+    return Plan(**{**facts["plan"], "searches": facts["searches"]})
 
 
 def _training_of(workload: Workload, source: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +200,7 @@ def read_study(url: str, name: str, *, curves: bool = True) -> dict[str, Any]:
     facts = optuna.load_study(storage=storage, study_name=name).user_attrs
     if "spec" not in facts or "plan" not in facts:
         raise ConfigError(f'study "{name}" is not one of `lrdiff study`', help=f"studies: {', '.join(names)}")
-    study = run_study(_stored(facts["spec"]), Plan(**facts["plan"]), _Reader(optuna, storage, name))
+    study = run_study(_stored(facts["spec"]), plan_from(facts, name), _Reader(optuna, storage, name))
     return document_of(study, analyse(study, curves=curves), facts)
 
 
@@ -196,12 +220,12 @@ def list_studies(url: str) -> list[dict[str, Any]]:
             continue  # somebody else's, or one that was killed before it had written what it is about
         try:
             state = read_study(url, name, curves=False)["gain"]["verdict"]
-        except CheckpointError:
-            state = "not finished"
+        except CheckpointError as problem:
+            state = "earlier protocol" if "earlier protocol" in str(problem) else "not finished"
         found.append(
             {
                 "name": name,
-                "mode": Plan(**facts["plan"]).mode,
+                "mode": Plan(**{**facts["plan"], "searches": facts.get("searches", FEWEST_SEARCHES)}).mode,
                 "state": state,
                 "trials": len(study.get_trials(deepcopy=False)),
                 "title": facts["spec"]["title"],

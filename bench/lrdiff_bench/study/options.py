@@ -35,7 +35,9 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="A small fraction of everything, marked QUICK in every output.")] = False,
     budget: Annotated[int | None, typer.Option("--budget", metavar="K", help="Points that each scheme tries in each search. Default: 64.")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", metavar="S", help="Fresh seeds for the report. Default: those of the workload.")] = None,
-    searches: Annotated[int | None, typer.Option("--searches", metavar="R", help="Independent searches of every scheme. Default: 5.")] = None,
+    searches: Annotated[int | None, typer.Option("--searches", metavar="R", help="Independent searches of every scheme: 16, 24, 40, 64 or 100. Default: 16, or as many as there are.")] = None,
+    until_resolved: Annotated[bool, typer.Option("--until-resolved", help="Add searches, look by look, until every comparison is settled; at most --searches, or 100.")] = False,
+    minutes: Annotated[float | None, typer.Option("--minutes", metavar="M", help="With --until-resolved: begin no look that would end later.")] = None,
     seeds_from: Annotated[int | None, typer.Option("--seeds-from", metavar="N", help="Add N to every seed: an independent replication, saved under its own name.")] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="MODULE:FACTORY", help="Your own model.")] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="Your own rows: CSV, Parquet or Arrow.")] = None,
@@ -54,7 +56,7 @@ def run(
     return command.run(
         targets or [], every=every, storage=storage, out=out,
         sizes={"quick": quick, "budget": budget, "seeds": seeds, "searches": searches, "seeds_from": seeds_from},
-        scheduler=scheduler, own={key: value for key, value in own.items() if value is not None}, json=json,
+        scheduler=scheduler, until_resolved=until_resolved, minutes=minutes, own={key: value for key, value in own.items() if value is not None}, json=json,
     )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def _study(document: Document, suite: Mapping[str, Any] | None, pictures: Sequen
         "schemes": words.scheme_rows(document, None if suite is None else suite["schemes"]),
         "notes": [
             "*: chosen on validation data.",
-            *(f"{text}." for text in words.space_lines(document)),
+            *(f"{text}." for text in (*words.look_lines(document), *words.space_lines(document))),
             *(f"Best of k trials, {text}." for text in words.crossing_lines(document)),
             "No target: the baseline diverged." if target is None else f"Target: {gains.number(target)}.",
             f"{words.budget_line(document)}; {_seeds(document['seeds'])}.",

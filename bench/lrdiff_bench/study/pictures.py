@@ -168,7 +168,7 @@ def _steps(document: Document) -> Figure:
         panel.set_ylabel(label)
     figure.legend(*panel.get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside right center")
     mode = f" - {words.MODES[document['mode']]}" if document["mode"] != "full" else ""
-    figure.suptitle(f"{document['name']}: median over fresh seeds with 95 % bands{mode}", fontsize=10)
+    figure.suptitle(f"{document['name']}: median over searches with 95 % bands{mode}", fontsize=10)
     return figure
 
 
@@ -182,7 +182,7 @@ def _profile(suite: Mapping[str, Any], documents: Sequence[Document]) -> Figure:
     panel.axvline(0.0, color="#333333", linewidth=0.7)
     panel.set_ylim(0, 1)
     panel.set_xlabel("gain over the tuned single rate, in smallest differences (grey: does not matter)")
-    panel.set_ylabel("share of runs that gain more")
+    panel.set_ylabel("share of searches that gain more")
     panel.legend(frameon=False, fontsize=9)
     panel.set_title(f"Performance profile over {len(documents)} workloads, 95 % bands{_mode(documents)}", fontsize=10)
     return figure

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from lrdiff_bench.report import gains
 from lrdiff_bench.report.tables import line, plain_table
+from lrdiff_bench.stats.looks import LOOKS
 from lrdiff_bench.study import words
 
 __all__ = ["LiveWatcher", "draw_study", "draw_suite", "draw_trace"]
@@ -89,7 +90,7 @@ def draw_study(console: Console, document: Document) -> None:
     for row in rows[1:]:
         line(console, f"{row[0].removesuffix(' *')}: {row[6]}")
     line(console, "diverged while searching: " + ", ".join(f"{row[0].removesuffix(' *')} {row[4]}" for row in rows))
-    for text in (*words.space_lines(document), *_best_of(document)):
+    for text in (*words.look_lines(document), *words.space_lines(document), *_best_of(document)):
         line(console, text)
     if document["target"] is not None:
         line(
@@ -123,8 +124,8 @@ def draw_suite(console: Console, documents: Sequence[Document], suite: Mapping[s
         line(console, f"verdicts after Holm's correction over {len(documents)} workloads")
         line(
             console,
-            "gain over the tuned single rate, interquartile mean over all runs in smallest differences: "
-            f"{gains.interval(suite['interquartile_mean'], sign=True)} (luck in tuning not counted)",
+            "gain over the tuned single rate, interquartile mean over all searches in smallest differences: "
+            f"{gains.interval(suite['interquartile_mean'], sign=True)}",
         )
     if any(document["mode"] != "full" for document in documents):
         line(console, "QUICK or REDUCED: not by the full protocol", "bold yellow")
@@ -140,7 +141,7 @@ def draw_trace(console: Console, document: Document, *, storage: str) -> None:
     line(console, f"1. Each search's winners, chosen on validation data, and what they have on {_seeds(document)}:")
     table = plain_table("search", "scheme", "trial", "rate, ratios", "validation", "test", "gain")
     chosen = [document["schemes"][0], next(s for s in document["schemes"] if s["name"] == document["chosen"])]
-    for search in range(document["plan"]["searches"]):
+    for search in range(one["searches"]):
         for i, scheme in enumerate(chosen):
             winner = scheme["winners"][search]
             table.add_row(
@@ -158,8 +159,8 @@ def draw_trace(console: Console, document: Document, *, storage: str) -> None:
     console.print()
     line(
         console,
-        f"2. Their mean is {gains.number(one['estimate'], sign=True)}; with the spread over seeds and over "
-        f"searches, 95 %: {gains.gain(one)}. Better in {gains.better(one)} % of the "
+        f"2. {_average(one)} is {gains.number(one['estimate'], sign=True)}; with the spread over searches, "
+        f"95 %: {gains.gain(one)}. Better in {gains.better(one)} % of the "
         f"{one['searches']} x {one['seeds']} pairs; {gains.beside(one)}.",
     )
     line(
@@ -179,6 +180,10 @@ def draw_trace(console: Console, document: Document, *, storage: str) -> None:
                 )
     line(console, f"storage: {storage}")
     line(console, words.versions_line(document), "dim")
+
+
+def _average(one: Mapping[str, Any]) -> str:
+    return "Their interquartile mean" if one["searches"] >= LOOKS[0].searches else "Their mean"
 
 
 def _seeds(document: Document) -> str:

@@ -12,6 +12,7 @@ __all__ = [
     "budget_line",
     "column_rows",
     "crossing_lines",
+    "look_lines",
     "scheme_rows",
     "space_lines",
     "suite_rows",
@@ -36,7 +37,32 @@ def verdict_text(document: Document) -> str:
         f"{workload['schemes'][0]['name']}, better in {better(one)} % of the pairs; "
         f"{number(workload['smallest_difference'])} is the smallest difference that matters"
     )
-    return f"{text}; {one['reason']}" if one["reason"] else text
+    reason = f"; {one['reason']}" if one["reason"] else ""
+    return f"{text}{reason}{_settled(document)}"
+
+
+def _settled(document: Document) -> str:
+    """At which look the verdict was settled, or what settling it would cost here."""
+    one = document["gain"]
+    if one["verdict"] != "INCONCLUSIVE":
+        of = document["plan"]["searches"]
+        return f"; settled after {one['searches']} searches" + (f" of {of}" if of > one["searches"] else "")
+    more = (one["searches_needed"] or 0) - one["searches"]
+    return f", about {_duration(more * document['seconds_a_search'])} here" if more > 0 else ""
+
+
+def look_lines(document: Document) -> list[str]:
+    """What each scheme's looks said; none where there was one look."""
+    lines = []
+    for scheme in document["schemes"]:
+        looks = [] if scheme["gain"] is None else scheme["gain"]["looks"]
+        if len(looks) > 1:
+            told = (
+                f"{look['searches']} {gain({**look, 'smallest': scheme['gain']['smallest']})} {look['verdict']}"
+                for look in looks
+            )
+            lines.append(f"{scheme['name']} by itself after {'; '.join(told)}")
+    return lines
 
 
 def column_rows(document: Document) -> list[list[str]]:
@@ -143,7 +169,7 @@ def budget_line(document: Document) -> str:
     return (
         f"{plan['searches']} searches of {plan['budget']} points a scheme on {plan['tuning_seeds']} tuning seeds"
         + (f", the best {plan['finalists']} of each again on {plan['final_seeds']}" if plan["finalists"] else "")
-        + f"; reported on {plan['report_seeds']} fresh seeds"
+        + f"; each reported on {plan['report_seeds']} fresh seeds of its own"
     )
 
 
@@ -173,6 +199,13 @@ def suite_rows(documents: Sequence[Document], suite: Mapping[str, Any] | None) -
             ]
         )
     return rows
+
+
+def _duration(seconds: float) -> str:
+    """Seconds up to a minute and a half, then minutes, then hours."""
+    if seconds < 90:
+        return f"{max(1.0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _clock(seconds: float) -> str:

@@ -33,9 +33,9 @@ class Column:
     Attributes:
         name: that of an untuned setting or a scheme.
         values: of each search's winner and seed, NaN where it diverged. [searches, seeds]
-        median: over seeds (the median over searches of each), with its 95 % interval.
+        median: over searches (the median over seeds of each), with its 95 % interval.
         diverged: share of these runs.
-        curve, low, high: median of the metric over seeds by evaluation, with its interval. [evaluations]
+        curve, low, high: median of the metric over searches by evaluation, with its interval. [evaluations]
         train_curve, train_low, train_high: the same of the training loss. [evaluations]
     """
 
@@ -56,7 +56,7 @@ class TimeToTarget:
     """How long until the metric is as good as the target; infinite where half of the runs never get there.
 
     Attributes:
-        steps: median over seeds (the median over searches of each), with its 95 % interval.
+        steps: median over searches (the median over seeds of each), with its 95 % interval.
         seconds: the same times the seconds of a step, compiling included; evaluation is not.
         reached: share of the runs that got there.
     """
@@ -121,7 +121,7 @@ def analyse(study: StudyResult, *, draws: int = DRAWS, curves: bool = True) -> A
     own = {name: gain for (kind, name), gain in gains.items() if kind == "report"}
     if study.void:
         own = {name: _voided(one, study.void) for name, one in own.items()}
-    chosen = chosen_scheme(study.searches)
+    chosen = chosen_scheme(study.searches, study.plan.first_look)
     target = _target(study)
     untrained = [lower_is_better(found.final, metric) for found in study.of("untrained", study.searches[0].scheme.name)]
     return Analysis(
@@ -146,25 +146,22 @@ def _columns(study: StudyResult) -> list[tuple[str, str]]:
     return [*untuned, *(("report", one.scheme.name) for one in study.searches)]
 
 
-def chosen_scheme(searches: Sequence[SchemeSearches]) -> str:
+def chosen_scheme(searches: Sequence[SchemeSearches], first_look: int) -> str:
     """The differential scheme whose winners have the best validation score, on average; the first of equal ones.
 
     One scheme for all searches: if each search chose its own, differential rates would have the trials of all schemes.
+    The searches of the first look choose it, so that going on does not change what is judged.
     """
     rivals = [search for search in searches[1:] if not search.scheme.reference]
-    means = [float(np.mean([winner.score for winner in search.winners])) for search in rivals]
+    means = [float(np.mean([winner.score for winner in search.winners[:first_look]])) for search in rivals]
     return rivals[int(np.argmin(means))].scheme.name
 
 
 def report_matrix(study: StudyResult, kind: str, name: str) -> Numbers:
     """Final metric of each search's winner on each fresh seed; NaN where there is none. [searches, seeds]"""
-    parts = [study.of(kind, name, search) for search in _searches(study, kind)]
+    parts = [study.of(kind, name, search) for search in range(study.plan.searches)]
     nothing = np.full(study.plan.report_seeds, np.nan)
     return np.array([np.concatenate([one.final for one in found]) if found else nothing for found in parts])
-
-
-def _searches(study: StudyResult, kind: str) -> Sequence[int]:
-    return range(study.plan.searches) if kind == "report" else (-1,)
 
 
 def _voided(one: Gain, reason: str) -> Gain:
@@ -175,8 +172,9 @@ def _column(study: StudyResult, kind: str, name: str, values: Numbers) -> Column
     metric = study.workload.metric
     sign = -1.0 if metric == "accuracy" else 1.0
     bad = math.inf  # of what lower_is_better gives
-    by_seed = np.median(lower_is_better(values, metric), axis=0)
-    middle = median_interval(by_seed, nan_as=bad)
+    with np.errstate(invalid="ignore"):  # between infinities
+        by_search = np.median(lower_is_better(values, metric), axis=1)
+    middle = median_interval(by_search, nan_as=bad)
     curves = _by_step(study, kind, name, "metric")
     train = _by_step(study, kind, name, "train_loss")
     bands = [median_interval(column, nan_as=bad) for column in lower_is_better(curves, metric).T]
@@ -202,14 +200,14 @@ def _signed(interval: Interval, sign: float) -> Interval:
 
 
 def _by_step(study: StudyResult, kind: str, name: str, part: str) -> Numbers:
-    """Curves of every seed: the median over searches; NaN where it diverged. [seeds, evaluations]"""
-    parts = [study.of(kind, name, search) for search in _searches(study, kind)]
+    """Curves of every search: the median over seeds; NaN where there is none. [searches, evaluations]"""
+    parts = [study.of(kind, name, search) for search in range(study.plan.searches)]
     several = [np.concatenate([getattr(one, part) for one in found]) for found in parts if found]
     if not several:
         return np.full((1, 1), np.nan)
     stacked = np.where(np.isnan(several), -math.inf if part == "metric" and _rising(study) else math.inf, several)
     with np.errstate(invalid="ignore"):  # between infinities
-        return np.asarray(np.median(stacked, axis=0))
+        return np.asarray(np.median(stacked, axis=1))
 
 
 def _rising(study: StudyResult) -> bool:
@@ -237,15 +235,14 @@ def _times(study: StudyResult, target: float) -> dict[str, TimeToTarget]:
     compile_ = max((one.seconds_to_compile for column in columns for one in study.of(*column)), default=0.0)
     times = {}
     for kind, name in columns:
-        searches = _searches(study, kind)
-        steps = np.full((len(searches), study.plan.report_seeds), math.inf)
-        for i, search in enumerate(searches):
+        steps = np.full((study.plan.searches, study.plan.report_seeds), math.inf)
+        for search in range(study.plan.searches):
             if found := study.of(kind, name, search):
                 hit = lower_is_better(np.concatenate([one.metric for one in found]), study.workload.metric) <= goal
                 after = np.array(found[0].evaluated_after, dtype=np.float64)
-                steps[i] = np.where(hit.any(axis=1), after[hit.argmax(axis=1)], math.inf)
+                steps[search] = np.where(hit.any(axis=1), after[hit.argmax(axis=1)], math.inf)
         with np.errstate(invalid="ignore"):
-            middle = median_interval(np.median(steps, axis=0))
+            middle = median_interval(np.median(steps, axis=1))
         found = study.of(kind, name)
         each = float(np.median([one.seconds_a_step for one in found])) if found else math.nan
         times[name] = TimeToTarget(

@@ -1,4 +1,4 @@
-"""A study study as one JSON document, from which screens, pages and pictures are made."""
+"""A study as one JSON document, from which screens, pages and pictures are made."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from lrdiff_bench.stats.gain import CLIP, Gain, holm
+from lrdiff_bench.stats.gain import CLIP, Gain, holm, interquartile_mean
 from lrdiff_bench.stats.intervals import Interval
 from lrdiff_bench.stats.verdict import Verdict
 from lrdiff_bench.study.analysis.analyse import Analysis, Column, TimeToTarget
 from lrdiff_bench.study.analysis.best_of import Curves
 from lrdiff_bench.study.search.engine import SchemeSearches, StudyResult
 
-__all__ = ["document_of", "gain_from", "suite_of"]
+__all__ = ["document_of", "gain_from", "seconds_a_search", "suite_of"]
 
 _THRESHOLDS = [step / 4 for step in range(-24, 49)]  # of the profile, in smallest differences
 
@@ -30,7 +30,7 @@ def document_of(study: StudyResult, analysis: Analysis, facts: Mapping[str, Any]
     """
     workload, plan = study.workload, study.plan
     return {
-        "format": "lrdiff study 2",
+        "format": "lrdiff study 3",
         "name": facts["name"],
         "mode": plan.mode,
         "shortcomings": plan.shortcomings(),
@@ -40,13 +40,14 @@ def document_of(study: StudyResult, analysis: Analysis, facts: Mapping[str, Any]
         "versions": facts["versions"],
         "versions_since": facts.get("versions_since", []),
         "seeds": {
-            "report": _range(plan.report()),
+            "report": [plan.report(0)[0], plan.report(plan.searches - 1)[-1]],
             "target": _range(plan.target()) if plan.target_seeds else None,
             "tuning": [_range(plan.tuning(r)) for r in range(plan.searches)],
             "final": [_range(plan.final(r)) for r in range(plan.searches)] if plan.finalists else [],
             "points": [plan.scramble(r) for r in range(plan.searches)],
         },
         "void": study.void,
+        "seconds_a_search": seconds_a_search(study),
         "chosen": analysis.chosen,
         "gain": _gain(analysis.gain),
         "schemes": [_scheme(study, one, analysis) for one in study.searches],
@@ -79,7 +80,7 @@ def suite_of(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     parts = {}
     for key in ("gain_by_pair", "untuned_gain_by_pair"):
         parts[key] = {
-            d["name"]: np.array(d[key]).mean(axis=0) / d["workload"]["smallest_difference"] for d in documents
+            d["name"]: interquartile_mean(np.array(d[key])) / d["workload"]["smallest_difference"] for d in documents
         }
     profiles = {
         name: performance_profile(parts[key], _THRESHOLDS)
@@ -104,7 +105,7 @@ def suite_of(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 def gain_from(kept: Mapping[str, Any]) -> Gain:
     """The inverse of how a gain is written."""
-    own = {"by_search": tuple(kept["by_search"]), "verdict": Verdict(kept["verdict"])}
+    own = {"by_search": tuple(kept["by_search"]), "looks": tuple(kept["looks"]), "verdict": Verdict(kept["verdict"])}
     return Gain(**{**kept, **own})
 
 
@@ -181,6 +182,16 @@ def _curves(curves: Curves, study: StudyResult, metric: str) -> dict[str, Any]:
             for i, search in enumerate(study.searches)
         ],
     }
+
+
+def seconds_a_search(study: StudyResult) -> float:
+    """What one more search of every scheme takes here: seconds of a training, as measured, times trainings."""
+    seconds = sum(
+        study.results[task.id].seconds_a_step * study.workload.steps * len(task.seeds)
+        for task in study.tasks.values()
+        if task.kind != "target"
+    )
+    return seconds / study.plan.searches
 
 
 def _steps(study: StudyResult) -> tuple[int, ...]:

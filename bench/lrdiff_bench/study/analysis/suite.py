@@ -1,9 +1,9 @@
 """Several workloads together: interquartile mean, performance profile, and verdicts corrected for their number.
 
 Gains are counted in each workload's own smallest difference that matters, fixed beforehand, so that losses and
-accuracies can stand side by side. :func:`scipy.stats.bootstrap` draws the seeds inside each workload (several samples
-are resampled one by one there, which is what a stratified bootstrap does). The package rliable, which made these
-statistics known, draws from numpy's global generator, so its intervals cannot be reproduced.
+accuracies can stand side by side. :func:`scipy.stats.bootstrap` draws the searches inside each workload (several
+samples are resampled one by one there, which is what a stratified bootstrap does). The package rliable, which made
+these statistics known, draws from numpy's global generator, so its intervals cannot be reproduced.
 
 Source: Agarwal et al. 2021, arXiv:2108.13264.
 """
@@ -28,7 +28,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Share of runs with a gain of more than each threshold, workloads weighing the same. [thresholds]"""
+    """Share of searches with a gain of more than each threshold, workloads weighing the same. [thresholds]"""
 
     thresholds: Numbers
     share: Numbers
@@ -37,10 +37,10 @@ class Profile:
 
 
 def suite_gain(gains: Mapping[str, Numbers], *, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Interquartile mean of gains over all runs of all workloads, in smallest differences; positive is better.
+    """Interquartile mean of gains over all searches of all workloads, in smallest differences; positive is better.
 
     Args:
-        gains: of each workload, in its smallest differences, one a seed (averaged over searches). [seeds]
+        gains: of each workload, in its smallest differences, one a search. [searches]
         draws, seed: of the bootstrap.
 
     Example:
@@ -58,7 +58,7 @@ def suite_gain(gains: Mapping[str, Numbers], *, draws: int = DRAWS, seed: int = 
 def performance_profile(
     gains: Mapping[str, Numbers], thresholds: Sequence[float], *, draws: int = DRAWS, seed: int = 0
 ) -> Profile:
-    """Share of runs that gain more than each threshold.
+    """Share of searches that gain more than each threshold.
 
     Args:
         gains: as for :func:`suite_gain`.
@@ -81,7 +81,7 @@ def performance_profile(
 
 
 def _weighed(parts: Sequence[Numbers], axis: int) -> Numbers:
-    """All runs in one row, those of smaller workloads repeated, so that each workload weighs (nearly) the same."""
+    """All searches in one row, those of smaller workloads repeated, so that each workload weighs (nearly) the same."""
     most = max(part.shape[axis] for part in parts)
     rows = [np.take(part, np.arange(most) * part.shape[axis] // most, axis=axis) for part in parts]
     return np.concatenate(rows, axis=axis)

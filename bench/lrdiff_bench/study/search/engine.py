@@ -6,6 +6,7 @@ that was killed goes on by running the same function again, and two processes th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,6 +29,7 @@ __all__ = ["SchemeSearches", "StudyResult", "StudyWatcher", "check_workload", "r
 _CHUNK = 50  # reporting seeds of one task
 Numbers = NDArray[np.float64]
 Edge = tuple[str, str]  # a name of a space, and "low" or "high"
+MOST_AT_EDGE = 0.1  # share of the winners that may lie at one edge: of many searches, one always does
 
 
 class StudyWatcher(Protocol):
@@ -74,8 +76,9 @@ class SchemeSearches:
 
     @property
     def edges(self) -> frozenset[Edge]:
-        """Where a winner lies at the edge."""
-        return frozenset().union(*(winner.edges for winner in self.winners))
+        """Where more than :data:`MOST_AT_EDGE` of the winners lie at the edge."""
+        count = Counter(edge for winner in self.winners for edge in winner.edges)
+        return frozenset(edge for edge, often in count.items() if often > MOST_AT_EDGE * len(self.winners))
 
     @property
     def winning_tasks(self) -> list[Task | None]:
@@ -194,10 +197,10 @@ def trainings(workload: Workload, plan: Plan) -> dict[str, int]:
     Example:
         >>> from types import SimpleNamespace
         >>> trainings(SimpleNamespace(schemes=(1, 2), untuned=(1,)), Plan(budget=8, searches=3, report_seeds=30))
-        {'search': 192, 'final': 1152, 'report': 242}
+        {'search': 192, 'final': 1152, 'report': 302}
     """
     searches = len(workload.schemes) * plan.searches
-    reported = searches + len(workload.untuned)
+    reported = searches + len(workload.untuned) * plan.searches
     return {
         "search": searches * plan.budget * plan.tuning_seeds,
         "final": searches * min(plan.finalists, plan.budget) * plan.final_seeds,
@@ -222,17 +225,22 @@ class _Run:
     # searching
 
     def search_and_widen(self) -> tuple[list[SchemeSearches], str]:
-        """Search; where a winner lies at the edge, widen and search again."""
+        """Search; where winners lie at the edge, widen and search again.
+
+        The searches of the first look fix the spaces, so that going on never changes what was judged.
+        """
         schemes = self.workload.schemes
         spaces = [space_of(scheme, self.workload.base_rates) for scheme in schemes]
         widened: list[list[Edge]] = [[] for _ in schemes]
+        void = ""
         for attempt in range(self.plan.widenings + 1):
-            searches = self._search(spaces, widened)
+            searches = self._search(spaces, widened, self.plan.first_look)
             edges = [one.edges for one in searches]
             if not any(edges):
                 break
             if attempt == self.plan.widenings:
-                return searches, self._void(searches)
+                void = self._void(searches)
+                break
             base = {edge for one in edges for edge in one if edge[0] == BASE}  # for all schemes alike
             for i, one in enumerate(edges):
                 wanted = base | {edge for edge in one if edge[0] != BASE}
@@ -240,13 +248,15 @@ class _Run:
                     spaces[i] = spaces[i].widened(wanted)
                     widened[i] += sorted(wanted)
             self._announce_widening(searches)
-        return searches, ""
+        if self.plan.searches > self.plan.first_look:
+            searches = self._search(spaces, widened, self.plan.searches)
+        return searches, void
 
-    def _search(self, spaces: Sequence[Space], widened: Sequence[Sequence[Edge]]) -> list[SchemeSearches]:
-        """All searches of all schemes: every point on the tuning seeds, then the finalists on seeds of their own."""
+    def _search(self, spaces: Sequence[Space], widened: Sequence[Sequence[Edge]], count: int) -> list[SchemeSearches]:
+        """So many searches of all schemes: all points on the tuning seeds, then the finalists on seeds of their own."""
         plan, schemes, metric = self.plan, self.workload.schemes, self.workload.metric
         points = [
-            [self._points(scheme, space, search) for search in range(plan.searches)]
+            [self._points(scheme, space, search) for search in range(count)]
             for scheme, space in zip(schemes, spaces, strict=True)
         ]
         found = self._complete("search", [task for one in points for search in one for task in search])
@@ -260,7 +270,7 @@ class _Run:
         again = self._complete("final", flat) if plan.finalists and flat else {}
         searches = []
         for i, (scheme, space) in enumerate(zip(schemes, spaces, strict=True)):
-            unit = np.stack([self.unit[r][:, : len(space.names)] for r in range(plan.searches)])
+            unit = np.stack([self.unit[r][:, : len(space.names)] for r in range(count)])
             winners = []
             for r, best in enumerate(first[i]):
                 decided = scores[i][r][best]
@@ -334,8 +344,9 @@ class _Run:
             base = float(one.base_rate)
             rates = group_rates(one.scheme, groups, np.array([[base]]))[0]
             scheme = replace(one.scheme, name=one.name)
-            task = self._task("untuned", scheme, -1, {BASE: base}, tuple(map(float, rates)))
-            tasks += self._chunks(task, f"untuned/{one.name}", plan.report())
+            for search in range(plan.searches):
+                task = self._task("untuned", scheme, search, {BASE: base}, tuple(map(float, rates)))
+                tasks += self._chunks(task, f"untuned/{one.name}/{search}", plan.report(search))
         for search in range(plan.searches):
             task = self._task("untrained", single.scheme, search, {}, (0.0,) * len(groups))
             tasks.append(self._like(task, f"untrained/{search}", "untrained", plan.tuning(search)))
@@ -344,9 +355,9 @@ class _Run:
                 if won is not None:
                     at = "/".join(f"{value:.9g}" for value in won.parameters.values())
                     task = self._task("report", own.scheme, search, won.parameters, won.rates)
-                    tasks += self._chunks(task, f"report/{own.scheme.name}/{search}/{at}", plan.report())
+                    tasks += self._chunks(task, f"report/{own.scheme.name}/{search}/{at}", plan.report(search))
         # The baseline with the large budget: the winner that was best on the seeds that decided its search.
-        best = min(range(plan.searches), key=lambda search: single.winners[search].score)
+        best = min(range(plan.first_look), key=lambda search: single.winners[search].score)
         won = single.winning_tasks[best]
         if won is not None and plan.target_seeds:
             task = self._task("target", single.scheme, best, won.parameters, won.rates)

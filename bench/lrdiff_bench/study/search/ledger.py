@@ -30,6 +30,7 @@ from typing import Any, Protocol
 
 from lrdiff_bench.study.search.optuna_storage import open_storage, optuna_module
 from lrdiff_bench.study.search.tasks import Task, TaskResult
+from lrdiff_bench.study.search.trial_rows import TrialRows
 from lrdiff_core.errors import ConfigError
 
 __all__ = ["LEASE", "Ledger", "MemoryLedger", "StorageLedger", "TrainBatches"]
@@ -91,7 +92,11 @@ class StorageLedger:
         optuna = optuna_module()
         self.storage = open_storage(url)
         self._states = optuna.trial.TrialState
-        self._create_trial, self._distribution = optuna.trial.create_trial, optuna.distributions.FloatDistribution
+        self._rows = TrialRows(self.storage)
+        # a generous interval: the study's own is kept with its facts
+        self._distribution = optuna.distributions.distribution_to_json(
+            optuna.distributions.FloatDistribution(1e-12, 1e12, log=True)
+        )
         self._gone = optuna.exceptions.UpdateFinishedTrialError
         self._studies = {
             part: optuna.create_study(
@@ -128,9 +133,8 @@ class StorageLedger:
 
         def keeper(claimed: Sequence[Sequence[tuple[Task, Any]]]) -> Callable[[int, list[TaskResult]], None]:
             def keep(number: int, rows: list[TaskResult]) -> None:
-                for (task, trial), row in zip(claimed[number], rows, strict=True):
-                    self._tell(study, task, trial, row)
-                    told.add(task.id)
+                self._tell(study, [trial for _, trial in claimed[number]], rows)
+                told.update(row.id for row in rows)
                 on_done(len(rows))
 
             return keep
@@ -152,6 +156,12 @@ class StorageLedger:
                         train([[task for task, _ in batch] for batch in claimed], keeper(claimed))
                 if idle:
                     time.sleep(_POLL)  # others have the rest; one of them may yet die
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a further fact about the study."""
+        if self.facts.get(key) != value or key not in self._studies["search"].user_attrs:
+            self._studies["search"].set_user_attr(key, value)
+        self.facts[key] = value
 
     def _note_versions(self) -> None:
         """Say in the study that it is gone on with by other versions than it was begun with."""
@@ -181,8 +191,7 @@ class StorageLedger:
             missing = [task for id, task in tasks.items() if id not in found]
             if not missing:
                 return {id: found[id] for id in tasks}
-            for task in missing:
-                study.add_trial(self._new_trial(task))
+            self._rows.add(study._study_id, [self._new_trial(task) for task in missing])
 
     def _claim(
         self, study: Any, batches: Sequence[Sequence[Task]], trials: Mapping[str, Any]
@@ -194,13 +203,9 @@ class StorageLedger:
         ]
         # said before it is done: a claim that nobody has said would have to be waited for
         self._say(study, [trial._trial_id for batch in waiting for _, trial in batch])
-        claimed = [[one for one in batch if self._is_mine(one[1])] for batch in waiting]
+        mine = self._rows.claim([trial._trial_id for batch in waiting for _, trial in batch])
+        claimed = [[one for one in batch if one[1]._trial_id in mine] for batch in waiting]
         return [batch for batch in claimed if batch]
-
-    def _is_mine(self, trial: Any) -> bool:
-        with suppress(self._gone):  # another one has finished it
-            return bool(self.storage.set_trial_state_values(trial._trial_id, self._states.RUNNING))
-        return False
 
     def _say(self, study: Any, claims: list[int]) -> None:
         """Write which trials this process claims; nothing is written where there are none."""
@@ -211,40 +216,22 @@ class StorageLedger:
 
     at_a_time = 1  # batches claimed together: more where several machines train them
 
-    def _tell(self, study: Any, task: Task, trial: Any, row: TaskResult) -> None:
-        finite = row.final[~_isnan(row.final)]
-        diverged = 1.0 - len(finite) / len(row.final)
-        value = float(finite.mean()) if len(finite) == len(row.final) else self._worst(study)
-        try:
-            self.storage.set_trial_user_attr(trial._trial_id, "row", {**row.to_dict(), "diverged": diverged})
-            self.storage.set_trial_state_values(trial._trial_id, self._states.COMPLETE, [value])
-        except self._gone:
-            pass  # somebody took this process for dead and gave the task to another: that one's row counts
+    def _tell(self, study: Any, trials: Sequence[Any], rows: Sequence[TaskResult]) -> None:
+        """Write results; where somebody took this process for dead and trained a task anew, that one's row counts."""
+        worst = math.inf if study.direction.name == "MINIMIZE" else -math.inf
+        told = {}
+        for trial, row in zip(trials, rows, strict=True):
+            finite = row.final[~_isnan(row.final)]
+            diverged = 1.0 - len(finite) / len(row.final)
+            value = float(finite.mean()) if len(finite) == len(row.final) else worst
+            told[trial._trial_id] = (value, "row", {**row.to_dict(), "diverged": diverged})
+        self._rows.complete(told)
 
-    def _worst(self, study: Any) -> float:
-        return math.inf if study.direction.name == "MINIMIZE" else -math.inf
-
-    def _new_trial(self, task: Task) -> Any:
-        return self._create_trial(
-            state=self._states.WAITING,
-            params=dict(task.parameters),
-            distributions={  # a generous interval: the study's own is kept with its facts
-                name: self._distribution(min(1e-12, value), max(1e12, value), log=True)
-                for name, value in task.parameters.items()
-            },
-            user_attrs={  # few: each is a row of a table
-                "task": task.id,
-                "scheme": task.scheme.name,
-                "about": {
-                    "kind": task.kind,
-                    "search": task.search,
-                    "space": task.space,
-                    "rates": list(task.rates),
-                    "seeds": list(task.seeds),
-                    "judged_on": task.judged_on,
-                },
-            },
-        )
+    def _new_trial(self, task: Task) -> tuple[dict[str, float], str, dict[str, Any]]:
+        about = {"kind": task.kind, "search": task.search, "space": task.space, "rates": list(task.rates)}
+        about |= {"seeds": list(task.seeds), "judged_on": task.judged_on}
+        attributes = {"task": task.id, "scheme": task.scheme.name, "about": about}  # few: each is a row of a table
+        return dict(task.parameters), self._distribution, attributes
 
     def _give_up(self, trial: Any) -> None:
         with suppress(self._gone):  # another process was faster

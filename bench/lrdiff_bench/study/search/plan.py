@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lrdiff_bench.stats.looks import LOOKS
 from lrdiff_core.errors import ConfigError
 
 __all__ = ["FEWEST_SEARCHES", "FEWEST_SEEDS", "LARGEST_K", "Plan", "largest_k", "make_plan"]
 
 FEWEST_SEEDS = 29  # of the report; fewer cannot show a probability of improvement of 0.75 reliably (Bouthillier 2021)
-FEWEST_SEARCHES = 5
+FEWEST_SEARCHES = LOOKS[0].searches
 LARGEST_K = 64  # best-of-k curves end there
 
 # Streams of seeds that never meet: a setting is chosen on some, and reported on others.
@@ -42,8 +43,9 @@ class Plan:
         tuning_seeds: seeds each point is trained on while searching, anew for each search.
         finalists: points of each search that are trained again; 0 lets the tuning seeds decide.
         final_seeds: seeds that the finalists are trained on, anew for each search.
-        searches: how many, each with its own points and seeds.
-        report_seeds: fresh seeds that every winner is trained on, in pairs.
+        searches: how many, each with its own points and seeds: one of :data:`~lrdiff_bench.stats.looks.LOOKS`, or
+            fewer than the first of them.
+        report_seeds: fresh seeds that the winners of a search are trained on, in pairs, anew for each search.
         target_seeds: fresh seeds that set the target of the time to target; 0 sets none.
         widenings: how often the space is widened before the study is given up.
         seeds_from: added to every seed: another number is an independent replication.
@@ -51,8 +53,8 @@ class Plan:
 
     Example:
         >>> plan = Plan()
-        >>> plan.tuning(0), plan.tuning(1)[:1], plan.report()[:2]
-        ((1000000, 1000001, 1000002, 1000003), (1000004,), (1000, 1001))
+        >>> plan.tuning(0), plan.tuning(1)[:1], plan.report(1)[:2]
+        ((1000000, 1000001, 1000002, 1000003), (1000004,), (1030, 1031))
         >>> Plan(report_seeds=5).shortcomings()
         ['5 reporting seeds, the protocol wants 29']
     """
@@ -61,7 +63,7 @@ class Plan:
     tuning_seeds: int = 4
     finalists: int = 8
     final_seeds: int = 24
-    searches: int = 5
+    searches: int = FEWEST_SEARCHES
     report_seeds: int = 30
     target_seeds: int = 20
     widenings: int = 3
@@ -74,6 +76,23 @@ class Plan:
             value, most = getattr(self, name), 2**62 if name == "seeds_from" else 100_000
             if not low <= value <= most:
                 raise ConfigError(f"{name} is {value}", help=f"write a whole number from {low} to {most}")
+        at = [look.searches for look in LOOKS]
+        if self.searches >= at[0] and self.searches not in at:
+            numbers = ", ".join(map(str, at[:-1]))
+            raise ConfigError(
+                f"searches is {self.searches}, and a study is judged after {numbers} and {at[-1]}",
+                help=f"write one of these, or fewer than {at[0]} for a REDUCED study that cannot be continued",
+            )
+        if self.searches * self.report_seeds > _FIRST_TARGET - _FIRST_REPORT:
+            raise ConfigError(
+                f"searches x report_seeds is {self.searches * self.report_seeds}",
+                help=f"up to {_FIRST_TARGET - _FIRST_REPORT} seeds can be told apart",
+            )
+
+    @property
+    def first_look(self) -> int:
+        """Searches that decide the spaces, the scheme that stands for the study, and the target."""
+        return min(self.searches, FEWEST_SEARCHES)
 
     def tuning(self, search: int) -> tuple[int, ...]:
         """Seeds that all points of one search are trained on."""
@@ -87,9 +106,9 @@ class Plan:
         """Seeds that set the target."""
         return self._seeds(_FIRST_TARGET, self.target_seeds)
 
-    def report(self) -> tuple[int, ...]:
-        """Seeds that winners are reported on."""
-        return self._seeds(_FIRST_REPORT, self.report_seeds)
+    def report(self, search: int) -> tuple[int, ...]:
+        """Seeds that the winners of one search are reported on."""
+        return self._seeds(_FIRST_REPORT + search * self.report_seeds, self.report_seeds)
 
     def scramble(self, search: int) -> int:
         """Seed of the points of one search."""
