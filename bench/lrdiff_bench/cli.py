@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 
 import typer
 
+from lrdiff_bench.lesson.command import add_lesson_command
 from lrdiff_bench.maps.command import add_map_command
 from lrdiff_bench.measure.options import BenchGroup, add_bench_commands
 from lrdiff_bench.parity.options import add_parity_command
@@ -31,7 +32,7 @@ class Commands(WholeHelpGroup):
         "Train": ("run", "train", "predict", "rates", "lr-find"),
         "Measure": ("study", "map", "bench"),
         "Ship": ("export", "verify", "parity", "latency", "targets"),
-        "Look": ("report", "runs", "trace", "audit", "doctor"),
+        "Look": ("report", "lesson", "runs", "trace", "audit", "doctor"),
     }
 
 
@@ -57,6 +58,7 @@ add_bench_commands(bench_app)
 app.add_typer(bench_app, name="bench")
 add_study_commands(app)
 add_map_command(app)
+add_lesson_command(app)
 add_parity_command(app)
 
 # Enum-like choices are checked by the configuration, so that every wrong value gets the same kind of message.

@@ -1,0 +1,188 @@
+// Pictures as SVG, each with the numbers as its text alternative.
+import { interval, number, rate, signed } from "./judge.mjs";
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element: el("p", {class: "note"}, "text", child); names of SVG make SVG. */
+export function el(name, attributes = {}, ...children) {
+  const vector = /^(svg|g|line|path|rect|circle|text|defs|linearGradient|stop|title|polyline)$/.test(name);
+  const made = vector ? document.createElementNS(SVG, name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+export const put = (id, ...children) => document.getElementById(id).replaceChildren(...children);
+
+function picture(width, height, label, ...children) {
+  return el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, ...children);
+}
+
+/** The last chart's width in CSS pixels, so that text in SVG keeps its size on narrow screens. */
+const widthOf = (id, most) => Math.max(280, Math.min(most, document.getElementById(id).clientWidth || most));
+
+/** Round numbers from low to high, about `wanted` of them. */
+function ticks(low, high, wanted = 5) {
+  const raw = (high - low) / wanted, power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw);
+  const out = [];
+  for (let i = Math.ceil(low / step); i * step <= high + 1e-9; i++) out.push(Number((i * step).toPrecision(12)));
+  return out;
+}
+
+/** Loss by epoch: own run (validation thick, training thin) beside the single rate's. */
+export function drawCurves(run, single) {
+  const width = widthOf("curves", 700), height = Math.min(400, Math.max(260, width * 0.56));
+  const left = 44, right = 118, top = 14, bottom = 34, epochs = run.epochs.length - 1;
+  const first = run.epochs[0].validation.loss;
+  const losses = [...run.epochs, ...single.epochs].map((e) => e.validation.loss).filter(Number.isFinite);
+  const most = Math.min(Math.max(...losses) * 1.05, first * 2.2);
+  const x = (epoch) => left + (epoch / epochs) * (width - left - right);
+  const y = (loss) => top + (1 - Math.min(Number.isFinite(loss) ? loss : Infinity, most) / most) * (height - top - bottom);
+  const path = (values) => values.map((v, i) => `${i ? "L" : "M"}${x(i).toFixed(1)} ${y(v).toFixed(1)}`).join("");
+  const marks = ticks(0, most, 4).flatMap((loss) => [
+    el("line", { class: loss ? "grid" : "axis", x1: left, x2: width - right, y1: y(loss), y2: y(loss) }),
+    el("text", { x: left - 8, y: y(loss) + 4, "text-anchor": "end" }, String(loss))]);
+  for (let epoch = 0; epoch <= epochs; epoch += 2) {
+    marks.push(el("text", { x: x(epoch), y: height - bottom + 20, "text-anchor": "middle" }, String(epoch)));
+  }
+  marks.push(el("text", { x: x(epochs) + 12, y: height - bottom + 20 }, "epoch"));
+  const own = run.epochs.map((e) => e.validation.loss), other = single.epochs.map((e) => e.validation.loss);
+  let [a, b] = [y(own.at(-1)), y(other.at(-1))];
+  if (Math.abs(a - b) < 38) {
+    const middle = Math.min(Math.max((a + b) / 2, top + 26), height - bottom - 26);
+    [a, b] = a <= b ? [middle - 19, middle + 19] : [middle + 19, middle - 19];
+  }
+  const label = (at, kind, name, value) => [
+    el("text", { x: x(epochs) + 12, y: at - 3, class: `strong ${kind}` }, number(value)),
+    el("text", { x: x(epochs) + 12, y: at + 12, class: kind }, name)];
+  const says = `Loss by epoch. Validation loss of your pair ${rate(run.rates[0])} and ${rate(run.rates[1])}: ` +
+    `${own.map(number).join(", ")}. Of the single rate ${rate(single.rates[0])}: ${other.map(number).join(", ")}.`;
+  put("curves", picture(width, height, says,
+    el("defs", {}, el("linearGradient", { id: "two-rates", gradientUnits: "userSpaceOnUse", x1: left, x2: width - right, y1: 0, y2: 0 },
+      el("stop", { offset: 0, class: "stop1" }), el("stop", { offset: 1, class: "stop2" }))),
+    ...marks,
+    el("text", { x: left + 8, y: top + 8 }, "loss, nats"),
+    el("path", { class: "single", d: path(other) }),
+    el("path", { class: "own thin", d: path(run.epochs.map((e) => e.train.loss)) }),
+    el("path", { class: "own", d: path(own) }),
+    ...label(a, "", "your pair", own.at(-1)), ...label(b, "single-text", `one rate, ${rate(single.rates[0])}`, other.at(-1))));
+}
+
+/** The network: thickness of a line is the size of a weight, or of weight times activation. */
+export function drawNetwork(weights, example) {
+  const width = 340, height = 210, input = (i) => [26, 14 + (i * (height - 28)) / 9];
+  const unit = (h) => [188, 26 + (h * (height - 52)) / 4], output = [316, height / 2];
+  const most1 = Math.max(...weights.subarray(0, 50).map(Math.abs)) || 1, most2 = Math.max(...weights.subarray(55, 60).map(Math.abs)) || 1;
+  const edge = (kind, [x1, y1], [x2, y2], weight, most) => el("line", {
+    class: kind, x1, y1, x2, y2, "stroke-width": (0.4 + 5 * (Math.abs(weight) / most) ** 1.2).toFixed(2),
+    "stroke-opacity": (0.18 + 0.72 * (Math.abs(weight) / most)).toFixed(2), "stroke-dasharray": weight < 0 ? "4 3" : null });
+  const edges = [];
+  for (let h = 0; h < 5; h++) {
+    for (let i = 0; i < 10; i++) edges.push(edge("edge1", input(i), unit(h), weights[h * 10 + i], most1));
+    edges.push(edge("edge2", unit(h), output, weights[55 + h], most2));
+  }
+  const dot = ([cx, cy], r, off = false) => el("circle", { cx, cy, r, class: off ? "unit off" : "unit" });
+  const says = `The network after training: largest weight of layer 1 ${number(most1)}, of layer 2 ${number(most2)}; ` +
+    `${example.relu.filter((v) => v > 0).length} of 5 units are active for the row below. Dashed lines are negative weights.`;
+  put("network", picture(width, height, says, ...edges, ...Array.from({ length: 10 }, (_, i) => dot(input(i), 4)),
+    ...Array.from({ length: 5 }, (_, h) => dot(unit(h), 8, !(example.relu[h] > 0))), dot(output, 10)));
+}
+
+/** Gains on all seeds as dots, with the median and its interval. */
+export function drawGains(compared, seeds, shown, smallest) {
+  const width = widthOf("gains", 700), height = 96, middle = 44, pad = 12;
+  const finite = compared.gains.filter(Number.isFinite).map(Math.abs);
+  const most = Math.max(3 * smallest, ...finite) * 1.08;
+  const clamp = (gain) => Math.max(-most, Math.min(most, gain)), x = (gain) => width / 2 + (clamp(gain) / most) * (width / 2 - pad);
+  const kind = compared.verdict.split(" ")[0];
+  const rows = new Map();  // dots that would touch stand above each other
+  const dots = compared.gains.map((gain, i) => {
+    const place = Math.round(x(gain) / 9), up = rows.get(place) ?? 0;
+    rows.set(place, up + 1);
+    return el("circle", { class: seeds[i] === shown ? "dot shown" : "dot", cx: x(gain), cy: middle - 12 - up * 9, r: seeds[i] === shown ? 5.5 : 4 },
+      el("title", {}, `seed ${seeds[i]}: ${signed(gain)}`));
+  });
+  const says = `Gain of your pair on each of ${seeds.length} seeds: ${compared.gains.map(signed).join(", ")}. ` +
+    `Median ${signed(compared.gain[0])}, interval ${interval(compared.gain)}.`;
+  put("gains", picture(width, height, says,
+    el("rect", { class: "band", x: x(-smallest), width: x(smallest) - x(-smallest), y: 0, height: middle + 16 }),
+    el("line", { class: "zero", x1: x(0), x2: x(0), y1: 0, y2: middle + 16 }), ...dots,
+    el("line", { class: `span ${kind}`, x1: x(compared.gain[1]), x2: x(compared.gain[2]), y1: middle + 4, y2: middle + 4 }),
+    el("circle", { class: `mid ${kind}`, cx: x(compared.gain[0]), cy: middle + 4, r: 6 }),
+    ...ticks(-most, most, width < 500 ? 4 : 8).map((gain) => el("text", { x: x(gain), y: middle + 32, "text-anchor": "middle" }, gain > 0 ? `+${gain}` : String(gain).replace("-", "−"))),
+    el("text", { x: pad, y: height - 2 }, "← one rate better"),
+    el("text", { x: width - pad, y: height - 2, "text-anchor": "end" }, "your pair better →")));
+}
+
+/** The stored studies: gain over the smallest one that matters, on a scale that is linear near zero and log beyond. */
+export function drawForest(studies) {
+  const width = widthOf("forest", 1100), narrow = width < 640, line = narrow ? 40 : 27, top = 22;
+  const left = narrow ? 8 : 330, right = narrow ? 8 : 130, height = top + studies.length * line + 30;
+  const squeeze = (v) => Math.asinh(v);
+  const low = squeeze(Math.min(-3, ...studies.map((s) => s.gain[1] / s.smallest))), high = squeeze(Math.max(3, ...studies.map((s) => s.gain[2] / s.smallest)));
+  const x = (v) => left + ((squeeze(v) - low) / (high - low)) * (width - left - right);
+  const rows = studies.flatMap((s, i) => {
+    const y = top + i * line + line / 2 + (narrow ? 9 : 0), kind = s.verdict.split(" ")[0], [at, from, to] = s.gain.map((g) => x(g / s.smallest));
+    return [
+      el("line", { class: `span ${kind}`, x1: from, x2: to, y1: y, y2: y }), el("circle", { class: `mid ${kind}`, cx: at, cy: y, r: 5 }),
+      narrow ? el("text", { x: left, y: y - 12 }, `${s.title}: ${s.verdict}`) : el("text", { x: left - 14, y: y + 4, "text-anchor": "end" }, s.title),
+      ...(narrow ? [] : [el("text", { x: width - right + 12, y: y + 4, class: "strong" }, s.verdict)])];
+  });
+  const at = [-10, -1, 0, 1, 10].filter((v) => squeeze(v) >= low && squeeze(v) <= high);
+  const says = `Gains in the stored studies: ${studies.map((s) => `${s.title}: ${signed(s.gain[0])} ${interval(s.gain)} ${s.metric}, ${s.verdict}`).join("; ")}.`;
+  put("forest", picture(width, height, says,
+    el("rect", { class: "band", x: x(-1), width: x(1) - x(-1), y: top, height: height - top - 26 }),
+    el("line", { class: "zero", x1: x(0), x2: x(0), y1: top, y2: height - 26 }), ...rows,
+    ...at.map((v) => el("text", { x: x(v), y: height - 8, "text-anchor": "middle" }, v > 0 ? `+${v}` : String(v).replace("-", "−"))),
+    el("text", { x: x(0) - 8, y: 12, "text-anchor": "end" }, "one rate better"), el("text", { x: x(0) + 8, y: 12 }, "different rates better")));
+}
+
+// Viridis, Smith and van der Walt 2015, from high loss to low; losses above `high` are grey.
+const VIRIDIS = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37]];
+
+export function lossColour(loss, low, high) {
+  if (!(loss <= high)) return [120, 120, 124];
+  const t = (1 - Math.max(0, (loss - low) / (high - low))) * (VIRIDIS.length - 1), i = Math.min(Math.floor(t), VIRIDIS.length - 2);
+  return VIRIDIS[i].map((c, k) => Math.round(c + (VIRIDIS[i + 1][k] - c) * (t - i)));
+}
+
+/** What the colours of the map mean. */
+export function drawLegend(low, high) {
+  const width = 300, bars = 60, css = (v) => `rgb(${lossColour(v, low, high).join(" ")})`;
+  put("legend", picture(width, 44, `Colours from loss ${number(low)} to ${number(high)}; above that grey`,
+    ...Array.from({ length: bars }, (_, i) => el("rect", { x: (i * 240) / bars, y: 0, width: 240 / bars + 0.6, height: 14, fill: css(low + ((high - low) * i) / (bars - 1)) })),
+    el("rect", { x: 252, y: 0, width: 30, height: 14, fill: css(Infinity) }),
+    el("text", { x: 0, y: 32 }, number(low)), el("text", { x: 240, y: 32, "text-anchor": "end" }, number(high)), el("text", { x: 252, y: 32 }, "above")));
+}
+
+/** Axes, the diagonal of single rates, and marks over the map; cell 0, 0 is at the lower left. */
+export function drawOverlay(size, axis, marks, cross) {
+  const edge = document.getElementById("plane").clientWidth || 600, place = (i) => ((i + 0.5) / size) * edge, up = (i) => edge - place(i);
+  const inside = (v) => place((Math.log10(v) - Math.log10(axis[0])) / (Math.log10(axis.at(-1)) - Math.log10(axis[0])) * (size - 1));
+  const powers = [];
+  for (let p = Math.ceil(Math.log10(axis[0]) - 1e-9); p <= Math.log10(axis.at(-1)) + 1e-9; p++) powers.push(10 ** p);
+  const label = (p) => String(Number(p.toPrecision(1)));
+  const children = [
+    ...powers.map((p) => el("text", { x: inside(p), y: edge + 20, "text-anchor": "middle" }, label(p))),
+    ...powers.map((p) => el("text", { x: -8, y: edge - inside(p) + 4, "text-anchor": "end" }, label(p))),
+    el("text", { x: edge / 2, y: edge + 42, "text-anchor": "middle", class: "l1 strong" }, "learning rate of layer 1"),
+    el("text", { x: 0, y: 0, "text-anchor": "middle", class: "l2 strong", transform: `translate(${edge < 420 ? -34 : -44} ${edge / 2}) rotate(-90)` }, "learning rate of layer 2"),
+    el("line", { class: "halo", x1: place(0), y1: up(0), x2: place(size - 1), y2: up(size - 1) }),
+    el("line", { class: "diagonal", x1: place(0), y1: up(0), x2: place(size - 1), y2: up(size - 1) }),
+    el("text", { class: "on-map", x: 0, y: 0, transform: `translate(${place(size * 0.06)} ${up(size * 0.06) - 8}) rotate(-45)` }, "one rate for both"),
+  ];
+  if (cross) {
+    children.push(el("line", { class: "cross", x1: place(cross[0]), x2: place(cross[0]), y1: 0, y2: edge }),
+      el("line", { class: "cross", x1: 0, x2: edge, y1: up(cross[1]), y2: up(cross[1]) }));
+  }
+  for (const { at, name, kind } of marks) {
+    const [cx, cy] = [inside(at[0]), edge - inside(at[1])];
+    const shape = (css) => kind === "square" ? el("rect", { class: css, x: cx - 6, y: cy - 6, width: 12, height: 12 })
+      : kind === "diamond" ? el("path", { class: css, d: `M${cx} ${cy - 9}L${cx + 9} ${cy}L${cx} ${cy + 9}L${cx - 9} ${cy}Z` }) : el("circle", { class: css, cx, cy, r: 9 });
+    const leftward = cx > edge * 0.72;
+    children.push(shape("mark-halo"), shape("mark"),
+      el("text", { class: "on-map", x: cx + (leftward ? -15 : 15), y: cy + (kind === "square" ? 18 : kind === "diamond" ? -10 : 5), "text-anchor": leftward ? "end" : "start" }, name));
+  }
+  put("overlay", el("svg", { "aria-hidden": "true", width: edge, height: edge }, ...children));
+}
