@@ -6,13 +6,16 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lrdiff_core.data.formats import SUFFIXES
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.text import nearest
+
+if TYPE_CHECKING:
+    from lrdiff_core.data import Table
 
 __all__ = ["PRESETS", "CompareConfig", "Impute", "OptimizerName", "RunConfig", "load_config", "make_config"]
 
@@ -87,6 +90,12 @@ class RunConfig(BaseModel):
     compile: bool = False
     threads: PositiveInt = 1
     compare: CompareConfig = CompareConfig()
+
+    def load_table(self) -> Table:
+        """Return the rows that the settings name, from :func:`lrdiff_core.load_table`."""
+        from lrdiff_core.data import load_table
+
+        return load_table(self.data, target=self.target, task=self.task, impute=self.impute, seed=self.seed)
 
     def hidden_sizes(self, features: int) -> tuple[int, ...]:
         """Return the hidden sizes for a table with so many features."""

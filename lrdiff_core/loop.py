@@ -72,8 +72,22 @@ class Setup:
     plan: RatePlan
     rows: Prepared
     device: torch.device
-    batch_size: int
-    seed: int
+    config: RunConfig  # resolved: task, hidden sizes, rates, batch size, device and seed are those that are used
+
+    @property
+    def batch_size(self) -> int:
+        """Rows a step."""
+        return self.config.rows_per_step(len(self.rows.split.train))
+
+    @property
+    def seed(self) -> int:
+        """Of the split, the first weights and the order of rows."""
+        return self.config.seed
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Rate of every layer, as the plan has it."""
+        return {layer: self.plan[f"{layer}.weight"].lr for layer in self.net.layer_names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,13 +264,10 @@ def rate_table(config: RunConfig, net: TabularNet) -> dict[str, float]:
     return dict(config.rates) if config.rates is not None else default_rates(net.layer_names)
 
 
-def layer_rate_table(setup: Setup) -> dict[str, float]:
-    """Return the rate of every layer, as the plan has it."""
-    return {layer: setup.plan[f"{layer}.weight"].lr for layer in setup.net.layer_names}
-
-
 def set_up(table: Table, config: RunConfig, *, rates: dict[str, float] | None = None, seed: int | None = None) -> Setup:
-    """Split the rows, build the model and its rate plan, and fit the preprocessing; :func:`train` goes on from there.
+    """Split the rows, build the model and its rate plan, fit the preprocessing and resolve the settings, once.
+
+    :func:`train` goes on from there.
 
     Args:
         table: the rows, from :func:`lrdiff_core.load_table`.
@@ -276,26 +287,25 @@ def set_up(table: Table, config: RunConfig, *, rates: dict[str, float] | None = 
             f"--compile needs a compiler: {status.reason}", help="install g++, or leave --compile out"
         )
     net = build_model(model_spec(table, config), seed=seed)
-    plan = layer_rates(net, rates if rates is not None else rate_table(config, net), weight_decay=config.weight_decay)
+    rates = rate_table(config, net) if rates is None else rates
+    plan = layer_rates(net, rates, weight_decay=config.weight_decay)
     split = split_table(table, validation=config.validation, test=config.test, seed=seed)
     with repeatable(device, threads=config.threads):
         rows = prepare(net, table, split, device=device, impute=config.impute)
-    return Setup(
-        net=net.to(device),
-        plan=plan,
-        rows=rows,
-        device=device,
-        batch_size=config.rows_per_step(len(split.train)),
-        seed=seed,
+    resolved = config.model_copy(
+        update={
+            "task": table.task,
+            "hidden": net.spec.hidden,
+            "rates": {name: rates[name] for name in net.layer_names},
+            "batch_size": config.rows_per_step(len(split.train)),
+            "device": device.type,
+            "seed": seed,
+        }
     )
+    return Setup(net=net.to(device), plan=plan, rows=rows, device=device, config=resolved)
 
 
-def train(
-    setup: Setup,
-    config: RunConfig,
-    *,
-    on_epoch: Callable[[int, Sequence[Observation]], None] | None = None,
-) -> Trained:
+def train(setup: Setup, *, on_epoch: Callable[[int, Sequence[Observation]], None] | None = None) -> Trained:
     """Train the main model.
 
     The seed fixes the split, the initial weights and the order of the rows. The same seed, machine and number of
@@ -303,16 +313,16 @@ def train(
 
     Args:
         setup: from :func:`set_up`; its model is trained in place.
-        config: the settings.
         on_epoch: called after each epoch with its number and its observations.
 
     Example:
         >>> from lrdiff_core import load_table, make_config, set_up
         >>> config = make_config({"epochs": 2})
-        >>> trained = train(set_up(load_table("seed"), config), config)
+        >>> trained = train(set_up(load_table("seed"), config))
         >>> [row.split for row in trained.observations]
         ['train', 'validation', 'train', 'validation', 'test']
     """
+    config = setup.config
     optimizer = make_optimizer(config.optimizer, setup.plan.groups(), momentum=config.momentum)
     with repeatable(setup.device, threads=config.threads):
         observations = fit(

@@ -126,7 +126,7 @@ def population_task(config: RunConfig, *, table: Table | None = None) -> Populat
         torch.Size([2, 2])
     """
     if table is None:
-        table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
+        table = config.load_table()
     spec = model_spec(table, config)
     net = build_model(spec, seed=config.seed)
     split = split_table(table, validation=config.validation, test=config.test, seed=config.seed)

@@ -14,7 +14,7 @@ from lrdiff_core import load_table, make_config, set_up, train
 def trained_on(data, **settings):
     config = make_config({"data": data, "device": "cpu", **settings})
     table = load_table(config.data, target=config.target, task=config.task, seed=config.seed)
-    return train(set_up(table, config), config)
+    return train(set_up(table, config))
 
 
 def write_rows(path, text_of, count=200):

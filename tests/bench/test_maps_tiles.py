@@ -64,7 +64,7 @@ def test_a_cell_ends_where_a_run_with_its_rates_ends() -> None:
     for cell, seed in ((0, 0), (3, 2)):
         config = make_config(PRESETS["seed"] | {"epochs": 2})
         pair = dict(zip(("layer1", "layer2"), map(float, rates[cell]), strict=True))
-        alone = train(set_up(load_table("seed", seed=seed), config, rates=pair, seed=seed), config).last("validation")
+        alone = train(set_up(load_table("seed", seed=seed), config, rates=pair, seed=seed)).last("validation")
         assert found["loss"][cell, seed] == pytest.approx(alone.loss, rel=2e-5)
         assert found["score"][cell, seed] == pytest.approx(alone.score)
     assert path in ("kernel", "general")
@@ -75,7 +75,7 @@ def test_reference_and_target_come_from_the_workloads_own_rates() -> None:
     initial, target = plan.reference_losses(reference_of(plan))
     assert plan.marked == (0.01, 0.001)
     config = make_config(PRESETS["seed"] | {"epochs": 1})
-    own = train(set_up(load_table("seed", seed=1), config, seed=1), config).last("validation").loss
+    own = train(set_up(load_table("seed", seed=1), config, seed=1)).last("validation").loss
     assert target[1] == pytest.approx(1.05 * own, rel=2e-5)
     assert 0.5 < initial[1] < 1.2
     given = make_plan(small(target_loss=0.4))

@@ -11,7 +11,7 @@ def medians():
     config = make_config({**PRESETS["seed"], "device": "cpu"})
     rows = []
     for seed in range(20):
-        seen = train(set_up(load_table("seed", seed=seed), config, seed=seed), config).observations
+        seen = train(set_up(load_table("seed", seed=seed), config, seed=seed)).observations
         first, last = ({r.split: r for r in seen if r.epoch == epoch} for epoch in (1, 10))
         rows.append((first["train"].loss, last["train"].loss, last["train"].score,
                      first["validation"].loss, last["validation"].loss, last["validation"].score))  # fmt: skip

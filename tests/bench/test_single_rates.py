@@ -68,7 +68,7 @@ def test_a_member_ends_where_a_run_of_its_own_ends(data, tmp_path, monkeypatch):
     assert all((task.model(seed).state_dict()[name] == value).all() for name, value in setup.net.state_dict().items())
     assert (task.rows(seed).inputs == setup.rows.inputs["train"]).all()
     assert (task.rows(seed, "test").held_targets == setup.rows.targets["test"]).all()
-    alone = train(setup, config)
+    alone = train(setup)
     (result,) = found.study.of("untuned", "single 0.01", 0)
     assert result.final[3] == pytest.approx(alone.observations[-1].loss, rel=1e-3)
     assert result.score[3] == pytest.approx(alone.observations[-1].score, abs=1e-3)

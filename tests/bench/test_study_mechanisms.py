@@ -55,7 +55,7 @@ def test_a_trial_of_the_seed_ends_where_a_run_of_the_preset_ends(optimizer: str,
         setup = set_up(
             load_table("seed", seed=6), config, seed=6, rates=dict(zip(("layer1", "layer2"), rates, strict=True))
         )
-        run = train(setup, config)
+        run = train(setup)
         assert found.metric[0, -1] == pytest.approx(run.last(split).loss, rel=1e-4)
         losses = [row.loss for row in run.observations if row.split == "train"]
         np.testing.assert_allclose(found.train_loss[0], losses, rtol=1e-4)

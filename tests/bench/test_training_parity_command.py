@@ -102,7 +102,7 @@ def test_names_count_once_and_what_is_not_here_at_all_is_status_3(
 def test_a_run_is_trained_again_as_it_was(config: Path, tmp_path: Path) -> None:
     """The job's float32 training ends at the weights of `lrdiff train`, bit for bit."""
     settings = make_config({**PRESETS["seed"], "epochs": 2, "device": "cpu"})
-    trained = train(set_up(load_table("seed"), settings), settings)
+    trained = train(set_up(load_table("seed"), settings))
     job = run_job(settings, name="seed")
     placed = job.place("cpu", torch.float32)
     from lrdiff_export.training import ARITHMETICS, IMPLEMENTATIONS

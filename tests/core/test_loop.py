@@ -29,9 +29,9 @@ def weights(trained):
 def test_the_same_seed_gives_the_same_bits_whatever_the_global_generator_does(table, optimizer):
     torch.manual_seed(1)
     np.random.seed(1)
-    first = train(set_up(table, config(optimizer=optimizer)), config(optimizer=optimizer))
+    first = train(set_up(table, config(optimizer=optimizer)))
     torch.manual_seed(2)
-    second = train(set_up(table, config(optimizer=optimizer)), config(optimizer=optimizer))
+    second = train(set_up(table, config(optimizer=optimizer)))
     assert first.observations == second.observations
     assert all(torch.equal(value, weights(second)[name]) for name, value in weights(first).items())
 
@@ -44,7 +44,7 @@ def test_another_seed_changes_split_weights_and_order(table):
 
 def test_training_ends_where_a_plain_float64_loop_ends(table):
     """An oracle without our optimizers, our model or our metrics: the update rule of Adam in NumPy, float64."""
-    trained = train(set_up(table, config()), config())
+    trained = train(set_up(table, config()))
     start = set_up(table, config())
     net = start.net
     w = [p.detach().numpy().astype(np.float64) for p in (net.layer1.weight, net.layer1.bias, net.layer2.weight, net.layer2.bias)]  # fmt: skip # noqa: E501
@@ -78,7 +78,7 @@ def test_training_ends_where_a_plain_float64_loop_ends(table):
 def test_metrics_are_those_of_scikit_learn(table):
     from sklearn.metrics import accuracy_score, log_loss
 
-    trained = train(set_up(table, config()), config())
+    trained = train(set_up(table, config()))
     split = trained.setup.rows.split
     for part, index in (("train", split.train), ("validation", split.validation), ("test", split.test)):
         with torch.no_grad():
@@ -89,7 +89,7 @@ def test_metrics_are_those_of_scikit_learn(table):
 
 
 def test_one_observation_for_each_epoch_and_split(table):
-    trained = train(set_up(table, config()), config())
+    trained = train(set_up(table, config()))
     assert [(row.epoch, row.split) for row in trained.observations] == [
         (1, "train"), (1, "validation"), (2, "train"), (2, "validation"), (3, "train"), (3, "validation"), (3, "test"),
     ]  # fmt: skip
@@ -99,7 +99,7 @@ def test_a_vanishing_rate_leaves_its_layer_where_it_was(table):
     still = config(rates={"layer1": 1e-30, "layer2": 0.01})
     start = set_up(table, still)
     before = {name: value.clone() for name, value in start.net.state_dict().items()}
-    after = weights(train(start, still))
+    after = weights(train(start))
     assert torch.equal(before["layer1.weight"], after["layer1.weight"])
     assert not torch.equal(before["layer2.weight"], after["layer2.weight"])
 
@@ -108,7 +108,7 @@ def test_a_vanishing_rate_leaves_its_layer_where_it_was(table):
 def test_several_classes_are_learned(name):
     settings = make_config({"data": name, "epochs": 8, "device": "cpu"})
     table = load_table(name)
-    trained = train(set_up(table, settings), settings)
+    trained = train(set_up(table, settings))
     assert trained.net.spec.outputs == len(table.classes)
     assert trained.observations[-1].score > 0.85
 
@@ -124,7 +124,7 @@ def test_regression_is_learned_in_the_targets_own_units(tmp_path):
     )
     settings = make_config({"data": str(file), "target": "progress", "epochs": 40, "device": "cpu"})
     table = load_table(str(file), target="progress")
-    trained = train(set_up(table, settings), settings)
+    trained = train(set_up(table, settings))
     assert table.task == "regression"
     assert trained.observations[-1].score > 0.2  # scikit-learn's own linear regression reaches about 0.45
     with torch.no_grad():
@@ -137,15 +137,15 @@ def test_a_constant_target_does_not_divide_by_zero():
     from dataclasses import replace
 
     flat = replace(table, task="regression", classes=(), target=np.full(len(table.target), 3.5, np.float32))
-    trained = train(set_up(flat, config()), config())
+    trained = train(set_up(flat, config()))
     assert all(math.isfinite(row.loss) for row in trained.observations)
     assert math.isnan(trained.observations[-1].score)
 
 
 def test_weight_decay_reaches_the_optimizer(table):
-    plain = weights(train(set_up(table, config(optimizer="adamw")), config(optimizer="adamw")))
+    plain = weights(train(set_up(table, config(optimizer="adamw"))))
     heavy_config = config(optimizer="adamw", weight_decay=10.0)
-    heavy = weights(train(set_up(table, heavy_config), heavy_config))
+    heavy = weights(train(set_up(table, heavy_config)))
     assert heavy["layer1.weight"].norm() < 0.5 * plain["layer1.weight"].norm()
 
 
@@ -184,7 +184,7 @@ def test_a_device_gives_the_result_of_the_cpu_within_rounding(table, device):
     status = device_status(device)
     if not status.available:
         pytest.skip(f"{device}: {status.reason}")
-    there, here = (train(set_up(table, config(device=name)), config(device=name)) for name in (device, "cpu"))
+    there, here = (train(set_up(table, config(device=name))) for name in (device, "cpu"))
     for name, value in weights(here).items():
         torch.testing.assert_close(weights(there)[name], value, atol=1e-4, rtol=1e-3)
 
@@ -193,7 +193,7 @@ def test_threads_are_put_back(table):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        train(set_up(table, config(threads=1)), config(threads=1))
+        train(set_up(table, config(threads=1)))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -205,6 +205,6 @@ def test_compiled_training_agrees_with_eager(table):
 
     if compiler_status().reason is not None:
         pytest.skip(str(compiler_status().reason))
-    eager, compiled = (train(set_up(table, config(compile=c)), config(compile=c)) for c in (False, True))
+    eager, compiled = (train(set_up(table, config(compile=c))) for c in (False, True))
     for name, value in weights(eager).items():
         torch.testing.assert_close(weights(compiled)[name], value, atol=1e-4, rtol=1e-3)

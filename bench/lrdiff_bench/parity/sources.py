@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lrdiff_bench.run.job import decider, test_rows
 from lrdiff_bench.run.open_run import held_out, open_run
+from lrdiff_bench.run.ship import decider, test_rows
 from lrdiff_bench.system.factory import is_factory, load_model
 from lrdiff_core import PRESETS, Predictor, load_table, make_config, set_up, train
 from lrdiff_core.data import read_features
@@ -117,7 +117,7 @@ def _read_arrays(path: Path) -> Any:
 def _trained(settings: Mapping[str, Any]) -> Subject:
     config = make_config({**settings, "device": "cpu"})
     table = load_table(config.data, seed=config.seed)
-    trained = train(set_up(table, config), config)
+    trained = train(set_up(table, config))
     return subject_of_module(Predictor(trained.net), test_rows(trained), decide=decider(trained.net.spec.task))
 
 

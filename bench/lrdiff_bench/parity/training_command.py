@@ -22,7 +22,7 @@ from lrdiff_bench.system.factory import is_factory, load_model, training_job, us
 from lrdiff_bench.system.machine import provenance
 from lrdiff_bench.system.run_folder import make_folder
 from lrdiff_bench.system.settings import gather
-from lrdiff_core import __version__, load_table, set_up
+from lrdiff_core import __version__, set_up
 from lrdiff_core.config import RunConfig
 from lrdiff_core.devices import device_status
 from lrdiff_core.errors import ConfigError, DataError, UnavailableError
@@ -179,7 +179,7 @@ def run_job(config: RunConfig, *, name: str, steps: int = MOST_STEPS) -> Trainin
         steps: at most so many.
     """
     config = config.model_copy(update={"device": "cpu", "compile": False})
-    table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
+    table = config.load_table()
     setup = set_up(table, config)
     inputs, targets = setup.rows.inputs["train"], setup.rows.targets["train"]
     order = make_generator(setup.seed, "order")  # as in lrdiff_core.loop.fit

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrdiff_bench.run.job import export_net
 from lrdiff_bench.run.open_run import held_out, open_run, verify_against_run
+from lrdiff_bench.run.ship import export_net
 from lrdiff_bench.system.factory import is_factory, load_model, user_code
 from lrdiff_core.data import read_features
 from lrdiff_core.errors import ConfigError, ModelFileError
@@ -70,10 +70,9 @@ def export_model(
         rows_are = "given" if report.rows_are == "held out" else report.rows_are
         return {**report.to_dict(), "passed": True, "preprocessing": False, "rows_are": rows_are}
     run = Path(source)
-    net, info, config = open_run(run)
-    rates = {str(name): float(rate) for name, rate in info.get("rates", {}).items()}
+    net, _, config = open_run(run)
     rows, targets = held_out(net, config)
-    return export_net(net, rows, targets, out or run / "model.onnx", rates=rates, config=config, **options)
+    return export_net(net, rows, targets, out or run / "model.onnx", config=config, **options)
 
 
 def verify_model(model: Path, run: Path | None = None, runtime: str = "onnxruntime") -> dict[str, Any]:

@@ -15,7 +15,6 @@ from lrdiff_bench.system.factory import is_factory, load_model, training_job, us
 from lrdiff_bench.system.run_folder import make_folder
 from lrdiff_bench.system.settings import gather
 from lrdiff_core.config import RunConfig, load_config, make_config, name_from
-from lrdiff_core.data import load_table
 from lrdiff_core.devices import repeatable
 from lrdiff_core.errors import RateError
 from lrdiff_core.files import write_json
@@ -118,7 +117,7 @@ def find_rates(config: RunConfig, *, each: bool = False, steps: int = 100) -> Fo
         >>> 0.001 < found.suggested()["layer1"] < 1
         True
     """
-    table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
+    table = config.load_table()
     setup = set_up(table, config)
     optimizer = make_optimizer(config.optimizer, setup.plan.groups(), momentum=config.momentum)
     loss_of = loss_function(table.task)

@@ -13,7 +13,7 @@ import torch
 from lrdiff_bench.system.run_folder import read_summary
 from lrdiff_core.checkpoint import load_checkpoint
 from lrdiff_core.config import RunConfig, load_config, make_config
-from lrdiff_core.data import load_table, read_features, split_table
+from lrdiff_core.data import read_features, split_table
 from lrdiff_core.errors import CheckpointError
 from lrdiff_core.model import Predictor, TabularNet
 
@@ -115,7 +115,7 @@ def verify_against_run(model: Path, run: Path) -> dict[str, Any]:
 
 def held_out(net: TabularNet, config: RunConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return the raw rows of a run's test split and what they are to be answered with, from its data and seed."""
-    table = load_table(config.data, target=config.target, task=config.task, impute=config.impute, seed=config.seed)
+    table = config.load_table()
     if table.feature_names != net.spec.feature_names:
         raise CheckpointError(
             f"{config.data} no longer has the columns the run was trained on",

@@ -11,8 +11,7 @@ from lrdiff_bench.measure.cases.state import step_workload
 from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.compare import compare_cases
 from lrdiff_bench.measure.engine.timer import Timing
-from lrdiff_core.config import RunConfig
-from lrdiff_core.loop import Trained, layer_rate_table, loss_function, make_optimizer
+from lrdiff_core.loop import Trained, loss_function, make_optimizer
 from lrdiff_core.rates import layer_rates
 
 __all__ = ["measure_step_cost"]
@@ -20,7 +19,7 @@ __all__ = ["measure_step_cost"]
 ROUNDS = 40  # of four blocks of 10 ms: 1.6 s
 
 
-def measure_step_cost(trained: Trained, config: RunConfig) -> dict[str, Any]:
+def measure_step_cost(trained: Trained) -> dict[str, Any]:
     """Time the optimizer step with the run's rates and with one rate, alternating in one run on one thread.
 
     The step alone is timed, on the CPU, on gradients of one training batch; weights and state are put back before
@@ -28,13 +27,12 @@ def measure_step_cost(trained: Trained, config: RunConfig) -> dict[str, Any]:
 
     Args:
         trained: its weights and rows are used; it is not changed.
-        config: the run's optimizer.
 
     Returns:
         The section ``step_cost`` of the summary: one row a side, and the ratio with its 95 % interval.
     """
     setup = trained.setup
-    rates = layer_rate_table(setup)
+    rates, config = setup.rates, setup.config
     one = dict.fromkeys(rates, max(rates.values()))
 
     def factory(assigned: dict[str, float]) -> Workload:

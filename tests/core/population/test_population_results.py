@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from population_models import chain, distance, member, rows_for, step_alone, tab
 from test_population_solo import PATHS
 from torch import nn
 
-from lrdiff_core import make_config
 from lrdiff_core.errors import UnavailableError
 from lrdiff_core.loop import train
 from lrdiff_core.population import Population, PopulationData, Scale, native, train_population
@@ -38,7 +38,7 @@ def test_losses_and_scores_of_every_epoch_are_those_of_the_loop(path: str) -> No
             batch_size=setup.batch_size,
             path=path,
         )
-        alone = train(setup, make_config({"epochs": 3}))
+        alone = train(replace(setup, config=setup.config.model_copy(update={"epochs": 3})))
         for split, losses, scores in (
             ("train", found.train_loss, found.train_score),
             ("validation", found.held_loss, found.held_score),

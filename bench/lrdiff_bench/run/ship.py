@@ -1,0 +1,126 @@
+"""The stages that end in a proven file: export with verification, and parity on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lrdiff_bench.report.json import write_document
+from lrdiff_core.config import RunConfig
+from lrdiff_core.loop import Trained
+from lrdiff_core.model import Predictor, TabularNet
+
+__all__ = ["decider", "export_net", "export_trained", "parity_of_trained", "test_rows"]
+
+
+def export_net(
+    net: TabularNet,
+    rows: np.ndarray,
+    targets: np.ndarray,
+    file: Path,
+    *,
+    config: RunConfig,
+    **options: Any,
+) -> dict[str, Any]:
+    """Export the main model with everything that its file says of itself, and golden vectors beside it.
+
+    Args:
+        net: on the CPU.
+        rows: held-out raw rows [rows, features] to verify on.
+        targets: [rows] class indices or numbers, for the metric of variants.
+        file: where to.
+        config: the run's settings, resolved.
+        options: further ones of :func:`lrdiff_export.export`.
+
+    Raises:
+        VerificationFailed: the file did not predict as the model; nothing was written.
+    """
+    from lrdiff_export import export, model_card  # here: the exporter takes a second to import
+
+    predictor = Predictor(net)
+    recipe = config.model_dump(include={"optimizer", "epochs", "batch_size", "seed", "hidden"}, mode="json")
+    report = export(
+        predictor,
+        torch.from_numpy(rows[:2]),
+        out=file,
+        rows=rows,
+        output_names=(_answer_name(net.spec.task),),
+        card=model_card(predictor, rates=config.rates, recipe=recipe),
+        decide=decider(net.spec.task),
+        labels=targets,
+        score=r_squared if net.spec.task == "regression" else None,  # else the share of right decisions
+        **options,
+    )
+    return {**report.to_dict(), "passed": True, "preprocessing": True}
+
+
+def export_trained(trained: Trained, folder: Path) -> dict[str, Any]:
+    """Export into a run folder, with the report beside the file; ``passed`` is false where it was not written."""
+    from lrdiff_export import VerificationFailed
+
+    rows = trained.setup.rows
+    targets = rows.table.target[rows.split.test]
+    try:
+        report = export_net(
+            trained.net, test_rows(trained), targets, folder / "model.onnx", config=trained.setup.config
+        )
+    except VerificationFailed as problem:
+        if problem.report is None:
+            raise
+        report = {"verification": problem.report.to_dict(), "golden": [], "passed": False}
+    # The names they will have; while the run is being written its folder has another one. Seconds differ every time.
+    report = {**report, "path": "model.onnx", "golden": [Path(name).name for name in report["golden"]]}
+    write_document(folder / "verification.json", report)
+    return report
+
+
+def parity_of_trained(trained: Trained, folder: Path) -> dict[str, Any]:
+    """Compare the predictions of the backends that start fast, and of the file where there is one."""
+    from lrdiff_export import BACKENDS, check_parity
+
+    model = folder / "model.onnx"
+    report = check_parity(
+        Predictor(trained.net),
+        test_rows(trained),
+        # Those that take many seconds to start are left to `lrdiff parity`.
+        backends=[name for name, backend in BACKENDS.items() if not backend.heavy],
+        onnx_bytes_or_path=model if model.is_file() else None,
+        decide=decider(trained.net.spec.task),
+    ).to_dict()
+    write_document(folder / "parity.json", report)
+    return report
+
+
+def _answer_name(task: str) -> str:
+    """Return what the model's output is called in the ONNX file."""
+    return {"binary": "probability", "multiclass": "probabilities", "regression": "prediction"}[task]
+
+
+def decider(task: str) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Return how an answer [batch, outputs] becomes a decision [batch]; regression has none."""
+    if task == "binary":
+        return lambda answer: answer[:, 0] > 0.5
+    if task == "multiclass":
+        return lambda answer: answer.argmax(axis=1)
+    return None
+
+
+def r_squared(answers: np.ndarray, targets: np.ndarray) -> float:
+    """Return the explained share of the variance of targets [rows] for answers [rows, 1].
+
+    Example:
+        >>> r_squared(np.array([[1.0], [2.0]]), np.array([1.0, 3.0]))
+        0.5
+    """
+    wanted = targets.astype(np.float64)
+    off, spread = np.sum((answers[:, 0] - wanted) ** 2), np.sum((wanted - wanted.mean()) ** 2)
+    return float(1.0 - off / spread) if spread else 0.0
+
+
+def test_rows(trained: Trained) -> np.ndarray:
+    """Return the raw rows of the test split."""
+    return np.ascontiguousarray(trained.setup.rows.table.features[trained.setup.rows.split.test])

@@ -1,0 +1,115 @@
+"""What the stages up to the prediction say of a run, as plain JSON types: sections of its summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from lrdiff_bench.run.baselines import test_results
+from lrdiff_core.data import Table
+from lrdiff_core.loop import Setup, Trained, score_name
+from lrdiff_core.model import constant_columns
+
+__all__ = ["setup_sections", "training_sections"]
+
+
+def setup_sections(setup: Setup) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the stages that end before the first step: data, preprocessing, features, training."""
+    shape = list(setup.rows.table.features.shape)
+    same = {"shape_in": shape, "shape_out": shape, "sample": [float(v) for v in setup.rows.inputs["test"][0]]}
+    yield "data", _data(setup)
+    yield (
+        "preprocessing",
+        {
+            "what": "zero mean, unit variance, fitted on the training rows only",
+            "constant_columns": constant_columns(setup.net),
+            "fills_missing": setup.net.spec.fills_missing,
+            **same,
+        },
+    )
+    yield "features", {"what": "none", **same}
+    yield "training", _training(setup)
+
+
+def training_sections(trained: Trained) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what a trained model is first asked for: metrics, and the prediction of one row."""
+    yield (
+        "metrics",
+        {
+            "score": score_name(trained.net.spec.task),
+            "observations": [asdict(row) for row in trained.observations],
+            "test": test_results(trained),
+        },
+    )
+    yield "prediction", _prediction(trained)
+
+
+def _data(setup: Setup) -> dict[str, Any]:
+    table, split, sample = setup.rows.table, setup.rows.split, _sample_row(setup)
+    return {
+        "name": table.name,
+        "source": table.source,
+        "rows": len(table.features),
+        "features": table.features.shape[1],
+        "feature_names": table.feature_names,
+        "target": table.target_name,
+        "task": table.task,
+        "classes": table.classes,
+        "split": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        "sample": {"row": sample, "values": table.features[sample], "label": _label_of(table, sample)},
+        "notes": table.notes,
+    }
+
+
+def _training(setup: Setup) -> dict[str, Any]:
+    net, rates, config = setup.net, setup.rates, setup.config
+    steps = -(-len(setup.rows.split.train) // setup.batch_size)
+    layers = []
+    for name in net.layer_names:
+        layer = net.get_submodule(name)
+        layers.append({
+            "name": name,
+            "weight": list(layer.get_parameter("weight").shape),
+            "parameters": sum(p.numel() for p in layer.parameters()),
+            "rate": rates[name],
+        })  # fmt: skip
+    return {
+        "layers": layers,
+        "optimizer": config.optimizer,
+        "batch_size": setup.batch_size,
+        "epochs": config.epochs,
+        "steps": steps * config.epochs,
+        "device": str(setup.device),
+        "compile": config.compile,
+        "threads": config.threads,
+        "seed": config.seed,
+    }
+
+
+def _prediction(trained: Trained) -> dict[str, Any]:
+    setup, net = trained.setup, trained.net
+    table, sample = setup.rows.table, _sample_row(setup)
+    row = torch.from_numpy(table.features[sample])
+    with torch.no_grad():
+        answer = net.predict(row[None])[0]
+    return {
+        "row": sample,
+        "label": _label_of(table, sample),
+        "task": table.task,
+        "classes": table.classes,
+        "answer": answer.numpy(),
+        "trace": [{**asdict(step), "rate": setup.rates.get(step.layer or "")} for step in net.trace(row)],
+    }
+
+
+def _sample_row(setup: Setup) -> int:
+    """Return the row that is followed through all stages: the first of the test split."""
+    return int(setup.rows.split.test[0])
+
+
+def _label_of(table: Table, row: int) -> str | float:
+    """Return the label of one row: the class's name, or the value."""
+    return table.classes[int(table.target[row])] if table.classes else float(table.target[row])

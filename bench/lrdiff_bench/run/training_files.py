@@ -1,0 +1,47 @@
+"""The files of a run folder that training alone fills: settings, rates, weights, metrics."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from lrdiff_bench.report.json import json_ready, write_document
+from lrdiff_core.checkpoint import save_checkpoint
+from lrdiff_core.config import RunConfig
+from lrdiff_core.files import atomic_path, write_text
+from lrdiff_core.loop import Trained
+
+__all__ = ["resolved_toml", "write_training"]
+
+
+def write_training(folder: Path, trained: Trained) -> None:
+    """Write ``config.toml``, ``rates.json``, ``model.safetensors`` and ``metrics.parquet``."""
+    import polars
+
+    setup = trained.setup
+    write_text(folder / "config.toml", resolved_toml(setup.config, from_file=setup.rows.table.source == "file"))
+    write_document(folder / "rates.json", setup.plan.to_dict())
+    info = {"rates": setup.rates, "impute": setup.config.impute}
+    save_checkpoint(folder / "model.safetensors", trained.net, info=info)
+    with atomic_path(folder / "metrics.parquet") as beside:
+        polars.DataFrame([asdict(row) for row in trained.observations]).write_parquet(beside)
+
+
+def resolved_toml(config: RunConfig, *, from_file: bool) -> str:
+    """Return resolved settings as TOML; ``lrdiff run`` on it repeats the run.
+
+    Args:
+        config: with nothing left open, of :attr:`lrdiff_core.loop.Setup.config`.
+        from_file: whether ``data`` names a file, which is then written with its whole path.
+    """
+    settings = config.model_dump(exclude={"rates", "compare"}, exclude_none=True)
+    if from_file:
+        settings["data"] = str(Path(config.data).resolve())
+    tables = {"": settings, "rates": config.rates or {}, "compare": config.compare.model_dump(exclude_none=True)}
+    lines = []
+    for title, table in tables.items():
+        lines += [f"\n[{title}]"] if title else []
+        # JSON's strings, numbers, arrays and booleans are TOML's too
+        lines += [f"{key} = {json.dumps(json_ready(value), ensure_ascii=False)}" for key, value in table.items()]
+    return "\n".join(lines) + "\n"
