@@ -1,30 +1,36 @@
 """The protocol put to the test: simulated studies whose truth is known.
 
-A planted workload computes its metric by a formula, so that a whole study takes milliseconds and hundreds of them count
-how often the protocol's verdict is wrong. ``python -m benchmarks.simulate_study`` prints the table of the guide.
+:class:`Planted` is a workload whose metric is a formula, for tests of the whole engine. The counts are made without the
+engine: thousands of searches, with their two stages of choice and many kinds of luck, are drawn as arrays, and the
+court of :mod:`lrdiff_bench.stats.gain` judges them look by look. ``python -m benchmarks.simulate_study`` prints the
+tables of the guide.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cache
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrdiff_bench.study.analysis.analyse import analyse
-from lrdiff_bench.study.search.engine import run_study
-from lrdiff_bench.study.search.ledger import MemoryLedger
-from lrdiff_bench.study.search.plan import Plan
+from lrdiff_bench.stats.gain import CLIP, gains_of, interquartile_mean, judge_gain
+from lrdiff_bench.stats.intervals import t_quantile
+from lrdiff_bench.stats.looks import LOOKS
+from lrdiff_bench.stats.verdict import Verdict, gain_verdict
 from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, Workload
 
-__all__ = ["SCENARIOS", "Counts", "Planted", "simulate"]
+__all__ = ["LUCKS", "Counts", "Luck", "Planted", "settled_by", "simulate"]
+
+Numbers = NDArray[np.float64]
 
 SMALLEST = 0.02
 NINE_IN_TEN, NINETEEN_IN_TWENTY = 1.2816, 1.6449  # quantiles of the standard normal
 SINGLE = Scheme(name="single", ratios={"body": 1.0, "head": 1.0, "tail": 1.0})
-LINE = "{:<40} {:>7} {:>6} {:>6} {:>8} {:>13} {:>6} {:>9}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,21 +127,6 @@ def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.asarray(state ^ (state >> np.uint64(31)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scenario:
-    """A truth and the verdicts that would be wrong.
-
-    Attributes:
-        truth: gain of the compared scheme; None where it depends on the tuning.
-        wrong: verdicts that count as wrong.
-    """
-
-    name: str
-    workload: Planted
-    truth: float | None
-    wrong: tuple[str, ...]
-
-
 def _free(*groups: str) -> Scheme:
     rest = {group: 1.0 for group in Planted.groups if group not in groups}
     return Scheme(name="free", ratios=rest, free=dict.fromkeys(groups, (0.01, 100.0)))
@@ -143,62 +134,86 @@ def _free(*groups: str) -> Scheme:
 
 TEN = Scheme(name="ratio 10", ratios={"body": 1.0, "head": 10.0, "tail": 1.0})
 TENTH = Scheme(name="ratio 0.1", ratios={"body": 1.0, "head": 0.1, "tail": 1.0})
-SCENARIOS = (
-    Scenario(
-        name="no effect",
-        workload=Planted(schemes=(SINGLE, TENTH, TEN)),
-        truth=0.0,
-        wrong=("HELPS", "HURTS"),
-    ),
-    Scenario(
-        name="twice the smallest difference",
-        workload=Planted(schemes=(SINGLE, TEN), gain={"ratio 10": 2 * SMALLEST}),
-        truth=2 * SMALLEST,
-        wrong=("NO DIFFERENCE", "HURTS"),
-    ),
-    Scenario(
-        name="twice it, the wrong way",
-        workload=Planted(schemes=(SINGLE, TEN), gain={"ratio 10": -2 * SMALLEST}),
-        truth=-2 * SMALLEST,
-        wrong=("NO DIFFERENCE", "HELPS"),
-    ),
-    Scenario(
-        name="more dimensions without effect",
-        workload=Planted(schemes=(SINGLE, _free("head", "tail"))),
-        truth=0.0,
-        wrong=("HELPS", "HURTS"),
-    ),
-    Scenario(  # truth: neither HELPS nor NO DIFFERENCE is right
-        name="exactly the smallest difference",
-        workload=Planted(schemes=(SINGLE, TEN), gain={"ratio 10": SMALLEST}),
-        truth=SMALLEST,
-        wrong=("HELPS", "NO DIFFERENCE", "HURTS"),
-    ),
-    Scenario(
-        name="no effect, skewed luck in tuning",
-        workload=Planted(schemes=(SINGLE, TENTH, TEN), mirage=0.3),
-        truth=0.0,
-        wrong=("HELPS", "HURTS"),
-    ),
-    Scenario(
-        name="twice it, skewed luck in tuning",
-        workload=Planted(schemes=(SINGLE, TEN), gain={"ratio 10": 2 * SMALLEST}, mirage=0.3),
-        truth=2 * SMALLEST,
-        wrong=("NO DIFFERENCE", "HURTS"),
-    ),
-    Scenario(
-        name="no effect, one run in twenty goes wrong",
-        workload=Planted(schemes=(SINGLE, TENTH, TEN), mishap=0.5),
-        truth=0.0,
-        wrong=("HELPS", "HURTS"),
-    ),
-    Scenario(
-        name="no effect, much noise",
-        workload=Planted(schemes=(SINGLE, TENTH, TEN), seed_noise=0.1, setting_noise=0.1),
-        truth=0.0,
-        wrong=("HELPS", "HURTS"),
-    ),
+
+
+@dataclass(frozen=True, kw_only=True)
+class Luck:
+    """What makes one search differ from another, in smallest differences; each search chooses its winner in two stages.
+
+    Attributes:
+        name: as the table has it.
+        after: kind of luck that the choice cannot remove, by search: of :data:`KINDS`.
+        spread: its standard deviation (of bad searches: the deviation of the others).
+        mirage: one point in ten looks so much better than it is on the tuning seeds.
+        optimism: one point in ten looks so much better than it is on all validation data.
+        mishap: one run in twenty ends so much worse, whatever its rates.
+        diverges: share of the runs that diverge, of the single rate and of the scheme.
+    """
+
+    name: str
+    after: str = "normal"
+    spread: float = 1.0
+    mirage: float = 0.0
+    optimism: float = 0.0
+    mishap: float = 0.0
+    diverges: float = 0.0
+
+
+KINDS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Numbers]] = {
+    "normal": lambda random, shape: random.normal(size=shape),
+    "exponential": lambda random, shape: random.exponential(size=shape),
+    "exponential, mirrored": lambda random, shape: -random.exponential(size=shape),
+    "t with 3 degrees of freedom": lambda random, shape: random.standard_t(3, shape) / math.sqrt(3.0),
+    "a tenth bad": lambda random, shape: random.normal(size=shape) - 8.0 * (random.random(shape) < 0.1),
+    "a tenth good": lambda random, shape: random.normal(size=shape) + 8.0 * (random.random(shape) < 0.1),
+}  # fmt: skip
+LUCKS = (
+    *(Luck(name=f"luck of searches: {kind}", after=kind) for kind in KINDS),
+    Luck(name="mirages on the tuning seeds", mirage=15.0, spread=0.3),
+    Luck(name="optimistic validation", optimism=3.0, spread=0.3),
+    Luck(name="one run in twenty goes wrong", mishap=25.0, spread=0.3),
+    Luck(name="one run in thirty diverges", diverges=1 / 30, spread=0.3),
+    Luck(name="all of it, exponential", after="exponential", mirage=15.0, optimism=3.0, mishap=25.0, diverges=1 / 30),
 )
+POINTS, TUNED_ON, FINALISTS, DECIDED_ON, SEEDS = 64, 4, 8, 24, 30  # of a search by the protocol
+VALLEY = 5.0  # smallest differences a decade squared: how much worse a base rate beside the best one is
+NOISE = 1.0  # standard deviation of a run, in smallest differences
+
+
+def choose(first: Numbers, second: Numbers, finalists: int = FINALISTS) -> NDArray[np.intp]:
+    """The winner of each search: the best few by the first scores, the best of those by the second. [..., points]"""
+    front = np.argpartition(first, finalists - 1, axis=-1)[..., :finalists]
+    best = np.take_along_axis(second, front, axis=-1).argmin(axis=-1)
+    return np.asarray(np.take_along_axis(front, best[..., None], axis=-1)[..., 0])
+
+
+def searches(luck: Luck, shape: tuple[int, ...], random: np.random.Generator) -> tuple[Numbers, Numbers]:
+    """Losses of the winners of searches without any gain, single rate and scheme, on fresh seeds. [*shape, seeds]"""
+    base = (np.arange(POINTS) + random.random((*shape, POINTS))) / POINTS * 4.0 - 2.0  # decades from the best one
+    shared = random.normal(0.0, 1.5 * NOISE, (*shape, SEEDS))
+    both = []
+    for scheme in (False, True):
+        true = VALLEY * base**2
+        told = true - luck.optimism * (random.random(base.shape) < 0.1)
+        tuned = told - luck.mirage * (random.random(base.shape) < 0.1)
+        tuned = tuned + random.normal(0.0, NOISE / math.sqrt(TUNED_ON), base.shape)
+        told = told + random.normal(0.0, NOISE / math.sqrt(DECIDED_ON), base.shape)
+        won = np.take_along_axis(true, choose(tuned, told)[..., None], axis=-1)
+        loss = won + shared + random.normal(0.0, NOISE, (*shape, SEEDS))
+        loss += luck.mishap * (random.random(loss.shape) < 0.05)
+        if scheme:
+            loss -= luck.spread * KINDS[luck.after](random, shape)[..., None]
+        loss[random.random(loss.shape) < luck.diverges] = np.inf
+        both.append(loss)
+    return both[0], both[1]
+
+
+@cache
+def without_gain(luck: Luck, count: int = 20_000) -> tuple[float, float]:
+    """What a scheme without gain would be found to have: interquartile mean and mean of very many searches."""
+    single, scheme = searches(luck, (count,), np.random.default_rng(10**6))
+    by_search = interquartile_mean(gains_of(single, scheme, most=CLIP))
+    return float(interquartile_mean(by_search)), float(by_search.mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,69 +221,97 @@ class Counts:
     """How many of the simulated studies came to which verdict.
 
     Attributes:
-        studies: how many there were.
         verdicts: how often each.
         wrong: how many of them are wrong.
-        covered: in how many the 95 % interval holds the truth.
-        widened: in how many a space was widened, though nothing lies beyond.
+        student: how many would be wrong with Student's t on the mean of the searches, at the same looks and levels.
+        settled_at: searches of those that were settled.
     """
 
-    studies: int
     verdicts: dict[str, int]
     wrong: int
-    covered: int
-    widened: int
+    student: int
+    settled_at: tuple[int, ...]
 
 
-def simulate(scenario: Scenario, studies: int = 200, *, plan: Plan | None = None, first: int = 0) -> Counts:
-    """Run simulated studies and count their verdicts.
+def simulate(luck: Luck, truth: float, studies: int = 200, *, first: int = 0, most: int = LOOKS[-1].searches) -> Counts:
+    """Judge simulated studies look by look and count their verdicts.
 
     Args:
-        scenario: what is planted.
+        luck: what makes searches differ.
+        truth: gain of the scheme in smallest differences: what is found in very many searches.
         studies: how many.
-        plan: of each.
-        first: number of the first, which fixes its random numbers.
+        first: number of the first, which fixes the random numbers.
+        most: searches of each study.
     """
-    verdicts: dict[str, int] = {}
-    covered = widened = 0
+    found: dict[str, int] = {}
+    wrong = student = 0
+    settled = []
+    shift, mean_shift = (truth - one for one in without_gain(luck))
     for number in range(first, first + studies):
-        workload = replace(scenario.workload, offset=number + 1)
-        own = replace(plan or Plan(), report_seeds=30 if plan is None else plan.report_seeds)
-        study = run_study(workload, _scrambled(own, number), MemoryLedger())
-        found = analyse(study, draws=1000, curves=False)
-        gain = found.gain
-        verdicts[gain.verdict.plain] = verdicts.get(gain.verdict.plain, 0) + 1
-        covered += scenario.truth is None or gain.low <= scenario.truth <= gain.high
-        widened += any(search.widened for search in study.searches)
-    wrong = sum(count for verdict, count in verdicts.items() if verdict in scenario.wrong)
-    return Counts(studies=studies, verdicts=verdicts, wrong=wrong, covered=covered, widened=widened)
+        single, scheme = searches(luck, (most,), np.random.default_rng([number, crc32(luck.name.encode())]))
+        gain = judge_gain(single, scheme - shift, smallest=1.0)
+        word = gain.verdict.plain
+        found[word] = found.get(word, 0) + 1
+        wrong += _is_wrong(word, truth)
+        if word is not Verdict.INCONCLUSIVE:
+            settled.append(gain.searches)
+        means = interquartile_mean(gains_of(single, scheme, most=CLIP)) + mean_shift
+        student += _is_wrong(_by_student(means), truth)
+    return Counts(verdicts=found, wrong=wrong, student=student, settled_at=tuple(settled))
 
 
-def _scrambled(plan: Plan, number: int) -> Plan:
-    """The same plan with points of its own."""
+def _by_student(means: Numbers) -> Verdict:
+    for look in LOOKS:
+        own = means[: look.searches]
+        if len(own) == look.searches:
+            half = t_quantile(1.0 - look.error, len(own) - 1) * own.std(ddof=1) / math.sqrt(len(own))
+            word = gain_verdict(float(own.mean() - half), float(own.mean() + half), 1.0)
+            if word is not Verdict.INCONCLUSIVE:
+                return word
+    return Verdict.INCONCLUSIVE
 
-    class Own(Plan):
-        def scramble(self, search: int) -> int:
-            return super().scramble(search) + 1000 * (number + 1)
 
-    return Own(**plan.to_dict())
+def _is_wrong(word: Verdict, truth: float) -> bool:
+    """At exactly the smallest difference every word but INCONCLUSIVE is wrong."""
+    right = {Verdict.INCONCLUSIVE}
+    if abs(truth) != 1.0:
+        right.add(Verdict.NO_DIFFERENCE if abs(truth) < 1.0 else Verdict.HELPS if truth > 0 else Verdict.HURTS)
+    return word not in right
+
+
+LINE = "{:<49} {:>5} {:>6} {:>6} {:>8} {:>13} {:>6} {:>10}"
+POWER = "{:<34} {:>8} {:>6} {:>6} {:>6} {:>6}"
 
 
 def main(studies: int = 200) -> int:
-    """Print the counts of all scenarios; the status is 1 where more than 5 % are wrong."""
-    print(LINE.format("truth", "studies", "HELPS", "HURTS", "NO DIFF.", "INCONCLUSIVE", "wrong", "covered"))
+    """Print the counts of all truths and the power; the status is 1 where more than 5 % are wrong."""
+    print(LINE.format("luck", "truth", "HELPS", "HURTS", "NO DIFF.", "INCONCLUSIVE", "wrong", "Student's"))
     failed = False
-    for scenario in SCENARIOS:
-        counts = simulate(scenario, studies)
-        of = counts.verdicts.get
-        print(
-            LINE.format(
-                scenario.name, counts.studies, of("HELPS", 0), of("HURTS", 0), of("NO DIFFERENCE", 0),
-                of("INCONCLUSIVE", 0), counts.wrong, counts.covered,
-            ), flush=True,
-        )  # fmt: skip
-        failed |= counts.wrong > 0.05 * counts.studies
+    for luck in LUCKS:
+        for truth in (0.0, 1.0, 2.0):
+            counts = simulate(luck, truth, studies)
+            of = counts.verdicts.get
+            words = [of(word, 0) for word in ("HELPS", "HURTS", "NO DIFFERENCE", "INCONCLUSIVE")]
+            print(LINE.format(luck.name, f"{truth:g}", *words, counts.wrong, counts.student), flush=True)
+            failed |= counts.wrong > 0.05 * studies
+    print("\nsettled after so many searches, % of the studies")
+    print(POWER.format("distance from the smallest difference", *(look.searches for look in LOOKS)))
+    for distance in (0.25, 0.33, 0.5, 0.75, 1.0, 1.5):
+        # normal luck whose deviation, seeds included, is one: the distance is counted in deviations of searches
+        settled = settled_by(distance, studies)
+        print(POWER.format(f"{distance:g} deviations of searches", *(f"{100 * share:.0f}" for share in settled)))
     return int(failed)
+
+
+def settled_by(distance: float, studies: int) -> list[float]:
+    """Share of studies that are settled at each look, where the gain lies so many deviations above what matters."""
+    random = np.random.default_rng(0)
+    at = []
+    for _ in range(studies):
+        gains = 10.0 + distance + random.normal(size=(LOOKS[-1].searches, 1)) * np.ones((1, 2))
+        found = judge_gain(np.zeros_like(gains), -gains, smallest=10.0)
+        at.append(found.searches if found.verdict is not Verdict.INCONCLUSIVE else math.inf)
+    return [float(np.mean(np.array(at) <= look.searches)) for look in LOOKS]
 
 
 if __name__ == "__main__":

@@ -253,6 +253,11 @@ def test_ls_before_anything(capsys):
         (["helpful", "--data", "wine"], "was given together with --model", "TOML file"),
         (["helpful", "--budget", "2"], "budget is 2", "from 4"),
         (["helpful", "--searches", "1"], "searches is 1", "from 2"),
+        (["helpful", "--searches", "20"], "is 20, and a study is judged after 16, 24, 40, 64 and 100", "REDUCED"),
+        (["helpful", "--quick", "--until-resolved"], "--until-resolved adds searches from 16 up", "leave out --quick"),
+        (["helpful", "--searches", "5", "--until-resolved"], "a smaller study cannot be continued", "leave out"),
+        (["helpful", "--minutes", "5"], "--minutes limits --until-resolved", "add --until-resolved"),
+        (["helpful", "--until-resolved", "--minutes", "-1"], "--minutes is -1", "above 0"),
         (["helpful", "--seeds-from", "-5"], "seeds_from is -5", "from 0"),
         (["helpful", "--seeds", "many"], "Invalid value for '--seeds'", "--help"),
         (["helpful", "helpful"], "two studies would have one name", "rename one of the files"),
@@ -297,14 +302,78 @@ def test_other_settings_need_another_folder(capsys, studies):
     assert "another --out" in failed.err
 
 
-def test_calibrate_prints_the_counts_and_fails_above_5_percent(capsys, monkeypatch):
-    monkeypatch.setattr(simulate_study, "SCENARIOS", simulate_study.SCENARIOS[:2])
-    assert simulate_study.main(3) == 0
-    assert re.search(r"no effect +3 ", capsys.readouterr().out)
-    monkeypatch.setattr(simulate_study, "simulate", lambda scenario, studies: simulate_study.Counts(
-        studies=studies, verdicts={"HELPS": studies}, wrong=studies, covered=0, widened=0
+def test_the_simulation_prints_the_counts_and_fails_above_5_percent(capsys, monkeypatch):
+    monkeypatch.setattr(simulate_study, "LUCKS", simulate_study.LUCKS[:1])
+    assert simulate_study.main(2) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"luck of searches: normal +0 +0 +0 +2 +0 +0", said)
+    assert re.search(r"1.5 deviations of searches( +\d+){5}", said)
+    monkeypatch.setattr(simulate_study, "simulate", lambda luck, truth, studies: simulate_study.Counts(
+        verdicts={"HELPS": studies}, wrong=studies, student=0, settled_at=()
     ))  # fmt: skip
-    assert simulate_study.main(3) == 1
+    assert simulate_study.main(2) == 1
+
+
+# looks
+
+
+@pytest.fixture
+def faint(planted, monkeypatch):
+    """A workload whose searches differ by more than 16 of them can average away."""
+    made = Planted(name="faint", seed_noise=0.0, setting_noise=0.025, **FAST)
+    monkeypatch.setitem(WORKLOADS, "faint", lambda: made)
+
+
+def looks(capsys, name):
+    document = json.loads(run(capsys, "verdict", name, "--json").out)
+    told = [[one["searches"] for one in s["gain"]["looks"]] for s in document["schemes"] if s["gain"]]
+    return document, told
+
+
+def trials_of(name):
+    with sqlite3.connect("runs/study/studies.db") as kept:
+        ids = "(SELECT study_id FROM studies WHERE study_name IN (?, ?))"
+        return kept.execute(f"SELECT count(*) FROM trials WHERE study_id IN {ids}", (name, f"{name}.report")).fetchone()
+
+
+def test_a_study_grows_until_every_comparison_is_settled_and_keeps_what_it_said(capsys, faint):
+    small = ("--budget", "4", "--seeds", "4")
+    first = run(capsys, "faint", *small)
+    document, told = looks(capsys, "faint")
+    assert told == [[16], [16]]
+    assert document["gain"]["verdict"] == "INCONCLUSIVE"
+    assert re.search(r"\d+ more searches would settle it if the estimate stays, about .* here", flat(first.out))
+    before = document["schemes"][1]["gain"]
+
+    told = flat(run(capsys, "faint", *small, "--until-resolved", "--searches", "24").out)
+    assert "16 searches: " in told
+    assert "on to 24 for" in told
+    done = flat(run(capsys, "faint", *small, "--until-resolved").out)
+    assert "3 schemes x 4 points x 24 searches" in done  # goes on from there
+    assert "24 searches: 0 of 2 comparisons settled; on to 40 for ratio 0.1, ratio 10" in done
+    assert "40 searches: 2 of 2 comparisons settled" in done
+    assert re.search(r"NO DIFFERENCE: tuned ratio 0.1 .* settled after 40 searches", done)
+    document, told = looks(capsys, "faint")
+    assert told == [[16, 24, 40]] * 2
+    after = document["schemes"][1]["gain"]
+    assert after["looks"][0] == before["looks"][0]
+    assert (document["chosen"], after["verdict"]) == ("ratio 0.1", "NO DIFFERENCE")
+
+    # the same again, and a smaller number, train nothing and say the same
+    trials = trials_of("faint")
+    for more in (["--until-resolved"], ["--searches", "16"]):
+        assert _verdicts(run(capsys, "faint", *small, *more).out) == _verdicts(run(capsys, "show", "faint").out)
+    assert trials_of("faint") == trials
+    run(capsys, "export", "faint", "--out", "page.md", "--no-pictures")
+    assert re.search(
+        r"- ratio 10 by itself after 16 .* INCONCLUSIVE; 24 .*; 40 .* NO DIFFERENCE", Path("page.md").read_text()
+    )
+
+
+def test_a_budget_in_minutes_begins_no_look_that_would_end_later(capsys, faint):
+    said = flat(run(capsys, "faint", "--budget", "4", "--seeds", "4", "--until-resolved", "--minutes", "1e-9").out)
+    assert re.search(r"16 searches: . of 2 comparisons settled; 24 take about \d+\.\d min more, 0\.0 are left", said)
+    assert looks(capsys, "faint")[1] == [[16], [16]]
 
 
 def test_pictures_are_the_same_bytes_again(capsys, studies, drawn):

@@ -166,7 +166,7 @@ def _losses(metrics: Mapping[str, Any], task: str) -> charts.Chart:
 
 
 def _comparison(s: Mapping[str, Any]) -> dict[str, Any]:
-    seeds = s["plan"]["report_seeds"]
+    seeds = s["plan"]["searches"] * s["plan"]["report_seeds"]
     curves = [
         charts.Line(
             name=name if rates in name else f"{name}: {rates}",

@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -108,11 +109,16 @@ class Located:
 
     def half_width(self, error: float, searches: int) -> float:
         """Of the interval that so many searches with this spread have."""
-        have, cut = len(self.by_search), _trimmed(searches) if self.trimmed else 0
+        cut = _trimmed(searches) if self.trimmed else 0
+        return t_quantile(1.0 - error, searches - 2 * cut - 1) * self.spread / math.sqrt(searches)
+
+    @cached_property
+    def spread(self) -> float:
+        """Standard deviation of the searches, of those that are cut off as if they lay at the cut."""
+        have = len(self.by_search)
         ordered = np.sort(self.by_search)
         winsorized = np.clip(ordered, ordered[self.trimmed], ordered[have - self.trimmed - 1])
-        spread = float(winsorized.std(ddof=1)) / (1.0 - 2.0 * self.trimmed / have)
-        return t_quantile(1.0 - error, searches - 2 * cut - 1) * spread / math.sqrt(searches)
+        return float(winsorized.std(ddof=1)) / (1.0 - 2.0 * self.trimmed / have)
 
 
 def _trimmed(searches: int) -> int:

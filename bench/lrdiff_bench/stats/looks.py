@@ -29,8 +29,8 @@ class Look(NamedTuple):
     error: float
 
 
-LOOKS = (Look(16, 0.0025), Look(24, 0.004), Look(40, 0.0065), Look(64, 0.011), Look(100, 0.016))
-"""The plan. The levels add up to 4 %: what is left to 5 % is for luck in tuning that is skewed."""
+LOOKS = (Look(16, 0.0015), Look(24, 0.0025), Look(40, 0.004), Look(64, 0.007), Look(100, 0.01))
+"""The plan. The levels add up to 2.5 %: the other half of 5 % is for luck in tuning that is skewed."""
 
 
 def looks_of(searches: int) -> tuple[Look, ...]:
@@ -38,7 +38,7 @@ def looks_of(searches: int) -> tuple[Look, ...]:
 
     Example:
         >>> looks_of(30)
-        (Look(searches=16, error=0.0025), Look(searches=24, error=0.004))
+        (Look(searches=16, error=0.0015), Look(searches=24, error=0.0025))
         >>> looks_of(5)
         (Look(searches=5, error=0.05),)
     """
