@@ -6,13 +6,16 @@ file fails its test, whatever else the test looks at.
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-__all__ = ["accessibility_faults", "browser", "open_page"]
+__all__ = ["accessibility_faults", "browser", "javascript", "open_page"]
 
 OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
 OWN = ("file:", "blob:", "data:", "about:")
@@ -34,6 +37,25 @@ def browser() -> Iterator[Any]:
         started = driver.chromium.launch(executable_path=chromium, args=OPTIONS)
         yield started
         started.close()
+
+
+@pytest.fixture(scope="session")
+def javascript() -> Iterator[Path]:
+    """The folder where ONNX Runtime's JavaScript packages are: installed once, kept between runs, named for all."""
+    from lrdiff_core.errors import UnavailableError
+    from lrdiff_export.runtimes.javascript.install import NODE_MODULES, PACKAGES, install_javascript
+
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        pytest.skip("node or npm is not installed")
+    versions = "-".join(dict.fromkeys(PACKAGES.values()))
+    folder = Path(os.environ.get(NODE_MODULES) or Path(tempfile.gettempdir(), f"lrdiff-node-{os.getuid()}-{versions}"))
+    try:
+        install_javascript(folder)
+    except UnavailableError as problem:
+        pytest.skip(problem.message)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(NODE_MODULES, str(folder))
+        yield folder
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from browser import browser, open_page  # noqa: F401  (fixtures)
+from browser import browser, javascript, open_page  # noqa: F401  (fixtures)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -63,6 +63,7 @@ export function drawCurves(run, single) {
       el("stop", { offset: 0, class: "stop1" }), el("stop", { offset: 1, class: "stop2" }))),
     ...marks,
     el("text", { x: left + 8, y: top + 8 }, "loss, nats"),
+    ...(width < 480 ? [] : [el("text", { x: x(epochs), y: top + 8, "text-anchor": "end" }, "thick: validation, thin: training")]),
     el("path", { class: "single", d: path(other) }),
     el("path", { class: "own thin", d: path(run.epochs.map((e) => e.train.loss)) }),
     el("path", { class: "own", d: path(own) }),
@@ -91,10 +92,11 @@ export function drawNetwork(weights, example) {
 
 /** Gains on all seeds as dots, with the median and its interval. */
 export function drawGains(compared, seeds, shown, smallest) {
-  const width = widthOf("gains", 700), height = 96, middle = 44, pad = 12;
+  const width = widthOf("gains", 700), height = 112, middle = 60, pad = 12;
   const finite = compared.gains.filter(Number.isFinite).map(Math.abs);
-  const most = Math.max(3 * smallest, ...finite) * 1.08;
-  const clamp = (gain) => Math.max(-most, Math.min(most, gain)), x = (gain) => width / 2 + (clamp(gain) / most) * (width / 2 - pad);
+  const most = Math.max(3 * smallest, ...finite) * 1.15, squeeze = (gain) => Math.asinh(gain / smallest);
+  const clamp = (gain) => Math.max(-most, Math.min(most, gain));  // linear within the band, logarithmic beyond
+  const x = (gain) => width / 2 + (squeeze(clamp(gain)) / squeeze(most)) * (width / 2 - pad);
   const kind = compared.verdict.split(" ")[0];
   const rows = new Map();  // dots that would touch stand above each other
   const dots = compared.gains.map((gain, i) => {
@@ -110,24 +112,24 @@ export function drawGains(compared, seeds, shown, smallest) {
     el("line", { class: "zero", x1: x(0), x2: x(0), y1: 0, y2: middle + 16 }), ...dots,
     el("line", { class: `span ${kind}`, x1: x(compared.gain[1]), x2: x(compared.gain[2]), y1: middle + 4, y2: middle + 4 }),
     el("circle", { class: `mid ${kind}`, cx: x(compared.gain[0]), cy: middle + 4, r: 6 }),
-    ...ticks(-most, most, width < 500 ? 4 : 8).map((gain) => el("text", { x: x(gain), y: middle + 32, "text-anchor": "middle" }, gain > 0 ? `+${gain}` : String(gain).replace("-", "−"))),
+    ...[-100, -10, -1, 0, 1, 10, 100].map((m) => Number((m * smallest).toPrecision(3))).filter((gain) => Math.abs(gain) <= most).map((gain) => el("text", { x: x(gain), y: middle + 32, "text-anchor": "middle" }, gain > 0 ? `+${gain}` : String(gain).replace("-", "−"))),
     el("text", { x: pad, y: height - 2 }, "← one rate better"),
     el("text", { x: width - pad, y: height - 2, "text-anchor": "end" }, "your pair better →")));
 }
 
 /** The stored studies: gain over the smallest one that matters, on a scale that is linear near zero and log beyond. */
 export function drawForest(studies) {
-  const width = widthOf("forest", 1100), narrow = width < 640, line = narrow ? 40 : 27, top = 22;
+  const width = widthOf("forest", 1100), narrow = width < 640, line = narrow ? 54 : 27, top = 22;
   const left = narrow ? 8 : 330, right = narrow ? 8 : 130, height = top + studies.length * line + 30;
   const squeeze = (v) => Math.asinh(v);
   const low = squeeze(Math.min(-3, ...studies.map((s) => s.gain[1] / s.smallest))), high = squeeze(Math.max(3, ...studies.map((s) => s.gain[2] / s.smallest)));
   const x = (v) => left + ((squeeze(v) - low) / (high - low)) * (width - left - right);
   const rows = studies.flatMap((s, i) => {
-    const y = top + i * line + line / 2 + (narrow ? 9 : 0), kind = s.verdict.split(" ")[0], [at, from, to] = s.gain.map((g) => x(g / s.smallest));
+    const y = top + i * line + line / 2 + (narrow ? 17 : 0), kind = s.verdict.split(" ")[0], [at, from, to] = s.gain.map((g) => x(g / s.smallest));
     return [
       el("line", { class: `span ${kind}`, x1: from, x2: to, y1: y, y2: y }), el("circle", { class: `mid ${kind}`, cx: at, cy: y, r: 5 }),
-      narrow ? el("text", { x: left, y: y - 12 }, `${s.title}: ${s.verdict}`) : el("text", { x: left - 14, y: y + 4, "text-anchor": "end" }, s.title),
-      ...(narrow ? [] : [el("text", { x: width - right + 12, y: y + 4, class: "strong" }, s.verdict)])];
+      narrow ? el("text", { x: left, y: y - 25 }, s.title) : el("text", { x: left - 14, y: y + 4, "text-anchor": "end" }, s.title),
+      el("text", { x: narrow ? left : width - right + 12, y: narrow ? y - 10 : y + 4, class: "strong" }, s.verdict)];
   });
   const at = [-10, -1, 0, 1, 10].filter((v) => squeeze(v) >= low && squeeze(v) <= high);
   const says = `Gains in the stored studies: ${studies.map((s) => `${s.title}: ${signed(s.gain[0])} ${interval(s.gain)} ${s.metric}, ${s.verdict}`).join("; ")}.`;
@@ -167,7 +169,7 @@ export function drawOverlay(size, axis, marks, cross) {
     ...powers.map((p) => el("text", { x: inside(p), y: edge + 20, "text-anchor": "middle" }, label(p))),
     ...powers.map((p) => el("text", { x: -8, y: edge - inside(p) + 4, "text-anchor": "end" }, label(p))),
     el("text", { x: edge / 2, y: edge + 42, "text-anchor": "middle", class: "l1 strong" }, "learning rate of layer 1"),
-    el("text", { x: 0, y: 0, "text-anchor": "middle", class: "l2 strong", transform: `translate(${edge < 420 ? -34 : -44} ${edge / 2}) rotate(-90)` }, "learning rate of layer 2"),
+    el("text", { x: 0, y: 0, "text-anchor": "middle", class: "l2 strong", transform: `translate(${edge < 420 ? -46 : -50} ${edge / 2}) rotate(-90)` }, "learning rate of layer 2"),
     el("line", { class: "halo", x1: place(0), y1: up(0), x2: place(size - 1), y2: up(size - 1) }),
     el("line", { class: "diagonal", x1: place(0), y1: up(0), x2: place(size - 1), y2: up(size - 1) }),
     el("text", { class: "on-map", x: 0, y: 0, transform: `translate(${place(size * 0.06)} ${up(size * 0.06) - 8}) rotate(-45)` }, "one rate for both"),

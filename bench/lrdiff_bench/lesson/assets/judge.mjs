@@ -2,14 +2,15 @@
 
 /** Three digits, as losses and gains are written. */
 export function number(value) {
+  if (value < 0) return `\u2212${number(-value)}`;
   if (value === Infinity) return "infinite";
   if (!Number.isFinite(value)) return "not finite";
-  if (value !== 0 && (Math.abs(value) < 1e-4 || Math.abs(value) >= 1e5)) return value.toExponential(1);
-  return value.toPrecision(3).replace(/e\+?(-?)0*(\d+)$/, (_, sign, power) => String(10 ** Number(sign + power)));
+  if (value !== 0 && (value < 1e-4 || value >= 1e5)) return value.toExponential(1).replace("e-", "e\u2212").replace("e+", "e");
+  return value >= 1000 ? value.toFixed(0) : value.toPrecision(3);
 }
 
 export const signed = (value) => (value > 0 ? "+" : "") + number(value);
-export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
+export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)}\u00a0%`;
 /** A rate, without zeros that say nothing. */
 export const rate = (value) => String(Number(value.toPrecision(3)));
 export const interval = ([, low, high]) => `[${signed(low)}, ${signed(high)}]`;
@@ -129,7 +130,7 @@ const HEADLINES = {
 export function byVerdict(studies) {
   const found = {};
   for (const study of studies) (found[study.verdict.split(" ON ")[0].split(" BUT ")[0]] ??= []).push(study);
-  return found;
+  return Object.fromEntries(["HELPS", "NO DIFFERENCE", "HURTS", "INCONCLUSIVE"].filter((word) => found[word]).map((word) => [word, found[word]]));
 }
 
 /**
@@ -159,7 +160,7 @@ export function answers(facts) {
       `${rate(facts.tunedRates[1])}) gains ${signed(tuned.gain[0])} ${interval(tuned.gain)} on these ${seeds}: ${tuned.verdict}.`);
     const says = [`Different rates help on ${helped.length} of ${total} workloads${helped.length ? ` (${list(helped.map((s) => s.name))})` : ""}, ` +
       `make no difference on ${same.length}, hurt on ${hurt.length}, and the data do not decide on ${open}.`];
-    const gains = helped.map((s) => `${s.title}: ${s.metric} ${number(s.single)} with one tuned rate, ${number(s.differential)} with ${s.scheme}`);
+    const gains = helped.map((s) => `${s.title}: ${s.metric} ${number(s.single)} with one tuned rate, ${number(s.differential)} with different ones (${s.scheme})`);
     if (gains.length) says.push(`Where they help: ${gains.join("; ")}.`);
     const answer = tuned.verdict === "HELPS" ? "Because they help, here as well." : helped.length
       ? `Because they help on some problems. On this one: ${tuned.verdict}.` : `No study shows a reason. On this problem: ${tuned.verdict}.`;

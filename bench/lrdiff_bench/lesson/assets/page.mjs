@@ -169,8 +169,9 @@ function tookCells(cells, losses) {
 }
 
 let painting = 0;
+/** A few times a second: what paints more often takes the time that the workers train in. */
 function paintSoon() {
-  painting ||= requestAnimationFrame(() => { painting = 0; paint(); });
+  painting ||= setTimeout(() => { painting = 0; paint(); }, map.done ? 150 : 0);
 }
 
 /** Loss of answering with the share of classes alone: what colours of the map end at. */
@@ -180,7 +181,7 @@ function chance() {
 }
 
 function paint() {
-  const known = [...map.shown].filter(Number.isFinite), low = known.length ? Math.min(...known) : 0, high = chance();
+  const known = map.shown.filter(Number.isFinite), low = known.length ? Math.min(...known) : 0, high = chance();
   const context = byId("cells").getContext("2d"), image = context.createImageData(SIZE, SIZE);
   for (let y = 0; y < SIZE; y++) {
     for (let x = 0; x < SIZE; x++) {
@@ -190,7 +191,8 @@ function paint() {
     }
   }
   context.putImageData(image, 0, 0);
-  drawLegend(low, high);
+  if (map.legend !== low) drawLegend(low, high);
+  map.legend = low;
   const rest = map.python ? " The others are from lrdiff map." : "";
   text("map-status", map.complete ? `${SIZE * SIZE} pairs trained in this page by ${pool.workers.length} workers in ${map.seconds.toFixed(1)} s.`
     : `${map.done} of ${SIZE * SIZE} pairs trained in this page.${rest}`);
@@ -294,7 +296,7 @@ function showMetrics(rows) {
   const share = problem.test.targets.reduce((sum, y) => sum + y, 0) / rows, most = Math.max(share, 1 - share);
   text("shape5", `${data.epochs} epochs, ${rows} test rows`);
   const last = run.epochs.at(-1), other = singleRun.epochs.at(-1);
-  table("metrics", `At the end, on rows that trained nothing`, ["", "your pair", `one rate, ${rate(single)}`, "always the commoner class"], [
+  table("metrics", `At the end, on rows that trained nothing`, ["", "your pair", `one rate, ${rate(single)}`, "the share of classes"], [
     ["test loss, nats", number(run.test.loss), number(singleRun.test.loss), number(chance())],
     ["test accuracy", percent(run.test.accuracy), percent(singleRun.test.accuracy), percent(most)],
     ["validation loss", number(last.validation.loss), number(other.validation.loss), ""],
@@ -433,6 +435,9 @@ byId("to-example").addEventListener("click", () => unlinked([...data.example]));
 byId("to-single").addEventListener("click", () => unlinked([single, single]));
 byId("to-pair").addEventListener("click", () => unlinked([...data.tuned.pair]));
 byId("linked").addEventListener("change", () => setRates([...rates]));
+for (const [id, name, pair] of [["to-example", "The example", data.example], ["to-single", "Best single rate", [single]], ["to-pair", "Best pair on other seeds", data.tuned.pair]]) {
+  put(id, `${name} `, el("small", {}, pair.map(rate).join(", ")));
+}
 put("seed", ...SEEDS.map((seed) => el("option", { value: seed }, String(seed))));
 byId("seed").addEventListener("change", (event) => setSeed(Number(event.target.value)));
 wireMap();

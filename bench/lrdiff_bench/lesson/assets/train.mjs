@@ -58,29 +58,39 @@ export function evaluate(weights, inputs, targets) {
   return { loss: f32(loss / targets.length), accuracy: right / targets.length };
 }
 
-/** Gradient of the mean loss over the rows order[from .. to), into gradient [61]. */
+/** Gradient of the mean loss over the rows order[from .. to), into gradient [61]; a row's ten features stay in registers. */
 function backward(weights, gradient, inputs, targets, order, from, to, hidden) {
   gradient.fill(0);
-  const scale = f32(1 / (to - from));
+  const scale = f32(1 / (to - from)), w = weights, g = gradient;
   for (let k = from; k < to; k++) {
     const at = order[k] * FEATURES;
-    let logit = weights[BIAS2];
-    for (let h = 0; h < HIDDEN; h++) {
-      let sum = weights[BIAS1 + h];
-      for (let i = 0; i < FEATURES; i++) sum = f32(sum + f32(weights[h * FEATURES + i] * inputs[at + i]));
+    const a = inputs[at], b = inputs[at + 1], c = inputs[at + 2], d = inputs[at + 3], e = inputs[at + 4];
+    const p = inputs[at + 5], q = inputs[at + 6], r = inputs[at + 7], s = inputs[at + 8], t = inputs[at + 9];
+    let logit = w[BIAS2];
+    for (let h = 0, i = 0; h < HIDDEN; h++, i += FEATURES) {
+      const low = f32(f32(f32(f32(f32(w[i] * a) + f32(w[i + 1] * b)) + f32(w[i + 2] * c)) + f32(w[i + 3] * d)) + f32(w[i + 4] * e));
+      const high = f32(f32(f32(f32(f32(w[i + 5] * p) + f32(w[i + 6] * q)) + f32(w[i + 7] * r)) + f32(w[i + 8] * s)) + f32(w[i + 9] * t));
+      const sum = f32(f32(low + high) + w[BIAS1 + h]);
       hidden[h] = sum;
-      if (!(sum <= 0)) logit = f32(logit + f32(weights[WEIGHT2 + h] * sum));
+      if (!(sum <= 0)) logit = f32(logit + f32(w[WEIGHT2 + h] * sum));
     }
     const slope = f32(f32(sigmoid(logit) - targets[order[k]]) * scale);
-    gradient[BIAS2] = f32(gradient[BIAS2] + slope);
-    for (let h = 0; h < HIDDEN; h++) {
+    g[BIAS2] = f32(g[BIAS2] + slope);
+    for (let h = 0, i = 0; h < HIDDEN; h++, i += FEATURES) {
       if (hidden[h] <= 0) continue;
-      gradient[WEIGHT2 + h] = f32(gradient[WEIGHT2 + h] + f32(slope * hidden[h]));
-      const back = f32(slope * weights[WEIGHT2 + h]);
-      gradient[BIAS1 + h] = f32(gradient[BIAS1 + h] + back);
-      for (let i = 0; i < FEATURES; i++) {
-        gradient[h * FEATURES + i] = f32(gradient[h * FEATURES + i] + f32(back * inputs[at + i]));
-      }
+      const back = f32(slope * w[WEIGHT2 + h]);
+      g[WEIGHT2 + h] = f32(g[WEIGHT2 + h] + f32(slope * hidden[h]));
+      g[BIAS1 + h] = f32(g[BIAS1 + h] + back);
+      g[i] = f32(g[i] + f32(back * a));
+      g[i + 1] = f32(g[i + 1] + f32(back * b));
+      g[i + 2] = f32(g[i + 2] + f32(back * c));
+      g[i + 3] = f32(g[i + 3] + f32(back * d));
+      g[i + 4] = f32(g[i + 4] + f32(back * e));
+      g[i + 5] = f32(g[i + 5] + f32(back * p));
+      g[i + 6] = f32(g[i + 6] + f32(back * q));
+      g[i + 7] = f32(g[i + 7] + f32(back * r));
+      g[i + 8] = f32(g[i + 8] + f32(back * s));
+      g[i + 9] = f32(g[i + 9] + f32(back * t));
     }
   }
 }
