@@ -10,7 +10,16 @@
 from lrdiff_core.population.network import Scale
 from lrdiff_core.population.result import Population
 from lrdiff_core.population.rows import PopulationData
+from lrdiff_core.population.settings import PopulationOptions
 from lrdiff_core.population.task import PopulationTask, population_task
 from lrdiff_core.population.train import train_population
 
-__all__ = ["Population", "PopulationData", "PopulationTask", "Scale", "population_task", "train_population"]
+__all__ = [
+    "Population",
+    "PopulationData",
+    "PopulationOptions",
+    "PopulationTask",
+    "Scale",
+    "population_task",
+    "train_population",
+]

@@ -45,9 +45,7 @@ class _Network(nn.Module):
         return self.net.network(rows)
 
 
-def train_tile(
-    tile: Tile, model: nn.Module, group_of: dict[str, int], device: torch.device, *, keep_weights: bool, compile: bool
-) -> TileResult:
+def train_tile(tile: Tile, model: nn.Module, group_of: dict[str, int], device: torch.device) -> TileResult:
     """Train the members of a tile.
 
     Args:
@@ -55,8 +53,6 @@ def train_tile(
         model: what is called; its own weights are not used.
         group_of: column of each parameter.
         device: where.
-        keep_weights: whether final weights are handed back.
-        compile: run the step through ``torch.compile``.
 
     Raises:
         ConfigError: torch.func cannot call the module for a stack of members.
@@ -72,7 +68,7 @@ def train_tile(
     wrapped = _Network(model) if type(model) is TabularNet else model
     call, outputs_of = _functions(wrapped, rows)
     step = _step(rule, call, buffers)
-    if compile:
+    if settings.compile:
         step = torch.compile(step, dynamic=False)
     alive = torch.ones(len(tile), dtype=torch.bool, device=device)
     diverged = torch.full((len(tile),), -1, dtype=torch.int64, device=device)
@@ -108,7 +104,7 @@ def train_tile(
         held_score=gather(3),
         step_loss=torch.stack(step_losses, dim=1).cpu() if step_losses else None,
         diverged_after=diverged.cpu(),
-        weights={name: value.cpu() for name, value in parameters.items()} if keep_weights else None,
+        weights={name: value.cpu() for name, value in parameters.items()} if settings.keep_weights else None,
     )
 
 

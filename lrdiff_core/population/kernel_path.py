@@ -37,9 +37,7 @@ __all__ = ["train_tile"]
 _SHARES = 16  # pieces a thread: an uneven machine then loses at most one piece
 
 
-def train_tile(
-    tile: Tile, layers: tuple[LinearLayer, ...], group_of: dict[str, int], *, threads: int, keep_weights: bool
-) -> TileResult:
+def train_tile(tile: Tile, layers: tuple[LinearLayer, ...], group_of: dict[str, int], *, threads: int) -> TileResult:
     """Train the members of a tile.
 
     Args:
@@ -47,7 +45,6 @@ def train_tile(
         layers: of the network.
         group_of: column of each parameter.
         threads: how many work side by side; they change no bit of the result.
-        keep_weights: whether final weights are handed back.
     """
     settings, members = tile.settings, len(tile)
     first = tile.data[tile.seeds[0]]
@@ -110,7 +107,7 @@ def train_tile(
         held_score=held_loss if regression else held_score,
         step_loss=step_loss,
         diverged_after=diverged,
-        weights=_named(weights, tile, names) if keep_weights else None,
+        weights=_named(weights, tile, names) if settings.keep_weights else None,
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lrdiff_core.errors import ConfigError, RateError
+from lrdiff_core.population.settings import PopulationOptions
 from lrdiff_core.rates import RatePlan
 from lrdiff_core.seeds import derive_seed, make_generator
 
@@ -135,26 +136,12 @@ def parameter_groups(
     return found
 
 
-def columns(
-    rates: Tensor,
-    *,
-    optimizer: str,
-    weight_decay: Any = 0.0,
-    momentum: Any = 0.0,
-    betas: tuple[Any, Any] = (0.9, 0.999),
-    eps: Any = 1e-8,
-    nesterov: bool = False,
-) -> Columns:
+def columns(rates: Tensor, options: PopulationOptions) -> Columns:
     """Check the hyperparameters and give each member its own.
 
     Args:
         rates: [members, groups] float64.
-        optimizer: ``"sgd"`` takes momentum, ``"adam"`` and ``"adamw"`` take betas and eps.
-        weight_decay: one number, [members], or [members, groups], as the three that follow.
-        momentum: of SGD.
-        betas: of Adam and AdamW, two of these.
-        eps: of Adam and AdamW.
-        nesterov: needs momentum.
+        options: ``"sgd"`` takes momentum, ``"adam"`` and ``"adamw"`` take betas and eps.
 
     Raises:
         RateError: a rate that is negative or not finite.
@@ -167,20 +154,22 @@ def columns(
             f"rate of member {member} in group {group} is {float(rates[member, group])}",
             help="write finite numbers of 0 or more (0 keeps a group as it is)",
         )
-    sgd = optimizer == "sgd"
+    sgd, betas = options.optimizer == "sgd", options.betas
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise ConfigError(f"betas is {betas!r}", help="write a pair, such as (0.9, 0.999)")
     spread = {
-        "weight_decay": _spread("weight_decay", weight_decay, rates, math.inf, _LOWEST),
-        "momentum": _spread("momentum", momentum, rates, 1.0, _UNIT),
+        "weight_decay": _spread("weight_decay", options.weight_decay, rates, math.inf, _LOWEST),
+        "momentum": _spread("momentum", options.momentum, rates, 1.0, _UNIT),
         "beta1": _spread("betas[0]", betas[0], rates, 1.0, _UNIT),
         "beta2": _spread("betas[1]", betas[1], rates, 1.0, _UNIT),
-        "eps": _spread("eps", eps, rates, math.inf, _LOWEST),
+        "eps": _spread("eps", options.eps, rates, math.inf, _LOWEST),
     }
     has_momentum = bool((spread["momentum"] > 0).any())
     if not sgd and has_momentum:
-        raise ConfigError(f"momentum is set, and {optimizer} takes none", help='write optimizer="sgd", or betas')
-    if nesterov and not bool((spread["momentum"] > 0).all()):
+        raise ConfigError(
+            f"momentum is set, and {options.optimizer} takes none", help='write optimizer="sgd", or betas'
+        )
+    if options.nesterov and not bool((spread["momentum"] > 0).all()):
         raise ConfigError("nesterov is set without momentum", help="give every member a momentum in (0, 1)")
     frozen = torch.zeros(len(rates), 1, dtype=torch.float64)
 

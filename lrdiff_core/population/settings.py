@@ -3,39 +3,72 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from lrdiff_core.errors import ConfigError
-from lrdiff_core.schedules import Shape
+from lrdiff_core.schedules import Shape, as_shape
 
-__all__ = ["OPTIMIZERS", "PATHS", "Settings"]
+__all__ = ["OPTIMIZERS", "PATHS", "PopulationOptions", "Settings"]
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 PATHS = ("auto", "kernel", "general")
 DTYPES = (torch.float32, torch.float64)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How long, with what, and what is written down; see :func:`train_population` for each field.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PopulationOptions:
+    """How the members of a population are trained, and what is written down.
+
+    Args:
+        batch_size: rows a step.
+        epochs: the length, counted in epochs.
+        steps: the length, counted in steps; give one of the two.
+        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
+        weight_decay: one number, [members], or [members, groups], as the three that follow.
+        momentum: of SGD.
+        betas: of Adam and AdamW, two of these.
+        eps: of Adam and AdamW.
+        nesterov: SGD with Nesterov's momentum, for all members.
+        schedule: a shape or its name; it multiplies every rate.
+        evaluate: when losses and scores of both splits are taken: ``"epoch"`` (after each), ``"end"``, ``"never"``,
+            or every so many steps and at the end.
+        step_losses: keep the loss of every step.
+        keep_weights: hand the final weights back.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
+        dtype: float32 or float64.
+        compile: None takes the generated kernel where there is one (a chain of linear layers, on a CPU with a C++
+            compiler) and nothing compiled otherwise; True compiles or fails (other paths: ``torch.compile``); False
+            compiles nothing.
+        path: ``"kernel"``, ``"general"`` (any module that torch.func can call), or ``"auto"``.
+        tile: members trained at once; left out, as many as fit 256 MiB. It changes memory and time, not results.
+        threads: None takes torch's number for the kernel, and one for the general path.
 
     Raises:
         ConfigError: a field has a value outside its interval.
-        RateError: the schedule does not fit the number of steps.
+
+    Example:
+        >>> PopulationOptions(batch_size=25, epochs=10, optimizer="sgd", momentum=0.9).optimizer
+        'sgd'
     """
 
-    rows: int
     batch_size: int
-    optimizer: str = "adam"
     epochs: int | None = None
     steps: int | None = None
+    optimizer: str = "adam"
+    weight_decay: Any = 0.0
+    momentum: Any = 0.0
+    betas: tuple[Any, Any] = (0.9, 0.999)
+    eps: Any = 1e-8
     nesterov: bool = False
-    schedule: Shape | None = None
+    schedule: Shape | str | None = None
     evaluate: str | int = "epoch"
     step_losses: bool = False
-    compile: bool | None = None
+    keep_weights: bool = False
+    device: str = "cpu"
     dtype: torch.dtype = torch.float32
+    compile: bool | None = None
     path: str = "auto"
     tile: int | None = None
     threads: int | None = None
@@ -62,7 +95,28 @@ class Settings:
         if self.nesterov and self.optimizer != "sgd":
             raise ConfigError(f"nesterov is set, and {self.optimizer} takes none", help='write optimizer="sgd"')
         if self.schedule is not None:
-            self.schedule.check(self.total_steps)
+            object.__setattr__(self, "schedule", as_shape(self.schedule))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Settings(PopulationOptions):
+    """Options together with the number of training rows, from which lengths follow.
+
+    Raises:
+        RateError: the schedule does not fit the number of steps.
+    """
+
+    rows: int
+
+    @classmethod
+    def of(cls, options: PopulationOptions, rows: int) -> Settings:
+        """The settings of a training over so many rows."""
+        return cls(rows=rows, **vars(options))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.schedule is not None:
+            as_shape(self.schedule).check(self.total_steps)
 
     @property
     def steps_an_epoch(self) -> int:
@@ -89,4 +143,5 @@ class Settings:
         total = self.total_steps
         if self.schedule is None:
             return torch.ones(total, dtype=torch.float64)
-        return torch.tensor([self.schedule.factor(t, total) for t in range(total)], dtype=torch.float64)
+        shape = as_shape(self.schedule)
+        return torch.tensor([shape.factor(t, total) for t in range(total)], dtype=torch.float64)

@@ -60,7 +60,7 @@ class PopulationTask:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of :func:`train_population` besides the length."""
+        """Keyword arguments of :class:`PopulationOptions` besides the length."""
         config = self.config
         return {
             "batch_size": self.batch_size,
@@ -118,11 +118,12 @@ def population_task(config: RunConfig, *, table: Table | None = None) -> Populat
 
     Example:
         >>> from lrdiff_core import PRESETS, make_config
-        >>> from lrdiff_core.population import train_population
+        >>> from lrdiff_core.population import PopulationOptions, train_population
         >>> task = population_task(make_config(PRESETS["seed"]))
         >>> data = {seed: task.rows(seed) for seed in (0, 1)}
         >>> rates = [[0.01, 0.01], [0.01, 0.001]]  # [members, layers]
-        >>> train_population(task.model, data, rates, [0, 1], epochs=2, **task.options).held_loss.shape
+        >>> options = PopulationOptions(epochs=2, **task.options)
+        >>> train_population(task.model, data, rates, [0, 1], options).held_loss.shape
         torch.Size([2, 2])
     """
     if table is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +12,13 @@ from lrdiff_core.devices import choose_device, repeatable
 from lrdiff_core.errors import ConfigError, RateError
 from lrdiff_core.population import general_path, kernel_path
 from lrdiff_core.population.choice import kernel_layers
-from lrdiff_core.population.members import Columns, ModelFactory, build, columns, parameter_groups, seed_list
+from lrdiff_core.population.members import ModelFactory, build, columns, parameter_groups, seed_list
 from lrdiff_core.population.result import Collected, Population
 from lrdiff_core.population.rows import PopulationData, by_seed
-from lrdiff_core.population.settings import Settings
+from lrdiff_core.population.settings import PopulationOptions, Settings
 from lrdiff_core.population.tiles import cut, make_tile
 from lrdiff_core.population.work import Seeded
 from lrdiff_core.rates import RatePlan
-from lrdiff_core.schedules import Shape, as_shape
 
 __all__ = ["train_population"]
 
@@ -30,27 +28,9 @@ def train_population(
     data: PopulationData | Mapping[int, PopulationData],
     rates: Any,
     seeds: int | Sequence[int] | Tensor,
+    options: PopulationOptions,
     *,
-    batch_size: int,
-    epochs: int | None = None,
-    steps: int | None = None,
-    optimizer: str = "adam",
     groups: Mapping[str, int] | RatePlan | None = None,
-    weight_decay: Any = 0.0,
-    momentum: Any = 0.0,
-    nesterov: bool = False,
-    betas: tuple[Any, Any] = (0.9, 0.999),
-    eps: Any = 1e-8,
-    schedule: str | Shape | None = None,
-    evaluate: str | int = "epoch",
-    step_losses: bool = False,
-    keep_weights: bool = False,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    compile: bool | None = None,
-    path: str = "auto",
-    tile: int | None = None,
-    threads: int | None = None,
     on_tile: Callable[[int, int], None] | None = None,
 ) -> Population:
     r"""Train many models side by side, each with its own rates and seed.
@@ -70,31 +50,10 @@ def train_population(
             as the loop does.
         rates: [members, groups], 0 or more.
         seeds: one for all, or [members]. Members of one seed share initial weights, rows and order.
-        batch_size: rows a step.
-        epochs: the length, counted in epochs.
-        steps: the length, counted in steps; give one of the two.
-        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
+        options: how they are trained, for how long, and what is written down.
         groups: which parameters each column of ``rates`` serves: column by parameter name, or a rate plan (its
             ``groups()`` in order), or None: a column for each layer in order, or one column for all. Parameters
             without ``requires_grad`` stay as they are.
-        weight_decay: one number, [members], or [members, groups], as the three that follow.
-        momentum: of SGD.
-        betas: of Adam and AdamW, two of these.
-        eps: of Adam and AdamW.
-        nesterov: SGD with Nesterov's momentum, for all members.
-        schedule: a shape or its name; it multiplies every rate.
-        evaluate: when losses and scores of both splits are taken: ``"epoch"`` (after each), ``"end"``, ``"never"``,
-            or every so many steps and at the end.
-        step_losses: keep the loss of every step.
-        keep_weights: hand the final weights back.
-        device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
-        dtype: float32 or float64.
-        compile: None takes the generated kernel where there is one (a chain of linear layers, on a CPU with a C++
-            compiler) and nothing compiled otherwise; True compiles or fails (other paths: ``torch.compile``); False
-            compiles nothing.
-        path: ``"kernel"``, ``"general"`` (any module that torch.func can call), or ``"auto"``.
-        tile: members trained at once; left out, as many as fit 256 MiB. It changes memory and time, not results.
-        threads: None takes torch's number for the kernel, and one for the general path.
         on_tile: called with members done and members in all, after every tile.
 
     Returns:
@@ -112,73 +71,20 @@ def train_population(
         >>> rows = torch.arange(8.0)[:, None]
         >>> data = PopulationData(inputs=rows, targets=(rows > 3.5).float(), task="binary")
         >>> rates = [[0.1, 0.1], [0.1, 0.01], [1e30, 1e30]]
+        >>> options = PopulationOptions(optimizer="sgd", epochs=3, batch_size=4)
         >>> def model(seed): return nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 1))
-        >>> population = train_population(model, data, rates, 0, optimizer="sgd", epochs=3, batch_size=4)
+        >>> population = train_population(model, data, rates, 0, options)
         >>> population.train_loss.shape, len(population)
         (torch.Size([3, 3]), 3)
     """
     table = _rate_table(rates)
     seeds = seed_list(seeds, len(table))
     rows = by_seed(data, sorted(set(seeds)))
-    settings = Settings(
-        rows=rows[min(seeds)].rows,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        epochs=epochs,
-        steps=steps,
-        nesterov=nesterov,
-        schedule=None if schedule is None else as_shape(schedule),
-        evaluate=evaluate,
-        step_losses=step_losses,
-        compile=compile,
-        dtype=dtype,
-        path=path,
-        tile=tile,
-        threads=threads,
-    )
-    own = columns(
-        table,
-        optimizer=optimizer,
-        weight_decay=weight_decay,
-        momentum=momentum,
-        betas=betas,
-        eps=eps,
-        nesterov=nesterov,
-    )
-    job = _Job(
-        model_factory=model_factory,
-        rows=rows,
-        table=table,
-        seeds=seeds,
-        own=own,
-        groups=groups,
-        settings=settings,
-        device=choose_device(device),
-        keep_weights=keep_weights,
-        on_tile=on_tile,
-    )
-    return _train(job)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """What :func:`train_population` was asked for, checked."""
-
-    model_factory: ModelFactory
-    rows: dict[int, PopulationData]
-    table: Tensor
-    seeds: list[int]
-    own: Columns
-    groups: Mapping[str, int] | RatePlan | None
-    settings: Settings
-    device: torch.device
-    keep_weights: bool
-    on_tile: Callable[[int, int], None] | None
-
-
-def _train(job: _Job) -> Population:
-    """The path is chosen, tiles are cut and trained one after the other."""
-    settings, seeds, where = job.settings, job.seeds, job.device
+    first = min(seeds)
+    first_rows = rows[first]
+    settings = Settings.of(options, first_rows.rows)
+    own = columns(table, settings)
+    where = choose_device(settings.device)
     if where.type == "mps" and settings.dtype == torch.float64:
         raise ConfigError(
             "dtype is torch.float64, which mps does not support", help="write torch.float32, or device='cpu'"
@@ -186,34 +92,29 @@ def _train(job: _Job) -> Population:
     before = torch.get_num_threads()
     # The kernel brings its own threads, and torch's would cost a scheduler slice for every small copy around it.
     with repeatable(where, threads=1):
-        first = min(seeds)
-        first_rows = job.rows[first]
-        model = build(job.model_factory, first)
-        names = parameter_groups(model, job.groups, job.table.shape[1])
+        model = build(model_factory, first)
+        names = parameter_groups(model, groups, table.shape[1])
         group_of = {name: len(names) for name, _ in model.named_parameters()}  # frozen, until a column claims it
         group_of |= {name: column for column, serves in enumerate(names) for name in serves}
         layers = kernel_layers(model, first_rows, settings, where)
-        seeded = Seeded(job.model_factory, (first, model), settings)
+        seeded = Seeded(model_factory, (first, model), settings)
         results = Collected(len(seeds), settings)
         threads = settings.threads or (before if layers else 1)
-        different = {id(part): part for part in job.rows.values()}  # seeds may share one set of rows
+        different = {id(part): part for part in rows.values()}  # seeds may share one set of rows
         placed = {key: part.to(where, settings.dtype) for key, part in different.items()}
         for members in cut(seeds, settings, model, seeded, where, first_rows, kernel=layers is not None):
-            own = job.own.take(members)
-            tile = make_tile([seeds[i] for i in members.tolist()], own, job.rows, placed, seeded, settings)
+            tile = make_tile([seeds[i] for i in members.tolist()], own.take(members), rows, placed, seeded, settings)
             if layers is not None:
-                result = kernel_path.train_tile(tile, layers, group_of, threads=threads, keep_weights=job.keep_weights)
+                result = kernel_path.train_tile(tile, layers, group_of, threads=threads)
             else:
                 with repeatable(where, threads=threads):
-                    result = general_path.train_tile(
-                        tile, model, group_of, where, keep_weights=job.keep_weights, compile=bool(settings.compile)
-                    )
+                    result = general_path.train_tile(tile, model, group_of, where)
             results.put(members, result, tile)
-            if job.on_tile is not None:
-                job.on_tile(results.done, len(seeds))
+            if on_tile is not None:
+                on_tile(results.done, len(seeds))
     held = bool(first_rows.held_rows)
     return Population(
-        rates=job.table,
+        rates=table,
         seeds=torch.tensor(seeds),
         groups=names,
         steps=settings.total_steps,
@@ -224,7 +125,7 @@ def _train(job: _Job) -> Population:
         held_score=results.parts["held_score"] if held else None,
         step_loss=results.parts.get("step_loss"),
         diverged_after=results.diverged,
-        weights=results.weights if job.keep_weights else None,
+        weights=results.weights if settings.keep_weights else None,
         path="general" if layers is None else "kernel",
     )
 

@@ -14,7 +14,7 @@ from torch import nn
 from lrdiff_bench.measure.cases.optimizer_error import error_in_eps
 from lrdiff_bench.measure.cases.population_speed import SpeedCase, network
 from lrdiff_core.optim import SGD, Adam, AdamW
-from lrdiff_core.population import train_population
+from lrdiff_core.population import PopulationOptions, train_population
 from lrdiff_export.training import (
     IMPLEMENTATIONS,
     TRAINING_ZOO,
@@ -151,9 +151,21 @@ def test_a_population_is_that_of_float64(device: str) -> None:
 
     def weights(where: str, dtype: torch.dtype) -> list[torch.Tensor]:
         result = train_population(
-            network, case.data(), case.rates(), 0, optimizer="adam", epochs=2, batch_size=50, evaluate="never",
-            keep_weights=True, device=where, dtype=dtype, path="general",
-        )  # fmt: skip
+            network,
+            case.data(),
+            case.rates(),
+            0,
+            PopulationOptions(
+                optimizer="adam",
+                epochs=2,
+                batch_size=50,
+                evaluate="never",
+                keep_weights=True,
+                device=where,
+                dtype=dtype,
+                path="general",
+            ),
+        )
         assert result.weights is not None
         return [one.cpu() for one in result.weights.values()]
 

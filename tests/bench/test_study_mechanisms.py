@@ -14,7 +14,7 @@ from lrdiff_bench.study.workloads import controls, digits, distortion, rare_toke
 from lrdiff_bench.study.workloads.side_by_side import SideBySide
 from lrdiff_bench.study.workloads.workload import Trials, Workload
 from lrdiff_core import PRESETS, load_table, make_config, set_up, train
-from lrdiff_core.population import train_population
+from lrdiff_core.population import PopulationOptions, train_population
 from lrdiff_core.rates import WidthScale, param_groups
 
 
@@ -352,8 +352,12 @@ def test_weight_decay_at_a_rate_of_0_moves_nothing(optimizer: str) -> None:
     workload.prepare(asked)
     data = workload.rows(0, "validation")
     found = train_population(
-        workload.network(asked), data, [[0.0, 0.1]], 0, optimizer=optimizer, steps=3, batch_size=20,
-        weight_decay=0.1, groups=workload.columns(), keep_weights=True,
-    )  # fmt: skip
+        workload.network(asked),
+        data,
+        [[0.0, 0.1]],
+        0,
+        PopulationOptions(optimizer=optimizer, steps=3, batch_size=20, weight_decay=0.1, keep_weights=True),
+        groups=workload.columns(),
+    )
     for name, value in workload.known[0].items():
         assert torch.equal(found.weights[name][0], value) == (not name.startswith("4.")), name

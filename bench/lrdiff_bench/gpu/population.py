@@ -13,7 +13,7 @@ from lrdiff_bench.gpu.record import NO_TIME, GpuRow, Request, Tell
 from lrdiff_bench.measure.cases.optimizer_error import error_in_eps
 from lrdiff_bench.measure.cases.population_speed import SpeedCase, network
 from lrdiff_bench.measure.engine.device import device_clock
-from lrdiff_core.population import Population, train_population
+from lrdiff_core.population import Population, PopulationOptions, train_population
 from lrdiff_export.verify.tolerance import allowed_error
 
 __all__ = ["GOAL_SECONDS", "run"]
@@ -64,9 +64,21 @@ def _parity(case: SpeedCase, request: Request) -> GpuRow:
 
     def weights(device: str, dtype: torch.dtype) -> list[torch.Tensor]:
         result = train_population(
-            network, case.data(), case.rates(), 0, optimizer=case.optimizer, epochs=1, batch_size=case.batch_size,
-            evaluate="never", keep_weights=True, device=device, dtype=dtype, path="general",
-        )  # fmt: skip
+            network,
+            case.data(),
+            case.rates(),
+            0,
+            PopulationOptions(
+                optimizer=case.optimizer,
+                epochs=1,
+                batch_size=case.batch_size,
+                evaluate="never",
+                keep_weights=True,
+                device=device,
+                dtype=dtype,
+                path="general",
+            ),
+        )
         assert result.weights is not None
         return [one.cpu() for one in result.weights.values()]
 
@@ -102,8 +114,19 @@ def _timed(case: SpeedCase, request: Request, tile: int | None) -> tuple[float, 
     wait()
     start = time.perf_counter()
     population = train_population(
-        network, data, rates, 0, optimizer=case.optimizer, epochs=case.epochs, batch_size=case.batch_size,
-        evaluate="end", device=request.device, path="general", tile=tile,
-    )  # fmt: skip
+        network,
+        data,
+        rates,
+        0,
+        PopulationOptions(
+            optimizer=case.optimizer,
+            epochs=case.epochs,
+            batch_size=case.batch_size,
+            evaluate="end",
+            device=request.device,
+            path="general",
+            tile=tile,
+        ),
+    )
     wait()
     return time.perf_counter() - start, population

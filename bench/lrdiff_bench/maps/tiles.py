@@ -16,7 +16,7 @@ from lrdiff_bench.maps.workload import DTYPES, MapWorkload
 from lrdiff_bench.system.factory import user_code
 from lrdiff_core import __version__
 from lrdiff_core.errors import CheckFailed
-from lrdiff_core.population import Population, train_population
+from lrdiff_core.population import Population, PopulationOptions, train_population
 
 __all__ = ["COLUMNS", "Job", "Tile", "cut", "run_job", "train_cells"]
 
@@ -206,19 +206,21 @@ def _train(workload: MapWorkload, job: Job, seeds: Sequence[int], threads: int) 
         data,
         np.tile(job.rates, (len(seeds), 1)),
         [seed for seed in seeds for _ in range(len(job.rates))],
+        PopulationOptions(
+            optimizer=workload.optimizer,
+            batch_size=min(workload.batch_size or rows, rows),
+            epochs=workload.epochs,
+            steps=workload.steps,
+            momentum=workload.momentum,
+            weight_decay=workload.weight_decay,
+            schedule=workload.schedule,
+            evaluate="never" if last else "epoch",
+            step_losses=last,
+            device=workload.device,
+            dtype=DTYPES[workload.dtype],
+            threads=threads,
+        ),
         groups=job.columns,
-        optimizer=workload.optimizer,
-        batch_size=min(workload.batch_size or rows, rows),
-        epochs=workload.epochs,
-        steps=workload.steps,
-        momentum=workload.momentum,
-        weight_decay=workload.weight_decay,
-        schedule=workload.schedule,
-        evaluate="never" if last else "epoch",
-        step_losses=last,
-        device=workload.device,
-        dtype=DTYPES[workload.dtype],
-        threads=threads,
     )
 
 

@@ -202,20 +202,22 @@ class OwnWorkload(Workload):
         columns: Mapping[str, int],
         **options: Any,
     ) -> Any:
-        from lrdiff_core.population import train_population
+        from lrdiff_core.population import PopulationOptions, train_population
 
         return train_population(
             self.build,
             rows,
             rates,
             seeds,
-            batch_size=self.batch_size,
-            optimizer=self.optimizer,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
+            PopulationOptions(
+                batch_size=self.batch_size,
+                optimizer=self.optimizer,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+                device=self.device,
+                **options,
+            ),
             groups=dict(columns),
-            device=self.device,
-            **options,
         )
 
     def _population(

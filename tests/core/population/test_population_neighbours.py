@@ -17,7 +17,7 @@ from population_models import chain, rows_for
 from test_population_solo import PATHS
 from torch import Tensor, nn
 
-from lrdiff_core.population import Population, train_population
+from lrdiff_core.population import Population, PopulationOptions, train_population
 from lrdiff_core.population.native import kernel_status
 
 needs_kernel = pytest.mark.skipif(kernel_status().reason is not None, reason=str(kernel_status().reason))
@@ -45,9 +45,7 @@ def trained(path: str, pick: Tensor | None = None, **options: Any) -> Population
         rows_for("binary"),
         options.pop("rates", RATES)[pick],
         SEEDS[pick].tolist(),
-        weight_decay=DECAY[pick],
-        path=path,
-        **given | options,
+        PopulationOptions(weight_decay=DECAY[pick], path=path, **given | options),
     )
 
 
@@ -152,8 +150,8 @@ def test_members_that_share_rows_and_members_that_do_not_agree_to_the_bit() -> N
     factory, data = chain(nn.ReLU), rows_for("multiclass", 3)
     factory = chain(nn.ReLU, 3)
     common: dict[str, Any] = {"epochs": 2, "batch_size": 12, "path": "kernel", "keep_weights": True}
-    shared = parts(train_population(factory, data, rates, 1, **common))
-    mixed = parts(train_population(factory, data, rates, [1, 2] * 16, **common))
+    shared = parts(train_population(factory, data, rates, 1, PopulationOptions(**common)))
+    mixed = parts(train_population(factory, data, rates, [1, 2] * 16, PopulationOptions(**common)))
     assert_same_bits(
         {name: value[::2] for name, value in mixed.items() if name != "seeds"},
         {name: value[::2] for name, value in shared.items() if name != "seeds"},

@@ -11,21 +11,17 @@ from population_models import chain, rows_for
 from torch import nn
 
 from lrdiff_core.errors import ConfigError, DataError, LrdiffError, RateError, UnavailableError
-from lrdiff_core.population import PopulationData, Scale, train_population
+from lrdiff_core.population import PopulationData, PopulationOptions, Scale, train_population
 
 RATES = [[0.1, 0.1, 0.1], [0.1, 0.1, 0.1]]
 
 
 def attempt(**changes: Any) -> None:
-    given: dict[str, Any] = {
-        "model_factory": chain(nn.Tanh),
-        "data": rows_for("binary"),
-        "rates": RATES,
-        "seeds": 0,
-        "batch_size": 9,
-        "epochs": 1,
-    }
-    train_population(**given | changes)
+    given = {"model_factory": chain(nn.Tanh), "data": rows_for("binary"), "rates": RATES, "seeds": 0, "groups": None}
+    options = {"batch_size": 9, "epochs": 1} | {name: changes[name] for name in changes.keys() - given.keys()}
+    train_population(
+        **given | {name: changes[name] for name in changes.keys() & given.keys()}, options=PopulationOptions(**options)
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,7 +144,9 @@ def test_a_module_gives_one_tensor() -> None:
 
 @pytest.mark.parametrize("seeds", [np.int64(3), torch.tensor(3), np.array([3, 3]), [3, 3], range(3, 5)], ids=repr)
 def test_seeds_may_come_from_arrays_and_tensors(seeds: Any) -> None:
-    found = train_population(chain(nn.Tanh), rows_for("binary"), RATES, seeds, epochs=1, batch_size=9)
+    found = train_population(
+        chain(nn.Tanh), rows_for("binary"), RATES, seeds, PopulationOptions(epochs=1, batch_size=9)
+    )
     assert found.seeds.tolist() == ([3, 4] if isinstance(seeds, range) else [3, 3])
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from lrdiff_core.errors import UnavailableError
 from lrdiff_core.loop import train
-from lrdiff_core.population import Population, PopulationData, Scale, native, train_population
+from lrdiff_core.population import Population, PopulationData, PopulationOptions, Scale, native, train_population
 from lrdiff_core.population.network import linear_layers
 from lrdiff_core.population.settings import Settings
 from lrdiff_core.population.tiles import numbers_a_row, rows_at_once
@@ -34,9 +34,7 @@ def test_losses_and_scores_of_every_epoch_are_those_of_the_loop(path: str) -> No
             PopulationData.of(setup.rows),
             rates,
             setup.seed,
-            epochs=3,
-            batch_size=setup.batch_size,
-            path=path,
+            PopulationOptions(epochs=3, batch_size=setup.batch_size, path=path),
         )
         alone = train(replace(setup, config=setup.config.model_copy(update={"epochs": 3})))
         for split, losses, scores in (
@@ -53,7 +51,9 @@ def test_losses_and_scores_of_every_epoch_are_those_of_the_loop(path: str) -> No
 @pytest.mark.parametrize("path", PATHS)
 def test_the_score_of_a_regression_is_r2(path: str) -> None:
     data = rows_for("regression")
-    found = train_population(chain(nn.Tanh), data, RATES, 0, epochs=2, batch_size=9, path=path, dtype=torch.float64)
+    found = train_population(
+        chain(nn.Tanh), data, RATES, 0, PopulationOptions(epochs=2, batch_size=9, path=path, dtype=torch.float64)
+    )
     assert found.held_loss is not None
     assert found.held_score is not None
     assert data.held_targets is not None
@@ -67,7 +67,11 @@ def test_the_score_of_a_regression_is_r2(path: str) -> None:
 )
 def test_evaluations_come_when_asked_for(path: str, evaluate: str | int, wanted: list[int]) -> None:
     found = train_population(
-        chain(nn.Tanh), rows_for("binary"), RATES, 0, steps=14, batch_size=9, evaluate=evaluate, path=path
+        chain(nn.Tanh),
+        rows_for("binary"),
+        RATES,
+        0,
+        PopulationOptions(steps=14, batch_size=9, evaluate=evaluate, path=path),
     )
     assert found.evaluated_after.tolist() == wanted
     assert found.train_loss.shape == found.train_score.shape == (2, len(wanted))
@@ -82,11 +86,7 @@ def test_evaluating_changes_no_weight(path: str) -> None:
             rows_for("binary"),
             RATES,
             0,
-            epochs=2,
-            batch_size=9,
-            evaluate=e,
-            path=path,
-            keep_weights=True,
+            PopulationOptions(epochs=2, batch_size=9, evaluate=e, path=path, keep_weights=True),
         )
         for e in ("never", 1)
     )
@@ -101,9 +101,14 @@ def test_what_needs_no_gradient_stays(path: str) -> None:
         return model  # type: ignore[no-any-return]
 
     found = train_population(
-        factory, rows_for("binary"), [[0.1, 0.1]], 0, optimizer="adamw", weight_decay=0.1,
-        epochs=1, batch_size=9, path=path, keep_weights=True, evaluate="end",
-    )  # fmt: skip
+        factory,
+        rows_for("binary"),
+        [[0.1, 0.1]],
+        0,
+        PopulationOptions(
+            optimizer="adamw", weight_decay=0.1, epochs=1, batch_size=9, path=path, keep_weights=True, evaluate="end"
+        ),
+    )
     from lrdiff_core.population.members import build
 
     first = build(factory, 0)
@@ -116,9 +121,12 @@ def test_what_needs_no_gradient_stays(path: str) -> None:
 def test_rows_by_seed(path: str) -> None:
     data = {seed: rows_for("binary", seed=seed) for seed in (1, 2)}
     found = train_population(
-        chain(nn.Tanh), data, [RATES[0]] * 3, [2, 1, 2], optimizer="sgd", steps=12, batch_size=9,
-        path=path, keep_weights=True, dtype=torch.float64,
-    )  # fmt: skip
+        chain(nn.Tanh),
+        data,
+        [RATES[0]] * 3,
+        [2, 1, 2],
+        PopulationOptions(optimizer="sgd", steps=12, batch_size=9, path=path, keep_weights=True, dtype=torch.float64),
+    )
     for i, seed in enumerate((2, 1, 2)):
         exact, _ = step_alone(
             chain(nn.Tanh), data[seed], RATES[0], seed, torch.float64, kind=torch.optim.SGD, steps=12, batch_size=9
@@ -135,10 +143,8 @@ def test_columns_of_rates_may_follow_a_plan_or_names() -> None:
             rows_for("binary"),
             [[0.1, 0.01]],
             0,
-            epochs=1,
-            batch_size=9,
+            PopulationOptions(epochs=1, batch_size=9, keep_weights=True),
             groups=groups,
-            keep_weights=True,
         )
         for groups in (plan, {"0.weight": 0, "0.bias": 0, "3.weight": 0, "5.weight": 0, "5.bias": 1})
     )
@@ -148,7 +154,7 @@ def test_columns_of_rates_may_follow_a_plan_or_names() -> None:
 
 def test_one_column_serves_all_layers() -> None:
     one, three = (
-        train_population(chain(nn.Tanh), rows_for("binary"), rates, 0, epochs=1, batch_size=9)
+        train_population(chain(nn.Tanh), rows_for("binary"), rates, 0, PopulationOptions(epochs=1, batch_size=9))
         for rates in ([[0.1]], [[0.1, 0.1, 0.1]])
     )
     assert torch.equal(one.train_loss, three.train_loss)
@@ -157,7 +163,7 @@ def test_one_column_serves_all_layers() -> None:
 def test_a_loss_of_ones_own() -> None:
     data = rows_for("regression")
     own = PopulationData(inputs=data.inputs, targets=data.targets, task="regression", loss=nn.functional.smooth_l1_loss)
-    found = train_population(chain(nn.Tanh), own, RATES, 0, epochs=1, batch_size=9)
+    found = train_population(chain(nn.Tanh), own, RATES, 0, PopulationOptions(epochs=1, batch_size=9))
     assert found.path == "general"
     assert torch.isfinite(found.train_loss).all()
     assert torch.isnan(found.train_score).all()
@@ -185,7 +191,10 @@ def test_a_bias_shared_by_two_layers_takes_the_general_path() -> None:
         model[2].bias = model[0].bias
         return model
 
-    assert train_population(factory, rows_for("binary"), [[0.1]], 0, steps=2, batch_size=9).path == "general"
+    assert (
+        train_population(factory, rows_for("binary"), [[0.1]], 0, PopulationOptions(steps=2, batch_size=9)).path
+        == "general"
+    )
 
 
 @pytest.mark.parametrize("own_rows", [False, True])
@@ -202,7 +211,11 @@ def test_memory_of_an_evaluation_is_bounded(own_rows: bool, monkeypatch: pytest.
 
     def train() -> Population:
         return train_population(
-            factory, data, [[0.01, 0.02]] * 2, [0, 1], epochs=2, batch_size=9, dtype=torch.float64, tile=2
+            factory,
+            data,
+            [[0.01, 0.02]] * 2,
+            [0, 1],
+            PopulationOptions(epochs=2, batch_size=9, dtype=torch.float64, tile=2),
         )
 
     whole = train()
@@ -227,18 +240,28 @@ def test_a_hook_sends_a_chain_to_the_general_path() -> None:
 
 def test_without_a_compiler_the_general_path_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LRDIFF_KERNEL", "0")
-    assert train_population(chain(nn.Tanh), rows_for("binary"), RATES, 0, epochs=1, batch_size=9).path == "general"
+    assert (
+        train_population(chain(nn.Tanh), rows_for("binary"), RATES, 0, PopulationOptions(epochs=1, batch_size=9)).path
+        == "general"
+    )
     for insisting in ({"path": "kernel"}, {"path": "kernel", "compile": True}):
         with pytest.raises(UnavailableError, match="LRDIFF_KERNEL=0 is set"):
-            train_population(chain(nn.Tanh), rows_for("binary"), RATES, 0, epochs=1, batch_size=9, **insisting)  # type: ignore[arg-type]
+            train_population(
+                chain(nn.Tanh), rows_for("binary"), RATES, 0, PopulationOptions(epochs=1, batch_size=9, **insisting)
+            )  # type: ignore[arg-type]
 
 
 def test_a_compiler_that_fails_is_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "false")
     native._library.cache_clear()
-    assert train_population(chain(nn.ReLU), rows_for("binary"), RATES, 0, epochs=1, batch_size=9).path == "general"
+    assert (
+        train_population(chain(nn.ReLU), rows_for("binary"), RATES, 0, PopulationOptions(epochs=1, batch_size=9)).path
+        == "general"
+    )
     with pytest.raises(UnavailableError, match="cannot build the kernel"):
-        train_population(chain(nn.ReLU), rows_for("binary"), RATES, 0, epochs=1, batch_size=9, compile=True)
+        train_population(
+            chain(nn.ReLU), rows_for("binary"), RATES, 0, PopulationOptions(epochs=1, batch_size=9, compile=True)
+        )
 
 
 @pytest.mark.slow
@@ -248,13 +271,17 @@ def test_the_compiler_may_come_with_options(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", f"{command} -g0")
     assert native.kernel_status().reason is None
-    found = train_population(chain(nn.Tanh), rows_for("binary"), RATES, 0, steps=2, batch_size=9, path="kernel")
+    found = train_population(
+        chain(nn.Tanh), rows_for("binary"), RATES, 0, PopulationOptions(steps=2, batch_size=9, path="kernel")
+    )
     assert found.path == "kernel"
     assert len(list((tmp_path / "lrdiff").iterdir())) == 1
 
 
 def test_compile_false_compiles_nothing() -> None:
-    found = train_population(chain(nn.Tanh), rows_for("binary"), RATES, 0, epochs=1, batch_size=9, compile=False)
+    found = train_population(
+        chain(nn.Tanh), rows_for("binary"), RATES, 0, PopulationOptions(epochs=1, batch_size=9, compile=False)
+    )
     assert found.path == "general"
 
 
@@ -263,8 +290,11 @@ def test_compile_false_compiles_nothing() -> None:
 def test_the_general_path_under_torch_compile() -> None:
     plain, compiled = (
         train_population(
-            chain(nn.Tanh), rows_for("binary"), RATES, 0, epochs=2, batch_size=9, path="general", compile=compile,
-            dtype=torch.float64,
+            chain(nn.Tanh),
+            rows_for("binary"),
+            RATES,
+            0,
+            PopulationOptions(epochs=2, batch_size=9, path="general", compile=compile, dtype=torch.float64),
         )
         for compile in (False, True)
     )  # fmt: skip
@@ -274,9 +304,13 @@ def test_the_general_path_under_torch_compile() -> None:
 def test_tiles_are_reported() -> None:
     seen: list[tuple[int, int]] = []
     train_population(
-        chain(nn.Tanh), rows_for("binary"), RATES * 5, 0, epochs=1, batch_size=9, tile=4,
+        chain(nn.Tanh),
+        rows_for("binary"),
+        RATES * 5,
+        0,
+        PopulationOptions(epochs=1, batch_size=9, tile=4),
         on_tile=lambda done, total: seen.append((done, total)),
-    )  # fmt: skip
+    )
     assert seen == [(4, 10), (8, 10), (10, 10)]
 
 
@@ -290,13 +324,14 @@ def test_importing_populations_brings_no_compiler() -> None:
 MEMORY = """
 import resource, torch
 from torch import nn
-from lrdiff_core.population import PopulationData, train_population
+from lrdiff_core.population import PopulationData, PopulationOptions, train_population
 data = PopulationData(inputs=torch.randn(64, 10), targets=torch.ones(64, 1), task="binary")
 def model(seed): return nn.Sequential(nn.Linear(10, 5), nn.ReLU(), nn.Linear(5, 1))
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-train_population(model, data, torch.full((64, 2), 0.1), 0, steps=2, batch_size=32, keep_weights=True)
+options = PopulationOptions(steps=2, batch_size=32, keep_weights=True)
+train_population(model, data, torch.full((64, 2), 0.1), 0, options)
 before = peak()
-found = train_population(model, data, torch.full((200_000, 2), 0.1), 0, steps=2, batch_size=32, keep_weights=True)
+found = train_population(model, data, torch.full((200_000, 2), 0.1), 0, options)
 print(found.path, peak() - before)
 """
 

@@ -24,7 +24,7 @@ from population_models import (
 )
 from torch import nn
 
-from lrdiff_core.population import Population, PopulationData, train_population
+from lrdiff_core.population import Population, PopulationData, PopulationOptions, train_population
 from lrdiff_core.population.native import kernel_status
 
 MARGIN = 4
@@ -68,13 +68,15 @@ def test_a_member_ends_where_the_loop_takes_it_alone(
             data,
             RATES[optimizer],
             SEEDS,
-            optimizer=optimizer,
-            epochs=epochs,
-            batch_size=setup.batch_size,
-            dtype=dtype,
-            path=path,
-            keep_weights=True,
-            **options,
+            PopulationOptions(
+                optimizer=optimizer,
+                epochs=epochs,
+                batch_size=setup.batch_size,
+                dtype=dtype,
+                path=path,
+                keep_weights=True,
+                **options,
+            ),
         )
 
     single, double = together(torch.float32), together(torch.float64)
@@ -111,14 +113,16 @@ def test_every_activation_and_task_agrees_with_a_plain_loop(
             data,
             rates,
             seeds,
-            optimizer="sgd",
-            momentum=0.5,
-            nesterov=True,
-            dtype=dtype,
-            path=path,
-            keep_weights=True,
-            step_losses=True,
-            **common,  # type: ignore[arg-type]
+            PopulationOptions(
+                optimizer="sgd",
+                momentum=0.5,
+                nesterov=True,
+                dtype=dtype,
+                path=path,
+                keep_weights=True,
+                step_losses=True,
+                **common,
+            ),
         )
         for dtype in (torch.float32, torch.float64)
     )
@@ -147,14 +151,16 @@ def test_hyperparameters_of_one_member_land_on_that_member(path: str, optimizer:
         data,
         rates,
         5,
-        steps=11,
-        batch_size=10,
-        optimizer=optimizer,
-        weight_decay=decay,
-        dtype=torch.float64,
-        path=path,
-        keep_weights=True,
-        **own,
+        PopulationOptions(
+            steps=11,
+            batch_size=10,
+            optimizer=optimizer,
+            weight_decay=decay,
+            dtype=torch.float64,
+            path=path,
+            keep_weights=True,
+            **own,
+        ),
     )
     for i in range(3):
         options = {"momentum": mu[i]} if optimizer == "sgd" else {"betas": (b1[i], b2[i]), "eps": eps[i]}
@@ -182,7 +188,7 @@ def test_a_convolution_trains_as_it_does_alone(norm: type[nn.Module]) -> None:
     data = PopulationData(inputs=plain.inputs[:, None], targets=plain.targets, task="multiclass")
     rates = [[0.01, 0.02, 0.03], [0.03, 0.02, 0.01]]
     found = train_population(
-        factory, data, rates, [1, 2], steps=12, batch_size=10, dtype=torch.float64, keep_weights=True
+        factory, data, rates, [1, 2], PopulationOptions(steps=12, batch_size=10, dtype=torch.float64, keep_weights=True)
     )
     assert found.path == "general"
     for i, seed in enumerate((1, 2)):
@@ -203,7 +209,9 @@ def test_batch_norm_is_evaluated_by_running_statistics_of_its_own_member() -> No
         return models[seed]
 
     rates = [[0.01, 0.02, 0.03], [0.03, 0.02, 0.01]]
-    found = train_population(factory, data, rates, [1, 2], steps=12, batch_size=10, dtype=torch.float64)
+    found = train_population(
+        factory, data, rates, [1, 2], PopulationOptions(steps=12, batch_size=10, dtype=torch.float64)
+    )
     for i, seed in enumerate((1, 2)):
         step_alone(remembered, data, rates[i], seed, torch.float64, kind=torch.optim.Adam, steps=12, batch_size=10)
         alone = models[seed].eval()

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.compare import Comparison, compare_cases
 from lrdiff_core.devices import repeatable
-from lrdiff_core.population import Population, PopulationData, train_population
+from lrdiff_core.population import Population, PopulationData, PopulationOptions, train_population
 from lrdiff_core.population.members import build
 from lrdiff_core.seeds import make_generator
 
@@ -104,13 +104,15 @@ def ours(case: SpeedCase, *, seeds: Any = 0, path: str = "auto") -> Callable[[],
         data,
         rates,
         seeds,
-        optimizer=case.optimizer,
-        epochs=case.epochs,
-        batch_size=case.batch_size,
-        evaluate="never",
-        keep_weights=True,
-        threads=case.threads,
-        path=path,
+        PopulationOptions(
+            optimizer=case.optimizer,
+            epochs=case.epochs,
+            batch_size=case.batch_size,
+            evaluate="never",
+            keep_weights=True,
+            threads=case.threads,
+            path=path,
+        ),
     )
 
 

@@ -83,7 +83,7 @@ def training_step(model: str, mode: str, implementation: str, rates: int | str, 
 def population_training(members: int, optimizer: str) -> Workload:
     """Training of many 10-5-1 networks side by side, each with its own two rates: 256 rows, 10 epochs of 4 steps."""
     from lrdiff_bench.measure.cases.population_speed import network
-    from lrdiff_core.population import PopulationData, train_population
+    from lrdiff_core.population import PopulationData, PopulationOptions, train_population
 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(POPULATION_ROWS, 10, generator=generator)
@@ -92,9 +92,21 @@ def population_training(members: int, optimizer: str) -> Workload:
 
     def train(dtype: torch.dtype = torch.float32, path: str = "auto", count: int = members) -> dict[str, Tensor]:
         result = train_population(
-            network, data, rates[:count], 0, optimizer=optimizer, epochs=10, batch_size=POPULATION_BATCH,
-            evaluate="never", keep_weights=True, threads=1, dtype=dtype, path=path,
-        )  # fmt: skip
+            network,
+            data,
+            rates[:count],
+            0,
+            PopulationOptions(
+                optimizer=optimizer,
+                epochs=10,
+                batch_size=POPULATION_BATCH,
+                evaluate="never",
+                keep_weights=True,
+                threads=1,
+                dtype=dtype,
+                path=path,
+            ),
+        )
         assert result.weights is not None
         return result.weights
 

@@ -67,19 +67,23 @@ class PopulationWorkload(Workload):
         return outcomes(population, self.metric, seconds_a_step=seconds, seconds_to_compile=compiling)
 
     def _population(self, factory: ModelFactory, trials: Trials, **options: Any) -> Population:
-        from lrdiff_core.population import train_population
+        from lrdiff_core.population import PopulationOptions, train_population
 
         data = {seed: self.rows(seed, trials.judged_on) for seed in sorted({int(seed) for seed in trials.seeds})}
         settings: dict[str, Any] = {
             "batch_size": self.batch_size,
             "steps": self.steps,
             "optimizer": self.optimizer,
-            "groups": self.columns(),
             "path": self.path(),
             **self.options(),
         }
         return train_population(
-            factory, data, trials.rates, [int(seed) for seed in trials.seeds], **{**settings, **options}
+            factory,
+            data,
+            trials.rates,
+            [int(seed) for seed in trials.seeds],
+            PopulationOptions(**{**settings, **options}),
+            groups=self.columns(),
         )
 
     def options(self) -> dict[str, Any]:

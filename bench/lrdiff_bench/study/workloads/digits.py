@@ -90,7 +90,7 @@ def pretrain(
         sizes: of the layers.
         epochs: of Adam, 50 rows a step.
     """
-    from lrdiff_core.population import train_population
+    from lrdiff_core.population import PopulationOptions, train_population
 
     missing = sorted(set(seeds) - set(known))
     if not missing:
@@ -101,10 +101,7 @@ def pretrain(
         {seed: rows(seed) for seed in missing},
         [[PRETRAINING_RATE]] * len(missing),
         missing,
-        batch_size=50,
-        epochs=epochs,
-        evaluate="never",
-        keep_weights=True,
+        PopulationOptions(batch_size=50, epochs=epochs, evaluate="never", keep_weights=True),
     )
     assert population.weights is not None
     for member, seed in enumerate(missing):

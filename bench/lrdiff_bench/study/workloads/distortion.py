@@ -108,7 +108,7 @@ class Distortion(PopulationWorkload):
         """Train each trial on from its own weights, as a seed of its own: all rows at once have no order."""
         from torch import nn
 
-        from lrdiff_core.population import train_population
+        from lrdiff_core.population import PopulationOptions, train_population
 
         weights = first.weights
         assert weights is not None
@@ -125,10 +125,7 @@ class Distortion(PopulationWorkload):
             {member: rows[seed] for member, seed in enumerate(seeds)},
             trials.rates,
             list(range(len(seeds))),
-            batch_size=self.batch_size,
-            steps=steps,
-            optimizer=self.optimizer,
-            evaluate=evaluate,
+            PopulationOptions(batch_size=self.batch_size, steps=steps, optimizer=self.optimizer, evaluate=evaluate),
         )
 
     def tiny(self) -> Distortion:

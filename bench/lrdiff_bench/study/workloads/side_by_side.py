@@ -87,13 +87,17 @@ class SideBySide(Workload):
         import torch
         from torch.func import vmap
 
+        from lrdiff_core.population import PopulationOptions
         from lrdiff_core.population.members import columns
         from lrdiff_core.population.updates import Rule
 
         rates, seeds = trials.rates[members], [int(seed) for seed in trials.seeds[members]]
         parameters, moving = self._stacked(seeds)
         given = _stack({seed: self.given(seed, trials.judged_on) for seed in set(seeds)}, seeds)
-        own = columns(torch.from_numpy(np.array(rates, dtype=np.float64)), optimizer="adam", betas=self.betas)
+        own = columns(
+            torch.from_numpy(np.array(rates, dtype=np.float64)),
+            PopulationOptions(batch_size=1, steps=self.steps, betas=self.betas),
+        )
         rule = Rule("adam", own, moving, torch.ones(self.steps), nesterov=False, like=next(iter(parameters.values())))
         moments = rule.start(parameters)
         alive = torch.ones(len(seeds), dtype=torch.bool)
