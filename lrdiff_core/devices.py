@@ -13,7 +13,7 @@ import torch
 from lrdiff_core.compiled import find_compiler
 from lrdiff_core.errors import UnavailableError
 
-__all__ = ["DeviceStatus", "choose_device", "compiler_status", "device_status", "repeatable"]
+__all__ = ["DeviceStatus", "choose_device", "compiler_status", "device_status", "repeatable", "torch_threads"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,20 @@ def compiler_status() -> DeviceStatus:
 
 
 @contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let operators on the CPU use ``count`` threads inside the block.
+
+    Small modules want one: on a busy machine every small parallel region can wait a scheduler's slice.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def repeatable(device: torch.device, *, threads: int) -> Iterator[None]:
     """Fix what a result depends on besides the seed: the thread count, and deterministic kernels on a GPU.
 
@@ -93,15 +107,13 @@ def repeatable(device: torch.device, *, threads: int) -> Iterator[None]:
         device: where the block computes.
         threads: threads of one operator on the CPU.
     """
-    before_threads = torch.get_num_threads()
     before = torch.are_deterministic_algorithms_enabled()
     if device.type == "cuda":
         # cuBLAS reads it when its handle is made; without it deterministic matrix products are refused.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(threads)
     try:
-        yield
+        with torch_threads(threads):
+            yield
     finally:
-        torch.set_num_threads(before_threads)
         torch.use_deterministic_algorithms(before)

@@ -9,7 +9,7 @@ from numbers import Integral
 
 from lrdiff_core.errors import ConfigError
 
-__all__ = ["check_choice", "check_seed", "count", "listed", "nearest", "nearest_first", "quoted", "unlike"]
+__all__ = ["closest", "check_choice", "check_seed", "count", "listed", "nearest", "nearest_first", "quoted", "unlike"]
 
 _LONGEST_VALUE = 40  # characters shown of one value
 _LONGEST_LIST = 10  # names shown of one list
@@ -46,6 +46,16 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
         ('1 row', '2 rows', '2 classes')
     """
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def closest(word: str, choices: Iterable[str], *, cutoff: float = 0.7) -> str | None:
+    """Return the choice that a misspelt word most likely stands for; None where none is near.
+
+    Example:
+        >>> closest("adm", ["adam", "sgd"]), closest("tpu", ["cpu"])
+        ('adam', None)
+    """
+    return next(iter(get_close_matches(word, list(choices), n=1, cutoff=cutoff)), None)
 
 
 def nearest(word: str, choices: Iterable[str], noun: str, *, most: int = 12) -> str:

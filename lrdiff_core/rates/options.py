@@ -16,7 +16,7 @@ from torch import nn
 from lrdiff_core.errors import RateError
 from lrdiff_core.rates.names import ParamInfo, some
 from lrdiff_core.rates.values import shown
-from lrdiff_core.text import nearest
+from lrdiff_core.text import closest, nearest
 
 __all__ = ["OptimizerCheck", "check_options", "near_torch_option"]
 
@@ -55,8 +55,7 @@ def near_torch_option(name: str) -> str | None:
         ('betas', None, None)
     """
     known = sorted(_torch_options())
-    help = nearest(name, known, "") if name not in known and len(name) > 2 else ""
-    return help.removeprefix("did you mean ").partition("?")[0] if help.startswith("did you mean") else None
+    return closest(name, known) if name not in known and len(name) > 2 else None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from lrdiff_bench.system.factory import user_code
 from lrdiff_bench.system.machine import provenance
 from lrdiff_bench.system.run_folder import make_folder
 from lrdiff_core import __version__
+from lrdiff_core.devices import torch_threads
 from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
 from lrdiff_core.files import write_text
 from lrdiff_export import BACKENDS, ParityReport, Subject, check_subjects
@@ -57,7 +58,7 @@ def prediction_parity(
     find_backends(backends or ())  # before anything is trained or converted
     if out is not None:
         make_folder(out)
-    with _one_thread(), user_code():
+    with torch_threads(1), user_code():
         subjects = find_subjects(sources, data)
         with _progress() as watch:
             reports = check_subjects(subjects, backends=backends, watch=watch)
@@ -163,17 +164,6 @@ def _raise_for(reports: Mapping[str, ParityReport], *, asked: bool) -> None:
     if absent:
         said = "; ".join(f"{backend}: {reason}" for backend, reason in absent.items())
         raise UnavailableError(f"not available here: {said}", help="see lrdiff doctor, or leave them out of --backends")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread, so that sums have one order; what was set is set again."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from lrdiff_core.devices import torch_threads
 from lrdiff_core.errors import ConfigError, InputError
 from lrdiff_export.records import first_line
 
@@ -194,18 +195,10 @@ def evaluate(module: nn.Module, *rows: np.ndarray) -> list[np.ndarray]:
         return [to_numpy(output) for output in run_module(module, *map(torch.tensor, rows))]
 
 
-@contextmanager
-def fitting_threads(module: nn.Module) -> Iterator[None]:
+def fitting_threads(module: nn.Module) -> AbstractContextManager[None]:
     """Run a small module on one thread: on a busy machine each parallel region can wait a scheduler's slice."""
-    before = torch.get_num_threads()
-    if before == 1 or sum(weight.numel() for weight in module.parameters()) > SMALL_MODULE:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    is_small = sum(weight.numel() for weight in module.parameters()) <= SMALL_MODULE
+    return torch_threads(1) if is_small else nullcontext()
 
 
 @contextmanager

@@ -10,8 +10,7 @@ import gc
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
+from lrdiff_core.devices import torch_threads
 from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
 from lrdiff_export.model.signature import Arrays, as_arrays
 from lrdiff_export.onnx_file.load import load_onnx
@@ -210,7 +210,7 @@ def _timed(
             if module is None:
                 times += measure_calls(ways, calls=calls, batch=batch, threads=count).values()
                 continue
-            with _torch_threads(count):
+            with torch_threads(count):
                 ways["eager"] = _eager(module, feeds)
                 times += measure_calls(ways, calls=calls, batch=batch, threads=count).values()
     return LatencyReport(
@@ -220,18 +220,6 @@ def _timed(
         nodes=nodes,
         times=tuple(times),
     )
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _eager(module: nn.Module, feeds: Sequence[np.ndarray]) -> Callable[[], Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lrdiff_core.errors import CheckFailed, LrdiffError, UnavailableError
-from lrdiff_export.model.float64 import SMALL_MODULE
+from lrdiff_export.model.float64 import fitting_threads
 from lrdiff_export.records import first_line
 from lrdiff_export.training import captured, compiled  # noqa: F401 - they fill the registry
 from lrdiff_export.training.arithmetic import ARITHMETICS
@@ -67,7 +66,7 @@ def check_training_parity(
     references: dict[str, TrainingReference] = {}
     bits: dict[Lane, Bits] = {}
     results: list[LaneResult] = []
-    with _fitting_threads(job):
+    with fitting_threads(job.module):
         flags = _flags()
         for lane in lanes:
             result = _run(job, lane, references, bits, repeat=repeat)
@@ -190,15 +189,3 @@ def _flags() -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
     }
-
-
-@contextmanager
-def _fitting_threads(job: TrainingJob) -> Iterator[None]:
-    """One thread for a small module: on a busy machine each parallel region can wait a scheduler's slice."""
-    before = torch.get_num_threads()
-    if job.parameters <= SMALL_MODULE:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

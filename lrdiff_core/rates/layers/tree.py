@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from lrdiff_core.rates.names import ParamInfo, some
-from lrdiff_core.text import nearest
+from lrdiff_core.text import closest, nearest
 
 __all__ = ["ModuleTree", "help_for_name"]
 
@@ -126,6 +125,6 @@ def _mended(text: str, names: Sequence[str]) -> str | None:
             choices = {component for one in here for component in one[depth:]}
             if part in choices:
                 continue
-        close = difflib.get_close_matches(part, sorted(choices), n=1)
-        return ".".join([*parts[:depth], *close, *parts[depth + 1 :]]) if close else None
+        close = closest(part, sorted(choices), cutoff=0.6)
+        return ".".join([*parts[:depth], close, *parts[depth + 1 :]]) if close else None
     return None
