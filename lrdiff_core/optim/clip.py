@@ -18,8 +18,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim import kernel
-from lrdiff_core.optim.base import OnePass, _dense, _veiled, _watch
+from lrdiff_core.optim.base import OnePass
 from lrdiff_core.optim.forms import GRAIN, PIECE, data_ptr
+from lrdiff_core.optim.layout import is_dense, is_veiled, kind_check
 from lrdiff_core.text import listed, nearest, unlike
 
 __all__ = ["clip_grad_norms_"]
@@ -170,7 +171,7 @@ class CompiledClip:
         assert library is not None, "asked before"
         count, sizes = len(grads), [grad.numel() for grad in grads]
         offsets = [0, *accumulate(-(-size // PIECE) * PIECE for size in sizes)]
-        self.parts, self.fits = parts, _watch(grads)
+        self.parts, self.fits = parts, kind_check(grads)
         self._library, self._sizes = library, sizes
         self._most_threads = max(1, sum(sizes) // GRAIN)
         self._grad = (ctypes.c_void_p * count)()
@@ -234,4 +235,4 @@ def _compiled(optimizer: object, flat: list[Tensor], grads: list[list[Tensor]]) 
 def _covers(grad: Tensor) -> bool:
     if type(grad) is not Tensor or grad.layout is not torch.strided or not grad.is_cpu:
         return False
-    return grad.dtype is torch.float32 and not grad.is_inference() and not _veiled(grad) and _dense(grad)
+    return grad.dtype is torch.float32 and not grad.is_inference() and not is_veiled(grad) and is_dense(grad)

@@ -169,7 +169,7 @@ class MuonAdamW(AdamW):
         """As :meth:`AdamW.forms`, with the key ``muon``."""
         counts = super().forms()
         muon = sum(p.grad is not None for group in self.param_groups if group["use_muon"] for p in group["params"])
-        if self._plan is not None and muon:
+        if self._prepared is not None and muon:
             counts["muon"] = muon
             counts["torch"] -= muon
         return {name: count for name, count in counts.items() if count}

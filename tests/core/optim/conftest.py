@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
 from optim_pairs import PAIRS
 
+from lrdiff_core.devices import torch_threads
 from lrdiff_core.optim import kernel
 
 
 @pytest.fixture(params=["kernel", "fused"])
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def form(request: pytest.FixtureRequest) -> Iterator[str]:
     """Both CPU forms in turn: with the compiled kernel and without."""
-    if request.param == "fused":
-        monkeypatch.setattr(kernel, "load", lambda: None)
-    elif kernel.load() is None:
+    if request.param == "kernel" and kernel.load() is None:
         pytest.skip("no C compiler here")
-    return str(request.param)
+    with kernel.switched_off() if request.param == "fused" else nullcontext():
+        yield str(request.param)
 
 
 @pytest.fixture(params=list(PAIRS))
@@ -30,7 +31,5 @@ def pair(request: pytest.FixtureRequest) -> tuple[type[torch.optim.Optimizer], t
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """On a busy machine every small parallel region of torch's can cost 8 ms; test_optim_grouping.py uses threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from lrdiff_core.optim import SGD, Adam, AdamW, kernel
+from lrdiff_core.optim.prepared import forced_form
 
 SHAPES = [(4, 16), (32,), (64, 64), (16,)]
 Kinds = tuple[type[Optimizer], type[Optimizer]]
@@ -380,12 +381,7 @@ def test_meta_parameters_run_torchs_own_code(pair: Kinds) -> None:
     "options", [{}, {"amsgrad": True, "maximize": True}, {"weight_decay": 0.1}, {"weight_decay": 0.0}], ids=str
 )
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])
-def test_foreach_form_gives_torchs_foreach_bits(
-    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lrdiff_core.optim import base
-
-    monkeypatch.setattr(base, "_form_of", lambda param, state: "foreach")
+def test_foreach_form_gives_torchs_foreach_bits(name: str, options: dict[str, Any]) -> None:
     groups = [{"lr": 0.1, "betas": (0.5, 0.6)}, {"lr": 0.01}, {"lr": 0.02, "weight_decay": 0.3, "eps": 1e-3}]
     ours, theirs = (
         kind(
@@ -394,7 +390,8 @@ def test_foreach_form_gives_torchs_foreach_bits(
         )
         for kind, more in zip(PAIRS[name], (options, {"foreach": True, **options}), strict=True)
     )
-    walk(ours, theirs, 4)
+    with forced_form("foreach"):
+        walk(ours, theirs, 4)
     assert set(ours.forms()) == {"foreach"}
     same_bits(ours, theirs)
 
@@ -408,8 +405,8 @@ def test_triton_form_in_the_interpreter() -> None:
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 from optim_pairs import PAIRS, make, params_of, walk
-from lrdiff_core.optim import base
-base._form_of = lambda param, state: "triton"
+from lrdiff_core.optim.prepared import forced_form
+forced_form("triton").__enter__()
 shapes = [(5, 16), (7,), (), (0,), (64, 33), (3000,)]
 options = [{"lr": 0.1, "betas": (0.5, 0.6)}, {"lr": 0.01}, {"lr": 0.02, "weight_decay": 0.3, "eps": 1e-3}]
 for name in ("Adam", "AdamW"):

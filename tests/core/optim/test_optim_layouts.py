@@ -13,7 +13,7 @@ from optim_pairs import feed, make, params_of, same_bits
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lrdiff_core.optim import Adam, AdamW, base
+from lrdiff_core.optim import Adam, AdamW, layout
 
 Kinds = tuple[type[Optimizer], type[Optimizer]]
 ORDERS: dict[str, Callable[[], Tensor]] = {
@@ -37,7 +37,7 @@ def _seeded() -> None:
 def _watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the check of all tensors in one call, and as where torch does not have it."""
     if request.param == "one by one":
-        monkeypatch.setattr(base, "_watch", lambda tensors: base._never)
+        monkeypatch.delattr(torch._C._dynamo.guards, "TensorGuards")
 
 
 def _like(param: Tensor, seed: int) -> Tensor:
@@ -247,8 +247,7 @@ def test_gradients_that_are_views_of_other_numbers(view: str, first: bool, pair:
 def test_the_check_of_all_tensors_sees_what_it_has_to() -> None:
     """It is torch's own and private: this tells when another torch checks less, or no longer has it."""
     rows = [torch.zeros(4, 4), torch.zeros(3)]
-    fits = base._watch(rows)
-    assert fits is not base._never
+    fits = layout.kind_check(rows)
     assert fits(*rows)
     assert fits(torch.ones(4, 4), torch.ones(3))
     others: list[Any] = [

@@ -304,13 +304,13 @@ def test_nothing_is_prepared_again_while_only_numbers_change(form: str) -> None:
     ours = AdamW([{"params": [p]} for p in make(SHAPES)])
     feed(params_of(ours), seed=0)
     ours.step()
-    plan = ours._plan
+    prepared = ours._prepared
     for i in range(3):
         feed(params_of(ours), seed=i)
         for group in ours.param_groups:
             group["lr"] *= 0.9
         ours.step()
-    assert ours._plan is plan
+    assert ours._prepared is prepared
 
 
 def test_rates_that_part_are_stepped_apart() -> None:

@@ -1,0 +1,215 @@
+"""What an optimizer prepares for its steps: tensors side by side in forms, and the check that they still fit."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import importlib.util
+import operator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, compress
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lrdiff_core.optim import kernel
+from lrdiff_core.optim.forms import (
+    Columns,
+    ForeachForm,
+    Form,
+    FusedForm,
+    KernelForm,
+    Setting,
+    Tensors,
+    columns_of,
+    data_ptr,
+)
+from lrdiff_core.optim.layout import is_usable, kind_check, laid_out_as, layout_of, never_alike
+
+if TYPE_CHECKING:
+    from lrdiff_core.optim.base import OnePass
+
+__all__ = ["Prepared", "forced_form"]
+
+_grad: Callable[[Tensor], Tensor | None] = vars(torch._C.TensorBase)["grad"].__get__
+_params: Callable[[dict[str, Any]], list[Tensor]] = operator.itemgetter("params")
+_forced: list[str] = []  # one entry a block that is open
+
+
+@contextmanager
+def forced_form(name: str) -> Iterator[None]:
+    """Let what is prepared inside take the form of this name, wherever its tensors are.
+
+    For tests and measurements: it steps the forms of other devices on the CPU.
+    """
+    _forced.append(name)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+class Prepared:
+    """What one optimizer prepared, and what it was prepared for.
+
+    Args:
+        optimizer: whose groups these are.
+        covered: indices of the groups that run here; the others are left to PyTorch's own step.
+    """
+
+    def __init__(self, optimizer: OnePass, covered: list[int]) -> None:
+        update = optimizer._update
+        self.covered = covered
+        self.left = [i for i in range(len(optimizer.param_groups)) if i not in set(covered)]
+        self._update = update
+        self._read = operator.itemgetter(*update.setting._fields)
+        self.count = len(optimizer.param_groups)
+        groups = [optimizer.param_groups[i] for i in covered]
+        self.settings: list[Setting] = list(map(self._read, groups))
+        columns = columns_of(update, self.settings) if groups else None
+        self.structure = () if columns is None else update.structure(columns)
+        self.floating = columns is not None and self._can_move(columns)
+        self.ids = list(map(id, chain.from_iterable(map(_params, groups))))
+        self.params, state, group, fresh = [], [], [], []
+        self.unfilled: dict[Tensor, dict[str, Tensor]] = {}
+        for number, entry in enumerate(groups):
+            for param in entry["params"]:
+                if param.grad is not None:
+                    begun, filled = optimizer._begin(param, entry)
+                    if begun and filled:
+                        optimizer.state[param].update(begun)
+                    elif begun:
+                        self.unfilled[param] = begun
+                    self.params.append(param)
+                    fresh.append(not filled)
+                    # get: asking a defaultdict would make one
+                    state.append(optimizer.state.get(param, {}) if filled else begun)
+                    group.append(number)
+        # Only now: the loop above may have begun the state of parameters seen for the first time.
+        self.passing = bool(self.unfilled)
+        self.state_ids = list(map(id, optimizer.state.values()))
+        self.states = state
+        self.present = [param.grad is not None for param in chain.from_iterable(map(_params, groups))]
+        self.absent = not all(self.present)
+        self.on_device = not all(param.is_cpu for param in self.params)
+        self.fits = never_alike
+        self.layouts = list(map(layout_of, self.params))
+        self.pointers = self._pointers()
+        names = sorted(set(chain.from_iterable(state)))
+        self.tensors = Tensors(
+            params=self.params,
+            state={name: [entry.get(name) for entry in state] for name in names},  # type: ignore[misc]
+            group=group,
+            fresh=fresh,
+        )
+        self.forms = self._forms(optimizer._symbol)
+
+    def _pointers(self) -> list[int]:
+        return list(map(data_ptr, chain(self.params, chain.from_iterable(map(dict.values, self.states)))))
+
+    def _forms(self, symbol: str) -> list[tuple[str, Form, list[int] | None]]:
+        """Name, form and positions (None: all in order) of each set of tensors that runs together."""
+        chosen: dict[tuple[str, torch.device, torch.dtype], list[int]] = {}
+        for i, param in enumerate(self.params):
+            chosen.setdefault((_form_of(param, self.states[i]), param.device, param.dtype), []).append(i)
+        forms: list[tuple[str, Form, list[int] | None]] = []
+        for (name, _, _), positions in chosen.items():
+            part = self.tensors.part(positions)
+            form: Form
+            if name == "kernel":
+                form = KernelForm(part, self._update, self.settings, symbol)
+            elif name == "triton":
+                from lrdiff_core.optim.triton_adam import TritonForm
+
+                form = TritonForm(part, self._update, self.settings)
+            else:
+                form = (FusedForm if name == "fused" else ForeachForm)(part, self._update, self.settings)
+            forms.append((name, form, None if len(chosen) == 1 else positions))
+        return forms
+
+    def gather(self, optimizer: OnePass) -> list[Tensor] | None:
+        """The gradients of this step if the plan still fits, its numbers brought up to date; None if it does not."""
+        groups = optimizer.param_groups
+        if len(groups) != self.count or self.passing:
+            return None
+        if self.left:
+            groups = [groups[i] for i in self.covered]
+        settings = list(map(self._read, groups))
+        if (settings != self.settings or self.floating) and not self._tune(settings):
+            return None
+        params = list(chain.from_iterable(map(_params, groups)))
+        if list(map(id, params)) != self.ids or list(map(id, optimizer.state.values())) != self.state_ids:
+            return None
+        if self._pointers() != self.pointers:
+            return None
+        found = list(map(_grad, params))
+        if self.absent:
+            if [grad is not None for grad in found] != self.present:
+                return None
+            found = list(compress(found, self.present))
+        if self.fits(*self.params, *found):
+            return found  # type: ignore[return-value]
+        # Data transposed in place keeps its pointer.
+        return self.lay_out(found) if list(map(layout_of, self.params)) == self.layouts else None
+
+    def lay_out(self, found: Sequence[Tensor | None] | None = None) -> list[Tensor] | None:
+        """The gradients in memory as their parameters are (on the CPU); None if a form of ours cannot take them.
+
+        Args:
+            found: the gradients; None takes those that the parameters hold now.
+        """
+        found = list(map(_grad, self.params)) if found is None else found
+        grads = [grad for param, grad in zip(self.params, found, strict=True) if is_usable(grad, param)]
+        if len(grads) < len(found):
+            return None
+        laid_out = list(map(laid_out_as, self.params, grads))
+        if all(map(operator.is_, laid_out, grads)):
+            self.fits = kind_check([*self.params, *grads])
+        return laid_out
+
+    def _tune(self, settings: list[Setting]) -> bool:
+        """Takes new numbers; False if more than numbers changed."""
+        columns = columns_of(self._update, settings)
+        if self._update.structure(columns) != self.structure:
+            return False
+        self.settings = settings
+        self.floating = self._can_move(columns)
+        return all(form.tune(settings, columns) for _, form, _ in self.forms)
+
+    def _can_move(self, columns: Columns) -> bool:
+        """Whether some numbers are held in tensors, arrays or lists, which change without becoming other objects."""
+        given = [getattr(columns, name) for name in self._update.required]  # the pairs of betas, and what is in them
+        numbers = chain(*given, *self._update.numbers(columns))
+        return not all(issubclass(kind, int | float | tuple) for kind in set(map(type, numbers)))
+
+    def run(self, grads: list[Tensor], optimizer: OnePass) -> None:
+        """Step once, with gradients in the order of the parameters."""
+        kept = [optimizer.state[param] for param in self.unfilled] if self.unfilled else None
+        for _, form, positions in self.forms:
+            form.run(grads if positions is None else [grads[i] for i in positions])
+        if kept:  # only now, and in one call: a step that is broken off leaves no empty buffer
+            collections.deque(map(dict.update, kept, self.unfilled.values()), maxlen=0)
+
+
+def _form_of(param: Tensor, state: dict[str, Any]) -> str:
+    if _forced:
+        return _forced[-1]
+    if param.is_cpu:
+        return "kernel" if param.dtype is torch.float32 and kernel.load() is not None else "fused"
+    # torch's fused CUDA kernels read the step on the device, where only capturable (or SGD, which has none) puts it.
+    if "step" not in state or not state["step"].is_cpu:
+        return "fused"
+    rows = all(tensor.is_contiguous() for tensor in (param, *state.values()))
+    return (
+        "triton"
+        if rows and param.dtype is torch.float32 and os.environ.get("LRDIFF_TRITON") == "1" and _has_triton()
+        else "foreach"
+    )
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
