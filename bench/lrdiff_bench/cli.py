@@ -208,8 +208,7 @@ def latency(
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Time single calls of an ONNX file: median, 95th and 99th percentile."""
-    from lrdiff_bench.run.export_command import latency as measure
-    from lrdiff_bench.run.export_command import whole_numbers
+    from lrdiff_bench.run.export_command import latency as measure, whole_numbers
 
     counts, batches = whole_numbers("--threads", threads), whole_numbers("--batch", batch)
     return _show({**measure(run, threads=counts, batches=batches, provider=provider), "passed": True}, "latency", json)

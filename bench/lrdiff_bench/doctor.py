@@ -47,8 +47,7 @@ def diagnose() -> dict[str, Any]:
 
 def _maps_entry() -> dict[str, Any]:
     """What `lrdiff map` needs beside the rest."""
-    from lrdiff_bench.maps.pool import LIBRARIES as NEEDED
-    from lrdiff_bench.maps.pool import unavailable_reason
+    from lrdiff_bench.maps.pool import LIBRARIES as NEEDED, unavailable_reason
 
     reason = unavailable_reason()
     told = "" if reason else ", ".join(f"{name} {metadata.version(name)}" for name in NEEDED)

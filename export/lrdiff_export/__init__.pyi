@@ -1,47 +1,40 @@
 from .model.signature import Port as Port
-from .onnx_file.convert import DEFAULT_OPSET as DEFAULT_OPSET
-from .onnx_file.convert import convert_to_onnx as convert_to_onnx
+from .onnx_file.convert import DEFAULT_OPSET as DEFAULT_OPSET, convert_to_onnx as convert_to_onnx
 from .onnx_file.load import load_onnx as load_onnx
-from .parity.parity import check_parity as check_parity
-from .parity.parity import check_subjects as check_subjects
-from .parity.subjects import Subject as Subject
-from .parity.subjects import subject_of_file as subject_of_file
-from .parity.subjects import subject_of_module as subject_of_module
-from .publish.export import ExportReport as ExportReport
-from .publish.export import VerificationFailed as VerificationFailed
-from .publish.export import export as export
-from .publish.export import export_onnx as export_onnx
-from .publish.latency import LatencyReport as LatencyReport
-from .publish.latency import measure_latency as measure_latency
-from .publish.metadata import ModelCard as ModelCard
-from .publish.metadata import model_card as model_card
-from .publish.metadata import read_model_card as read_model_card
+from .parity.parity import check_parity as check_parity, check_subjects as check_subjects
+from .parity.subjects import (
+    Subject as Subject,
+    subject_of_file as subject_of_file,
+    subject_of_module as subject_of_module,
+)
+from .publish.export import (
+    ExportReport as ExportReport,
+    VerificationFailed as VerificationFailed,
+    export as export,
+    export_onnx as export_onnx,
+)
+from .publish.latency import LatencyReport as LatencyReport, measure_latency as measure_latency
+from .publish.metadata import ModelCard as ModelCard, model_card as model_card, read_model_card as read_model_card
 from .publish.request import ExportOptions as ExportOptions
-from .publish.targets import TARGETS as TARGETS
-from .publish.targets import Target as Target
-from .publish.targets import find_target as find_target
-from .publish.variants import Allowance as Allowance
-from .publish.variants import VariantReport as VariantReport
-from .runtimes import BACKENDS as BACKENDS
-from .runtimes import Backend as Backend
-from .runtimes import register_backend as register_backend
+from .publish.targets import TARGETS as TARGETS, Target as Target, find_target as find_target
+from .publish.variants import Allowance as Allowance, VariantReport as VariantReport
+from .runtimes import BACKENDS as BACKENDS, Backend as Backend, register_backend as register_backend
 from .runtimes.predictor import OnnxPredictor as OnnxPredictor
-from .runtimes.sandbox import Limits as Limits
-from .runtimes.sandbox import Sandbox as Sandbox
-from .runtimes.sandbox import inspect_untrusted as inspect_untrusted
-from .runtimes.sandbox import run_untrusted as run_untrusted
-from .runtimes.versions import RuntimeInfo as RuntimeInfo
-from .runtimes.versions import describe_runtimes as describe_runtimes
-from .verify.backend_result import BackendResult as BackendResult
-from .verify.backend_result import ParityReport as ParityReport
-from .verify.compare import Budget as Budget
-from .verify.compare import Verdict as Verdict
-from .verify.diagnose import Diagnosis as Diagnosis
-from .verify.diagnose import NodeError as NodeError
-from .verify.golden import GoldenReport as GoldenReport
-from .verify.golden import verify_golden as verify_golden
+from .runtimes.sandbox import (
+    Limits as Limits,
+    Sandbox as Sandbox,
+    inspect_untrusted as inspect_untrusted,
+    run_untrusted as run_untrusted,
+)
+from .runtimes.versions import RuntimeInfo as RuntimeInfo, describe_runtimes as describe_runtimes
+from .verify.backend_result import BackendResult as BackendResult, ParityReport as ParityReport
+from .verify.compare import Budget as Budget, Verdict as Verdict
+from .verify.diagnose import Diagnosis as Diagnosis, NodeError as NodeError
+from .verify.golden import GoldenReport as GoldenReport, verify_golden as verify_golden
 from .verify.inputs import Battery as Battery
 from .verify.reference import Reference as Reference
-from .verify.verify import CaseResult as CaseResult
-from .verify.verify import VerificationReport as VerificationReport
-from .verify.verify import verify_onnx as verify_onnx
+from .verify.verify import (
+    CaseResult as CaseResult,
+    VerificationReport as VerificationReport,
+    verify_onnx as verify_onnx,
+)

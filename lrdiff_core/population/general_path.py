@@ -24,7 +24,7 @@ from lrdiff_core.errors import ConfigError
 from lrdiff_core.model import TabularNet
 from lrdiff_core.population.rows import loss_function, score
 from lrdiff_core.population.tiles import numbers_a_row, rows_at_once
-from lrdiff_core.population.updates import Rule
+from lrdiff_core.population.updates import UpdateRule
 from lrdiff_core.population.work import Tile, TileResult
 
 __all__ = ["train_tile"]
@@ -61,7 +61,9 @@ def train_tile(tile: Tile, model: nn.Module, group_of: dict[str, int], device: t
     parameters = {name: tile.stacked(name).to(device) for name in group_of}
     buffers = {name: tile.stacked(name).to(device) for name, _ in model.named_buffers()}
     like = next(iter(parameters.values()))
-    rule = Rule(settings.optimizer, tile.columns, group_of, settings.factors(), nesterov=settings.nesterov, like=like)
+    rule = UpdateRule(
+        settings.optimizer, tile.columns, group_of, settings.factors(), nesterov=settings.nesterov, like=like
+    )
     moments = rule.start(parameters)
     rows = _Rows(tile, device)
     rows_each = rows_at_once(len(tile), numbers_a_row(model, rows.first), settings)
@@ -168,7 +170,7 @@ def _functions(wrapped: nn.Module, rows: _Rows) -> tuple[Callable[..., Any], Out
     return vmap(grad_and_value(loss)), outputs
 
 
-def _step(rule: Rule, call: Callable[..., Any], buffers: State) -> Callable[..., Any]:
+def _step(rule: UpdateRule, call: Callable[..., Any], buffers: State) -> Callable[..., Any]:
     """One step of all members, a pure function of tensors."""
 
     def step(

@@ -16,7 +16,7 @@ from lrdiff_core.population.settings import PopulationOptions
 from lrdiff_core.rates import RatePlan
 from lrdiff_core.seeds import derive_seed, make_generator
 
-__all__ = ["Columns", "ModelFactory", "build", "columns", "parameter_groups", "row_order", "seed_list"]
+__all__ = ["Hyperparameters", "ModelFactory", "build", "hyperparameters", "parameter_groups", "row_order", "seed_list"]
 
 ModelFactory = Callable[[int], nn.Module]
 
@@ -25,7 +25,7 @@ _UNIT = "write numbers in [0, 1)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Columns:
+class Hyperparameters:
     """Hyperparameters of the members, [members, groups + 1] float64 each; the last column is for frozen parameters."""
 
     rate: Tensor
@@ -34,9 +34,9 @@ class Columns:
     beta2: Tensor
     eps: Tensor
 
-    def take(self, members: Tensor) -> Columns:
+    def take(self, members: Tensor) -> Hyperparameters:
         """The columns of some members."""
-        return Columns(**{name: values[members].contiguous() for name, values in vars(self).items()})
+        return Hyperparameters(**{name: values[members].contiguous() for name, values in vars(self).items()})
 
 
 def seed_list(seeds: int | Sequence[int] | Tensor, members: int) -> list[int]:
@@ -136,7 +136,7 @@ def parameter_groups(
     return found
 
 
-def columns(rates: Tensor, options: PopulationOptions) -> Columns:
+def hyperparameters(rates: Tensor, options: PopulationOptions) -> Hyperparameters:
     """Check the hyperparameters and give each member its own.
 
     Args:
@@ -176,7 +176,7 @@ def columns(rates: Tensor, options: PopulationOptions) -> Columns:
     def with_frozen(values: Tensor, last: float) -> Tensor:
         return torch.cat([values, frozen + last], dim=1).contiguous()
 
-    return Columns(
+    return Hyperparameters(
         rate=with_frozen(rates, 0.0),
         weight_decay=with_frozen(spread["weight_decay"], 0.0),
         beta1=with_frozen(spread["momentum" if sgd else "beta1"], 0.0),

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lrdiff_core.errors import ConfigError, DataError
+from lrdiff_core.loop import loss_function as task_loss
 
 __all__ = ["TASKS", "Loss", "PopulationData", "by_seed", "loss_function", "score"]
 
@@ -171,15 +172,8 @@ def by_seed(data: PopulationData | Mapping[int, PopulationData], seeds: list[int
 
 
 def loss_function(data: PopulationData) -> Loss:
-    """Return the loss of outputs [batch, ...] and targets."""
-    if data.loss is not None:
-        return data.loss
-    losses: dict[str, Loss] = {
-        "binary": nn.functional.binary_cross_entropy_with_logits,
-        "multiclass": nn.functional.cross_entropy,
-        "regression": nn.functional.mse_loss,
-    }
-    return losses[data.task]
+    """Return the data's own loss of outputs [batch, ...] and targets, or that of its task."""
+    return task_loss(data.task) if data.loss is None else data.loss
 
 
 def score(data: PopulationData, outputs: Tensor, targets: Tensor) -> Tensor:

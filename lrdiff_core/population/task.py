@@ -10,9 +10,9 @@ import torch
 
 from lrdiff_core.data import Table, load_table, split_table
 from lrdiff_core.devices import repeatable
-from lrdiff_core.loop import model_spec, prepare, rate_table
 from lrdiff_core.model import ModelSpec, TabularNet, build_model
 from lrdiff_core.population.rows import PopulationData
+from lrdiff_core.setup import model_spec, prepare, rate_table
 
 if TYPE_CHECKING:  # names of types alone: populations train where pydantic is not installed
     from lrdiff_core.config import RunConfig

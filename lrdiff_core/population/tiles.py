@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_core.model import TabularNet
-from lrdiff_core.population.members import Columns
+from lrdiff_core.population.members import Hyperparameters
 from lrdiff_core.population.rows import PopulationData
 from lrdiff_core.population.settings import Settings
 from lrdiff_core.population.work import Seeded, Tile
@@ -85,7 +85,7 @@ def rows_at_once(members: int, a_row: int, settings: Settings) -> int:
 
 def make_tile(
     seeds: list[int],
-    own: Columns,
+    own: Hyperparameters,
     rows: dict[int, PopulationData],
     placed: dict[int, PopulationData],
     seeded: Seeded,

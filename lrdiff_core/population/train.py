@@ -12,7 +12,7 @@ from lrdiff_core.devices import choose_device, repeatable
 from lrdiff_core.errors import ConfigError, RateError
 from lrdiff_core.population import general_path, kernel_path
 from lrdiff_core.population.choice import kernel_layers
-from lrdiff_core.population.members import ModelFactory, build, columns, parameter_groups, seed_list
+from lrdiff_core.population.members import ModelFactory, build, hyperparameters, parameter_groups, seed_list
 from lrdiff_core.population.result import Collected, Population
 from lrdiff_core.population.rows import PopulationData, by_seed
 from lrdiff_core.population.settings import PopulationOptions, Settings
@@ -83,7 +83,7 @@ def train_population(
     first = min(seeds)
     first_rows = rows[first]
     settings = Settings.of(options, first_rows.rows)
-    own = columns(table, settings)
+    own = hyperparameters(table, settings)
     where = choose_device(settings.device)
     if where.type == "mps" and settings.dtype == torch.float64:
         raise ConfigError(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lrdiff_core.population.members import Columns
+from lrdiff_core.population.members import Hyperparameters
 
-__all__ = ["Rule"]
+__all__ = ["UpdateRule"]
 
 
-class Rule:
+class UpdateRule:
     r"""One optimizer for every member of a tile, on the tile's device.
 
     With :math:`\gamma, \lambda, \mu, \beta_1, \beta_2, \epsilon` of the member and the parameter's group, the updates
@@ -29,7 +29,7 @@ class Rule:
     def __init__(
         self,
         optimizer: str,
-        columns: Columns,
+        columns: Hyperparameters,
         group_of: dict[str, int],
         factor: Tensor,
         *,

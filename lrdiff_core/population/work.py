@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_core.errors import ConfigError
-from lrdiff_core.population.members import Columns, ModelFactory, build, row_order
+from lrdiff_core.population.members import Hyperparameters, ModelFactory, build, row_order
 from lrdiff_core.population.rows import PopulationData
 from lrdiff_core.population.settings import Settings
 
@@ -74,7 +74,7 @@ class Tile:
 
     seeds: list[int]
     seed_of: Tensor
-    columns: Columns
+    columns: Hyperparameters
     data: dict[int, PopulationData]
     seeded: Seeded
     settings: Settings

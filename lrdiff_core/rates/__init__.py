@@ -3,7 +3,7 @@
 ::
 
     values  <-  names, options, patterns  <-  rules  <-  layers (tree, stacks, depth, head)
-            <-  claims, scales, router  <-  plan (entry, grouping, table, bound, freezing)  <-  build
+            <-  assignment, scales, router  <-  plan (entry, grouping, table, bound, freezing)  <-  build
 """
 
 from lrdiff_core.rates.build import RateWarning, layer_rates, param_groups

@@ -1,4 +1,4 @@
-"""Making a plan: rules claim parameters, scales compose, faults are named."""
+"""Making a plan: rules match parameters, scales compose, faults are named."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from lrdiff_core.errors import RateError, RateWarning, warn
-from lrdiff_core.rates.claims import Claim, claim, help_for_dead
+from lrdiff_core.rates.assignment import Assignment, assign, help_for_dead
 from lrdiff_core.rates.layers.tree import ModuleTree
 from lrdiff_core.rates.names import ParamInfo, list_parameters, some
 from lrdiff_core.rates.plan import RatePlan
@@ -47,7 +47,7 @@ def param_groups(
         weight decay   rule.weight_decay, else 0 where no_weight_decay matches, else the router's, else weight_decay
         frozen         rule.freeze, else as found (requires_grad)
 
-    A tied weight is one parameter: a rule that matches any of its names claims it, and it has the depth of its first.
+    A tied weight is one parameter: a rule that matches any of its names assigned it, and it has the depth of its first.
 
     Args:
         model: any module, wrapped (compiled, distributed) or not.
@@ -82,36 +82,36 @@ def param_groups(
     base = None if lr is None else check_rate(lr, "lr")
     decay = check_decay(weight_decay, "weight_decay")
     infos = list_parameters(model)
-    claims = claim(infos, _as_list(rules, "rules", Rule), fault=partial(_fault, strict=strict))
+    assigned = assign(infos, _as_list(rules, "rules", Rule), fault=partial(_fault, strict=strict))
     undecayed = _undecayed(infos, no_weight_decay, strict=strict)
     factors = [_ScaleFactors.of(one, infos) for one in _as_list(scale, "scale", Scale)]
     if base is None:
-        bare = [info.name for info in infos if "lr" not in claims[info.name]]
+        bare = [info.name for info in infos if "lr" not in assigned[info.name]]
         if bare:
             raise RateError(
                 f"{len(bare)} parameters have no rate: {some(bare)}",
                 help="add a rule with an lr for them, or give a base rate: param_groups(model, lr=...)",
             )
     for one in factors:
-        one.check_effect({info.name for info in infos if "lr" in claims[info.name]}, strict=strict)
-    routes = _routes(router, infos, claims)
+        one.check_effect({info.name for info in infos if "lr" in assigned[info.name]}, strict=strict)
+    routes = _routes(router, infos, assigned)
     entries = []
     for info in infos:
-        claimed, routed = claims[info.name], routes.get(info.name)
+        own, routed = assigned[info.name], routes.get(info.name)
         start = Factor("lr", base) if base is not None else None
         if router is not None and routed is not None and routed.is_muon:
             start = Factor("lr of MuonRouter", router.lr)
-        parts = _product(info.name, start, claimed, factors)
-        own_decay, freeze, schedule = (claimed.get(key) for key in ("weight_decay", "freeze", "schedule"))
+        parts = _product(info.name, start, own, factors)
+        own_decay, freeze, schedule = (own.get(key) for key in ("weight_decay", "freeze", "schedule"))
         options = dict(routed.options) if routed is not None else {}
-        options |= {k.removeprefix("option "): one.value for k, one in claimed.items() if k.startswith("option ")}
+        options |= {k.removeprefix("option "): one.value for k, one in own.items() if k.startswith("option ")}
         by_router = router.weight_decay if router is not None and routed is not None and routed.is_muon else None
         default_decay = 0.0 if info.name in undecayed else decay if by_router is None else by_router
         entries.append(
             PlanEntry(
                 name=info.name,
                 shape=info.shape,
-                rule=" + ".join(dict.fromkeys(one.rule.label for one in claimed.values())) or None,
+                rule=" + ".join(dict.fromkeys(one.rule.label for one in own.values())) or None,
                 lr=_effective(info.name, parts),
                 weight_decay=default_decay if own_decay is None else own_decay.value,
                 frozen=not info.parameter.requires_grad if freeze is None else freeze.value,
@@ -245,7 +245,7 @@ class _ScaleFactors:
 
 
 def _routes(
-    router: MuonRouter | None, infos: Sequence[ParamInfo], claims: Mapping[str, Mapping[str, Claim]]
+    router: MuonRouter | None, infos: Sequence[ParamInfo], assigned: Mapping[str, Mapping[str, Assignment]]
 ) -> dict[str, Route]:
     """Where a router sends each parameter; a rule that sets ``use_muon`` decides otherwise."""
     if router is None:
@@ -253,23 +253,23 @@ def _routes(
     if not isinstance(router, MuonRouter):
         raise RateError(f"router is {router!r}", help="write MuonRouter(lr=0.02)")
     routes = router.routes(infos)
-    for name, claimed in claims.items():
-        if "option use_muon" in claimed:
-            is_muon = bool(claimed["option use_muon"].value)
+    for name, own in assigned.items():
+        if "option use_muon" in own:
+            is_muon = bool(own["option use_muon"].value)
             routes[name] = Route(is_muon, routes[name].options if routes[name].is_muon == is_muon else {})
     return routes
 
 
 def _product(
-    name: str, start: Factor | None, claimed: Mapping[str, Claim], factors: Sequence[_ScaleFactors]
+    name: str, start: Factor | None, own: Mapping[str, Assignment], factors: Sequence[_ScaleFactors]
 ) -> list[Factor]:
     """What the rate is a product of, with labels."""
-    if "lr" in claimed:
-        return [Factor(f'rule "{claimed["lr"].rule.label}"', claimed["lr"].value)]
+    if "lr" in own:
+        return [Factor(f'rule "{own["lr"].rule.label}"', own["lr"].value)]
     assert start is not None  # param_groups has refused what has no rate
     parts = [start]
-    if "lr_mult" in claimed:
-        parts.append(Factor(f'rule "{claimed["lr_mult"].rule.label}"', claimed["lr_mult"].value))
+    if "lr_mult" in own:
+        parts.append(Factor(f'rule "{own["lr_mult"].rule.label}"', own["lr_mult"].value))
     scaled = [Factor(one.label, one.by_name.get(name, 1.0)) for one in factors]
     return parts + [one for one in scaled if one.value != 1.0]
 

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from lrdiff_core.errors import RateError
-from lrdiff_core.rates.claims import help_for_dead
+from lrdiff_core.rates.assignment import help_for_dead
 from lrdiff_core.rates.layers.head import find_head
 from lrdiff_core.rates.names import ParamInfo, some
 from lrdiff_core.rates.options import check_options

@@ -10,8 +10,7 @@ import pytest
 from map_helpers import computed, planted, small
 from test_maps_findings import bowl
 
-from lrdiff_bench.maps import Findings, find
-from lrdiff_bench.maps import pictures as map_pictures
+from lrdiff_bench.maps import Findings, find, pictures as map_pictures
 from lrdiff_bench.maps.cuts import draw_cuts
 from lrdiff_bench.maps.pictures import _smoothed, draw_map
 

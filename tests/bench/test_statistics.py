@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lrdiff_bench.stats.intervals import bootstrap_interval, median_interval, paired_difference
 from lrdiff_core.errors import ConfigError, DataError

@@ -4,8 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from benchmarks.simulate_study import LUCKS, choose, searches, settled_by, simulate
 from lrdiff_bench.study.analysis.best_of import Crossing, best_of_curves, expected_best, find_crossings

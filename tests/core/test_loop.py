@@ -9,7 +9,7 @@ import torch
 from lrdiff_core import load_table, make_config, set_up, train
 from lrdiff_core.config import PRESETS
 from lrdiff_core.errors import RateError, UnavailableError
-from lrdiff_core.loop import default_rates
+from lrdiff_core.setup import default_rates
 
 
 @pytest.fixture(scope="module")

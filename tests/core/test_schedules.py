@@ -7,8 +7,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch.optim import lr_scheduler
 
 from lrdiff_core.errors import RateError

@@ -38,8 +38,7 @@ from lrdiff_export.model.prepared import prepare
 from lrdiff_export.onnx_file import external_data
 from lrdiff_export.onnx_file.convert import convert
 from lrdiff_export.parity.parity import check_subjects
-from lrdiff_export.publish import export as publishing
-from lrdiff_export.publish import files
+from lrdiff_export.publish import export as publishing, files
 from lrdiff_export.runtimes.javascript.workers import WORKER
 from lrdiff_export.runtimes.sandbox import BYTES, Limits
 from lrdiff_export.verify.golden import golden_paths

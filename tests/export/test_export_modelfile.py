@@ -11,8 +11,7 @@ import onnx
 import pytest
 import torch
 from export_models import MODELS, Classifier, rows_of, seeded
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from onnx import TensorProto, helper
 
 from lrdiff_core.errors import ConfigError, DataError, LrdiffError, ModelFileError, UnavailableError

@@ -19,7 +19,7 @@ from lrdiff_bench.stats.gain import SMALLEST_DIFFERENCE
 from lrdiff_core import __version__, load_table, make_config, set_up, split_table
 from lrdiff_core.config import PRESETS
 from lrdiff_core.errors import ConfigError
-from lrdiff_core.population import population_task, train_population
+from lrdiff_core.population import PopulationOptions, population_task, train_population
 from lrdiff_core.population.members import row_order
 
 __all__ = ["AXIS", "LessonOptions", "lesson_data", "problem", "studies"]
@@ -122,7 +122,9 @@ def _runs(task: Any, seeds: range) -> list[dict[str, Any]]:
     rates = [[task.rates[name] for name in task.layers]] * len(seeds)
     data = {seed: task.rows(seed) for seed in seeds}
     epochs = task.config.epochs
-    found = train_population(task.model, data, rates, list(seeds), epochs=epochs, keep_weights=True, **task.options)
+    found = train_population(
+        task.model, data, rates, list(seeds), PopulationOptions(epochs=epochs, keep_weights=True, **task.options)
+    )
     assert found.held_loss is not None
     assert found.weights is not None
     names = [name for name, _ in task.model(0).named_parameters()]
@@ -141,7 +143,7 @@ def _losses(task: Any, rates: np.ndarray, seeds: list[int], epochs: int) -> np.n
     members = np.repeat(rates, len(seeds), axis=0)
     data = {seed: task.rows(seed) for seed in seeds}
     found = train_population(
-        task.model, data, members, seeds * len(rates), epochs=epochs, evaluate="end", **task.options
+        task.model, data, members, seeds * len(rates), PopulationOptions(epochs=epochs, evaluate="end", **task.options)
     )
     assert found.held_loss is not None
     losses = found.held_loss[:, -1].numpy().reshape(len(rates), len(seeds))

@@ -29,7 +29,8 @@ from lrdiff_bench.system.run_folder import SUMMARY_FORMAT, SUMMARY_VERSION, new_
 from lrdiff_core import __version__
 from lrdiff_core.config import RunConfig
 from lrdiff_core.errors import ConfigError
-from lrdiff_core.loop import Observation, Setup, Trained, score_name, set_up, train
+from lrdiff_core.loop import Observation, Trained, score_name, train
+from lrdiff_core.setup import Setup, set_up
 
 __all__ = ["STAGES", "RunResult", "Watcher", "default_folder", "run_job"]
 

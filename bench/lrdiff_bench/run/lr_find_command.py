@@ -18,10 +18,11 @@ from lrdiff_core.config import RunConfig, load_config, make_config, name_from
 from lrdiff_core.devices import repeatable
 from lrdiff_core.errors import RateError
 from lrdiff_core.files import write_json
-from lrdiff_core.loop import loss_function, make_optimizer, set_up
+from lrdiff_core.loop import loss_function
 from lrdiff_core.lr_find import RateCurve, lr_find, lr_find_each
 from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW
 from lrdiff_core.seeds import make_generator
+from lrdiff_core.setup import make_optimizer, set_up
 
 __all__ = ["Found", "as_text", "find_model_rates", "find_rates", "range_test", "write_found"]
 

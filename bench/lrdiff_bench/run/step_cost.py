@@ -11,8 +11,9 @@ from lrdiff_bench.measure.cases.state import step_workload
 from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.compare import compare_cases
 from lrdiff_bench.measure.engine.timer import Timing
-from lrdiff_core.loop import Trained, loss_function, make_optimizer
+from lrdiff_core.loop import Trained, loss_function
 from lrdiff_core.rates import layer_rates
+from lrdiff_core.setup import make_optimizer
 
 __all__ = ["measure_step_cost"]
 

@@ -10,8 +10,9 @@ import torch
 
 from lrdiff_bench.run.baselines import test_results
 from lrdiff_core.data import Table
-from lrdiff_core.loop import Setup, Trained, score_name
+from lrdiff_core.loop import Trained, score_name
 from lrdiff_core.model import constant_columns
+from lrdiff_core.setup import Setup
 
 __all__ = ["setup_sections", "training_sections"]
 

@@ -277,9 +277,9 @@ class OwnWorkload(Workload):
         import torch
 
         from lrdiff_core.devices import choose_device, repeatable
-        from lrdiff_core.loop import make_optimizer
         from lrdiff_core.population.members import row_order
         from lrdiff_core.population.rows import loss_function, score
+        from lrdiff_core.setup import make_optimizer
 
         where = choose_device(self.device)
         model, data = model.to(where), rows.to(where, torch.float32)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lrdiff_core.errors import RateError, RateWarning, warn
-from lrdiff_core.rates.claims import help_for_dead
+from lrdiff_core.rates.assignment import help_for_dead
 from lrdiff_core.rates.names import ParamInfo, list_parameters, some
 from lrdiff_core.rates.options import OptimizerCheck, near_torch_option
 from lrdiff_core.rates.plan.bound import BoundModel, departures, held

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from typing_extensions import override
 
 from lrdiff_core.errors import RateError
-from lrdiff_core.rates.claims import help_for_dead
+from lrdiff_core.rates.assignment import help_for_dead
 from lrdiff_core.rates.names import ParamInfo, list_parameters, some
 from lrdiff_core.rates.rules import Match, Rule, describe, matches_any
 from lrdiff_core.rates.scales.scale import BuiltInScale, Scaled

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from lrdiff_core.data import Split, Table, load_table, split_table
 from lrdiff_core.errors import ConfigError, DataError

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from optim_pairs import PAIRS, SHAPES, feed, make, params_of
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_

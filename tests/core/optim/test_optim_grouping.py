@@ -6,8 +6,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from optim_pairs import feed, make
 
 from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW, forms, kernel

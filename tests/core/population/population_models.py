@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_core import build_model, load_table, make_config, set_up
-from lrdiff_core.loop import Setup, fit, make_optimizer
+from lrdiff_core.loop import fit
 from lrdiff_core.population import PopulationData, Scale
 from lrdiff_core.population.members import build
 from lrdiff_core.population.rows import loss_function
 from lrdiff_core.rates import layer_rates
 from lrdiff_core.schedules import Schedule
 from lrdiff_core.seeds import make_generator
+from lrdiff_core.setup import Setup, make_optimizer
 
 EPS = torch.finfo(torch.float32).eps
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from population_models import chain, rows_for
 from test_population_solo import PATHS
 from torch import Tensor, nn

@@ -6,8 +6,7 @@ from fnmatch import fnmatchcase
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from torch import nn
 
 from lrdiff_core.errors import RateError

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch.optim import Optimizer
 
-    from lrdiff_core.loop import Setup
+    from lrdiff_core.setup import Setup
 
 __all__ = ["main_epoch", "main_job", "main_memory", "main_step"]
 
@@ -65,7 +65,7 @@ def main_memory(rates: int) -> Workload:
 def main_job(rates: int) -> tuple[Setup, Optimizer]:
     """Everything of the preset ``seed`` before its first step, with its two rates or the first of them alone."""
     from lrdiff_core import PRESETS, load_table, make_config, set_up
-    from lrdiff_core.loop import make_optimizer
+    from lrdiff_core.setup import make_optimizer
 
     config = make_config({**PRESETS["seed"], "device": "cpu"})
     table = dict(config.rates or {})

@@ -88,17 +88,19 @@ class SideBySide(Workload):
         from torch.func import vmap
 
         from lrdiff_core.population import PopulationOptions
-        from lrdiff_core.population.members import columns
-        from lrdiff_core.population.updates import Rule
+        from lrdiff_core.population.members import hyperparameters
+        from lrdiff_core.population.updates import UpdateRule
 
         rates, seeds = trials.rates[members], [int(seed) for seed in trials.seeds[members]]
         parameters, moving = self._stacked(seeds)
         given = _stack({seed: self.given(seed, trials.judged_on) for seed in set(seeds)}, seeds)
-        own = columns(
+        own = hyperparameters(
             torch.from_numpy(np.array(rates, dtype=np.float64)),
             PopulationOptions(batch_size=1, steps=self.steps, betas=self.betas),
         )
-        rule = Rule("adam", own, moving, torch.ones(self.steps), nesterov=False, like=next(iter(parameters.values())))
+        rule = UpdateRule(
+            "adam", own, moving, torch.ones(self.steps), nesterov=False, like=next(iter(parameters.values()))
+        )
         moments = rule.start(parameters)
         alive = torch.ones(len(seeds), dtype=torch.bool)
         gradients = vmap(self.gradients, in_dims=(0, 0, None))

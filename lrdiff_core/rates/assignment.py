@@ -11,12 +11,12 @@ from lrdiff_core.rates.layers.tree import help_for_name
 from lrdiff_core.rates.names import ParamInfo, some
 from lrdiff_core.rates.rules import Match, Rule, matches
 
-__all__ = ["Claim", "claim", "help_for_dead"]
+__all__ = ["Assignment", "assign", "help_for_dead"]
 
 _RATES = ("lr", "lr_mult")  # one setting: whichever rule comes first says how the rate is made
 
 
-class Claim(NamedTuple):
+class Assignment(NamedTuple):
     """One setting of one parameter, and where it comes from."""
 
     setting: str
@@ -26,9 +26,9 @@ class Claim(NamedTuple):
     name: str  # by which the rule matched
 
 
-def claim(
+def assign(
     infos: Sequence[ParamInfo], rules: Sequence[Rule], *, fault: Callable[[str, str], None]
-) -> dict[str, dict[str, Claim]]:
+) -> dict[str, dict[str, Assignment]]:
     """What the rules set, by parameter and by setting.
 
     Args:
@@ -43,25 +43,25 @@ def claim(
         >>> from torch import nn
         >>> from lrdiff_core.rates import list_parameters
         >>> rules = [Rule("bias", weight_decay=0.0), Rule("*", lr=0.1, weight_decay=0.2)]
-        >>> claims = claim(list_parameters(nn.Linear(1, 1)), rules, fault=print)
-        >>> {key: one.value for key, one in claims["bias"].items()}
+        >>> assigned = assign(list_parameters(nn.Linear(1, 1)), rules, fault=print)
+        >>> {key: one.value for key, one in assigned["bias"].items()}
         {'weight_decay': 0.0, 'lr': 0.1}
     """
-    claims: dict[str, dict[str, Claim]] = {}
+    assigned: dict[str, dict[str, Assignment]] = {}
     used: list[set[str]] = [set() for _ in rules]  # settings of each rule that came to something
     lost: list[dict[str, dict[str, int]]] = [{} for _ in rules]  # by setting and parameter, the rule that had it first
     matched = [False] * len(rules)
     for info in infos:
-        kept: dict[str, Claim] = {}  # by setting, lr and lr_mult being one
+        kept: dict[str, Assignment] = {}  # by setting, lr and lr_mult being one
         for place in info.occurrences:
-            here: dict[str, Claim] = {}
+            here: dict[str, Assignment] = {}
             for number, rule in enumerate(rules):
                 if not matches(rule.match, info, place):
                     continue
                 matched[number] = True
                 for key, value in rule.settings.items():
                     slot = "rate" if key in _RATES else key
-                    first = here.setdefault(slot, Claim(key, value, rule, number, place.name))
+                    first = here.setdefault(slot, Assignment(key, value, rule, number, place.name))
                     if first.number == number:
                         used[number].add(key)
                     else:
@@ -70,13 +70,13 @@ def claim(
                 _check_tied(info, kept.get(slot), one)
                 if slot not in kept or one.number < kept[slot].number:
                     kept[slot] = one
-        claims[info.name] = {one.setting: one for one in sorted(kept.values(), key=lambda one: one.number)}
+        assigned[info.name] = {one.setting: one for one in sorted(kept.values(), key=lambda one: one.number)}
     for number, rule in enumerate(rules):
         _check_effect(rule, rules, infos, matched[number], used[number], lost[number], fault)
-    return claims
+    return assigned
 
 
-def _check_tied(info: ParamInfo, one: Claim | None, other: Claim) -> None:
+def _check_tied(info: ParamInfo, one: Assignment | None, other: Assignment) -> None:
     if one is not None and (one.setting, one.value) != (other.setting, other.value):
         first, second = sorted((one, other), key=lambda claim: claim.number)
         names = ", ".join(f'"{place.name}"' for place in info.occurrences)

@@ -1,0 +1,176 @@
+"""Everything before the first step: model, rate plan and standardized rows, from a table and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrdiff_core.data import Split, Table, split_table
+from lrdiff_core.devices import choose_device, compiler_status, repeatable
+from lrdiff_core.errors import UnavailableError
+from lrdiff_core.model import ModelSpec, TabularNet, build_model
+from lrdiff_core.optim import SGD, Adam, AdamW
+from lrdiff_core.rates import RatePlan, layer_rates
+
+if TYPE_CHECKING:  # names of types alone: the loop trains where pydantic is not installed
+    from lrdiff_core.config import OptimizerName, RunConfig
+
+__all__ = [
+    "Prepared",
+    "Setup",
+    "default_rates",
+    "make_optimizer",
+    "model_spec",
+    "prepare",
+    "rate_table",
+    "set_up",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Rows ready for training: standardized once, on the device, with targets as the loss wants them."""
+
+    table: Table
+    split: Split
+    inputs: dict[str, Tensor]  # split -> [rows, features], standardized
+    targets: dict[str, Tensor]  # split -> [rows, 1] float or [rows] int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Everything decided before the first step, from :func:`set_up`."""
+
+    net: TabularNet  # on ``device``, with its preprocessing fitted
+    plan: RatePlan
+    rows: Prepared
+    device: torch.device
+    config: RunConfig  # resolved: task, hidden sizes, rates, batch size, device and seed are those that are used
+
+    @property
+    def batch_size(self) -> int:
+        """Rows a step."""
+        return self.config.rows_per_step(len(self.rows.split.train))
+
+    @property
+    def seed(self) -> int:
+        """Of the split, the first weights and the order of rows."""
+        return self.config.seed
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Rate of every layer, as the plan has it."""
+        return {layer: self.plan[f"{layer}.weight"].lr for layer in self.net.layer_names}
+
+
+def default_rates(layer_names: Sequence[str]) -> dict[str, float]:
+    """Return the seed example's rates for any depth: 0.01 for every layer but the last, 0.001 for the last.
+
+    Example:
+        >>> default_rates(["layer1", "layer2"])
+        {'layer1': 0.01, 'layer2': 0.001}
+    """
+    last = 0.001 if len(layer_names) > 1 else 0.01
+    return {**dict.fromkeys(layer_names[:-1], 0.01), layer_names[-1]: last}
+
+
+def make_optimizer(
+    name: OptimizerName, groups: list[dict[str, Any]], *, momentum: float = 0.0
+) -> torch.optim.Optimizer:
+    """Build the optimizer called ``name`` over parameter groups that carry their own rates and decay."""
+    return SGD(groups, momentum=momentum) if name == "sgd" else {"adam": Adam, "adamw": AdamW}[name](groups)
+
+
+def model_spec(table: Table, config: RunConfig) -> ModelSpec:
+    """Return the sizes and names of the model for ``table``: they follow the data."""
+    features = table.features.shape[1]
+    return ModelSpec(
+        features=features,
+        hidden=config.hidden_sizes(features),
+        outputs=len(table.classes) if table.task == "multiclass" else 1,
+        task=table.task,
+        feature_names=table.feature_names,
+        classes=table.classes,
+        target_name=table.target_name,
+        fills_missing=config.impute in ("mean", "median"),
+    )
+
+
+def prepare(net: TabularNet, table: Table, split: Split, *, device: torch.device, impute: str = "none") -> Prepared:
+    """Fit the preprocessing on the training rows alone and put all rows on the device, standardized.
+
+    Args:
+        net: its ``standardize`` (and target scale, for regression) are fitted in place.
+        table: the rows.
+        split: which rows are for what.
+        device: where training happens.
+        impute: ``"mean"`` or ``"median"`` when missing values are filled.
+    """
+    training = table.features[split.train]
+    net.standardize.fit(training, fill="median" if impute == "median" else "mean")
+    if table.task == "regression":
+        values = table.target[split.train].astype(np.float64)
+        net.target_mean.fill_(values.mean())
+        net.target_std.fill_(values.std() or 1.0)
+    inputs, targets = {}, {}
+    with torch.no_grad():
+        for part, index in (("train", split.train), ("validation", split.validation), ("test", split.test)):
+            inputs[part] = net.standardize(torch.from_numpy(table.features[index])).to(device)
+            target = torch.from_numpy(table.target[index])
+            if table.task == "binary":
+                target = target.to(torch.float32)[:, None]
+            elif table.task == "regression":
+                target = ((target.to(torch.float32)[:, None]) - net.target_mean) / net.target_std
+            targets[part] = target.to(device)
+    return Prepared(table=table, split=split, inputs=inputs, targets=targets)
+
+
+def rate_table(config: RunConfig, net: TabularNet) -> dict[str, float]:
+    """Return the rate of each layer: the configured table, or the seed example's rule."""
+    return dict(config.rates) if config.rates is not None else default_rates(net.layer_names)
+
+
+def set_up(table: Table, config: RunConfig, *, rates: dict[str, float] | None = None, seed: int | None = None) -> Setup:
+    """Split the rows, build the model and its rate plan, fit the preprocessing and resolve the settings, once.
+
+    :func:`train` goes on from there.
+
+    Args:
+        table: the rows, from :func:`lrdiff_core.load_table`.
+        config: the settings.
+        rates: rate of each layer, in place of the configured ones.
+        seed: in place of the configured one.
+
+    Raises:
+        DataError: too few rows to split.
+        RateError: the rates do not fit the layers.
+        UnavailableError: the device or the compiler is not here.
+    """
+    seed = config.seed if seed is None else seed
+    device = choose_device(config.device)
+    if config.compile and (status := compiler_status()).reason is not None:
+        raise UnavailableError(
+            f"--compile needs a compiler: {status.reason}", help="install g++, or leave --compile out"
+        )
+    net = build_model(model_spec(table, config), seed=seed)
+    rates = rate_table(config, net) if rates is None else rates
+    plan = layer_rates(net, rates, weight_decay=config.weight_decay)
+    split = split_table(table, validation=config.validation, test=config.test, seed=seed)
+    with repeatable(device, threads=config.threads):
+        rows = prepare(net, table, split, device=device, impute=config.impute)
+    resolved = config.model_copy(
+        update={
+            "task": table.task,
+            "hidden": net.spec.hidden,
+            "rates": {name: rates[name] for name in net.layer_names},
+            "batch_size": config.rows_per_step(len(split.train)),
+            "device": device.type,
+            "seed": seed,
+        }
+    )
+    return Setup(net=net.to(device), plan=plan, rows=rows, device=device, config=resolved)
