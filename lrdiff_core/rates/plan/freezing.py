@@ -3,17 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from lrdiff_core.errors import RateError
+from lrdiff_core.errors import RateError, RateWarning, warn
 from lrdiff_core.rates.names import ParamInfo, some
 
-__all__ = ["check_statistics", "keep_statistics", "moving_norms", "set_frozen"]
+__all__ = ["STILL_MOVING", "Freezing", "frozen_names", "moving_norms"]
 
+STILL_MOVING = "frozen norms that still update their statistics"
 _STATISTICS = ("update", "stop")
+
+
+@dataclass
+class Freezing:
+    """What a plan has frozen in its model so far.
+
+    Attributes:
+        applied: the model follows the plan from now on; before, it does not yet.
+        statistics: what frozen batch norms do, see :meth:`RatePlan.apply_freeze`.
+    """
+
+    applied: bool = False
+    statistics: str | None = None
+
+    def choose_statistics(self, statistics: str | None) -> None:
+        """Take one of the two ways, or None; refuse anything else."""
+        if statistics is not None and statistics not in _STATISTICS:
+            raise RateError(
+                f"statistics is {statistics!r}",
+                help='write "stop" (frozen norms use what they have stored) or "update" (as torch does)',
+            )
+        self.statistics = statistics
+
+    def freeze_exactly(self, names: Collection[str], infos: Mapping[str, ParamInfo], root: nn.Module) -> None:
+        """Freeze these parameters of a model and let all others learn; warn of norms that go on moving."""
+        before = moving_norms(root, _identities(infos, frozen_names(infos)))
+        set_frozen(infos, names)
+        first = not self.applied
+        self.applied = True
+        if self.statistics == "stop":
+            keep_statistics(root)
+        new = [name for name in moving_norms(root, _identities(infos, names)) if first or name not in before]
+        if new and self.statistics is None:
+            warn(
+                f"{STILL_MOVING}: {some(new, 3)}",
+                RateWarning,
+                help='apply_freeze(statistics="stop") stops them; "update" says that it is meant',
+            )
+
+
+def frozen_names(infos: Mapping[str, ParamInfo]) -> list[str]:
+    """Names of the parameters that do not learn now."""
+    return [name for name, info in infos.items() if not info.parameter.requires_grad]
+
+
+def _identities(infos: Mapping[str, ParamInfo], names: Collection[str]) -> set[int]:
+    return {id(infos[name].parameter) for name in names}
 
 
 def set_frozen(infos: Mapping[str, ParamInfo], names: Collection[str]) -> None:
@@ -27,15 +76,6 @@ def set_frozen(infos: Mapping[str, ParamInfo], names: Collection[str]) -> None:
         info.parameter.requires_grad_(name not in names)
         if name in names:
             info.parameter.grad = None  # an optimizer would go on applying a gradient left over
-
-
-def check_statistics(statistics: str | None) -> None:
-    """Refuse what is neither of the two ways."""
-    if statistics is not None and statistics not in _STATISTICS:
-        raise RateError(
-            f"statistics is {statistics!r}",
-            help='write "stop" (frozen norms use what they have stored) or "update" (as torch does)',
-        )
 
 
 def moving_norms(root: nn.Module, frozen: Collection[int]) -> list[str]:

@@ -6,10 +6,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
+
+from lrdiff_core.errors import RateError
+from lrdiff_core.rates.names import ParamInfo
 from lrdiff_core.rates.plan.entry import PlanEntry
 from lrdiff_core.text import unlike
 
-__all__ = ["ALL", "group_names", "merged"]
+__all__ = ["ALL", "group_names", "hold_rate_as_tensor", "make_groups", "merged"]
 
 ALL = "all"  # the name of a group that holds the whole model
 
@@ -49,6 +53,32 @@ def group_names(groups: Sequence[Sequence[PlanEntry]]) -> list[str]:
             own += ".no_decay" if decay == 0 else f".decay_{decay:g}"
         names.append(unlike(own, names))
     return names
+
+
+def make_groups(
+    entries: Iterable[PlanEntry], infos: Mapping[str, ParamInfo], *, prefix: str, names: bool = True
+) -> list[dict[str, Any]]:
+    """Plain parameter groups for an optimizer, as :meth:`RatePlan.groups` describes them."""
+    if not isinstance(prefix, str):
+        raise RateError(f"prefix is {prefix!r}", help='write a name to put before the others, such as "generator"')
+    front = f"{prefix.removesuffix('.')}." if prefix else ""
+    groups = merged(entries)
+    made = []
+    for label, members in zip(group_names(groups), groups, strict=True):
+        entry = members[0]
+        group: dict[str, Any] = {"params": [infos[member.name].parameter for member in members]}
+        if names:
+            group["param_names"] = [front + member.name for member in members]
+        group["name"] = (prefix.removesuffix(".") if label == ALL else front + label) if prefix else label
+        made.append(group | {"lr": entry.lr, "weight_decay": entry.weight_decay, **dict(entry.options)})
+    return made
+
+
+def hold_rate_as_tensor(group: dict[str, Any], dtype: torch.dtype) -> None:
+    """Replace a group's rate by a tensor of its own, on the device of its parameters."""
+    devices = {param.device for param in group["params"]}
+    device = devices.pop() if len(devices) == 1 else torch.device("cpu")
+    group["lr"] = torch.tensor(group["lr"], dtype=dtype, device=device)
 
 
 def _prefixes(name: str) -> list[str]:

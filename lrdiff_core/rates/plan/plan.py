@@ -15,8 +15,8 @@ from lrdiff_core.rates.names import ParamInfo, list_parameters, some
 from lrdiff_core.rates.options import OptimizerCheck, near_torch_option
 from lrdiff_core.rates.plan.bound import BoundModel, departures, held
 from lrdiff_core.rates.plan.entry import PlanDiff, PlanEntry
-from lrdiff_core.rates.plan.freezing import check_statistics, keep_statistics, moving_norms, set_frozen
-from lrdiff_core.rates.plan.grouping import ALL, group_names, merged
+from lrdiff_core.rates.plan.freezing import STILL_MOVING, Freezing, frozen_names, moving_norms
+from lrdiff_core.rates.plan.grouping import group_names, hold_rate_as_tensor, make_groups, merged
 from lrdiff_core.rates.plan.table import FOLD_ABOVE, WIDTH, plan_table, rows_of
 from lrdiff_core.rates.rules import Match, Rule, describe, matches_any
 from lrdiff_core.schedules import Schedule, Shape, as_shape
@@ -25,7 +25,6 @@ from lrdiff_core.text import nearest, unlike
 __all__ = ["RatePlan"]
 
 FORMAT = 1  # of to_dict
-STILL_MOVING = "frozen norms that still update their statistics"
 
 
 class RatePlan:
@@ -47,8 +46,7 @@ class RatePlan:
     ) -> None:
         self._entries = {entry.name: entry for entry in entries}
         self._bound = bound
-        self._freeze_applied = False
-        self._statistics: str | None = None
+        self._freezing = Freezing()
         self.notes = tuple(notes)  # what the scales found, for the last lines of print(plan)
 
     def __iter__(self) -> Iterator[PlanEntry]:
@@ -168,7 +166,7 @@ class RatePlan:
                 help="give the class they are for first: plan.groups(TheOptimizer, ...)",
             )
         check = None if optimizer is None else OptimizerCheck.of(optimizer, arguments)
-        groups = self._groups(infos, prefix=prefix, names=names)
+        groups = make_groups(self, infos, prefix=prefix, names=names)
         for option in {} if check else dict(pair for entry in self for pair in entry.options):
             if close := near_torch_option(option):
                 warn(
@@ -181,10 +179,7 @@ class RatePlan:
                 ids = {id(param) for param in group["params"]}
                 check.check(group, [info for info in infos.values() if id(info.parameter) in ids])
             if tensor_lr:
-                dtype = tensor_lr if isinstance(tensor_lr, torch.dtype) else torch.float32
-                devices = {param.device for param in group["params"]}
-                device = devices.pop() if len(devices) == 1 else torch.device("cpu")
-                group["lr"] = torch.tensor(group["lr"], dtype=dtype, device=device)
+                hold_rate_as_tensor(group, tensor_lr if isinstance(tensor_lr, torch.dtype) else torch.float32)
         return groups
 
     def add_to(self, optimizer: torch.optim.Optimizer, *, prefix: str = "") -> list[str]:
@@ -216,8 +211,7 @@ class RatePlan:
         there = held(optimizer)
         named = all("param_names" in group for group in optimizer.param_groups)
         taken = {name for group in optimizer.param_groups for name in group.get("param_names", ())}
-        new = {entry.name for entry in self if id(infos[entry.name].parameter) not in there}
-        groups = self._groups(infos, prefix=prefix, only=new)
+        groups = make_groups((one for one in self if id(infos[one.name].parameter) not in there), infos, prefix=prefix)
         twice = [name for group in groups for name in group["param_names"] if name in taken]
         if twice:
             raise RateError(
@@ -361,9 +355,9 @@ class RatePlan:
     @property
     def frozen(self) -> tuple[str, ...]:
         """Names that are frozen: as planned, and from :meth:`apply_freeze` on as they are in the model."""
-        if self._bound is None or not self._freeze_applied:
+        if self._bound is None or not self._freezing.applied:
             return tuple(entry.name for entry in self if entry.frozen)
-        return tuple(name for name, info in self._infos().items() if not info.parameter.requires_grad)
+        return tuple(frozen_names(self._infos()))
 
     def apply_freeze(self, *, statistics: str | None = None) -> RatePlan:
         """Set ``requires_grad`` of every parameter as planned; gradients of frozen ones are dropped. Returns the plan.
@@ -383,9 +377,8 @@ class RatePlan:
             >>> model[0].running_mean
             tensor([0., 0.])
         """
-        check_statistics(statistics)
-        self._statistics = statistics
-        self._set_frozen({entry.name for entry in self if entry.frozen})
+        self._freezing.choose_statistics(statistics)
+        self._freeze_exactly({entry.name for entry in self if entry.frozen})
         return self
 
     def freeze(self, optimizer: torch.optim.Optimizer, pattern: Match) -> list[str]:
@@ -436,7 +429,7 @@ class RatePlan:
             raise RateError("this state was not written by a RatePlan", help='it should hold one list, "frozen"')
         for name in state_dict["frozen"]:
             self[name]
-        self._set_frozen(set(state_dict["frozen"]))
+        self._freeze_exactly(set(state_dict["frozen"]))
 
     # -- storing and comparing ---------------------------------------------------------------------------------------
 
@@ -499,29 +492,12 @@ class RatePlan:
 
     def _smaller(self, names: Collection[str], bound: BoundModel | None) -> RatePlan:
         plan = RatePlan([entry for entry in self if entry.name in names], bound, notes=self.notes)
-        plan._freeze_applied, plan._statistics = self._freeze_applied, self._statistics
+        plan._freezing = replace(self._freezing)
         return plan
-
-    def _groups(
-        self, infos: Mapping[str, ParamInfo], *, prefix: str, names: bool = True, only: Collection[str] | None = None
-    ) -> list[dict[str, Any]]:
-        if not isinstance(prefix, str):
-            raise RateError(f"prefix is {prefix!r}", help='write a name to put before the others, such as "generator"')
-        front = f"{prefix.removesuffix('.')}." if prefix else ""
-        groups = merged(entry for entry in self if only is None or entry.name in only)
-        made = []
-        for label, members in zip(group_names(groups), groups, strict=True):
-            entry = members[0]
-            group: dict[str, Any] = {"params": [infos[member.name].parameter for member in members]}
-            if names:
-                group["param_names"] = [front + member.name for member in members]
-            group["name"] = (prefix.removesuffix(".") if label == ALL else front + label) if prefix else label
-            made.append(group | {"lr": entry.lr, "weight_decay": entry.weight_decay, **dict(entry.options)})
-        return made
 
     def _refuse_unfrozen(self, infos: Mapping[str, ParamInfo]) -> None:
         off = [e.name for e in self if e.frozen == infos[e.name].parameter.requires_grad]
-        if off and not self._freeze_applied:
+        if off and not self._freezing.applied:
             state = "freezes" if self[off[0]].frozen else "trains"
             raise RateError(
                 f"the plan {state} parameters that the model does not yet: {some(off)}",
@@ -543,26 +519,14 @@ class RatePlan:
                 f"the optimizer does not hold: {some(strange)}", help="give the optimizer plan.groups(), unfiltered"
             )
         changed = [name for name in found if infos[name].parameter.requires_grad == frozen]
-        now = {name for name, info in infos.items() if not info.parameter.requires_grad}
-        self._set_frozen(now | set(changed) if frozen else now - set(changed))
+        now = set(frozen_names(infos))
+        self._freeze_exactly(now | set(changed) if frozen else now - set(changed))
         return changed
 
-    def _set_frozen(self, names: set[str]) -> None:
+    def _freeze_exactly(self, names: set[str]) -> None:
         infos = self._infos()
-        assert self._bound is not None
-        before = self._moving_norms({n for n, i in infos.items() if not i.parameter.requires_grad})
-        set_frozen(infos, names)
-        first = not self._freeze_applied
-        self._freeze_applied = True
-        if self._statistics == "stop":
-            keep_statistics(self._bound.module)
-        new = [name for name in self._moving_norms(names) if first or name not in before]
-        if new and self._statistics is None:
-            warn(
-                f"{STILL_MOVING}: {some(new, 3)}",
-                RateWarning,
-                help='apply_freeze(statistics="stop") stops them; "update" says that it is meant',
-            )
+        assert self._bound is not None  # _infos() has refused a plan without a model
+        self._freezing.freeze_exactly(names, infos, self._bound.module)
 
     def _moving_norms(self, frozen: Collection[str]) -> list[str]:
         """Norms whose statistics still move when these parameters are frozen."""
