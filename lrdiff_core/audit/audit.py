@@ -11,7 +11,8 @@ from torch import nn
 from lrdiff_core.audit.asked import Asked, Factor, of_groups, of_plan
 from lrdiff_core.audit.findings import report_of
 from lrdiff_core.audit.report import Finding, Report, Row
-from lrdiff_core.audit.watch import Watch, unwrapped
+from lrdiff_core.audit.stepper import unwrapped
+from lrdiff_core.audit.watch import Watch
 from lrdiff_core.errors import RateError
 from lrdiff_core.rates import RatePlan, list_parameters
 from lrdiff_core.schedules import Schedule

@@ -8,8 +8,8 @@ from typing import Any
 
 from lrdiff_core.audit.asked import Cell, Declared
 from lrdiff_core.audit.report import Finding
+from lrdiff_core.audit.stepper import Stepper
 from lrdiff_core.audit.track import RATE
-from lrdiff_core.audit.watch import Stepper
 from lrdiff_core.audit.words import few, numbers, verb
 
 __all__ = ["causes"]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from lrdiff_core.audit.asked import Mark, base_rate, of_groups
+from lrdiff_core.audit.asked import base_rate, of_groups
 from lrdiff_core.audit.causes import causes
-from lrdiff_core.audit.recognise import FEWEST
 from lrdiff_core.audit.report import Finding, Report, Row
-from lrdiff_core.audit.track import DECAY, Track
-from lrdiff_core.audit.watch import Stepper, Watch, unwrapped
-from lrdiff_core.audit.words import few, numbers, verb
+from lrdiff_core.audit.step_findings import step_findings
+from lrdiff_core.audit.stepper import Stepper, unwrapped
+from lrdiff_core.audit.track import Track
+from lrdiff_core.audit.watch import Watch
+from lrdiff_core.audit.words import few, numbers
 from lrdiff_core.text import count
 
 __all__ = ["KINDS", "report_of"]
@@ -53,7 +52,7 @@ KINDS = {
 def report_of(watch: Watch) -> Report:
     """The report of a watch, finished or not."""
     steppers = [one for one in watch.steppers if one.steps]
-    parts = (_who_steps, _plan, _groups, _steps, _standing) if steppers else (_who_steps,)
+    parts = (_who_steps, _plan, _groups, step_findings, _standing) if steppers else (_who_steps,)
     findings = [found for part in parts for found in part(watch)]
     factors = [one.declared[-1].factors for one in steppers if one.declared]
     factors = [(low, high) for low, high in factors if low <= high]
@@ -214,7 +213,7 @@ def _plan(watch: Watch) -> Iterator[Finding]:
         )
 
 
-# -- what the groups say, and what steps did ---------------------------------------------------------------------------
+# -- what the groups say -----------------------------------------------------------------------------------------------
 
 
 def _groups(watch: Watch) -> Iterator[Finding]:
@@ -223,145 +222,6 @@ def _groups(watch: Watch) -> Iterator[Finding]:
         note = not watch.planned_names and (not given or id(stepper.optimizer) in given)
         for declared in stepper.declared if stepper.steps else ():
             yield from causes(stepper, declared, note=note)
-
-
-def _steps(watch: Watch) -> Iterator[Finding]:
-    steps = max(one.steps for one in watch.steppers)
-    alike: dict[tuple[Any, ...], list[tuple[Track, Mark]]] = {}
-    renamed = any("rule" in track.marks for track in watch.tracks.values())
-    for track in watch.tracks.values():
-        for kind, mark in track.marks.items():
-            if kind == "applied" and renamed and math.prod(track.shape) < FEWEST:
-                continue  # too small to tell its rule, and the larger tensors say that it is another one
-            alike.setdefault((kind, *_KEYS.get(kind, _no_key)(mark)), []).append((track, mark))
-    for (kind, *_), several in sorted(alike.items(), key=lambda item: _ORDER.index(item[0][0])):
-        names = tuple(track.name for track, _ in several)
-        marks = [mark for _, mark in several]
-        since, last = min(mark.first for mark in marks), max(mark.last for mark in marks)
-        until = None if last + 2 * watch.every > steps else last
-        told = _TOLD[kind](names, marks)
-        if told.kind == "hidden" and not all(track.moved for track, _ in several):
-            told = _with(told, note=False)
-        yield _with(told, parameters=names, since=None if kind == "outside" else since, until=until)
-
-
-def _with(finding: Finding, **changes: Any) -> Finding:
-    return Finding(**{key: getattr(finding, key) for key in Finding.__slots__} | changes)
-
-
-def _told_applied(names: Sequence[str], marks: Sequence[Mark]) -> Finding:
-    rates, declared = [mark.seen["rate"] for mark in marks], [mark.seen["declared"] for mark in marks]
-    way = f"{verb(names, 'move')} as at {numbers(rates)}" if any(rates) else f"{verb(names, 'stand')} still"
-    return Finding(
-        kind="applied",
-        text=f"{few(names)} {way}, while the groups say {numbers(declared)} (step {marks[0].first})",
-        help="the optimizer does not use its groups' lr: it may have copied it, or multiply it by something",
-    )
-
-
-def _told_late(names: Sequence[str], marks: Sequence[Mark]) -> Finding:
-    seen = marks[0].seen
-    return Finding(
-        kind="late",
-        text=f"{few(names)} {verb(names, 'move')} at the rate of the step before: {seen['rate']:.3g} while the group "
-        f"says {seen['declared']:.3g} (step {marks[0].first})",
-        help="the optimizer reads its rates too early: let it read lr from its groups inside of step()",
-    )
-
-
-def _told_hidden(names: Sequence[str], marks: Sequence[Mark]) -> Finding:
-    return Finding(
-        kind="hidden",
-        text=f"{few(names)} {verb(names, 'stand')} still: steps at this rate are smaller than the weights' digits",
-        help="keep the weights in float32 (autocast, or master weights), or raise the rate",
-        note=True,
-    )
-
-
-def _told_rule(names: Sequence[str], marks: Sequence[Mark]) -> Finding:
-    rule, expected = marks[0].seen["rule"], marks[0].seen["expected"]
-    return Finding(
-        kind="rule",
-        text=f"{few(names)} {verb(names, 'are')} stepped by {rule}, not by {expected} as the optimizer promises",
-        help="look at the settings that choose the rule (momentum, use_muon, the stage of a sharded optimizer)",
-    )
-
-
-def _told_decay(names: Sequence[str], marks: Sequence[Mark]) -> Finding:
-    kind = _decay_kind(marks[0])
-    asked, applied = (numbers(mark.seen[key] for mark in marks) for key in ("asked", "decay"))
-    plural, what = verb(names, "decay"), f"the decay of {few(names)}"
-    text, help = {
-        "decay-twice": (f"{what} is applied twice: {applied} instead of {asked}", _DECAY_ONCE),
-        "decay-lost": (f"{what} is not applied: {asked} was asked for", "look at which weight_decay the groups have"),
-        "decay-everywhere": (
-            f"{few(names)} {plural} at {applied} and should not at all",
-            "give what is not to decay (biases, norms) a group with weight_decay=0",
-        ),
-        "decay": (f"{what} is {applied} instead of {asked}", "look at which weight_decay the optimizer really gets"),
-    }[kind]
-    return Finding(kind=kind, text=text, help=help)
-
-
-def _decay_kind(mark: Mark) -> str:
-    applied, asked = mark.seen["decay"], mark.seen["asked"]
-    if not asked:
-        return "decay-everywhere"
-    if math.isclose(applied, 2 * asked, rel_tol=2 * DECAY):
-        return "decay-twice"
-    return "decay-lost" if abs(applied) < DECAY * asked else "decay"
-
-
-_DECAY_ONCE = "decay in one place: the optimizer's weight_decay, or your own, not both"
-
-
-def _told_frozen(names: Sequence[str], marks: Sequence[Mark]) -> Finding:
-    return Finding(
-        kind="frozen-moves",
-        text=f"{few(names)} {verb(names, 'are')} frozen and {verb(names, 'move')} in optimizer steps",
-        help="drop the gradient that is left (grad = None) when you freeze: momentum and decay go on with it",
-    )
-
-
-def _told_outside(names: Sequence[str], marks: Sequence[Mark]) -> Finding:
-    decays = [mark.seen["decay"] for mark in marks]
-    if None not in decays:
-        return Finding(
-            kind="decay-twice",
-            text=f"{few(names)} {verb(names, 'shrink')} between steps, as by a decay of {numbers(decays)} beside the "
-            "optimizer's",
-            help=_DECAY_ONCE,
-        )
-    return Finding(
-        kind="outside",
-        text=f"{few(names)} {verb(names, 'move')} between steps, by no optimizer's step",
-        help="right where you clamp or replace weights yourself; else look for who writes to them",
-        note=True,
-    )
-
-
-_TOLD: dict[str, Callable[[Sequence[str], Sequence[Mark]], Finding]] = {
-    "rule": _told_rule,
-    "applied": _told_applied,
-    "late": _told_late,
-    "decay": _told_decay,
-    "outside": _told_outside,
-    "frozen": _told_frozen,
-    "hidden": _told_hidden,
-}
-_ORDER = list(_TOLD)
-
-
-# What two parameters' marks have to share to be one finding.
-def _no_key(mark: Mark) -> tuple[Any, ...]:
-    return ()
-
-
-_KEYS: dict[str, Callable[[Mark], tuple[Any, ...]]] = {
-    "rule": lambda mark: (mark.seen["rule"], mark.seen["expected"]),
-    "decay": lambda mark: (_decay_kind(mark),),
-    "outside": lambda mark: (mark.seen["decay"] is None,),
-}
 
 
 # -- what did not happen -----------------------------------------------------------------------------------------------

@@ -125,9 +125,9 @@ class Track:
         self.size = sight.applied.size or self.size
         if sight.applied.rule not in (UNKNOWN, STILL):
             self.rules[sight.applied.rule] += 1
-        as_promised = self._judge_rule(sight, sight.applied)
-        self._judge_rate(sight, sight.applied, as_promised)
-        self._judge_decay(sight, sight.applied)
+        as_promised = self._check_rule(sight, sight.applied)
+        self._check_rate(sight, sight.applied, as_promised)
+        self._check_decay(sight, sight.applied)
 
     def moved_outside(self, left: Entries, now: Entries) -> None:
         """Note that it moved between two steps; a mere shrinking is told from other moves."""
@@ -139,7 +139,7 @@ class Track:
         decay = shrunk / self.declared if rest <= allowed and shrunk > 0 and self.declared else None
         Mark.note(self.marks, "outside", self.looks, decay=decay)
 
-    def _judge_rule(self, sight: Sight, applied: Applied) -> bool:
+    def _check_rule(self, sight: Sight, applied: Applied) -> bool:
         if sight.expected is None or applied.rule in (sight.expected, UNKNOWN, STILL):
             return True
         if {applied.rule, sight.expected} == {"Adam", "AdamW"} and not applied.decay:
@@ -147,7 +147,7 @@ class Track:
         Mark.note(self.marks, "rule", sight.step, rule=applied.rule, expected=sight.expected)
         return False
 
-    def _judge_rate(self, sight: Sight, applied: Applied, as_promised: bool) -> None:
+    def _check_rate(self, sight: Sight, applied: Applied, as_promised: bool) -> None:
         if applied.rate is None:
             return
         tolerance = max(MUON_RATE if applied.rule == "Muon" else RATE, HALF_DIGITS * sight.change.digits)
@@ -170,7 +170,7 @@ class Track:
             late = before is not None and same(before)
             Mark.note(self.marks, "late" if late else "applied", sight.step, rate=applied.rate, declared=sight.declared)
 
-    def _judge_decay(self, sight: Sight, applied: Applied) -> None:
+    def _check_decay(self, sight: Sight, applied: Applied) -> None:
         declared = sight.change.options.get("weight_decay")
         declared = declared if isinstance(declared, int | float) else None
         wanted = sight.asked.decay if sight.planned or declared is None else float(declared)

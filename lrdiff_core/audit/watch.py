@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -22,66 +22,26 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from lrdiff_core.audit.asked import Asked, Declared, Factor, of_groups, of_plan
 from lrdiff_core.audit.find import Models, fitting_plan, optimizers_of
 from lrdiff_core.audit.recognise import Change, expected_rule, recognise
-from lrdiff_core.audit.snapshot import Entries, Look, Looks, digits, fingerprint, look_at, on_this_rank
+from lrdiff_core.audit.snapshot import Entries, Looks, digits, fingerprint, on_this_rank
+from lrdiff_core.audit.stepper import (
+    Before,
+    Frame,
+    Stepper,
+    is_on_device,
+    is_readable,
+    loss_scale,
+    unwrapped,
+    was_skipped,
+    with_gradient_after,
+)
 from lrdiff_core.audit.track import Sight, Track
 from lrdiff_core.rates import ParamInfo, list_parameters
 from lrdiff_core.schedules import Schedule
 
-__all__ = ["FIRST", "Stepper", "Watch", "unwrapped"]
+__all__ = ["FIRST", "Watch"]
 
 FIRST = 3  # steps that are looked at before every n-th is
 _WHOLE = 2**20  # entries of the matrices that one sampled step looks at whole: each costs as much as a step of Muon
-
-
-@dataclass(eq=False)
-class Stepper:
-    """One optimizer that stepped.
-
-    Attributes:
-        number: in order of appearance.
-        optimizer: itself.
-        steps: how many it made.
-        declared: its groups' rates; anew whenever the groups change.
-        loaded: after how many steps a state was loaded.
-        ids: of the parameters it holds.
-    """
-
-    number: int
-    optimizer: Any
-    steps: int = 0
-    declared: list[Declared] = field(default_factory=list)
-    loaded: list[int] = field(default_factory=list)
-    ids: frozenset[int] = frozenset()
-    sizes: tuple[int, ...] = ()
-    turn: int = 0  # which whole matrices are next
-
-    @property
-    def label(self) -> str:
-        """The name of its class."""
-        return type(self.optimizer).__name__
-
-
-@dataclass(eq=False)
-class _Frame:
-    """A step under way."""
-
-    stepper: Stepper
-    caller: FrameType | None
-    due: bool
-    closure: bool  # gradients are made inside of the step
-    looks: dict[str, _Before] = field(default_factory=dict)
-    after: dict[str, Callable[[], Look]] = field(default_factory=dict)
-    again: int = 0  # how often the same optimizer entered again: a subclass that calls super().step()
-
-
-@dataclass(frozen=True, slots=True)
-class _Before:
-    parameter: Tensor
-    group: int
-    options: Mapping[str, Any]
-    look: Callable[[], Look]
-    whole: bool
-    expected: str | None
 
 
 class Watch:
@@ -125,8 +85,8 @@ class Watch:
         self.steppers: list[Stepper] = []
         self.twice: set[tuple[int, int]] = set()
         self._by_id: dict[int, Stepper] = {}
-        self._stack: list[_Frame] = []
-        self._nest: list[_Frame] = []
+        self._stack: list[Frame] = []
+        self._nest: list[Frame] = []
         self._left: dict[str, tuple[Tensor, Entries]] = {}
         self._turns: list[Stepper] = []
         self._undo: list[Callable[[], None]] = []
@@ -177,7 +137,7 @@ class Watch:
             self._scan_if_changed()
         self._read_groups(stepper, due)
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None) is not None
-        frame = _Frame(stepper, caller, due, closure)
+        frame = Frame(stepper, caller, due, closure)
         if due:
             with Looks() as looks:
                 self._open(frame, looks)
@@ -190,7 +150,7 @@ class Watch:
             self._stack[-1].again -= 1
             return
         frame = self._stack.pop()
-        if frame.due and not _skipped(optimizer):
+        if frame.due and not was_skipped(optimizer):
             state = getattr(optimizer, "state", {})
             with Looks() as looks:
                 for name, held in frame.looks.items():
@@ -198,7 +158,7 @@ class Watch:
                     frame.after[name] = now
             self._nest.append(frame)
         if not self._stack and self._nest:
-            self._judge(self._nest)
+            self._record(self._nest)
             self._nest = []
 
     def _unwind(self, caller: FrameType) -> None:
@@ -260,7 +220,7 @@ class Watch:
             given = self.planned_names or self.optimizers
             self.asked = {**own, **self.asked} if given else {**self.asked, **own}
             stepper.declared.append(Declared(stepper.optimizer, self.asked, self.names, self.schedule))
-        if stepper.declared and (due or not any(_on_device(group.get("lr")) for group in groups)):
+        if stepper.declared and (due or not any(is_on_device(group.get("lr")) for group in groups)):
             stepper.declared[-1].read(stepper.steps)
 
     def _scan(self) -> None:
@@ -301,7 +261,7 @@ class Watch:
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
-    def _open(self, frame: _Frame, looks: Looks) -> None:
+    def _open(self, frame: Frame, looks: Looks) -> None:
         optimizer, left = frame.stepper.optimizer, _WHOLE
         state = getattr(optimizer, "state", {})
         matrices = 0
@@ -310,7 +270,7 @@ class Watch:
             promised = expected_rule(optimizer, options)
             for parameter in group["params"]:
                 name = self.names.get(id(parameter))
-                if name is None or name in frame.looks or not _readable(parameter):
+                if name is None or name in frame.looks or not is_readable(parameter):
                     continue
                 whole, expected = False, promised
                 if promised == "Muon":
@@ -325,11 +285,11 @@ class Watch:
                 look = looks.add(
                     parameter, state.get(parameter), whole=whole, gradient=not frame.closure, squares=not known
                 )
-                frame.looks[name] = _Before(parameter, number, options, look, whole, expected)
+                frame.looks[name] = Before(parameter, number, options, look, whole, expected)
         if matrices and matrices <= frame.stepper.turn:
             frame.stepper.turn = 0
 
-    def _judge(self, nest: list[_Frame]) -> None:
+    def _record(self, nest: list[Frame]) -> None:
         """All frames of one outer step, the innermost first."""
         self._left = {}
         for info in self.infos:
@@ -337,7 +297,7 @@ class Watch:
             track.reached = track.reached or info.parameter.grad is not None
         for place, frame in enumerate(nest):
             declared = frame.stepper.declared[-1]
-            scale = _loss_scale(frame.stepper.optimizer)
+            scale = loss_scale(frame.stepper.optimizer)
             for name, held in frame.looks.items():
                 if name in self._left or name not in self.tracks:
                     continue  # an inner step has it
@@ -364,7 +324,7 @@ class Watch:
                 tells = held.expected is not None or frame.stepper.steps > 1
                 applied = recognise(change) if tells else None
                 if applied is not None and not frame.closure and not applied.at(declared.rates[held.group]):
-                    change = _with_gradient_after(change, held, scale)
+                    change = with_gradient_after(change, held, scale)
                     applied = recognise(change)
                 track.take(
                     Sight(
@@ -395,49 +355,3 @@ class Watch:
             if now.shape == left.shape and not np.array_equal(now, left):
                 self.tracks[name].moved_outside(left, now)
         self._left = {}
-
-
-def unwrapped(optimizer: Any) -> Any:
-    """The optimizer inside of wrappers such as Accelerate's and Lightning's.
-
-    Example:
-        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
-        >>> unwrapped(optimizer) is optimizer
-        True
-    """
-    for _ in range(8):
-        inner = next((vars(optimizer)[key] for key in ("optimizer", "_optimizer") if key in vars(optimizer)), None)
-        if not isinstance(inner, torch.optim.Optimizer):
-            return optimizer
-        optimizer = inner
-    return optimizer
-
-
-def _with_gradient_after(change: Change, held: _Before, scale: float) -> Change:
-    """The same change with the gradient as the step left it: some optimizers clip it in place."""
-    now = look_at(held.parameter, whole=held.whole).gradient
-    if now is None or (change.gradients and np.array_equal(now / scale, change.gradients[0])):
-        return change
-    sign = -1 if held.options.get("maximize") else 1
-    return replace(change, gradients=[*change.gradients, sign * now / scale])
-
-
-def _readable(parameter: Tensor) -> bool:
-    floating = parameter.is_floating_point() or parameter.is_complex()
-    return floating and not parameter.is_meta and on_this_rank(parameter).numel() > 0
-
-
-def _on_device(rate: object) -> bool:
-    return isinstance(rate, Tensor) and not rate.is_cpu
-
-
-def _skipped(optimizer: Any) -> bool:
-    """Whether a fused step found gradients that are not finite and left the weights alone."""
-    found = getattr(optimizer, "found_inf", None)
-    return isinstance(found, Tensor) and bool(found.any())
-
-
-def _loss_scale(optimizer: Any) -> float:
-    """What a fused step divides its gradients by."""
-    scale = getattr(optimizer, "grad_scale", None)
-    return float(scale) if isinstance(scale, Tensor) else 1.0
