@@ -72,6 +72,7 @@ def recognise(change: Change) -> Applied:
     """Tell rule, rate and decay of one step.
 
     Example:
+        >>> from lrdiff_core.audit.snapshot import Look
         >>> rng = np.random.default_rng(0)
         >>> weight, gradient = rng.normal(size=100), rng.normal(size=100)
         >>> after = weight - 0.1 * (gradient + 0.01 * weight)
