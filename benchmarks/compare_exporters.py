@@ -34,14 +34,14 @@ from lrdiff_export.onnx_file.load import opset_of
 from lrdiff_export.records import json_ready
 from lrdiff_export.runtimes.predictor import open_session
 
-__all__ = ["Comparison", "compare_exporters", "comparison_table", "page"]
+__all__ = ["ExporterComparison", "compare_exporters", "comparison_table", "page"]
 
 ASKED_OPSET = 20
 UNREACHABLE_OPSET = 13  # torch 2.13 writes 18 instead, with a warning
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class ExporterComparison:
     """What was seen on one model; ``theirs`` is ``torch.onnx.export(verify=True)``.
 
     Attributes:
@@ -59,7 +59,7 @@ class Comparison:
         return json_ready(self)
 
 
-def compare_exporters(models: list[str] | None = None) -> list[Comparison]:
+def compare_exporters(models: list[str] | None = None) -> list[ExporterComparison]:
     """Export models of the zoo with both and look at what comes out.
 
     Each model is exported healthy, with one weight of its last layer off by 1 % in the file that is about to be
@@ -74,16 +74,16 @@ def compare_exporters(models: list[str] | None = None) -> list[Comparison]:
     """
     names = list(ZOO) if models is None else models
     return [
-        Comparison(model=name, theirs=_look(_export_theirs, ZOO[name]), ours=_look(_export_ours, ZOO[name]))
+        ExporterComparison(model=name, theirs=_look(_export_theirs, ZOO[name]), ours=_look(_export_ours, ZOO[name]))
         for name in names
     ]
 
 
-def comparison_table(rows: list[Comparison]) -> str:
+def comparison_table(rows: list[ExporterComparison]) -> str:
     """Return a Markdown table: a line a feature, how many of the models showed it, medians for numbers.
 
     Example:
-        >>> rows = [Comparison(model="a", theirs={"held": False}, ours={"held": True})]
+        >>> rows = [ExporterComparison(model="a", theirs={"held": False}, ours={"held": True})]
         >>> comparison_table(rows).splitlines()[-1]
         '| held | 0 of 1 | 1 of 1 |'
     """
@@ -237,7 +237,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def page(rows: list[Comparison], load: float | None) -> str:
+def page(rows: list[ExporterComparison], load: float | None) -> str:
     """The page of docs/results: machine, versions, commit and the table.
 
     Args:

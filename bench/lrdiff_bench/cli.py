@@ -14,6 +14,7 @@ from lrdiff_bench.maps.command import add_map_command
 from lrdiff_bench.measure.options import BenchGroup, add_bench_commands
 from lrdiff_bench.parity.options import add_parity_command
 from lrdiff_bench.report.help import HELP_NAMES, WholeHelpGroup
+from lrdiff_bench.report.json import print_json
 from lrdiff_bench.study.options import add_study_commands
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         from lrdiff_core import __version__
 
         print(f"lrdiff {__version__}")
@@ -232,7 +233,7 @@ def runs(
 
     found = list_runs(folder)
     if json:
-        _print_json({"format": "lrdiff.runs", "version": 1, "runs": found})
+        print_json({"format": "lrdiff.runs", "version": 1, "runs": found})
         return
     from lrdiff_bench.report.tables import make_console
     from lrdiff_bench.run.screen import draw_runs
@@ -264,7 +265,7 @@ def trace(run: RunFolder, json: JsonOption = False) -> None:
 
     summary = retrace(run)
     if json:
-        _print_json(summary)
+        print_json(summary)
         return
     from lrdiff_bench.report.tables import heading, make_console
     from lrdiff_bench.run.screen import DRAW, TITLES
@@ -299,7 +300,7 @@ def rates(
     if list_:
         rows, reason = parameter_rows(load_model(target), layers or ())
         if json:
-            _print_json({"parameters": rows, "no_depths": reason})
+            print_json({"parameters": rows, "no_depths": reason})
         else:
             _write(list_table(rows, reason) + "\n")
         return
@@ -311,7 +312,7 @@ def rates(
     plan = plan_of(target, {name: value for name, value in given.items() if value is not None and value != []})
     shown = plan if diff is None else read_plan(diff).diff(plan)
     if json:
-        _print_json(shown.to_dict())
+        print_json(shown.to_dict())
     else:
         _write(f"{shown if diff is not None else plan_text(plan, full=full)}\n")
 
@@ -328,7 +329,7 @@ def lr_find(
 
     found, files = range_test(target, each=each, out=out)
     if json:
-        _print_json(found.to_dict() | {"files": list(map(str, files))})
+        print_json(found.to_dict() | {"files": list(map(str, files))})
     else:
         _write(as_text(found, files) + "\n")
 
@@ -345,7 +346,7 @@ def audit(
 
     report = audit_script(script, arguments or (), every=every, quiet=json)
     if json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
     else:
         _write(f"{report}\n")
     return 0 if report.passed else 1
@@ -371,7 +372,7 @@ def bench_step(
 
         document, text = run_table(peers=peers, shapes=shape, threads=threads, quick=quick, out=out)
     if json:
-        _print_json(document)
+        print_json(document)
     else:
         _write(text)
     missed = [row for row in document["rows"] if row.get("verdict") == "missed"]
@@ -392,7 +393,7 @@ def doctor(
         install()
     report = diagnose()
     if json:
-        _print_json(report)
+        print_json(report)
     else:
         draw(report)
 
@@ -421,7 +422,7 @@ def _run(given: list[str]) -> int:
         sys.stdout.flush()
     except usage_error as problem:
         return _fail(problem.format_message(), _usage_help(problem), 2)
-    except BrokenPipeError:
+    except BrokenPipeError:  # as in `lrdiff predict ... | head`: it ends the command without an error
         _reader_left()
     except Exception as problem:
         from lrdiff_core.errors import LrdiffError
@@ -443,20 +444,16 @@ def _run(given: list[str]) -> int:
             )
         if isinstance(problem, MemoryError):
             return _fail("there is not enough memory", "use fewer rows or columns, or smaller layers", 2)
-        told = f"{type(problem).__name__}: {problem}"
-        return _fail(f"a fault in lrdiff, {told[:_LONGEST]}", "`lrdiff --debug ...` shows the traceback; report it", 1)
+        what = f"{type(problem).__name__}: {problem}"
+        return _fail(f"a fault in lrdiff, {what[:_LONGEST]}", "`lrdiff --debug ...` shows the traceback; report it", 1)
     if status == INTERRUPTED:  # typer turns Ctrl-C into it
         return _fail("interrupted", "nothing was left half-written; start it again when you like", INTERRUPTED)
     return status if isinstance(status, int) else 0
 
 
 def _write(text: str) -> None:
-    """Write to stdout; a reader that left, as in ``lrdiff predict ... | head``, ends the command without an error."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _reader_left()
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _reader_left() -> NoReturn:
@@ -506,7 +503,7 @@ def _job(config: RunConfig, out: Path | None, json: bool, *, overwrite: bool, st
     finally:
         screen.close()
     if json:
-        _print_json(result.summary)
+        print_json(result.summary)
     if result.passed:
         return 0
     failed = ", ".join(name for name, held in result.summary["checks"].items() if not held)
@@ -515,19 +512,13 @@ def _job(config: RunConfig, out: Path | None, json: bool, *, overwrite: bool, st
 
 def _show(report: dict[str, Any], name: str, json: bool) -> int:
     if json:
-        _print_json(report)
+        print_json(report)
     else:
         from lrdiff_bench.report.tables import make_console
         from lrdiff_bench.run.screen import DRAW
 
         DRAW[name](make_console(), report)
     return 0 if report["passed"] else 1
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    from lrdiff_bench.report.json import json_text
-
-    _write(json_text(document))
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ def diagnose() -> dict[str, Any]:
     entries = [{"name": "lrdiff", "version": __version__, "detail": "", "reason": None, "available": True}]
     entries += [entry.to_dict() for entry in describe_runtimes()]
     reason = missing_reason()
-    told = "compiled: one pass over all rates" if reason is None else ""
+    detail = "compiled: one pass over all rates" if reason is None else ""
     entries.append(
-        {"name": "optimizer kernel", "version": None, "detail": told, "reason": reason, "available": reason is None}
+        {"name": "optimizer kernel", "version": None, "detail": detail, "reason": reason, "available": reason is None}
     )
     entries.append(asv_config_entry())
     for name in LIBRARIES:
@@ -50,8 +50,8 @@ def _maps_entry() -> dict[str, Any]:
     from lrdiff_bench.maps.pool import LIBRARIES as NEEDED, unavailable_reason
 
     reason = unavailable_reason()
-    told = "" if reason else ", ".join(f"{name} {metadata.version(name)}" for name in NEEDED)
-    return {"name": "maps", "version": None, "detail": told, "reason": reason, "available": reason is None}
+    detail = "" if reason else ", ".join(f"{name} {metadata.version(name)}" for name in NEEDED)
+    return {"name": "maps", "version": None, "detail": detail, "reason": reason, "available": reason is None}
 
 
 def draw(report: dict[str, Any]) -> None:

@@ -76,7 +76,9 @@ class Measured(ABC):
     def record(self, reader: str) -> record.Record:
         """The case's record, measured by whoever asks first."""
         kept = None if RECORDS is None else Path(RECORDS)
-        return shared.shared_record(self.built, EFFORT, Path.cwd(), reader=f"{type(self).__name__} {reader}", kept=kept)
+        return shared.shared_record(
+            self.built, EFFORT, Path.cwd(), reader=f"{type(self).__name__} {reader}", records=kept
+        )
 
 
 class Timed(Measured):

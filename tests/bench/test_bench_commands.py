@@ -92,7 +92,7 @@ def test_ls_show_and_compare(runs: Path, capsys) -> None:
     assert main(["bench", "show", "--to", str(page), *out_option]) == 0
     said(capsys)
     text = page.read_text()
-    assert "| rates | median | spread | first | MiB | eps |\n|---|---|---|---|---|---|\n| " in text
+    assert "| rates | median | IQR | first call | peak MiB | error, eps |\n|---|---|---|---|---|---|\n| " in text
     assert "## main_step" in text
     assert re.search(
         r"^Written by `lrdiff bench show [^`]+` on 20[-\d]{8}, 2 cases in \d+\.\d minutes: ", text, re.MULTILINE

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lrdiff_bench.measure.engine.ab import Side, compare_sides
-from lrdiff_bench.measure.engine.calibration import band_for, calibration_of, keep_calibration
+from lrdiff_bench.measure.engine.calibration import band_for, calibration_of, store_calibration
 from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.timer import Sample
@@ -185,16 +185,16 @@ def test_the_machines_own_band_is_measured_kept_and_used(tmp_path) -> None:
     assert 0.001 < quiet.paired < 0.02
     assert quiet.apart > quiet.paired / 2
     assert band_for("planted", tmp_path, paired=True) == 0.02
-    keep_calibration(quiet, tmp_path)
+    store_calibration(quiet, tmp_path)
     assert band_for("planted", tmp_path, paired=True) == 0.02  # never below 2 %
     noisy = quiet.model_copy(update={"paired": 0.08, "apart": 0.2})
-    keep_calibration(noisy, tmp_path)
+    store_calibration(noisy, tmp_path)
     assert band_for("planted", tmp_path, paired=True) == 0.08
     assert band_for("planted", tmp_path, paired=False) == 0.2
     assert band_for("other machine", tmp_path, paired=True) == 0.02
     for wide in ({"paired": 3.79}, {"apart": 0.3}):  # beside load: it would call a step twice as slow equivalent
         with pytest.raises(CheckFailed, match=r"differs by (379|30) % from itself here.*\nhelp: nothing was kept"):
-            keep_calibration(quiet.model_copy(update=wide), tmp_path)
+            store_calibration(quiet.model_copy(update=wide), tmp_path)
     assert band_for("planted", tmp_path, paired=True) == 0.08
     edited = (tmp_path / "calibration.json").read_text().replace("0.08", "3.79")
     (tmp_path / "calibration.json").write_text(edited)

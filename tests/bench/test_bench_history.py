@@ -136,7 +136,7 @@ def test_a_case_is_measured_once_for_all_its_readers_and_anew_for_one_that_asks_
 
     def ask(reader: str, rates: int = 2) -> str:
         case = find_case("main_step", rates=rates)
-        return shared.shared_record(case, Effort.quick(), folder, reader=reader, kept=kept).id
+        return shared.shared_record(case, Effort.quick(), folder, reader=reader, records=kept).id
 
     assert [ask("error"), ask("time"), ask("time"), ask("error")] == ["0", "0", "1", "1"]
     assert ask("error", rates=1) == "2"  # another case

@@ -134,11 +134,11 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_runs(
 
 
 PLANTED = {
-    "fine": "tell(GpuRow(what='a', result='passed'))",
-    "raises": "tell(GpuRow(what='a', result='passed')); raise RuntimeError('CUDA error: misaligned address\\nmore')",
-    "crashes": "tell(GpuRow(what='a', result='passed')); import os; os._exit(139)",
-    "hangs": "tell(GpuRow(what='a', result='passed')); import time; time.sleep(600)",
-    "finds": "tell(GpuRow(what='a', result='failed', note='why'))",
+    "fine": "report(GpuRow(what='a', result='passed'))",
+    "raises": "report(GpuRow(what='a', result='passed')); raise RuntimeError('CUDA error: misaligned address\\nmore')",
+    "crashes": "report(GpuRow(what='a', result='passed')); import os; os._exit(139)",
+    "hangs": "report(GpuRow(what='a', result='passed')); import time; time.sleep(600)",
+    "finds": "report(GpuRow(what='a', result='failed', note='why'))",
     "silent": "pass",
 }
 
@@ -146,7 +146,7 @@ PLANTED = {
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Part]:
     for name, body in PLANTED.items():
-        code = f"from lrdiff_bench.gpu.record import GpuRow\n\n\ndef run(request, tell):\n    {body}\n"
+        code = f"from lrdiff_bench.gpu.record import GpuRow\n\n\ndef run(request, report):\n    {body}\n"
         (tmp_path / f"planted_{name}.py").write_text(code, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", environment(tmp_path)["PYTHONPATH"])
     return [
@@ -174,8 +174,8 @@ def test_a_part_fails_alone_and_the_others_go_on(planted: list[Part]) -> None:
 
 def test_rows_survive_a_process_that_is_ended_in_the_middle(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    tell = writer(file)
-    tell(GpuRow(what="a", result="measured", numbers={"seconds": float("nan"), "several": (1, 2.5)}))
+    report = writer(file)
+    report(GpuRow(what="a", result="measured", numbers={"seconds": float("nan"), "several": (1, 2.5)}))
     with file.open("a", encoding="utf-8") as half:
         half.write('{"what": "b", "resu')
     assert read_rows(file) == [GpuRow(what="a", result="measured", numbers={"seconds": None, "several": [1, 2.5]})]

@@ -9,7 +9,7 @@ import pytest
 from map_helpers import planted
 
 from lrdiff_bench.maps import find, findings
-from lrdiff_bench.maps.words import as_text, axis_in_words
+from lrdiff_bench.maps.describe import as_text, axis_in_words
 from lrdiff_bench.report.json import json_ready
 from lrdiff_core.errors import DataError
 

@@ -16,13 +16,13 @@ import pytest
 import sqlalchemy
 from study_planted import PLAN, WORKLOAD, Slow, ledger
 
+from lrdiff_bench.study.describe import versions_line
 from lrdiff_bench.study.folder import MUST_AGREE, list_studies, read_study
 from lrdiff_bench.study.search import ledger as ledger_module
 from lrdiff_bench.study.search.engine import run_study
 from lrdiff_bench.study.search.ledger import MemoryLedger, StorageLedger
 from lrdiff_bench.study.search.optuna_storage import hidden, open_storage
 from lrdiff_bench.study.search.trial_rows import TrialRows
-from lrdiff_bench.study.words import versions_line
 from lrdiff_core.errors import CheckpointError, ConfigError, UnavailableError
 
 SCRIPT = Path(__file__).with_name("study_planted.py")

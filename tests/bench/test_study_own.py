@@ -13,8 +13,8 @@ from lrdiff_bench.study.folder import MUST_AGREE, facts_of, workload_from
 from lrdiff_bench.study.search.engine import run_study
 from lrdiff_bench.study.search.ledger import MemoryLedger, StorageLedger
 from lrdiff_bench.study.search.plan import Plan
-from lrdiff_bench.study.toml_study import load_claim, read_claim, workload_of
-from lrdiff_bench.study.user_model import OwnWorkload
+from lrdiff_bench.study.settings import check_study_settings, load_study_settings, workload_of
+from lrdiff_bench.study.user_model import UserModelWorkload
 from lrdiff_bench.study.workloads import registry
 from lrdiff_bench.study.workloads.workload import WORKLOADS, Trials
 from lrdiff_core.errors import ConfigError, InputError, RateError
@@ -77,7 +77,9 @@ def models(tmp_path, monkeypatch):
 
 
 def claim(**settings):
-    return read_claim({"name": "mine", "data": "wine", "steps": 12, "evaluations": 3, **settings}, where="mine.toml")
+    return check_study_settings(
+        {"name": "mine", "data": "wine", "steps": 12, "evaluations": 3, **settings}, where="mine.toml"
+    )
 
 
 def trials(workload, rates, seeds, judged_on="validation", scheme=0):
@@ -190,18 +192,18 @@ def test_schemes_that_name_no_group():
 
 def test_files_that_are_no_files(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
-        load_claim(tmp_path / "none.toml")
+        load_study_settings(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("name = ")
     with pytest.raises(ConfigError, match="is not TOML"):
-        load_claim(tmp_path / "bad.toml")
+        load_study_settings(tmp_path / "bad.toml")
     (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="cannot read"):
-        load_claim(tmp_path / "bad.toml")
+        load_study_settings(tmp_path / "bad.toml")
     (tmp_path / "my.study.toml").write_text('data = "wine"')
-    assert load_claim(tmp_path / "my.study.toml").name == "my-study"
+    assert load_study_settings(tmp_path / "my.study.toml").name == "my-study"
     (tmp_path / "empty.toml").write_text("")
     with pytest.raises(ConfigError, match="has no rows"):
-        load_claim(tmp_path / "empty.toml")
+        load_study_settings(tmp_path / "empty.toml")
 
 
 def test_a_claim_about_a_workload_changes_its_schemes_and_nothing_else(monkeypatch):
@@ -209,7 +211,7 @@ def test_a_claim_about_a_workload_changes_its_schemes_and_nothing_else(monkeypat
 
     monkeypatch.setitem(WORKLOADS, "planted-for-test", Planted)
     found = workload_of(
-        read_claim(
+        check_study_settings(
             {
                 "name": "mine",
                 "workload": "planted-for-test",
@@ -230,7 +232,7 @@ def test_a_workload_is_made_again_from_what_is_kept_of_it():
     settings = claim(hidden=[4]).model_dump(mode="json", exclude_unset=True)
     source = {"kind": "claim", "settings": settings, "where": "mine.toml"}
     workload = workload_from(source)
-    assert isinstance(workload, OwnWorkload)
+    assert isinstance(workload, UserModelWorkload)
     facts = facts_of(workload, Plan(), source)
     assert facts["spec"] == facts_of(workload_from(facts["source"]), Plan(), source)["spec"]
     assert {"torch", "numpy", "scipy", "optuna", "commit"} <= set(facts["versions"])
@@ -251,7 +253,7 @@ def test_tiny_is_small():
 def test_a_relative_data_file_is_looked_up_from_the_toml_file(tmp_path):
     (tmp_path / "rows.csv").write_text("a,b,y\n" + "".join(f"{i},{i % 7},{i % 2}\n" for i in range(60)))
     (tmp_path / "mine.toml").write_text('data = "rows.csv"\ntarget = "y"\nsteps = 5\n')
-    found = load_claim(tmp_path / "mine.toml")
+    found = load_study_settings(tmp_path / "mine.toml")
     assert Path(found.data) == tmp_path / "rows.csv"
     workload = workload_of(found)
     assert np.isfinite(workload.train(trials(workload, [[0.01, 0.01]], [0])).metric).all()
@@ -261,7 +263,7 @@ def test_the_guides_claim_from_the_literature_runs():
     """The TOML file of the guide, at a size that takes a moment."""
     guide = (Path(__file__).parents[2] / "docs" / "guide" / "protocol.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```toml\n(.*?)```", guide, flags=re.DOTALL)
-    found = read_claim(tomllib.loads(block), where="the guide")
+    found = check_study_settings(tomllib.loads(block), where="the guide")
     if found.workload not in registry.workload_names():
         pytest.skip(f"the workload {found.workload} is not there")
     workload = workload_of(found).tiny()
@@ -283,7 +285,7 @@ def test_a_whole_study_of_a_model_of_ones_own(models):
 
 def kept_in(folder, settings):
     """A ledger of that claim in the folder's storage."""
-    workload = workload_of(read_claim(settings, where="mine.toml"))
+    workload = workload_of(check_study_settings(settings, where="mine.toml"))
     source = {"kind": "claim", "settings": settings, "where": "mine.toml"}
     facts = facts_of(workload, Plan(), source)
     return StorageLedger(f"sqlite:///{folder}/s.db", "mine", direction="minimize", facts=facts, must_agree=MUST_AGREE)
@@ -320,7 +322,7 @@ def test_a_study_is_not_gone_on_with_on_other_rows(tmp_path):
 def test_one_after_the_other_a_trial_that_diverges_stays_so_and_its_steps_count_as_made(models, monkeypatch):
     workload = workload_of(claim(model=f"{models}:Gate"))
     told = iter([(1.0, 0.5), (float("nan"), float("nan")), (1.0, 0.5)])
-    monkeypatch.setattr(OwnWorkload, "_evaluate", lambda *rest: next(told))
+    monkeypatch.setattr(UserModelWorkload, "_evaluate", lambda *rest: next(told))
     found = workload.train(trials(workload, [[0.01, 0.01]], [0]))
     assert np.isnan(found.metric[0]).tolist() == [False, True, True]
     monkeypatch.undo()

@@ -117,9 +117,9 @@ def _run_apart(one: Part, request: Request) -> dict[str, Any]:
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
         try:
-            _, told = process.communicate(timeout=one.seconds)
+            _, errors = process.communicate(timeout=one.seconds)
             if process.returncode:
-                reason = _last(told, process.returncode)
+                reason = _last(errors, process.returncode)
         except subprocess.TimeoutExpired:
             reason = f"took more than its {one.seconds:g} s and was ended"
         finally:
@@ -157,8 +157,8 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.communicate()
 
 
-def _last(told: str, status: int) -> str:
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
+def _last(errors: str, status: int) -> str:
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
     faults = [line.removeprefix(FAULT).strip() for line in lines if line.startswith(FAULT)]
     return (faults or lines or [f"its process ended with status {status}"])[-1][:300]
 
@@ -173,9 +173,10 @@ def _device(name: str) -> str:
     for one, reason in reasons.items():
         if reason is None:
             return one
-    told = "; ".join(f"{one}: {reason}" for one, reason in reasons.items())
+    absent = "; ".join(f"{one}: {reason}" for one, reason in reasons.items())
     raise UnavailableError(
-        f"no accelerator here: {told}", help="see that the checks run: python -m lrdiff_bench.gpu --device cpu --quick"
+        f"no accelerator here: {absent}",
+        help="see that the checks run: python -m lrdiff_bench.gpu --device cpu --quick",
     )
 
 

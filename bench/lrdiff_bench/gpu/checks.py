@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from importlib.util import find_spec
 from pathlib import Path
 
-from lrdiff_bench.gpu.record import GpuRow, Request, Tell
+from lrdiff_bench.gpu.record import GpuRow, Reporter, Request
 
 __all__ = ["marked_files", "run"]
 
@@ -24,12 +24,12 @@ def marked_files(root: Path) -> list[Path]:
     return [file for file in files if any(mark in file.read_text(encoding="utf-8") for mark in MARKS)]
 
 
-def run(request: Request, tell: Tell) -> None:
+def run(request: Request, report: Reporter) -> None:
     """Run them, on whatever device is here.
 
     Args:
         request: with ``cpu`` all of them skip, and the reason is told.
-        tell: takes the rows.
+        report: takes the rows.
     """
     root = Path(__file__).parents[3]
     files = marked_files(root)
@@ -37,10 +37,10 @@ def run(request: Request, tell: Tell) -> None:
         reason = (
             "pytest is not installed" if find_spec("pytest") is None else f"no tests beside the code in {root.name}"
         )
-        tell(GpuRow(what="pytest -m accelerator", result="unavailable", note=reason))
+        report(GpuRow(what="pytest -m accelerator", result="unavailable", note=reason))
         return
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
+        results = Path(folder) / "report.xml"
         command = [
             sys.executable,
             "-m",
@@ -55,27 +55,27 @@ def run(request: Request, tell: Tell) -> None:
             "-o",
             "addopts=",
         ]
-        command += ["-o", "filterwarnings=default", f"--junit-xml={report}", *map(str, files)]
+        command += ["-o", "filterwarnings=default", f"--junit-xml={results}", *map(str, files)]
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-        if not report.exists():
+        if not results.exists():
             last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["pytest said nothing"]
-            tell(GpuRow(what="pytest -m accelerator", result="failed", note=last[0][:200]))
+            report(GpuRow(what="pytest -m accelerator", result="failed", note=last[0][:200]))
             return
-        _tell_all(report, tell)
+        _report_all(results, report)
 
 
-def _tell_all(report: Path, tell: Tell) -> None:
-    cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+def _report_all(results: Path, report: Reporter) -> None:
+    cases = list(ElementTree.parse(results).getroot().iter("testcase"))
     failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     skipped = [skip.get("message", "") for case in cases if (skip := case.find("skipped")) is not None]
     for case in failed:
         fault = case.find("failure")
         fault = case.find("error") if fault is None else fault
         message = "" if fault is None else (fault.get("message") or "").splitlines()[0][:200]
-        tell(GpuRow(what=f"{case.get('classname')}::{case.get('name')}", result="failed", note=message))
+        report(GpuRow(what=f"{case.get('classname')}::{case.get('name')}", result="failed", note=message))
     passed = len(cases) - len(failed) - len(skipped)
     reasons = "; ".join(sorted(set(skipped)))
-    tell(
+    report(
         GpuRow(
             what="pytest -m accelerator",
             result="failed" if failed else "passed" if passed else "unavailable",

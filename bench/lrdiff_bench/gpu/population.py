@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from lrdiff_bench.gpu.record import NO_TIME, GpuRow, Request, Tell
+from lrdiff_bench.gpu.record import NO_TIME, GpuRow, Reporter, Request
 from lrdiff_bench.measure.cases.optimizer_error import error_in_eps
 from lrdiff_bench.measure.cases.population_speed import SpeedCase, network
 from lrdiff_bench.measure.engine.device import device_clock
@@ -26,12 +26,12 @@ GOAL_SECONDS = 20.0  # for SGD on an H200
 MOST_SECONDS = 40.0  # a run that would take longer is not begun
 
 
-def run(request: Request, tell: Tell) -> None:
+def run(request: Request, report: Reporter) -> None:
     """Choose the tile on fewer members, then train all of them and time it once.
 
     Args:
         request: where it is ``small`` 64 members.
-        tell: takes the rows.
+        report: takes the rows.
     """
     members = QUICK_MEMBERS if request.small else MEMBERS
     for optimizer in ("sgd", "adam"):
@@ -43,20 +43,20 @@ def run(request: Request, tell: Tell) -> None:
             if (tile is not None and tile > part.members) or not request.in_time():
                 continue
             seconds, _ = _timed(part, request, tile)
-            tell(GpuRow(what=f"{optimizer}, {part.members} members, tile {tile or 'by default'}", result="measured",
+            report(GpuRow(what=f"{optimizer}, {part.members} members, tile {tile or 'by default'}", result="measured",
                      value=f"{seconds:.3g} s", numbers={"seconds": seconds, "members": part.members}))  # fmt: skip
             best = (seconds, tile) if best is None or seconds < best[0] else best
         if best is None:
-            tell(GpuRow(what=f"{optimizer}, {members} members", result="unavailable", note=NO_TIME))
+            report(GpuRow(what=f"{optimizer}, {members} members", result="unavailable", note=NO_TIME))
             continue
-        tell(_parity(replace(part, members=min(PARITY_MEMBERS, members)), request))
+        report(_parity(replace(part, members=min(PARITY_MEMBERS, members)), request))
         what = f"{optimizer}, {members} members"
         expected = best[0] * members / part.members
         if expected > MOST_SECONDS:
-            tell(GpuRow(what=what, result="failed", note=f"not begun: would take about {expected:.0f} s"))
+            report(GpuRow(what=what, result="failed", note=f"not begun: would take about {expected:.0f} s"))
             continue
         seconds, population = _timed(whole, request, best[1])
-        tell(_row(what, seconds, population, whole, goal=GOAL_SECONDS if optimizer == "sgd" else None))
+        report(_row(what, seconds, population, whole, goal=GOAL_SECONDS if optimizer == "sgd" else None))
 
 
 def _parity(case: SpeedCase, request: Request) -> GpuRow:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lrdiff_bench.gpu.record import NO_TIME, GpuRow, Request, Tell
+from lrdiff_bench.gpu.record import NO_TIME, GpuRow, Reporter, Request
 from lrdiff_export.examples import ZOO
 from lrdiff_export.parity.parity import check_parity
 from lrdiff_export.runtimes import BACKENDS
@@ -61,12 +61,12 @@ _FROM_ZOO: Mapping[str, str] = {
 }
 
 
-def run(request: Request, tell: Tell) -> None:
+def run(request: Request, report: Reporter) -> None:
     """Compare each model on each backend of the device with float64 on the CPU.
 
     Args:
         request: device and size.
-        tell: takes a row for each pair.
+        report: takes a row for each pair.
     """
     names = [name for name, one in BACKENDS.items() if one.device == request.device and not one.needs_onnx]
     if request.device == "cpu":
@@ -80,9 +80,9 @@ def run(request: Request, tell: Tell) -> None:
                 continue
             what = f"{model}, {name}"
             if _effort(name) and not request.in_time():
-                tell(GpuRow(what=what, result="unavailable", note=NO_TIME))
+                report(GpuRow(what=what, result="unavailable", note=NO_TIME))
             else:
-                tell(_row(what, module, rows, name))
+                report(_row(what, module, rows, name))
 
 
 def _effort(name: str) -> int:
@@ -91,8 +91,8 @@ def _effort(name: str) -> int:
 
 
 def _row(what: str, module: nn.Module, rows: Any, backend: str) -> GpuRow:
-    report = check_parity(module, rows, backends=[backend])
-    (result,) = report.results
+    found = check_parity(module, rows, backends=[backend])
+    (result,) = found.results
     state = {"agrees": "passed", "unavailable": "unavailable"}.get(result.status, "failed")
     value = "" if result.max_error is None else f"{result.max_error:.3g} eps of {result.tolerance:.3g}"
     numbers = {"error": result.max_error, "allowed": result.tolerance, "status": result.status, "dtype": result.dtype}

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lrdiff_bench.report.json import json_ready
+from lrdiff_bench.report.json import json_line
 from lrdiff_bench.report.page import render
 
-__all__ = ["NO_TIME", "PARTS", "Part", "Request", "GpuRow", "Tell", "gpu_page", "part", "read_rows", "writer"]
+__all__ = ["NO_TIME", "PARTS", "Part", "Request", "GpuRow", "Reporter", "gpu_page", "part", "read_rows", "writer"]
 
 Result = Literal["passed", "failed", "measured", "unavailable"]
 
@@ -40,7 +40,7 @@ class GpuRow:
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
-Tell = Callable[[GpuRow], None]
+Reporter = Callable[[GpuRow], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Part:
         name: as asked for.
         title: over its table.
         seconds: it may take; the rest is cut off, and counts as failed.
-        module: whose ``run(request, tell)`` does it.
+        module: whose ``run(request, report)`` does it.
     """
 
     name: str
@@ -110,14 +110,14 @@ part("steps", "Cost of an optimizer step", 60)
 part("population", "Population training", 60)
 
 
-def writer(path: Path) -> Tell:
+def writer(path: Path) -> Reporter:
     """Return a function that appends a row to a file, whole, at once."""
 
-    def tell(row: GpuRow) -> None:
+    def report(row: GpuRow) -> None:
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(json_ready(asdict(row)), allow_nan=False) + "\n")
+            file.write(json_line(asdict(row)))
 
-    return tell
+    return report
 
 
 def read_rows(path: Path) -> list[GpuRow]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lrdiff_bench.gpu.record import NO_TIME, GpuRow, Request, Tell
+from lrdiff_bench.gpu.record import NO_TIME, GpuRow, Reporter, Request
 from lrdiff_bench.measure.cases.optimizer_step import IMPLEMENTATIONS
 from lrdiff_bench.measure.engine.case import Case
-from lrdiff_bench.measure.engine.compare import Comparison, compare_cases
+from lrdiff_bench.measure.engine.compare import TimingComparison, compare_cases
 from lrdiff_bench.measure.engine.registry import find_case
 from lrdiff_bench.measure.engine.timer import time_case
 from lrdiff_core.errors import LrdiffError
@@ -19,12 +19,12 @@ ROUNDS, QUICK_ROUNDS = 12, 6
 STEPPERS = ("fused", "default", "ours", "ours-triton", "fused-graph", "ours-graph")
 
 
-def run(request: Request, tell: Tell) -> None:
+def run(request: Request, report: Reporter) -> None:
     """Time every way to step against torch's fused one, pair by pair, and against the device's memory.
 
     Args:
         request: where it is ``small`` the 10-5-1 network instead of BERT-base.
-        tell: takes the rows.
+        report: takes the rows.
     """
     shapes = "mlp" if request.small else "bert_base"
 
@@ -37,23 +37,24 @@ def run(request: Request, tell: Tell) -> None:
         find_case("memory_copy", device=request.device), samples=10 if request.small else 20, most_seconds=3.0
     )
     bandwidth = copied.bytes_a_second
-    tell(GpuRow(what="addition in place", result="measured", value=f"{bandwidth / 1e9:.4g} GB/s",
+    report(GpuRow(what="addition in place", result="measured", value=f"{bandwidth / 1e9:.4g} GB/s",
              note="256 MiB to 256 MiB", numbers={"bytes_a_second": bandwidth}))  # fmt: skip
     for name in STEPPERS[1:]:
         what = f"{shapes}, layer decay, {IMPLEMENTATIONS[name].label}"
         reason = IMPLEMENTATIONS[name].unavailable("adamw", request.device)
         if reason is not None or not request.in_time():
-            tell(GpuRow(what=what, result="unavailable", note=reason or NO_TIME))
+            report(GpuRow(what=what, result="unavailable", note=reason or NO_TIME))
             continue
         try:
             compared = compare_cases(case(STEPPERS[0]), case(name), rounds=QUICK_ROUNDS if request.small else ROUNDS)
         except (RuntimeError, LrdiffError) as problem:  # one way's own fault is its row, and the others go on
-            tell(GpuRow(what=what, result="failed", note=f"{type(problem).__name__}: {problem}".splitlines()[0][:200]))
+            note = f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
+            report(GpuRow(what=what, result="failed", note=note))
             continue
-        tell(_row(what, name, compared, bandwidth, request))
+        report(_row(what, name, compared, bandwidth, request))
 
 
-def _row(what: str, name: str, compared: Comparison, bandwidth: float, request: Request) -> GpuRow:
+def _row(what: str, name: str, compared: TimingComparison, bandwidth: float, request: Request) -> GpuRow:
     fused, mine = compared.a.median, compared.b.median
     ratio = 1 / compared.ratio.estimate
     share = compared.b.bytes_a_second / bandwidth

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lrdiff_bench.gpu.record import NO_TIME, GpuRow, Request, Tell
+from lrdiff_bench.gpu.record import NO_TIME, GpuRow, Reporter, Request
 from lrdiff_export.training import (
     ARITHMETICS,
     IMPLEMENTATIONS,
@@ -24,21 +24,21 @@ PLAIN = ("torch", "torch-foreach", "torch-fused", "ours")
 SLOW = ("compiled", "overhead", "autotune")
 
 
-def run(request: Request, tell: Tell) -> None:
+def run(request: Request, report: Reporter) -> None:
     """Train each job in each lane of the device; what compiles comes last.
 
     Args:
         request: device and size.
-        tell: takes a row for each lane.
+        report: takes a row for each lane.
     """
     for job, lanes in tasks(request):
 
         def done(lane: Lane, result: LaneResult, job: TrainingJob = job) -> None:
-            tell(_row(job, lane, result))
+            report(_row(job, lane, result))
 
         if not request.in_time():
             for lane in lanes:
-                tell(GpuRow(what=_what(job, lane), result="unavailable", note=NO_TIME))
+                report(GpuRow(what=_what(job, lane), result="unavailable", note=NO_TIME))
             continue
         slow = any(word in lane.implementation for word in SLOW for lane in lanes)
         check_training_parity(job, lanes, repeat=not (slow or request.quick), on_lane=done)

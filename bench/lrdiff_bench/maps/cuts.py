@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from lrdiff_bench.maps.describe import number
 from lrdiff_bench.maps.findings import Findings
 from lrdiff_bench.maps.pictures import MARKS, title
-from lrdiff_bench.maps.words import number
 from lrdiff_bench.report.figures import STYLES, save_figure
 from lrdiff_bench.stats.intervals import median_interval
 

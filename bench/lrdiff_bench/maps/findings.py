@@ -27,7 +27,7 @@ from lrdiff_core.errors import DataError
 __all__ = ["Findings", "find"]
 
 BAND_NUMBERS = 8_000_000  # of a band of rows (float64): 64 MB
-OFF = (0.5, 2.0)  # errors in a rate whose cost is told
+OFF = (0.5, 2.0)  # errors in a rate whose cost is shown
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +39,7 @@ class Findings:
         grid: the plane.
         median: [rows, columns] median loss over all seeds.
         diverged: [rows, columns] whether half the seeds or more diverged.
-        tied: [rows, columns] whether the best pair is not told apart from the cell.
+        tied: [rows, columns] whether the best pair cannot be distinguished from the cell.
         single: [rates, seeds] losses of the single rates; no rates where the plane holds none.
         lines: losses through the best pair on all seeds: ``x`` [columns, seeds], ``y`` [rows, seeds].
     """
@@ -222,8 +222,8 @@ def _costs(
         for factor in OFF:
             off = _between(values, losses[:, reporting], values[at] * factor)
             cost = None if off is None else paired_difference(off, own)
-            told = None if cost is None else {"median": cost.median, "low": cost.low, "high": cost.high}
-            found.append({"of": name, "factor": factor, "cost": told})
+            shift = None if cost is None else {"median": cost.median, "low": cost.low, "high": cost.high}
+            found.append({"of": name, "factor": factor, "cost": shift})
     return found
 
 

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from lrdiff_bench.maps.describe import number
 from lrdiff_bench.maps.findings import Findings
 from lrdiff_bench.maps.grid import Axis
-from lrdiff_bench.maps.words import number
 from lrdiff_bench.report.figures import save_figure
 
 __all__ = ["MARKS", "draw_map", "title"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -14,19 +13,19 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lrdiff_bench.maps.describe import WIDTH, as_text, axis_in_words
 from lrdiff_bench.maps.plan import MapPlan, MapRequest, make_plan
 from lrdiff_bench.maps.run import compute_map
 from lrdiff_bench.maps.store import open_map
 from lrdiff_bench.maps.tiles import CELLS, COLUMNS, run_job
-from lrdiff_bench.maps.words import WIDTH, as_text, axis_in_words
-from lrdiff_bench.report.json import json_ready, json_text
+from lrdiff_bench.report.json import json_ready, print_json
 from lrdiff_bench.report.tables import make_console
 from lrdiff_core.errors import UnavailableError
 from lrdiff_core.files import write_json, write_text
 
 __all__ = ["drive", "plan_document", "plan_text"]
 
-LINES_EVERY = 10  # percent: without a terminal the progress is told so often
+LINES_EVERY = 10  # percent: without a terminal the progress is printed so often
 
 
 def drive(
@@ -49,8 +48,8 @@ def drive(
         _print(document, plan_text(document), json)
         return
     folder = out or Path("runs") / _folder_name(plan, request)
-    with _Told() as told:
-        seconds = compute_map(plan, folder, scheduler=scheduler, workers=workers, on_tile=told.tell)
+    with _ProgressBar() as bar:
+        seconds = compute_map(plan, folder, scheduler=scheduler, workers=workers, on_tile=bar.advance)
     document, files = sum_up(folder)
     document |= {"seconds": seconds, "computed_now": seconds is not None, "files": [str(file) for file in files]}
     _print(document, "\n".join([whole_text(document), *_files_lines(document)]), json)
@@ -89,7 +88,7 @@ def plan_document(plan: MapPlan) -> dict[str, Any]:
         timed["seconds"] = time.perf_counter() - started
     except UnavailableError as problem:  # a map can be planned where its device is not
         timed["reason"] = problem.message
-    kept = sum(np.dtype(kind).itemsize for kind in COLUMNS.values())
+    stored = sum(np.dtype(kind).itemsize for kind in COLUMNS.values())
     return {
         "format": "lrdiff.map.plan",
         "version": 1,
@@ -101,7 +100,7 @@ def plan_document(plan: MapPlan) -> dict[str, Any]:
         "steps": plan.steps,
         "tiles": len(plan.tiles),
         "operations": plan.operations,
-        "bytes": plan.members * kept,
+        "bytes": plan.members * stored,
         "timed": timed,
         "all_seconds": None if timed["seconds"] is None else timed["seconds"] / members * plan.members,
     }
@@ -129,7 +128,7 @@ def plan_text(document: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
-class _Told:
+class _ProgressBar:
     """Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self) -> None:
@@ -139,7 +138,7 @@ class _Told:
         self._first: tuple[int, float] | None = None  # tiles and time when the first was done: processes have started
         self._last = -1
 
-    def __enter__(self) -> _Told:
+    def __enter__(self) -> _ProgressBar:
         return self
 
     def __exit__(
@@ -148,7 +147,7 @@ class _Told:
         if self._bar is not None:
             self._bar.stop()
 
-    def tell(self, done: int, total: int, before: int) -> None:
+    def advance(self, done: int, total: int, before: int) -> None:
         """Called after every tile, and once before the first."""
         if done == before and before:
             self.console.print(f"going on: {before} of {total} tiles are there")
@@ -228,5 +227,7 @@ def _duration(seconds: float) -> str:
 
 
 def _print(document: dict[str, Any], text: str, json: bool) -> None:
-    sys.stdout.write(json_text(document) if json else text + "\n")
-    sys.stdout.flush()
+    if json:
+        print_json(document)
+    else:
+        print(text, flush=True)

@@ -157,18 +157,18 @@ class MapFolder:
         initial, target = plan.reference_losses(found)
         block = next(tile for tile in plan.tiles if tile.kind == CELLS).shape()
         seeds = len(plan.seeds)
-        told = _attributes(plan)
+        described = _attributes(plan)
         variables: dict[str, Any] = {}
         for name, kind in COLUMNS.items():
             dtype = "float64" if kind == "int32" else kind  # what is missing is NaN to the reader
             empty = dask.array.zeros((*grid.shape, seeds), chunks=(*block, seeds), dtype=dtype)
-            variables[name] = (("y", "x", "seed"), empty, told[name])
+            variables[name] = (("y", "x", "seed"), empty, described[name])
             if len(grid.single):
                 empty = dask.array.zeros((len(grid.single), seeds), chunks=(block[0] * block[1], seeds), dtype=dtype)
-                variables[f"single_{name}"] = (("single", "seed"), empty, told[name])
+                variables[f"single_{name}"] = (("single", "seed"), empty, described[name])
             if plan.marked is not None:
                 empty = dask.array.zeros(seeds, chunks=seeds, dtype=dtype)
-                variables[f"marked_{name}"] = ("seed", empty, told[name])
+                variables[f"marked_{name}"] = ("seed", empty, described[name])
         coordinates: dict[str, Any] = {
             "x": ("x", grid.x.values, {"long_name": grid.x.label, "units": "1", "axis": str(grid.x)}),
             "y": ("y", grid.y.values, {"long_name": grid.y.label, "units": "1", "axis": str(grid.y)}),
@@ -315,11 +315,11 @@ def _encoding(template: Any) -> dict[str, dict[str, Any]]:
 
 def _attributes(plan: MapPlan) -> dict[str, dict[str, str]]:
     workload = plan.workload
-    told = {
+    attributes = {
         "loss": (f"{workload.loss_name} after the last step; inf where it is not finite", workload.loss_unit),
         "score": (f"{workload.score_name} of the same rows after the last step", "1"),
         "best_step": ("steps after which the loss was lowest, of those evaluated", "steps"),
         "steps_to_target": (f"steps to {plan.target_words}; missing where it is not reached", "steps"),
         "diverged": ("the loss was not finite at some step, or ended no lower than before training", "1"),
     }
-    return {name: {"long_name": words, "units": unit} for name, (words, unit) in told.items()}
+    return {name: {"long_name": words, "units": unit} for name, (words, unit) in attributes.items()}

@@ -15,7 +15,7 @@ from rich.text import Text
 from lrdiff_bench.measure import screen
 from lrdiff_bench.measure.engine import store
 from lrdiff_bench.measure.engine.ab import Side, compare_sides, open_sides
-from lrdiff_bench.measure.engine.calibration import band_for, calibration_of, keep_calibration
+from lrdiff_bench.measure.engine.calibration import band_for, calibration_of, store_calibration
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.registry import CASES
@@ -95,7 +95,8 @@ def run(
         )
     if failed or wrong:
         return fail(
-            f"measured with faults: {', '.join([*failed, *wrong])}", "see the lines under the table, and the column eps"
+            f"measured with faults: {', '.join([*failed, *wrong])}",
+            "see the lines under the table, and the column error",
         )
     if not records:
         return fail(
@@ -128,7 +129,7 @@ def calibrate(
     _warn_of_load(console)
     pairing = compare_sides(side, side, effort, watch=_counter(console, processes), affinity=cpu_list(affinity))
     calibration = calibration_of(pairing, processes=8)
-    file = keep_calibration(calibration, folder or store.DEFAULT_FOLDER)
+    file = store_calibration(calibration, folder or store.DEFAULT_FOLDER)
     if json:
         print_json(calibration.model_dump())
     else:

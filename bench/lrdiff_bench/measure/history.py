@@ -20,6 +20,7 @@ from typing import Any
 from lrdiff_bench.measure.asv_config import find_faults, read_asv_config
 from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.offline_page import make_offline
+from lrdiff_bench.report.json import write_document
 from lrdiff_core.devices import device_status
 from lrdiff_core.errors import CheckFailed, ConfigError, InputError, UnavailableError
 from lrdiff_core.files import write_text
@@ -76,7 +77,7 @@ def measure_history(
     except OSError as problem:
         raise InputError(f"cannot write {out}: {problem.strerror}", help="name another folder with --out") from problem
     config = out / "asv.conf.json"
-    write_text(config, json.dumps(settings, indent=4) + "\n")
+    write_document(config, settings)
     hashes = out / "commits.txt"
     write_text(hashes, "".join(f"{commit}\n" for commit in commits))
     _asv("machine", "--yes", config=config, silent=True)
@@ -238,8 +239,8 @@ def _asv(
 
 def _root(repository: Path) -> Path:
     """The root of a working tree, or of a bare repository: asv clones neither from inside."""
-    for asked in ("--show-toplevel", "--absolute-git-dir"):
-        done = _git(repository, "rev-parse", asked)
+    for question in ("--show-toplevel", "--absolute-git-dir"):
+        done = _git(repository, "rev-parse", question)
         if done.returncode == 0:
             return Path(done.stdout.strip())
     raise ConfigError(f"{repository.resolve()} is in no git repository", help="name a clone with --repository")

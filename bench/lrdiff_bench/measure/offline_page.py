@@ -50,13 +50,15 @@ def make_offline(page: Path) -> str | None:
     unknown = wanted - {name for files in PACKAGES.values() for name in files}
     if unknown:
         return f"this asv's page also loads {', '.join(sorted(unknown))}"
-    kept = page.parent / FOLDER  # beside the page: asv publishes into an empty folder
-    missing = [package for package, files in PACKAGES.items() if not all((kept / name).is_file() for name in files)]
+    libraries = page.parent / FOLDER  # beside the page: asv publishes into an empty folder
+    missing = [
+        package for package, files in PACKAGES.items() if not all((libraries / name).is_file() for name in files)
+    ]
     if missing:
-        reason = _fetch(missing, kept)
+        reason = _fetch(missing, libraries)
         if reason is not None:
             return reason
-    shutil.copytree(kept, page / FOLDER, dirs_exist_ok=True)
+    shutil.copytree(libraries, page / FOLDER, dirs_exist_ok=True)
     write_text(index, _TAG.sub(_local, text))
     return None
 

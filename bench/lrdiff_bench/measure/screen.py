@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 LAUNCH_BOUND = 0.9  # share of the host
-COLUMNS = ("median", "spread", "first", "MiB", "eps")
+COLUMNS = ("median", "IQR", "first call", "peak MiB", "error, eps")
 # Said only where they are otherwise.
 USUAL = {"device": "cpu", "threads": 1}
 NAMED = 3  # cases that a note names

@@ -10,7 +10,7 @@ from typing import Any
 
 from lrdiff_core.files import write_text
 
-__all__ = ["json_ready", "json_text", "print_json", "write_document"]
+__all__ = ["json_line", "json_ready", "json_text", "print_json", "write_document"]
 
 
 def json_ready(value: Any) -> Any:
@@ -41,6 +41,16 @@ def json_text(document: Any) -> str:
         }
     """
     return json.dumps(json_ready(document), indent=2, allow_nan=False) + "\n"
+
+
+def json_line(document: Any) -> str:
+    """One document on one line, as processes hand them to each other.
+
+    Example:
+        >>> json_line({"loss": float("nan"), "rows": (1, 2)})
+        '{"loss": null, "rows": [1, 2]}\\n'
+    """
+    return json.dumps(json_ready(document), allow_nan=False) + "\n"
 
 
 def print_json(document: Any) -> None:

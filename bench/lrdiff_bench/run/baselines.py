@@ -41,10 +41,10 @@ def test_results(trained: Trained) -> dict[str, Any]:
     known, wanted = table.target[split.train], table.target[split.test]
     with torch.no_grad():
         answer = trained.net.predict(torch.from_numpy(table.features[split.test])).numpy().astype(np.float64)
-    judge = _judge_numbers if table.task == "regression" else _judge_classes
+    score = _score_numbers if table.task == "regression" else _score_classes
     answers = {"this model": answer, **_baselines(table.task, len(table.classes), inputs, known)}
     models: list[dict[str, Any]] = [
-        {"name": name, **judge(wanted, given, len(table.classes))} for name, given in answers.items()
+        {"name": name, **score(wanted, given, len(table.classes))} for name, given in answers.items()
     ]
     last = "RMSE" if table.task == "regression" else "log loss"
     own, best = models[0][last], min(models[1:], key=lambda row: float(row[last]))
@@ -113,7 +113,7 @@ def _baselines(task: str, classes: int, inputs: dict[str, np.ndarray], known: np
     return answers
 
 
-def _judge_classes(wanted: np.ndarray, answer: np.ndarray, classes: int) -> dict[str, float | None]:
+def _score_classes(wanted: np.ndarray, answer: np.ndarray, classes: int) -> dict[str, float | None]:
     from sklearn import metrics
 
     shares = _shares(answer)
@@ -133,16 +133,16 @@ def _judge_classes(wanted: np.ndarray, answer: np.ndarray, classes: int) -> dict
     }
 
 
-def _judge_numbers(wanted: np.ndarray, answer: np.ndarray, classes: int) -> dict[str, float | None]:
+def _score_numbers(wanted: np.ndarray, answer: np.ndarray, classes: int) -> dict[str, float | None]:
     if not np.isfinite(answer).all():
         return dict.fromkeys(NUMBER_METRICS)
     wanted = wanted.astype(np.float64)
     off = answer[:, 0] - wanted
-    spread = float(np.mean((wanted - wanted.mean()) ** 2))
+    variance = float(np.mean((wanted - wanted.mean()) ** 2))
     return {
         "MAE": float(np.mean(np.abs(off))),
         "RMSE": math.sqrt(np.mean(off**2)),
-        "R2": 1.0 - float(np.mean(off**2)) / spread if spread else None,
+        "R2": 1.0 - float(np.mean(off**2)) / variance if variance else None,
     }
 
 

@@ -50,8 +50,8 @@ def draw_comparison(console: Console, s: Section) -> None:
     _draw_loss_by_epoch(console, s)
     console.print()
     for name, gain in s["gains"].items():
-        told = f"{name} against tuned single: {gains.verdict_text(gain)}"
-        line(console, told, f"bold {gains.TERMINAL_COLORS[gain['verdict']]}")
+        text = f"{name} against tuned single: {gains.verdict_text(gain)}"
+        line(console, text, f"bold {gains.TERMINAL_COLORS[gain['verdict']]}")
         line(console, gains.beside(gain), "dim")
     line(
         console,

@@ -135,10 +135,10 @@ def retrace(run: Path) -> dict[str, Any]:
     net, _, _ = open_run(run)
     row = torch.tensor(summary["data"]["sample"]["values"], dtype=torch.float32)
     trace = net.trace(row)
-    told = summary["prediction"]["trace"][-1]["values"]
-    if not np.allclose(trace[-1].values, told, rtol=1e-5, atol=1e-6):
+    stored = summary["prediction"]["trace"][-1]["values"]
+    if not np.allclose(trace[-1].values, stored, rtol=1e-5, atol=1e-6):
         raise CheckpointError(
-            f"{run / 'model.safetensors'} predicts {trace[-1].values}, its summary says {told}",
+            f"{run / 'model.safetensors'} predicts {trace[-1].values}, its summary says {stored}",
             help="the folder was changed after the run; run again",
         )
     for step, written in zip(trace, summary["prediction"]["trace"], strict=True):

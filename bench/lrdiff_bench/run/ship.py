@@ -117,8 +117,8 @@ def r_squared(answers: np.ndarray, targets: np.ndarray) -> float:
         0.5
     """
     wanted = targets.astype(np.float64)
-    off, spread = np.sum((answers[:, 0] - wanted) ** 2), np.sum((wanted - wanted.mean()) ** 2)
-    return float(1.0 - off / spread) if spread else 0.0
+    residual, total = np.sum((answers[:, 0] - wanted) ** 2), np.sum((wanted - wanted.mean()) ** 2)
+    return float(1.0 - residual / total) if total else 0.0
 
 
 def test_rows(trained: Trained) -> np.ndarray:

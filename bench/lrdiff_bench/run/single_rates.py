@@ -131,7 +131,7 @@ def compare_single_rates(
         workload = _workload(config, task, own, ratios, sweep)
         train = train or train_together(workload)
         own_plan = replace(plan, budget=max(4, len(sweep)))
-        study = run_study(workload, own_plan, MemoryLedger(), train=train, watcher=_Told(on_training))
+        study = run_study(workload, own_plan, MemoryLedger(), train=train, watcher=_Progress(on_training))
         sides = {side for searches in study.searches for _, side in searches.edges}
         if not sides or extension == EXTENSIONS:
             break
@@ -150,7 +150,7 @@ def describe_rates(rates: tuple[float, ...]) -> str:
     return f"{distinct[0]:g}" if len(distinct) == 1 else " / ".join(f"{rate:g}" for rate in rates)
 
 
-class _Told:
+class _Progress:
     """Hands progress on; a sweep that is made longer shows in the section."""
 
     def __init__(self, on_training: Callable[[int, int], None] | None) -> None:

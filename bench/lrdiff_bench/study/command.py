@@ -15,7 +15,7 @@ from lrdiff_bench.report.json import print_json
 from lrdiff_bench.report.page import as_given
 from lrdiff_bench.report.tables import line, make_console, plain_table
 from lrdiff_bench.stats.looks import LOOKS
-from lrdiff_bench.study import screen, words
+from lrdiff_bench.study import describe, screen
 from lrdiff_bench.study.analysis.analyse import analyse
 from lrdiff_bench.study.analysis.document import document_of, seconds_a_search, suite_of
 from lrdiff_bench.study.folder import MUST_AGREE, facts_of, list_studies, read_study, study_name, workload_from
@@ -220,7 +220,7 @@ def _one(
     )
     plan = replace(plan, searches=max(plan.searches, ledger.facts["searches"]))  # as far as it has come
     counts = trainings(workload, plan)
-    mode = f" - {words.MODES[plan.mode]}" if plan.mode != "full" else ""
+    mode = f" - {describe.MODES[plan.mode]}" if plan.mode != "full" else ""
     line(
         console,
         f"{name}{of}: {len(workload.schemes)} schemes x {plan.budget} points x {plan.searches} searches x "
@@ -291,7 +291,7 @@ def _write_study(document: dict[str, Any], folder: Path) -> None:
 
 def _sources(targets: Sequence[str], every: bool, own: dict[str, Any]) -> list[dict[str, Any]]:
     """How to make each workload that was asked for."""
-    from lrdiff_bench.study.toml_study import load_claim, read_claim
+    from lrdiff_bench.study.settings import check_study_settings, load_study_settings
     from lrdiff_bench.study.workloads.registry import make_workload, workload_names
 
     if every and (targets or own):
@@ -304,18 +304,18 @@ def _sources(targets: Sequence[str], every: bool, own: dict[str, Any]) -> list[d
     if every:
         return [{"kind": "workload", "name": name} for name in workload_names()]
     if own:
-        claim = read_claim(_own_settings(own), where="the command line")
+        checked = check_study_settings(_own_settings(own), where="the command line")
         return [
             {
                 "kind": "claim",
-                "settings": claim.model_dump(mode="json", exclude_unset=True),
+                "settings": checked.model_dump(mode="json", exclude_unset=True),
                 "where": "the command line",
             }
         ]
     sources: list[dict[str, Any]] = []
     for target in targets:
         if target.endswith(".toml") or Path(target).is_file():
-            settings = load_claim(Path(target)).model_dump(mode="json", exclude_unset=True)
+            settings = load_study_settings(Path(target)).model_dump(mode="json", exclude_unset=True)
             sources.append({"kind": "claim", "settings": settings, "where": Path(target).name})
         else:
             make_workload(target)

@@ -90,7 +90,7 @@ def plan_from(facts: Mapping[str, Any], name: str) -> Plan:
 
 def _training_of(workload: Workload, source: Mapping[str, Any]) -> dict[str, Any]:
     """What changes a trial and stands in no field that all workloads have."""
-    from lrdiff_bench.study.toml_study import DESCRIBES_TRAINING
+    from lrdiff_bench.study.settings import DESCRIBES_TRAINING
 
     settings = source.get("settings", {})
     said = {key: settings[key] for key in ("workload", *DESCRIBES_TRAINING) if key in settings}
@@ -108,9 +108,9 @@ def workload_from(source: Mapping[str, Any]) -> Workload:
 
         return make_workload(str(source["name"]))
     if source["kind"] == "claim":
-        from lrdiff_bench.study.toml_study import read_claim, workload_of
+        from lrdiff_bench.study.settings import check_study_settings, workload_of
 
-        return workload_of(read_claim(source["settings"], where=str(source["where"])))
+        return workload_of(check_study_settings(source["settings"], where=str(source["where"])))
     raise ConfigError(
         f"a study's source is {source['kind']!r}", help="it was written by a newer lrdiff: update this one"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from lrdiff_bench.report import gains
 from lrdiff_bench.report.page import render
-from lrdiff_bench.study import words
+from lrdiff_bench.study import describe
 
 __all__ = ["studies_page"]
 
@@ -30,7 +30,7 @@ def studies_page(
         "studies.md",
         command=command,
         reduced={document["mode"] for document in documents} != {"full"},
-        verdicts=words.suite_rows(documents, suite),
+        verdicts=describe.suite_rows(documents, suite),
         overall=None if suite is None else gains.interval(suite["interquartile_mean"], sign=True),
         shown=_shown(pictures, "verdicts", "profile"),
         studies=[_study(document, suite, pictures) for document in documents],
@@ -45,20 +45,20 @@ def _study(document: Document, suite: Mapping[str, Any] | None, pictures: Sequen
         "title": f"{name}: {workload['title']}{label}",
         "question": workload["question"],
         "claimed_by": document["claimed_by"],
-        "mode": words.MODES[document["mode"]],
-        "verdict": words.verdict_text(document),
+        "mode": describe.MODES[document["mode"]],
+        "verdict": describe.verdict_text(document),
         "metric": workload["metric"],
-        "columns": words.column_rows(document),
-        "schemes": words.scheme_rows(document, None if suite is None else suite["schemes"]),
+        "columns": describe.column_rows(document),
+        "schemes": describe.scheme_rows(document, None if suite is None else suite["schemes"]),
         "notes": [
             "*: chosen on validation data.",
-            *(f"{text}." for text in (*words.look_lines(document), *words.space_lines(document))),
-            *(f"Best of k trials, {text}." for text in words.crossing_lines(document)),
+            *(f"{text}." for text in (*describe.look_lines(document), *describe.space_lines(document))),
+            *(f"Best of k trials, {text}." for text in describe.crossing_lines(document)),
             "No target: the baseline diverged." if target is None else f"Target: {gains.number(target)}.",
-            f"{words.budget_line(document)}; {_seeds(document['seeds'])}.",
+            f"{describe.budget_line(document)}; {_seeds(document['seeds'])}.",
         ],
         "shown": _shown(pictures, f"{name}-best-of", f"{name}-pairs", f"{name}-steps"),
-        "versions": words.versions_line(document),
+        "versions": describe.versions_line(document),
     }
 
 

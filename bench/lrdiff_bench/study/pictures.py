@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from lrdiff_bench.report.figures import save_figure
 from lrdiff_bench.stats.gain import CLIP
-from lrdiff_bench.study import words
+from lrdiff_bench.study import describe
 
 __all__ = ["draw_document", "draw_suite_pictures"]
 
@@ -167,7 +167,7 @@ def _steps(document: Document) -> Figure:
         panel.set_xlabel("steps")
         panel.set_ylabel(label)
     figure.legend(*panel.get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside right center")
-    mode = f" - {words.MODES[document['mode']]}" if document["mode"] != "full" else ""
+    mode = f" - {describe.MODES[document['mode']]}" if document["mode"] != "full" else ""
     figure.suptitle(f"{document['name']}: median over searches with 95 % bands{mode}", fontsize=10)
     return figure
 
@@ -235,7 +235,7 @@ def _metric(document: Document) -> str:
 
 def _panel(document: Document, what: str, *, height: float = 4.4) -> tuple[Figure, Any]:
     figure, panel = _plain_panel(height=height)
-    mode = f" - {words.MODES[document['mode']]}" if document["mode"] != "full" else ""
+    mode = f" - {describe.MODES[document['mode']]}" if document["mode"] != "full" else ""
     panel.set_title(f"{document['name']}: {what}{mode}", fontsize=10, wrap=True)
     return figure, panel
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from lrdiff_bench.report import gains
 from lrdiff_bench.report.tables import line, plain_table
 from lrdiff_bench.stats.looks import LOOKS
-from lrdiff_bench.study import words
+from lrdiff_bench.study import describe
 
 __all__ = ["LiveWatcher", "draw_study", "draw_suite", "draw_trace"]
 
@@ -71,17 +71,17 @@ def draw_study(console: Console, document: Document) -> None:
     if document["claimed_by"]:
         line(console, f"claimed by: {document['claimed_by']}")
     if document["mode"] != "full":
-        line(console, words.MODES[document["mode"]] + _because(document), "bold yellow")
+        line(console, describe.MODES[document["mode"]] + _because(document), "bold yellow")
     console.print()
-    line(console, words.verdict_text(document), f"bold {COLORS[document['gain']['verdict']]}")
+    line(console, describe.verdict_text(document), f"bold {COLORS[document['gain']['verdict']]}")
     console.print()
     table = plain_table(f"{workload['metric']} on test data", "median [95 %]", "diverged", "to the target")
-    for row in words.column_rows(document):
+    for row in describe.column_rows(document):
         table.add_row(*row)
     console.print(table)
     console.print()
     table = plain_table("scheme", "gain over single [95 %]", "better %", "verdict")
-    rows = words.scheme_rows(document)
+    rows = describe.scheme_rows(document)
     for row in rows:
         table.add_row(row[0], row[1], row[2], Text(row[3], style=COLORS.get(row[3], "")))
     console.print(table)
@@ -90,7 +90,7 @@ def draw_study(console: Console, document: Document) -> None:
     for row in rows[1:]:
         line(console, f"{row[0].removesuffix(' *')}: {row[6]}")
     line(console, "diverged while searching: " + ", ".join(f"{row[0].removesuffix(' *')} {row[4]}" for row in rows))
-    for text in (*words.look_lines(document), *words.space_lines(document), *_best_of(document)):
+    for text in (*describe.look_lines(document), *describe.space_lines(document), *_best_of(document)):
         line(console, text)
     if document["target"] is not None:
         line(
@@ -99,7 +99,7 @@ def draw_study(console: Console, document: Document) -> None:
             "searches has reached after three quarters of its steps, median of fresh seeds",
             "dim",
         )
-    line(console, words.budget_line(document), "dim")
+    line(console, describe.budget_line(document), "dim")
 
 
 def _because(document: Document) -> str:
@@ -107,7 +107,7 @@ def _because(document: Document) -> str:
 
 
 def _best_of(document: Document) -> list[str]:
-    lines = words.crossing_lines(document)
+    lines = describe.crossing_lines(document)
     return [f"best of k trials: {'; '.join(lines)}"] if lines else []
 
 
@@ -117,7 +117,7 @@ def draw_suite(console: Console, documents: Sequence[Document], suite: Mapping[s
     table = plain_table("workload", "differential", "gain over single [95 %]", "verdict")
     for column in table.columns[:2]:  # names give way, numbers stay whole
         column.no_wrap, column.overflow = False, "fold"
-    for row in words.suite_rows(documents, suite):
+    for row in describe.suite_rows(documents, suite):
         table.add_row(row[0], row[5], row[6], Text(row[8], style=COLORS[row[8]]))
     console.print(table)
     if suite is not None:
@@ -134,9 +134,9 @@ def draw_suite(console: Console, documents: Sequence[Document], suite: Mapping[s
 def draw_trace(console: Console, document: Document, *, storage: str) -> None:
     """Print where the verdict comes from: from the sentence to the trials in the storage."""
     one = document["gain"]
-    line(console, f"{document['name']}: {words.verdict_text(document)}", f"bold {COLORS[one['verdict']]}")
+    line(console, f"{document['name']}: {describe.verdict_text(document)}", f"bold {COLORS[one['verdict']]}")
     if document["mode"] != "full":
-        line(console, words.MODES[document["mode"]], "bold yellow")
+        line(console, describe.MODES[document["mode"]], "bold yellow")
     console.print()
     line(console, f"1. Each search's winners, chosen on validation data, and what they have on {_seeds(document)}:")
     table = plain_table("search", "scheme", "trial", "rate, ratios", "validation", "test", "gain")
@@ -179,7 +179,7 @@ def draw_trace(console: Console, document: Document, *, storage: str) -> None:
                     f'"{document["name"]}", seeds {winner["tuning_seeds"]}; on fresh seeds: {reports}',
                 )
     line(console, f"storage: {storage}")
-    line(console, words.versions_line(document), "dim")
+    line(console, describe.versions_line(document), "dim")
 
 
 def _average(one: Mapping[str, Any]) -> str:

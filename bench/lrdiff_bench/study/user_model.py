@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lrdiff_core.config import OptimizerName
     from lrdiff_core.population import PopulationData, PopulationTask
 
-__all__ = ["OwnWorkload", "group_columns"]
+__all__ = ["UserModelWorkload", "group_columns"]
 
 SMALL = 200_000  # parameters up to which a population pays; larger models fill the machine alone
 _PROBE = 2  # members and steps that show whether torch.func takes the model
@@ -35,7 +35,7 @@ Factory = Callable[[int], "nn.Module"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnWorkload(Workload):
+class UserModelWorkload(Workload):
     """A workload over a table.
 
     Attributes:
@@ -77,7 +77,7 @@ class OwnWorkload(Workload):
             return self._population(trials, rows, seeds, columns)
         return self._alone(trials, rows, seeds, columns)
 
-    def tiny(self) -> OwnWorkload:
+    def tiny(self) -> UserModelWorkload:
         """A few steps."""
         return replace(self, steps=min(self.steps, 4), evaluations=2)
 
@@ -178,9 +178,9 @@ class OwnWorkload(Workload):
             with torch.no_grad():
                 outputs = network(rows.inputs[:2].cpu())
         except Exception as problem:  # whatever the user's own code raises
-            told = " ".join(str(problem).split()) or type(problem).__name__
+            reason = " ".join(str(problem).split()) or type(problem).__name__
             raise InputError(
-                f"{self.model} cannot take rows [2, {rows.inputs.shape[1]}]: {told[:200]}",
+                f"{self.model} cannot take rows [2, {rows.inputs.shape[1]}]: {reason[:200]}",
                 help=f"let it map [rows, {rows.inputs.shape[1]}] to [rows, {classes}]",
             ) from problem
         if not isinstance(outputs, torch.Tensor):

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_bench.measure.engine.case import Case, Workload
-from lrdiff_bench.measure.engine.compare import Comparison, compare_cases
+from lrdiff_bench.measure.engine.compare import TimingComparison, compare_cases
 from lrdiff_core.devices import repeatable
 from lrdiff_core.population import Population, PopulationData, PopulationOptions, train_population
 from lrdiff_core.population.members import build
@@ -211,7 +211,7 @@ def measure(case: SpeedCase, *, rounds: int = 6, every_path: bool = True) -> Ite
 
     base = timed("lrdiff", ours(case))
 
-    def compared(name: str, train: Callable[[], object]) -> Comparison:
+    def compared(name: str, train: Callable[[], object]) -> TimingComparison:
         return compare_cases(base, timed(name, train), rounds=rounds, threads=case.threads)
 
     # Rates are compared in one run, too: on a machine that others use, a rate taken before says little.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json as json_
 import subprocess
 import sys
 import time
+from json import loads
 from pathlib import Path
 from typing import Any
 
 from lrdiff_bench.measure.cases.population_speed import SpeedCase, SpeedRow, measure, ours
-from lrdiff_bench.report.json import json_text
+from lrdiff_bench.report.json import print_json
 from lrdiff_bench.report.page import as_given, render, table_row
 from lrdiff_bench.stats.verdict import Goal, Verdict
 from lrdiff_bench.system.machine import provenance
@@ -84,9 +84,10 @@ def run_population_table(
 def present(*, quick: bool, threads: int, out: Path | None, json: bool) -> int:
     """Measure and print; returns the exit status: 1 where a goal was missed, and 0 always for a quick look."""
     document, text = run_population_table(quick=quick, threads=threads, out=out)
-    shown = json_text(document) if json else text
-    sys.stdout.write(shown)
-    sys.stdout.flush()
+    if json:
+        print_json(document)
+    else:
+        print(text, end="", flush=True)
     missed = any(row["verdict"] == "missed" for row in document["rows"])
     if document["million"] is not None:
         missed = missed or not document["million"]["met"]
@@ -118,8 +119,8 @@ def train_many(members: int, threads: int) -> None:
     started = time.perf_counter()
     found = train()
     seconds = time.perf_counter() - started
-    told = {"members": len(found), "seconds": seconds, "path": found.path, "peak_gib": peak_resident_bytes() / 2**30}
-    print(json_.dumps(told))
+    trained = {"members": len(found), "seconds": seconds, "path": found.path, "peak_gib": peak_resident_bytes() / 2**30}
+    print_json(trained)
 
 
 def _train_in_a_process(members: int, threads: int) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def _train_in_a_process(members: int, threads: int) -> dict[str, Any]:
         raise CheckFailed(
             f"a population of {members} ended with status {done.returncode}: {last}", help="see its output above"
         )
-    found: dict[str, Any] = json_.loads(done.stdout)
+    found: dict[str, Any] = loads(done.stdout)
     return found | {"met": found["peak_gib"] < MILLION_GIB}
 
 

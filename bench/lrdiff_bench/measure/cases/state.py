@@ -197,15 +197,15 @@ def restorer(model: nn.Module, optimizer: Optimizer) -> Callable[[], None]:
     return restore_tensors([*weights, *gradients, *state_tensors(optimizer)])
 
 
-def restore_tensors(kept: Sequence[Tensor]) -> Callable[[], None]:
+def restore_tensors(tensors: Sequence[Tensor]) -> Callable[[], None]:
     """A function that puts these tensors back, in place, to what they hold now."""
     import torch
 
-    saved = [tensor.detach().clone() for tensor in kept]
+    saved = [tensor.detach().clone() for tensor in tensors]
 
     def restore() -> None:
         with torch.no_grad():
-            for tensor, value in zip(kept, saved, strict=True):
+            for tensor, value in zip(tensors, saved, strict=True):
                 tensor.copy_(value)
 
     return restore

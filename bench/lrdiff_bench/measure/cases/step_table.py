@@ -23,7 +23,7 @@ from lrdiff_bench.measure.cases.models import MODELS
 from lrdiff_bench.measure.cases.optimizer_step import IMPLEMENTATIONS
 from lrdiff_bench.measure.cases.state import BYTES_STEP, model_shapes
 from lrdiff_bench.measure.engine.case import Case, Workload
-from lrdiff_bench.measure.engine.compare import Comparison, compare_cases
+from lrdiff_bench.measure.engine.compare import TimingComparison, compare_cases
 from lrdiff_bench.measure.engine.registry import find_case
 from lrdiff_bench.measure.engine.timer import time_case
 from lrdiff_bench.report.page import as_given, render
@@ -238,7 +238,7 @@ def measure_pair(
     )
 
 
-def _both_orders(pair: StepPair, a: Case, b: Case, rounds: int, threads: int) -> list[Comparison]:
+def _both_orders(pair: StepPair, a: Case, b: Case, rounds: int, threads: int) -> list[TimingComparison]:
     """Against itself a few per cent decide, and so much lies in which side was built first: then both orders."""
     results = [compare_cases(a, b, rounds=rounds, threads=threads)]
     if pair.against == ONE_RATE:
@@ -246,7 +246,7 @@ def _both_orders(pair: StepPair, a: Case, b: Case, rounds: int, threads: int) ->
     return results
 
 
-def _ratio(pair: StepPair, results: Sequence[Comparison]) -> tuple[float, float, float]:
+def _ratio(pair: StepPair, results: Sequence[TimingComparison]) -> tuple[float, float, float]:
     """Time of theirs over time of ours; the inverse against one rate, and bytes a second against memory."""
     measured = results[0].ratio
     if len(results) == 2:

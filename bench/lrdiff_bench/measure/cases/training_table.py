@@ -15,7 +15,7 @@ from typing import Any
 
 from lrdiff_bench.measure.cases.models import MODELS
 from lrdiff_bench.measure.cases.optimizer_step import IMPLEMENTATIONS
-from lrdiff_bench.measure.engine.compare import Comparison, compare_cases
+from lrdiff_bench.measure.engine.compare import TimingComparison, compare_cases
 from lrdiff_bench.measure.engine.registry import find_case
 from lrdiff_bench.report.page import as_given, render, table_row
 from lrdiff_bench.report.tables import seconds
@@ -96,12 +96,12 @@ def measure_model(name: str, *, threads: int = 1, rounds: int = ROUNDS) -> Train
     )
 
 
-def _medians(compared: dict[str, Comparison]) -> dict[str, float]:
+def _medians(compared: dict[str, TimingComparison]) -> dict[str, float]:
     ours = sum(one.a.median for one in compared.values()) / len(compared)
     return {"ours": ours, **{peer: one.b.median for peer, one in compared.items()}}
 
 
-def _ratio(one: Comparison) -> tuple[float, float, float]:
+def _ratio(one: TimingComparison) -> tuple[float, float, float]:
     return one.ratio.estimate, one.ratio.low, one.ratio.high
 
 

@@ -141,8 +141,8 @@ def compare_sides(
             for i in (0, 1):
                 ends[i] = pair[i].end()
                 finished[i].append(ProcessResult(process=index, **ends[i]["process"]))
-                told = ends[i]["parity"]
-                parities[i].append(None if told is None else ParityResult(**told))
+                parity = ends[i]["parity"]
+                parities[i].append(None if parity is None else ParityResult(**parity))
         watch(index + 1)
     records = [
         _record(side, samples[i], finished[i], worst_parity(parities[i]), ends[i]) for i, side in enumerate((a, b))

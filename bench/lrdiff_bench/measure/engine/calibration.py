@@ -13,12 +13,12 @@ import numpy as np
 from lrdiff_bench.measure.engine.ab import Pairing
 from lrdiff_bench.measure.engine.record import Part
 from lrdiff_bench.measure.engine.store import DEFAULT_FOLDER
+from lrdiff_bench.report.json import write_document
 from lrdiff_bench.stats.intervals import widening
 from lrdiff_bench.stats.verdict import BAND
 from lrdiff_core.errors import CheckFailed, DataError
-from lrdiff_core.files import write_text
 
-__all__ = ["Calibration", "band_for", "calibration_of", "keep_calibration"]
+__all__ = ["Calibration", "band_for", "calibration_of", "store_calibration"]
 
 FILE = "calibration.json"
 LEVEL = 0.95
@@ -76,7 +76,7 @@ def calibration_of(pairing: Pairing, *, processes: int, seed: int = 0) -> Calibr
     )
 
 
-def keep_calibration(calibration: Calibration, folder: Path = DEFAULT_FOLDER) -> Path:
+def store_calibration(calibration: Calibration, folder: Path = DEFAULT_FOLDER) -> Path:
     """Write it beside the runs, in place of the machine's last one.
 
     Raises:
@@ -92,7 +92,7 @@ def keep_calibration(calibration: Calibration, folder: Path = DEFAULT_FOLDER) ->
     others = [one for one in _read(folder) if one.machine != calibration.machine]
     documents = [one.model_dump() for one in (*others, calibration)]
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / FILE, json.dumps(documents, indent=2) + "\n")
+    write_document(folder / FILE, documents)
     return folder / FILE
 
 

@@ -27,6 +27,7 @@ import torch
 from lrdiff_bench.measure.engine.record import plain
 from lrdiff_bench.measure.engine.registry import find_case
 from lrdiff_bench.measure.engine.timer import Timer
+from lrdiff_bench.report.json import json_line
 from lrdiff_bench.system.machine import describe_code, describe_conditions, describe_machine
 from lrdiff_bench.system.memory import peak_or_none
 from lrdiff_core.errors import LrdiffError
@@ -109,7 +110,7 @@ def _parity(timer: Timer) -> dict[str, Any] | None:
 
 
 def _answer(answers: IO[str], document: dict[str, Any]) -> None:
-    answers.write(json.dumps(document) + "\n")
+    answers.write(json_line(document))
     answers.flush()
 
 

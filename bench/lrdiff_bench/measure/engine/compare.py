@@ -11,11 +11,11 @@ from lrdiff_bench.stats.intervals import Interval, bootstrap_interval
 from lrdiff_bench.stats.verdict import BAND, Verdict, speed_verdict
 from lrdiff_bench.system.machine import load_average, pinned
 
-__all__ = ["Comparison", "compare_cases"]
+__all__ = ["TimingComparison", "compare_cases"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class TimingComparison:
     """Two cases timed in one run, ``b`` judged against ``a``.
 
     Args:
@@ -43,7 +43,7 @@ def compare_cases(
     threads: int = 1,
     band: float = BAND,
     clock: Clock = time.perf_counter,
-) -> Comparison:
+) -> TimingComparison:
     """Time two cases in one run, block by block in the order a, b, b, a, and judge ``b`` against ``a``.
 
     In that order a drift of the machine that is linear over a round cancels. The interval is over rounds, which are
@@ -80,7 +80,7 @@ def compare_cases(
             a1, b1, b2, a2 = (side.sample().seconds for side in (first, second, second, first))
             ratios.append((b1 + b2) / (a1 + a2))
     ratio = bootstrap_interval(ratios)
-    return Comparison(
+    return TimingComparison(
         a=timing_of(first, load, counted),
         b=timing_of(second, load, counted),
         ratios=tuple(ratios),

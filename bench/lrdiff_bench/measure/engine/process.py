@@ -15,6 +15,7 @@ from typing import Any
 
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.timer import Sample
+from lrdiff_bench.report.json import json_line
 from lrdiff_core.errors import CheckFailed, ConfigError, InputError, LrdiffError, UnavailableError
 
 __all__ = ["Effort", "MeasuringProcess", "can_fork", "code_path"]
@@ -164,7 +165,7 @@ class MeasuringProcess:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.write(json_line(request))
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""

@@ -169,8 +169,8 @@ def worst_parity(results: Sequence[ParityResult | None]) -> ParityResult | None:
         >>> worst_parity([right, wrong, right]).error
         9.0
     """
-    told = [result for result in results if result is not None]
-    return max(told, key=lambda one: (not one.held, math.inf if one.error is None else one.error), default=None)
+    checked = [result for result in results if result is not None]
+    return max(checked, key=lambda one: (not one.held, math.inf if one.error is None else one.error), default=None)
 
 
 def join_records(parts: Sequence[Record]) -> Record:

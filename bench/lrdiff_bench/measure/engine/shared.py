@@ -22,7 +22,7 @@ from lrdiff_core.files import write_json
 __all__ = ["commit_run", "shared_record"]
 
 
-def shared_record(case: Case, effort: Effort, shared: Path, *, reader: str, kept: Path | None = None) -> Record:
+def shared_record(case: Case, effort: Effort, shared: Path, *, reader: str, records: Path | None = None) -> Record:
     """The record of a timed case, measured once for all its readers.
 
     A reader that asks again wants new samples (``asv run --attribute rounds=3``) and gets them.
@@ -32,7 +32,7 @@ def shared_record(case: Case, effort: Effort, shared: Path, *, reader: str, kept
         effort: if it is measured.
         shared: folder of the records that others have measured.
         reader: who asks.
-        kept: folder of runs to put a new record into, a run a commit; it takes the place of an earlier one.
+        records: folder of runs to put a new record into, a run a commit; it takes the place of an earlier one.
 
     Raises:
         CheckFailed: it could not be measured.
@@ -45,7 +45,7 @@ def shared_record(case: Case, effort: Effort, shared: Path, *, reader: str, kept
             return parse_record(found["record"], where=str(file))
     record = measure_in_copies(case, effort)
     write_json(file, {"readers": [reader], "record": record.model_dump_json()})
-    run = None if kept is None else commit_run(kept, record)
+    run = None if records is None else commit_run(records, record)
     if run is not None:
         replace_record(run, record)
     return record

@@ -61,8 +61,8 @@ def append_record(path: Path, record: Record) -> None:
 def replace_record(path: Path, record: Record) -> None:
     """Put a record into a run in place of those of the same case and machine; for one writer at a time."""
     others = read_run(path) if path.is_file() else []
-    kept = [one for one in others if (one.case, one.machine.id) != (record.case, record.machine.id)]
-    write_text(path, "".join(one.model_dump_json() + "\n" for one in [*kept, record]))
+    rest = [one for one in others if (one.case, one.machine.id) != (record.case, record.machine.id)]
+    write_text(path, "".join(one.model_dump_json() + "\n" for one in [*rest, record]))
 
 
 def read_run(path: Path) -> list[Record]:

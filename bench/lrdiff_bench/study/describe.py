@@ -57,11 +57,11 @@ def look_lines(document: Document) -> list[str]:
     for scheme in document["schemes"]:
         looks = [] if scheme["gain"] is None else scheme["gain"]["looks"]
         if len(looks) > 1:
-            told = (
+            parts = (
                 f"{look['searches']} {gain({**look, 'smallest': scheme['gain']['smallest']})} {look['verdict']}"
                 for look in looks
             )
-            lines.append(f"{scheme['name']} by itself after {'; '.join(told)}")
+            lines.append(f"{scheme['name']} by itself after {'; '.join(parts)}")
     return lines
 
 

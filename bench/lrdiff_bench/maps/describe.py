@@ -68,8 +68,8 @@ def interval(value: Mapping[str, float | None], *, signed: bool = False) -> str:
     """
     numbers = [value[key] for key in ("median", "low", "high")]
     finite = [abs(n) for n in numbers if n is not None and math.isfinite(n)]
-    spread = max(finite, default=0.0)
-    decimals = max(0, min(8, 2 - math.floor(math.log10(spread)))) if spread > 0 else 3
+    largest = max(finite, default=0.0)
+    decimals = max(0, min(8, 2 - math.floor(math.log10(largest)))) if largest > 0 else 3
     sign = "+" if signed else ""
     median, low, high = ("-" if n is None else f"{n:{sign}.{decimals}f}" for n in numbers)
     return f"{median} [{low}, {high}]"
@@ -111,7 +111,7 @@ def _table(document: Mapping[str, Any]) -> list[str]:
     for name, choice in document["choices"].items():
         place = [number(value) for value in choice["place"]]
         steps = "-" if choice["steps_to_target"] in (None, math.inf) else f"{choice['steps_to_target']:.0f}"
-        rows.append([name, *place, _told(choice["loss"], document), number(choice["score"]), steps])
+        rows.append([name, *place, _with_interval(choice["loss"], document), number(choice["score"]), steps])
     if all(row[4] == "-" for row in rows[1:]):
         rows = [[*row[:4], row[5]] for row in rows]
     wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -165,17 +165,17 @@ def _costs(document: Mapping[str, Any]) -> list[str]:
     rows = []
     for cost in document["cost"]:
         if cost["cost"] is None:
-            told = "outside the plane"
+            text = "outside the plane"
         elif cost["cost"]["median"] in (None, math.inf):
-            told = "diverges"
+            text = "diverges"
         else:
-            told = _told(cost["cost"], document, signed=True)
-        rows.append((f"{cost['of']}, {'halved' if cost['factor'] < 1 else 'doubled'}", told))
+            text = _with_interval(cost["cost"], document, signed=True)
+        rows.append((f"{cost['of']}, {'halved' if cost['factor'] < 1 else 'doubled'}", text))
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [f"    {name:<{wide[0]}}  {told:>{wide[1]}}" for name, told in rows]
+    return [f"    {name:<{wide[0]}}  {text:>{wide[1]}}" for name, text in rows]
 
 
-def _told(value: Mapping[str, float | None], document: Mapping[str, Any], *, signed: bool = False) -> str:
+def _with_interval(value: Mapping[str, float | None], document: Mapping[str, Any], *, signed: bool = False) -> str:
     """With its interval, where more than one seed reports."""
     shown = interval(value, signed=signed)
     return shown if document["level"] else shown.partition(" ")[0]

@@ -1,4 +1,4 @@
-"""A study in one TOML file: somebody's claim about rates, put to the test."""
+"""A study in one TOML file: a claim about rates, put to the test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from lrdiff_bench.study.workloads.workload import Scheme, Workload
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.text import nearest
 
-__all__ = ["DESCRIBES_TRAINING", "Claim", "SchemeTable", "load_claim", "read_claim", "workload_of"]
+__all__ = [
+    "DESCRIBES_TRAINING",
+    "StudySettings",
+    "SchemeTable",
+    "load_study_settings",
+    "check_study_settings",
+    "workload_of",
+]
 
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -42,11 +49,11 @@ class SchemeTable(_Part):
     """Groups whose ratio is searched, and between what."""
 
 
-class Claim(_Part):
+class StudySettings(_Part):
     """Everything a study's file can say; what is left out takes the value shown here.
 
     Example:
-        >>> Claim(name="mine", data="digits").optimizer
+        >>> StudySettings(name="mine", data="digits").optimizer
         'adam'
     """
 
@@ -88,7 +95,7 @@ DESCRIBES_TRAINING = (
 )  # fmt: skip
 
 
-def load_claim(path: Path) -> Claim:
+def load_study_settings(path: Path) -> StudySettings:
     """Read a study's file.
 
     Raises:
@@ -114,10 +121,10 @@ def load_claim(path: Path) -> Claim:
     data = settings.get("data")
     if isinstance(data, str) and not Path(data).is_absolute() and (path.parent / data).is_file():
         settings["data"] = str(path.parent / data)
-    return read_claim(settings, where=str(path))
+    return check_study_settings(settings, where=str(path))
 
 
-def read_claim(settings: Mapping[str, Any], *, where: str) -> Claim:
+def check_study_settings(settings: Mapping[str, Any], *, where: str) -> StudySettings:
     """Check settings.
 
     Args:
@@ -128,101 +135,103 @@ def read_claim(settings: Mapping[str, Any], *, where: str) -> Claim:
         ConfigError: an unknown key, or a value that cannot be.
 
     Example:
-        >>> read_claim({"name": "mine", "dta": "digits"}, where="mine.toml")
+        >>> check_study_settings({"name": "mine", "dta": "digits"}, where="mine.toml")
         Traceback (most recent call last):
         ...
         lrdiff_core.errors.ConfigError: unknown key "dta" in mine.toml
         help: did you mean data? keys: ...
     """
     try:
-        claim = Claim(**settings)
+        checked = StudySettings(**settings)
     except ValidationError as problem:
         raise _readable(problem, where) from problem
     given = [key for key in DESCRIBES_TRAINING if key in settings]
-    if claim.workload is not None and given:
+    if checked.workload is not None and given:
         raise ConfigError(
             f"{where} names a workload and sets {given[0]}",
             help=f"the workload says how it trains: leave out {', '.join(given)}",
         )
-    if claim.workload is None and claim.data is None:
+    if checked.workload is None and checked.data is None:
         raise ConfigError(f"{where} has no rows", help='add data = "FILE" (or digits, wine, ...), or workload = "NAME"')
-    if claim.momentum and claim.optimizer != "sgd":
+    if checked.momentum and checked.optimizer != "sgd":
         raise ConfigError(
-            f"momentum is set in {where}, and {claim.optimizer} takes none",
+            f"momentum is set in {where}, and {checked.optimizer} takes none",
             help='set optimizer = "sgd", or leave it out',
         )
-    return claim
+    return checked
 
 
-def workload_of(claim: Claim) -> Workload:
-    """What the claim is about, with its schemes.
+def workload_of(settings: StudySettings) -> Workload:
+    """The workload that the settings describe, with its schemes.
 
     Raises:
         ConfigError: an unknown workload or group, or a scheme that is none.
     """
-    if claim.workload is not None:
+    if settings.workload is not None:
         from lrdiff_bench.study.workloads.registry import make_workload
 
-        base: Any = make_workload(claim.workload)
-        changes: dict[str, Any] = {"name": claim.name}
+        base: Any = make_workload(settings.workload)
+        changes: dict[str, Any] = {"name": settings.name}
         for key in ("smallest_difference", "base_rates", "default_rate", "report_seeds", "title", "question"):
-            value = getattr(claim, key)
+            value = getattr(settings, key)
             if value:
                 changes[key] = value
-        if claim.schemes:
-            changes["schemes"] = _schemes(claim, base.groups)
+        if settings.schemes:
+            changes["schemes"] = _schemes(settings, base.groups)
         return replace(base, **changes)
-    from lrdiff_bench.study.user_model import OwnWorkload
+    from lrdiff_bench.study.user_model import UserModelWorkload
 
-    optimizer, groups = claim.optimizer, _groups(claim)
-    what = claim.model or "its own network"
-    own = OwnWorkload(
-        name=claim.name,
-        title=claim.title or f"{what} on {claim.data}, {optimizer}",
-        question=claim.question or f"Do different rates for {', '.join(groups)} help?",
-        schemes=_schemes(claim, groups),
+    optimizer, groups = settings.optimizer, _groups(settings)
+    what = settings.model or "its own network"
+    own = UserModelWorkload(
+        name=settings.name,
+        title=settings.title or f"{what} on {settings.data}, {optimizer}",
+        question=settings.question or f"Do different rates for {', '.join(groups)} help?",
+        schemes=_schemes(settings, groups),
         groups=groups,
-        metric=claim.metric,
-        base_rates=claim.base_rates or BASE_RATES[optimizer],
-        default_rate=claim.default_rate or DEFAULT_RATES[optimizer],
-        smallest_difference=claim.smallest_difference or 0.01,
-        steps=claim.steps,
-        report_seeds=claim.report_seeds or 30,
-        data=str(claim.data),
-        target=claim.target,
-        task=claim.task,
-        model=claim.model,
-        hidden=claim.hidden,
-        patterns={name: [one] if isinstance(one, str) else one for name, one in claim.groups.items()},
+        metric=settings.metric,
+        base_rates=settings.base_rates or BASE_RATES[optimizer],
+        default_rate=settings.default_rate or DEFAULT_RATES[optimizer],
+        smallest_difference=settings.smallest_difference or 0.01,
+        steps=settings.steps,
+        report_seeds=settings.report_seeds or 30,
+        data=str(settings.data),
+        target=settings.target,
+        task=settings.task,
+        model=settings.model,
+        hidden=settings.hidden,
+        patterns={name: [one] if isinstance(one, str) else one for name, one in settings.groups.items()},
         optimizer=optimizer,
-        momentum=claim.momentum,
-        weight_decay=claim.weight_decay,
-        batch_size=claim.batch_size,
-        evaluations=claim.evaluations,
-        device=claim.device,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        batch_size=settings.batch_size,
+        evaluations=settings.evaluations,
+        device=settings.device,
     )
     own.check()
     return own
 
 
-def _groups(claim: Claim) -> tuple[str, ...]:
-    if claim.groups:
-        return tuple(claim.groups)
-    if claim.model is None:
-        hidden = claim.hidden
+def _groups(settings: StudySettings) -> tuple[str, ...]:
+    if settings.groups:
+        return tuple(settings.groups)
+    if settings.model is None:
+        hidden = settings.hidden
         if hidden is None:
             from lrdiff_core import load_table, make_config
 
-            table = load_table(str(claim.data), target=claim.target, task=claim.task, seed=0)
+            table = load_table(str(settings.data), target=settings.target, task=settings.task, seed=0)
             hidden = make_config({}).hidden_sizes(table.features.shape[1])
         return tuple(f"layer{i + 1}" for i in range(len(hidden) + 1))
     from lrdiff_bench.system.factory import load_model
 
-    names = [name for name, parameter in load_model(claim.model).module.named_parameters() if parameter.requires_grad]
+    names = [
+        name for name, parameter in load_model(settings.model).module.named_parameters() if parameter.requires_grad
+    ]
     return tuple(dict.fromkeys(name.rpartition(".")[0] for name in names))
 
 
-def _schemes(claim: Claim, groups: tuple[str, ...]) -> tuple[Scheme, ...]:
+def _schemes(settings: StudySettings, groups: tuple[str, ...]) -> tuple[Scheme, ...]:
     """The single rate, then what the file says."""
     ones = dict.fromkeys(groups, 1.0)
     single = Scheme(name="single", ratios=ones)
@@ -230,7 +239,7 @@ def _schemes(claim: Claim, groups: tuple[str, ...]) -> tuple[Scheme, ...]:
         raise ConfigError(
             f"there is one group, {', '.join(groups)}", help="give two groups or more under [groups], or with --groups"
         )
-    if not claim.schemes:
+    if not settings.schemes:
         last, rest = groups[-1], dict.fromkeys(groups[:-1], 1.0)
         return (
             single,
@@ -239,7 +248,7 @@ def _schemes(claim: Claim, groups: tuple[str, ...]) -> tuple[Scheme, ...]:
             Scheme(name="free", ratios={groups[0]: 1.0}, free=dict.fromkeys(groups[1:], RATIOS)),
         )
     found = [single]
-    for one in claim.schemes:
+    for one in settings.schemes:
         for group in (*one.ratios, *one.free):
             if group not in groups:
                 raise ConfigError(
@@ -257,7 +266,7 @@ def _readable(problem: ValidationError, where: str) -> ConfigError:
     path = [str(part) for part in first["loc"] if part not in ("str", "list[str]")]
     key = ".".join(path)
     in_scheme = path[0] == "schemes" and len(path) > 2
-    fields = list(SchemeTable.model_fields if in_scheme else Claim.model_fields)
+    fields = list(SchemeTable.model_fields if in_scheme else StudySettings.model_fields)
     if first["type"] == "extra_forbidden":
         return ConfigError(f'unknown key "{key}" in {where}', help=nearest(path[-1], fields, "keys", most=40))
     if first["type"] == "missing":
