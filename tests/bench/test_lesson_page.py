@@ -50,7 +50,7 @@ def number(value: float) -> str:
 
 
 def test_the_epoch_table_is_python_s_run(lesson, open_page, config):
-    seen = train(set_up(load_table("seed"), config), config).observations
+    seen = train(set_up(load_table("seed"), config)).observations
     rows = epoch_table(settled(open_page(lesson)))
     assert len(rows) == 1 + config.epochs
     for column, part in ((1, "train"), (2, "validation")):
