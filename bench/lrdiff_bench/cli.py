@@ -177,24 +177,28 @@ def export(
     variant: Annotated[str, typer.Option("--variant", metavar="LIST", help="Files to write, separated by commas: fp32, fp16, int8, int8-qdq.")] = "fp32",
     opset: Annotated[int | None, typer.Option("--opset", metavar="N", help="The ONNX operator set. Default: the newest that the target reads.")] = None,
     allow: Annotated[list[str] | None, typer.Option("--allow", metavar="K=V", help="How much a variant may lose, such as snr_db=20, flipped=0.02 or score_drop=0.01.")] = None,
+    bundle: Annotated[Path | None, typer.Option("--bundle", metavar="DIR_OR_ZIP", help="Write the file with its proof: golden rows, model card, verifiers, snippets.")] = None,
+    sign: Annotated[Path | None, typer.Option("--sign", metavar="KEY.pem", help="Sign the bundle with this private key.")] = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Export a run or your own model to ONNX; the file is written only after it passes verification."""
     from lrdiff_bench.run.export_command import export_model
 
     variants = variant.split(",")
-    report = export_model(source, out, target=target, variants=variants, opset=opset, allow=allow or ())
+    report = export_model(
+        source, out, target=target, variants=variants, opset=opset, allow=allow or (), bundle=bundle, sign=sign
+    )
     return _show(report, "export", json)
 
 
 @app.command()
 def verify(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The file to check.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx|BUNDLE", help="The file, or bundle, to check.")],
     run: Annotated[Path | None, typer.Option("--run", metavar="RUN", help="The run it must agree with. Default: the golden vectors beside the file.")] = None,
     runtime: Annotated[str, typer.Option("--runtime", metavar="NAME", help="The runtime for golden vectors: onnxruntime, openvino or node.")] = "onnxruntime",
     json: JsonOption = False,
 ) -> int:  # fmt: skip
-    """Check that an ONNX file predicts what its run, or the golden vectors beside it, say."""
+    """Check that an ONNX file predicts what its run, or the golden vectors beside it, say; or check a whole bundle."""
     from lrdiff_bench.run.export_command import verify_model
 
     return _show(verify_model(model, run, runtime), "verify" if run else "golden", json)

@@ -7,6 +7,7 @@ from .parity.subjects import (
     subject_of_file as subject_of_file,
     subject_of_module as subject_of_module,
 )
+from .publish.bundle import BundleReport as BundleReport, verify_bundle as verify_bundle
 from .publish.export import (
     ExportReport as ExportReport,
     VerificationFailed as VerificationFailed,

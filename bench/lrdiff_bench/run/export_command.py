@@ -38,6 +38,8 @@ def export_model(
     variants: Sequence[str] = ("fp32",),
     opset: int | None = None,
     allow: Sequence[str] = (),
+    bundle: Path | None = None,
+    sign: Path | None = None,
 ) -> dict[str, Any]:
     """Export a run or any module, with golden vectors beside the file, and return the report.
 
@@ -48,6 +50,8 @@ def export_model(
         variants: any of fp32, fp16, int8, int8-qdq.
         opset: operator set, exactly.
         allow: ``key=value`` each, what variants may lose: fields of :class:`lrdiff_export.Allowance`.
+        bundle: a folder or ``.zip`` for the file with its proof.
+        sign: a private key to sign the bundle with.
 
     Raises:
         CheckFailed: the file did not predict as the model, or a variant loses too much; nothing was written.
@@ -55,7 +59,7 @@ def export_model(
     """
     from lrdiff_export import export
 
-    options: dict[str, Any] = {"target": target, "opset": opset}
+    options: dict[str, Any] = {"target": target, "opset": opset, "bundle": bundle, "sign_key": sign}
     options = {key: value for key, value in options.items() if value is not None}  # else what the factory says
     if list(variants) != ["fp32"]:
         options["variants"] = variants
@@ -76,10 +80,10 @@ def export_model(
 
 
 def verify_model(model: Path, run: Path | None = None, runtime: str = "onnxruntime") -> dict[str, Any]:
-    """Check an ONNX file against a run, or against the golden vectors beside it; the file may be hostile.
+    """Check an ONNX file against a run, or against the golden vectors beside it; or a bundle. It may be hostile.
 
     Args:
-        model: the file.
+        model: the file, or a bundle: a folder or zip.
         run: the run that it must agree with; None to use the golden vectors.
         runtime: ``onnxruntime``, ``openvino`` or ``node``, for golden vectors.
 
@@ -87,8 +91,10 @@ def verify_model(model: Path, run: Path | None = None, runtime: str = "onnxrunti
         ModelFileError: not an ONNX file, or no golden vectors.
         UnavailableError: the runtime is not here.
     """
-    from lrdiff_export import verify_golden
+    from lrdiff_export import verify_bundle, verify_golden
 
+    if run is None and (model.is_dir() or model.suffix == ".zip") and model.exists():
+        return {**verify_bundle(model, runtime=runtime).to_dict(), "file": str(model)}
     if not model.is_file():
         raise ModelFileError(f"{model} does not exist", help="name an ONNX file, such as RUN/model.onnx")
     return verify_golden(model, runtime=runtime).to_dict() if run is None else verify_against_run(model, run)

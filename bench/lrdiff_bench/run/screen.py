@@ -204,6 +204,9 @@ def draw_export(console: Console, s: dict[str, Any]) -> None:
     draw_verification(console, s["verification"], ROWS.get(s.get("rows_are", "held out"), "rows"))
     if s.get("golden"):
         line(console, f"golden vectors: {', '.join(s['golden'])}")
+    if bundle := s.get("bundle"):
+        signed = "signed" if bundle["signed"] else "unsigned"
+        line(console, f"bundle: {bundle['path']}, {bundle['files']} files, {signed}; check it with verify.py inside")
     if s.get("variants"):
         draw_variants(console, s["variants"])
 

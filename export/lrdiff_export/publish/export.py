@@ -17,6 +17,7 @@ from lrdiff_export.model.signature import Arrays, Port, Tensors
 from lrdiff_export.onnx_file.convert import DEFAULT_OPSET, Converted, convert
 from lrdiff_export.onnx_file.external_data import HASH_KEY, DataFile, ModelBytes
 from lrdiff_export.onnx_file.load import parse_onnx
+from lrdiff_export.publish.bundle import BundleReport, write_bundle
 from lrdiff_export.publish.files import staged, write_files
 from lrdiff_export.publish.metadata import (
     PREFIX,
@@ -71,6 +72,7 @@ class ExportReport:
         variants: what was published besides, and what it loses.
         seconds: spent in ``convert`` (torch's exporter) and ``verify`` (everything that comes on top).
         verification: the whole verification of these bytes.
+        bundle: what was bundled with it; None where no bundle was asked for.
     """
 
     path: str
@@ -89,6 +91,7 @@ class ExportReport:
     variants: tuple[VariantReport, ...]
     verification: VerificationReport
     seconds: Mapping[str, float] = field(default_factory=dict)
+    bundle: BundleReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -120,7 +123,7 @@ def export(
 
     Raises:
         VerificationFailed: the model does not agree with the module; carries the report and a diagnosis.
-        CheckFailed: a variant loses more than it may.
+        CheckFailed: a variant loses more than it may, or a runtime answers the golden rows of the bundle otherwise.
         ConfigError, DataError, InputError: an option, the rows, the module or the folder is wrong.
         UnavailableError: the exporter is not here, or does not reach the opset.
 
@@ -132,7 +135,10 @@ def export(
         ['model.golden.json', 'model.golden.npz', 'model.onnx']
     """
     chosen = (options or ExportOptions()).with_changes(changes)
-    return _publish(ExportRequest.of(module, example, out=out, rows=rows, options=chosen))
+    report = _publish(ExportRequest.of(module, example, out=out, rows=rows, options=chosen))
+    if chosen.bundle is None:
+        return report
+    return replace(report, bundle=write_bundle(report, chosen.bundle, key=chosen.sign_key))
 
 
 def _publish(request: ExportRequest) -> ExportReport:

@@ -19,6 +19,7 @@ from lrdiff_export.model.prepared import Prepared, prepare, weights_size
 from lrdiff_export.model.signature import Arrays, Tensors, as_arrays, as_tensors
 from lrdiff_export.onnx_file import external_data
 from lrdiff_export.onnx_file.convert import DEFAULT_OPSET, check_options
+from lrdiff_export.publish.bundle import check_bundle_request
 from lrdiff_export.publish.metadata import PREFIX, ModelCard
 from lrdiff_export.publish.targets import Target, find_target
 from lrdiff_export.publish.variants import VARIANTS, Allowance
@@ -49,6 +50,9 @@ class ExportOptions:
         card: what the file says of itself; taken from the module where it is one of ours.
         metadata: more text to keep in the file.
         golden: write golden vectors beside the model.
+        bundle: a folder or ``.zip`` to put the published file into, with everything that shows what was proven; see
+            :mod:`lrdiff_export.publish.bundle`.
+        sign_key: a private key to sign the bundle with.
 
     Example:
         >>> ExportOptions(opset=21).with_changes({"opsett": 20})
@@ -70,6 +74,8 @@ class ExportOptions:
     card: ModelCard | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     golden: bool = True
+    bundle: str | os.PathLike[str] | None = None
+    sign_key: str | os.PathLike[str] | None = None
 
     def with_changes(self, changes: Mapping[str, Any]) -> ExportOptions:
         """Return these options with some replaced.
@@ -141,6 +147,7 @@ class ExportRequest:
             )
         _check_variants(options.variants, inner)
         _check_place(final)
+        _check_bundle(options)
         arrays = rows_around(example) if rows is None else _check_held_out(rows, example)
         return cls(
             prepared=prepare(inner, example, input_names=options.input_names, output_names=tuple(options.output_names)),
@@ -191,6 +198,16 @@ def _check_place(final: Path) -> None:
         raise InputError(f"cannot write {final}: it is a folder", help="name a file, such as model.onnx in that folder")
     if not final.parent.is_dir():
         raise InputError(f"cannot write {final}: no folder {final.parent}", help="make the folder first")
+
+
+def _check_bundle(options: ExportOptions) -> None:
+    if options.bundle is None:
+        if options.sign_key is not None:
+            raise ConfigError("a key is given, and no bundle to sign", help="name a bundle")
+        return
+    if not options.golden:
+        raise ConfigError("a bundle needs golden vectors", help="leave golden=False out")
+    check_bundle_request(Path(options.bundle), None if options.sign_key is None else Path(options.sign_key))
 
 
 def _check_held_out(rows: Arrays, example: Tensors) -> tuple[np.ndarray, ...]:

@@ -72,11 +72,11 @@ function readNpy(bytes) {
 }
 
 // Judges as lrdiff_export.verify does: units of eps at the output's scale for floats, equality for the rest.
-export async function check(ort, model, vectors, document, weights) {
+export async function check(ort, model, vectors, document, weights, provider = "wasm") {
   if (document.format !== "lrdiff.golden" || document.version !== 1) throw new Error("no golden vectors of version 1");
   const arrays = readNpz(vectors);
   const feeds = Object.fromEntries(document.inputs.map((one, i) => [one.name, arrays[`input${i}`]]));
-  const session = await open(ort, model, "wasm", weights ? { [document.data.name]: weights } : {});
+  const session = await open(ort, model, provider, weights ? { [document.data.name]: weights } : {});
   const outputs = await session.run(feed(ort, feeds));
   const verdicts = document.outputs.map((wanted, i) => {
     const answer = arrays[`output${i}`], given = outputs[wanted.name];
