@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
-from importlib import metadata as installed
 from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +26,7 @@ from lrdiff_core.errors import CheckFailed, ConfigError, LrdiffError, ModelFileE
 from lrdiff_export.publish.bundle_files import verify as verifier
 from lrdiff_export.publish.deployment import Deployment
 from lrdiff_export.publish.metadata import read_model_card
+from lrdiff_export.publish.proof import proof_of
 from lrdiff_export.records import first_line
 from lrdiff_export.runtimes import BACKENDS
 from lrdiff_export.verify.golden import GoldenReport, golden_paths, verify_golden
@@ -40,7 +39,6 @@ __all__ = ["BundleReport", "check_bundle_request", "verify_bundle", "write_bundl
 PASSWORD = "LRDIFF_SIGNING_PASSWORD"  # of the private key; an option would stand in the shell's history
 SHIPPED = ("verify.py", "verify.mjs")  # as they are, from bundle_files/
 OTHER_RUNTIMES = ("openvino", "onnxruntime-node", "onnxruntime-web")  # the golden rows are run in those that are here
-ROWS = {"held out": "rows that were given", "drawn": "rows drawn around the example"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +78,11 @@ def check_bundle_request(out: Path, key: Path | None) -> None:
 
 
 def write_bundle(
-    report: ExportReport, out: str | os.PathLike[str], *, key: str | os.PathLike[str] | None = None
+    report: ExportReport,
+    out: str | os.PathLike[str],
+    *,
+    key: str | os.PathLike[str] | None = None,
+    runtimes: Sequence[str] = OTHER_RUNTIMES,
 ) -> BundleReport:
     """Bundle a published model with its proof; nothing appears under ``out`` unless the bundle's own verifier passes.
 
@@ -88,6 +90,7 @@ def write_bundle(
         report: of the export; the model and its golden vectors are where it says.
         out: a folder that does not exist yet, or a name that ends in ``.zip``.
         key: a private key (elliptic curve, PEM) to sign with; its password is taken from ``LRDIFF_SIGNING_PASSWORD``.
+        runtimes: that the golden rows are run in where they are here, beside ONNX Runtime.
 
     Raises:
         CheckFailed: a runtime here answers the golden rows otherwise.
@@ -98,13 +101,13 @@ def write_bundle(
         >>> from lrdiff_export import export
         >>> folder = Path(tempfile.mkdtemp())
         >>> report = export(torch.nn.Linear(3, 1), torch.zeros(1, 3), out=folder / "model.onnx")
-        >>> write_bundle(report, folder / "bundle.zip").signed
+        >>> write_bundle(report, folder / "bundle.zip", runtimes=()).signed
         False
     """
     final, private = Path(out), None if key is None else Path(key)
     check_bundle_request(final, private)
     model = Path(report.path)
-    replayed = _replay(model)
+    replayed = _replay(model, runtimes)
     with tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=final.parent) as beside:
         folder = Path(beside, "bundle")
         folder.mkdir()
@@ -151,10 +154,10 @@ def verify_bundle(path: str | os.PathLike[str], *, runtime: str = "onnxruntime")
         return verify_golden(folder / name, runtime=runtime)
 
 
-def _replay(model: Path) -> dict[str, str]:
+def _replay(model: Path, runtimes: Sequence[str]) -> dict[str, str]:
     """What runtimes here say to the golden rows, or why they were not asked; one that differs is an error."""
     said = {}
-    for name in OTHER_RUNTIMES:
+    for name in runtimes:
         if (reason := BACKENDS[name].availability()) is not None:
             said[name] = f"not checked here: {reason}"
             continue
@@ -185,86 +188,10 @@ def _fill(folder: Path, model: Path, report: ExportReport, replayed: Mapping[str
             shutil.copyfile(file, folder / file.name)
     proof = proof_of(report, model.name, read_model_card(model))
     _write_json(folder / "proof.json", proof)
-    deployment = Deployment.of(report, golden_paths(model)[0], most_batch=proof["domain"].get("most_batch"))
+    deployment = Deployment.of(report, golden_paths(model)[0], most_batch=report.verification.domain.most_batch)
     for name, text in deployment.files(proof=proof, replayed=replayed, signed=signed).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
-
-
-def proof_of(report: ExportReport, file: str, card: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``proof.json``: what was proven, on what, and what is outside of it.
-
-    Args:
-        report: of the export.
-        file: the model's name.
-        card: what it says of itself.
-    """
-    verified, domain = report.verification, dict(card.get("domain", {}))
-    most = domain.get("most_batch")
-    sizes = sorted({case.batch for case in verified.cases})
-    rows = f"{verified.rows} {ROWS[report.rows_are]}"
-    proven = [
-        f"the file answers as its module does in {len(verified.cases)} cases: {rows}, drawn and extreme ones, batches "
-        f"of {sizes[0]} to {sizes[-1]} rows, graph optimisations off and full",
-        *(_error_sentence(verdict, verified.budgets[verdict.output]) for verdict in verified.worst),
-        "batches of any size" if most is None else f"batches of up to {most} rows",
-    ]
-    if verified.agrees_up_to is not None:
-        proven.append(f"the given rows up to {verified.agrees_up_to:g} times as large")
-    return {
-        "format": "lrdiff.proof",
-        "version": 1,
-        "model": {
-            "file": file,
-            "sha256": report.sha256,
-            "size": report.size,
-            "data": None if report.data is None else asdict(report.data),
-            "weights_sha256": card.get("weights_sha256"),
-            "opset": report.opset,
-            "ir_version": report.ir_version,
-        },
-        "proven": proven,
-        "outside": outside_of(domain),
-        "domain": domain,
-        "inputs": [port.to_dict() for port in report.inputs],
-        "outputs": [port.to_dict() for port in report.outputs],
-        "budgets": {name: asdict(budget) for name, budget in verified.budgets.items()},
-        "cases": [
-            {
-                "name": case.name,
-                "batch": case.batch,
-                "optimisation": case.optimisation,
-                "errors_eps": {one.output: one.error for one in case.verdicts},
-            }
-            for case in verified.cases
-        ],
-        "environment": {
-            "onnxruntime": verified.onnxruntime,
-            **{name: installed.version(name) for name in ("lrdiff", "torch", "onnx", "onnxscript", "numpy")},
-            "Python": platform.python_version(),
-            "on": f"{platform.system()} {platform.machine()}",
-        },
-        "card": {key: value for key, value in card.items() if key not in ("domain", "schema", "versions", "errors")},
-    }
-
-
-def _error_sentence(verdict: Any, budget: Any) -> str:
-    if budget.dtype.startswith("float"):
-        return f"{verdict.output}: max error {verdict.error:.3g} eps, allowed {verdict.allowed:.3g} ({budget.dtype})"
-    return f"{verdict.output}: equal ({budget.dtype})"
-
-
-def outside_of(domain: Mapping[str, Any]) -> list[str]:
-    """What lies outside of a proof, a line each.
-
-    Example:
-        >>> outside_of({"most_batch": 1024, "finite": True})[:2]
-        ['batches of more than 1024 rows', 'NaN and infinities']
-    """
-    said = [f"batches of more than {domain['most_batch']} rows"] if domain.get("most_batch") is not None else []
-    said += ["NaN and infinities"] if domain.get("finite") else []
-    said += [f"{name} below {low:g} or above {high:g}" for name, (low, high) in domain.get("ranges", {}).items()]
-    return [*said, *domain.get("outside", ()), "that the module itself is right, or fair, or fit for a purpose"]
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrdiff_core.errors import DataError, InputError, ModelFileError, UnavailableError
+from lrdiff_core.text import count
 from lrdiff_export.onnx_file.external_data import DataFile, is_plain, sha256_of
 from lrdiff_export.records import first_line, json_ready
 from lrdiff_export.runtimes import find_backends
@@ -300,7 +301,7 @@ def verify_golden(model: str | os.PathLike[str], *, runtime: str | Run = "onnxru
     feeds = dict(zip(golden.input_names, golden.inputs, strict=True))
     sha256 = sha256_of(path, through_links=True)
     if isinstance(runtime, str):
-        outputs, ran = _run_backend(path, feeds, runtime)
+        outputs, ran = _run_backend(path, feeds, runtime, expected=len(golden.outputs))
     else:
         outputs, ran = runtime(path, feeds), getattr(runtime, "__name__", "runtime")
     verdicts = []
@@ -329,7 +330,9 @@ def verify_golden(model: str | os.PathLike[str], *, runtime: str | Run = "onnxru
     )
 
 
-def _run_backend(model: Path, feeds: Mapping[str, np.ndarray], name: str) -> tuple[Mapping[str, np.ndarray], str]:
+def _run_backend(
+    model: Path, feeds: Mapping[str, np.ndarray], name: str, *, expected: int
+) -> tuple[Mapping[str, np.ndarray], str]:
     """Outputs by name, and what ran it, with its version."""
     (backend,) = find_backends([name], of_files=True)
     if (reason := backend.availability()) is not None:
@@ -339,6 +342,11 @@ def _run_backend(model: Path, feeds: Mapping[str, np.ndarray], name: str) -> tup
         if sorted(inputs) != sorted(feeds):
             raise DataError(
                 f"{model} takes {', '.join(inputs) or 'nothing'}, the golden vectors have {', '.join(feeds)}",
+                help="the golden vectors belong to another model",
+            )
+        if len(names) != expected:
+            raise DataError(
+                f"{model} gives {', '.join(names)}, the golden vectors have {count(expected, 'output')}",
                 help="the golden vectors belong to another model",
             )
         rows = [feeds[one] for one in inputs]
