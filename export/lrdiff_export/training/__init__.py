@@ -1,6 +1,6 @@
 """The same training in every implementation, on every device, in every arithmetic."""
 
-from lrdiff_export.training import captured, compiled
+from lrdiff_export.training import compiled
 from lrdiff_export.training.arithmetic import ARITHMETICS, Arithmetic
 from lrdiff_export.training.examples import TRAINING_ZOO, make_job, zoo_job
 from lrdiff_export.training.implementations import (
@@ -32,9 +32,8 @@ __all__ = [
     "TrainingImplementation",
     "TrainingJob",
     "TrainingReport",
-    "captured",  # with `compiled`: importing them fills the registry
     "check_training_parity",
-    "compiled",
+    "compiled",  # importing it fills the registry
     "find_lanes",
     "make_job",
     "plan_groups",

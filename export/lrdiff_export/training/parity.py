@@ -13,16 +13,14 @@ from torch import Tensor
 from lrdiff_core.errors import CheckFailed, LrdiffError, UnavailableError
 from lrdiff_export.model.float64 import fitting_threads
 from lrdiff_export.records import first_line
-from lrdiff_export.training import captured, compiled  # noqa: F401 - they fill the registry
 from lrdiff_export.training.arithmetic import ARITHMETICS
 from lrdiff_export.training.diagnose import rates_text
 from lrdiff_export.training.implementations import IMPLEMENTATIONS, Running
 from lrdiff_export.training.job import Placed, TrainingJob
-from lrdiff_export.training.judge import budgets_of, judge_lane, with_steps
+from lrdiff_export.training.judge import Bits, budgets_of, compare_bits, judge_lane, with_bits, with_steps
 from lrdiff_export.training.lanes import Lane, why_not
 from lrdiff_export.training.reference import Snapshot, TrainingReference, snapshots
 from lrdiff_export.training.report import LaneResult, TrainingReport
-from lrdiff_export.training.same_bits import Bits, compare_bits, with_bits
 from lrdiff_export.training.steps import StepWatch
 from lrdiff_export.verify.backend_result import REFUSED, UNAVAILABLE
 
