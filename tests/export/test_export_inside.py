@@ -120,17 +120,15 @@ def test_a_runtime_that_answers_differently_each_time_is_refused(
 ) -> None:
     import lrdiff_export.publish.export as publish
 
-    real, calls = publish.run_battery, []
+    real = publish.run_again
 
-    def worse_each_time(data: bytes, battery: Any) -> Any:
+    def worse(*given: Any) -> Any:
         from dataclasses import replace
 
-        report = real(data, battery)
-        calls.append(report)
-        worst = replace(report.worst[0], error=report.worst[0].error + 1e-3 * len(calls))
-        return replace(report, worst=(worst,))
+        report = real(*given)
+        return replace(report, worst=(replace(report.worst[0], error=report.worst[0].error + 1e-3),))
 
-    monkeypatch.setattr(publish, "run_battery", worse_each_time)
+    monkeypatch.setattr(publish, "run_again", worse)
     with pytest.raises(CheckFailed, match=r"^model.onnx answers differently when run again: "):
         export(MAIN.module(), MAIN.example(), out=tmp_path / "model.onnx", rows=ROWS, output_names=MAIN.outputs)
     assert list(tmp_path.iterdir()) == []

@@ -43,7 +43,7 @@ from lrdiff_export.model.operators import (
     writes,
 )
 
-__all__ = ["DRAWS", "EPS", "ShadowRun", "joined", "kernels", "run_perturbed", "run_with_shadows", "work_of"]
+__all__ = ["DRAWS", "EPS", "ShadowRun", "Work", "joined", "kernels", "run_perturbed", "run_with_shadows", "work_of"]
 
 EPS = 2.0**-23  # of float32
 DRAWS = 2
@@ -155,17 +155,37 @@ def run_perturbed(
         return [to_numpy(one) for one in run_module(module, *tensors)]
 
 
-def work_of(module: Callable[..., Any], tensors: Sequence[Tensor]) -> float:
-    """Return how many operations a module makes of some tensors: those of products, and ten for each number in between.
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a module does for one row.
+
+    Attributes:
+        operations: those of products, and ten for each number in between.
+        largest: numbers in the largest tensor on the way.
+        answers: numbers in the smallest output.
+    """
+
+    operations: float
+    largest: int
+    answers: int
+
+
+def work_of(module: Callable[..., Any], tensors: Sequence[Tensor]) -> Work:
+    """Count what a module does for one row; no clock is asked, so that the same module always has the same work.
+
+    Args:
+        module: takes tensors by position.
+        tensors: one an input, ``[batch, ...]``.
 
     Example:
-        >>> work_of(lambda x: x @ torch.ones(3, 2), [torch.ones(4, 3)])  # 2 * 4 * 3 * 2 + 10 * (4 * 3 + 3 * 2 + 4 * 2)
-        308.0
+        >>> work_of(lambda x: x @ torch.ones(3, 2), [torch.ones(4, 3)])  # 2 * 3 * 2 + 10 * (3 + 2) a row, 10 * 6 in all
+        Work(operations=77.0, largest=3, answers=2)
     """
-    mode = _Work()
-    with kernels(module), mode, torch.no_grad():
-        module(*(one.clone() for one in tensors))
-    return mode.work
+    mode, rows = _Work(), len(tensors[0])
+    with kernels(module), mode:
+        outputs = run_module(module, *(one.clone() for one in tensors))
+    answers = min(one.numel() for one in outputs) // rows
+    return Work(operations=mode.work / rows, largest=mode.largest // rows, answers=answers)
 
 
 class _Work(TorchDispatchMode):
@@ -175,13 +195,15 @@ class _Work(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.work = 0.0
+        self.work, self.largest = 0.0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if isinstance(func, HigherOrderOperator):
             return result
-        self.work += 10.0 * sum(one.numel() for one in tree_leaves(result) if isinstance(one, Tensor))
+        sizes = [one.numel() for one in tree_leaves(result) if isinstance(one, Tensor)]
+        self.work += 10.0 * sum(sizes)
+        self.largest = max(self.largest, *sizes, 0)
         if func.overloadpacket in flop_registry:
             self.work += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
         return result

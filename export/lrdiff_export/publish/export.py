@@ -34,7 +34,7 @@ from lrdiff_export.verify.diagnose import Diagnosis, diagnose
 from lrdiff_export.verify.empty_batch import answers_no_rows
 from lrdiff_export.verify.golden import golden_paths, make_golden
 from lrdiff_export.verify.inputs import Battery
-from lrdiff_export.verify.verify import VerificationReport, run_battery
+from lrdiff_export.verify.verify import VerificationReport, run_again, run_battery
 
 __all__ = ["ExportReport", "VerificationFailed", "export", "export_onnx", "rows_around"]
 
@@ -156,15 +156,16 @@ def _publish(request: ExportRequest) -> ExportReport:
         if options.golden:
             vectors = make_golden(battery, model_sha256=report.sha256, data=converted.weights)
             files |= dict(zip(golden_paths(final), vectors.files(), strict=True))
-        held_out = HeldOut.of(
-            battery,
-            labels=options.labels,
-            score=options.score,
-            decide=options.decide,
-            classes=bool(card.classes),
-            counts_flips=bool(request.variants) and options.allowance.flipped is not None,
-        )
         made: list[VariantReport] = []
+        if request.variants or options.labels is not None:
+            held_out = HeldOut.of(
+                battery,
+                labels=options.labels,
+                score=options.score,
+                decide=options.decide,
+                classes=bool(card.classes),
+                counts_flips=options.allowance.flipped is not None,
+            )
         for name in request.variants:
             file = final.with_name(f"{final.stem}.{name}{final.suffix}")
             files[file], variant = make_variant(name, data, battery, held_out, path=file, allowance=options.allowance)
@@ -228,7 +229,7 @@ def export_onnx(
 def _verified(
     final: Path, converted: Converted, battery: Battery, card: ModelCard, weights: str
 ) -> tuple[ModelBytes, VerificationReport]:
-    """Run the graph, write what was measured into the file, and run those very bytes again."""
+    """Run the graph, write what was measured into the file, and run those very bytes."""
     first = run_battery(converted.data, battery)
     if not first.passed:
         raise _failure(final, first, converted, battery)
@@ -244,7 +245,7 @@ def _verified(
     onnx.helper.set_model_props(model, dict(sorted(texts.items())))
     data = converted.serialised(model)
     parse_onnx(data, name=final.name)
-    report = replace(run_battery(data, battery), domain=first.domain)
+    report = run_again(first, data, battery)
     if not report.passed:
         raise _failure(final, report, converted, battery)
     for once, again in zip(first.worst, report.worst, strict=True):

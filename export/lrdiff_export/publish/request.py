@@ -23,7 +23,7 @@ from lrdiff_export.publish.bundle import check_bundle_request
 from lrdiff_export.publish.metadata import PREFIX, ModelCard
 from lrdiff_export.publish.targets import Target, find_target
 from lrdiff_export.publish.variants import VARIANTS, Allowance
-from lrdiff_export.verify.inputs import DRAWN_ROWS, drawn_rows
+from lrdiff_export.verify.rows import DRAWN_ROWS, drawn_rows
 
 __all__ = ["ExportOptions", "ExportRequest", "rows_around"]
 

@@ -149,24 +149,23 @@ class HeldOut:
         Raises:
             ConfigError: as many labels as rows are needed, and a score or decisions to use them.
         """
-        case = next(iter(battery.ordinary()))
-        answer = case.expected[0].answer
-        if decide is None and (classes or (counts_flips and answer[:1].size > 1)):
+        several = battery.reference.expected[0].answer[:1].size > 1
+        if decide is None and (classes or (counts_flips and several)):
             decide = _decide
         if decide is None and counts_flips:
             raise ConfigError(
                 "flipped is given, and nothing says what the decisions are",
                 help="give decide=, from answers to decisions, or a card with classes",
             )
-        if labels is not None and len(labels) != case.batch:
-            raise ConfigError(f"{len(labels)} labels for {case.batch} rows", help="give one label per row")
+        if labels is not None and len(labels) != len(battery.given[0]):
+            raise ConfigError(f"{len(labels)} labels for {len(battery.given[0])} rows", help="give one label per row")
         if labels is not None and score is None:
             if decide is None:
                 raise ConfigError("labels are given, and no score", help="give score=, from answers and labels")
             score = _share_right(decide)
         return cls(
-            feeds=case.feeds,
-            answers=tuple(one.answer for one in case.expected),
+            feeds=battery.given,
+            answers=tuple(battery.answers()),
             decide=decide,
             labels=labels,
             score=score,
@@ -335,10 +334,10 @@ def _int8_qdq(data: bytes, battery: Battery, folder: Path) -> onnx.ModelProto:
 
     class Rows(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has no types
         def __init__(self) -> None:
-            count = min(CALIBRATION_ROWS, len(battery.rows[0]))
+            count = min(CALIBRATION_ROWS, len(battery.given[0]))
             starts = range(0, count, CALIBRATION_BATCH)
             self.batches = iter(
-                [{n: a[i : i + CALIBRATION_BATCH] for n, a in zip(names, battery.rows, strict=True)} for i in starts]
+                [{n: a[i : i + CALIBRATION_BATCH] for n, a in zip(names, battery.given, strict=True)} for i in starts]
             )
 
         def get_next(self) -> dict[str, np.ndarray] | None:

@@ -24,7 +24,8 @@ from lrdiff_export.model.prepared import Positional
 from lrdiff_export.onnx_file.convert import Converted
 from lrdiff_export.records import first_line, json_ready
 from lrdiff_export.runtimes.predictor import open_session
-from lrdiff_export.verify.inputs import SCALES, Battery
+from lrdiff_export.verify.effort import SCALES
+from lrdiff_export.verify.inputs import Battery
 from lrdiff_export.verify.rows import scaled_rows, some_rows
 from lrdiff_export.verify.tolerance import allowed_error
 

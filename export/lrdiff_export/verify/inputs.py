@@ -11,7 +11,7 @@ integers that are zero throughout. Where it answers otherwise than its module th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -27,6 +27,7 @@ from lrdiff_export.model.operators import MEETS_NAN
 from lrdiff_export.model.prepared import Prepared
 from lrdiff_export.model.shadow import work_of
 from lrdiff_export.onnx_file.constraints import BatchConstraints
+from lrdiff_export.verify.effort import BATCH_SIZES, SCALES, Effort
 from lrdiff_export.verify.expected import Expected, compare_outputs
 from lrdiff_export.verify.reference import Reference
 from lrdiff_export.verify.rows import (
@@ -43,61 +44,11 @@ from lrdiff_export.verify.rows import (
     with_integers_of,
 )
 
-__all__ = ["BATCH_SIZES", "LADDER", "SCALES", "Battery", "Case", "Effort", "drawn_rows"]
+__all__ = ["Battery", "Case"]
 
-# One row, the smallest batches, one that no vector width divides, one larger than any unrolled tail, a large one.
-BATCH_SIZES = (1, 2, 3, 7, 64, 1000)
-SCALES = (10.0, 10_000.0)
-# Input scales tried for the largest at which backends agree; float32 ends at 3.4e38.
-LADDER = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e8, 1e10, 1e15, 1e20, 1e25, 1e30, 1e35)
 LARGEST_BATCH = 8192  # rows tried at once
-DRAWN_ROWS = 64
-# Integers tried: what int8, int16, float32, int32, float64 and int64 hold, and one more.
-LARGE_INTEGERS = (100, 2**7, 2**15, 2**24 + 1, 2**31, 2**53 + 1, 2**62)
 _ATTENTION = frozenset({"_softmax", "_safe_softmax", "_scaled_dot_product_flash_attention_for_cpu"})
 UNDECIDED = 0.5  # of the elements of an output: with more, nothing is known of it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """How many rows are tried: fewer where a row costs much, so that verification costs about as much as conversion.
-
-    Attributes:
-        share: of the usual numbers.
-        least: rows of any kind.
-    """
-
-    share: float = 1.0
-    least: int = 1
-
-    USUAL = 7e9  # operations for all ordinary rows of a model that is tried in full
-    ROWS = 256  # ordinary rows of it
-
-    @classmethod
-    def of(cls, work: float) -> Effort:
-        """Return the effort for a model that takes so many operations a row.
-
-        Example:
-            >>> Effort.of(1e6).of_rows(64), Effort.of(4e9).of_rows(64)
-            (64, 2)
-        """
-        share = min(1.0, cls.USUAL / (cls.ROWS * max(work, 1.0)))
-        return cls(share=share, least=1 if share == 1.0 else 2)
-
-    def of_rows(self, count: int) -> int:
-        """Return how many of so many rows are tried."""
-        return min(count, max(self.least, int(count * self.share)))
-
-    @property
-    def batches(self) -> tuple[int, ...]:
-        """Sizes of batches: running a file costs a small part of what its reference does."""
-        most = max(7, int(10 * self.ROWS * self.share))
-        return tuple(size for size in BATCH_SIZES if size <= most)
-
-    @property
-    def ladder(self) -> tuple[float, ...]:
-        """Input scales."""
-        return LADDER if self.share == 1.0 else LADDER[:4] if self.share > 0.05 else LADDER[:1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +93,8 @@ class Battery:
     Attributes:
         prepared: the module.
         batches: as given.
-        rows: the held-out rows that are tried: all of them, but of models whose rows cost much.
+        given: all held-out rows.
+        rows: those that are tried: all of them, but of models whose rows cost much.
         effort: how many rows of each kind.
         reference: of ordinary rows; its budgets are those of the report.
 
@@ -161,39 +113,42 @@ class Battery:
     def __init__(self, prepared: Prepared, rows: Rows, batches: BatchConstraints = BatchConstraints()) -> None:  # noqa: B008
         self.prepared = prepared
         self.batches = batches
-        self.effort = Effort.of(work_of(prepared.module, prepared.example) / len(prepared.example[0]))
-        self.rows = some_rows(rows, max(self.effort.of_rows(len(rows[0])), min(len(rows[0]), 4)))
-        self._ladder: dict[float, Case] = {}
+        self.given = rows
+        self.effort = Effort.of(work_of(prepared.module, prepared.example))
+        self.rows = rows if self.effort.whole else some_rows(rows, self.effort.rows("held out"))
+        self._scaled: dict[float, Case] = {}
         self._floating = any(one.dtype.kind == "f" for one in rows)
         self._parts = {"held out": self.rows, **(self._made() if self._floating else {})}
         if (found := self._thresholds()) is not None:
             self._parts["thresholds"] = found
-        self.reference = Reference(prepared, self._pool(), most_rows=batches.most)
+        self.reference = Reference(
+            prepared, self._pool(), most_rows=batches.most, at_once=self.effort.at_once, draws=self.effort.draws
+        )
         self._check_answers()
 
     def _made(self) -> dict[str, Rows]:
-        rows, effort = self.rows, self.effort
-        some = some_rows(rows, effort.of_rows(16))
+        rows, number = self.rows, self.effort.rows
         zeros = tuple(np.zeros((1, *one.shape[1:]), one.dtype) for one in rows)
-        return {
-            "normal": with_integers_of(rows, drawn_rows(rows, effort.of_rows(DRAWN_ROWS))),
+        made = {
+            "normal": with_integers_of(rows, drawn_rows(rows, number("normal"))),
             "zeros": with_integers_of(rows, zeros),
-            "extremes": with_integers_of(rows, extreme_rows(rows, effort.of_rows(32))),
-            "denormals": denormal_rows(some),
-            "round numbers": round_rows(some_rows(rows, effort.of_rows(64))),
+            "extremes": with_integers_of(rows, extreme_rows(rows, number("extremes"))),
+            "denormals": denormal_rows(some_rows(rows, number("denormals"))),
+            "round numbers": round_rows(some_rows(rows, number("round numbers"))),
         }
+        return {name: feeds for name, feeds in made.items() if name not in self.effort.left_out}
 
     def _pool(self) -> Rows:
         return tuple(np.concatenate([part[i] for part in self._parts.values()]) for i in range(len(self.rows)))
 
     def _thresholds(self) -> Rows | None:
         """Rows on both sides of each threshold between ordinary rows, their negatives and ones three times as large."""
-        some = some_rows(self.rows, self.effort.of_rows(16))
+        some = some_rows(self.rows, self.effort.rows("filled"))
         others = [scaled_rows(some, scale) for scale in (-1.0, 3.0)]
         for pool in ([self._pool(), *others], [self._pool()]):
             rows = tuple(np.concatenate(parts) for parts in zip(*pool, strict=True))
             finite = np.logical_and.reduce([_finite_rows(one) for one in rows])
-            most = self.effort.of_rows(128)
+            most = self.effort.rows("thresholds")
             with suppress(Exception):  # a module may refuse rows that lie between two that it takes
                 return boundary_rows(self.prepared.module, tuple(one[finite] for one in rows), most=most)
         return None
@@ -219,6 +174,17 @@ class Battery:
                     help="leave orders of equal numbers (topk, sort) to the caller, or make them unequal",
                 )
 
+    def answers(self) -> list[np.ndarray]:
+        """Return the answers to all held-out rows, one array an output: in float64, of a dear model in float32."""
+        if self.effort.whole:
+            return [one.answer for one in next(self.ordinary()).expected]
+        step = min(4 * self.effort.at_once, self.batches.most or len(self.given[0]))
+        parts = [
+            evaluate(self.prepared.module, *(one[first : first + step] for one in self.given))
+            for first in range(0, len(self.given[0]), step)
+        ]
+        return [np.concatenate(several) for several in zip(*parts, strict=True)]
+
     @cached_property
     def cases(self) -> tuple[Case, ...]:
         """Every case that a file must pass; those that need a floating input only where there is one."""
@@ -233,9 +199,12 @@ class Battery:
         """Yield rising input scales, each with its case, computed once."""
         if self._floating:
             for scale in self.effort.ladder:
-                if scale not in self._ladder:
-                    self._ladder[scale] = self.at_scale(scale, f"{scale:g} times", self.effort.of_rows(16))
-                yield scale, self._ladder[scale]
+                yield scale, self._at_scale(scale)
+
+    @property
+    def not_tried(self) -> tuple[str, ...]:
+        """What is not tried because it would cost too much, one line each."""
+        return self.effort.sentences(["normal", "extremes", "round numbers"] if self._floating else [])
 
     def _batch_sizes(self) -> list[int]:
         """The usual ones, the largest that the program is made for, and those around each that it compares with."""
@@ -252,9 +221,7 @@ class Battery:
         yield from self._alone()
         yield from others
         if self._floating:
-            for scale in SCALES:
-                name = f"{scale:,.0f} times".replace(",", " ")
-                yield self.at_scale(scale, name, self.effort.of_rows(DRAWN_ROWS))
+            yield from map(self._at_scale, SCALES)
 
     def ordinary(self) -> Iterator[Case]:
         """Yield the cases that share the battery's reference, each a part of its rows, held-out rows first."""
@@ -271,24 +238,35 @@ class Battery:
             return case
         return replace(case, expected=tuple(self.reference.on(case.feeds).expected))
 
-    def at_scale(self, scale: float, name: str, rows: int) -> Case:
-        """Return a case of held-out rows times ``scale``, with a reference of its own.
+    def _at_scale(self, scale: float) -> Case:
+        """Return a case of held-out rows times ``scale``, with a reference of its own, computed once.
 
         Where float32 leaves its range, nothing is asked for.
         """
+        if scale in self._scaled:
+            return self._scaled[scale]
+        rows = self.effort.rows("scaled" if scale in SCALES else "filled")
         reference = self.reference.on(scaled_rows(some_rows(self.rows, rows), scale))
         expected = [
             replace(one, skipped=_either(one.skipped, beyond))
             for one, beyond in zip(reference.expected, reference.beyond, strict=True)
         ]
         overflows = any(beyond.any() for beyond in reference.beyond)
-        return Case(name=name, feeds=reference.rows, expected=tuple(expected), overflows=overflows)
+        name = f"{scale:,.0f} times".replace(",", " ") if scale in SCALES else f"{scale:g} times"
+        case = Case(name=name, feeds=reference.rows, expected=tuple(expected), overflows=overflows)
+        self._scaled[scale] = case
+        return case
 
     def _limits(self) -> Iterator[Case]:
         if self._floating:
-            for name, value in (("NaN", np.nan), ("infinity", np.inf), ("minus infinity", -np.inf)):
-                yield from self._spoilt(name, value)
-        for index, value, feeds in filled_rows(some_rows(self.rows, self.effort.of_rows(16))):
+            kinds = {"NaN": (np.nan,), "infinity": (np.inf,), "minus infinity": (-np.inf,)}
+            if self.effort.rows("spoilt") == 1:
+                kinds = {"NaN or infinity": (np.nan, np.inf, -np.inf)}
+            for name, values in kinds.items():
+                yield from self._spoilt(name, values)
+        for index, value, feeds in filled_rows(
+            some_rows(self.rows, self.effort.rows("filled")), ends=self.effort.fills
+        ):
             name = f"{self.prepared.input_names[index]} all {value}"
             try:
                 reference = self.reference.on(feeds)
@@ -305,10 +283,8 @@ class Battery:
         """Integers of every size, as far as the module takes them."""
         seen, name = self.rows[index], self.prepared.input_names[index]
         proven = int(seen.min()), int(seen.max())
-        for size in LARGE_INTEGERS:
-            feeds = integer_rows(some_rows(self.rows, self.effort.of_rows(16)), index, size)
-            if feeds is None:
-                continue
+        for size in self.effort.integers(seen):
+            feeds = integer_rows(some_rows(self.rows, self.effort.rows("filled")), index, size)
             try:
                 reference = self.reference.on(feeds)
             except LrdiffError:  # beyond its table
@@ -317,12 +293,12 @@ class Battery:
             yield Case(name=f"{name} up to {size}", feeds=feeds, expected=tuple(reference.expected), limit=limit)
             proven = min(proven[0], int(feeds[index].min())), max(proven[1], int(feeds[index].max()))
 
-    def _spoilt(self, name: str, value: float) -> Iterator[Case]:
+    def _spoilt(self, name: str, values: Sequence[float]) -> Iterator[Case]:
         """Rows with a NaN or an infinity among whole ones.
 
         The whole ones keep their answers. A number in answer to a spoilt one is meant where the module asks for NaN.
         """
-        feeds, marked = spoilt_rows(self.rows, value)
+        feeds, marked = spoilt_rows(self.rows, values, self.effort.rows("spoilt"))
         try:
             reference = self.reference.on(feeds)
         except LrdiffError:  # it refuses such rows itself
@@ -348,7 +324,7 @@ class Battery:
 
     def _alone(self) -> list[Case]:
         """Rows one by one, whose answers are put together where the module does not look at its whole batch."""
-        rows = range(min(self.effort.of_rows(16), len(self.rows[0])))
+        rows = range(min(self.effort.rows("alone"), len(self.rows[0])))
         cases = [self._case("rows alone", some_rows(self._after(row), 1), np.array([row])) for row in rows]
         pooled = [[one.take(np.array([row])) for one in self.reference.expected] for row in rows]
         if any(

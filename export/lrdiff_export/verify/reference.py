@@ -41,7 +41,9 @@ class Reference:
     Args:
         module: takes tensors by position, gives a tensor or a tuple of tensors; or one that is prepared.
         rows: one array an input, ``[batch, ...]``, float32, integer or bool.
-        most_rows: that the module is run on at once; None for all together.
+        most_rows: that the module is made for at once; None for any number.
+        at_once: of these rows, so that the float64 values on the way fit into memory; None for all together.
+        draws: of random rounding.
 
     Attributes:
         names: of the outputs.
@@ -61,9 +63,19 @@ class Reference:
         True
     """
 
-    def __init__(self, module: nn.Module | Prepared, rows: Arrays, *, most_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module | Prepared,
+        rows: Arrays,
+        *,
+        most_rows: int | None = None,
+        at_once: int | None = None,
+        draws: int = DRAWS,
+    ) -> None:
         self.rows = as_arrays(rows)
         self.most_rows = most_rows
+        self.at_once = at_once
+        self.draws = draws
         examples = [torch.from_numpy(one[:2].copy()) for one in self.rows]
         self.prepared = module if isinstance(module, Prepared) else prepare(module, examples)
         self.arithmetic = "float32"
@@ -95,7 +107,7 @@ class Reference:
         probabilities.
         """
         other = copy.copy(self)
-        other.rows = as_arrays(rows)
+        other.rows, other.at_once = as_arrays(rows), None
         other._measure([budget.scale for budget in self.budgets])
         return other
 
@@ -128,7 +140,7 @@ class Reference:
         return compare_outputs(outputs, expected)
 
     def _measure(self, scales: Sequence[float] | None) -> None:
-        run = self._run(self.rows, draws=DRAWS if self.arithmetic == "float32" else 0)
+        run = self._run(self.rows, draws=self.draws if self.arithmetic == "float32" else 0)
         self.operators = run.operators
         single = self.arithmetic == "float32"
         eager = run.outputs if single else evaluate_in(self.module, self.rows, self.arithmetic)
@@ -159,7 +171,7 @@ class Reference:
             ) from problem
 
     def _pieces(self, rows: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-        step = self.most_rows or len(rows[0])
+        step = min(self.most_rows or len(rows[0]), self.at_once or len(rows[0]))
         return [[one[first : first + step] for one in rows] for first in range(0, len(rows[0]), step)]
 
     def _perturbed(self, draw: int) -> list[np.ndarray]:

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 __all__ = [
+    "DRAWN_ROWS",
+    "MOST_EXTREMES",
+    "MOST_SPOILT",
     "denormal_rows",
     "drawn_rows",
     "extreme_rows",
@@ -21,6 +24,7 @@ __all__ = [
 
 Rows = tuple[np.ndarray, ...]  # one array an input, [batch, ...]
 
+DRAWN_ROWS = 64  # where nobody gives rows
 MOST_EXTREMES = 32  # features whose extremes are tried; of more, as many evenly chosen ones
 MOST_SPOILT = 8  # features that are NaN or infinite by themselves; of more, as many evenly chosen ones
 DENORMAL = 1e-40  # float32's smallest normal number is 1.2e-38
@@ -107,52 +111,54 @@ def extreme_rows(rows: Rows, most: int = MOST_EXTREMES) -> Rows:
     return tuple(made)
 
 
-def spoilt_rows(rows: Rows, value: float) -> tuple[Rows, np.ndarray]:
+def spoilt_rows(rows: Rows, values: Sequence[float], most: int = MOST_SPOILT) -> tuple[Rows, np.ndarray]:
     """Return rows in which one feature, and then every one, is NaN or infinite; and a mask of the spoilt rows.
 
     Each spoilt row stands among whole ones, whose answers it must not touch.
 
     Args:
         rows: finite ones, one array an input.
-        value: NaN or an infinity.
+        values: NaN and infinities.
+        most: number of features; with one, every value comes once, and after one whole row.
     """
-    chosen = _features(rows, MOST_SPOILT)
-    count = 2 * (len(chosen) + 1) + 1
+    chosen = _features(rows, most)
+    spoils = [(value, place) for value in values for place in (chosen if most == 1 else [*chosen, None])]
+    count = len(spoils) + 1 if most == 1 else 2 * len(spoils) + 1
+    mask = np.arange(count) > 0 if most == 1 else np.arange(count) % 2 == 1
     made = [one[np.arange(count) % len(one)].copy() for one in rows]
-    for place, (owner, feature) in enumerate(chosen):
-        made[owner].reshape(count, -1)[2 * place + 1, feature] = value
-    for one in made:
-        if one.dtype.kind == "f":
-            one[count - 2] = value
-    return tuple(made), np.arange(count) % 2 == 1
+    for row, (value, place) in zip(np.flatnonzero(mask), spoils, strict=True):
+        for owner, one in enumerate(made):
+            if one.dtype.kind == "f" and (place is None or place[0] == owner):
+                one.reshape(count, -1)[row, slice(None) if place is None else place[1]] = value
+    return tuple(made), mask
 
 
-def filled_rows(rows: Rows) -> Iterator[tuple[int, float, Rows]]:
+def filled_rows(rows: Rows, *, ends: bool = True) -> Iterator[tuple[int, float, Rows]]:
     """Yield, for each input of integers or bools, rows with it at zero and at its smallest and largest throughout.
 
     An attention mask that hides a whole row, and a sequence that is all padding, are such rows.
+
+    Args:
+        rows: one array an input.
+        ends: not zero alone.
     """
     for index, one in enumerate(rows):
         if one.dtype.kind == "f" or not one.size:
             continue
-        for value in dict.fromkeys((0, int(one.min()), int(one.max()))):
+        for value in dict.fromkeys((0, *((int(one.min()), int(one.max())) if ends else ()))):
             made = list(rows)
             made[index] = np.full_like(one, value)
             yield index, value, tuple(made)
 
 
-def integer_rows(rows: Rows, index: int, size: int) -> Rows | None:
+def integer_rows(rows: Rows, index: int, size: int) -> Rows:
     """Return rows whose integer input number ``index`` reaches to ``size``, below zero only where it did before.
-
-    None where its dtype does not hold such numbers.
 
     Example:
         >>> integer_rows((np.array([[1], [2], [3]]),), 0, 100)[0].ravel().tolist()
         [100, 64, 0]
     """
     one = rows[index]
-    if size > np.iinfo(one.dtype).max:
-        return None
     low = -size if one.min() < 0 else 0
     values = np.random.default_rng(0).integers(low, size, size=one.shape, endpoint=True).astype(one.dtype)
     values.reshape(-1)[0], values.reshape(-1)[-1 if one.size > 1 else 0] = size, low if one.size > 1 else size
