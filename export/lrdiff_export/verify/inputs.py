@@ -259,7 +259,7 @@ class Battery:
 
     def _limits(self) -> Iterator[Case]:
         if self._floating:
-            kinds = {"NaN": (np.nan,), "infinity": (np.inf,), "minus infinity": (-np.inf,)}
+            kinds: dict[str, Sequence[float]] = {"NaN": (np.nan,), "infinity": (np.inf,), "minus infinity": (-np.inf,)}
             if self.effort.rows("spoilt") == 1:
                 kinds = {"NaN or infinity": (np.nan, np.inf, -np.inf)}
             for name, values in kinds.items():
