@@ -58,6 +58,13 @@ def _run(folder: Path) -> list[parts.Part]:
     return [run_part(read_summary(folder), read_plan(folder), str(folder))]
 
 
+def _map(folder: Path) -> list[parts.Part]:
+    from lrdiff_bench.maps.section import map_part
+    from lrdiff_bench.maps.store import open_map
+
+    return [map_part(open_map(folder), str(folder))]
+
+
 def _plan(file: Path) -> list[parts.Part]:
     from lrdiff_bench.run.rates_command import read_plan
     from lrdiff_bench.run.section import plan_part
@@ -67,5 +74,6 @@ def _plan(file: Path) -> list[parts.Part]:
 
 KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path], list[parts.Part]]], ...] = (
     (lambda path: (path / "summary.json").is_file(), _run),
+    (lambda path: (path / "map.json").is_file() or path.suffix == ".zarr", _map),
     (lambda path: path.suffix == ".json" and path.is_file(), _plan),
 )
