@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lrdiff_bench.report import parts
 from lrdiff_bench.report.page import as_given
-from lrdiff_core.errors import InputError
+from lrdiff_core.errors import CheckpointError, InputError
 
 __all__ = ["KINDS", "parts_of", "write_report"]
 
@@ -65,6 +66,42 @@ def _map(folder: Path) -> list[parts.Part]:
     return [map_part(open_map(folder), str(folder))]
 
 
+def _studies(folder: Path) -> list[parts.Part]:
+    from lrdiff_bench.study.analysis.document import FORMAT, suite_of
+    from lrdiff_bench.study.section import study_part, suite_part
+
+    files = [folder / "study.json"] if (folder / "study.json").is_file() else sorted(folder.glob("*/study.json"))
+    documents = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    for file, document in zip(files, documents, strict=True):
+        if document.get("format") != FORMAT:
+            raise CheckpointError(f"{file} is not of this version", help="write it anew with the same `lrdiff study`")
+    suite = suite_of(documents)
+    return [*([] if suite is None else [suite_part(documents, suite)]), *map(study_part, documents)]
+
+
+def _benchmarks(folder: Path) -> list[parts.Part]:
+    from lrdiff_bench.measure.engine.store import read_run, run_files
+    from lrdiff_bench.measure.section import bench_part
+
+    files = [folder] if folder.is_file() else run_files(folder)
+    return [bench_part([records for file in files if (records := read_run(file))], folder.name)]
+
+
+def _parity(folder: Path) -> list[parts.Part]:
+    from lrdiff_bench.parity.section import parity_part, training_parity_part
+    from lrdiff_bench.system.run_folder import read_document
+
+    found = []
+    for name, format, version, part in (
+        ("parity.json", "lrdiff.parity", 2, parity_part),
+        ("training-parity.json", "lrdiff.training_parity", 1, training_parity_part),
+    ):
+        if (folder / name).is_file():
+            document = read_document(folder / name, format=format, version=version, what="of lrdiff parity", help=HELP)
+            found.append(part(document, folder.name))
+    return found
+
+
 def _plan(file: Path) -> list[parts.Part]:
     from lrdiff_bench.run.rates_command import read_plan
     from lrdiff_bench.run.section import plan_part
@@ -75,5 +112,8 @@ def _plan(file: Path) -> list[parts.Part]:
 KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path], list[parts.Part]]], ...] = (
     (lambda path: (path / "summary.json").is_file(), _run),
     (lambda path: (path / "map.json").is_file() or path.suffix == ".zarr", _map),
+    (lambda path: (path / "study.json").is_file() or any(path.glob("*/study.json")), _studies),
+    (lambda path: path.suffix == ".jsonl" or any(path.glob("*.jsonl")), _benchmarks),
+    (lambda path: (path / "parity.json").is_file() or (path / "training-parity.json").is_file(), _parity),
     (lambda path: path.suffix == ".json" and path.is_file(), _plan),
 )

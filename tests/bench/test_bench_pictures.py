@@ -11,6 +11,7 @@ from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.suite import choose_cases, measure_here
 from lrdiff_bench.measure.pictures import draw_all, draw_history
+from lrdiff_bench.measure.section import bench_part
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,15 @@ def test_all_three_pictures(measured: Record, tmp_path: Path) -> None:
     assert "first run = 1" in history
     first = [path.read_bytes() for path in drawn]
     assert [path.read_bytes() for path in draw_all(run, [run] * 3, tmp_path)] == first
+
+
+def test_the_part_of_a_report_draws_the_same(measured: Record) -> None:
+    run = run_of(measured)
+    part = bench_part([run] * 3, "bench")
+    assert part.body.count("<svg viewBox") - part.body.count('class="key"') == 3
+    assert "A step with 1000 rates takes 10.8" in part.finding
+    assert part.body.count('<tr><th scope="row"><bdi>optimizer_step') >= len(run) - 1
+    assert "<svg" not in bench_part([[measured]], "bench").body
 
 
 def test_nothing_to_draw(measured: Record, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from lrdiff_bench.measure.cases.population_table import population_page
 from lrdiff_bench.measure.cases.step_table import step_page
 from lrdiff_bench.measure.cases.training_table import training_page
 from lrdiff_bench.parity.page import parity_page
+from lrdiff_bench.parity.section import parity_part, training_parity_part
 from lrdiff_bench.parity.training_page import training_parity_page
 from lrdiff_bench.report.page import as_given, markdown_table, render
 
@@ -38,6 +39,7 @@ PARITY = HERE | {
     "models": {
         "main": {
             "rows": 150,
+            "reference": "eager float64 on cpu",
             "results": [
                 result("eager", batch_invariant=False, single_row_error=0.279),
                 result("wrong", status="differs", max_error=4.6e4, reason="its classes are in the order 2, 1, 0",
@@ -49,6 +51,7 @@ PARITY = HERE | {
     },
     "layers": {"main": []},
 }  # fmt: skip
+PASSED = {"passed": False, "torch": "2.13.0"}
 LANE = {
     "implementation": "ours", "device": "cpu", "arithmetic": "float32", "status": "agrees", "reason": None,
     "remarks": [], "error": 2.82, "allowed": 38.4, "one_step": {"unseen": None, "covers": 1.2e-4},
@@ -132,6 +135,16 @@ def test_a_page_of_measurements_is_as_it_was(page, document, snapshot):
 @pytest.mark.parametrize(("page", "document"), [(parity_page, PARITY), (training_parity_page, TRAINING)])
 def test_a_page_is_as_it_was(page, document, guide, snapshot):
     assert page({**document, "guide": guide}, "lrdiff parity --out results") == snapshot
+
+
+@pytest.mark.parametrize(
+    ("part", "document"), [(parity_part, PARITY | PASSED), (training_parity_part, TRAINING | PASSED)]
+)
+def test_the_part_of_a_report_says_the_same(part, document):
+    text = part(document, "here").body
+    for one in ("torch was built without CUDA", "its classes are in") if part is parity_part else ("theirs", "ours"):
+        assert one in text
+    assert part(document, "here").finding.startswith("FAILED: ")
 
 
 def test_a_page_says_by_which_command_it_was_written(monkeypatch, capsys):

@@ -15,7 +15,16 @@ from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.screen import short_label
 from lrdiff_core.files import atomic_path
 
-__all__ = ["draw_all", "draw_history", "draw_rates", "draw_sizes"]
+__all__ = [
+    "LOOKS",
+    "draw_all",
+    "draw_history",
+    "draw_rates",
+    "draw_sizes",
+    "history_lines",
+    "steps_by_rates",
+    "steps_by_size",
+]
 
 # Okabe and Ito's colours, told apart with any colour vision; every line also has its own mark and dashes.
 LOOKS: dict[str, tuple[str, Any, str, str]] = {
@@ -55,15 +64,12 @@ def draw_rates(records: Iterable[Record], folder: Path) -> list[Path]:
 
     Nothing is drawn with fewer than three counts of rates.
     """
-    # "each" is the same as 1000.
-    chosen = [
-        r for r in _plain_steps(records) if r.parameters["shapes"] == "thousand" and r.parameters["rates"] != "each"
-    ]
-    if len({r.parameters["rates"] for r in chosen}) < 3:
+    lines = steps_by_rates(records)
+    if not lines:
         return []
+    chosen = [r for line in lines.values() for r in line]
     panel = _panel("number of distinct rates", "time of a step (ms)")
-    for name, line in _by(chosen, "implementation").items():
-        line.sort(key=lambda r: int(r.parameters["rates"] or 0))
+    for name, line in lines.items():
         x = [int(r.parameters["rates"] or 0) for r in line]
         low, high = np.array([r.quartiles for r in line]).T * 1e3
         color, dashes, mark, label = LOOKS[name]
@@ -82,6 +88,18 @@ def draw_rates(records: Iterable[Record], folder: Path) -> list[Path]:
     )
 
 
+def steps_by_rates(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """What :func:`draw_rates` draws: for each implementation its records by number of rates; empty where too few."""
+    # "each" is the same as 1000.
+    chosen = [
+        r for r in _plain_steps(records) if r.parameters["shapes"] == "thousand" and r.parameters["rates"] != "each"
+    ]
+    if len({r.parameters["rates"] for r in chosen}) < 3:
+        return {}
+    lines = _by(chosen, "implementation")
+    return {name: sorted(line, key=lambda r: int(r.parameters["rates"] or 0)) for name, line in lines.items()}
+
+
 def draw_sizes(records: Iterable[Record], folder: Path) -> list[Path]:
     """Draw the cost of an optimizer step against the number of parameters, and what moving its bytes alone takes.
 
@@ -93,27 +111,20 @@ def draw_sizes(records: Iterable[Record], folder: Path) -> list[Path]:
     Nothing is drawn with fewer than three sizes.
     """
     records = list(records)
-    chosen = [
-        r
-        for r in _plain_steps(records)
-        if r.parameters["shapes"] != "thousand"
-        and r.parameters["rates"] in (1, "each")
-        and r.parameters["implementation"] in ("ours", "fused")
-    ]
-    if len({r.parameters["shapes"] for r in chosen}) < 3:
+    lines = steps_by_size(records)
+    if not lines:
         return []
+    chosen = [r for line in lines.values() for r in line]
     panel = _panel("parameters", "time of a step (ms)")
     sizes = {str(r.parameters["shapes"]): int(r.facts["parameters"] or 0) for r in chosen}
-    for name, several in _by(chosen, "implementation").items():
+    for (name, rates), line in lines.items():
         color, _, mark, label = LOOKS[name]
-        for rates, line in _by(several, "rates").items():
-            line.sort(key=lambda r: int(r.facts["parameters"] or 0))
-            panel.plot(
-                [int(r.facts["parameters"] or 0) for r in line], [r.median * 1e3 for r in line],
-                color=color, marker=mark, markersize=6, linewidth=1.4,
-                linestyle="-" if rates == "1" else "--", markerfacecolor="white" if rates == "each" else color,
-                label=f"{label}, {'one rate' if rates == '1' else 'a rate each'}",
-            )  # fmt: skip
+        panel.plot(
+            [int(r.facts["parameters"] or 0) for r in line], [r.median * 1e3 for r in line],
+            color=color, marker=mark, markersize=6, linewidth=1.4,
+            linestyle="-" if rates == "1" else "--", markerfacecolor="white" if rates == "each" else color,
+            label=f"{label}, {'one rate' if rates == '1' else 'a rate each'}",
+        )  # fmt: skip
     for copy in [r for r in records if r.name == "memory_copy" and r.parameters["threads"] == 1][:1]:
         rate = int(copy.facts["bytes"] or 0) / copy.median
         ends = np.array([min(sizes.values()), max(sizes.values())])
@@ -141,6 +152,24 @@ def draw_sizes(records: Iterable[Record], folder: Path) -> list[Path]:
     return _finish(panel, f"AdamW step over the shapes of real models, {_where(chosen[0])}", folder, "cost-by-size")
 
 
+def steps_by_size(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """What :func:`draw_sizes` draws: for each implementation and number of rates its records by size."""
+    chosen = [
+        r
+        for r in _plain_steps(records)
+        if r.parameters["shapes"] != "thousand"
+        and r.parameters["rates"] in (1, "each")
+        and r.parameters["implementation"] in ("ours", "fused")
+    ]
+    if len({r.parameters["shapes"] for r in chosen}) < 3:
+        return {}
+    return {
+        (name, rates): sorted(line, key=lambda r: int(r.facts["parameters"] or 0))
+        for name, several in _by(chosen, "implementation").items()
+        for rates, line in _by(several, "rates").items()
+    }
+
+
 def draw_history(runs: Sequence[Sequence[Record]], folder: Path) -> list[Path]:
     """Draw how each case went over runs, as a multiple of its first time; medians with quartiles.
 
@@ -150,6 +179,25 @@ def draw_history(runs: Sequence[Sequence[Record]], folder: Path) -> list[Path]:
 
     Nothing is drawn where no case was measured three times. The eight cases measured most often are drawn.
     """
+    long, names = history_lines(runs)
+    if not long:
+        return []
+    panel = _panel("run", "time of a step, first run = 1")
+    for color, line in zip(CYCLE, long, strict=False):
+        first = line[0][1]
+        low, high = np.array([record.quartiles for _, record in line]).T / first.median
+        x = [place for place, _ in line]
+        middle = [record.median / first.median for _, record in line]
+        label = f"{first.name} {short_label(first, ('device', 'threads'))}".strip()
+        panel.plot(x, middle, color=color, marker="o", markersize=4, linewidth=1.4, label=label)
+        panel.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
+    panel.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+    panel.axhline(1.0, color=INK, linewidth=0.6)
+    return _finish(panel, f"Speed over runs, {_where(long[0][0][1])}", folder, "history")
+
+
+def history_lines(runs: Sequence[Sequence[Record]]) -> tuple[list[list[tuple[int, Record]]], list[str]]:
+    """What :func:`draw_history` draws: for each case its places and records, and the commit at each place."""
     lines: dict[tuple[str, str], list[tuple[int, Record]]] = {}
     for i, run in enumerate(runs):
         labels = [record.case for record in run]
@@ -157,24 +205,11 @@ def draw_history(runs: Sequence[Sequence[Record]], folder: Path) -> list[Path]:
             if record.samples and labels.count(record.case) == 1:  # two are the sides of `lrdiff bench ab`
                 lines.setdefault((record.case, record.version), []).append((i, record))
     long = sorted((line for line in lines.values() if len(line) >= 3), key=len, reverse=True)[: len(CYCLE)]
-    if not long:
-        return []
-    panel = _panel("run", "time of a step, first run = 1")
     used = sorted({i for line in long for i, _ in line})
     place = {run: at for at, run in enumerate(used)}
-    for color, line in zip(CYCLE, long, strict=False):
-        first = line[0][1]
-        low, high = np.array([record.quartiles for _, record in line]).T / first.median
-        x = [place[i] for i, _ in line]
-        middle = [record.median / first.median for _, record in line]
-        label = f"{first.name} {short_label(first, ('device', 'threads'))}".strip()
-        panel.plot(x, middle, color=color, marker="o", markersize=4, linewidth=1.4, label=label)
-        panel.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
     commits = [next(r for r in runs[run] if r.samples).code for run in used]
     names = [f"{(code.commit or 'none')[:7]}{'+' if code.dirty else ''}" for code in commits]
-    panel.set_xticks(range(len(used)), names, rotation=35, ha="right", fontsize=8)
-    panel.axhline(1.0, color=INK, linewidth=0.6)
-    return _finish(panel, f"Speed over runs, {_where(long[0][0][1])}", folder, "history")
+    return [[(place[i], record) for i, record in line] for line in long], names
 
 
 def _plain_steps(records: Iterable[Record]) -> list[Record]:

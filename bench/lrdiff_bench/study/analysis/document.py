@@ -15,8 +15,9 @@ from lrdiff_bench.study.analysis.analyse import Analysis, Column, TimeToTarget
 from lrdiff_bench.study.analysis.best_of import Curves
 from lrdiff_bench.study.search.engine import SchemeSearches, StudyResult
 
-__all__ = ["document_of", "gain_from", "seconds_a_search", "suite_of"]
+__all__ = ["FORMAT", "document_of", "gain_from", "seconds_a_search", "suite_of"]
 
+FORMAT = "lrdiff study 3"
 _THRESHOLDS = [step / 4 for step in range(-24, 49)]  # of the profile, in smallest differences
 
 
@@ -30,7 +31,7 @@ def document_of(study: StudyResult, analysis: Analysis, facts: Mapping[str, Any]
     """
     workload, plan = study.workload, study.plan
     return {
-        "format": "lrdiff study 3",
+        "format": FORMAT,
         "name": facts["name"],
         "mode": plan.mode,
         "shortcomings": plan.shortcomings(),
@@ -125,7 +126,16 @@ def _scheme(study: StudyResult, searches: SchemeSearches, analysis: Analysis) ->
         "runs_diverged": analysis.search_diverged[scheme.name],
         "gain": None if gain is None else _gain(gain),
         "winners": [_winner(study, searches, search) for search in range(len(searches.winners))],
+        "points": [_point(study, searches, i, j) for i, tasks in enumerate(searches.tasks) for j in range(len(tasks))],
     }
+
+
+def _point(study: StudyResult, searches: SchemeSearches, search: int, point: int) -> dict[str, Any]:
+    """One setting that was searched: its rates, and the mean of what validation data said on its seeds."""
+    sign = -1.0 if study.workload.metric == "accuracy" else 1.0
+    rates = list(searches.tasks[search][point].rates)
+    mean = _finite(sign * float(searches.scores[search, point].mean()))
+    return {"search": search, "point": point, "rates": rates, "validation": mean}
 
 
 def _winner(study: StudyResult, searches: SchemeSearches, search: int) -> dict[str, Any]:
