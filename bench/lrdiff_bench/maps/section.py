@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from lrdiff_bench.maps.describe import axis_in_words, interval, number, seeds_in_words
 from lrdiff_bench.maps.findings import Findings, find
-from lrdiff_bench.maps.words import axis_in_words, interval, number, seeds_in_words
 from lrdiff_bench.report import charts, gains
 from lrdiff_bench.report.parts import Part, fill_part
 from lrdiff_bench.stats.intervals import median_interval

@@ -10,7 +10,7 @@ import numpy as np
 
 from lrdiff_bench.report import charts, gains
 from lrdiff_bench.report.parts import Part, fill_part
-from lrdiff_bench.study import words
+from lrdiff_bench.study import describe
 
 __all__ = ["study_part", "suite_part"]
 
@@ -30,25 +30,25 @@ def study_part(document: Document) -> Part:
     body = fill_part(
         "study.html",
         document=document,
-        mode=words.MODES[document["mode"]],
+        mode=describe.MODES[document["mode"]],
         verdict=one["verdict"],
-        sentence=words.verdict_text(document).partition(": ")[2],
+        sentence=describe.verdict_text(document).partition(": ")[2],
         metric=metric,
-        columns=words.column_rows(document),
-        schemes=[row[:6] for row in words.scheme_rows(document)],
+        columns=describe.column_rows(document),
+        schemes=[row[:6] for row in describe.scheme_rows(document)],
         forest=_forest(document),
         pairs=_pairs(document),
         curves=_curves(document),
         best_of=None if document["best_of"] is None else _best_of(document),
         notes=[
-            *(f"{row[0]}: {row[6]}" for row in words.scheme_rows(document) if row[6]),
-            *words.space_lines(document),
-            *words.crossing_lines(document),
-            words.budget_line(document),
+            *(f"{row[0]}: {row[6]}" for row in describe.scheme_rows(document) if row[6]),
+            *describe.space_lines(document),
+            *describe.crossing_lines(document),
+            describe.budget_line(document),
         ],
         trials=_trials(document),
         groups=workload["groups"],
-        versions=words.versions_line(document),
+        versions=describe.versions_line(document),
     )
     finding = gains.found(one, f"the rates of the tuned scheme {document['chosen']}", "one tuned rate")
     return Part(
@@ -72,7 +72,7 @@ def suite_part(documents: Sequence[Document], suite: Mapping[str, Any]) -> Part:
     ]
     body = fill_part(
         "suite.html",
-        rows=words.suite_rows(documents, suite),
+        rows=describe.suite_rows(documents, suite),
         forest=charts.forest(
             rows, label="Gain of tuned differential rates over one tuned rate, 95 % intervals", band=1.0,
             x="gain, in smallest differences that matter (positive: different rates are better)",
