@@ -33,7 +33,7 @@ function ticks(low, high, wanted = 5) {
 /** Loss by epoch: own run (validation thick, training thin) beside the single rate's. */
 export function drawCurves(run, single) {
   const width = widthOf("curves", 700), height = Math.min(400, Math.max(260, width * 0.56));
-  const left = 44, right = 118, top = 14, bottom = 34, epochs = run.epochs.length - 1;
+  const left = 44, right = 118, top = 28, bottom = 34, epochs = run.epochs.length - 1;
   const first = run.epochs[0].validation.loss;
   const losses = [...run.epochs, ...single.epochs].map((e) => e.validation.loss).filter(Number.isFinite);
   const most = Math.min(Math.max(...losses) * 1.05, first * 2.2);
@@ -62,8 +62,8 @@ export function drawCurves(run, single) {
     el("defs", {}, el("linearGradient", { id: "two-rates", gradientUnits: "userSpaceOnUse", x1: left, x2: width - right, y1: 0, y2: 0 },
       el("stop", { offset: 0, class: "stop1" }), el("stop", { offset: 1, class: "stop2" }))),
     ...marks,
-    el("text", { x: left + 8, y: top + 8 }, "loss, nats"),
-    ...(width < 480 ? [] : [el("text", { x: x(epochs), y: top + 8, "text-anchor": "end" }, "thick: validation, thin: training")]),
+    el("text", { x: left, y: 10 }, "loss, nats"),
+    ...(width < 480 ? [] : [el("text", { x: x(epochs), y: 10, "text-anchor": "end" }, "thick: validation, thin: training")]),
     el("path", { class: "single", d: path(other) }),
     el("path", { class: "own thin", d: path(run.epochs.map((e) => e.train.loss)) }),
     el("path", { class: "own", d: path(own) }),

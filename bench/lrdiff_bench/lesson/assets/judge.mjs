@@ -171,9 +171,10 @@ export function answers(facts) {
     const [median, low, high] = own.sooner, level = seeds - own.faster - own.slower;
     const answer = low > 0 ? "Yes, this pair does." : high < 0 ? "No, this pair is slower."
       : low === 0 && high === 0 ? "No: this pair takes as many epochs." : "That is not shown for this pair.";
-    const reach = (e) => (e === Infinity || e === -Infinity ? "never against ever" : `${count(Math.abs(e), "epoch")} ${e < 0 ? "later" : "earlier"}`);
+    const reach = (e) => (e === Infinity ? "only the pair gets there" : e === -Infinity ? "only the single rate gets there"
+      : e === 0 ? "the same epoch" : `${count(Math.abs(e), "epoch")} ${e < 0 ? "later" : "earlier"}`);
     const here = [`${pair} come within 5 % of the single rate's final validation loss earlier than the single rate ` +
-      `on ${own.faster} of ${seeds} seeds, later on ${own.slower}, in the same epoch on ${level}; the median seed: ${reach(median)}.`];
+      `on ${own.faster} of ${seeds} seeds, later on ${own.slower}, in the same epoch on ${level}. On the median seed: ${reach(median)}.`];
     const both = studies.filter((s) => s.reached.single.steps !== null && s.reached.differential.steps !== null);
     const fewer = both.filter((s) => s.reached.differential.steps < s.reached.single.steps);
     const only = studies.filter((s) => s.reached.single.steps === null && s.reached.differential.steps !== null);

@@ -229,12 +229,17 @@ function wireMap() {
   const choose = ([x, y]) => { byId("linked").checked = byId("linked").checked && x === y; setRates([AXIS[x], AXIS[y]]); };
   plane.addEventListener("pointermove", (event) => {
     cross = cellAt(event);
-    if (event.buttons) choose(cross);
+    if (event.buttons && event.pointerType !== "touch") choose(cross);
     else drawMarks();
     showReadout();
   });
   plane.addEventListener("pointerleave", () => { cross = null; drawMarks(); showReadout(); });
-  plane.addEventListener("pointerdown", (event) => { cross = cellAt(event); plane.setPointerCapture(event.pointerId); choose(cross); });
+  plane.addEventListener("pointerdown", (event) => {
+    if (event.pointerType === "touch") return;  // a finger may only want to scroll; a tap is a click
+    plane.setPointerCapture(event.pointerId);
+    choose(cross = cellAt(event));
+  });
+  plane.addEventListener("click", (event) => { if (event.detail) choose(cross = cellAt(event)); });
   plane.addEventListener("keydown", (event) => {
     const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
     if (!move) return;
@@ -287,9 +292,9 @@ function table(id, caption, heads, rows) {
 
 function showEpochs() {
   table("epochs", `Your pair, ${rate(rates[0])} and ${rate(rates[1])}, and the single rate ${rate(single)}`,
-    ["epoch", "training loss", "validation loss", "accuracy", "one rate: loss", "accuracy", "what happened to your validation loss"],
+    ["epoch", "training loss", "validation loss", "accuracy", "one rate: loss", "accuracy", "as the example told it", "your validation loss"],
     run.epochs.map((e, i) => [String(i), number(e.train.loss), number(e.validation.loss), percent(e.validation.accuracy), number(singleRun.epochs[i].validation.loss),
-      percent(singleRun.epochs[i].validation.accuracy), i ? remark(run.epochs[i - 1].validation.loss, e.validation.loss) : "before training"]));
+      percent(singleRun.epochs[i].validation.accuracy), i && data.told[i - 1] ? `${data.told[i - 1][0]}, ${percent(data.told[i - 1][1])}` : "", i ? remark(run.epochs[i - 1].validation.loss, e.validation.loss) : "before training"]));
 }
 
 function showMetrics(rows) {
@@ -319,9 +324,9 @@ function showTrace() {
   put("trace",
     step("", "standardized", "mean 0, variance 1", ready),
     step("l1", "layer 1", `rate ${rate(rates[0])}`, steps.layer1), step("", "ReLU", "negative becomes 0", steps.relu),
-    step("l2", "layer 2", `rate ${rate(rates[1])}`, [steps.layer2]), step("", "sigmoid", "a probability", [steps.probability]),
-    el("p", { class: "answer-line" }, `Probability of class 1: ${number(steps.probability)}, so class ${steps.probability > 0.5 ? 1 : 0}` +
-      (edited ? "." : `; the label is ${problem.test.targets[row]}.`)));
+    step("l2", "layer 2", `rate ${rate(rates[1])}`, [steps.layer2]), step("", "sigmoid", "a probability", [steps.probability]));
+  text("predicted", `Probability of class 1: ${number(steps.probability)}, so class ${steps.probability > 0.5 ? 1 : 0}` +
+    (edited ? "." : `; the label is ${problem.test.targets[row]}.`));
   text("row-name", `test row ${problem.test.index[row]} (${row + 1} of ${problem.test.targets.length})${edited ? ", edited" : ""}`);
   const other = follow(singleRun.weights, ready);
   text("stage6", `The same row through the network of the single rate: ${number(other.probability)}.`);
