@@ -15,7 +15,7 @@ def map_rates(
     x: Annotated[str | None, typer.Option("--x", metavar="GROUP:LO:HI", help="The x axis: rates of a group, or GROUP/OTHER:LO:HI for a ratio.")] = None,
     y: Annotated[str | None, typer.Option("--y", metavar="GROUP:LO:HI", help="The y axis, in the same form.")] = None,
     size: Annotated[int | None, typer.Option("--size", metavar="N", help="Cells along each axis. Default: 64.")] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", metavar="S", help="Trainings per cell. Default: 20.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", metavar="S", help="Trainings per cell. Default: 200 where that takes about a minute, else 20.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Steps of a training.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Epochs of a training, in place of steps.")] = None,
     zoom: Annotated[str | None, typer.Option("--zoom", metavar="X:Y[:F]", help="Zoom to a point, from F times below to F times above it. Default of F: 3.")] = None,

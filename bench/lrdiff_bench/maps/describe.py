@@ -147,12 +147,13 @@ def _shares(document: Mapping[str, Any]) -> list[str]:
     if share["better"] is not None:
         text = f"of the plane, {_percent(share['better'])} is better than the best single rate"
         if document["level"]:
-            text += f" ({_percent(share['surely_better'])} beyond its interval)"
+            text += f" ({_percent(share['surely_better'])} is shown to be)"
         lines += _wrapped(text)
     if document["level"]:
+        height, width = document["cells"]
         lines += _wrapped(
-            f"{_percent(share['tied'])} is not told apart from the best pair; each cell's interval stands for "
-            "itself, so some are in or out by chance"
+            f"{_percent(share['as_good'])} is shown to be as good as the best pair, to "
+            f"{document['smallest_difference']:g}; both corrected for {height * width} cells"
         )
     lines += _wrapped(
         f"{_percent(share['diverged'])} diverged (not finite, or ended no lower than it began)"

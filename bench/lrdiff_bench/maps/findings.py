@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from lrdiff_bench.maps.grid import Grid, parse_axis
-from lrdiff_bench.stats.gain import SMALLEST_DIFFERENCE, judge_gain
+from lrdiff_bench.stats.gain import SMALLEST_DIFFERENCE, holm_adjusted, judge_gain
 from lrdiff_bench.stats.intervals import LEVEL, median_interval, paired_difference
+from lrdiff_bench.stats.looks import ERROR
 from lrdiff_bench.stats.verdict import Verdict
 from lrdiff_core.errors import DataError
 
@@ -39,7 +40,7 @@ class Findings:
         grid: the plane.
         median: [rows, columns] median loss over all seeds.
         diverged: [rows, columns] whether half the seeds or more diverged.
-        tied: [rows, columns] whether the best pair cannot be distinguished from the cell.
+        as_good: [rows, columns] whether a cell is shown to be as good as the best pair.
         single: [rates, seeds] losses of the single rates; no rates where the plane holds none.
         lines: losses through the best pair on all seeds: ``x`` [columns, seeds], ``y`` [rows, seeds].
     """
@@ -48,7 +49,7 @@ class Findings:
     grid: Grid
     median: np.ndarray
     diverged: np.ndarray
-    tied: np.ndarray
+    as_good: np.ndarray
     single: np.ndarray
     lines: dict[str, np.ndarray]
 
@@ -62,7 +63,7 @@ def find(dataset: Any) -> Findings:
     Returns:
         Findings whose document has: ``choices`` (``best single``, ``best pair``, ``as configured``: rates, place, loss
         with interval, score, steps to target), ``gain`` of the pair over the single rate, ``share``
-        of the plane better than the single rate, tied and diverged, ``cost`` of a rate that is 2 times off.
+        of the plane better than the single rate, as good as the pair and diverged, ``cost`` of a rate 2 times off.
 
     Raises:
         DataError: no cell has finite losses.
@@ -91,11 +92,11 @@ def find(dataset: Any) -> Findings:
     }
     pair = lines["x"][best[1]]
     reference = None if best_single is None else single[best_single]
-    tied, shares = _compare(dataset, grid, reporting, pair, reference)
+    as_good, shares = _compare(dataset, grid, reporting, pair, reference)
     choices = _choices(dataset, grid, best, best_single, reporting)
     document = {
         "format": "lrdiff.map.findings",
-        "version": 2,
+        "version": 3,
         "title": dataset.attrs["title"],
         "loss": dataset.attrs["loss"],
         "unit": dataset["loss"].attrs["units"],
@@ -115,7 +116,7 @@ def find(dataset: Any) -> Findings:
         "choices": choices,
         "gain": None if reference is None or not half else _gain(reference[reporting], pair[reporting]),
         "smallest_difference": SMALLEST_DIFFERENCE,
-        "share": {**shares, "diverged": float((lost >= 0.5).mean()), "tied": float(tied.mean())},
+        "share": {**shares, "diverged": float((lost >= 0.5).mean()), "as_good": float(as_good.mean())},
         "cost": _costs(grid, lines, best, single, best_single, reporting),
         "border_cells": _border(lost >= 0.5),
         "trained_by": dataset.attrs["trained_by"],
@@ -123,7 +124,7 @@ def find(dataset: Any) -> Findings:
         "provenance": {k.removeprefix("provenance_"): v for k, v in dataset.attrs.items() if k.startswith("prov")},
     }
     return Findings(
-        document=document, grid=grid, median=median, diverged=lost >= 0.5, tied=tied, single=single, lines=lines
+        document=document, grid=grid, median=median, diverged=lost >= 0.5, as_good=as_good, single=single, lines=lines
     )
 
 
@@ -140,23 +141,35 @@ def _gain(single: np.ndarray, pair: np.ndarray) -> dict[str, Any] | None:
 def _compare(
     dataset: Any, grid: Grid, reporting: slice, pair: np.ndarray, single: np.ndarray | None
 ) -> tuple[np.ndarray, dict[str, float | None]]:
-    """Every cell against the best pair and the best single rate, paired over the reporting seeds."""
-    count = len(pair[reporting])
-    low, high = _ranks(count)
-    tied = np.zeros(grid.shape, dtype=bool)
-    better = surely = 0
+    """Every cell against the best pair and the best single rate, by sign tests over the reporting seeds.
+
+    A cell is as good as the pair where the median of what it costs more is shown to be less than the smallest
+    difference; surely better than the single rate where the median gain is shown to be above zero. Both are corrected
+    for the number of cells (Holm), so few seeds show little, and never a region that is not there.
+    """
+    pair_p, single_p = np.ones(grid.shape), np.ones(grid.shape)
+    better = 0
     for rows, losses in _bands(dataset, "loss"):
         own = losses[:, :, reporting]
-        tied[rows] = np.sort(_difference(own, pair[reporting]), axis=2)[:, :, low] <= 0
+        pair_p[rows] = _sign_test(_difference(own, pair[reporting]) < SMALLEST_DIFFERENCE)
         if single is not None:
-            ordered = np.sort(_difference(own, single[reporting]), axis=2)
+            lower = _difference(own, single[reporting])
             with np.errstate(invalid="ignore"):  # halfway between -inf and inf is NaN, which is not better
-                better += int((np.median(ordered, axis=2) < 0).sum())
-            surely += int((ordered[:, :, high] < 0).sum())
-    cells = tied.size
+                better += int((np.median(lower, axis=2) < 0).sum())
+            single_p[rows] = _sign_test(lower < 0)
+    as_good = holm_adjusted(pair_p) <= ERROR
     if single is None:
-        return tied, {"better": None, "surely_better": None}
-    return tied, {"better": better / cells, "surely_better": surely / cells}
+        return as_good, {"better": None, "surely_better": None}
+    surely = float((holm_adjusted(single_p) <= ERROR).mean())
+    return as_good, {"better": better / as_good.size, "surely_better": surely}
+
+
+def _sign_test(below: np.ndarray) -> np.ndarray:
+    """One-sided p that the median lies below, from which seeds do. [rows, columns, seeds] to [rows, columns]"""
+    from scipy.special import bdtrc
+
+    count = below.sum(axis=2)
+    return np.where(count == 0, 1.0, bdtrc(count - 1.0, below.shape[2], 0.5))
 
 
 def _choices(
@@ -249,12 +262,6 @@ def _border(lost: np.ndarray) -> int:
     border[:, :-1] |= lost[:, 1:]
     border[:, 1:] |= lost[:, :-1]
     return int((border & ~lost).sum())
-
-
-def _ranks(count: int) -> tuple[int, int]:
-    """Positions, in sorted values, of the ends of the interval of their median."""
-    interval = median_interval(np.arange(float(count)))
-    return int(interval.low), int(interval.high)
 
 
 def _difference(own: np.ndarray, other: np.ndarray) -> np.ndarray:

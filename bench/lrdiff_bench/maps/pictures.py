@@ -42,7 +42,7 @@ class _Plane:
     y: np.ndarray
     loss: np.ndarray  # NaN where it diverged
     diverged: np.ndarray
-    tied: np.ndarray
+    as_good: np.ndarray
 
     @property
     def has_area(self) -> bool:
@@ -52,7 +52,7 @@ class _Plane:
 def draw_map(found: Findings, stem: Path) -> None:
     """Draw a map into ``stem.png`` and ``stem.svg``.
 
-    Colours are the cells themselves; the lines of equal loss and the region of what is not told apart from the best
+    Colours are the cells themselves; the lines of equal loss and the region of what is as good as the best
     pair are smoothed over neighbouring cells, so that they can be followed.
 
     Args:
@@ -72,8 +72,8 @@ def draw_map(found: Findings, stem: Path) -> None:
         _contours(panel, plane, norm)
         if plane.diverged.any():
             handles.append(_diverged(panel, plane, document))
-        if document["level"] and plane.tied.any():
-            handles.append(_tied(panel, plane))
+        if document["level"] and plane.as_good.any():
+            handles.append(_as_good(panel, plane))
     if len(grid.single):
         handles.append(_diagonal(panel, found))
     for name, choice in document["choices"].items():
@@ -103,7 +103,7 @@ def _plane(found: Findings) -> _Plane:
         y=found.grid.y.values[rows],
         loss=loss[rows, columns],
         diverged=found.diverged[rows, columns],
-        tied=found.tied[rows, columns],
+        as_good=found.as_good[rows, columns],
     )
 
 
@@ -159,11 +159,11 @@ def _diverged(panel: Any, plane: _Plane, document: dict[str, Any]) -> Patch:
     return Patch(facecolor="white", edgecolor="black", hatch="xx", label=label)
 
 
-def _tied(panel: Any, plane: _Plane) -> Patch:
-    tied = _smoothed(plane.tied.astype(float), 1)
-    panel.contourf(plane.x, plane.y, tied, levels=[0.5, 1.5], colors="none", hatches=["..."])
-    panel.contour(plane.x, plane.y, tied, levels=[0.5], colors="white", linewidths=1.8)
-    return Patch(facecolor="0.4", edgecolor="white", hatch="...", label="not told apart from the best pair")
+def _as_good(panel: Any, plane: _Plane) -> Patch:
+    as_good = _smoothed(plane.as_good.astype(float), 1)
+    panel.contourf(plane.x, plane.y, as_good, levels=[0.5, 1.5], colors="none", hatches=["..."])
+    panel.contour(plane.x, plane.y, as_good, levels=[0.5], colors="white", linewidths=1.8)
+    return Patch(facecolor="0.4", edgecolor="white", hatch="...", label="shown to be as good as the best pair")
 
 
 def _diagonal(panel: Any, found: Findings) -> Line2D:

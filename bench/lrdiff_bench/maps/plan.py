@@ -22,6 +22,8 @@ from lrdiff_core.population.members import build
 
 __all__ = ["MapPlan", "MapRequest", "make_plan"]
 
+MANY_SEEDS, FEW_SEEDS = 200, 20  # with fewer, a map shows what its seeds cannot tell
+A_MINUTE = 2.5e12  # operations in about a minute of two cores
 MOST_SEEDS = 10_000
 NEAR_ENOUGH = 1.05  # of the loss that the marked rates end with: as good as there, for all that matters
 
@@ -170,32 +172,31 @@ def make_plan(request: MapRequest) -> MapPlan:
     grid = Grid(**axes)
     if request.zoom is not None:
         grid = grid.zoomed(*parse_zoom(request.zoom))
-    count = workload.seeds if request.seeds is None else request.seeds
-    if not 1 <= count <= MOST_SEEDS:
-        raise ConfigError(f"seeds is {count}", help=f"write a whole number from 1 to {MOST_SEEDS}")
     if request.tile is not None and request.tile < 1:
         raise ConfigError(f"tile is {request.tile}", help="write cells along the edge of a tile, from 1 up")
     if request.target_loss is not None and not request.target_loss > 0:
         raise ConfigError(f"target loss is {request.target_loss:g}", help="write a positive number")
-    seeds = tuple(workload.first_seed + i for i in range(count))
     try:
         with user_code(source.folder or None):
-            model, rows = build(workload.model, seeds[0]), workload.rows(seeds[0])
+            model, rows = build(workload.model, workload.first_seed), workload.rows(workload.first_seed)
+            batch = min(workload.batch_size or rows.rows, rows.rows)
+            steps = workload.steps if workload.steps is not None else (workload.epochs or 0) * -(-rows.rows // batch)
+            parameters = sum(p.numel() for p in model.parameters())
+            operations = _operations(parameters, rows.rows, workload, steps)
+            count = _seeds(request, workload, operations * grid.x.size * grid.y.size)
+            seeds = tuple(workload.first_seed + i for i in range(count))
             fingerprint = workload.fingerprint(list(seeds))
     except LrdiffError:
         raise
     except Exception as problem:  # whatever the user's own code raises
         raise their_fault(f"workload {workload.name}", problem) from problem
     columns = group_columns(model, grid)
-    batch = min(workload.batch_size or rows.rows, rows.rows)
-    steps = workload.steps if workload.steps is not None else (workload.epochs or 0) * -(-rows.rows // batch)
-    parameters = sum(p.numel() for p in model.parameters())
     marked = marked_pair(workload.rates, columns)
     tiles = cut(
         grid,
         seeds=count,
         marked=marked is not None,
-        operations=_operations(parameters, rows.rows, workload, steps),
+        operations=operations,
         edge=request.tile,
         gpu=workload.device not in ("cpu", "auto"),
     )
@@ -213,6 +214,16 @@ def make_plan(request: MapRequest) -> MapPlan:
         rows=rows.rows,
         parameters=parameters,
     )
+
+
+def _seeds(request: MapRequest, workload: MapWorkload, operations: float) -> int:
+    """How many seeds: as asked for, else as the workload says, else as many as a minute allows."""
+    count = workload.seeds if request.seeds is None else request.seeds
+    if count is None:
+        return MANY_SEEDS if MANY_SEEDS * operations <= A_MINUTE else FEW_SEEDS
+    if not 1 <= count <= MOST_SEEDS:
+        raise ConfigError(f"seeds is {count}", help=f"write a whole number from 1 to {MOST_SEEDS}")
+    return count
 
 
 def _operations(parameters: int, rows: int, workload: MapWorkload, steps: int) -> float:

@@ -39,7 +39,8 @@ class MapWorkload:
         rates: rates to be marked in the map, by group (``{"body": 0.001, "head": 0.01}``); what they end with
             gives the target that ``steps_to_target`` counts to. May be empty.
         x, y: axes where the command line gives none, ``GROUP:LOW:HIGH``.
-        size, seeds: cells along each axis, and seeds, where the command line gives none.
+        size, seeds: cells along each axis, and seeds, where the command line gives none; seeds left out: 200 where
+            that takes about a minute on two cores, else 20.
         first_seed: seeds are counted from here.
         last_losses: judge by the mean of so many last training losses, normalised by the first (Sohl-Dickstein
             2024), in place of a held-out loss.
@@ -71,7 +72,7 @@ class MapWorkload:
     x: str | None = None
     y: str | None = None
     size: int = 64
-    seeds: int = 20
+    seeds: int | None = None
     first_seed: int = 0
     last_losses: int | None = None
     dtype: str = "float32"

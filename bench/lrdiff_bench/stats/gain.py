@@ -48,6 +48,7 @@ __all__ = [
     "Located",
     "gains_of",
     "holm",
+    "holm_adjusted",
     "interquartile_mean",
     "judge_gain",
     "located",
@@ -304,17 +305,26 @@ def holm(gains: Mapping[str, Gain]) -> dict[str, Gain]:
 
     Source: Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
     """
-    order = sorted(gains, key=lambda name: gains[name].p)
-    corrected, worst = {}, 0.0
-    for rank, name in enumerate(order):
-        one = gains[name]
-        worst = min(1.0, max(worst, one.p * (len(order) - rank)))
-        if one.verdict == Verdict.INCONCLUSIVE or worst <= ERROR + 1e-12:
-            corrected[name] = replace(one, holm_p=worst)
-        else:
-            reason = f"{one.verdict} by itself, not after Holm's correction over {len(order)}"
-            corrected[name] = replace(one, holm_p=worst, verdict=Verdict.INCONCLUSIVE, reason=reason)
-    return {name: corrected[name] for name in gains}
+    corrected = {}
+    for (name, one), p in zip(gains.items(), holm_adjusted(np.array([one.p for one in gains.values()])), strict=True):
+        corrected[name] = replace(one, holm_p=float(p))
+        if one.verdict != Verdict.INCONCLUSIVE and p > ERROR + 1e-12:
+            reason = f"{one.verdict} by itself, not after Holm's correction over {len(gains)}"
+            corrected[name] = replace(corrected[name], verdict=Verdict.INCONCLUSIVE, reason=reason)
+    return corrected
+
+
+def holm_adjusted(p: Numbers) -> Numbers:
+    """Holm's adjusted p of every test, in the shape of the tests.
+
+    Example:
+        >>> holm_adjusted(np.array([0.03, 0.01, 0.5])).tolist()
+        [0.06, 0.03, 0.5]
+    """
+    order = np.argsort(p, axis=None, kind="stable")
+    adjusted = np.empty(p.size)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p.ravel()[order] * np.arange(p.size, 0, -1)))
+    return adjusted.reshape(p.shape)
 
 
 def _mean(single: Numbers, scheme: Numbers, draws: int) -> tuple[float, float, float] | tuple[None, None, None]:
