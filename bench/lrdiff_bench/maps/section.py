@@ -86,7 +86,8 @@ def _shares(document: Mapping[str, Any]) -> list[list[str]]:
     share = document["share"]
     words = {
         "better": "better than the best single rate",
-        "tied": "not told apart from the best pair",
+        "surely_better": "shown to be better than it",
+        "as_good": "shown to be as good as the best pair",
         "diverged": "diverged",
     }
     return [[text, f"{100 * share[name]:.3g} %"] for name, text in words.items() if share[name] is not None]
