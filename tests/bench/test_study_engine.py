@@ -242,6 +242,20 @@ def test_a_study_is_gone_on_with_only_as_it_was_begun(url):
     assert "another --out" in problem.value.help
 
 
+def test_a_study_of_an_earlier_protocol_is_neither_read_nor_continued(url):
+    """Its winners shared their fresh seeds: judged as if they had not, its intervals would be too narrow."""
+    workload = Slow(**WORKLOAD)
+    run_study(workload, PLAN, ledger(url, workload))
+    study = optuna.load_study(storage=open_storage(url), study_name="planted")
+    study.set_user_attr("lrdiff", "study 1")
+    with pytest.raises(CheckpointError, match=r"was made by an earlier protocol \(study 1") as problem:
+        read_study(url, "planted")
+    assert "another --out" in problem.value.help
+    with pytest.raises(ConfigError, match='study "planted" was made with study 1, not study 2'):
+        ledger(url, workload)
+    assert list_studies(url)[0]["state"] == "earlier protocol"
+
+
 def test_optuna_sees_values_directions_and_parameters(url, uninterrupted):
     run_study(Slow(**WORKLOAD), PLAN, ledger(url, Slow(**WORKLOAD)))
     study = optuna.load_study(storage=open_storage(url), study_name="planted")

@@ -298,6 +298,8 @@ def _difference(key: str, kept: Any, given: Any) -> str:
         for name in [*kept, *given]:
             if kept.get(name) != given.get(name):
                 return f"{name} {kept.get(name)!r:.60}, not {given.get(name)!r:.60}"
+    if isinstance(kept, str) and isinstance(given, str):
+        return f"{kept}, not {given}"  # the protocol
     return f"another {key}"
 
 
