@@ -23,7 +23,7 @@ from lrdiff_bench.maps import MapRequest, compute_map, make_plan, open_map
 from lrdiff_bench.stats.intervals import median_interval
 from lrdiff_bench.stats.verdict import gain_verdict
 from lrdiff_core import PRESETS, load_table, make_config, set_up, train
-from lrdiff_core.population import population_task, train_population
+from lrdiff_core.population import PopulationOptions, population_task, train_population
 
 ASSETS = STORED.parent
 NODE = shutil.which("node")
@@ -132,7 +132,8 @@ def here(pairs) -> np.ndarray:
 
 @needs_node
 def test_every_epoch_of_fifty_pairs_is_python_s(task, pairs, here):
-    found = train_population(task.model, {0: task.rows(0)}, pairs, 0, epochs=10, **task.options)
+    options = PopulationOptions(epochs=10, **task.options)
+    found = train_population(task.model, {0: task.rows(0)}, pairs, 0, options)
     python = torch.stack([found.train_loss, found.held_loss], dim=2).double().numpy()
     budget = allowed(train64(task, pairs, twins=TWINS), python)
     share = np.abs(here - python) / budget

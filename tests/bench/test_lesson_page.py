@@ -11,7 +11,7 @@ from browser import accessibility_faults
 from lrdiff_bench.cli import main
 from lrdiff_bench.lesson.data import AXIS
 from lrdiff_core import PRESETS, load_table, make_config, set_up, train
-from lrdiff_core.population import population_task, train_population
+from lrdiff_core.population import PopulationOptions, population_task, train_population
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +62,7 @@ def test_the_map_under_the_pointer_is_python_s(lesson, open_page, config):
     page = open_page(lesson)
     page.locator("#map-status", has_text="workers in").wait_for(timeout=PATIENCE)
     task, rates = population_task(config), np.geomspace(*AXIS)
+    options = PopulationOptions(epochs=config.epochs, **task.options)
     box = page.locator("#cells").bounding_box()
     for x, y in ((20, 30), (3, 40), (40, 12)):
         page.locator("#plane").hover(
@@ -69,7 +70,7 @@ def test_the_map_under_the_pointer_is_python_s(lesson, open_page, config):
         )
         shown = plain(page.locator("#readout").inner_text())
         pair = [[rates[x], rates[y]]]
-        found = train_population(task.model, {0: task.rows(0)}, pair, 0, epochs=config.epochs, **task.options)
+        found = train_population(task.model, {0: task.rows(0)}, pair, 0, options)
         assert number(found.held_loss[0, -1].item()) in shown
         assert f"{rates[x]:.3g}" in shown
         distance = re.search(r"differs by\s+([\d.e-]+)", shown)
@@ -130,7 +131,7 @@ def test_a_row_that_the_reader_edits_and_the_file_that_is_downloaded_agree(lesso
     row = [0.5, -1.2, 0.3, 2.0, 1.0, 0.0, -0.5, 3.0, 0.25, 1.5]
     for i, value in enumerate(row):
         fields.nth(i).fill(str(value))
-    shown = re.search(r"class 1: ([\d.e-]+)", plain(page.locator("#trace").inner_text()))
+    shown = re.search(r"class 1: ([\d.e-]+)", plain(page.locator("#predicted").inner_text()))
     assert shown is not None
     with page.expect_download() as download:
         page.click("#download")
