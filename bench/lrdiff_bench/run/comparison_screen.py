@@ -55,9 +55,9 @@ def draw_comparison(console: Console, s: Section) -> None:
         line(console, gains.beside(gain), "dim")
     line(
         console,
-        f"gain in test loss, interquartile mean over {plan['searches']} searches x {plan['report_seeds']} seeds with "
-        f"95 % interval, positive where differential rates are better; {s['smallest_difference']:g} is the smallest "
-        "difference that matters",
+        f"gain in test loss, mean over {plan['searches']} searches of the interquartile mean over "
+        f"{plan['report_seeds']} fresh seeds each, with 95 % interval; positive where differential rates are better; "
+        f"{s['smallest_difference']:g} is the smallest difference that matters",
     )
 
 
