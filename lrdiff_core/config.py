@@ -43,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class CompareConfig(BaseModel):
     """How the run is compared with single rates (table ``[compare]``)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     seeds: Annotated[int | None, Field(ge=10, le=1000)] = None
     """Fresh seeds that every scheme is reported on, shared out among the searches; left out: 200, or fewer."""
@@ -66,30 +66,46 @@ class RunConfig(BaseModel):
         ('adam', 3)
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)] = "run"
+    """Name of the run and of its folder in runs/: letters, digits, dots, dashes, underscores."""
     data: str = "seed"
+    """A CSV, Parquet or Arrow file, or a built-in table: seed, breast_cancer, digits, wine."""
     target: str | None = None
+    """The column to predict; only a file needs it."""
     task: Literal["auto", "binary", "multiclass", "regression"] = "auto"
+    """auto (by the target), binary, multiclass or regression."""
     impute: Impute = "none"
+    """Missing values: none (refuse them), mean, median (filled inside the model) or drop (leave the rows out)."""
     validation: Fraction = 0.15
+    """Share of the rows that choices are made on."""
     test: Fraction = 0.15
+    """Share of the rows that results are reported on."""
     hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False)] | None = None
     """Hidden sizes; left out: one layer of half the number of features, at least 5, at most 64."""
     rates: dict[str, float] | None = None
     """Rate of each layer by name; left out: 0.01 for every layer but the last, 0.001 for the last."""
     optimizer: OptimizerName = "adam"
+    """sgd, adam or adamw."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Momentum of sgd; the others take none."""
     weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+    """Weight decay of all parameters: decoupled in adamw, added to the gradient in sgd and adam."""
     batch_size: PositiveInt | None = None
     """Rows a step; left out: the training rows over 28, at least 16, at most 1024."""
     epochs: PositiveInt = 10
+    """Passes over the training rows."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the split, the first weights and the order of rows."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto (the fastest that is here), cpu, cuda or mps."""
     compile: bool = False
+    """Train with torch.compile."""
     threads: PositiveInt = 1
+    """Threads of torch; more than one may change the last bits."""
     compare: CompareConfig = CompareConfig()
+    """How the run is compared with single rates."""
 
     def load_table(self) -> Table:
         """Return the rows that the settings name, from :func:`lrdiff_core.load_table`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, TextIO, cast
 
 import typer
 
@@ -30,7 +30,7 @@ class Commands(WholeHelpGroup):
     """The commands by what people do."""
 
     headings: ClassVar = {
-        "Train": ("run", "train", "predict", "rates", "lr-find"),
+        "Train": ("init", "run", "train", "predict", "rates", "lr-find"),
         "Measure": ("study", "map", "bench"),
         "Ship": ("export", "verify", "parity", "latency", "targets"),
         "Look": ("report", "lesson", "runs", "trace", "audit", "doctor"),
@@ -44,7 +44,6 @@ app = typer.Typer(
     context_settings=HELP_NAMES,
     rich_markup_mode=None,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -128,6 +127,21 @@ def run(
 
 
 @app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="[FILE.toml]", help="The file to write.")] = Path("lrdiff.toml"),
+    data: DataOption = None,
+    target: TargetOption = None,
+    task: TaskOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a settings file with every setting explained, for `lrdiff run FILE.toml`."""
+    from lrdiff_bench.system.settings import write_settings
+
+    write_settings(file, {"data": data, "target": target, "task": task}, overwrite=overwrite)
+    _write(f"wrote {file}; now: lrdiff run {file}\n")
+
+
+@app.command()
 def train(
     config: ConfigFile = None,
     data: DataOption = None,
@@ -173,7 +187,7 @@ def predict(
 def export(
     source: Annotated[str, typer.Argument(metavar="RUN_OR_MODULE:FACTORY", help="A run folder, or a factory of your own module and an example.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The file to write. Default: RUN/model.onnx.")] = None,
-    target: Annotated[str | None, typer.Option("--target", metavar="NAME", help="A runtime that must be able to read the file; `lrdiff targets` lists them.")] = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", metavar="NAME", help="A runtime that must be able to read the file; `lrdiff targets` lists them.")] = None,
     variant: Annotated[str, typer.Option("--variant", metavar="LIST", help="Files to write, separated by commas: fp32, fp16, int8, int8-qdq.")] = "fp32",
     opset: Annotated[int | None, typer.Option("--opset", metavar="N", help="The ONNX operator set. Default: the newest that the target reads.")] = None,
     allow: Annotated[list[str] | None, typer.Option("--allow", metavar="K=V", help="How much a variant may lose, such as snr_db=20, flipped=0.02 or score_drop=0.01.")] = None,
@@ -186,7 +200,7 @@ def export(
 
     variants = variant.split(",")
     report = export_model(
-        source, out, target=target, variants=variants, opset=opset, allow=allow or (), bundle=bundle, sign=sign
+        source, out, target=runtime, variants=variants, opset=opset, allow=allow or (), bundle=bundle, sign=sign
     )
     return _show(report, "export", json)
 
@@ -408,13 +422,29 @@ def main(arguments: list[str] | None = None) -> int:
     Exit status: 0 done and every check held, 1 a check failed, 2 wrong input or usage, 3 not available here, 130
     interrupted.
     """
-    before = sys.argv
+    before, stdout = sys.argv, sys.stdout
     if arguments is not None:
         sys.argv = ["lrdiff", *arguments]  # pages say by which command they were written
+    if "--json" in sys.argv:
+        sys.stdout = cast(TextIO, _Watched(stdout))
     try:
         return _run(sys.argv[1:])
     finally:
-        sys.argv = before
+        sys.argv, sys.stdout = before, stdout
+
+
+class _Watched:
+    """Standard output that remembers whether a document was written: with ``--json`` an error is one, too."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.wrote = stream, False
+
+    def write(self, text: str) -> int:
+        self.wrote = True
+        return self.stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def _run(given: list[str]) -> int:
@@ -466,8 +496,13 @@ def _reader_left() -> NoReturn:
 
 
 def _fail(message: str, help: str, status: int) -> int:
-    one_line = " ".join(message.split())
-    print(f"error: {one_line}\nhelp: {' '.join(help.split())}", file=sys.stderr)
+    message, help = " ".join(message.split()), " ".join(help.split())
+    print(f"error: {message}\nhelp: {help}", file=sys.stderr)
+    if isinstance(sys.stdout, _Watched) and not sys.stdout.wrote:
+        error = {"message": message, "help": help, "status": status}
+        from lrdiff_bench.report.json import print_json
+
+        print_json({"format": "lrdiff.error", "version": 1, "error": error})
     return status
 
 

@@ -161,9 +161,9 @@ def test_runs_of_two_machines_are_refused_unless_told(runs: Path, tmp_path: Path
     for record in store.read_run(store.find_run("latest", runs)):
         store.append_record(other, record.model_copy(update={"machine": replace(record.machine, id="x")}))
     here = str(store.find_run("latest", runs))
-    assert main(["bench", "compare", here, str(other), "--out", str(tmp_path)]) == 2
+    assert main(["bench", "compare", here, str(other), "--from", str(tmp_path)]) == 2
     assert "different machines" in said(capsys)[1]
-    assert main(["bench", "compare", here, str(other), "--across-machines", "--json", "--out", str(tmp_path)]) == 0
+    assert main(["bench", "compare", here, str(other), "--across-machines", "--json", "--from", str(tmp_path)]) == 0
     compared = json.loads(said(capsys)[0])
     assert [(row["case"], row["ratio"]) for row in compared] == [
         ("main_step[rates=1]", 1.0),
@@ -183,7 +183,7 @@ def test_a_slower_run_ends_with_status_1(runs: Path, tmp_path: Path, capsys) -> 
     for record in store.read_run(source):
         store.append_record(first, steady(record, 1.0))
         store.append_record(slower, steady(record, 1.2))
-    assert main(["bench", "compare", str(first), str(slower), "--out", str(tmp_path)]) == 1
+    assert main(["bench", "compare", str(first), str(slower), "--from", str(tmp_path)]) == 1
     assert "error: slower: main_step[rates=1], main_step[rates=2]" in said(capsys)[1]
 
 

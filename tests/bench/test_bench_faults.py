@@ -29,17 +29,17 @@ def test_a_damaged_run_does_not_hide_the_others(record: Record, tmp_path: Path, 
     (tmp_path / "20260101T000000Z-a.jsonl").write_bytes(b'{"unfinished": ')
     (tmp_path / "20260102T000000Z-b.jsonl").write_bytes(b"\xff\xfe\n")
     store.append_record(tmp_path / "20260103T000000Z-c.jsonl", record)
-    assert main(["bench", "ls", "--out", str(tmp_path)]) == 0
+    assert main(["bench", "ls", "--from", str(tmp_path)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "20260101T000000Z-a: ended before its first record" in shown
     assert "20260102T000000Z-b: 20260102T000000Z-b.jsonl line 1 holds no record" in shown
     assert f"20260103T000000Z-c 1 {record.code.commit[:10] if record.code.commit else 'none'}" in shown
-    assert main(["bench", "ls", "--json", "--out", str(tmp_path)]) == 0
+    assert main(["bench", "ls", "--json", "--from", str(tmp_path)]) == 0
     assert [run["records"] for run in json.loads(capsys.readouterr().out)] == [0, 0, 1]
     for words in (["show", "20260101"], ["compare", "20260101"], ["pictures", "20260101"]):
         assert main(["bench", *words, "--out", str(tmp_path)]) == 2
         assert "error: the run 20260101T000000Z-a ended before its first record\nhelp: " in capsys.readouterr().err
-    assert main(["bench", "show", "20260102", "--out", str(tmp_path)]) == 2
+    assert main(["bench", "show", "20260102", "--from", str(tmp_path)]) == 2
     assert "remove the file" in capsys.readouterr().err
 
 
@@ -60,11 +60,11 @@ def test_both_sides_of_a_comparison_of_commits_are_told_apart(record: Record, tm
     run = store.new_run(tmp_path)
     for commit in ("a" * 40, "b" * 40):
         store.append_record(run, record.model_copy(update={"code": replace(record.code, commit=commit)}))
-    assert main(["bench", "show", "--out", str(tmp_path)]) == 0
+    assert main(["bench", "show", "--from", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^   main_step a{10}\+? ", out, re.MULTILINE)
     assert re.search(r"^   main_step b{10}\+? ", out, re.MULTILINE)
-    assert main(["bench", "compare", "latest", "latest", "--out", str(tmp_path)]) == 2
+    assert main(["bench", "compare", "latest", "latest", "--from", str(tmp_path)]) == 2
     assert "error: the run latest holds main_step[rates=2] twice" in capsys.readouterr().err
 
 
@@ -84,8 +84,8 @@ def test_a_busy_machine_is_warned_of_on_stderr_and_the_page_names_the_command(
     assert re.search(
         r"^`lrdiff bench main_step --param rates=2 --quick [^`]*` on [-\d]+, 1 case: ", page.read_text(), re.M
     )
-    assert main(["bench", "show", "--to", str(page), "--out", str(tmp_path)]) == 0
-    assert f"`lrdiff bench show --to {page} --out {tmp_path}`" in page.read_text()
+    assert main(["bench", "show", "--to", str(page), "--from", str(tmp_path)]) == 0
+    assert f"`lrdiff bench show --to {page} --from {tmp_path}`" in page.read_text()
     load = record.conditions.load
     assert load is None or f"load {load:.1f}, governor" in capsys.readouterr().out
 

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 from lrdiff_bench.cli import main
+from lrdiff_bench.study.settings import SchemeTable, StudySettings
+from lrdiff_bench.system.settings import gather
+from lrdiff_core.config import CompareConfig, RunConfig, make_config
 
 HEADER = "a,b,y\n"
 ROWS = "".join(f"{i % 7},{i % 5},{'yes' if (i % 7) > (i % 5) else 'no'}\n" for i in range(60))
@@ -442,3 +445,76 @@ def test_a_terminal_without_arrows_shows_question_marks_and_data_is_not_maimed(t
     assert asked.stderr.startswith(
         "error: the output is in ascii, which has no character '\\xf6'\nhelp: set PYTHONUTF8=1"
     )
+
+
+# ---- settings files, completion, errors as JSON
+
+
+@pytest.mark.parametrize("given", [[], ["--data", "rows.csv", "--target", "y"], ["--data", "digits", "--task", "auto"]])
+def test_a_settings_file_is_accepted_as_it_is_and_with_every_line_set(here, capsys, given):
+    write("rows.csv", HEADER + ROWS)
+    assert main(["init", "my.toml", *given]) == 0
+    text = Path("my.toml").read_text()
+    plain = gather("my.toml", {})
+    assert plain.data == (given[1] if given else "seed")
+    assert plain == make_config({"name": plain.name, "data": plain.data, "target": plain.target})
+    momentum = 'optimizer = "sgd"' if "momentum" in text else ""
+    write(
+        "all.toml", re.sub(r"^# (\w+ = |\[)", r"\1", text, flags=re.MULTILINE).replace('optimizer = "adam"', momentum)
+    )
+    everything = gather("all.toml", {})
+    assert set(RunConfig.model_fields) <= everything.model_fields_set
+    assert set(CompareConfig.model_fields) <= everything.compare.model_fields_set
+    for model in (RunConfig, CompareConfig, StudySettings, SchemeTable):
+        assert not [key for key, field in model.model_fields.items() if not field.description]
+    capsys.readouterr()
+    refused(capsys, ["init", "my.toml"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["runs", "--nonsense"], 2), (["trace", "nowhere"], 2), (["report"], 2), (["run", "--device", "toaster"], 2)],
+)
+def test_with_json_an_error_is_a_document_too(here, capsys, arguments, status):
+    assert main([*arguments, "--json"]) == status
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["format"] == "lrdiff.error"
+    assert err == f"error: {told['error']['message']}\nhelp: {told['error']['help']}\n"
+    assert told["error"]["status"] == status
+
+
+def test_the_shell_completes_commands_and_options(here):
+    asked = {"_LRDIFF_COMPLETE": "complete_bash", "COMP_WORDS": "lrdiff re", "COMP_CWORD": "1"}
+    code = "from lrdiff_bench.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["report"]
+
+
+def test_an_option_has_one_meaning(capsys):
+    """``--out`` is never read from, and what an option is called by its metavar does not change between commands."""
+    import typer
+
+    from lrdiff_bench.cli import app
+
+    seen = {}
+
+    def walk(command, path):
+        for name, inner in getattr(command, "commands", {}).items():
+            walk(inner, f"{path} {name}")
+        for parameter in command.params:
+            for option in parameter.opts:
+                if option.startswith("--"):
+                    seen.setdefault(option, {})[path] = (parameter.metavar, parameter.help or "")
+
+    walk(typer.main.get_command(app), "lrdiff")
+    assert {meta for meta, _ in seen["--target"].values()} == {"COLUMN"}
+    assert {meta for meta, _ in seen["--runtime"].values()} == {"NAME"}
+    assert all(meta.startswith(("DIR", "FILE")) for meta, _ in seen["--out"].values())
+    for path, (_, help) in seen["--out"].items():
+        assert not re.search(r"\b(holds?|read)\b", help), path
+    for path in ("bench ls", "bench show", "bench compare", "study ls", "study show", "study verdict"):
+        assert f"lrdiff {path}" in seen["--from"]
+        assert f"lrdiff {path}" not in seen["--out"]

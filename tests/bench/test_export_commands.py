@@ -125,7 +125,7 @@ def test_latency_and_targets(run, capsys):
     ("arguments", "what"),
     [
         (["export", "mine_to_ship:make", "--out", "x.onnx", "--variant", "int3"], ""),
-        (["export", "mine_to_ship:make", "--out", "x.onnx", "--target", "toaster"], ""),
+        (["export", "mine_to_ship:make", "--out", "x.onnx", "--runtime", "toaster"], ""),
         (["export", "mine_to_ship:make", "--allow", "speed=1"], "--allow speed=1 is not KEY=NUMBER"),
         (["export", "mine_to_ship:make", "--allow", "flipped=2"], "flipped is 2.0, not a share from 0 to 1"),
         (["latency", "nowhere"], "no run at nowhere"),

@@ -24,6 +24,9 @@ class BenchGroup(WholeHelpGroup):
 OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The folder of the records. Default: runs/bench.")
 ]
+FromOption = Annotated[
+    Path | None, typer.Option("--from", metavar="DIR", help="The folder that holds the records. Default: runs/bench.")
+]
 PageOption = Annotated[
     Path | None,
     typer.Option("--to", metavar="FILE.md", help="Write a page to this file as well, with pictures beside it."),
@@ -69,39 +72,39 @@ def run(
 
 
 def ls(
-    out: OutOption = None,
+    source: FromOption = None,
     cases: Annotated[bool, typer.Option("--cases", help="List the cases and their parameters instead.")] = False,
     json: JsonOption = False,
 ) -> int:
     """List the saved runs, or what can be measured."""
     from lrdiff_bench.measure import records_command
 
-    return records_command.list_cases(json=json) if cases else records_command.list_runs(folder=out, json=json)
+    return records_command.list_cases(json=json) if cases else records_command.list_runs(folder=source, json=json)
 
 
 def show(
     run: RunArgument = "latest",
     to: PageOption = None,
-    out: OutOption = None,
+    source: FromOption = None,
     json: JsonOption = False,
 ) -> int:
     """Show the records of a run."""
     from lrdiff_bench.measure import records_command
 
-    return records_command.show(run, folder=out, to=to, json=json)
+    return records_command.show(run, folder=source, to=to, json=json)
 
 
 def compare(
     run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="The run to compare with.")],
     run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The run to judge.")] = "latest",
     across_machines: Annotated[bool, typer.Option("--across-machines", help="Compare runs of different machines anyway.")] = False,
-    out: OutOption = None,
+    source: FromOption = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Compare two runs, case by case; the exit status is 1 if a case got slower."""
     from lrdiff_bench.measure import records_command
 
-    return records_command.compare(run_a, run_b, across_machines=across_machines, folder=out, json=json)
+    return records_command.compare(run_a, run_b, across_machines=across_machines, folder=source, json=json)
 
 
 def calibrate(
@@ -163,15 +166,15 @@ def history(
 
 def pictures(
     run: RunArgument = "latest",
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder for the pictures.")] = Path(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for the pictures.")] = Path(
         "runs", "bench"
     ),
-    out: OutOption = None,
+    source: FromOption = None,
 ) -> int:
     """Draw a run: cost against the number of rates, cost against size, and how the times of cases changed over all runs."""
     from lrdiff_bench.measure import records_command
 
-    return records_command.pictures(run, to=to, folder=out)
+    return records_command.pictures(run, to=out, folder=source)
 
 
 def population(

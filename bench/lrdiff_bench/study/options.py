@@ -25,6 +25,9 @@ StorageOption = Annotated[str | None, typer.Option("--storage", metavar="URL", h
 OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The folder of the studies. Default: runs/study.")
 ]
+FromOption = Annotated[
+    Path | None, typer.Option("--from", metavar="DIR", help="The folder that holds the studies. Default: runs/study.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[STUDY]...", help="The studies. Default: all finished ones by the full protocol.")]  # fmt: skip
 
@@ -60,38 +63,38 @@ def run(
     )  # fmt: skip
 
 
-def ls(storage: StorageOption = None, out: OutOption = None, json: JsonOption = False) -> int:
+def ls(storage: StorageOption = None, source: FromOption = None, json: JsonOption = False) -> int:
     """List the workloads that can be studied, and the studies so far."""
     from lrdiff_bench.study import command
 
-    return command.ls(storage=storage, out=out, json=json)
+    return command.ls(storage=storage, out=source, json=json)
 
 
 def show(
-    names: NamesArgument = None, storage: StorageOption = None, out: OutOption = None, json: JsonOption = False
+    names: NamesArgument = None, storage: StorageOption = None, source: FromOption = None, json: JsonOption = False
 ) -> int:
     """Show finished studies."""
     from lrdiff_bench.study import command
 
-    return command.show(names or [], storage=storage, out=out, json=json)
+    return command.show(names or [], storage=storage, out=source, json=json)
 
 
 def verdict(
     name: Annotated[str, typer.Argument(metavar="STUDY", help="A study that `lrdiff study ls` lists.")],
     storage: StorageOption = None,
-    out: OutOption = None,
+    source: FromOption = None,
     json: JsonOption = False,
 ) -> int:
     """Show where a verdict comes from, down to its trials in the storage."""
     from lrdiff_bench.study import command
 
-    return command.verdict(name, storage=storage, out=out, json=json)
+    return command.verdict(name, storage=storage, out=source, json=json)
 
 
 def export(
     names: NamesArgument = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.md", help="The page; pictures go beside it.")] = Path("convergence.md"),
-    source: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="The folder of the studies. Default: runs/study.")] = None,
+    source: FromOption = None,
     storage: StorageOption = None,
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Write only the page.")] = False,
 ) -> int:  # fmt: skip

@@ -36,13 +36,14 @@ RATIOS = (0.01, 100.0)
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class SchemeTable(_Part):
     """One ``[[schemes]]`` table."""
 
     name: Annotated[str, Field(min_length=1, max_length=40)]
+    """Name of the scheme."""
     ratios: dict[str, Ratio] = {}
     """Ratio of each group to the base rate; what is left out has 1, and 0 freezes."""
     free: dict[str, Pair] = {}
@@ -58,31 +59,49 @@ class StudySettings(_Part):
     """
 
     name: Name
+    """Name of the study."""
     title: str = ""
+    """What is trained, in a few words."""
     question: str = ""
+    """What the study is to answer."""
     source: str = ""
     """Where the claim comes from; shown with the verdict."""
     workload: str | None = None
     """One that comes with the project; then nothing below but schemes, smallest_difference and base_rates is said."""
     data: str | None = None
+    """A file or a built-in table, as in the settings of a run."""
     target: str | None = None
+    """The column to predict."""
     task: Literal["auto", "binary", "multiclass", "regression"] = "auto"
+    """auto, binary, multiclass or regression."""
     model: str | None = None
     """``module:factory``; left out, the project's own network with ``hidden``."""
     hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False)] | None = None
+    """Hidden sizes of the project's own network."""
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+    """sgd, adam or adamw."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Momentum of sgd."""
     weight_decay: Ratio = 0.0
+    """Weight decay of all parameters."""
     batch_size: PositiveInt = 32
+    """Rows a step."""
     steps: PositiveInt = 300
+    """Steps of every training."""
     evaluations: PositiveInt = 10
+    """How often a training is evaluated."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto, cpu, cuda or mps."""
     metric: Literal["loss", "accuracy"] = "loss"
+    """What is compared: loss or accuracy."""
     smallest_difference: Positive | None = None
     """Left out: 0.01, nats or share of right answers; or the workload's own."""
     base_rates: Pair | None = None
+    """Between what the base rate is searched; left out: by the optimizer."""
     default_rate: Positive | None = None
+    """The rate of the untuned column; left out: the optimizer's default in torch."""
     report_seeds: Annotated[int, Field(ge=3, le=10_000)] | None = None
+    """Fresh seeds that results are reported on; left out: 200."""
     groups: dict[str, str | list[str]] = {}
     """Patterns of each group's parameters; left out, each layer is a group."""
     schemes: list[SchemeTable] = []

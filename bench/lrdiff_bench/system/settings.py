@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lrdiff_core.config import PRESETS, RunConfig, load_config, make_config, name_from
+from pydantic import BaseModel
 
-__all__ = ["gather"]
+from lrdiff_core.config import PRESETS, CompareConfig, RunConfig, load_config, make_config, name_from
+from lrdiff_core.errors import InputError
+from lrdiff_core.files import write_text
+
+__all__ = ["gather", "settings_text", "write_settings"]
+
+# What stands in a written file for a setting that is left out unless somebody sets it.
+EXAMPLES = {"target": "label", "hidden": [16], "batch_size": 32, "seeds": 200, "searches": 8, "tuning_seeds": 4}
+RATES = {"layer1": 0.01, "layer2": 0.001}
 
 
 def gather(config: str | None, options: Mapping[str, Any]) -> RunConfig:
@@ -34,3 +43,53 @@ def gather(config: str | None, options: Mapping[str, Any]) -> RunConfig:
     if config in PRESETS and not Path(config).exists():
         return make_config({**PRESETS[config], **options}, where=f"preset {config}")
     return make_config({**load_config(config), **options}, where=config)
+
+
+def settings_text(given: Mapping[str, Any]) -> str:
+    """Every setting of a run with what it means, as TOML; those that are not given are commented out.
+
+    Args:
+        given: settings that are to be set.
+
+    Example:
+        >>> text = settings_text({"data": "digits"})
+        >>> [line for line in text.splitlines() if line and not line.startswith("#")]
+        ['name = "digits"', 'data = "digits"']
+    """
+    name = name_from(Path(str(given["data"])).stem) if "data" in given else "my-run"
+    lines = ["# Settings of a run, for `lrdiff run`. What stands behind # is the default, or an example of a value."]
+    lines += _lines(RunConfig, {"name": name, **given})
+    lines += ["", f"# {RunConfig.model_fields['rates'].description}", "# [rates]"]
+    lines += [f"# {layer} = {rate}" for layer, rate in RATES.items()]
+    lines += ["", f"# {RunConfig.model_fields['compare'].description}", "# [compare]", *_lines(CompareConfig, {})]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(model: type[BaseModel], given: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for key, field in model.model_fields.items():
+        if key in ("rates", "compare"):  # tables, at the end of the file
+            continue
+        shown = given.get(key, EXAMPLES.get(key, field.default))
+        value = json.dumps(shown, ensure_ascii=False)
+        lines += ["", f"# {field.description}", f"{'' if key in given else '# '}{key} = {value}"]
+    return lines
+
+
+def write_settings(file: Path, options: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Write a settings file that :func:`gather` reads.
+
+    Args:
+        file: where to.
+        options: what the command line gave.
+        overwrite: whether a file that is there may be replaced.
+
+    Raises:
+        InputError: there is such a file already.
+        ConfigError: a value that cannot be.
+    """
+    if file.exists() and not overwrite:
+        raise InputError(f"{file} is there already", help="name another file, or add --overwrite")
+    given = {key: value for key, value in options.items() if value is not None}
+    make_config(given, where="the command line")
+    write_text(file, settings_text(given))

@@ -35,7 +35,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Runtime and version, as ``--target`` takes them."""
+        """Runtime and version, as ``lrdiff export --runtime`` takes them."""
         return f"{self.runtime}=={self.version}"
 
 
