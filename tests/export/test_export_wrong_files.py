@@ -29,6 +29,7 @@ from lrdiff_export import (
 )
 from lrdiff_export.model.prepared import prepare
 from lrdiff_export.onnx_file.convert import convert
+from lrdiff_export.onnx_file.structure import structural_differences
 from lrdiff_export.verify.verify import run_battery
 
 Function = Callable[..., Tensor]
@@ -159,10 +160,71 @@ def test_a_factor_next_to_one_is_kept() -> None:
 
 
 def test_an_option_that_the_exporter_forgets_is_seen() -> None:
-    module = One(lambda m, x: functional.avg_pool2d(x, 2, divisor_override=3))
-    with pytest.raises(VerificationFailed, match="held out"):
-        rows = normal(20, 2, 4, 4)
-        export(module, torch.tensor(rows[:2]), out=Path("never.onnx"), rows=rows)
+    """Without any input: where the pool is multiplied by nothing that is tried, the numbers would agree."""
+    module = One(lambda m, x: functional.avg_pool2d(x, 2, divisor_override=3) * (x[:, :, :1, :1] > 1e30))
+    with pytest.raises(InputError, match="a file that is another program: avg_pool2d: 3 is not in the file"):
+        export(module, torch.tensor(normal(2, 2, 4, 4)), out=Path("never.onnx"))
+    assert Tried(One(lambda m, x: functional.avg_pool2d(x, 2, divisor_override=4)), normal(9, 2, 4, 4)).wrong() == set()
+
+
+class Structured(nn.Module):
+    """Constants and attributes of all kinds that are compared, one of each, none of which could stand for another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(2, 4, 3, stride=2, padding=1, dilation=2, groups=2)
+        self.layer, self.groups = nn.LayerNorm(4, eps=1e-4), nn.GroupNorm(2, 4, eps=2e-4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.convolution(images)
+        x = self.groups(functional.leaky_relu(x, 0.21) + functional.gelu(x, approximate="tanh") / (x.abs() + 1e-8))
+        x = functional.max_pool2d(x, 3, stride=1, padding=1) - functional.avg_pool2d(x, 3, stride=1, padding=1)
+        x = self.layer(x.mean((2, 3)).clamp(-2.5, 2.25) ** 3 * 3.5 - 0.125)
+        return torch.where(x > 0.375, x, x.masked_fill(x == 0.0625, 7.0).fmod(0.75))
+
+
+ATTRIBUTES = {
+    ("Conv", "strides"), ("Conv", "pads"), ("Conv", "dilations"), ("LeakyRelu", "alpha"), ("Gelu", "approximate"),
+    ("InstanceNormalization", "epsilon"), ("LayerNormalization", "epsilon"), ("MaxPool", "kernel_shape"),
+    ("MaxPool", "pads"), ("AveragePool", "strides"), ("AveragePool", "count_include_pad"),
+}  # fmt: skip
+CONSTANTS = {1e-8, -2.5, 2.25, 3.0, 3.5, 0.125, 0.375, 0.0625, 7.0, 0.75}
+
+
+def test_constants_and_attributes_of_file_and_program_are_compared() -> None:
+    torch.manual_seed(0)
+    converted = convert(prepare(Structured(), torch.randn(2, 2, 8, 8)))
+    seen: dict[str, list[str]] = {}
+
+    def differences(spoilt: onnx.ModelProto) -> tuple[str, ...]:
+        return structural_differences(converted.program, spoilt, converted.renamed)
+
+    def copy() -> onnx.ModelProto:
+        return onnx.ModelProto.FromString(converted.model.SerializeToString())
+
+    for index, node in enumerate(converted.model.graph.node):
+        for place, one in enumerate(node.attribute):
+            if (node.op_type, one.name) in ATTRIBUTES:
+                value, spoilt = onnx.helper.get_attribute_value(one), copy()
+                other = b"none" if one.name == "approximate" else np.add(value, 1).tolist()
+                spoilt.graph.node[index].attribute[place].CopyFrom(onnx.helper.make_attribute(one.name, other))
+                seen.setdefault(f"{node.op_type} {one.name}", []).extend(differences(spoilt))
+    for index, one in enumerate(converted.model.graph.initializer):
+        value = numpy_helper.to_array(one)
+        if value.size == 1 and value.dtype == np.float32 and any(np.isclose(value, v, rtol=1e-6) for v in CONSTANTS):
+            spoilt = copy()
+            spoilt.graph.initializer[index].CopyFrom(numpy_helper.from_array(value + np.float32(0.01), one.name))
+            seen.setdefault(f"{float(value.reshape(())):.4g}", []).extend(differences(spoilt))
+    wanted = {*(" ".join(pair) for pair in ATTRIBUTES), *(f"{one:.4g}" for one in CONSTANTS)}
+    assert {name: found for name, found in seen.items() if not found} == {}
+    assert wanted - set(seen) == set()
+    without = copy()
+    (place,) = (i for i, n in enumerate(without.graph.node) if any(one.endswith(".value") for one in n.input))
+    gone = without.graph.node[place]
+    for node in without.graph.node:
+        node.input[:] = [gone.input[0] if name == gone.output[0] else name for name in node.input]
+    del without.graph.node[place]
+    assert [one.partition(": ")[2] for one in differences(without)] == ["1e-08 is not in the file"]
 
 
 BATCHES: dict[str, tuple[Callable[[Tensor], bool], int | type[Exception] | None]] = {
