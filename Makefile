@@ -6,13 +6,13 @@ BIN := $(VENV)/bin
 SAMPLE ?= 100
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test slow lint check coverage mutation bench gpu wheel smoke clean
+.PHONY: help demo test slow lint check coverage lines mutation bench gpu wheel smoke clean
 
 help:
 	@echo "make demo    train, compare, time, export and verify the built-in example"
 	@echo "make test    run the tests, but for the slow ones; make slow runs those"
 	@echo "make check   lint, types, import contracts, tests; CI runs this, the slow tests, the wheel and the demo"
-	@echo "make coverage, make mutation    what the tests see"
+	@echo "make coverage, make mutation    what the tests see; make lines counts lines by part"
 	@echo "make bench   time the benchmark cases on this machine"
 	@echo "make gpu     all that needs an accelerator, under 8 minutes; with your own torch: make gpu PYTHON=python3.12"
 
@@ -39,6 +39,12 @@ check: lint test
 
 coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=lrdiff_core --cov=lrdiff_export --cov=lrdiff_bench --cov-report=term:skip-covered
+
+# Lines of code, comments and docstrings by part, of the files that git tracks.
+lines:
+	@for part in lrdiff_core export bench benchmarks tests; do \
+	  printf '%-12s %6d\n' $$part $$(git ls-files $$part | grep -E '\.(pyi?|c|cpp|m?js|html|css)$$' | tr '\n' '\0' | xargs -0 cat | wc -l); \
+	done
 
 # A sample of planted faults in rates, stats and verify, and how many of them the tests see.
 mutation: $(VENV)/.mutation

@@ -7,7 +7,7 @@
                                                     <-  choice, tiles, result                  <-
 """
 
-from lrdiff_core.population.network import Scale
+from lrdiff_core.population.network import Gain
 from lrdiff_core.population.result import Population
 from lrdiff_core.population.rows import PopulationData
 from lrdiff_core.population.settings import PopulationOptions
@@ -19,7 +19,7 @@ __all__ = [
     "PopulationData",
     "PopulationOptions",
     "PopulationTask",
-    "Scale",
+    "Gain",
     "population_task",
     "train_population",
 ]

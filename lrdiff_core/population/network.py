@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.model import TabularNet
 
-__all__ = ["ACTIVATIONS", "LinearLayer", "Scale", "linear_layers", "parameter_count"]
+__all__ = ["ACTIVATIONS", "LinearLayer", "Gain", "linear_layers", "parameter_count"]
 
 # In the order of the enumeration in kernel.cpp.
 ACTIVATIONS = ("identity", "relu", "tanh", "sigmoid", "silu", "gelu")
@@ -23,7 +23,7 @@ _MODULES: dict[type[nn.Module], str] = {
 }
 
 
-class Scale(nn.Module):
+class Gain(nn.Module):
     """Multiplies by a fixed number: ``y = factor * x``, as mean-field scaling does behind a linear layer.
 
     Raises:
@@ -31,7 +31,7 @@ class Scale(nn.Module):
 
     Example:
         >>> import torch
-        >>> Scale(0.5)(torch.ones(2))
+        >>> Gain(0.5)(torch.ones(2))
         tensor([0.5000, 0.5000])
     """
 
@@ -74,7 +74,7 @@ def linear_layers(model: nn.Module) -> tuple[LinearLayer, ...] | None:
     """Describe a model that is a chain of linear layers, or return None.
 
     A chain is a :class:`TabularNet` (from its standardized rows on), or an ``nn.Sequential`` in which every linear
-    layer may be followed by :class:`Scale` and by ReLU, Tanh, Sigmoid, SiLU or (exact) GELU. Subclasses, hooks,
+    layer may be followed by :class:`Gain` and by ReLU, Tanh, Sigmoid, SiLU or (exact) GELU. Subclasses, hooks,
     shared layers and anything else take the general path.
 
     Example:
@@ -111,7 +111,7 @@ def linear_layers(model: nn.Module) -> tuple[LinearLayer, ...] | None:
                 )
             )
             scaled = activated = False
-        elif type(module) is Scale and not scaled:
+        elif type(module) is Gain and not scaled:
             layers[-1] = replace(layers[-1], gain=module.factor)
             scaled = True
         elif type(module) in _MODULES and not activated:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from lrdiff_bench.maps.workload import MapWorkload
-from lrdiff_core.population import PopulationData, Scale
+from lrdiff_core.population import Gain, PopulationData
 from lrdiff_core.seeds import make_generator
 
 __all__ = ["LAST_LOSSES", "WIDTH", "trainability"]
@@ -60,10 +60,10 @@ def trainability(*, size: int = 128, steps: int = 200, **options: Any) -> MapWor
 def _model(seed: int) -> nn.Module:
     model = nn.Sequential()
     model.add_module("hidden", nn.Linear(WIDTH, WIDTH, bias=False))
-    model.add_module("hidden_scale", Scale(math.sqrt(2 / WIDTH)))
+    model.add_module("hidden_scale", Gain(math.sqrt(2 / WIDTH)))
     model.add_module("tanh", nn.Tanh())
     model.add_module("output", nn.Linear(WIDTH, 1, bias=False))
-    model.add_module("output_scale", Scale(1 / WIDTH))
+    model.add_module("output_scale", Gain(1 / WIDTH))
     for parameter in model.parameters():
         nn.init.normal_(parameter)  # from torch's global generator, which the population seeds
     return model

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lrdiff_core import build_model, load_table, make_config, set_up
 from lrdiff_core.loop import fit
-from lrdiff_core.population import PopulationData, Scale
+from lrdiff_core.population import Gain, Population, PopulationData, PopulationOptions, train_population
 from lrdiff_core.population.members import build
 from lrdiff_core.population.rows import loss_function
 from lrdiff_core.rates import layer_rates
@@ -27,6 +27,24 @@ def tabular(name: str = "seed", hidden: list[int] | None = None) -> Setup:
 
 def tabular_factory(setup: Setup) -> Any:
     return lambda seed: build_model(setup.net.spec, seed=seed)
+
+
+RATES = [[0.05, 0.05, 0.05], [0.1, 0.01, 0.02]]
+
+
+def train_members(
+    model: Any = None,
+    data: Any = None,
+    rates: Any = RATES,
+    seeds: Any = 0,
+    *,
+    groups: Any = None,
+    on_tile: Any = None,
+    **options: Any,
+) -> Population:
+    """A population, by default two members of a chain of three layers."""
+    model, data = model or chain(nn.Tanh), data or rows_for("binary")
+    return train_population(model, data, rates, seeds, PopulationOptions(**options), groups=groups, on_tile=on_tile)
 
 
 def fit_alone(
@@ -100,7 +118,7 @@ def member(weights: dict[str, Tensor] | None, i: int) -> dict[str, Tensor]:
 def chain(activation: type[nn.Module], outputs: int = 1) -> Any:
     """A factory of three layers: one scaled, one without bias, sizes that fill no register block."""
     return lambda seed: nn.Sequential(
-        nn.Linear(7, 6), Scale(0.5), activation(), nn.Linear(6, 11, bias=False), activation(), nn.Linear(11, outputs)
+        nn.Linear(7, 6), Gain(0.5), activation(), nn.Linear(6, 11, bias=False), activation(), nn.Linear(11, outputs)
     )
 
 

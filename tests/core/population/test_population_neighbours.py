@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from population_models import chain, rows_for
+from population_models import chain, rows_for, train_members
 from test_population_solo import PATHS
 from torch import Tensor, nn
 
-from lrdiff_core.population import Population, PopulationOptions, train_population
+from lrdiff_core.population import Population
 from lrdiff_core.population.native import kernel_status
 
 needs_kernel = pytest.mark.skipif(kernel_status().reason is not None, reason=str(kernel_status().reason))
@@ -39,12 +39,12 @@ def trained(path: str, pick: Tensor | None = None, **options: Any) -> Population
         "keep_weights": True,
         "step_losses": True,
     }
-    return train_population(
-        chain(nn.Tanh),
-        rows_for("binary"),
-        options.pop("rates", RATES)[pick],
-        SEEDS[pick].tolist(),
-        PopulationOptions(weight_decay=DECAY[pick], path=path, **given | options),
+    return train_members(
+        rates=options.pop("rates", RATES)[pick],
+        seeds=SEEDS[pick].tolist(),
+        weight_decay=DECAY[pick],
+        path=path,
+        **given | options,
     )
 
 
@@ -149,8 +149,8 @@ def test_members_that_share_rows_and_members_that_do_not_agree_to_the_bit() -> N
     factory, data = chain(nn.ReLU), rows_for("multiclass", 3)
     factory = chain(nn.ReLU, 3)
     common: dict[str, Any] = {"epochs": 2, "batch_size": 12, "path": "kernel", "keep_weights": True}
-    shared = parts(train_population(factory, data, rates, 1, PopulationOptions(**common)))
-    mixed = parts(train_population(factory, data, rates, [1, 2] * 16, PopulationOptions(**common)))
+    shared = parts(train_members(model=factory, data=data, rates=rates, seeds=1, **common))
+    mixed = parts(train_members(model=factory, data=data, rates=rates, seeds=[1, 2] * 16, **common))
     assert_same_bits(
         {name: value[::2] for name, value in mixed.items() if name != "seeds"},
         {name: value[::2] for name, value in shared.items() if name != "seeds"},

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from population_models import chain, rows_for
+from population_models import chain, rows_for, train_members
 from torch import nn
 
 from lrdiff_core.errors import ConfigError, DataError, LrdiffError, RateError, UnavailableError
-from lrdiff_core.population import PopulationData, PopulationOptions, Scale, train_population
+from lrdiff_core.population import Gain, PopulationData, PopulationOptions, train_population
 
 RATES = [[0.1, 0.1, 0.1], [0.1, 0.1, 0.1]]
 
@@ -144,9 +144,7 @@ def test_a_module_gives_one_tensor() -> None:
 
 @pytest.mark.parametrize("seeds", [np.int64(3), torch.tensor(3), np.array([3, 3]), [3, 3], range(3, 5)], ids=repr)
 def test_seeds_may_come_from_arrays_and_tensors(seeds: Any) -> None:
-    found = train_population(
-        chain(nn.Tanh), rows_for("binary"), RATES, seeds, PopulationOptions(epochs=1, batch_size=9)
-    )
+    found = train_members(seeds=seeds, epochs=1, batch_size=9)
     assert found.seeds.tolist() == ([3, 4] if isinstance(seeds, range) else [3, 3])
 
 
@@ -170,4 +168,4 @@ def test_rows_are_checked_where_they_are_given() -> None:
 
 def test_a_scale_is_a_finite_number() -> None:
     with pytest.raises(ConfigError, match="scale factor is inf"):
-        Scale(float("inf"))
+        Gain(float("inf"))

@@ -9,19 +9,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from population_models import chain, distance, member, rows_for, step_alone, tabular, tabular_factory
+from population_models import (
+    RATES,
+    chain,
+    distance,
+    member,
+    rows_for,
+    step_alone,
+    tabular,
+    tabular_factory,
+    train_members,
+)
 from test_population_solo import PATHS
 from torch import nn
 
 from lrdiff_core.errors import UnavailableError
 from lrdiff_core.loop import train
-from lrdiff_core.population import Population, PopulationData, PopulationOptions, Scale, native, train_population
+from lrdiff_core.population import Gain, Population, PopulationData, native
 from lrdiff_core.population.network import linear_layers
 from lrdiff_core.population.settings import Settings
 from lrdiff_core.population.tiles import numbers_a_row, rows_at_once
 from lrdiff_core.rates import Rule, param_groups
-
-RATES = [[0.05, 0.05, 0.05], [0.1, 0.01, 0.02]]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -29,12 +37,14 @@ def test_losses_and_scores_of_every_epoch_are_those_of_the_loop(path: str) -> No
     for table in ("seed", "wine"):
         setup = tabular(table)
         rates = [[0.01, 0.001]]
-        found = train_population(
-            tabular_factory(setup),
-            PopulationData.of(setup.rows),
-            rates,
-            setup.seed,
-            PopulationOptions(epochs=3, batch_size=setup.batch_size, path=path),
+        found = train_members(
+            model=tabular_factory(setup),
+            data=PopulationData.of(setup.rows),
+            rates=rates,
+            seeds=setup.seed,
+            epochs=3,
+            batch_size=setup.batch_size,
+            path=path,
         )
         alone = train(replace(setup, config=setup.config.model_copy(update={"epochs": 3})))
         for split, losses, scores in (
@@ -51,9 +61,7 @@ def test_losses_and_scores_of_every_epoch_are_those_of_the_loop(path: str) -> No
 @pytest.mark.parametrize("path", PATHS)
 def test_the_score_of_a_regression_is_r2(path: str) -> None:
     data = rows_for("regression")
-    found = train_population(
-        chain(nn.Tanh), data, RATES, 0, PopulationOptions(epochs=2, batch_size=9, path=path, dtype=torch.float64)
-    )
+    found = train_members(data=data, epochs=2, batch_size=9, path=path, dtype=torch.float64)
     assert found.held_loss is not None
     assert found.held_score is not None
     assert data.held_targets is not None
@@ -66,13 +74,7 @@ def test_the_score_of_a_regression_is_r2(path: str) -> None:
     ("evaluate", "wanted"), [("epoch", [6, 12, 14]), ("end", [14]), ("never", []), (5, [5, 10, 14])]
 )
 def test_evaluations_come_when_asked_for(path: str, evaluate: str | int, wanted: list[int]) -> None:
-    found = train_population(
-        chain(nn.Tanh),
-        rows_for("binary"),
-        RATES,
-        0,
-        PopulationOptions(steps=14, batch_size=9, evaluate=evaluate, path=path),
-    )
+    found = train_members(steps=14, batch_size=9, evaluate=evaluate, path=path)
     assert found.evaluated_after.tolist() == wanted
     assert found.train_loss.shape == found.train_score.shape == (2, len(wanted))
     assert found.steps == 14
@@ -80,16 +82,7 @@ def test_evaluations_come_when_asked_for(path: str, evaluate: str | int, wanted:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_evaluating_changes_no_weight(path: str) -> None:
-    one, other = (
-        train_population(
-            chain(nn.Tanh),
-            rows_for("binary"),
-            RATES,
-            0,
-            PopulationOptions(epochs=2, batch_size=9, evaluate=e, path=path, keep_weights=True),
-        )
-        for e in ("never", 1)
-    )
+    one, other = (train_members(epochs=2, batch_size=9, evaluate=e, path=path, keep_weights=True) for e in ("never", 1))
     assert distance(member(one.weights, 1), {k: v.double() for k, v in member(other.weights, 1).items()}) == 0
 
 
@@ -100,14 +93,16 @@ def test_what_needs_no_gradient_stays(path: str) -> None:
         model[0].requires_grad_(False)
         return model  # type: ignore[no-any-return]
 
-    found = train_population(
-        factory,
-        rows_for("binary"),
-        [[0.1, 0.1]],
-        0,
-        PopulationOptions(
-            optimizer="adamw", weight_decay=0.1, epochs=1, batch_size=9, path=path, keep_weights=True, evaluate="end"
-        ),
+    found = train_members(
+        model=factory,
+        rates=[[0.1, 0.1]],
+        optimizer="adamw",
+        weight_decay=0.1,
+        epochs=1,
+        batch_size=9,
+        path=path,
+        keep_weights=True,
+        evaluate="end",
     )
     from lrdiff_core.population.members import build
 
@@ -120,12 +115,16 @@ def test_what_needs_no_gradient_stays(path: str) -> None:
 @pytest.mark.parametrize("path", PATHS)
 def test_rows_by_seed(path: str) -> None:
     data = {seed: rows_for("binary", seed=seed) for seed in (1, 2)}
-    found = train_population(
-        chain(nn.Tanh),
-        data,
-        [RATES[0]] * 3,
-        [2, 1, 2],
-        PopulationOptions(optimizer="sgd", steps=12, batch_size=9, path=path, keep_weights=True, dtype=torch.float64),
+    found = train_members(
+        data=data,
+        rates=[RATES[0]] * 3,
+        seeds=[2, 1, 2],
+        optimizer="sgd",
+        steps=12,
+        batch_size=9,
+        path=path,
+        keep_weights=True,
+        dtype=torch.float64,
     )
     for i, seed in enumerate((2, 1, 2)):
         exact, _ = step_alone(
@@ -138,14 +137,7 @@ def test_columns_of_rates_may_follow_a_plan_or_names() -> None:
     model = chain(nn.Tanh)(0)
     plan = param_groups(model, lr=0.1, rules=[Rule("5.bias", lr=0.01)])
     by_plan, by_name = (
-        train_population(
-            chain(nn.Tanh),
-            rows_for("binary"),
-            [[0.1, 0.01]],
-            0,
-            PopulationOptions(epochs=1, batch_size=9, keep_weights=True),
-            groups=groups,
-        )
+        train_members(rates=[[0.1, 0.01]], epochs=1, batch_size=9, keep_weights=True, groups=groups)
         for groups in (plan, {"0.weight": 0, "0.bias": 0, "3.weight": 0, "5.weight": 0, "5.bias": 1})
     )
     assert by_plan.groups == by_name.groups == (("0.weight", "0.bias", "3.weight", "5.weight"), ("5.bias",))
@@ -153,17 +145,14 @@ def test_columns_of_rates_may_follow_a_plan_or_names() -> None:
 
 
 def test_one_column_serves_all_layers() -> None:
-    one, three = (
-        train_population(chain(nn.Tanh), rows_for("binary"), rates, 0, PopulationOptions(epochs=1, batch_size=9))
-        for rates in ([[0.1]], [[0.1, 0.1, 0.1]])
-    )
+    one, three = (train_members(rates=rates, epochs=1, batch_size=9) for rates in ([[0.1]], [[0.1, 0.1, 0.1]]))
     assert torch.equal(one.train_loss, three.train_loss)
 
 
 def test_a_loss_of_ones_own() -> None:
     data = rows_for("regression")
     own = PopulationData(inputs=data.inputs, targets=data.targets, task="regression", loss=nn.functional.smooth_l1_loss)
-    found = train_population(chain(nn.Tanh), own, RATES, 0, PopulationOptions(epochs=1, batch_size=9))
+    found = train_members(data=own, epochs=1, batch_size=9)
     assert found.path == "general"
     assert torch.isfinite(found.train_loss).all()
     assert torch.isnan(found.train_score).all()
@@ -172,11 +161,11 @@ def test_a_loss_of_ones_own() -> None:
 @pytest.mark.parametrize(
     ("model", "taken"),
     [
-        (nn.Sequential(nn.Linear(2, 2), Scale(2.0), nn.GELU(), nn.Linear(2, 1)), True),
+        (nn.Sequential(nn.Linear(2, 2), Gain(2.0), nn.GELU(), nn.Linear(2, 1)), True),
         (nn.Sequential(nn.Linear(2, 2), nn.GELU(approximate="tanh"), nn.Linear(2, 1)), False),
         (nn.Sequential(nn.ReLU(), nn.Linear(2, 1)), False),
         (nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.ReLU(), nn.Linear(2, 1)), False),
-        (nn.Sequential(nn.Linear(2, 2), nn.ReLU(), Scale(2.0), nn.Linear(2, 1)), False),
+        (nn.Sequential(nn.Linear(2, 2), nn.ReLU(), Gain(2.0), nn.Linear(2, 1)), False),
         (nn.Sequential(*[nn.Linear(2, 2)] * 2), False),
         (nn.Linear(2, 1), False),
     ],
@@ -191,10 +180,7 @@ def test_a_bias_shared_by_two_layers_takes_the_general_path() -> None:
         model[2].bias = model[0].bias
         return model
 
-    assert (
-        train_population(factory, rows_for("binary"), [[0.1]], 0, PopulationOptions(steps=2, batch_size=9)).path
-        == "general"
-    )
+    assert train_members(model=factory, rates=[[0.1]], steps=2, batch_size=9).path == "general"
 
 
 @pytest.mark.parametrize("own_rows", [False, True])
@@ -210,12 +196,15 @@ def test_memory_of_an_evaluation_is_bounded(own_rows: bool, monkeypatch: pytest.
     taken: list[int] = []
 
     def train() -> Population:
-        return train_population(
-            factory,
-            data,
-            [[0.01, 0.02]] * 2,
-            [0, 1],
-            PopulationOptions(epochs=2, batch_size=9, dtype=torch.float64, tile=2),
+        return train_members(
+            model=factory,
+            data=data,
+            rates=[[0.01, 0.02]] * 2,
+            seeds=[0, 1],
+            epochs=2,
+            batch_size=9,
+            dtype=torch.float64,
+            tile=2,
         )
 
     whole = train()
@@ -240,28 +229,18 @@ def test_a_hook_sends_a_chain_to_the_general_path() -> None:
 
 def test_without_a_compiler_the_general_path_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LRDIFF_KERNEL", "0")
-    assert (
-        train_population(chain(nn.Tanh), rows_for("binary"), RATES, 0, PopulationOptions(epochs=1, batch_size=9)).path
-        == "general"
-    )
+    assert train_members(epochs=1, batch_size=9).path == "general"
     for insisting in ({"path": "kernel"}, {"path": "kernel", "compile": True}):
         with pytest.raises(UnavailableError, match="LRDIFF_KERNEL=0 is set"):
-            train_population(
-                chain(nn.Tanh), rows_for("binary"), RATES, 0, PopulationOptions(epochs=1, batch_size=9, **insisting)
-            )  # type: ignore[arg-type]
+            train_members(epochs=1, batch_size=9, **insisting)  # type: ignore[arg-type]
 
 
 def test_a_compiler_that_fails_is_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "false")
     native._library.cache_clear()
-    assert (
-        train_population(chain(nn.ReLU), rows_for("binary"), RATES, 0, PopulationOptions(epochs=1, batch_size=9)).path
-        == "general"
-    )
+    assert train_members(model=chain(nn.ReLU), epochs=1, batch_size=9).path == "general"
     with pytest.raises(UnavailableError, match="cannot build the kernel"):
-        train_population(
-            chain(nn.ReLU), rows_for("binary"), RATES, 0, PopulationOptions(epochs=1, batch_size=9, compile=True)
-        )
+        train_members(model=chain(nn.ReLU), epochs=1, batch_size=9, compile=True)
 
 
 @pytest.mark.slow
@@ -271,17 +250,13 @@ def test_the_compiler_may_come_with_options(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", f"{command} -g0")
     assert native.kernel_status().reason is None
-    found = train_population(
-        chain(nn.Tanh), rows_for("binary"), RATES, 0, PopulationOptions(steps=2, batch_size=9, path="kernel")
-    )
+    found = train_members(steps=2, batch_size=9, path="kernel")
     assert found.path == "kernel"
     assert len(list((tmp_path / "lrdiff").iterdir())) == 1
 
 
 def test_compile_false_compiles_nothing() -> None:
-    found = train_population(
-        chain(nn.Tanh), rows_for("binary"), RATES, 0, PopulationOptions(epochs=1, batch_size=9, compile=False)
-    )
+    found = train_members(epochs=1, batch_size=9, compile=False)
     assert found.path == "general"
 
 
@@ -289,13 +264,7 @@ def test_compile_false_compiles_nothing() -> None:
 @pytest.mark.skipif(native.compiler_status().reason is not None, reason="torch.compile needs a C++ compiler")
 def test_the_general_path_under_torch_compile() -> None:
     plain, compiled = (
-        train_population(
-            chain(nn.Tanh),
-            rows_for("binary"),
-            RATES,
-            0,
-            PopulationOptions(epochs=2, batch_size=9, path="general", compile=compile, dtype=torch.float64),
-        )
+        train_members(epochs=2, batch_size=9, path="general", compile=compile, dtype=torch.float64)
         for compile in (False, True)
     )  # fmt: skip
     torch.testing.assert_close(compiled.train_loss, plain.train_loss, rtol=1e-11, atol=1e-11)
@@ -303,13 +272,8 @@ def test_the_general_path_under_torch_compile() -> None:
 
 def test_tiles_are_reported() -> None:
     seen: list[tuple[int, int]] = []
-    train_population(
-        chain(nn.Tanh),
-        rows_for("binary"),
-        RATES * 5,
-        0,
-        PopulationOptions(epochs=1, batch_size=9, tile=4),
-        on_tile=lambda done, total: seen.append((done, total)),
+    train_members(
+        rates=RATES * 5, epochs=1, batch_size=9, tile=4, on_tile=lambda done, total: seen.append((done, total))
     )
     assert seen == [(4, 10), (8, 10), (10, 10)]
 

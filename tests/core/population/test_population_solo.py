@@ -21,10 +21,11 @@ from population_models import (
     step_alone,
     tabular,
     tabular_factory,
+    train_members,
 )
 from torch import nn
 
-from lrdiff_core.population import Population, PopulationData, PopulationOptions, train_population
+from lrdiff_core.population import Population, PopulationData
 from lrdiff_core.population.native import kernel_status
 
 MARGIN = 4
@@ -63,20 +64,18 @@ def test_a_member_ends_where_the_loop_takes_it_alone(
     epochs = 3
 
     def together(dtype: torch.dtype) -> Population:
-        return train_population(
-            factory,
-            data,
-            RATES[optimizer],
-            SEEDS,
-            PopulationOptions(
-                optimizer=optimizer,
-                epochs=epochs,
-                batch_size=setup.batch_size,
-                dtype=dtype,
-                path=path,
-                keep_weights=True,
-                **options,
-            ),
+        return train_members(
+            model=factory,
+            data=data,
+            rates=RATES[optimizer],
+            seeds=SEEDS,
+            optimizer=optimizer,
+            epochs=epochs,
+            batch_size=setup.batch_size,
+            dtype=dtype,
+            path=path,
+            keep_weights=True,
+            **options,
         )
 
     single, double = together(torch.float32), together(torch.float64)
@@ -108,21 +107,19 @@ def test_every_activation_and_task_agrees_with_a_plain_loop(
     rates, seeds = [[0.1, 0.03, 0.05], [0.01, 0.1, 0.02]], [1, 2]
     common = {"steps": 13, "batch_size": 9, "schedule": "cosine"}
     single, double = (
-        train_population(
-            factory,
-            data,
-            rates,
-            seeds,
-            PopulationOptions(
-                optimizer="sgd",
-                momentum=0.5,
-                nesterov=True,
-                dtype=dtype,
-                path=path,
-                keep_weights=True,
-                step_losses=True,
-                **common,
-            ),
+        train_members(
+            model=factory,
+            data=data,
+            rates=rates,
+            seeds=seeds,
+            optimizer="sgd",
+            momentum=0.5,
+            nesterov=True,
+            dtype=dtype,
+            path=path,
+            keep_weights=True,
+            step_losses=True,
+            **common,
         )
         for dtype in (torch.float32, torch.float64)
     )
@@ -146,21 +143,19 @@ def test_hyperparameters_of_one_member_land_on_that_member(path: str, optimizer:
     rates = [[0.02, 0.01, 0.03]] * 3
     decay, mu, b1, b2, eps = [0.0, 0.1, 0.3], [0.1, 0.5, 0.9], [0.5, 0.8, 0.9], [0.9, 0.99, 0.95], [1e-8, 1e-3, 0.1]
     own: dict[str, Any] = {"momentum": mu} if optimizer == "sgd" else {"betas": (b1, b2), "eps": eps}
-    found = train_population(
-        factory,
-        data,
-        rates,
-        5,
-        PopulationOptions(
-            steps=11,
-            batch_size=10,
-            optimizer=optimizer,
-            weight_decay=decay,
-            dtype=torch.float64,
-            path=path,
-            keep_weights=True,
-            **own,
-        ),
+    found = train_members(
+        model=factory,
+        data=data,
+        rates=rates,
+        seeds=5,
+        steps=11,
+        batch_size=10,
+        optimizer=optimizer,
+        weight_decay=decay,
+        dtype=torch.float64,
+        path=path,
+        keep_weights=True,
+        **own,
     )
     for i in range(3):
         options = {"momentum": mu[i]} if optimizer == "sgd" else {"betas": (b1[i], b2[i]), "eps": eps[i]}
@@ -187,8 +182,15 @@ def test_a_convolution_trains_as_it_does_alone(norm: type[nn.Module]) -> None:
     plain = rows_for("multiclass", 3)
     data = PopulationData(inputs=plain.inputs[:, None], targets=plain.targets, task="multiclass")
     rates = [[0.01, 0.02, 0.03], [0.03, 0.02, 0.01]]
-    found = train_population(
-        factory, data, rates, [1, 2], PopulationOptions(steps=12, batch_size=10, dtype=torch.float64, keep_weights=True)
+    found = train_members(
+        model=factory,
+        data=data,
+        rates=rates,
+        seeds=[1, 2],
+        steps=12,
+        batch_size=10,
+        dtype=torch.float64,
+        keep_weights=True,
     )
     assert found.path == "general"
     for i, seed in enumerate((1, 2)):
@@ -209,8 +211,8 @@ def test_batch_norm_is_evaluated_by_running_statistics_of_its_own_member() -> No
         return models[seed]
 
     rates = [[0.01, 0.02, 0.03], [0.03, 0.02, 0.01]]
-    found = train_population(
-        factory, data, rates, [1, 2], PopulationOptions(steps=12, batch_size=10, dtype=torch.float64)
+    found = train_members(
+        model=factory, data=data, rates=rates, seeds=[1, 2], steps=12, batch_size=10, dtype=torch.float64
     )
     for i, seed in enumerate((1, 2)):
         step_alone(remembered, data, rates[i], seed, torch.float64, kind=torch.optim.Adam, steps=12, batch_size=10)
