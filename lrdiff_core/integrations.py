@@ -10,7 +10,7 @@ from torch import nn
 
 from lrdiff_core.errors import UnavailableError
 from lrdiff_core.rates import RatePlan
-from lrdiff_core.rates.rules import Match
+from lrdiff_core.rates.matching import Match
 from lrdiff_core.text import check_choice
 from lrdiff_core.unfreezing import GradualUnfreezing
 

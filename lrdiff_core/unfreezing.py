@@ -10,7 +10,7 @@ from torch import nn
 
 from lrdiff_core.errors import RateError
 from lrdiff_core.rates import RatePlan, layer_depths, list_parameters
-from lrdiff_core.rates.rules import Match
+from lrdiff_core.rates.matching import Match
 
 __all__ = ["GradualUnfreezing", "head_down"]
 

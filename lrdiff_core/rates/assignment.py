@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from lrdiff_core.errors import RateError
-from lrdiff_core.rates.layers.tree import help_for_name
+from lrdiff_core.rates.matching import Match, as_match, describe, help_for_dead, is_one_dimensional, matches, matching
 from lrdiff_core.rates.names import ParamInfo, some
-from lrdiff_core.rates.rules import Match, Rule, matches
+from lrdiff_core.rates.rules import Rule
 
-__all__ = ["Assignment", "assign", "help_for_dead"]
+__all__ = ["Assignment", "assign", "without_decay"]
 
 _RATES = ("lr", "lr_mult")  # one setting: whichever rule comes first says how the rate is made
 
@@ -109,11 +108,22 @@ def _check_effect(
     fault(f'rule "{rule.label}" {what}: {by} before it already claims {some(names)}', "put it first, or remove it")
 
 
-def help_for_dead(match: Match, infos: Sequence[ParamInfo]) -> str:
-    """What to write instead of a match that takes nothing."""
-    tops = list(dict.fromkeys(info.name.partition(".")[0] for info in infos))
-    if isinstance(match, re.Pattern):
-        return f"a regular expression must match the whole name; parameters of this model start with: {some(tops, 12)}"
-    if isinstance(match, str):
-        return help_for_name(match, infos)
-    return f"parameters of this model start with: {some(tops, 12)}"
+def without_decay(
+    infos: Sequence[ParamInfo], given: Sequence[Match], *, fault: Callable[[str, str], None]
+) -> dict[str, str]:
+    """Names without weight decay, and the match that says so; ``fault`` as for :func:`assign`."""
+    found: dict[str, str] = {}
+    if isinstance(given, str):
+        raise RateError(f'no_weight_decay is "{given}"', help=f'write a list: no_weight_decay=["{given}"]')
+    if not isinstance(given, Sequence):
+        raise RateError(f"no_weight_decay is {given!r}", help='write a list, such as ["1d"], or []')
+    for one in given:
+        match = is_one_dimensional if one == "1d" else as_match(one)
+        # A model without biases and norms has nothing wrong with it.
+        names = [info.name for info in matching(match, infos, "no_weight_decay", fault=_pass if one == "1d" else fault)]
+        found = dict.fromkeys(names, f'no_weight_decay "{describe(match)}"') | found
+    return found
+
+
+def _pass(message: str, help: str) -> None:
+    return None

@@ -11,14 +11,15 @@ from typing import Any
 from torch import nn
 
 from lrdiff_core.errors import RateError, RateWarning, warn
-from lrdiff_core.rates.assignment import Assignment, assign, help_for_dead
+from lrdiff_core.rates.assignment import Assignment, assign, without_decay
 from lrdiff_core.rates.layers.tree import ModuleTree
+from lrdiff_core.rates.matching import Match
 from lrdiff_core.rates.names import ParamInfo, list_parameters, some
 from lrdiff_core.rates.plan import RatePlan
 from lrdiff_core.rates.plan.bound import BoundModel
 from lrdiff_core.rates.plan.entry import Factor, PlanEntry
 from lrdiff_core.rates.router import MuonRouter, Route
-from lrdiff_core.rates.rules import Match, Rule, describe, is_one_dimensional, matches_any
+from lrdiff_core.rates.rules import Rule
 from lrdiff_core.rates.scales import Scale
 from lrdiff_core.rates.values import check_decay, check_rate
 from lrdiff_core.text import nearest
@@ -82,8 +83,9 @@ def param_groups(
     base = None if lr is None else check_rate(lr, "lr")
     decay = check_decay(weight_decay, "weight_decay")
     infos = list_parameters(model)
-    assigned = assign(infos, _as_list(rules, "rules", Rule), fault=partial(_fault, strict=strict))
-    undecayed = _undecayed(infos, no_weight_decay, strict=strict)
+    fault = partial(_fault, strict=strict)
+    assigned = assign(infos, _as_list(rules, "rules", Rule), fault=fault)
+    undecayed = without_decay(infos, no_weight_decay, fault=fault)
     factors = [_ScaleFactors.of(one, infos) for one in _as_list(scale, "scale", Scale)]
     if base is None:
         bare = [info.name for info in infos if "lr" not in assigned[info.name]]
@@ -182,24 +184,6 @@ def _left_over(layers: Sequence[str], rates: Mapping[str, float]) -> list[str]:
             above = [".".join(parts[: i + 1]) for i in range(len(parts))]
             found[next(name for name in above if not any(f"{rated}.".startswith(f"{name}.") for rated in rates))] = None
     return list(found)
-
-
-def _undecayed(infos: Sequence[ParamInfo], given: Sequence[Match], *, strict: bool) -> dict[str, str]:
-    """Names without weight decay, and what says so."""
-    found: dict[str, str] = {}
-    if isinstance(given, str):
-        raise RateError(f'no_weight_decay is "{given}"', help=f'write a list: no_weight_decay=["{given}"]')
-    if not isinstance(given, Sequence):
-        raise RateError(f"no_weight_decay is {given!r}", help='write a list, such as ["1d"], or []')
-    for one in given:
-        match = is_one_dimensional if one == "1d" else Rule(one, weight_decay=0.0).match
-        names = [info.name for info in infos if matches_any(match, info)]
-        if not names and one != "1d":  # a model without biases and norms has nothing wrong with it
-            _fault(
-                f'no_weight_decay "{describe(match)}" matches no parameter', help_for_dead(match, infos), strict=strict
-            )
-        found = dict.fromkeys(names, f'no_weight_decay "{describe(match)}"') | found
-    return found
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from lrdiff_core.errors import RateError
-from lrdiff_core.rates.assignment import help_for_dead
 from lrdiff_core.rates.layers.head import find_head
+from lrdiff_core.rates.matching import Match, as_match, describe, help_for_dead, matches_any
 from lrdiff_core.rates.names import ParamInfo, some
 from lrdiff_core.rates.options import check_options
-from lrdiff_core.rates.rules import Match, Rule, describe, matches_any
 from lrdiff_core.rates.values import check_decay, check_rate
 from lrdiff_core.text import count
 
@@ -126,7 +125,7 @@ class MuonRouter:
     def _heads(self, infos: Sequence[ParamInfo], hidden: Mapping[str, str]) -> dict[str, int]:
         found: dict[str, int] = {}
         for text, number in self.heads.items():
-            match = Rule(text, lr_mult=1.0).match
+            match = as_match(text)
             taken = [info for info in infos if info.name in hidden and matches_any(match, info)]
             if not taken:
                 raise RateError(f'heads of "{describe(match)}" match no matrix', help=help_for_dead(match, infos))

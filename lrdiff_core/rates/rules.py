@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import Any, TypeAlias
-
-from torch import nn
+from typing import Any
 
 from lrdiff_core.errors import RateError
-from lrdiff_core.rates.names import Occurrence, ParamInfo
+from lrdiff_core.rates.matching import Match, as_match, describe
 from lrdiff_core.rates.options import check_options
-from lrdiff_core.rates.patterns import matches_whole
 from lrdiff_core.rates.values import check_decay, check_rate
 from lrdiff_core.schedules import Shape, as_shape
 
-__all__ = ["Match", "Rule", "describe", "is_one_dimensional", "matches", "matches_any"]
-
-Predicate: TypeAlias = Callable[[str, nn.Parameter, nn.Module], bool]
-Match: TypeAlias = "str | re.Pattern[str] | type[nn.Module] | Predicate | Sequence[Match]"
-
-_KINDS = ("auto", "name", "glob", "regex")
+__all__ = ["Rule"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +41,7 @@ class Rule:
         RateError: a value outside its interval, both ``lr`` and ``lr_mult``, nothing set, or a match that is no match.
 
     Example:
+        >>> import re
         >>> Rule("head.*", lr=1e-3).label
         'head.*'
         >>> Rule(re.compile(r".*\.bias"), weight_decay=0.0).label
@@ -69,7 +60,7 @@ class Rule:
     options: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "match", _checked(self.match, self.kind))
+        object.__setattr__(self, "match", as_match(self.match, self.kind))
         what = f'rule "{self.label}"'
         if self.lr is not None:
             object.__setattr__(self, "lr", check_rate(self.lr, f"lr of {what}"))
@@ -140,79 +131,6 @@ class Rule:
         parts = [f"{name}={value!r}" for name, value in self.settings.items() if not name.startswith("option ")]
         parts += [f"options={dict(self.options)!r}"] if self.options else []
         return f"Rule({self.label!r}, {', '.join(parts)})"
-
-
-def matches(match: Match, info: ParamInfo, place: Occurrence) -> bool:
-    """Whether a checked match takes the parameter at one of its places."""
-    if isinstance(match, str):
-        if any(sign in match for sign in "*?["):
-            return fnmatchcase(place.name, match)
-        return place.name == match or place.name.startswith(match + ".")
-    if isinstance(match, re.Pattern):
-        return matches_whole(match, place.name)
-    if isinstance(match, type):
-        return any(isinstance(step.module, match) for step in place.path)
-    if isinstance(match, Sequence):
-        return any(matches(one, info, place) for one in match)
-    return bool(match(place.name, info.as_seen, place.owner))
-
-
-def matches_any(match: Match, info: ParamInfo, places: Sequence[Occurrence] | None = None) -> bool:
-    """Whether a match takes the parameter at any of its places (those given, or all): a tied weight has several."""
-    return any(matches(match, info, place) for place in (info.occurrences if places is None else places))
-
-
-def describe(match: Match) -> str:
-    """A match as a text: ``head.*``, ``/regex/``, a class or function name, or several with ``|`` between."""
-    if isinstance(match, str):
-        return match
-    if isinstance(match, re.Pattern):
-        return f"/{match.pattern}/"
-    if isinstance(match, Sequence):
-        return "|".join(describe(one) for one in match)
-    return getattr(match, "__name__", type(match).__name__)
-
-
-def is_one_dimensional(name: str, parameter: nn.Parameter, module: nn.Module) -> bool:
-    """Biases and norm weights: what ``no_weight_decay=["1d"]`` means."""
-    return parameter.ndim <= 1 or name.rpartition(".")[2] == "bias"
-
-
-is_one_dimensional.__name__ = "1d"
-
-
-def _checked(match: Any, kind: str) -> Match:
-    if kind not in _KINDS:
-        raise RateError(f'a rule\'s kind is "{kind}"', help=f"write one of: {', '.join(_KINDS)}")
-    if isinstance(match, str) and match:
-        if kind == "regex":
-            return _compiled(match)
-        if kind == "name":
-            return re.compile(rf"{re.escape(match)}(\..+)?") if any(sign in match for sign in "*?[") else match
-        if kind == "glob" and not any(sign in match for sign in "*?["):
-            return re.compile(re.escape(match))  # a glob without wildcards means this one name, nothing below it
-        return match
-    if isinstance(match, list | tuple) and match:
-        return tuple(_checked(one, kind) for one in match)
-    if isinstance(match, re.Pattern) and isinstance(match.pattern, str):
-        return match
-    if (isinstance(match, type) and issubclass(match, nn.Module)) or (
-        callable(match) and not isinstance(match, type | nn.Module)
-    ):
-        return match
-    raise RateError(
-        f"a rule's match is {match!r}",
-        help="write a name, a glob, re.compile(...), a module class, a function, or a list of these",
-    )
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as problem:
-        raise RateError(
-            f'"{pattern}" is not a valid regular expression: {problem}', help="correct the pattern, or write a glob"
-        ) from problem
 
 
 def _parsed(value: str, what: str) -> float:

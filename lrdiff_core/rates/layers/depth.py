@@ -12,9 +12,9 @@ from torch import nn
 
 from lrdiff_core.errors import RateError
 from lrdiff_core.rates.layers.stacks import Stage, block_lists, companions, find_stack, stages_of
-from lrdiff_core.rates.layers.tree import ModuleTree, help_for_name
+from lrdiff_core.rates.layers.tree import ModuleTree
+from lrdiff_core.rates.matching import Match, describe, help_for_name, matches_any
 from lrdiff_core.rates.names import ParamInfo, some
-from lrdiff_core.rates.rules import Match, describe, matches_any
 from lrdiff_core.text import nearest
 
 __all__ = ["Layering", "Layers", "check_by", "find_layers", "layer_depths"]

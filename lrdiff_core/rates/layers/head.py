@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from lrdiff_core.errors import RateError
 from lrdiff_core.rates.layers.stacks import holds_stack
-from lrdiff_core.rates.layers.tree import ModuleTree, help_for_name
+from lrdiff_core.rates.layers.tree import ModuleTree
+from lrdiff_core.rates.matching import Match, describe, matches_any, matching
 from lrdiff_core.rates.names import ParamInfo, some
-from lrdiff_core.rates.rules import Match, describe, matches_any
 
 __all__ = ["Head", "find_head"]
 
@@ -37,9 +37,7 @@ def find_head(infos: Sequence[ParamInfo], match: Match | None = None) -> Head:
         Head(names=('embed.weight',), text='lm_head (embed.weight is tied with it)')
     """
     chosen = _last_child(infos) if match is None else match
-    taken = [info for info in infos if matches_any(chosen, info)]
-    if not taken:
-        raise RateError(f'head "{describe(chosen)}" matches no parameter', help=help_for_name(describe(chosen), infos))
+    taken = matching(chosen, infos, "head")
     elsewhere = [info.name for info in taken if not matches_any(chosen, info, info.occurrences[:1])]
     tied = f" ({some(elsewhere)} is tied with it)" if elsewhere else ""
     return Head(tuple(info.name for info in taken), f"{describe(chosen)}{tied}")

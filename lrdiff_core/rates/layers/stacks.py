@@ -107,13 +107,13 @@ def stages_of(tree: ModuleTree, name: str) -> list[Stage]:
     """The children of a block list: one stage of blocks, or stages themselves where they hold block lists."""
     children = tree.children[name]
     inner = {child: _inner_list(tree, child) for child in children}
-    kinds = {tree.kind(child) for child in children if inner[child] is not None}
+    kinds = {tree.kinds[child] for child in children if inner[child] is not None}
     # A stage with a single block looks like a block; that others of its class are stages tells it.
     tails = {found.removeprefix(child) for child, found in inner.items() if found is not None}
     stages = []
     for child in children:
         found = inner[child]
-        if found is None and tree.kind(child) in kinds:
+        if found is None and tree.kinds[child] in kinds:
             found = next((child + tail for tail in sorted(tails) if tree.children.get(child + tail)), None)
         blocks = (child,) if found is None else tuple(one for stage in stages_of(tree, found) for one in stage.blocks)
         stages.append(Stage(child, blocks))
@@ -148,7 +148,7 @@ def _is_block_list(tree: ModuleTree, name: str) -> bool:
     if len(children) == 1:  # layer1 to layer4 may hold a block each
         one_of = re.search(r"\d$", name) and re.search(r"\d$", children[0])
         return bool(isinstance(module, nn.ModuleList) or one_of) and tree.is_block(children[0])
-    kinds = [tree.kind(child) for child in children]
+    kinds = [tree.kinds[child] for child in children]
     return len(set(kinds)) < len(kinds) and _is_list(tree, name)
 
 
@@ -188,7 +188,7 @@ def _is_chain(tree: ModuleTree, name: str) -> bool:
 
 def _alike(tree: ModuleTree, one: str, other: str) -> bool:
     """Whether two modules agree in class, and so do the children that both have."""
-    if tree.kind(one) is not tree.kind(other):
+    if tree.kinds[one] is not tree.kinds[other]:
         return False
     here = {child[len(one) :]: child for child in tree.children[one]}
     there = {child[len(other) :]: child for child in tree.children[other]}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lrdiff_core.errors import RateError, RateWarning, warn
-from lrdiff_core.rates.assignment import help_for_dead
+from lrdiff_core.rates.matching import Match, as_match, matching
 from lrdiff_core.rates.names import ParamInfo, list_parameters, some
 from lrdiff_core.rates.options import OptimizerCheck, near_torch_option
 from lrdiff_core.rates.plan.bound import BoundModel, departures, held
@@ -18,7 +18,6 @@ from lrdiff_core.rates.plan.entry import PlanDiff, PlanEntry
 from lrdiff_core.rates.plan.freezing import STILL_MOVING, Freezing, frozen_names, moving_norms
 from lrdiff_core.rates.plan.grouping import group_names, hold_rate_as_tensor, make_groups, merged
 from lrdiff_core.rates.plan.table import FOLD_ABOVE, WIDTH, plan_table, rows_of
-from lrdiff_core.rates.rules import Match, Rule, describe, matches_any
 from lrdiff_core.schedules import Schedule, Shape, as_shape
 from lrdiff_core.text import nearest, unlike
 
@@ -505,13 +504,9 @@ class RatePlan:
             )
 
     def _move(self, optimizer: torch.optim.Optimizer, pattern: Match, *, frozen: bool) -> list[str]:
-        match = Rule(pattern, freeze=frozen).match
+        match = as_match(pattern)
         infos = self._infos()
-        found = [name for name, info in infos.items() if matches_any(match, info)]
-        if not found:
-            raise RateError(
-                f'"{describe(match)}" matches no parameter', help=help_for_dead(match, list(infos.values()))
-            )
+        found = [info.name for info in matching(match, list(infos.values()), "")]
         there = held(optimizer)
         strange = [name for name in found if id(infos[name].parameter) not in there]
         if strange:

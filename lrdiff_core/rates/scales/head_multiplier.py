@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from lrdiff_core.rates.layers.head import find_head
+from lrdiff_core.rates.matching import Match
 from lrdiff_core.rates.names import ParamInfo
-from lrdiff_core.rates.rules import Match
 from lrdiff_core.rates.scales.scale import BuiltInScale, Scaled
 from lrdiff_core.rates.values import check_rate
 

@@ -11,9 +11,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from typing_extensions import override
 
 from lrdiff_core.errors import RateError
-from lrdiff_core.rates.assignment import help_for_dead
+from lrdiff_core.rates.matching import Match, as_match, matching
 from lrdiff_core.rates.names import ParamInfo, list_parameters, some
-from lrdiff_core.rates.rules import Match, Rule, describe, matches_any
 from lrdiff_core.rates.scales.scale import BuiltInScale, Scaled
 
 __all__ = ["WidthScale"]
@@ -198,9 +197,6 @@ def _named(infos: Sequence[ParamInfo], given: Mapping[Any, Any], what: str) -> d
     """The values by parameter name; of several matches the first wins."""
     found: dict[str, Any] = {}
     for one, value in given.items():
-        match = Rule(one, lr_mult=1.0).match
-        names = [info.name for info in infos if matches_any(match, info)]
-        if not names:
-            raise RateError(f'{what} "{describe(match)}" matches no parameter', help=help_for_dead(match, infos))
-        found = dict.fromkeys(names, value) | found
+        match = as_match(one)
+        found = dict.fromkeys((info.name for info in matching(match, infos, what)), value) | found
     return found
