@@ -42,6 +42,7 @@ class Rule:
 
     Example:
         >>> import re
+        >>> from torch import nn
         >>> Rule("head.*", lr=1e-3).label
         'head.*'
         >>> Rule(re.compile(r".*\.bias"), weight_decay=0.0).label
