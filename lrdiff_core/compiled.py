@@ -15,7 +15,7 @@ from typing import TypeVar
 
 __all__ = ["build_first", "find_compiler", "open_cached", "processor"]
 
-_CPUINFO = Path("/proc/cpuinfo")
+CPUINFO = Path("/proc/cpuinfo")
 
 Library = TypeVar("Library")
 
@@ -41,7 +41,7 @@ def find_compiler(variable: str, *names: str) -> list[str]:
 def processor() -> str:
     """What code built with ``-march=native`` depends on: a home may be shared by machines of several kinds."""
     try:
-        lines = _CPUINFO.read_text().splitlines()
+        lines = CPUINFO.read_text().splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
     told = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})

@@ -68,7 +68,8 @@ def test_no_folder_is_crowded():
     [
         ("lrdiff_core", ["torch", "onnx", "polars", "matplotlib", "rich", "sklearn"]),
         ("lrdiff_core.loop", ["onnx", "polars", "matplotlib", "rich", "sklearn", "torch._dynamo"]),
-        ("lrdiff_core.optim", ["onnx", "polars", "sklearn", "torch._dynamo"]),
+        ("lrdiff_core.population", ["onnx", "polars", "sklearn", "torch._dynamo"]),
+        ("lrdiff_core.data", ["torch", "polars", "scipy", "sklearn"]),
         ("lrdiff_export", ["torch", "onnx", "onnxruntime"]),
         ("lrdiff_bench", ["torch", "onnx", "matplotlib"]),
         ("lrdiff_bench.cli", ["torch", "onnx", "polars", "matplotlib", "pydantic", "rich.console"]),

@@ -10,6 +10,11 @@ from torch import Tensor
 from lrdiff_core.optim import SGD, Adam, AdamW
 
 PAIRS = {"SGD": (SGD, torch.optim.SGD), "Adam": (Adam, torch.optim.Adam), "AdamW": (AdamW, torch.optim.AdamW)}
+# The compiled kernel takes float32 alone: with another dtype its being there changes nothing.
+DTYPES_AND_FORMS = [
+    (torch.float32, "kernel"),
+    *((dtype, "fused") for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)),
+]
 # Vector bodies and tails, one number, no dimensions, no numbers at all.
 SHAPES: tuple[tuple[int, ...], ...] = ((5, 16), (7,), (), (1,), (0,), (3, 1, 2), (64, 33))
 
@@ -26,7 +31,7 @@ def feed(*models: Sequence[Tensor], seed: int) -> None:
     for params in zip(*models, strict=True):
         grad = torch.randn(params[0].shape, generator=generator)
         for param in params:
-            param.grad = grad.to(param.dtype)
+            param.grad = grad.to(param.dtype, copy=True)  # each its own: clipping works in place
 
 
 def walk(ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer, steps: int, seed: int = 100) -> None:

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from optim_pairs import PAIRS, Bound, feed, make, params_of, same_bits, walk
+from optim_pairs import DTYPES_AND_FORMS, PAIRS, Bound, feed, make, params_of, same_bits, walk
 from torch.testing._internal.common_optimizers import optim_db
 
 INFOS = {info.optim_cls.__name__: info for info in optim_db if info.optim_cls.__name__ in PAIRS}
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 STEPS = 6
 # torch's list leaves these out for the CPU, where they are legal.
 MORE: dict[str, list[dict[str, Any]]] = {
@@ -51,7 +50,7 @@ def _groups(params: list[torch.Tensor]) -> list[dict[str, Any]]:
     return [{"params": params[:2]}, {"params": params[2:4], "lr": 0.05}, {"params": params[4:]}]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "form"), DTYPES_AND_FORMS, indirect=["form"], ids=str)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_result_is_torchs(name: str, options: dict[str, Any], dtype: torch.dtype, form: str) -> None:
     options = _sizes(dtype, options) if name != "SGD" else options
@@ -91,7 +90,7 @@ def _read(value: Any) -> Any:
     return tuple(map(_read, value)) if isinstance(value, tuple) else value.item() if hasattr(value, "item") else value
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "form"), DTYPES_AND_FORMS, indirect=["form"], ids=str)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_bits_are_torchs_fused(name: str, options: dict[str, Any], dtype: torch.dtype, form: str) -> None:
     """Every bit, but where a tensor's last numbers fill no vector: torch's own kernel rounds otherwise there."""

@@ -316,11 +316,15 @@ def test_parameters_that_overlap_run_torchs_own_code(groups: int, pair: Kinds) -
 
 def test_numbers_on_a_device_need_capturable(pair: Kinds) -> None:
     """Torch's own code reads or refuses a rate that lies elsewhere; only a captured graph has to see it change."""
-    optimizer = pair[0](make([(3,)]), lr=0.1)
-    group = optimizer.param_groups[0]
-    assert optimizer._covers(group)  # type: ignore[attr-defined]
-    group["lr"] = torch.tensor(0.1, device="meta")
-    assert not optimizer._covers(group)  # type: ignore[attr-defined]
+    refusals = []
+    for kind in pair:
+        optimizer = kind(make([(3,)]), lr=0.1)
+        feed(params_of(optimizer), seed=0)
+        optimizer.param_groups[0]["lr"] = torch.tensor(0.1, device="meta")
+        with pytest.raises(RuntimeError) as refused:
+            optimizer.step()
+        refusals.append(str(refused.value))
+    assert refusals[0] == refusals[1]
 
 
 def test_mixed_dtypes_in_one_group(pair: Kinds, form: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from optim_pairs import feed, make, params_of, same_bits
+from optim_pairs import DTYPES_AND_FORMS, feed, make, params_of, same_bits
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -45,7 +45,7 @@ def _like(param: Tensor, seed: int) -> Tensor:
     return torch.empty_like(param, requires_grad=False).copy_(grad)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("dtype", "form"), DTYPES_AND_FORMS[:-1], indirect=["form"], ids=str)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.usefixtures("_watched")
 def test_any_order_without_gaps_is_stepped_by_our_forms(order: str, dtype: torch.dtype, pair: Kinds, form: str) -> None:
