@@ -14,7 +14,9 @@ from lrdiff_export.runtimes.javascript.install import find_package
 __all__ = ["MODULES", "WORKER", "joined", "lesson_page", "runtime_parts"]
 
 # In the order of their imports; a name is used once, because they become one script.
-MODULES = ("train.mjs", "problem.mjs", "judge.mjs", "onnx.mjs", "pool.mjs", "charts.mjs", "page.mjs")
+MODULES = (
+    "train.mjs", "problem.mjs", "judge.mjs", "onnx.mjs", "pool.mjs", "charts.mjs", "stages.mjs", "page.mjs",
+)  # fmt: skip
 WORKER = ("train.mjs", "problem.mjs", "worker.mjs")
 RUNTIME = {"module": "ort.wasm.bundle.min.mjs", "wasm": "ort-wasm-simd-threaded.wasm"}
 

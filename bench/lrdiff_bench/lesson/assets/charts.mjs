@@ -1,5 +1,6 @@
 // Pictures as SVG, each with the numbers as its text alternative.
 import { interval, number, rate, signed } from "./judge.mjs";
+import { place } from "./train.mjs";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -13,6 +14,7 @@ export function el(name, attributes = {}, ...children) {
 }
 
 export const put = (id, ...children) => document.getElementById(id).replaceChildren(...children);
+export const text = (id, words) => put(id, words);
 
 function picture(width, height, label, ...children) {
   return el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, ...children);
@@ -20,6 +22,8 @@ function picture(width, height, label, ...children) {
 
 /** The last chart's width in CSS pixels, so that text in SVG keeps its size on narrow screens. */
 const widthOf = (id, most) => Math.max(280, Math.min(most, document.getElementById(id).clientWidth || most));
+
+const short = (value) => `${value > 0 ? "+" : ""}${Number(value.toPrecision(3))}`.replace("-", "\u2212");
 
 /** Round numbers from low to high, about `wanted` of them. */
 function ticks(low, high, wanted = 5) {
@@ -59,7 +63,8 @@ export function drawCurves(run, single) {
   const says = `Loss by epoch. Validation loss of your pair ${rate(run.rates[0])} and ${rate(run.rates[1])}: ` +
     `${own.map(number).join(", ")}. Of the single rate ${rate(single.rates[0])}: ${other.map(number).join(", ")}.`;
   put("curves", picture(width, height, says,
-    el("defs", {}, el("linearGradient", { id: "two-rates", gradientUnits: "userSpaceOnUse", x1: left, x2: width - right, y1: 0, y2: 0 },
+    el("defs", {}, el("linearGradient",
+      { id: "two-rates", gradientUnits: "userSpaceOnUse", x1: left, x2: width - right, y1: 0, y2: 0 },
       el("stop", { offset: 0, class: "stop1" }), el("stop", { offset: 1, class: "stop2" }))),
     ...marks,
     el("text", { x: left, y: 10 }, "loss, nats"),
@@ -74,10 +79,11 @@ export function drawCurves(run, single) {
 export function drawNetwork(weights, example) {
   const width = 340, height = 210, input = (i) => [26, 14 + (i * (height - 28)) / 9];
   const unit = (h) => [188, 26 + (h * (height - 52)) / 4], output = [316, height / 2];
-  const most1 = Math.max(...weights.subarray(0, 50).map(Math.abs)) || 1, most2 = Math.max(...weights.subarray(55, 60).map(Math.abs)) || 1;
-  const edge = (kind, [x1, y1], [x2, y2], weight, most) => el("line", {
-    class: kind, x1, y1, x2, y2, "stroke-width": (0.4 + 5 * (Math.abs(weight) / most) ** 1.2).toFixed(2),
-    "stroke-opacity": (0.18 + 0.72 * (Math.abs(weight) / most)).toFixed(2), "stroke-dasharray": weight < 0 ? "4 3" : null });
+  const most = (from, to) => Math.max(...weights.subarray(from, to).map(Math.abs)) || 1;
+  const most1 = most(0, 50), most2 = most(55, 60);
+  const edge = (kind, [x1, y1], [x2, y2], weight, largest) => el("line", {
+    class: kind, x1, y1, x2, y2, "stroke-width": (0.4 + 5 * (Math.abs(weight) / largest) ** 1.2).toFixed(2),
+    "stroke-opacity": (0.18 + 0.72 * (Math.abs(weight) / largest)).toFixed(2), "stroke-dasharray": weight < 0 ? "4 3" : null });
   const edges = [];
   for (let h = 0; h < 5; h++) {
     for (let i = 0; i < 10; i++) edges.push(edge("edge1", input(i), unit(h), weights[h * 10 + i], most1));
@@ -102,17 +108,19 @@ export function drawGains(compared, seeds, shown, smallest) {
   const dots = compared.gains.map((gain, i) => {
     const place = Math.round(x(gain) / 9), up = rows.get(place) ?? 0;
     rows.set(place, up + 1);
-    return el("circle", { class: seeds[i] === shown ? "dot shown" : "dot", cx: x(gain), cy: middle - 12 - up * 9, r: seeds[i] === shown ? 5.5 : 4 },
+    const [css, r] = seeds[i] === shown ? ["dot shown", 5.5] : ["dot", 4];
+    return el("circle", { class: css, cx: x(gain), cy: middle - 12 - up * 9, r },
       el("title", {}, `seed ${seeds[i]}: ${signed(gain)}`));
   });
   const says = `Gain of your pair on each of ${seeds.length} seeds: ${compared.gains.map(signed).join(", ")}. ` +
     `Median ${signed(compared.gain[0])}, interval ${interval(compared.gain)}.`;
+  const marks = [-100, -10, -1, 0, 1, 10, 100].map((m) => m * smallest).filter((gain) => Math.abs(gain) <= most);
   put("gains", picture(width, height, says,
     el("rect", { class: "band", x: x(-smallest), width: x(smallest) - x(-smallest), y: 0, height: middle + 16 }),
     el("line", { class: "zero", x1: x(0), x2: x(0), y1: 0, y2: middle + 16 }), ...dots,
     el("line", { class: `span ${kind}`, x1: x(compared.gain[1]), x2: x(compared.gain[2]), y1: middle + 4, y2: middle + 4 }),
     el("circle", { class: `mid ${kind}`, cx: x(compared.gain[0]), cy: middle + 4, r: 6 }),
-    ...[-100, -10, -1, 0, 1, 10, 100].map((m) => Number((m * smallest).toPrecision(3))).filter((gain) => Math.abs(gain) <= most).map((gain) => el("text", { x: x(gain), y: middle + 32, "text-anchor": "middle" }, gain > 0 ? `+${gain}` : String(gain).replace("-", "−"))),
+    ...marks.map((gain) => el("text", { x: x(gain), y: middle + 32, "text-anchor": "middle" }, short(gain))),
     el("text", { x: pad, y: height - 2 }, "← one rate better"),
     el("text", { x: width - pad, y: height - 2, "text-anchor": "end" }, "your pair better →")));
 }
@@ -122,69 +130,80 @@ export function drawForest(studies) {
   const width = widthOf("forest", 1100), narrow = width < 640, line = narrow ? 54 : 27, top = 22;
   const left = narrow ? 8 : 330, right = narrow ? 8 : 130, height = top + studies.length * line + 30;
   const squeeze = (v) => Math.asinh(v);
-  const low = squeeze(Math.min(-3, ...studies.map((s) => s.gain[1] / s.smallest))), high = squeeze(Math.max(3, ...studies.map((s) => s.gain[2] / s.smallest)));
+  const low = squeeze(Math.min(-3, ...studies.map((s) => s.gain[1] / s.smallest)));
+  const high = squeeze(Math.max(3, ...studies.map((s) => s.gain[2] / s.smallest)));
   const x = (v) => left + ((squeeze(v) - low) / (high - low)) * (width - left - right);
   const rows = studies.flatMap((s, i) => {
-    const y = top + i * line + line / 2 + (narrow ? 17 : 0), kind = s.verdict.split(" ")[0], [at, from, to] = s.gain.map((g) => x(g / s.smallest));
+    const y = top + i * line + line / 2 + (narrow ? 17 : 0), kind = s.verdict.split(" ")[0];
+    const [at, from, to] = s.gain.map((g) => x(g / s.smallest));
     return [
-      el("line", { class: `span ${kind}`, x1: from, x2: to, y1: y, y2: y }), el("circle", { class: `mid ${kind}`, cx: at, cy: y, r: 5 }),
-      narrow ? el("text", { x: left, y: y - 25 }, s.title) : el("text", { x: left - 14, y: y + 4, "text-anchor": "end" }, s.title),
+      el("line", { class: `span ${kind}`, x1: from, x2: to, y1: y, y2: y }),
+      el("circle", { class: `mid ${kind}`, cx: at, cy: y, r: 5 }),
+      el("text", narrow ? { x: left, y: y - 25 } : { x: left - 14, y: y + 4, "text-anchor": "end" }, s.title),
       el("text", { x: narrow ? left : width - right + 12, y: narrow ? y - 10 : y + 4, class: "strong" }, s.verdict)];
   });
   const at = [-10, -1, 0, 1, 10].filter((v) => squeeze(v) >= low && squeeze(v) <= high);
-  const says = `Gains in the stored studies: ${studies.map((s) => `${s.title}: ${signed(s.gain[0])} ${interval(s.gain)} ${s.metric}, ${s.verdict}`).join("; ")}.`;
+  const told = studies.map((s) => `${s.title}: ${signed(s.gain[0])} ${interval(s.gain)} ${s.metric}, ${s.verdict}`);
+  const says = `Gains in the stored studies: ${told.join("; ")}.`;
   put("forest", picture(width, height, says,
     el("rect", { class: "band", x: x(-1), width: x(1) - x(-1), y: top, height: height - top - 26 }),
     el("line", { class: "zero", x1: x(0), x2: x(0), y1: top, y2: height - 26 }), ...rows,
-    ...at.map((v) => el("text", { x: x(v), y: height - 8, "text-anchor": "middle" }, v > 0 ? `+${v}` : String(v).replace("-", "−"))),
-    el("text", { x: x(0) - 8, y: 12, "text-anchor": "end" }, "one rate better"), el("text", { x: x(0) + 8, y: 12 }, "different rates better")));
+    ...at.map((v) => el("text", { x: x(v), y: height - 8, "text-anchor": "middle" }, short(v))),
+    el("text", { x: x(0) - 8, y: 12, "text-anchor": "end" }, "one rate better"),
+    el("text", { x: x(0) + 8, y: 12 }, "different rates better")));
 }
 
 // Viridis, Smith and van der Walt 2015, from high loss to low; losses above `high` are grey.
-const VIRIDIS = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37]];
+const VIRIDIS = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99],
+  [170, 220, 50], [253, 231, 37]];
 
 export function lossColour(loss, low, high) {
   if (!(loss <= high)) return [120, 120, 124];
-  const t = (1 - Math.max(0, (loss - low) / (high - low))) * (VIRIDIS.length - 1), i = Math.min(Math.floor(t), VIRIDIS.length - 2);
+  const t = (1 - Math.max(0, (loss - low) / (high - low))) * (VIRIDIS.length - 1);
+  const i = Math.min(Math.floor(t), VIRIDIS.length - 2);
   return VIRIDIS[i].map((c, k) => Math.round(c + (VIRIDIS[i + 1][k] - c) * (t - i)));
 }
 
 /** What the colours of the map mean. */
 export function drawLegend(low, high) {
-  const width = 300, bars = 60, css = (v) => `rgb(${lossColour(v, low, high).join(" ")})`;
-  put("legend", picture(width, 44, `Colours from loss ${number(low)} to ${number(high)}; above that grey`,
-    ...Array.from({ length: bars }, (_, i) => el("rect", { x: (i * 240) / bars, y: 0, width: 240 / bars + 0.6, height: 14, fill: css(low + ((high - low) * i) / (bars - 1)) })),
-    el("rect", { x: 252, y: 0, width: 30, height: 14, fill: css(Infinity) }),
-    el("text", { x: 0, y: 32 }, number(low)), el("text", { x: 240, y: 32, "text-anchor": "end" }, number(high)), el("text", { x: 252, y: 32 }, "above")));
+  const bars = 60, wide = 240 / bars, css = (v) => `rgb(${lossColour(v, low, high).join(" ")})`;
+  const bar = (x, width, loss) => el("rect", { x, y: 0, width, height: 14, fill: css(loss) });
+  put("legend", picture(300, 44, `Colours from loss ${number(low)} to ${number(high)}; above that grey`,
+    ...Array.from({ length: bars }, (_, i) => bar(i * wide, wide + 0.6, low + ((high - low) * i) / (bars - 1))),
+    bar(252, 30, Infinity), el("text", { x: 0, y: 32 }, number(low)),
+    el("text", { x: 240, y: 32, "text-anchor": "end" }, number(high)), el("text", { x: 252, y: 32 }, "above")));
 }
 
 /** Axes, the diagonal of single rates, and marks over the map; cell 0, 0 is at the lower left. */
-export function drawOverlay(size, axis, marks, cross) {
-  const edge = document.getElementById("plane").clientWidth || 600, place = (i) => ((i + 0.5) / size) * edge, up = (i) => edge - place(i);
-  const inside = (v) => place((Math.log10(v) - Math.log10(axis[0])) / (Math.log10(axis.at(-1)) - Math.log10(axis[0])) * (size - 1));
+export function drawOverlay(axis, marks, cross) {
+  const size = axis.length, edge = document.getElementById("plane").clientWidth || 600;
+  const across = (cell) => ((cell + 0.5) / size) * edge, up = (cell) => edge - across(cell);
   const powers = [];
-  for (let p = Math.ceil(Math.log10(axis[0]) - 1e-9); p <= Math.log10(axis.at(-1)) + 1e-9; p++) powers.push(10 ** p);
-  const label = (p) => String(Number(p.toPrecision(1)));
+  for (let p = Math.ceil(Math.log10(axis[0]) - 1e-9); p <= Math.log10(axis.at(-1)) + 1e-9; p++) powers.push(Number(`1e${p}`));
+  const line = (css, x1, y1, x2, y2) => el("line", { class: css, x1, y1, x2, y2 });
+  const turned = (css, x, y, angle, words) => el("text",
+    { class: css, "text-anchor": css === "on-map" ? null : "middle", transform: `translate(${x} ${y}) rotate(${angle})` }, words);
+  const diagonal = [across(0), up(0), across(size - 1), up(size - 1)], start = size * 0.06;
   const children = [
-    ...powers.map((p) => el("text", { x: inside(p), y: edge + 20, "text-anchor": "middle" }, label(p))),
-    ...powers.map((p) => el("text", { x: -8, y: edge - inside(p) + 4, "text-anchor": "end" }, label(p))),
-    el("text", { x: edge / 2, y: edge + 42, "text-anchor": "middle", class: "l1 strong" }, "learning rate of layer 1"),
-    el("text", { x: 0, y: 0, "text-anchor": "middle", class: "l2 strong", transform: `translate(${edge < 420 ? -46 : -50} ${edge / 2}) rotate(-90)` }, "learning rate of layer 2"),
-    el("line", { class: "halo", x1: place(0), y1: up(0), x2: place(size - 1), y2: up(size - 1) }),
-    el("line", { class: "diagonal", x1: place(0), y1: up(0), x2: place(size - 1), y2: up(size - 1) }),
-    el("text", { class: "on-map", x: 0, y: 0, transform: `translate(${place(size * 0.06)} ${up(size * 0.06) - 8}) rotate(-45)` }, "one rate for both"),
+    ...powers.map((p) => el("text", { x: across(place(axis, p)), y: edge + 20, "text-anchor": "middle" }, String(p))),
+    ...powers.map((p) => el("text", { x: -8, y: up(place(axis, p)) + 4, "text-anchor": "end" }, String(p))),
+    turned("l1 strong", edge / 2, edge + 42, 0, "learning rate of layer 1"),
+    turned("l2 strong", edge < 420 ? -46 : -50, edge / 2, -90, "learning rate of layer 2"),
+    line("halo", ...diagonal), line("diagonal", ...diagonal),
+    turned("on-map", across(start), up(start) - 8, -45, "one rate for both"),
   ];
   if (cross) {
-    children.push(el("line", { class: "cross", x1: place(cross[0]), x2: place(cross[0]), y1: 0, y2: edge }),
-      el("line", { class: "cross", x1: 0, x2: edge, y1: up(cross[1]), y2: up(cross[1]) }));
+    children.push(line("cross", across(cross[0]), 0, across(cross[0]), edge), line("cross", 0, up(cross[1]), edge, up(cross[1])));
   }
-  for (const { at, name, kind } of marks) {
-    const [cx, cy] = [inside(at[0]), edge - inside(at[1])];
-    const shape = (css) => kind === "square" ? el("rect", { class: css, x: cx - 6, y: cy - 6, width: 12, height: 12 })
-      : kind === "diamond" ? el("path", { class: css, d: `M${cx} ${cy - 9}L${cx + 9} ${cy}L${cx} ${cy + 9}L${cx - 9} ${cy}Z` }) : el("circle", { class: css, cx, cy, r: 9 });
-    const leftward = cx > edge * 0.72;
-    children.push(shape("mark-halo"), shape("mark"),
-      el("text", { class: "on-map", x: cx + (leftward ? -15 : 15), y: cy + (kind === "square" ? 18 : kind === "diamond" ? -10 : 5), "text-anchor": leftward ? "end" : "start" }, name));
+  return put("overlay", el("svg", { "aria-hidden": "true", width: edge, height: edge }, ...children, ...marks.flatMap(mark)));
+
+  /** A square, a diamond or a ring where two rates meet, with its name beside it. */
+  function mark({ at, name, kind }) {
+    const x = across(place(axis, at[0])), y = up(place(axis, at[1])), left = x > edge * 0.72;
+    const outline = { square: `M${x - 6} ${y - 6}h12v12h-12Z`, diamond: `M${x} ${y - 9}l9 9l-9 9l-9 -9Z`,
+      ring: `M${x - 9} ${y}a9 9 0 1 0 18 0a9 9 0 1 0 -18 0Z` }[kind];
+    const below = { square: 18, diamond: -10, ring: 5 }[kind];
+    return [el("path", { class: "mark-halo", d: outline }), el("path", { class: "mark", d: outline }),
+      el("text", { class: "on-map", x: x + (left ? -15 : 15), y: y + below, "text-anchor": left ? "end" : "start" }, name)];
   }
-  put("overlay", el("svg", { "aria-hidden": "true", width: edge, height: edge }, ...children));
 }

@@ -111,26 +111,52 @@ export function mapFacts(losses, size, smallest) {
   };
 }
 
-/** How the cells of two maps differ: largest and median distance, relative to losses above 1, and the share that is close. */
+/** The same in words; chance is the loss that grey begins at. */
+export function mapWords(facts, axis, smallest, chance) {
+  return `${percent(facts.better)} of the pairs end more than ${smallest} below the best single rate of this map, ` +
+    `${rate(axis[facts.single])} (loss ${number(facts.singleLoss)}); the best pair ends at ${number(facts.bestLoss)}. ` +
+    `Grey is worse than always answering with the share of classes (${number(chance)}).`;
+}
+
+/** How the cells of two maps differ: median and largest distance, relative to losses above 1, and the share that is close. */
 export function mapDistance(here, there, close = 1e-4) {
   const distances = Float64Array.from(here, (loss, i) =>
     Object.is(loss, there[i]) ? 0 : Math.abs(loss - there[i]) / Math.max(1, Math.abs(there[i]))).sort();
-  return { median: distances[distances.length >> 1], largest: distances.at(-1), close,
-    share: distances.filter((d) => d <= close).length / distances.length };
+  const share = distances.filter((d) => d <= close).length / distances.length;
+  return { median: distances[distances.length >> 1], largest: distances.at(-1), close, share };
 }
 
-const HEADLINES = {
-  better: {
-    HELPS: "Yes, this pair does.", HURTS: "No, this pair ends worse.",
-    "NO DIFFERENCE": "No: this pair ends where one rate ends.", INCONCLUSIVE: "That is not shown for this pair.",
-  },
+/** How far the page is from Python; far: the distances, and maps [here, there] where both are complete. */
+export function distanceWords(far) {
+  const first = `With the example’s rates (${far.rates.map(rate).join(" and ")}) on seed ${far.seed}, the losses of all ` +
+    `${far.epochs} epochs differ by at most ${number(far.losses)} from Python’s, the weights by ${number(far.weights)}, ` +
+    `the probabilities of ${far.rows} test rows by ${number(far.answers)}.`;
+  if (!far.maps) return first;
+  const cells = mapDistance(...far.maps);
+  return `${first} Of the map’s ${far.maps[0].length} cells, ${percent(cells.share)} are within ${cells.close} of lrdiff map ` +
+    `(the median cell differs by ${number(cells.median)}). The farthest differs by ${number(cells.largest)}: at such rates ` +
+    "rounding decides where a training ends.";
+}
+
+/** The gain on all seeds in words; tuned: how the single rate was chosen. */
+export function gainWords({ gains, gain }, tuned) {
+  const [first, last] = tuned.seeds;
+  return `Gain of your pair over one rate, in nats of test loss, on each of ${gains.length} seeds: median ` +
+    `${signed(gain[0])} ${interval(gain)}. The single rate ${rate(tuned.single)} was the best of ${tuned.amongSingle} on ` +
+    `seeds ${first} to ${last}, which this page does not show.`;
+}
+
+const ENDS = {
+  HELPS: "Yes, this pair does.", HURTS: "No, this pair ends worse.",
+  "NO DIFFERENCE": "No: this pair ends where one rate ends.", INCONCLUSIVE: "That is not shown for this pair.",
 };
 
 /** The stored studies by verdict: {HELPS: [...], ...}. */
 export function byVerdict(studies) {
   const found = {};
   for (const study of studies) (found[study.verdict.split(" ON ")[0].split(" BUT ")[0]] ??= []).push(study);
-  return Object.fromEntries(["HELPS", "NO DIFFERENCE", "HURTS", "INCONCLUSIVE"].filter((word) => found[word]).map((word) => [word, found[word]]));
+  const words = ["HELPS", "NO DIFFERENCE", "HURTS", "INCONCLUSIVE"].filter((word) => found[word]);
+  return Object.fromEntries(words.map((word) => [word, found[word]]));
 }
 
 /**
@@ -144,26 +170,32 @@ export function answers(facts) {
   const helped = groups.HELPS ?? [], same = groups["NO DIFFERENCE"] ?? [], hurt = groups.HURTS ?? [];
   const open = total - helped.length - same.length - hurt.length;
   const pair = `${rate(facts.rates[0])} and ${rate(facts.rates[1])}`;
-  const luck = facts.tried > 1 ? ` You have tried ${facts.tried} pairs on seed ${facts.seed}: the best of several is partly luck.` : "";
+  const luck = facts.tried > 1
+    ? ` You have tried ${facts.tried} pairs on seed ${facts.seed}: the best of several is partly luck.` : "";
   return [why(), faster(), better()];
 
   function why() {
     const here = [];
     if (facts.map) {
       const m = facts.map;
-      here.push(`On seed ${facts.seed}, ${percent(m.better)} of the ${facts.axis.length ** 2} pairs end more than ` +
-        `${smallest} below the best single rate of the map (${rate(facts.axis[m.single])}), ${percent(m.worse)} more than that above it.`);
-      here.push(`The best pair of the map gains ${number(m.singleLoss - m.bestLoss)}. It was picked among ` +
-        `${facts.axis.length ** 2}, the single rate among ${facts.axis.length}, on one seed: part of that is luck.`);
+      const size = facts.axis.length, cells = size ** 2;
+      here.push(`On seed ${facts.seed}, ${percent(m.better)} of the ${cells} pairs end more than ${smallest} below the best ` +
+        `single rate of the map (${rate(facts.axis[m.single])}), ${percent(m.worse)} more than that above it.`);
+      here.push(`The best pair of the map gains ${number(m.singleLoss - m.bestLoss)}. It was picked among ${cells}, the ` +
+        `single rate among ${size}, on one seed: part of that is luck.`);
     }
-    here.push(`The pair that was best on ${facts.tunedSeeds} other seeds (${rate(facts.tunedRates[0])} and ` +
-      `${rate(facts.tunedRates[1])}) gains ${signed(tuned.gain[0])} ${interval(tuned.gain)} on these ${seeds}: ${tuned.verdict}.`);
-    const says = [`Different rates help on ${helped.length} of ${total} workloads${helped.length ? ` (${list(helped.map((s) => s.name))})` : ""}, ` +
+    const best = facts.tunedRates.map(rate).join(" and ");
+    here.push(`The pair that was best on ${facts.tunedSeeds} other seeds (${best}) ` +
+      `gains ${signed(tuned.gain[0])} ${interval(tuned.gain)} on these ${seeds}: ${tuned.verdict}.`);
+    const names = helped.length ? ` (${list(helped.map((s) => s.name))})` : "";
+    const says = [`Different rates help on ${helped.length} of ${total} workloads${names}, ` +
       `make no difference on ${same.length}, hurt on ${hurt.length}, and the data do not decide on ${open}.`];
-    const gains = helped.map((s) => `${s.title}: ${s.metric} ${number(s.single)} with one tuned rate, ${number(s.differential)} with different ones (${s.scheme})`);
+    const gains = helped.map((s) => `${s.title}: ${s.metric} ${number(s.single)} with one tuned rate, ` +
+      `${number(s.differential)} with different ones (${s.scheme})`);
     if (gains.length) says.push(`Where they help: ${gains.join("; ")}.`);
-    const answer = tuned.verdict === "HELPS" ? "Because they help, here as well." : helped.length
-      ? `Because they help on some problems. On this one: ${tuned.verdict}.` : `No study shows a reason. On this problem: ${tuned.verdict}.`;
+    const answer = tuned.verdict === "HELPS" ? "Because they help, here as well."
+      : helped.length ? `Because they help on some problems. On this one: ${tuned.verdict}.`
+      : `No study shows a reason. On this problem: ${tuned.verdict}.`;
     return { question: "Why use different rates?", answer, here, studies: says };
   }
 
@@ -174,14 +206,17 @@ export function answers(facts) {
     const reach = (e) => (e === Infinity ? "only the pair gets there" : e === -Infinity ? "only the single rate gets there"
       : e === 0 ? "the same epoch" : `${count(Math.abs(e), "epoch")} ${e < 0 ? "later" : "earlier"}`);
     const here = [`${pair} come within 5 % of the single rate's final validation loss earlier than the single rate ` +
-      `on ${own.faster} of ${seeds} seeds, later on ${own.slower}, in the same epoch on ${level}. On the median seed: ${reach(median)}.`];
+      `on ${own.faster} of ${seeds} seeds, later on ${own.slower}, in the same epoch on ${level}. ` +
+      `On the median seed: ${reach(median)}.`];
     const both = studies.filter((s) => s.reached.single.steps !== null && s.reached.differential.steps !== null);
     const fewer = both.filter((s) => s.reached.differential.steps < s.reached.single.steps);
     const only = studies.filter((s) => s.reached.single.steps === null && s.reached.differential.steps !== null);
     const sure = fewer.filter((s) => s.verdict === "HELPS").length;
     const says = [`Of ${both.length} workloads where both usually reach the target, tuned different rates need fewer steps on ` +
       `${fewer.length}; of these ${fewer.length}, ${sure} ${sure === 1 ? "has" : "have"} the verdict HELPS for the final result.`];
-    if (only.length) says.push(`On ${only.length} more (${list(only.map((s) => s.name))}) only the different rates usually reach it.`);
+    if (only.length) {
+      says.push(`On ${only.length} more (${list(only.map((s) => s.name))}) only the different rates usually reach it.`);
+    }
     const seed = studies.find((s) => s.name === "seed-adam");
     if (seed && both.includes(seed)) says.push(`This example: ${seed.reached.single.steps} steps with one tuned rate, ` +
       `${seed.reached.differential.steps} with two; where it ends: ${seed.verdict}.`);
@@ -190,7 +225,8 @@ export function answers(facts) {
 
   function better() {
     const here = [`Over ${seeds} seeds ${pair} gain ${signed(own.gain[0])} ${interval(own.gain)} nats of test loss ` +
-      `on the single rate ${rate(facts.single)} (median and 95 % interval): ${own.verdict}. Better on ${own.better}, worse on ${own.worse}.${luck}`];
+      `on the single rate ${rate(facts.single)} (median and 95 % interval): ${own.verdict}. ` +
+      `Better on ${own.better}, worse on ${own.worse}.${luck}`];
     const here2 = own.verdict === "INCONCLUSIVE" ? [`The interval reaches past ${smallest}, the smallest gain that matters, ` +
       `and not beyond it: ${count(seeds, "seed")} ${seeds === 1 ? "does" : "do"} not decide.`] : [];
     const says = studies.filter((s) => s.name.startsWith("seed-")).map((s) =>
@@ -198,7 +234,9 @@ export function answers(facts) {
       `${number(s.differential)} with tuned different rates; gain ${signed(s.gain[0])} ${interval(s.gain)}: ${s.verdict}.`);
     const tuning = studies.filter((s) => s.name.startsWith("seed-") &&
       Math.abs(s.untuned - s.single) > 10 * Math.abs(s.single - s.differential));
-    if (tuning.length) says.push(`In ${tuning.length === 1 ? "one of these" : `${tuning.length} of these`}, tuning one rate moves the result more than ten times as far as splitting it does.`);
-    return { question: "Does it end better?", answer: HEADLINES.better[own.verdict], here: [...here, ...here2], studies: says };
+    if (tuning.length) {
+      says.push(`In ${tuning.length} of these, tuning one rate moves the result more than ten times as far as splitting it does.`);
+    }
+    return { question: "Does it end better?", answer: ENDS[own.verdict], here: [...here, ...here2], studies: says };
   }
 }

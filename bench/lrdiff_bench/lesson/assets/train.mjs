@@ -58,7 +58,7 @@ export function evaluate(weights, inputs, targets) {
   return { loss: f32(loss / targets.length), accuracy: right / targets.length };
 }
 
-/** Gradient of the mean loss over the rows order[from .. to), into gradient [61]; a row's ten features stay in registers. */
+/** Gradient of the mean loss over the rows order[from .. to), into gradient [61]; a row's features are kept at hand. */
 function backward(weights, gradient, inputs, targets, order, from, to, hidden) {
   gradient.fill(0);
   const scale = f32(1 / (to - from)), w = weights, g = gradient;
@@ -68,8 +68,9 @@ function backward(weights, gradient, inputs, targets, order, from, to, hidden) {
     const p = inputs[at + 5], q = inputs[at + 6], r = inputs[at + 7], s = inputs[at + 8], t = inputs[at + 9];
     let logit = w[BIAS2];
     for (let h = 0, i = 0; h < HIDDEN; h++, i += FEATURES) {
-      const low = f32(f32(f32(f32(f32(w[i] * a) + f32(w[i + 1] * b)) + f32(w[i + 2] * c)) + f32(w[i + 3] * d)) + f32(w[i + 4] * e));
-      const high = f32(f32(f32(f32(f32(w[i + 5] * p) + f32(w[i + 6] * q)) + f32(w[i + 7] * r)) + f32(w[i + 8] * s)) + f32(w[i + 9] * t));
+      let low = f32(f32(w[i] * a) + f32(w[i + 1] * b)), high = f32(f32(w[i + 5] * p) + f32(w[i + 6] * q));
+      low = f32(f32(f32(low + f32(w[i + 2] * c)) + f32(w[i + 3] * d)) + f32(w[i + 4] * e));
+      high = f32(f32(f32(high + f32(w[i + 7] * r)) + f32(w[i + 8] * s)) + f32(w[i + 9] * t));
       const sum = f32(f32(low + high) + w[BIAS1 + h]);
       hidden[h] = sum;
       if (!(sum <= 0)) logit = f32(logit + f32(w[WEIGHT2 + h] * sum));
@@ -146,6 +147,11 @@ export function trainWithMetrics(problem, rate1, rate2) {
 export function axis(low, high, size) {
   const a = Math.log10(low), b = Math.log10(high);
   return Array.from({ length: size }, (_, i) => 10 ** (a + ((b - a) * i) / (size - 1)));
+}
+
+/** Where a rate lies on an axis, in cells; may lie outside. */
+export function place(rates, rate) {
+  return (Math.log(rate / rates[0]) / Math.log(rates.at(-1) / rates[0])) * (rates.length - 1);
 }
 
 /** What a cell of the map holds: validation loss after the last step. */
