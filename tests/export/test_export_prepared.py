@@ -63,5 +63,5 @@ def test_the_names_follow_what_the_module_takes_and_gives() -> None:
     assert (prepared.input_names, prepared.output_names) == (("price", "kind"), ("difference",))
     (difference,) = prepared.module(torch.ones(2, 1), torch.full((2, 1), 3.0))
     np.testing.assert_array_equal(difference, np.full((2, 1), -2.0))
-    assert prepare(nn.LSTM(3, 2), torch.zeros(4, 5, 3)).output_names == ("output0", "output1")
+    assert prepare(nn.LSTM(3, 2), torch.zeros(4, 5, 3)).output_names == ("output0", "output1", "output2")
     assert isinstance(prepared.inner, Two)

@@ -26,6 +26,8 @@ class Domain:
         most_batch: rows that it may have at most; None for any number.
         finite: whether NaN and infinities are outside: there the file answers otherwise than the module.
         ranges: smallest and largest number of inputs that are proven between them alone, by the input's name.
+        sizes: of free dimensions besides the batch: input, axis, and the smallest and largest size that are proven;
+            None for any larger one.
         outside: what else is outside, in words.
 
     Example:
@@ -40,6 +42,7 @@ class Domain:
     most_batch: int | None = None
     finite: bool = False
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    sizes: tuple[tuple[str, int, int, int | None], ...] = ()
     outside: tuple[str, ...] = ()
 
     def check(self, feeds: Mapping[str, np.ndarray]) -> None:
@@ -65,6 +68,15 @@ class Domain:
                         help="give numbers in between, or export it again with rows that reach further",
                     )
 
+        for name, axis, least, most in self.sizes:
+            size = feeds[name].shape[axis] if name in feeds else least
+            if size < least or (most is not None and size > most):
+                raise DataError(
+                    f"axis {axis} of input {name!r} has size {size}, the file is proven "
+                    + (f"from {least} on" if most is None else f"from {least} to {most}"),
+                    help="cut or fill it up to such a size",
+                )
+
     def check_batch(self, rows: int) -> None:
         """Raise DataError where a batch has too few or too many rows."""
         if rows < self.least_batch:
@@ -87,6 +99,9 @@ class Domain:
         if self.finite:
             found.append("NaN and infinities")
         found += [f"{name} below {low:g} or above {high:g}" for name, (low, high) in self.ranges.items()]
+        for name, axis, least, most in self.sizes:
+            above = "" if most is None else f" or above {most}"
+            found.append(f"sizes of axis {axis} of {name} below {least}{above}")
         return (*found, *self.outside)
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,6 +111,7 @@ class Domain:
             "most_batch": self.most_batch,
             "finite": self.finite,
             "ranges": {name: list(pair) for name, pair in self.ranges.items()},
+            "sizes": [list(one) for one in self.sizes],
             "outside": list(self.outside),
         }
         return {key: value for key, value in whole.items() if value not in (None, False, {}, [])}
@@ -114,6 +130,10 @@ class Domain:
             most_batch=None if most is None else int(most),
             finite=bool(document.get("finite", False)),
             ranges=ranges,
+            sizes=tuple(
+                (str(name), int(axis), int(least), None if large is None else int(large))
+                for name, axis, least, large in document.get("sizes", ())
+            ),
             outside=tuple(map(str, document.get("outside", ()))),
         )
 

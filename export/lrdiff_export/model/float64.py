@@ -20,6 +20,7 @@ from lrdiff_core.errors import ConfigError, InputError
 from lrdiff_export.records import first_line
 
 __all__ = [
+    "by_argument",
     "evaluate",
     "evaluation_copy",
     "fitting_threads",
@@ -117,9 +118,13 @@ def free_batch(module: nn.Module, batch: Any, inputs: int) -> tuple[Any, ...]:
         >>> free_batch(nn.ReLU(), "batch", 1)
         ({0: 'batch'},)
     """
-    shapes: tuple[Any, ...] = tuple({0: batch} for _ in range(inputs))
+    return by_argument(module, [{0: batch} for _ in range(inputs)])
+
+
+def by_argument(module: nn.Module, shapes: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the ``dynamic_shapes`` of all inputs as ``torch.export`` wants them: ``*tensors`` are one argument."""
     kinds = [one.kind for one in inspect.signature(module.forward).parameters.values()]
-    return (shapes,) if inspect.Parameter.VAR_POSITIONAL in kinds else shapes
+    return (tuple(shapes),) if inspect.Parameter.VAR_POSITIONAL in kinds else tuple(shapes)
 
 
 def two_rows(example: Tensor) -> Tensor:

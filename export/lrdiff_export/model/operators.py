@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "ENDS",
     "LOOKUPS",
     "MEETS_NAN",
     "REMAINDERS",
@@ -66,6 +67,8 @@ _CHOOSES = frozenset(
 _JUMPS = frozenset({"ceil", "floor", "floor_divide", "heaviside", "round", "sgn", "sign", "trunc"})
 REMAINDERS = frozenset({"fmod", "frac", "remainder"})  # a number less a whole multiple of another
 LOOKUPS = frozenset({"embedding", "gather", "index", "index_select"})  # where integers become floating numbers
+# ONNX Runtime's sigmoid, in recurrent layers too, ends at this distance from 0 and 1.
+ENDS = {"sigmoid": 1.5e-8}
 # IEEE 754 rounds these once an element, in every runtime alike.
 _ROUNDED_ONCE = frozenset({"add", "sub", "rsub", "mul", "div", "sqrt", "reciprocal"})
 

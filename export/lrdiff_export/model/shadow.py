@@ -31,6 +31,7 @@ from torch.utils.flop_counter import flop_registry
 
 from lrdiff_export.model.float64 import fitting_threads, plain_kernels, run_module, to_numpy
 from lrdiff_export.model.operators import (
+    ENDS,
     LOOKUPS,
     REMAINDERS,
     WIDE,
@@ -284,12 +285,13 @@ class _Shadows(TorchDispatchMode):
         owner, shadows = getattr(value, _ATTRIBUTE, (None, None))
         return shadows if owner is self else None
 
-    def _moved(self, shadows: Sequence[Tensor], value: Tensor) -> list[Tensor]:
-        """Move all but the first by half a unit in the last place, in their own memory."""
+    def _moved(self, shadows: Sequence[Tensor], value: Tensor, least: float = 0.0) -> list[Tensor]:
+        """Move all but the first by half a unit in the last place, in their own memory, and by ``least`` at least."""
         eps = torch.finfo(value.dtype).eps
         half = (max(self.eps, eps) if value.dtype != WIDE[value.dtype] else eps) / 2
         for shadow, generator in zip(shadows[1:], self._generators, strict=True):
-            shadow.addcmul_(shadow, _signs(shadow.shape, generator), value=half)
+            size = shadow.abs().clamp_(min=least / half) if least else shadow
+            shadow.addcmul_(size, _signs(shadow.shape, generator), value=half)
         return list(shadows)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -356,7 +358,7 @@ class _Shadows(TorchDispatchMode):
                 pairs = zip(shadows, lanes, strict=True)
                 shadows = [one.copy_(_remainder(args[:2], before, exact)) for one, (args, _) in pairs]
             elif moves:
-                shadows = self._moved(shadows, value)
+                shadows = self._moved(shadows, value, ENDS.get(operator_name(func), 0.0))
             self._keep(value, shadows)
 
 

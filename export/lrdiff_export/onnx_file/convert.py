@@ -10,15 +10,17 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lrdiff_core.errors import ConfigError, InputError, UnavailableError
-from lrdiff_export.model.float64 import free_batch
+from lrdiff_export.model.float64 import by_argument
 from lrdiff_export.model.prepared import Prepared, check_answers, prepare
 from lrdiff_export.model.signature import Tensors, as_tensors, input_names_of
 from lrdiff_export.onnx_file import external_data
@@ -241,24 +243,49 @@ def _check_size(size: int, name: str) -> None:
 
 def _convert(prepared: Prepared, input_names: list[str], output_names: list[str], opset: int) -> Any:
     """Return torch's ``ONNXProgram``."""
-    batch = torch.export.Dim("batch")
+    module, example, free = prepared.exported, prepared.exported_example, _free_dimensions(prepared)
+    export = partial(
+        torch.onnx.export,
+        args=example,
+        dynamo=True,
+        opset_version=opset,
+        input_names=input_names,
+        output_names=output_names,
+        dynamic_shapes=free,
+        optimize=False,  # see optimise()
+        verbose=False,
+    )
     try:
-        return torch.onnx.export(
-            prepared.module,
-            prepared.example,
-            dynamo=True,
-            opset_version=opset,
-            input_names=input_names,
-            output_names=output_names,
-            dynamic_shapes=free_batch(prepared.module, batch, len(prepared.example)),
-            optimize=False,  # see optimise()
-            verbose=False,
-        )
+        try:
+            program = export(module)
+        except Exception as problem:
+            if "Cannot view a tensor" not in _root_cause(problem):
+                raise
+            # Of attention with a bias the exporter takes wrong strides; of its parts it does not.
+            with sdpa_kernel(SDPBackend.MATH):
+                program = export(module)
+        assert program is not None
+        if prepared.batched and not all(_is_free(one) for one in program.model.graph.inputs):
+            # len(x) is a plain int to torch's tracer, and a size like any other to its compiler.
+            program = export(torch.export.export(module, example, dynamic_shapes=free, strict=True))
+        return program
     except Exception as problem:  # the exporter lets everything through that lies below it
         raise InputError(
             f"{prepared.name} cannot be converted to ONNX: {_root_cause(problem)}",
             help="the usual reasons are branches on values and shapes fixed to one batch; --debug shows all causes",
         ) from problem
+
+
+def _is_free(value: Any) -> bool:
+    return not value.shape or not isinstance(value.shape[0], int)
+
+
+def _free_dimensions(prepared: Prepared) -> tuple[Any, ...]:
+    """The batch and what the user named besides."""
+    batch = {0: "batch"} if prepared.batched else {}
+    free = [{**batch, **prepared.dynamic_axes.get(name, {})} for name in prepared.input_names]
+    dims = {label: torch.export.Dim(label) for one in free for label in one.values()}
+    return by_argument(prepared.exported, [{axis: dims[label] for axis, label in one.items()} for one in free])
 
 
 def _root_cause(problem: BaseException) -> str:

@@ -153,7 +153,8 @@ def _publish(request: ExportRequest) -> ExportReport:
         data, report = _verified(final, converted, battery, card, weights)
         request.check_ir(report.ir_version)
         files: dict[Path, bytes] = {final: data}
-        if options.golden:
+        golden = options.golden and prepared.batched and not prepared.half
+        if golden:
             vectors = make_golden(battery, model_sha256=report.sha256, data=converted.weights)
             files |= dict(zip(golden_paths(final), vectors.files(), strict=True))
         made: list[VariantReport] = []
@@ -186,7 +187,7 @@ def _publish(request: ExportRequest) -> ExportReport:
         outputs=outputs,
         rows_are="drawn" if request.drawn else "held out",
         target=request.target.name if request.target is not None else "",
-        golden=tuple(str(path) for path in golden_paths(final)) if options.golden else (),
+        golden=tuple(str(path) for path in golden_paths(final)) if golden else (),
         variants=tuple(made),
         verification=report,
         seconds=seconds,
@@ -240,6 +241,8 @@ def _verified(
     inputs, outputs = ports_of(model, card.units)
     texts = {entry.key: entry.value for entry in model.metadata_props}
     texts |= card.texts(inputs, outputs) | measured_errors(first) | {PREFIX + "weights_sha256": weights}
+    if converted.prepared.widened:
+        texts[PREFIX + "widened"] = "the module computes in bfloat16, this file in float32 with the same weights"
     if converted.weights is not None:
         texts[HASH_KEY] = converted.weights.sha256
     onnx.helper.set_model_props(model, dict(sorted(texts.items())))

@@ -36,6 +36,10 @@ class ExportOptions:
         input_names: names of the inputs in the file; by default ``features`` for a single one, a mapping's keys, or
             the names of forward's arguments.
         output_names: one name an output.
+        batched: False where the module takes one sample, without a batch dimension (a graph, a number beside others);
+            ``rows`` then hold ``[samples, ...]``.
+        dynamic_axes: free dimensions besides the batch: by input, the name of each by its axis, as in
+            ``{"images": {2: "height", 3: "width"}}``. They are tried at several sizes.
         opset: operator set of the file, exactly; by default the target's, or 20.
         target: the runtime that must read the file, such as ``onnxruntime-web==1.30``; a row of
             :mod:`lrdiff_export.publish.targets`.
@@ -49,7 +53,8 @@ class ExportOptions:
             there is one column, by default, if the card says that there are classes.
         card: what the file says of itself; taken from the module where it is one of ours.
         metadata: more text to keep in the file.
-        golden: write golden vectors beside the model.
+        golden: write golden vectors beside the model; there are none of models without a batch dimension, or with
+            float16 weights, whose answers are not known to half of float32's digits.
         bundle: a folder or ``.zip`` to put the published file into, with everything that shows what was proven; see
             :mod:`lrdiff_export.publish.bundle`.
         sign_key: a private key to sign the bundle with.
@@ -64,6 +69,8 @@ class ExportOptions:
 
     input_names: str | Sequence[str] | None = None
     output_names: Sequence[str] = ("output",)
+    batched: bool = True
+    dynamic_axes: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     opset: int | None = None
     target: str | None = None
     variants: Sequence[str] = ("fp32",)
@@ -133,6 +140,8 @@ class ExportRequest:
         inner, final = unwrapped(module), Path(out)
         target = find_target(options.target) if options.target is not None else None
         opset = _opset_for(options.opset, target)
+        if not options.batched:
+            example = _one_sample(example)
         check_options(
             inner,
             example=example,
@@ -145,12 +154,19 @@ class ExportRequest:
             raise ConfigError(
                 f"metadata {reserved[0]!r} begins with {PREFIX!r}", help="such keys are written by the export"
             )
-        _check_variants(options.variants, inner)
+        _check_variants(options.variants, inner, batched=options.batched)
         _check_place(final)
         _check_bundle(options)
         arrays = rows_around(example) if rows is None else _check_held_out(rows, example)
         return cls(
-            prepared=prepare(inner, example, input_names=options.input_names, output_names=tuple(options.output_names)),
+            prepared=prepare(
+                inner,
+                example,
+                input_names=options.input_names,
+                output_names=tuple(options.output_names),
+                batched=options.batched,
+                dynamic_axes=options.dynamic_axes,
+            ),
             final=final,
             options=options,
             target=target,
@@ -182,13 +198,22 @@ def _opset_for(opset: int | None, target: Target | None) -> int:
     return opset
 
 
-def _check_variants(variants: Sequence[str], module: nn.Module) -> None:
+def _one_sample(example: Tensors) -> Tensors:
+    """Give an example without a batch dimension one of its own."""
+    if isinstance(example, Mapping):
+        return {name: one.unsqueeze(0) for name, one in example.items()}
+    return example.unsqueeze(0) if isinstance(example, torch.Tensor) else [one.unsqueeze(0) for one in example]
+
+
+def _check_variants(variants: Sequence[str], module: nn.Module, *, batched: bool) -> None:
     known = ("fp32", *VARIANTS)
     if isinstance(variants, str):
         raise ConfigError(f"variants is the text {variants!r}", help=f"write ({variants!r},)")
     for name in variants:
         if name not in known:
             raise ConfigError(f'no variant "{name}"', help=f"variants: {', '.join(known)}")
+    if set(variants) - {"fp32"} and not batched:
+        raise ConfigError("variants are made of models with a batch dimension", help="leave them out")
     if set(variants) - {"fp32"} and weights_size(module) > external_data.ONE_FILE:
         raise ConfigError("variants are made of models up to 2 GiB", help="leave them out")
 

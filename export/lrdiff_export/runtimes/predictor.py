@@ -208,7 +208,7 @@ class OnnxPredictor:
             given = np.asarray(rows)
             if dtype.kind != "f" and given.dtype.kind not in "iub":
                 raise TypeError(f"{given.dtype} for an input of {dtype}")
-            batch = np.ascontiguousarray(given, dtype=dtype)
+            batch = np.asarray(given, dtype=dtype, order="C")
         except (TypeError, ValueError) as problem:
             raise DataError(f"rows are not numbers: {first_line(problem)}", help=f"give a {dtype} array") from problem
         if not fits(batch.shape, shape):

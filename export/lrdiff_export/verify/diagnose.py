@@ -94,6 +94,8 @@ def diagnose(converted: Converted, battery: Battery) -> Diagnosis | None:
         converted: the file, with torch's graph of it.
         battery: of the module it should answer as; its weights are what counts.
     """
+    if not battery.prepared.batched:
+        return None
     for rows in _rows_to_try(battery):
         finite = np.ones(len(rows[0]), bool)
         for one in rows:
@@ -173,7 +175,7 @@ def node_errors(converted: Converted, rows: Sequence[np.ndarray], module: torch.
             NodeError(
                 value=value,
                 operator=makers[value],
-                module=_module_of(node, wrapped=isinstance(converted.prepared.module, Positional)),
+                module=_module_of(node, wrapped=isinstance(converted.prepared.exported, Positional)),
                 own=_distance(seen[node.name], expected, unit),
                 inherited=_distance(expected, true[node.name], unit),
                 allowed=allowed,

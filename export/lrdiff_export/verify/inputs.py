@@ -19,10 +19,10 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 
-from lrdiff_core.errors import InputError, LrdiffError
+from lrdiff_core.errors import DataError, InputError, LrdiffError
 from lrdiff_export.model.decisions import boundary_rows
 from lrdiff_export.model.domain import Domain
-from lrdiff_export.model.float64 import evaluate
+from lrdiff_export.model.float64 import evaluate, run_module
 from lrdiff_export.model.operators import MEETS_NAN
 from lrdiff_export.model.prepared import Prepared
 from lrdiff_export.model.shadow import work_of
@@ -37,17 +37,21 @@ from lrdiff_export.verify.rows import (
     extreme_rows,
     filled_rows,
     integer_rows,
+    resized_rows,
     round_rows,
     scaled_rows,
     some_rows,
     spoilt_rows,
+    with_codes_of,
     with_integers_of,
+    within_range_of,
 )
 
 __all__ = ["Battery", "Case"]
 
 LARGEST_BATCH = 8192  # rows tried at once
 _ATTENTION = frozenset({"_softmax", "_safe_softmax", "_scaled_dot_product_flash_attention_for_cpu"})
+SAMPLE = 5e7  # operations that a sample counts as at least, because samples are run one after the other
 UNDECIDED = 0.5  # of the elements of an output: with more, nothing is known of it
 
 
@@ -97,6 +101,7 @@ class Battery:
         rows: those that are tried: all of them, but of models whose rows cost much.
         effort: how many rows of each kind.
         reference: of ordinary rows; its budgets are those of the report.
+        domain: what is known of it before a file is run.
 
     Raises:
         DataError: the module does not take the rows.
@@ -114,16 +119,22 @@ class Battery:
         self.prepared = prepared
         self.batches = batches
         self.given = rows
-        self.effort = Effort.of(work_of(prepared.module, prepared.example))
+        work = work_of(prepared.module, prepared.example)
+        if not prepared.batched:
+            work = replace(work, operations=max(work.operations, SAMPLE))
+        self.effort = Effort.of(work)
         self.rows = rows if self.effort.whole else some_rows(rows, self.effort.rows("held out"))
-        self._scaled: dict[float, Case] = {}
+        self._scaled: dict[float, Case | None] = {}
         self._floating = any(one.dtype.kind == "f" for one in rows)
         self._parts = {"held out": self.rows, **(self._made() if self._floating else {})}
         if (found := self._thresholds()) is not None:
             self._parts["thresholds"] = found
-        self.reference = Reference(
-            prepared, self._pool(), most_rows=batches.most, at_once=self.effort.at_once, draws=self.effort.draws
-        )
+        self.domain = Domain(most_batch=batches.most, least_batch=int(prepared.batched))
+        try:
+            self.reference = self._referred()
+        except DataError:
+            self._keep_to_range()
+            self.reference = self._referred()
         self._check_answers()
 
     def _made(self) -> dict[str, Rows]:
@@ -140,6 +151,38 @@ class Battery:
 
     def _pool(self) -> Rows:
         return tuple(np.concatenate([part[i] for part in self._parts.values()]) for i in range(len(self.rows)))
+
+    def _referred(self) -> Reference:
+        return Reference(
+            self.prepared,
+            self._pool(),
+            most_rows=self.batches.most,
+            at_once=self.effort.at_once,
+            draws=self.effort.draws,
+        )
+
+    def _keep_to_range(self) -> None:
+        """Let made rows be such as the module takes: with codes as they are given, or within the range of those given.
+
+        What it takes no further is left out. Its file is proven within that range, and checks it.
+        """
+        found = {"held out": self.rows}
+        for name, part in self._parts.items():
+            coded = with_codes_of(self.rows, part)
+            taken = next((one for one in (part, coded, within_range_of(self.rows, coded)) if self._takes(one)), None)
+            if taken is not None:
+                found.setdefault(name, taken)
+        self._parts = found
+        named = zip(self.prepared.input_names, self.rows, strict=True)
+        ranges = {name: (float(one.min()), float(one.max())) for name, one in named if one.dtype.kind == "f"}
+        self.domain = replace(self.domain, ranges=ranges)
+
+    def _takes(self, rows: Rows) -> bool:
+        try:
+            run_module(self.prepared.module, *map(torch.tensor, rows))
+        except Exception:  # noqa: BLE001 - a module may raise whatever it likes
+            return False
+        return True
 
     def _thresholds(self) -> Rows | None:
         """Rows on both sides of each threshold between ordinary rows, their negatives and ones three times as large."""
@@ -199,7 +242,9 @@ class Battery:
         """Yield rising input scales, each with its case, computed once."""
         if self._floating:
             for scale in self.effort.ladder:
-                yield scale, self._at_scale(scale)
+                if (case := self._at_scale(scale)) is None:
+                    return
+                yield scale, case
 
     @property
     def not_tried(self) -> tuple[str, ...]:
@@ -208,6 +253,8 @@ class Battery:
 
     def _batch_sizes(self) -> list[int]:
         """The usual ones, the largest that the program is made for, and those around each that it compares with."""
+        if not self.prepared.batched:
+            return [1, 2]  # samples know nothing of one another
         most = self.batches.most or max(BATCH_SIZES)
         near = [size + step for size in self.batches.compared for step in (-1, 0, 1)]
         sizes = {*self.effort.batches, *near, *([most] if self.batches.most else [])}
@@ -221,7 +268,7 @@ class Battery:
         yield from self._alone()
         yield from others
         if self._floating:
-            yield from map(self._at_scale, SCALES)
+            yield from (case for case in map(self._at_scale, SCALES) if case is not None)
 
     def ordinary(self) -> Iterator[Case]:
         """Yield the cases that share the battery's reference, each a part of its rows, held-out rows first."""
@@ -238,15 +285,18 @@ class Battery:
             return case
         return replace(case, expected=tuple(self.reference.on(case.feeds).expected))
 
-    def _at_scale(self, scale: float) -> Case:
+    def _at_scale(self, scale: float) -> Case | None:
         """Return a case of held-out rows times ``scale``, with a reference of its own, computed once.
 
-        Where float32 leaves its range, nothing is asked for.
+        None where the module refuses them. Where float32 leaves its range, nothing is asked for.
         """
         if scale in self._scaled:
             return self._scaled[scale]
-        rows = self.effort.rows("scaled" if scale in SCALES else "filled")
-        reference = self.reference.on(scaled_rows(some_rows(self.rows, rows), scale))
+        some = some_rows(self.rows, self.effort.rows("scaled" if scale in SCALES else "filled"))
+        reference = self._on(scaled_rows(some, scale)) or self._on(with_codes_of(some, scaled_rows(some, scale)))
+        if reference is None:
+            self._scaled[scale] = None
+            return None
         expected = [
             replace(one, skipped=_either(one.skipped, beyond))
             for one, beyond in zip(reference.expected, reference.beyond, strict=True)
@@ -257,7 +307,14 @@ class Battery:
         self._scaled[scale] = case
         return case
 
+    def _on(self, rows: Rows) -> Reference | None:
+        """The reference of other rows; None if the module refuses them."""
+        with suppress(DataError):
+            return self.reference.on(rows)
+        return None
+
     def _limits(self) -> Iterator[Case]:
+        yield from self._sizes()
         if self._floating:
             kinds: dict[str, Sequence[float]] = {"NaN": (np.nan,), "infinity": (np.inf,), "minus infinity": (-np.inf,)}
             if self.effort.rows("spoilt") == 1:
@@ -292,6 +349,29 @@ class Battery:
             limit = partial(_within, name=name, low=proven[0], high=proven[1])
             yield Case(name=f"{name} up to {size}", feeds=feeds, expected=tuple(reference.expected), limit=limit)
             proven = min(proven[0], int(feeds[index].min())), max(proven[1], int(feeds[index].max()))
+
+    def _sizes(self) -> Iterator[Case]:
+        """Every free dimension besides the batch at several sizes, as far as the module takes them.
+
+        Next to the size of the rows given a file must not fail.
+        """
+        places: dict[str, list[tuple[int, int]]] = {}
+        for index, name in enumerate(self.prepared.input_names):
+            for axis, label in self.prepared.dynamic_axes.get(name, {}).items():
+                places.setdefault(label, []).append((index, axis + int(not self.prepared.batched)))
+        few = some_rows(self.rows, self.effort.rows("alone"))
+        for label, axes in places.items():
+            own = few[axes[0][0]].shape[axes[0][1]]
+            for size in sorted({1, 2, 3, 7, own - 1, own + 1, 2 * own + 1} - {0, own}):
+                feeds = resized_rows(few, axes, size)
+                reference = self._on(feeds) or self._on(tuple(_below(one, size) for one in feeds))
+                if reference is None:
+                    continue
+                ports = [(self.prepared.input_names[index], axis) for index, axis in axes]
+                ports = [(name, axis - int(not self.prepared.batched)) for name, axis in ports]
+                limit = None if abs(size - own) == 1 else partial(_sized, ports=ports, size=size, own=own)
+                expected = tuple(reference.expected)
+                yield Case(name=f"{label} {size}", feeds=reference.rows, expected=expected, limit=limit)
 
     def _spoilt(self, name: str, values: Sequence[float]) -> Iterator[Case]:
         """Rows with a NaN or an infinity among whole ones.
@@ -345,11 +425,25 @@ def _only_finite(domain: Domain) -> Domain:
 
 
 def _without(domain: Domain, words: str) -> Domain:
-    return replace(domain, outside=(*domain.outside, words))
+    return domain if words in domain.outside else replace(domain, outside=(*domain.outside, words))
 
 
 def _within(domain: Domain, name: str, low: int, high: int) -> Domain:
     return domain if name in domain.ranges else replace(domain, ranges={**domain.ranges, name: (low, high)})
+
+
+def _sized(domain: Domain, ports: list[tuple[str, int]], size: int, own: int) -> Domain:
+    """Keep a free dimension on the side of a size where the rows given are."""
+    kept = {(name, axis): (least, most) for name, axis, least, most in domain.sizes}
+    for port in ports:
+        least, most = kept.get(port, (1, None))
+        kept[port] = (max(least, size + 1), most) if size < own else (least, min(most or size, size - 1))
+    return replace(domain, sizes=tuple((*port, *limits) for port, limits in kept.items()))
+
+
+def _below(rows: np.ndarray, size: int) -> np.ndarray:
+    """Integers that may be indices along a dimension of this size."""
+    return rows % size if rows.dtype.kind in "iu" else rows
 
 
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:

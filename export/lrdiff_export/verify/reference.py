@@ -157,7 +157,7 @@ class Reference:
             found = self._expect(name, run.answers[index], eager[index], moved, scale=scale, finer=finer)
             self.expected.append(found)
         if single and run.decides:
-            self._find_other_ways(eager)
+            self._find_other_ways(eager, whole_rows=scales is not None)
 
     def _run(self, rows: Sequence[np.ndarray], draws: int) -> ShadowRun:
         try:
@@ -203,7 +203,7 @@ class Reference:
         eps = find_arithmetic(self.arithmetic).eps
         return run_perturbed(self.module, self.rows, draw=draw, amount=eps / 2, everything=True)
 
-    def _find_other_ways(self, eager: Sequence[np.ndarray]) -> None:
+    def _find_other_ways(self, eager: Sequence[np.ndarray], *, whole_rows: bool) -> None:
         """Add what float32 gives where it decides otherwise, if any decision hangs on the last bit."""
         runs: list[list[np.ndarray]] = []
         for draw in range(RUNS):
@@ -214,7 +214,8 @@ class Reference:
             if draw + 1 == SCOUTS and not any(map(self._decides_otherwise, runs)):
                 return
         self.expected = [
-            with_other_ways(one, eager[index], [run[index] for run in runs]) for index, one in enumerate(self.expected)
+            with_other_ways(one, eager[index], [run[index] for run in runs], whole_rows=whole_rows)
+            for index, one in enumerate(self.expected)
         ]
 
     def _decides_otherwise(self, outputs: Sequence[np.ndarray]) -> bool:

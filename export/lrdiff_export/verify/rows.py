@@ -15,11 +15,14 @@ __all__ = [
     "extreme_rows",
     "filled_rows",
     "integer_rows",
+    "resized_rows",
     "round_rows",
     "scaled_rows",
     "some_rows",
     "spoilt_rows",
+    "with_codes_of",
     "with_integers_of",
+    "within_range_of",
 ]
 
 Rows = tuple[np.ndarray, ...]  # one array an input, [batch, ...]
@@ -84,6 +87,47 @@ def with_integers_of(rows: Rows, made: Rows) -> Rows:
     """Take integers and bools from the rows given, whole: which combinations a module takes cannot be known."""
     places = np.arange(len(made[0])) % len(rows[0])
     return tuple(new if new.dtype.kind == "f" else old[places] for old, new in zip(rows, made, strict=True))
+
+
+def with_codes_of(rows: Rows, made: Rows) -> Rows:
+    """Take features that are whole numbers in every row given from there: they may be codes of categories.
+
+    Example:
+        >>> rows = (np.float32([[0.5, 1], [0.25, 3]]),)
+        >>> with_codes_of(rows, scaled_rows(rows, 10.0))[0].tolist()
+        [[5.0, 1.0], [2.5, 3.0]]
+    """
+    places = np.arange(len(made[0])) % len(rows[0])
+    return tuple(
+        np.where((old == np.round(old)).all(axis=0), old[places], new) if new.dtype.kind == "f" else new
+        for old, new in zip(rows, made, strict=True)
+    )
+
+
+def within_range_of(rows: Rows, made: Rows) -> Rows:
+    """Cut every feature to the range that it has in the rows given."""
+    return tuple(
+        np.clip(new, old.min(axis=0), old.max(axis=0)) if new.dtype.kind == "f" else new
+        for old, new in zip(rows, made, strict=True)
+    )
+
+
+def resized_rows(rows: Rows, axes: Sequence[tuple[int, int]], size: int) -> Rows:
+    """Return rows with other sizes of some axes: cut, or repeated.
+
+    Args:
+        rows: one array an input.
+        axes: number of the input, and axis of its array.
+        size: of all of them.
+
+    Example:
+        >>> resized_rows((np.array([[1, 2, 3]]),), [(0, 1)], 5)[0].tolist()
+        [[1, 2, 3, 1, 2]]
+    """
+    made = list(rows)
+    for index, axis in axes:
+        made[index] = np.take(made[index], np.arange(size) % made[index].shape[axis], axis=axis)
+    return tuple(made)
 
 
 def extreme_rows(rows: Rows, most: int = MOST_EXTREMES) -> Rows:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lrdiff_export.verify.compare import kind_of
 from lrdiff_export.verify.expected import Expected
 
 __all__ = ["decides_otherwise", "with_other_ways"]
@@ -25,13 +26,17 @@ def decides_otherwise(expected: Expected, output: np.ndarray) -> bool:
     return output.shape != expected.answer.shape or bool(_differs(expected, output).any())
 
 
-def with_other_ways(expected: Expected, eager: np.ndarray, runs: Sequence[np.ndarray]) -> Expected:
+def with_other_ways(
+    expected: Expected, eager: np.ndarray, runs: Sequence[np.ndarray], *, whole_rows: bool = False
+) -> Expected:
     """Return what is expected with the answers of perturbed runs that decide otherwise.
 
     Args:
         expected: from float64 and eager.
         eager: ``[batch, ...]``.
         runs: the same from perturbed runs.
+        whole_rows: leave out all of a row where nothing fixes the answer at one of its places: for rows so large that
+            many scores end at 1, and are equals.
 
     Example:
         >>> from lrdiff_export.verify.tolerance import exact_budget
@@ -50,6 +55,10 @@ def with_other_ways(expected: Expected, eager: np.ndarray, runs: Sequence[np.nda
     tolerance = 2 * expected.allowed if eager.dtype.kind == "f" else 0.0
     limit = np.broadcast_to(np.asarray(tolerance), eager.shape)[anywhere]
     skipped[anywhere] = _distinct(np.stack([one[anywhere] for one in (eager, *values)]), limit) >= UNSTABLE
+    if whole_rows:
+        kinds = np.stack([kind_of(one) for one in (eager, *values)])
+        skipped |= (kinds != kinds[0]).any(axis=0)
+        skipped |= skipped.reshape(len(skipped), -1).any(axis=1).reshape(-1, *[1] * (skipped.ndim - 1))
     return replace(expected, others=(*expected.others, eager, *others), skipped=skipped if skipped.any() else None)
 
 

@@ -160,8 +160,29 @@ def verify_onnx(
     outputs = [output.name for output in model.graph.output]
     examples = [torch.from_numpy(one[:2].copy()) for one in arrays]
     example = examples if inputs is None else dict(zip(inputs, examples, strict=True))
+    ranks = [len(one.type.tensor_type.shape.dim) for one in model_inputs(model)]
+    batched = ranks != [one.ndim - 1 for one in arrays]
     batches = BatchConstraints(most=read_domain({one.key: one.value for one in model.metadata_props}).most_batch)
-    return run_battery(data, Battery(prepare(module, example, output_names=outputs), arrays, batches), opened=opened)
+    fitting = len(ranks) == len(arrays)  # otherwise the report says so
+    prepared = prepare(
+        module,
+        example,
+        input_names=None if named or not fitting else [one.name for one in model_inputs(model)],
+        output_names=outputs,
+        batched=batched,
+        dynamic_axes=_dynamic_axes(model, batched) if fitting else None,
+    )
+    return run_battery(data, Battery(prepared, arrays, batches), opened=opened)
+
+
+def _dynamic_axes(model: onnx.ModelProto, batched: bool) -> dict[str, dict[int, str]]:
+    """Free dimensions of the inputs besides the batch, by input."""
+    found: dict[str, dict[int, str]] = {}
+    for one in model_inputs(model):
+        for axis, dim in enumerate(one.type.tensor_type.shape.dim):
+            if axis >= int(batched) and dim.dim_param.isidentifier():
+                found.setdefault(one.name, {})[axis] = dim.dim_param
+    return found
 
 
 def run_battery(data: bytes, battery: Battery, *, opened: Callable[[bool], Run] | None = None) -> VerificationReport:
@@ -175,10 +196,10 @@ def run_battery(data: bytes, battery: Battery, *, opened: Callable[[bool], Run] 
     opened = opened or partial(_runner, data)
     model = onnx.ModelProto.FromString(data)
     reference = battery.reference
-    problems = _interface_problems(model, battery.rows, outputs=len(reference.expected))
+    problems = _interface_problems(model, battery, outputs=len(reference.expected))
     cases: list[CaseResult] = []
     scale: float | None = None
-    domain = Domain(most_batch=battery.batches.most)
+    domain = battery.domain
     if not problems:
         cases, domain, scale, problems = _run_levels(opened, battery, domain)
     problems += _problems_of(cases)
@@ -210,7 +231,7 @@ def run_again(first: VerificationReport, data: bytes, battery: Battery) -> Verif
     Returns:
         The first report, with the hash and size of these bytes and what they answered.
     """
-    run = _in_pieces(_runner(data, optimise=True), first.domain.most_batch)
+    run = _in_pieces(_runner(data, optimise=True), battery)
     again = _run_case(run, battery.cases[0], "full")
     cases = tuple(again if (one.name, one.optimisation) == ("held out", "full") else one for one in first.cases)
     return replace(
@@ -236,7 +257,7 @@ def _run_levels(
     scale: float | None = None
     for level, optimise in _OPTIMISATIONS.items():
         try:
-            run = _in_pieces(opened(optimise), domain.most_batch)
+            run = _in_pieces(opened(optimise), battery)
         except LrdiffError as problem:
             return [], domain, None, [problem.message]
         results = [_run_case(run, case, level) for case in battery.cases]
@@ -254,8 +275,16 @@ def _run_levels(
     return [one for pair in zip_longest(*found) for one in pair if one is not None], domain, scale, []
 
 
-def _in_pieces(run: Run, most: int | None) -> Run:
-    """Run larger batches in pieces that the program is made for."""
+def _in_pieces(run: Run, battery: Battery) -> Run:
+    """Run larger batches in pieces that the program is made for, and samples without a batch one after the other."""
+    most = battery.batches.most
+
+    def samples(feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
+        answers = [run([np.asarray(one) for one in sample]) for sample in zip(*feeds, strict=True)]
+        return [np.stack(several) for several in zip(*answers, strict=True)]
+
+    if not battery.prepared.batched:
+        return samples
     if most is None:
         return run
 
@@ -266,9 +295,10 @@ def _in_pieces(run: Run, most: int | None) -> Run:
     return pieces
 
 
-def _interface_problems(model: onnx.ModelProto, rows: Sequence[np.ndarray], *, outputs: int) -> list[str]:
+def _interface_problems(model: onnx.ModelProto, battery: Battery, *, outputs: int) -> list[str]:
     """Compare inputs and outputs of the graph with what the module takes and gives."""
-    inputs = model_inputs(model)
+    inputs, batched = model_inputs(model), battery.prepared.batched
+    rows = battery.rows if batched else [one[0] for one in battery.rows]
     if len(inputs) != len(rows):
         return [f"the file takes {len(inputs)} inputs, the module {len(rows)}"]
     problems = []
@@ -278,7 +308,7 @@ def _interface_problems(model: onnx.ModelProto, rows: Sequence[np.ndarray], *, o
         wanted = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         if kind.elem_type != wanted:
             problems.append(f"input {value.name!r} is not {array.dtype}")
-        elif shape and isinstance(shape[0], int):
+        elif batched and shape and isinstance(shape[0], int):
             problems.append(f"input {value.name!r} takes batches of {shape[0]} only: the batch dimension is not free")
         elif not fits(array.shape, shape):
             problems.append(f"input {value.name!r} takes {describe_shape(shape)}, the rows are {list(array.shape)}")
