@@ -44,8 +44,8 @@ def processor() -> str:
         lines = CPUINFO.read_text().splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
-    told = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
-    return "\n".join([platform.machine(), *told])
+    described = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    return "\n".join([platform.machine(), *described])
 
 
 def build_first(commands: Sequence[Sequence[str]], *, patience_s: float) -> None:

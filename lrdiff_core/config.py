@@ -206,8 +206,8 @@ def _check_rates(settings: Mapping[str, Any], where: str) -> None:
 
 def name_from(stem: str) -> str:
     """Make a run's name from a file's: letters, digits, dots, dashes and underscores, 80 at most."""
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem).lstrip("._-")
-    return kept[:80] or "run"
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem).lstrip("._-")
+    return safe[:80] or "run"
 
 
 def _readable(problem: ValidationError, where: str) -> ConfigError:

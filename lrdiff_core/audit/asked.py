@@ -32,14 +32,14 @@ class Asked:
         rate: before any schedule.
         decay: as the optimizer's ``weight_decay``.
         frozen: it is not to move, until it is unfrozen.
-        alone: it has a schedule of its own, so that its factor is not that of the others.
+        own_schedule: it has a schedule of its own, so that its factor is not that of the others.
         tied: other names that are to be the same tensor.
     """
 
     rate: float
     decay: float
     frozen: bool = False
-    alone: bool = False
+    own_schedule: bool = False
     tied: tuple[str, ...] = ()
 
 
@@ -47,7 +47,7 @@ def of_plan(plan: RatePlan) -> dict[str, Asked]:
     """By name, what a plan says."""
     return {
         entry.name: Asked(
-            rate=entry.lr, decay=entry.weight_decay, frozen=entry.frozen, alone=entry.schedule is not None,
+            rate=entry.lr, decay=entry.weight_decay, frozen=entry.frozen, own_schedule=entry.schedule is not None,
             tied=entry.tied,
         )
         for entry in plan
@@ -105,7 +105,7 @@ class Cell:
         group: number of the group.
         rate: asked, before the schedule.
         names: of the parameters.
-        alone: they have a schedule of their own.
+        own_schedule: they have a schedule of their own.
         least, most: of the group's rate over the asked one, before the schedule.
         furthest: from 1, of the group's rate over the asked one at the same step.
         marks: ``"rate"`` where the group's rate is not the asked one times the schedule's factor; ``"late"`` where it
@@ -115,7 +115,7 @@ class Cell:
     group: int
     rate: float
     names: tuple[str, ...]
-    alone: bool = False
+    own_schedule: bool = False
     least: float = math.inf
     most: float = -math.inf
     furthest: float = 1.0
@@ -165,8 +165,10 @@ class Declared:
             for parameter in group["params"]:
                 name = names.get(id(parameter))
                 if name is not None and name in asked:
-                    by_rate.setdefault((asked[name].rate, asked[name].alone), []).append(name)
-            self.cells += [Cell(number, rate, tuple(held), alone) for (rate, alone), held in by_rate.items()]
+                    by_rate.setdefault((asked[name].rate, asked[name].own_schedule), []).append(name)
+            self.cells += [
+                Cell(number, rate, tuple(held), own_schedule) for (rate, own_schedule), held in by_rate.items()
+            ]
 
     def read(self, step: int) -> None:
         """Take the groups' rates of a step, counted from 1, and mark the cells that were asked for others."""
@@ -192,7 +194,7 @@ class Declared:
                 continue
             own, wanted = held[cell.group] / cell.rate, self.factor_of(cell.group, step)
             cell.least, cell.most = min(cell.least, own), max(cell.most, own)
-            if _same(own, wanted) or (cell.alone and self.schedule is None):
+            if _same(own, wanted) or (cell.own_schedule and self.schedule is None):
                 continue
             Mark.note(cell.marks, "rate", step, rate=held[cell.group], asked=cell.rate * wanted)
             if own and wanted and abs(math.log(own / wanted)) > abs(math.log(cell.furthest)):
@@ -212,7 +214,7 @@ class Declared:
         """The factor by which a schedule moves all rates at this step, as the groups tell it."""
         found: list[tuple[float, int]] = []  # factor, parameters
         for cell in sorted(self.cells, key=lambda cell: -cell.rate):
-            if cell.group in held and cell.rate and not cell.alone:
+            if cell.group in held and cell.rate and not cell.own_schedule:
                 own = held[cell.group] / cell.rate
                 same = next((i for i, (factor, _) in enumerate(found) if _same(factor, own)), None)
                 if same is None:
@@ -220,8 +222,8 @@ class Declared:
                 else:
                     found[same] = found[same][0], found[same][1] + len(cell.names)
         groups = self.optimizer.param_groups
-        told = [i for i in held if {"initial_lr", "max_lr"} & set(groups[i]) and _peak(groups[i])]
-        moved = [held[i] / _peak(groups[i]) for i in told]
+        scheduled = [i for i in held if {"initial_lr", "max_lr"} & set(groups[i]) and _peak(groups[i])]
+        moved = [held[i] / _peak(groups[i]) for i in scheduled]
         together = len(moved) == len(held) and all(_same(one, moved[0]) for one in moved)
         if len(found) == 1:
             if together and moved and moved[0] and not _same(found[0][0], moved[0]):

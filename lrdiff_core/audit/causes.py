@@ -39,7 +39,7 @@ def causes(stepper: Stepper, declared: Declared, *, note: bool) -> Iterator[Find
     if marked:
         yield _why(stepper, declared, marked, note)
     elif declared.schedule is None:
-        yield from _whether_scaled(stepper, declared, [cell for cell in cells if not cell.alone], note)
+        yield from _whether_scaled(stepper, declared, [cell for cell in cells if not cell.own_schedule], note)
 
 
 def _whether_scaled(stepper: Stepper, declared: Declared, cells: Sequence[Cell], note: bool) -> Iterator[Finding]:
@@ -91,7 +91,7 @@ def _why(stepper: Stepper, declared: Declared, marked: Sequence[Cell], note: boo
     scales = [float(stepper.optimizer.param_groups[cell.group].get("lr_scale", 1.0)) for cell in marked]
     unscaled = [math.isclose(ratio * scale, 1.0, rel_tol=RATE) for ratio, scale in zip(ratios, scales, strict=True)]
     if any(scale != 1 for scale in scales) and all(unscaled):
-        what = f"nobody applies the lr_scale of {label}'s groups: {few(names)} {verb(names, 'learn')} {instead}"
+        what = f"nothing applies the lr_scale of {label}'s groups: {few(names)} {verb(names, 'learn')} {instead}"
         help = "multiply it into lr (plan.groups() does), or use the scheduler that knows lr_scale"
         return Finding(kind="lr-scale", text=what, help=help, **{**common, "note": False})
     loaded = next((at for at in stepper.loaded if at + 1 == since), None)

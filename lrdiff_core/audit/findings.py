@@ -1,4 +1,4 @@
-"""From what was seen to findings: the same cause is told once, for all parameters it touches, with what to do."""
+"""From what was seen to findings: each cause is reported once, for all parameters it touches, with what to do."""
 
 from __future__ import annotations
 

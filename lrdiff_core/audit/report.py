@@ -52,7 +52,7 @@ class Row:
         applied: the rate that moved it, the schedule's factor taken out; None where the rule is unknown or its steps
             are too small to tell. Of several steps, the one that differs most.
         decay: asked.
-        decay_applied: the decay that moved it; None where it cannot be told.
+        decay_applied: the decay that moved it; None where it cannot be determined.
         rule: recognised; None where it is not known.
         size: root mean square of the way that its entries went in the last step looked at.
         optimizer: the class that stepped it.
@@ -159,7 +159,7 @@ class Report:
         )
 
     def _sizes(self) -> list[str]:
-        """Where a rule is unknown, what can be told: how far groups went, as a ratio to the first."""
+        """Where a rule is unknown, what can be determined: how far groups went, as a ratio to the first."""
         sizes: dict[tuple[str, float], list[float]] = {}
         for row in self.rows:
             if row.rule is None and row.size and row.asked and row.optimizer:

@@ -1,7 +1,7 @@
 """What is looked at of a tensor: a few hundred of its entries, and a sum over the bits of all of them.
 
 A rate is one number, so some of the entries that it moved tell it: at most ``LOOK`` are copied, the same ones of
-weight, gradient and moments, spread over rows and columns. Whether anything moved is told by :func:`fingerprint`.
+weight, gradient and moments, spread over rows and columns. Whether anything moved is decided by :func:`fingerprint`.
 """
 
 from __future__ import annotations

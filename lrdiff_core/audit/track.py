@@ -130,7 +130,7 @@ class Track:
         self._check_decay(sight, sight.applied)
 
     def moved_outside(self, left: Entries, now: Entries) -> None:
-        """Note that it moved between two steps; a mere shrinking is told from other moves."""
+        """Note that it moved between two steps; mere shrinking is distinguished from other moves."""
         way = now - left
         square = float(left @ left)
         shrunk = -float(way @ left) / square if square else 0.0

@@ -23,7 +23,7 @@ __all__ = [
     "read_numbers",
     "read_strings",
     "refuse_type",
-    "told",
+    "fault_text",
 ]
 
 MISSING = ("", "na", "n/a", "null", "nan")
@@ -52,18 +52,18 @@ class Column:
         large = self.bad & ~missing & ~infinite
         first = self.exact[np.flatnonzero(large)[:1]]
         kinds = [
-            told(missing, "missing"),
-            told(infinite, "infinite"),
-            told(large, "too large for float32", "".join(f"{value:g} in " for value in first)),
+            fault_text(missing, "missing"),
+            fault_text(infinite, "infinite"),
+            fault_text(large, "too large for float32", "".join(f"{value:g} in " for value in first)),
         ]
         return ", ".join(kind for kind in kinds if kind)
 
 
-def told(mask: np.ndarray, word: str, value: str = "") -> str:
+def fault_text(mask: np.ndarray, word: str, value: str = "") -> str:
     """How many rows of ``mask``, bool [rows], are set, and the first, counted from 1; empty if none is.
 
     Example:
-        >>> told(np.array([False, True, True]), "missing"), told(np.array([True]), "infinite")
+        >>> fault_text(np.array([False, True, True]), "missing"), fault_text(np.array([True]), "infinite")
         ('2 missing (first in row 2)', '1 infinite (row 1)')
     """
     rows = np.flatnonzero(mask) + 1
@@ -90,7 +90,7 @@ def read_numbers(column: pl.Series, *, source: str) -> Column:
     """One feature column as numbers; ``true`` and ``false`` count as 1 and 0.
 
     Raises:
-        DataError: the column holds text, with the first bad value and its row, or a type that is no number.
+        DataError: the column holds text, with the first bad value and its row, or a type that is not numeric.
     """
     import polars as pl
 

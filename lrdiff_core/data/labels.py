@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from lrdiff_core.data.columns import Column, as_column, boolean_words, read_strings, refuse_type, told
+from lrdiff_core.data.columns import Column, as_column, boolean_words, fault_text, read_strings, refuse_type
 from lrdiff_core.data.table import Task
 from lrdiff_core.errors import DataError
 from lrdiff_core.text import count, listed, quoted
@@ -34,7 +34,7 @@ class Target:
         kind: ``number`` or ``boolean`` if every label is one, else ``text``.
         labels: object [rows], the labels as text, None where missing; for numbers all None.
         numbers: the labels of a ``number`` target.
-        words: bool [rows], labels that are no number.
+        words: bool [rows], labels that are not numbers.
         bad: bool [rows], rows without a label to learn from.
     """
 
@@ -50,7 +50,7 @@ class Target:
         """Each kind of bad label with its count and first row, counted from 1."""
         if self.numbers is not None:
             return self.numbers.faults()
-        return told(self.bad, "missing")
+        return fault_text(self.bad, "missing")
 
     def __str__(self) -> str:
         return f"target {quoted(self.name)} of {self.source}"

@@ -81,8 +81,8 @@ def attempt() -> tuple[ctypes.CDLL | None, str | None]:
     try:
         return open_cached(_file_name(compiler), functools.partial(_build, compiler), _link), None
     except (OSError, subprocess.SubprocessError, AttributeError) as problem:
-        told = (getattr(problem, "stderr", None) or str(problem).encode()).decode(errors="replace").strip()
-        return None, f"{shlex.join(compiler)} did not build it: {told.partition(chr(10))[0][:120]}"
+        output = (getattr(problem, "stderr", None) or str(problem).encode()).decode(errors="replace").strip()
+        return None, f"{shlex.join(compiler)} did not build it: {output.partition(chr(10))[0][:120]}"
 
 
 def _link(path: Path) -> ctypes.CDLL:

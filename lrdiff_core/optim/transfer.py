@@ -23,7 +23,7 @@ LIKE_THE_PARAMETER = frozenset(
         *("square_avg", "grad_avg", "acc_delta", "sum", "ax", "prev", "step_size"),
     )
 )
-# Not told as kept: labels, what a scheduler notes, and what says how a step is run.
+# Not reported as kept: labels, what a scheduler notes, and what says how a step is run.
 UNTOLD = frozenset(("params", "param_names", "name", "initial_lr", "foreach", "fused", "capturable", "differentiable"))
 MOST_PROBLEMS = 3  # told in an error
 NO_STATE = "saved without state: it was not stepped"

@@ -51,7 +51,7 @@ def assign(
     lost: list[dict[str, dict[str, int]]] = [{} for _ in rules]  # by setting and parameter, the rule that had it first
     matched = [False] * len(rules)
     for info in infos:
-        kept: dict[str, Assignment] = {}  # by setting, lr and lr_mult being one
+        found: dict[str, Assignment] = {}  # by setting, lr and lr_mult being one
         for place in info.occurrences:
             here: dict[str, Assignment] = {}
             for number, rule in enumerate(rules):
@@ -66,10 +66,10 @@ def assign(
                     else:
                         lost[number].setdefault(key, {})[info.name] = first.number
             for slot, one in here.items():
-                _check_tied(info, kept.get(slot), one)
-                if slot not in kept or one.number < kept[slot].number:
-                    kept[slot] = one
-        assigned[info.name] = {one.setting: one for one in sorted(kept.values(), key=lambda one: one.number)}
+                _check_tied(info, found.get(slot), one)
+                if slot not in found or one.number < found[slot].number:
+                    found[slot] = one
+        assigned[info.name] = {one.setting: one for one in sorted(found.values(), key=lambda one: one.number)}
     for number, rule in enumerate(rules):
         _check_effect(rule, rules, infos, matched[number], used[number], lost[number], fault)
     return assigned

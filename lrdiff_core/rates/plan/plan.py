@@ -295,7 +295,7 @@ class RatePlan:
     def part(self, module: nn.Module, *, prefix: str = "") -> RatePlan:
         """What this plan says about a part of its model, such as the stage of a pipeline: the rates of the whole.
 
-        Parameters are told by identity, or by name and shape where the part is a copy.
+        Parameters are recognised by identity, or by name and shape where the part is a copy.
 
         Args:
             module: holds some of the model's parameters, or copies of them.

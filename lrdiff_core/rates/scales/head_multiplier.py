@@ -33,7 +33,7 @@ class HeadMultiplier(BuiltInScale):
             that is a norm, or holds blocks itself. A plan prints what was taken.
 
     Raises:
-        RateError: the multiplier is not a positive finite number; no head can be told (when the plan is made).
+        RateError: the multiplier is not a positive finite number; no head can be determined (when the plan is made).
 
     Example:
         >>> from torch import nn

@@ -35,7 +35,7 @@ class LayerDecay(BuiltInScale):
         by: ``"block"`` or ``"stage"``: what is a layer where blocks stand in stages, numbered as timm does.
 
     Raises:
-        RateError: ``decay`` is not a positive finite number; the layers cannot be told (when the plan is made).
+        RateError: ``decay`` is not a positive finite number; the layers cannot be determined (when the plan is made).
 
     Example:
         >>> from torch import nn

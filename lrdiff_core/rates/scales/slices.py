@@ -35,7 +35,7 @@ class Slices(BuiltInScale):
             matches.
 
     Raises:
-        RateError: a factor is not a positive finite number; the layers cannot be told (when the plan is made).
+        RateError: a factor is not a positive finite number; the layers cannot be determined (when the plan is made).
 
     Example:
         >>> from torch import nn

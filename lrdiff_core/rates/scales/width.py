@@ -60,7 +60,7 @@ class WidthScale(BuiltInScale):
         fan_in_first: matches of weights of custom modules that are stored [in, out].
 
     Raises:
-        RateError: a bad argument; when the plan is made: the models do not correspond, or a role cannot be told.
+        RateError: a bad argument; when the plan is made: the models do not correspond, or a role cannot be determined.
 
     Example:
         >>> from lrdiff_core.rates import param_groups
@@ -147,7 +147,7 @@ class WidthScale(BuiltInScale):
         """Which of the dimensions that grow (with their ratios) is the fan-in, and which the fan-out.
 
         Raises:
-            RateError: it cannot be told from the shape and the modules that hold the parameter.
+            RateError: it cannot be determined from the shape and the modules that hold the parameter.
         """
         name, owners, wide = info.name, [place.owner for place in info.occurrences], list(ratios)
         if given == "input":
