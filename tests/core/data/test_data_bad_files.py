@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import io
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pytest
 from hypothesis import given, settings, strategies as st
+from refusals import refusal
 
 from lrdiff_core.data import load_table
 from lrdiff_core.errors import DataError, InputError
@@ -99,12 +101,7 @@ CSV_CASES = {
 }
 
 
-def refused(path: str | Path, **options) -> tuple[str, str]:
-    with pytest.raises(InputError) as caught:
-        load_table(path, **options)
-    assert "\n" not in caught.value.message
-    assert "\n" not in caught.value.help
-    return caught.value.message, caught.value.help
+refused = partial(refusal, load_table, kind=InputError)
 
 
 @pytest.mark.parametrize("case", CSV_CASES)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import polars as pl
 import pytest
+from refusals import refusal
 
 from lrdiff_core.data import load_table
 from lrdiff_core.errors import DataError
@@ -14,10 +17,7 @@ def with_target(write, labels: list[str]) -> str:
     return write("a,y\n" + "".join(f"{row},{label}\n" for row, label in enumerate(labels)))
 
 
-def refused(path: str, **options) -> tuple[str, str]:
-    with pytest.raises(DataError) as caught:
-        load_table(path, target="y", **options)
-    return caught.value.message, caught.value.help
+refused = partial(refusal, load_table, target="y", kind=DataError)
 
 
 @pytest.mark.parametrize(

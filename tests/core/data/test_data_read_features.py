@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+from refusals import refusal
 
 from lrdiff_core.data import read_features
 from lrdiff_core.errors import DataError, InputError
 
-
-def refused(path: str, **options) -> tuple[str, str]:
-    with pytest.raises(InputError) as caught:
-        read_features(path, **{"feature_names": ("a", "b"), "impute": "none", **options})
-    return caught.value.message, caught.value.help
+refused = partial(refusal, read_features, feature_names=("a", "b"), impute="none", kind=InputError)
 
 
 def test_columns_by_name(write):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import polars as pl
 import pytest
+from refusals import refusal
 
 from lrdiff_core.data import load_table
 from lrdiff_core.errors import DataError
@@ -12,10 +15,7 @@ from lrdiff_core.errors import DataError
 IMPUTE_HELP = "`--impute mean|median|drop` fills them in from the training rows, or drops their rows"
 
 
-def refused(path: str, **options) -> tuple[str, str]:
-    with pytest.raises(DataError) as caught:
-        load_table(path, **options)
-    return caught.value.message, caught.value.help
+refused = partial(refusal, load_table, kind=DataError)
 
 
 def test_text(write):
