@@ -227,15 +227,15 @@ def answered():
     script = """
     const falling = (end, from) => Array.from({length: 11}, (_, i) => (i < from ? 0.7 : end));
     const single = Array.from({length: 20}, () => ({test: 0.3, losses: falling(0.3, 5)}));
-    const out = given.cases.map(([gain, from, spread]) => {
+    const out = given.cases.map(([gain, from, spread, seeds]) => {
       const pair = single.map((s, i) => ({test: 0.3 - gain - spread * (i % 2 ? 1 : -1), losses: falling(0.3, from)}));
-      const own = J.compare(pair, single, 0.01);
+      const own = J.compare(pair.slice(0, seeds), single.slice(0, seeds), 0.01);
       const facts = {own, tuned: own, rates: [0.02, 0.003], tunedRates: [0.02, 0.003], tunedSeeds: 10,
-        single: 0.008, seeds: 20, seed: 0, tried: 3, map: null, axis: [1], studies: given.studies, smallest: 0.01};
+        single: 0.008, seeds, seed: 0, tried: 3, map: null, axis: [1], studies: given.studies, smallest: 0.01};
       return J.answers(facts);
     });
     console.log(JSON.stringify(out));"""
-    cases = [(0.05, 3, 0.0), (-0.05, 8, 0.0), (0.0, 5, 0.001), (0.0, 11, 0.03)]
+    cases = [(0.05, 3, 0.0, 20), (-0.05, 8, 0.0, 20), (0.0, 5, 0.001, 20), (0.0, 11, 0.03, 20), (0.05, 3, 0.0, 11)]
     return in_node(script, cases=cases, studies=json.loads(STORED.read_text("utf-8"))["studies"])
 
 
@@ -247,6 +247,7 @@ def answered():
         (1, "HURTS", "slower"),
         (2, "NO DIFFERENCE", "as many epochs"),
         (3, "INCONCLUSIVE", "slower"),
+        (4, "INCONCLUSIVE", "Yes"),
     ],
 )
 def test_answers_follow_from_the_numbers(answered, case, end, speed):
@@ -254,6 +255,7 @@ def test_answers_follow_from_the_numbers(answered, case, end, speed):
     assert end in better["here"][0]
     assert speed in faster["answer"]
     assert end in why["answer"] or end == "HELPS"
+    assert ("12 seeds or more" in better["here"][-1]) is (case == 4)
     studies = json.loads(STORED.read_text("utf-8"))["studies"]
     helped = sum(study["verdict"] == "HELPS" for study in studies)
     assert f"help on {helped} of {len(studies)} workloads" in why["studies"][0]

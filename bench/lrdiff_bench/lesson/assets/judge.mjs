@@ -48,9 +48,11 @@ export function medianInterval(values, level = 0.95) {
   return [middle, sorted[edge], sorted[n - 1 - edge]];
 }
 
-/** HELPS, HURTS, NO DIFFERENCE or INCONCLUSIVE: where the interval of a gain lies; fewer than 12 seeds give none. */
+const FEWEST_SEEDS = 12; // for a verdict, as for a map
+
+/** HELPS, HURTS, NO DIFFERENCE or INCONCLUSIVE: where the interval of a gain lies. */
 export function verdict([, low, high], smallest, seeds) {
-  if (seeds < 12) return "INCONCLUSIVE";
+  if (seeds < FEWEST_SEEDS) return "INCONCLUSIVE";
   if (low > smallest) return "HELPS";
   if (high < -smallest) return "HURTS";
   return low >= -smallest && high <= smallest ? "NO DIFFERENCE" : "INCONCLUSIVE";
@@ -227,8 +229,10 @@ export function answers(facts) {
     const here = [`Over ${seeds} seeds ${pair} gain ${signed(own.gain[0])} ${interval(own.gain)} nats of test loss ` +
       `on the single rate ${rate(facts.single)} (median and 95 % interval): ${own.verdict}. ` +
       `Better on ${own.better}, worse on ${own.worse}.${luck}`];
-    const here2 = own.verdict === "INCONCLUSIVE" ? [`The interval reaches past ${smallest}, the smallest gain that matters, ` +
-      `and not beyond it: ${count(seeds, "seed")} ${seeds === 1 ? "does" : "do"} not decide.`] : [];
+    if (seeds < FEWEST_SEEDS) here.push(`A verdict takes ${FEWEST_SEEDS} seeds or more; this page holds ${seeds}.`);
+    else if (own.verdict === "INCONCLUSIVE") {
+      here.push(`The interval holds differences that matter, beyond ±${smallest}, and such that do not: ${seeds} seeds do not decide.`);
+    }
     const says = studies.filter((s) => s.name.startsWith("seed-")).map((s) =>
       `${s.title}: test ${s.metric} ${number(s.untuned)} with the untuned rate 0.001, ${number(s.single)} with one tuned rate, ` +
       `${number(s.differential)} with tuned different rates; gain ${signed(s.gain[0])} ${interval(s.gain)}: ${s.verdict}.`);
@@ -237,6 +241,6 @@ export function answers(facts) {
     if (tuning.length) {
       says.push(`In ${tuning.length} of these, tuning one rate moves the result more than ten times as far as splitting it does.`);
     }
-    return { question: "Does it end better?", answer: ENDS[own.verdict], here: [...here, ...here2], studies: says };
+    return { question: "Does it end better?", answer: ENDS[own.verdict], here, studies: says };
   }
 }
