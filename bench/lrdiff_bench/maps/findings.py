@@ -165,7 +165,7 @@ def _compare(
 
 
 def _sign_test(below: np.ndarray) -> np.ndarray:
-    """One-sided p that the median lies below, from which seeds do. [rows, columns, seeds] to [rows, columns]"""
+    """One-sided p that the median lies below, from which seeds do, [rows, columns, seeds] to [rows, columns]."""
     from scipy.special import bdtrc
 
     count = below.sum(axis=2)

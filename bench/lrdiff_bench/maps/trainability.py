@@ -1,9 +1,9 @@
-"""The border of trainability (Sohl-Dickstein 2024): where full-batch gradient descent stops converging.
+r"""The border of trainability (Sohl-Dickstein 2024): where full-batch gradient descent stops converging.
 
 The network has one hidden layer, no biases, mean-field scaling, and as many data points as parameters:
 
-.. math:: \\hat y(x) = \\tfrac1n W_1 \\tanh(\\sqrt{2/n}\\, W_0 x), \\qquad
-          W_0 \\in R^{n \\times n},\\ W_1 \\in R^{1 \\times n},\\ n = 16
+.. math:: \hat y(x) = \tfrac1n W_1 \tanh(\sqrt{2/n}\, W_0 x), \qquad
+          W_0 \in R^{n \times n},\ W_1 \in R^{1 \times n},\ n = 16
 
 Weights, inputs and targets are standard normal. A pair of rates counts as converged when the mean of the last 20
 losses, normalised by the first, is below 1. Source: Sohl-Dickstein 2024, arXiv:2402.06184.

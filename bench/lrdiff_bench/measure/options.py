@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typing_extensions import override
 
 from lrdiff_bench.report.help import WholeHelpGroup
 
@@ -15,6 +16,7 @@ __all__ = ["BenchGroup", "add_bench_commands"]
 class BenchGroup(WholeHelpGroup):
     """``lrdiff bench CASE --quick`` is ``lrdiff bench run CASE --quick``: what is no command is a case or an option."""
 
+    @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in ("-h", "--help") and args[0] not in self.commands):
             args = ["run", *args]

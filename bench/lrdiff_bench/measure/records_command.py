@@ -175,5 +175,6 @@ def _no_factory() -> Any:
 
 
 def fail(message: str, help: str, status: int = 1) -> int:
+    """Print an error and what to do about it; return the exit status."""
     print(f"error: {message}\nhelp: {help}", file=sys.stderr)
     return status

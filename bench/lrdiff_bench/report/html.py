@@ -81,11 +81,11 @@ def content_policy(
 
 
 def json_block(value: Any) -> Markup:
-    """``value`` as JSON for a ``<script type="application/json">``: no text in it can end the element.
+    r"""``value`` as JSON for a ``<script type="application/json">``: no text in it can end the element.
 
     Example:
         >>> str(json_block({"name": "</script>"}))
-        '{"name":"\\\\u003c/script>"}'
+        '{"name":"\\u003c/script>"}'
     """
     text = json.dumps(json_ready(value), separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))  # "<" stands in JSON only inside of texts

@@ -44,11 +44,11 @@ def json_text(document: Any) -> str:
 
 
 def json_line(document: Any) -> str:
-    """One document on one line, as processes hand them to each other.
+    r"""One document on one line, as processes hand them to each other.
 
     Example:
         >>> json_line({"loss": float("nan"), "rows": (1, 2)})
-        '{"loss": null, "rows": [1, 2]}\\n'
+        '{"loss": null, "rows": [1, 2]}\n'
     """
     return json.dumps(json_ready(document), allow_nan=False) + "\n"
 

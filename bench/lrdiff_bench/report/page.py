@@ -44,7 +44,7 @@ def render(template: str, /, **values: Any) -> str:
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]], align: str = "") -> str:
-    """A table in Markdown.
+    r"""A table in Markdown.
 
     Args:
         heads: of its columns.
@@ -53,7 +53,7 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]], align
 
     Example:
         >>> print(markdown_table(["name", "a|b"], [["x", 1]], "lr"))
-        | name | a\\|b |
+        | name | a\|b |
         |---|---:|
         | x | 1 |
     """

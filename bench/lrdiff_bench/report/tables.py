@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Column, Table
 from rich.text import Text
+from typing_extensions import override
 
 from lrdiff_core.text import quoted
 
@@ -71,6 +72,7 @@ class PlainTable(Table):
     beside the first one again.
     """
 
+    @override
     def add_row(self, *cells: Any, **options: Any) -> None:
         super().add_row(INDENT + str(cells[0]), *cells[1:], **options)
 

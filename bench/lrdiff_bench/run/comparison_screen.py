@@ -16,6 +16,7 @@ Section = Mapping[str, Any]
 
 
 def draw_comparison(console: Console, s: Section) -> None:
+    """Draw the comparison with single rates: a row a scheme, then the verdict."""
     plan = s["plan"]
     table = plain_table("scheme", "rates", "trials", "train", "test", "95 %", "score")
     for scheme in s["schemes"]:

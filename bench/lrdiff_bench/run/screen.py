@@ -49,12 +49,14 @@ class Screen:
         self._task: TaskID | None = None
 
     def stage(self, name: str, section: dict[str, Any]) -> None:
+        """Draw the section that a stage has finished."""
         self.close()
         self.shown += 1
         heading(self.console, self.shown, TITLES[name])
         DRAW[name](self.console, section)
 
     def progress(self, name: str, done: int, total: int, note: str) -> None:
+        """Show how far a stage is: so many of a total, with a note."""
         if not self.console.is_terminal:
             return
         if self._progress is None:

@@ -128,7 +128,7 @@ def _trimmed(searches: int) -> int:
 
 
 def located(values: Numbers, *, location: Any = interquartile_mean, draws: int = DRAWS, seed: int = 0) -> Located:
-    """Estimate and uncertainty of values that belong to searches and the seeds of each. [searches, seeds]
+    """Estimate and uncertainty of values that belong to searches and the seeds of each, [searches, seeds].
 
     Args:
         values: of each search and seed.

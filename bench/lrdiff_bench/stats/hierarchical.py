@@ -118,7 +118,7 @@ def _logarithms(groups: Groups) -> list[NDArray[np.float64]]:
 
 
 def _draw(groups: Sequence[NDArray[np.float64]], generator: np.random.Generator) -> NDArray[np.float64]:
-    """Bootstrap draws of the mean over processes of the medians inside. [draws]"""
+    """Bootstrap draws of the mean over processes of the medians inside, [draws]."""
     count = len(groups)
     chosen = generator.integers(0, count, (DRAWS, count))
     medians = np.empty((DRAWS, count))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typing_extensions import override
 
 from lrdiff_bench.report.help import HELP_NAMES, WholeHelpGroup
 
@@ -15,6 +16,7 @@ __all__ = ["StudyGroup", "add_study_commands"]
 class StudyGroup(WholeHelpGroup):
     """``lrdiff study NAME`` is ``lrdiff study run NAME``: what is no command is a workload or a file."""
 
+    @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in ("-h", "--help") and args[0] not in self.commands):
             args = ["run", *args]

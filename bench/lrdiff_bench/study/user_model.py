@@ -272,8 +272,11 @@ class UserModelWorkload(Workload):
         metric: np.ndarray,
         losses: np.ndarray,
     ) -> tuple[float, int]:
-        """Train one model as a population trains a member and write down what it has; seconds of its steps, and how
-        many it made."""
+        """Train one model as a population trains a member, and write down its metric and losses.
+
+        Returns:
+            Seconds of its steps, and how many it made.
+        """
         import torch
 
         from lrdiff_core.devices import choose_device, repeatable

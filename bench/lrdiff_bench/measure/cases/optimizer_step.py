@@ -95,7 +95,7 @@ def _ours(name: str, groups: Groups, **flags: Any) -> torch.optim.Optimizer:
 
 
 def _deepspeed(name: str, groups: Groups) -> torch.optim.Optimizer:
-    """Source: https://deepspeed.readthedocs.io/en/latest/optimizers.html, ``DeepSpeedCPUAdam``"""
+    """DeepSpeed's ``DeepSpeedCPUAdam``: https://deepspeed.readthedocs.io/en/latest/optimizers.html."""
     from deepspeed.ops.adam import DeepSpeedCPUAdam  # type: ignore[import-not-found]
 
     made: torch.optim.Optimizer = DeepSpeedCPUAdam(groups, adamw_mode=name == "adamw")

@@ -97,8 +97,10 @@ def store_calibration(calibration: Calibration, folder: Path = DEFAULT_FOLDER) -
 
 
 def band_for(machine: str, folder: Path = DEFAULT_FOLDER, *, paired: bool) -> float:
-    """The band to judge by: 2 %, or what was calibrated on this machine where that is wider, but never over 10 % (25 %
-    for sides that are not measured in turn)."""
+    """The band to judge by: 2 %, or what was calibrated on this machine where that is wider.
+
+    It is never over 10 %, or 25 % for sides that are not measured in turn.
+    """
     found = [one.paired if paired else one.apart for one in _read(folder) if one.machine == machine]
     return min(WIDEST if paired else WIDEST_APART, max([BAND, *found]))
 

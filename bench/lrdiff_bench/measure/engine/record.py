@@ -122,7 +122,7 @@ class Record(Part):
         return float(np.median(shares)) if shares else None
 
     def by_process(self) -> list[list[float]]:
-        """Seconds a step. [processes][blocks]"""
+        """Seconds a step, [processes][blocks]."""
         return [
             [sample.seconds for sample in self.samples if sample.process == process.process]
             for process in self.processes

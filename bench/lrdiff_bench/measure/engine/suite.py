@@ -188,10 +188,10 @@ def measure_here(case: Case, effort: Effort) -> Record:
 
 
 def measure_in_copies(case: Case, effort: Effort) -> Record:
-    """Measure a timed case in forked copies of this process, one after the other: as many as the effort has processes
-    and time for.
+    """Measure a timed case in forked copies of this process, one after the other.
 
-    Where forking will not do (see :func:`can_fork`), it is measured in this process, once.
+    There are as many as the effort has processes and time for. Where forking will not do (see :func:`can_fork`), it is
+    measured in this process, once.
 
     Raises:
         CheckFailed: a copy ended before it had measured; its traceback is on stderr.

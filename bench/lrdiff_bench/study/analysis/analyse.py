@@ -158,7 +158,7 @@ def chosen_scheme(searches: Sequence[SchemeSearches], first_look: int) -> str:
 
 
 def report_matrix(study: StudyResult, kind: str, name: str) -> Numbers:
-    """Final metric of each search's winner on each fresh seed; NaN where there is none. [searches, seeds]"""
+    """Final metric of each search's winner on each fresh seed; NaN where there is none, [searches, seeds]."""
     parts = [study.of(kind, name, search) for search in range(study.plan.searches)]
     nothing = np.full(study.plan.report_seeds, np.nan)
     return np.array([np.concatenate([one.final for one in found]) if found else nothing for found in parts])
@@ -200,7 +200,7 @@ def _signed(interval: Interval, sign: float) -> Interval:
 
 
 def _by_step(study: StudyResult, kind: str, name: str, part: str) -> Numbers:
-    """Curves of every search: the median over seeds; NaN where there is none. [searches, evaluations]"""
+    """Curves of every search: the median over seeds; NaN where there is none, [searches, evaluations]."""
     parts = [study.of(kind, name, search) for search in range(study.plan.searches)]
     several = [np.concatenate([getattr(one, part) for one in found]) for found in parts if found]
     if not several:

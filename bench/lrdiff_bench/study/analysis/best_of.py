@@ -62,7 +62,7 @@ class Curves:
 
 
 def expected_best(values: Numbers, ks: NDArray[np.int64]) -> Numbers:
-    """Mean of the lowest of k values over all subsets of k, exactly. [..., values] to [..., ks]
+    """Mean of the lowest of k values over all subsets of k, exactly, [..., values] to [..., ks].
 
     Example:
         >>> expected_best(np.array([3.0, 1.0, 2.0]), np.array([1, 2, 3])).round(4).tolist()
@@ -137,7 +137,7 @@ def find_crossings(ks: NDArray[np.int64], difference: Numbers, low: Numbers, hig
 
 
 def _weights(total: int, ks: NDArray[np.int64]) -> Numbers:
-    """Share of the subsets of k in which the i-th lowest value is the lowest. [ks, values]"""
+    """Share of the subsets of k in which the i-th lowest value is the lowest, [ks, values]."""
     table = np.zeros((len(ks), total))
     for row, k in zip(table, ks.tolist(), strict=True):
         whole = math.comb(total, k)

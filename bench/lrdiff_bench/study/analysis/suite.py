@@ -28,7 +28,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Share of searches with a gain of more than each threshold, workloads weighing the same. [thresholds]"""
+    """Share of searches with a gain of more than each threshold, workloads weighing the same, [thresholds]."""
 
     thresholds: Numbers
     share: Numbers

@@ -92,7 +92,7 @@ def space_of(scheme: Scheme, base_rates: Interval) -> Space:
 
 
 def unit_points(count: int, dimensions: int, seed: int) -> NDArray[np.float64]:
-    """Points of a scrambled Sobol sequence in the unit cube. [count, dimensions]
+    """Points of a scrambled Sobol sequence in the unit cube, [count, dimensions].
 
     Schemes of one search take the first columns of the same points, so all of them try the same base rates.
 
@@ -116,7 +116,7 @@ def unit_points(count: int, dimensions: int, seed: int) -> NDArray[np.float64]:
 
 
 def group_rates(scheme: Scheme, groups: Sequence[str], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rate of each group at points of a scheme's space: base rate times ratio. [points, groups]
+    """Rate of each group at points of a scheme's space: base rate times ratio, [points, groups].
 
     Args:
         scheme: whose ratios hold; a group that it neither fixes nor frees has the ratio 1.

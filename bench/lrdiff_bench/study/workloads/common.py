@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from typing_extensions import override
 
 from lrdiff_bench.study.workloads.outcomes import outcomes, time_compiling, time_step
 from lrdiff_bench.study.workloads.workload import Outcomes, Trials, UntunedSetting, Workload
@@ -145,22 +146,28 @@ class RunWorkload(PopulationWorkload):
         return population_task(make_config(self.settings))
 
     @property
+    @override
     def base_points(self) -> tuple[float, ...]:
         return self.listed_rates
 
     @property
+    @override
     def untuned(self) -> tuple[UntunedSetting, ...]:
         return self.untuned_settings or super().untuned
 
+    @override
     def rows(self, seed: int, judged_on: str) -> PopulationData:
         return self.task.rows(seed, judged_on)
 
+    @override
     def network(self, trials: Trials) -> ModelFactory:
         return self.task.model
 
+    @override
     def options(self) -> dict[str, Any]:
         return self.task.options
 
+    @override
     def tiny(self) -> RunWorkload:
         return replace(self, steps=self.task.steps_an_epoch, evaluations=2)
 

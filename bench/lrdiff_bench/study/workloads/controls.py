@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from typing_extensions import override
 
 from lrdiff_bench.study.workloads.digits import PIXELS, load_digits, permutation
 from lrdiff_bench.study.workloads.pretrained import Pretrained
@@ -39,9 +40,11 @@ class Control(Pretrained):
     shift: str
 
     @property
+    @override
     def sizes(self) -> tuple[int, ...]:
         return (PIXELS, *HIDDEN, 5 if self.shift == "classes" else 10)
 
+    @override
     def parts_of(self, seed: int) -> list[np.ndarray]:
         _, labels = load_digits()
         order = permutation(seed, "split", len(labels))
@@ -51,17 +54,20 @@ class Control(Pretrained):
             before, after = order[:900], order[900:]
         return [before, *np.split(after, np.cumsum([TUNING_ROWS, VALIDATION_ROWS]))]
 
+    @override
     def changed(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         pixels, labels = load_digits()
         if self.shift == "pixels":
             return np.ascontiguousarray(pixels[:, permutation(seed, "pixels", PIXELS)]), labels
         return pixels, labels - 5  # rows of the lower digits are not asked for
 
+    @override
     def inherited(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if self.shift == "pixels":
             return weights
         return {name: value for name, value in weights.items() if not name.startswith("4.")}  # another head
 
+    @override
     def tiny(self) -> Control:
         return replace(self, steps=8, evaluations=2, pretraining_epochs=2, known={})
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from typing_extensions import override
 
 from lrdiff_bench.study.workloads.common import PopulationWorkload, check_trials
 from lrdiff_bench.study.workloads.outcomes import mask_diverged
@@ -128,13 +129,16 @@ class Distortion(PopulationWorkload):
             PopulationOptions(batch_size=self.batch_size, steps=steps, optimizer=self.optimizer, evaluate=evaluate),
         )
 
+    @override
     def tiny(self) -> Distortion:
         return replace(self, steps=40, evaluations=4)
 
 
 def truth(seed: int) -> tuple[np.random.Generator, np.ndarray, np.ndarray, np.ndarray]:
-    """The stream of a seed after drawing body [BODY, FEATURES], head [BODY] (of norm 1) and basis of the subspace
-    [FEATURES, SUBSPACE]; body and basis orthonormal."""
+    """The stream of a seed after drawing body, head and the basis of the subspace.
+
+    Body [BODY, FEATURES] and basis [FEATURES, SUBSPACE] are orthonormal, the head [BODY] has norm 1.
+    """
     random = np.random.default_rng([seed, 0])
     body = np.linalg.qr(random.standard_normal((FEATURES, BODY)))[0].T
     head = random.standard_normal(BODY)

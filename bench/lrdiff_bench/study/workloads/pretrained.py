@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from typing_extensions import override
 
 from lrdiff_bench.study.workloads.common import PopulationWorkload
 from lrdiff_bench.study.workloads.digits import PRETRAINING_EPOCHS, load_digits, multiclass, pretrain, relu_network
@@ -51,10 +52,12 @@ class Pretrained(PopulationWorkload):
         """Of the pretrained weights, those that a trial begins with; the others are drawn anew."""
         return weights
 
+    @override
     def rows(self, seed: int, judged_on: str) -> PopulationData:
         _, train, validation, test = self.parts_of(seed)
         return multiclass(*self.changed(seed), train, validation if judged_on == "validation" else test)
 
+    @override
     def prepare(self, trials: Trials) -> None:
         pixels, labels = load_digits()
         pretrain(
@@ -65,6 +68,7 @@ class Pretrained(PopulationWorkload):
             epochs=self.pretraining_epochs,
         )
 
+    @override
     def network(self, trials: Trials) -> ModelFactory:
         def make(seed: int) -> nn.Module:
             net = relu_network(*self.sizes)

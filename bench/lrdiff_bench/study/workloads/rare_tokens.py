@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from typing_extensions import override
 
 from lrdiff_bench.study.workloads.common import PopulationWorkload
 from lrdiff_bench.study.workloads.workload import FEWEST, Scheme, Trials, register_workload
@@ -34,6 +35,7 @@ class RareTokens(PopulationWorkload):
 
     train_rows: int = TRAIN_ROWS
 
+    @override
     def rows(self, seed: int, judged_on: str) -> PopulationData:
         import torch
 
@@ -62,6 +64,7 @@ class RareTokens(PopulationWorkload):
 
         return make
 
+    @override
     def tiny(self) -> RareTokens:
         return replace(self, steps=12, evaluations=2, train_rows=100)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from typing_extensions import override
 
 from lrdiff_bench.study.workloads.digits import PIXELS, load_digits, permutation
 from lrdiff_bench.study.workloads.pretrained import Pretrained
@@ -26,19 +27,24 @@ class Relearn(Pretrained):
     """
 
     @property
+    @override
     def sizes(self) -> tuple[int, ...]:
         return SIZES
 
+    @override
     def parts_of(self, seed: int) -> list[np.ndarray]:
         return np.split(permutation(seed, "split", sum(PARTS)), np.cumsum(PARTS)[:-1])
 
+    @override
     def changed(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         pixels, labels = load_digits()
         return pixels, permutation(seed, "labels", 10)[labels]
 
+    @override
     def columns(self) -> Mapping[str, int]:
         return {f"{layer}.{kind}": int(layer == 4) for layer in (0, 2, 4) for kind in ("weight", "bias")}
 
+    @override
     def tiny(self) -> Relearn:
         return replace(self, steps=10, evaluations=2, pretraining_epochs=2, known={})
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+from typing_extensions import override
 
 from lrdiff_bench.study.workloads.side_by_side import SideBySide, State
 from lrdiff_bench.study.workloads.workload import FEWEST, Scheme, register_workload
@@ -49,6 +50,7 @@ class Ring(SideBySide):
                     found[f"{network}.{layer}.{name}"] = (2 * torch.rand(shape, generator=generator) - 1) / fan_in**0.5
         return found
 
+    @override
     def columns(self) -> Mapping[str, int]:
         return {
             f"{network}.{layer}.{kind}": self.groups.index(network)
@@ -95,10 +97,12 @@ class Ring(SideBySide):
         other, other_loss = grad_and_value(of_discriminator)(nets["discriminator"])
         return {**one, **other}, one_loss + other_loss
 
+    @override
     def judge(self, parameters: State, given: State) -> tuple[Tensor, Tensor]:
         made = call(parameters, "generator", given["judging"])
         return energy_distance(made, given["held"]), energy_distance(made, given["train"])
 
+    @override
     def tiny(self) -> Ring:
         return replace(self, steps=6, evaluations=2)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from typing_extensions import override
 
 from lrdiff_bench.study.workloads.side_by_side import SideBySide, State
 from lrdiff_bench.study.workloads.workload import FEWEST, Scheme, register_workload
@@ -46,6 +47,7 @@ class Splats(SideBySide):
             "opacity": torch.zeros(count),  # logit
         }
 
+    @override
     def columns(self) -> Mapping[str, int]:
         return {group: column for column, group in enumerate(self.groups)}
 
@@ -65,6 +67,7 @@ class Splats(SideBySide):
         }
         return {name: torch.from_numpy(values.astype(np.float32)) for name, values in parts.items()}
 
+    @override
     def gradients(self, parameters: State, given: State, step: Tensor) -> tuple[State, Tensor]:
         from torch.func import grad_and_value
 
@@ -73,10 +76,12 @@ class Splats(SideBySide):
 
         return grad_and_value(loss)(parameters)
 
+    @override
     def judge(self, parameters: State, given: State) -> tuple[Tensor, Tensor]:
         held = (render(parameters, given["held_places"]) - given["held_colours"]).square().mean().sqrt()
         return held, (render(parameters, given["places"]) - given["colours"]).square().mean().sqrt()
 
+    @override
     def tiny(self) -> Splats:
         return replace(self, gaussians=4, steps=6, evaluations=2)
 

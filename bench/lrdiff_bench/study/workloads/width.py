@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from typing_extensions import override
 
 from lrdiff_bench.study.workloads.common import PopulationWorkload, check_trials
 from lrdiff_bench.study.workloads.digits import PIXELS, load_digits, multiclass, permutation, relu_network
@@ -41,12 +42,14 @@ class Width(PopulationWorkload):
     tuned_at: int = TUNED_AT
     train_rows: int = TRAIN_ROWS
 
+    @override
     def rows(self, seed: int, judged_on: str) -> PopulationData:
         pixels, labels = load_digits()
         order = permutation(seed, "split", len(labels))
         held = order[-HELD_ROWS:] if judged_on == "test" else order[-2 * HELD_ROWS : -HELD_ROWS]
         return multiclass(pixels, labels, order[: self.train_rows], held)
 
+    @override
     def network(self, trials: Trials) -> ModelFactory:
         width = self.width_of(trials)
         # Without biases, so that each layer is one group: muP gives a bias another rate than its weights.
@@ -70,6 +73,7 @@ class Width(PopulationWorkload):
         scale = factors(rule, self.width_of(trials), base=self.tuned_at)
         return super().train(replace(trials, rates=trials.rates * np.array([scale[group] for group in self.groups])))
 
+    @override
     def tiny(self) -> Width:
         return replace(self, width=12, tuned_at=8, train_rows=200, steps=12, evaluations=3)
 
