@@ -168,6 +168,29 @@ def name_arithmetic(
         >>> name_arithmetic([np.zeros((50, 8))], answers, told) is None
         True
     """
+    return name_by_pattern(outputs, answers, simulated) or _name_by_size(outputs, answers, simulated)
+
+
+def name_by_pattern(
+    outputs: Sequence[np.ndarray],
+    answers: Sequence[np.ndarray],
+    simulated: Mapping[str, Sequence[Sequence[np.ndarray]]],
+) -> str | None:
+    """As :func:`name_arithmetic`, from the pattern of the error alone: another fault has its size by chance only."""
+    distances, _ = _measured(outputs, answers, simulated)
+    best = min(distances.values(), default=math.inf)
+    if best >= SAME_PATTERN:
+        return None
+    # Rounding shared to the last bit leaves a distance of next to nothing, which is no measure of the others.
+    return " or ".join(name for name, distance in distances.items() if distance <= max(TIED * best, LEAST))
+
+
+def _measured(
+    outputs: Sequence[np.ndarray],
+    answers: Sequence[np.ndarray],
+    simulated: Mapping[str, Sequence[Sequence[np.ndarray]]],
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Distances from the nearest error of each arithmetic, and ratios to the sizes of all, by the arithmetic's name."""
     error = _error(outputs, answers)
     patterns: dict[str, float] = {}
     sizes: dict[str, list[float]] = {}
@@ -180,12 +203,15 @@ def name_arithmetic(
                 continue
             patterns[name] = min(patterns.get(name, math.inf), _norm(error[both] - made[both]) / own)
             sizes.setdefault(name, []).append(_norm(error[both]) / own)
-    if not patterns:
-        return None
-    best = min(patterns.values())
-    if best < SAME_PATTERN:
-        # Rounding shared to the last bit leaves a distance of next to nothing, which is no measure of the others.
-        return " or ".join(name for name, distance in patterns.items() if distance <= max(TIED * best, LEAST))
+    return patterns, sizes
+
+
+def _name_by_size(
+    outputs: Sequence[np.ndarray],
+    answers: Sequence[np.ndarray],
+    simulated: Mapping[str, Sequence[Sequence[np.ndarray]]],
+) -> str | None:
+    _, sizes = _measured(outputs, answers, simulated)
     # Of about the size that one of the ways makes. It tells nothing of formats with equally many bits, and of others
     # only where one fits clearly better.
     far = {

@@ -8,12 +8,22 @@ import numpy as np
 
 from lrdiff_export.verify.compare import Budget
 
-__all__ = ["DENORMALS", "ELSEWHERE", "PRECISION", "REORDERED", "Finding", "reordered_classes"]
+__all__ = [
+    "BIAS", "CUT_OFF", "DENORMALS", "ELSEWHERE", "FUNCTION", "PRECISION", "REARRANGED", "REORDERED", "ROUNDED", "SCALE",
+    "WEIGHT", "Finding", "reordered_classes",
+]  # fmt: skip
 
 PRECISION = "lower precision"
 REORDERED = "classes reordered"
 DENORMALS = "denormals flushed"
 ELSEWHERE = "ran elsewhere"
+ROUNDED = "weights rounded"
+WEIGHT = "wrong weight"
+BIAS = "bias off"
+SCALE = "scale off"
+REARRANGED = "axes or rows rearranged"
+CUT_OFF = "numbers cut off"
+FUNCTION = "wrong output function"
 MOST_CLASSES = 4096  # beyond, comparing every column with every other takes too long
 
 
@@ -22,11 +32,11 @@ class Finding:
     """A fault with a name.
 
     Attributes:
-        fault: one of ``lower precision``, ``classes reordered``, ``denormals flushed``, ``ran elsewhere``.
+        fault: one of the names above; None where what was seen does not explain it.
         sentence: what of it was seen.
     """
 
-    fault: str
+    fault: str | None
     sentence: str
 
 

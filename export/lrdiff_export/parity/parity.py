@@ -12,6 +12,7 @@ from torch import nn
 from lrdiff_core.errors import CheckFailed, LrdiffError, UnavailableError
 from lrdiff_export.model.precision import ARITHMETICS, EIGHT_BITS
 from lrdiff_export.model.signature import Arrays
+from lrdiff_export.parity.causes import cause_in_output, cause_in_weights
 from lrdiff_export.parity.faults import DENORMALS, ELSEWHERE, PRECISION, Finding, reordered_classes
 from lrdiff_export.parity.judge import Case
 from lrdiff_export.parity.subjects import Decide, Subject, subject_of_module
@@ -251,7 +252,7 @@ def _judge(backend: Backend, subject: Subject, ran: _Ran, blank: BackendResult) 
     )
     if not prefix:
         result = _named(result, subject, ran)
-    if where is not None and result.fault is None and not where.everywhere:
+    if where is not None and result.fault is None:
         result = replace(result, reason=f"{result.reason}; {where}")
     if result.denormals == FLUSHED and backend.keeps_denormals and result.status == AGREES:
         flushed = "denormal numbers are flushed to zero"
@@ -271,16 +272,9 @@ def _named(result: BackendResult, subject: Subject, ran: _Ran) -> BackendResult:
         return result
     exactly = all(verdict.agrees for verdict in judge.judge(ran.outputs, "float32"))
     arithmetic = "float32" if exactly else judge.name(ran.outputs)
-    finding: Finding | None = None
-    if result.status == DIFFERS:
-        pairs = zip(ran.outputs, answers, judge.budgets(result.dtype), strict=True)
-        finding = next((one for one in (reordered_classes(*pair) for pair in pairs) if one is not None), None)
-        if finding is None and arithmetic not in (None, "float32"):
-            said = (
-                f"its error is that of {EIGHT_BITS}" if arithmetic == EIGHT_BITS else f"that is {arithmetic} arithmetic"
-            )
-            finding = Finding(fault=PRECISION, sentence=said)
-    result = replace(result, arithmetic=arithmetic if finding is None or finding.fault == PRECISION else None)
+    finding = _finding(subject, ran, result.dtype, arithmetic) if result.status == DIFFERS else None
+    told = finding is None or finding.fault in (None, PRECISION)
+    result = replace(result, arithmetic=arithmetic if told else None)
     if finding is not None:
         result = replace(result, fault=finding.fault, reason=f"{result.reason}; {finding.sentence}")
     if subject.decide is None:
@@ -291,6 +285,26 @@ def _named(result: BackendResult, subject: Subject, ran: _Ran) -> BackendResult:
     if beyond and result.status == AGREES:
         return replace(result, status=DIFFERS, reason=f"{beyond} decisions flipped that no margin explains")
     return result
+
+
+def _finding(subject: Subject, ran: _Ran, dtype: str, arithmetic: str | None) -> Finding | None:
+    """What the outputs look like: classes in another order, another weight or function, a lower arithmetic."""
+    expected = subject.judge.expected(dtype)
+    outputs = [(output, one) for output, one in zip(ran.outputs, expected, strict=True)]
+    wrong = [(output, one) for output, one in outputs if not one.compare(output).agrees]
+    found = [reordered_classes(output, one.answer, one.widest()) for output, one in outputs]
+    if not any(found) and subject.judge.module is not None and dtype == "float32":
+        found = [cause_in_weights(subject.judge.module, subject.rows, ran.outputs, expected)]
+    if not any(found):
+        found = [cause_in_output(output, one) for output, one in wrong]
+    if any(found):
+        return next(one for one in found if one is not None)
+    if arithmetic in (None, "float32"):
+        return None
+    if not subject.judge.shares_pattern(ran.outputs):
+        return Finding(fault=None, sentence=f"its error has the size that {arithmetic} arithmetic makes")
+    said = f"its error is that of {EIGHT_BITS}" if arithmetic == EIGHT_BITS else f"that is {arithmetic} arithmetic"
+    return Finding(fault=PRECISION, sentence=said)
 
 
 def _same_bits(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:

@@ -37,7 +37,7 @@ class Expected:
     skipped: np.ndarray | None = None
     columns: ColumnBudget | None = None
 
-    def take(self, places: np.ndarray) -> Expected:
+    def take(self, places: np.ndarray | slice) -> Expected:
         """Return what is expected of some of the rows, in their order.
 
         Args:
@@ -105,6 +105,16 @@ class Expected:
         error = self.differences(output)[0]
         found = self.columns.reason(self.answer, error if settled is None else np.where(settled, 0.0, error))
         return verdict if found is None else replace(verdict, reason=found[0], row=found[1])
+
+    def wrong(self, output: np.ndarray) -> np.ndarray:
+        """Return a mask of what is wrong in an output of the answer's shape and dtype."""
+        settled = self._settled(output)
+        if output.dtype.kind == "f":
+            error, unlike = self.differences(output)
+            wrong = unlike | (error > self.allowed)
+        else:
+            wrong = output != self.answer
+        return np.asarray(wrong if settled is None else wrong & ~settled)
 
     def _settled(self, output: np.ndarray) -> np.ndarray | None:
         """Mask of what needs no comparison with the answer: it is not compared, or has another right answer."""
