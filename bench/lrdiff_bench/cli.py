@@ -193,6 +193,7 @@ def export(
     allow: Annotated[list[str] | None, typer.Option("--allow", metavar="K=V", help="How much a variant may lose, such as snr_db=20, flipped=0.02 or score_drop=0.01.")] = None,
     bundle: Annotated[Path | None, typer.Option("--bundle", metavar="DIR_OR_ZIP", help="Write the file with its proof: golden rows, model card, verifiers, snippets.")] = None,
     sign: Annotated[Path | None, typer.Option("--sign", metavar="KEY.pem", help="Sign the bundle with this private key.")] = None,
+    ports: Annotated[Path | None, typer.Option("--ports", metavar="FILE.toml", help="What may stand in inputs: ranges, categories, lengths.")] = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Export a run or your own model to ONNX; the file is written only after it passes verification."""
@@ -200,7 +201,15 @@ def export(
 
     variants = variant.split(",")
     report = export_model(
-        source, out, target=runtime, variants=variants, opset=opset, allow=allow or (), bundle=bundle, sign=sign
+        source,
+        out,
+        target=runtime,
+        variants=variants,
+        opset=opset,
+        allow=allow or (),
+        bundle=bundle,
+        sign=sign,
+        ports=ports,
     )
     return _show(report, "export", json)
 

@@ -40,6 +40,7 @@ def export_model(
     allow: Sequence[str] = (),
     bundle: Path | None = None,
     sign: Path | None = None,
+    ports: Path | None = None,
 ) -> dict[str, Any]:
     """Export a run or any module, with golden vectors beside the file, and return the report.
 
@@ -52,12 +53,13 @@ def export_model(
         allow: ``key=value`` each, what variants may lose: fields of :class:`lrdiff_export.Allowance`.
         bundle: a folder or ``.zip`` for the file with its proof.
         sign: a private key to sign the bundle with.
+        ports: a TOML file that declares what may stand in inputs (:func:`lrdiff_export.read_ports`).
 
     Raises:
         CheckFailed: the file did not predict as the model, or a variant loses too much; nothing was written.
         CheckpointError, ConfigError, DataError: the run or the factory cannot be used.
     """
-    from lrdiff_export import export
+    from lrdiff_export import export, read_ports
 
     options: dict[str, Any] = {"target": target, "opset": opset, "bundle": bundle, "sign_key": sign}
     options = {key: value for key, value in options.items() if value is not None}  # else what the factory says
@@ -65,6 +67,8 @@ def export_model(
         options["variants"] = variants
     if allow:
         options["allowance"] = _allowance(allow)
+    if ports is not None:
+        options["ports"] = read_ports(ports)
     if is_factory(source):
         model = load_model(source, needs=("example",))
         with user_code():

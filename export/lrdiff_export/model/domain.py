@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from lrdiff_core.errors import DataError, ModelFileError
 from lrdiff_core.text import count
+from lrdiff_export.model.ports import Port
 from lrdiff_export.records import first_line
 
 __all__ = ["Domain", "read_domain"]
@@ -28,6 +29,8 @@ class Domain:
         ranges: smallest and largest number of inputs that are proven between them alone, by the input's name.
         sizes: of free dimensions besides the batch: input, axis, and the smallest and largest size that are proven;
             None for any larger one.
+        categories: of inputs that hold codes of categories: their number, or that by column, by the input's name.
+        tolerances: of outputs of whole numbers that may differ by 1, by the output's name.
         outside: what else is outside, in words.
 
     Example:
@@ -43,7 +46,56 @@ class Domain:
     finite: bool = False
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     sizes: tuple[tuple[str, int, int, int | None], ...] = ()
+    categories: Mapping[str, int | Mapping[int, int]] = field(default_factory=dict)
+    tolerances: Mapping[str, int] = field(default_factory=dict)
     outside: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, ports: Iterable[Port]) -> Domain:
+        """Return the domain that is declared.
+
+        Example:
+            >>> Domain.of([Port(name="x", range=(0, 1)), Port(name="code", categories=3)]).sentences
+            ('x below 0 or above 1', 'code other than the codes 0 to 2')
+        """
+        declared = tuple(ports)
+        return cls(
+            ranges={one.name: one.range for one in declared if one.range is not None},
+            categories={one.name: one.categories for one in declared if one.categories is not None},
+            sizes=tuple((one.name, axis, *pair) for one in declared for axis, pair in one.lengths.items()),
+            tolerances={one.name: one.integer_tolerance for one in declared if one.integer_tolerance},
+        )
+
+    @property
+    def declared(self) -> Domain:
+        """Of what a file says, that which its author may have said: numbers, codes, sizes, tolerances."""
+        return Domain(ranges=self.ranges, categories=self.categories, sizes=self.sizes, tolerances=self.tolerances)
+
+    def fitted(self, names: Sequence[str], rows: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Return rows with every number moved inside: cut to its range, made a code. NaN stays where numbers may be it.
+
+        Args:
+            names: of the inputs.
+            rows: one array an input, ``[batch, ...]``.
+
+        Example:
+            >>> domain = Domain(ranges={"x": (0, 9)}, categories={"x": {1: 3}})
+            >>> domain.fitted(["x"], [np.float32([[-1.5, 7.2], [20, 1.6]])])[0].tolist()
+            [[0.0, 1.0], [9.0, 1.0]]
+        """
+        return tuple(self._fitted(name, one) for name, one in zip(names, rows, strict=True))
+
+    def _fitted(self, name: str, one: np.ndarray) -> np.ndarray:
+        if name in self.ranges and one.dtype.kind != "b":
+            low, high = self.ranges[name]
+            one = np.clip(one, np.asarray(low, one.dtype), np.asarray(high, one.dtype))
+        if name in self.categories:
+            one = one.copy()
+            for part, number in _codes(self.categories[name], one):
+                with np.errstate(invalid="ignore", over="ignore"):
+                    whole = np.nan_to_num(np.floor(part), nan=0.0, posinf=0.0, neginf=0.0)
+                    part[...] = np.mod(whole, number).astype(one.dtype)
+        return one
 
     def check(self, feeds: Mapping[str, np.ndarray]) -> None:
         """Raise DataError where inputs lie outside.
@@ -51,9 +103,14 @@ class Domain:
         Args:
             feeds: arrays ``[batch, ...]`` by the names of the inputs.
         """
-        for name, one in feeds.items():
+        for one in feeds.values():
             if one.ndim:
                 self.check_batch(len(one))
+        self.check_numbers(feeds)
+
+    def check_numbers(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """Do as :meth:`check`, for any number of rows."""
+        for name, one in feeds.items():
             if self.finite and one.dtype.kind == "f" and not _all_finite(one):
                 raise DataError(
                     f"input {name!r} holds NaN or infinity, and the file is proven for finite numbers",
@@ -67,7 +124,14 @@ class Domain:
                         f"input {name!r} reaches {reach}, the file is proven from {low:g} to {high:g}",
                         help="give numbers in between, or export it again with rows that reach further",
                     )
-
+            if name in self.categories:
+                for part, number in _codes(self.categories[name], one):
+                    wrong = ~((part >= 0) & (part < number) & (part == np.floor(part)))
+                    if wrong.any():
+                        raise DataError(
+                            f"input {name!r} holds {part[wrong].flat[0]:g}, not one of the codes 0 to {number - 1}",
+                            help="number unknown categories as one of these: the file is proven for no others",
+                        )
         for name, axis, least, most in self.sizes:
             size = feeds[name].shape[axis] if name in feeds else least
             if size < least or (most is not None and size > most):
@@ -102,6 +166,11 @@ class Domain:
         for name, axis, least, most in self.sizes:
             above = "" if most is None else f" or above {most}"
             found.append(f"sizes of axis {axis} of {name} below {least}{above}")
+        for name, numbers in self.categories.items():
+            columns = numbers.items() if isinstance(numbers, Mapping) else [(None, numbers)]
+            for column, number in columns:
+                where = name if column is None else f"{name}, column {column},"
+                found.append(f"{where} other than the codes 0 to {number - 1}")
         return (*found, *self.outside)
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,6 +181,11 @@ class Domain:
             "finite": self.finite,
             "ranges": {name: list(pair) for name, pair in self.ranges.items()},
             "sizes": [list(one) for one in self.sizes],
+            "categories": {
+                name: {str(column): number for column, number in one.items()} if isinstance(one, Mapping) else one
+                for name, one in self.categories.items()
+            },
+            "tolerances": dict(self.tolerances),
             "outside": list(self.outside),
         }
         return {key: value for key, value in whole.items() if value not in (None, False, {}, [])}
@@ -134,6 +208,13 @@ class Domain:
                 (str(name), int(axis), int(least), None if large is None else int(large))
                 for name, axis, least, large in document.get("sizes", ())
             ),
+            categories={
+                str(name): {int(column): int(number) for column, number in one.items()}
+                if isinstance(one, dict)
+                else int(one)
+                for name, one in document.get("categories", {}).items()
+            },
+            tolerances={str(name): min(int(one), 1) for name, one in document.get("tolerances", {}).items()},
             outside=tuple(map(str, document.get("outside", ()))),
         )
 
@@ -153,6 +234,16 @@ def read_domain(metadata: Mapping[str, str]) -> Domain:
         raise ModelFileError(
             f"metadata lrdiff.domain is damaged: {first_line(problem)}", help="export it again"
         ) from problem
+
+
+def _codes(numbers: int | Mapping[int, int], values: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Views of what holds codes, each with the number of categories; columns that are not there hold none."""
+    if not isinstance(numbers, Mapping):
+        yield values, numbers
+        return
+    for column, number in numbers.items():
+        if values.ndim and -values.shape[-1] <= column < values.shape[-1]:
+            yield values[..., column], number
 
 
 def _all_finite(values: np.ndarray) -> bool:

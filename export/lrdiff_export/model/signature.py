@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_core.errors import ConfigError, DataError
-from lrdiff_export.records import json_ready
 
-__all__ = ["Arrays", "Port", "Tensors", "as_arrays", "as_tensors", "check_arrays", "input_names_of"]
+__all__ = ["Arrays", "Tensors", "as_arrays", "as_tensors", "check_arrays", "input_names_of"]
 
 Tensors = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 Arrays = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
@@ -28,27 +26,6 @@ DTYPES = {
     torch.uint8: "uint8",
     torch.bool: "bool",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Port:
-    """One input or output of an exported model.
-
-    Attributes:
-        name: in the file.
-        dtype: NumPy's name for it.
-        shape: sizes; the first is ``"batch"``, which is free.
-        unit: what its numbers are measured in, or mean; empty where nobody said.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-    unit: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        return json_ready(self)
 
 
 def as_tensors(example: Tensors) -> tuple[Tensor, ...]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lrdiff_export.model.signature import Port
+from lrdiff_export.model.ports import Port
 
 if TYPE_CHECKING:
     from lrdiff_export.publish.export import ExportReport

@@ -13,7 +13,8 @@ import onnx
 from torch import nn
 
 from lrdiff_core.errors import CheckFailed
-from lrdiff_export.model.signature import Arrays, Port, Tensors
+from lrdiff_export.model.ports import Port
+from lrdiff_export.model.signature import Arrays, Tensors
 from lrdiff_export.onnx_file.convert import DEFAULT_OPSET, Converted, convert
 from lrdiff_export.onnx_file.external_data import HASH_KEY, DataFile, ModelBytes
 from lrdiff_export.onnx_file.load import parse_onnx
@@ -149,8 +150,8 @@ def _publish(request: ExportRequest) -> ExportReport:
         begun = time.perf_counter()
         converted = convert(prepared, opset=request.opset, metadata=options.metadata, beside=beside)
         middle = time.perf_counter()
-        battery = Battery(prepared, request.rows, converted.batches)
-        data, report = _verified(final, converted, battery, card, weights)
+        battery = Battery(prepared, request.rows, converted.batches, request.domain)
+        data, report = _verified(request, converted, battery, card, weights)
         request.check_ir(report.ir_version)
         files: dict[Path, bytes] = {final: data}
         golden = options.golden and prepared.batched and not prepared.half
@@ -173,7 +174,7 @@ def _publish(request: ExportRequest) -> ExportReport:
             made.append(variant)
         seconds = {"convert": middle - begun, "verify": time.perf_counter() - middle}
         write_files(files, converted)
-    inputs, outputs = ports_of(converted.model, card.units)
+    inputs, outputs = ports_of(converted.model, card.units, options.ports)
     return ExportReport(
         path=str(final),
         sha256=report.sha256,
@@ -228,9 +229,10 @@ def export_onnx(
 
 
 def _verified(
-    final: Path, converted: Converted, battery: Battery, card: ModelCard, weights: str
+    request: ExportRequest, converted: Converted, battery: Battery, card: ModelCard, weights: str
 ) -> tuple[ModelBytes, VerificationReport]:
     """Run the graph, write what was measured into the file, and run those very bytes."""
+    final = request.final
     first = run_battery(converted.data, battery)
     if not first.passed:
         raise _failure(final, first, converted, battery)
@@ -238,7 +240,7 @@ def _verified(
         first = replace(first, domain=replace(first.domain, least_batch=0))
     model = onnx.ModelProto()
     model.CopyFrom(converted.model)
-    inputs, outputs = ports_of(model, card.units)
+    inputs, outputs = ports_of(model, card.units, request.options.ports)
     texts = {entry.key: entry.value for entry in model.metadata_props}
     texts |= card.texts(inputs, outputs) | measured_errors(first) | {PREFIX + "weights_sha256": weights}
     if converted.prepared.widened:

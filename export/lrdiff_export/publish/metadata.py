@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata as installed
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import nn
 
 from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_core.model import Predictor
-from lrdiff_export.model.signature import Port
+from lrdiff_export.model.ports import Port
 from lrdiff_export.onnx_file.load import load_onnx, model_inputs, parse_onnx
 from lrdiff_export.records import first_line
 from lrdiff_export.verify.verify import VerificationReport
@@ -138,10 +138,13 @@ def model_card(
     )
 
 
-def ports_of(model: onnx.ModelProto, units: Mapping[str, str]) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """Return inputs and outputs of a model with their units."""
-    return tuple(_port(one, units) for one in model_inputs(model)), tuple(
-        _port(one, units) for one in model.graph.output
+def ports_of(
+    model: onnx.ModelProto, units: Mapping[str, str], declared: Sequence[Port] = ()
+) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Return inputs and outputs of a model with their units, and what is declared of them."""
+    said = {one.name: one for one in declared}
+    return tuple(_port(one, units, said) for one in model_inputs(model)), tuple(
+        _port(one, units, said) for one in model.graph.output
     )
 
 
@@ -200,11 +203,12 @@ def read_model_card(path_or_bytes: str | os.PathLike[str] | bytes) -> dict[str, 
     return said
 
 
-def _port(value: onnx.ValueInfoProto, units: Mapping[str, str]) -> Port:
+def _port(value: onnx.ValueInfoProto, units: Mapping[str, str], said: Mapping[str, Port]) -> Port:
     kind = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim)
     dtype = str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
-    return Port(name=value.name, dtype=dtype, shape=shape, unit=units.get(value.name, ""))
+    port = said.get(value.name, Port(name=value.name))
+    return replace(port, dtype=dtype, shape=shape, unit=units.get(value.name, port.unit))
 
 
 def _said(document: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from torch import nn
 
 from lrdiff_core.errors import ConfigError, DataError, InputError
 from lrdiff_core.text import nearest_first, quoted
+from lrdiff_export.model.domain import Domain
 from lrdiff_export.model.float64 import unwrapped
+from lrdiff_export.model.ports import Port
 from lrdiff_export.model.prepared import Prepared, prepare, weights_size
 from lrdiff_export.model.signature import Arrays, Tensors, as_arrays, as_tensors
 from lrdiff_export.onnx_file import external_data
@@ -51,6 +53,8 @@ class ExportOptions:
             decisions by default.
         decide: from the first output ``[batch, ...]`` to a decision a row; the largest entry, or above one half where
             there is one column, by default, if the card says that there are classes.
+        ports: what may stand in inputs, and how far whole numbers of outputs may be off: a :class:`Port` each, by name;
+            other inputs are not tried, and refused by :class:`lrdiff_export.OnnxPredictor`.
         card: what the file says of itself; taken from the module where it is one of ours.
         metadata: more text to keep in the file.
         golden: write golden vectors beside the model; there are none of models without a batch dimension, or with
@@ -78,6 +82,7 @@ class ExportOptions:
     labels: np.ndarray | None = None
     score: Callable[[np.ndarray, np.ndarray], float] | None = None
     decide: Callable[[np.ndarray], np.ndarray] | None = None
+    ports: Sequence[Port] = ()
     card: ModelCard | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     golden: bool = True
@@ -111,6 +116,7 @@ class ExportRequest:
         variants: besides fp32.
         rows: to verify on, one array an input.
         drawn: whether those were made up.
+        domain: what is declared of inputs and outputs.
     """
 
     prepared: Prepared
@@ -121,6 +127,7 @@ class ExportRequest:
     variants: tuple[str, ...]
     rows: tuple[np.ndarray, ...]
     drawn: bool
+    domain: Domain
 
     @classmethod
     def of(
@@ -157,16 +164,21 @@ class ExportRequest:
         _check_variants(options.variants, inner, batched=options.batched)
         _check_place(final)
         _check_bundle(options)
-        arrays = rows_around(example) if rows is None else _check_held_out(rows, example)
+        prepared = prepare(
+            inner,
+            example,
+            input_names=options.input_names,
+            output_names=tuple(options.output_names),
+            batched=options.batched,
+            dynamic_axes=options.dynamic_axes,
+        )
+        domain = _declared(options.ports, prepared)
+        if rows is None:
+            arrays = domain.fitted(prepared.input_names, rows_around(example))
+        else:
+            arrays = _check_held_out(rows, example)
         return cls(
-            prepared=prepare(
-                inner,
-                example,
-                input_names=options.input_names,
-                output_names=tuple(options.output_names),
-                batched=options.batched,
-                dynamic_axes=options.dynamic_axes,
-            ),
+            prepared=prepared,
             final=final,
             options=options,
             target=target,
@@ -174,6 +186,7 @@ class ExportRequest:
             variants=tuple(name for name in dict.fromkeys(options.variants) if name != "fp32"),
             rows=arrays,
             drawn=rows is None,
+            domain=domain,
         )
 
     def check_ir(self, ir_version: int) -> None:
@@ -203,6 +216,21 @@ def _one_sample(example: Tensors) -> Tensors:
     if isinstance(example, Mapping):
         return {name: one.unsqueeze(0) for name, one in example.items()}
     return example.unsqueeze(0) if isinstance(example, torch.Tensor) else [one.unsqueeze(0) for one in example]
+
+
+def _declared(ports: Sequence[Port], prepared: Prepared) -> Domain:
+    """What is declared, under names that the file has."""
+    known = (*prepared.input_names, *prepared.output_names)
+    for port in ports:
+        if not isinstance(port, Port) or port.name not in known:
+            what = repr(port.name) if isinstance(port, Port) else type(port).__name__
+            raise ConfigError(f"ports holds {what}, which is no input or output", help=f"names: {', '.join(known)}")
+        if port.name in prepared.output_names and (port.range or port.categories or port.lengths):
+            raise ConfigError(
+                f"{port.name!r} is an output, and only inputs have ranges, categories and lengths",
+                help="outputs have an integer_tolerance",
+            )
+    return Domain.of(ports)
 
 
 def _check_variants(variants: Sequence[str], module: nn.Module, *, batched: bool) -> None:

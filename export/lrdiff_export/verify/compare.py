@@ -22,7 +22,8 @@ class Budget:
         dtype: of the output in float32 evaluation; other than floating ones must be equal exactly.
         scale: largest finite magnitude of the float64 output over all rows.
         unit: one eps unit in the output's own units, eps(dtype) times scale. Never below the smallest normal number of
-            the dtype, so an output that is zero everywhere is judged without dividing by zero: it must be zero.
+            the dtype, so an output that is zero everywhere is judged without dividing by zero: it must be zero. For
+            exact dtypes: what each number may be off by, 0 or 1.
         eager_error: error of eager float32, in eps units.
         conditioning: change of the float64 output under half-ULP input jitter, in eps units.
         allowed: the budget, in eps units.
@@ -102,7 +103,7 @@ def judge_output(
     if excused is not None:
         output = np.where(excused, as_dtype(reference, output.dtype), output)
     if output.dtype.kind != "f":
-        return _judge_exact(name, output, reference, budget.allowed)
+        return _judge_exact(name, output, reference, budget)
     # Beyond the largest float32 the right answer of float32 is infinity.
     wrong_kind = kind_of(output) != kind_of(as_dtype(reference, output.dtype))
     mismatches = int(wrong_kind.sum())
@@ -116,10 +117,12 @@ def judge_output(
     return Verdict(output=name, error=error, allowed=budget.allowed, mismatches=mismatches, row=row, reason=reason)
 
 
-def _judge_exact(name: str, output: np.ndarray, reference: np.ndarray, allowed: float) -> Verdict:
+def _judge_exact(name: str, output: np.ndarray, reference: np.ndarray, budget: Budget) -> Verdict:
     wrong = output != reference
+    if budget.unit and output.dtype.kind != "b":
+        wrong &= np.maximum(output, reference) - np.minimum(output, reference) > min(budget.unit, 1)  # in uint8, too
     mismatches = int(wrong.sum())
-    if mismatches <= allowed:
+    if mismatches <= budget.allowed:
         return Verdict(output=name, error=0.0, allowed=0.0)
     reason = f"{mismatches} of {output.size} elements differ"
     return Verdict(output=name, error=0.0, allowed=0.0, mismatches=mismatches, row=row_of(wrong), reason=reason)

@@ -93,9 +93,11 @@ class Battery:
         prepared: the module.
         rows: held-out rows, one array an input.
         batches: what the exported program says of the number of rows.
+        domain: what is declared of inputs and outputs: no other rows are tried.
 
     Attributes:
         prepared: the module.
+        domain: as far as it is known before a file is run.
         batches: as given.
         given: all held-out rows.
         rows: those that are tried: all of them, but of models whose rows cost much.
@@ -115,10 +117,19 @@ class Battery:
         ['held out', 'batch 1', 'batch 2']
     """
 
-    def __init__(self, prepared: Prepared, rows: Rows, batches: BatchConstraints = BatchConstraints()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        prepared: Prepared,
+        rows: Rows,
+        batches: BatchConstraints = BatchConstraints(),  # noqa: B008 - frozen
+        domain: Domain = Domain(),  # noqa: B008 - frozen
+    ) -> None:
         self.prepared = prepared
         self.batches = batches
         self.given = rows
+        self.domain = replace(domain, most_batch=batches.most, least_batch=int(prepared.batched))
+        if prepared.batched:
+            domain.check_numbers(dict(zip(prepared.input_names, rows, strict=True)))
         work = work_of(prepared.module, prepared.example)
         if not prepared.batched:
             work = replace(work, operations=max(work.operations, SAMPLE))
@@ -128,8 +139,7 @@ class Battery:
         self._floating = any(one.dtype.kind == "f" for one in rows)
         self._parts = {"held out": self.rows, **(self._made() if self._floating else {})}
         if (found := self._thresholds()) is not None:
-            self._parts["thresholds"] = found
-        self.domain = Domain(most_batch=batches.most, least_batch=int(prepared.batched))
+            self._parts["thresholds"] = self._inside(found)
         try:
             self.reference = self._referred()
         except DataError:
@@ -147,7 +157,11 @@ class Battery:
             "denormals": denormal_rows(some_rows(rows, number("denormals"))),
             "round numbers": round_rows(some_rows(rows, number("round numbers"))),
         }
-        return {name: feeds for name, feeds in made.items() if name not in self.effort.left_out}
+        return {name: self._inside(feeds) for name, feeds in made.items() if name not in self.effort.left_out}
+
+    def _inside(self, rows: Rows) -> Rows:
+        """Rows moved into what is declared of the inputs."""
+        return self.domain.fitted(self.prepared.input_names, rows)
 
     def _pool(self) -> Rows:
         return tuple(np.concatenate([part[i] for part in self._parts.values()]) for i in range(len(self.rows)))
@@ -159,6 +173,7 @@ class Battery:
             most_rows=self.batches.most,
             at_once=self.effort.at_once,
             draws=self.effort.draws,
+            tolerances=self.domain.tolerances,
         )
 
     def _keep_to_range(self) -> None:
@@ -175,7 +190,7 @@ class Battery:
         self._parts = found
         named = zip(self.prepared.input_names, self.rows, strict=True)
         ranges = {name: (float(one.min()), float(one.max())) for name, one in named if one.dtype.kind == "f"}
-        self.domain = replace(self.domain, ranges=ranges)
+        self.domain = replace(self.domain, ranges={**ranges, **self.domain.ranges})
 
     def _takes(self, rows: Rows) -> bool:
         try:
@@ -187,7 +202,7 @@ class Battery:
     def _thresholds(self) -> Rows | None:
         """Rows on both sides of each threshold between ordinary rows, their negatives and ones three times as large."""
         some = some_rows(self.rows, self.effort.rows("filled"))
-        others = [scaled_rows(some, scale) for scale in (-1.0, 3.0)]
+        others = [self._inside(scaled_rows(some, scale)) for scale in (-1.0, 3.0)]
         for pool in ([self._pool(), *others], [self._pool()]):
             rows = tuple(np.concatenate(parts) for parts in zip(*pool, strict=True))
             finite = np.logical_and.reduce([_finite_rows(one) for one in rows])
@@ -293,7 +308,8 @@ class Battery:
         if scale in self._scaled:
             return self._scaled[scale]
         some = some_rows(self.rows, self.effort.rows("scaled" if scale in SCALES else "filled"))
-        reference = self._on(scaled_rows(some, scale)) or self._on(with_codes_of(some, scaled_rows(some, scale)))
+        larger = self._inside(scaled_rows(some, scale))
+        reference = self._on(larger) or self._on(with_codes_of(some, larger))
         if reference is None:
             self._scaled[scale] = None
             return None
@@ -325,6 +341,7 @@ class Battery:
             some_rows(self.rows, self.effort.rows("filled")), ends=self.effort.fills
         ):
             name = f"{self.prepared.input_names[index]} all {value}"
+            feeds = self._inside(feeds)
             try:
                 reference = self.reference.on(feeds)
             except LrdiffError:  # a module may refuse such rows
@@ -333,7 +350,8 @@ class Battery:
             limit = partial(_without, words=f"{name}: there attention has nothing to look at") if hides else None
             yield Case(name=name, feeds=feeds, expected=tuple(reference.expected), limit=limit)
         for index, one in enumerate(self.rows):
-            if one.dtype.kind in "iu":
+            name = self.prepared.input_names[index]
+            if one.dtype.kind in "iu" and name not in self.domain.ranges and name not in self.domain.categories:
                 yield from self._integers(index)
 
     def _integers(self, index: int) -> Iterator[Case]:
@@ -362,16 +380,25 @@ class Battery:
         few = some_rows(self.rows, self.effort.rows("alone"))
         for label, axes in places.items():
             own = few[axes[0][0]].shape[axes[0][1]]
-            for size in sorted({1, 2, 3, 7, own - 1, own + 1, 2 * own + 1} - {0, own}):
+            declared = self._declared_sizes(axes)
+            least, most = declared or (1, 2 * own + 1)
+            sizes = {1, 2, 3, 7, own - 1, own + 1, 2 * own + 1, least, most} - {own}
+            for size in sorted(size for size in sizes if least <= size <= most):
                 feeds = resized_rows(few, axes, size)
                 reference = self._on(feeds) or self._on(tuple(_below(one, size) for one in feeds))
                 if reference is None:
                     continue
                 ports = [(self.prepared.input_names[index], axis) for index, axis in axes]
                 ports = [(name, axis - int(not self.prepared.batched)) for name, axis in ports]
-                limit = None if abs(size - own) == 1 else partial(_sized, ports=ports, size=size, own=own)
+                limit = None if declared or abs(size - own) == 1 else partial(_sized, ports=ports, size=size, own=own)
                 expected = tuple(reference.expected)
                 yield Case(name=f"{label} {size}", feeds=reference.rows, expected=expected, limit=limit)
+
+    def _declared_sizes(self, axes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+        """Smallest and largest size that are declared of any of some axes."""
+        places = {(self.prepared.input_names[index], axis - int(not self.prepared.batched)) for index, axis in axes}
+        found = [(least, most) for name, axis, least, most in self.domain.sizes if (name, axis) in places]
+        return next(((least, most) for least, most in found if most is not None), None)
 
     def _spoilt(self, name: str, values: Sequence[float]) -> Iterator[Case]:
         """Rows with a NaN or an infinity among whole ones.
@@ -379,6 +406,7 @@ class Battery:
         The whole ones keep their answers. A number in answer to a spoilt one is meant where the module asks for NaN.
         """
         feeds, marked = spoilt_rows(self.rows, values, self.effort.rows("spoilt"))
+        feeds = self._inside(feeds)
         try:
             reference = self.reference.on(feeds)
         except LrdiffError:  # it refuses such rows itself

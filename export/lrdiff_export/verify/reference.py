@@ -8,7 +8,7 @@ otherwise, every way that float32 may take is right, and no other.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -44,6 +44,7 @@ class Reference:
         most_rows: that the module is made for at once; None for any number.
         at_once: of these rows, so that the float64 values on the way fit into memory; None for all together.
         draws: of random rounding.
+        tolerances: what whole numbers of an output may be off by, by its name.
 
     Attributes:
         names: of the outputs.
@@ -71,11 +72,13 @@ class Reference:
         most_rows: int | None = None,
         at_once: int | None = None,
         draws: int = DRAWS,
+        tolerances: Mapping[str, int] | None = None,
     ) -> None:
         self.rows = as_arrays(rows)
         self.most_rows = most_rows
         self.at_once = at_once
         self.draws = draws
+        self.tolerances = tolerances or {}
         examples = [torch.from_numpy(one[:2].copy()) for one in self.rows]
         self.prepared = module if isinstance(module, Prepared) else prepare(module, examples)
         self.arithmetic = "float32"
@@ -186,7 +189,8 @@ class Reference:
             self.beyond.append(np.zeros(eager.shape, bool))
             lost = 0.0 if single else float(np.sum(eager != answer))
             changed = 0.0 if single else float(max(np.sum(one != answer) for one in moved))
-            return Expected(name=name, answer=answer, budget=exact_budget(eager.dtype, lost, changed))
+            budget = exact_budget(eager.dtype, lost, changed, self.tolerances.get(name, 0))
+            return Expected(name=name, answer=answer, budget=budget)
         found = floating_tolerance(answer, eager, moved, eps=arithmetic.eps, least_scale=scale, bounded=single)
         self.beyond.append(found.overflows)
         right = np.where(found.unexplained, eager.astype(np.float64), answer)

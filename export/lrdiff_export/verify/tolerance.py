@@ -133,18 +133,19 @@ def floating_tolerance(
     return FloatingTolerance(budget=budget, error=error, own=own, unexplained=unexplained, overflows=overflows)
 
 
-def exact_budget(dtype: np.dtype, eager_error: float = 0.0, conditioning: float = 0.0) -> Budget:
+def exact_budget(dtype: np.dtype, eager_error: float = 0.0, conditioning: float = 0.0, tolerance: int = 0) -> Budget:
     """Return the budget of integers and bools: none in float32; in less, labels next to a tie are lost.
 
     Args:
         dtype: of the output.
         eager_error: elements that eager loses in the lower arithmetic.
         conditioning: elements that rounding in that arithmetic, at random, changes.
+        tolerance: what each whole number may be off by, 0 or 1, as the author of the model declares.
     """
     return Budget(
         dtype=str(dtype),
         scale=0.0,
-        unit=0.0,
+        unit=float(tolerance),
         eager_error=eager_error,
         conditioning=conditioning,
         allowed=MARGIN * max(eager_error, conditioning),

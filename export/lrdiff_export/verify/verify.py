@@ -155,24 +155,27 @@ def verify_onnx(
     data = path_or_bytes if isinstance(path_or_bytes, bytes) else load_onnx(path_or_bytes)
     model = parse_onnx(data)
     named = isinstance(rows, Mapping)
-    inputs = [one.name for one in model_inputs(model)] if named else None
+    names = [one.name for one in model_inputs(model)]
+    inputs = names if named else None
     arrays = as_arrays(rows, inputs)
     outputs = [output.name for output in model.graph.output]
     examples = [torch.from_numpy(one[:2].copy()) for one in arrays]
     example = examples if inputs is None else dict(zip(inputs, examples, strict=True))
     ranks = [len(one.type.tensor_type.shape.dim) for one in model_inputs(model)]
     batched = ranks != [one.ndim - 1 for one in arrays]
-    batches = BatchConstraints(most=read_domain({one.key: one.value for one in model.metadata_props}).most_batch)
+    said = read_domain({one.key: one.value for one in model.metadata_props})
     fitting = len(ranks) == len(arrays)  # otherwise the report says so
     prepared = prepare(
         module,
         example,
-        input_names=None if named or not fitting else [one.name for one in model_inputs(model)],
+        input_names=None if named or not fitting else names,
         output_names=outputs,
         batched=batched,
         dynamic_axes=_dynamic_axes(model, batched) if fitting else None,
     )
-    return run_battery(data, Battery(prepared, arrays, batches), opened=opened)
+    return run_battery(
+        data, Battery(prepared, arrays, BatchConstraints(most=said.most_batch), said.declared), opened=opened
+    )
 
 
 def _dynamic_axes(model: onnx.ModelProto, batched: bool) -> dict[str, dict[int, str]]:

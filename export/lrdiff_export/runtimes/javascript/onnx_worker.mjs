@@ -96,7 +96,7 @@ export async function check(ort, model, vectors, document, weights, provider = "
     for (let k = 0; k < answer.data.length; k++) {
       if (floating && !Number.isFinite(given.data[k])) return { ...verdict, reason: `element ${k} is ${given.data[k]}` };
       if (floating) verdict.error = Math.max(verdict.error, Math.abs(given.data[k] - answer.data[k]) / unit);
-      else if (given.data[k] !== answer.data[k]) verdict.reason = `element ${k} is ${given.data[k]}, not ${answer.data[k]}`;
+      else if (Math.abs(Number(given.data[k]) - Number(answer.data[k])) > Math.min(wanted.unit, 1)) verdict.reason = `element ${k} is ${given.data[k]}, not ${answer.data[k]}`;
     }
     if (verdict.error > wanted.allowed) verdict.reason = `error ${verdict.error.toPrecision(4)} eps, allowed ${wanted.allowed.toPrecision(4)}`;
     return verdict;

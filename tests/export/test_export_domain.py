@@ -1,0 +1,143 @@
+"""What is declared of inputs and outputs drives what is tried, is checked before a run, and stands in the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lrdiff_core.errors import ConfigError, DataError
+from lrdiff_export import (
+    OnnxPredictor,
+    Port,
+    export,
+    read_model_card,
+    read_ports,
+    verify_golden,
+    verify_onnx,
+)
+
+
+class Coded(nn.Module):
+    """Two numbers, and the code of one of five categories in a float column."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.last = nn.Embedding(5, 3), nn.Linear(5, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.last(torch.cat([features[:, :2], self.table(features[:, 2].long())], 1))
+
+
+class Gated(nn.Module):
+    """Asks for probabilities."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        torch._assert(bool(torch.is_grad_enabled()) or True, "")
+        return torch.log(features.clamp(0, 1) + 1) - torch.asin(2 * features - 1)
+
+
+def coded_rows(count: int = 40) -> np.ndarray:
+    generator = np.random.default_rng(0)
+    return np.column_stack([generator.standard_normal((count, 2)), generator.integers(0, 5, count)]).astype(np.float32)
+
+
+def test_codes_in_a_float_column_are_tried_as_codes_and_others_refused(tmp_path: Path) -> None:
+    rows, file = coded_rows(), tmp_path / "model.onnx"
+    ports = [Port(name="features", categories={2: 5})]
+    report = export(Coded(), torch.tensor(rows[:2]), out=file, rows=rows, ports=ports)
+    assert report.inputs[0].categories == {2: 5}
+    card = read_model_card(file)
+    assert card["schema"]["inputs"][0]["categories"] == card["domain"]["categories"]["features"] == {"2": 5}
+    assert report.verification.domain.sentences[-1:] == ("features, column 2, other than the codes 0 to 4",)
+    predictor = OnnxPredictor(file)
+    np.testing.assert_allclose(predictor.run(rows)["output"], Coded()(torch.tensor(rows)).detach(), rtol=1e-5)
+    for code in (5, -1, 0.5, np.nan):
+        rows[3, 2] = code
+        with pytest.raises(DataError, match=f"input 'features' holds {code:g}, not one of the codes 0 to 4"):
+            predictor.run(rows)
+    assert verify_onnx(file, Coded(), rows=coded_rows()).passed
+    with pytest.raises(DataError, match="not one of the codes 0 to 4"):
+        verify_onnx(file, Coded(), rows=rows)
+
+
+def test_numbers_are_tried_within_their_range_alone(tmp_path: Path) -> None:
+    """The arc sine is NaN beyond 1, and the place where it begins to be hangs on the last bit."""
+    rows, file = np.random.default_rng(0).uniform(0, 1, (40, 3)).astype(np.float32), tmp_path / "model.onnx"
+    ports = [Port(name="features", range=(0.0, 1.0))]
+    report = export(Gated(), torch.tensor(rows[:2]), out=file, rows=rows, ports=ports, golden=False)
+    assert report.verification.domain.ranges == {"features": (0.0, 1.0)}
+    with pytest.raises(DataError, match="input 'features' reaches from .* to 2.0, the file is proven from 0 to 1"):
+        OnnxPredictor(file).run(np.full((1, 3), 2, np.float32))
+    with pytest.raises(DataError, match="reaches from"):
+        export(Gated(), torch.tensor(rows[:2]), out=file, rows=rows * 3, ports=ports)
+
+
+def test_integers_are_tried_within_their_range_alone(tmp_path: Path) -> None:
+    rows, file = np.random.default_rng(0).integers(0, 9, (40, 3)), tmp_path / "model.onnx"
+
+    class Power(nn.Module):
+        def forward(self, features: Tensor) -> Tensor:
+            return features**3
+
+    options: dict[str, Any] = {"rows": rows, "golden": False}
+    found = export(Power(), torch.tensor(rows[:2]), out=file, **options).verification.domain
+    assert found.ranges["features"][1] < 2**40  # ONNX Runtime computes it in float64
+    ports = [Port(name="features", range=(0, 1000))]
+    report = export(Power(), torch.tensor(rows[:2]), out=file, ports=ports, **options)
+    assert report.verification.domain.ranges == {"features": (0, 1000)}
+    assert OnnxPredictor(file).run(np.full((1, 3), 1000))["output"].tolist() == [[10**9] * 3]
+
+
+def test_a_whole_number_may_be_off_by_one_where_that_is_declared(tmp_path: Path) -> None:
+    class Image(nn.Module):
+        """Halves are rounded up by adding; the file is another module that rounds them to even."""
+
+        def __init__(self, shift: float) -> None:
+            super().__init__()
+            self.shift = shift
+
+        def forward(self, features: Tensor) -> Tensor:
+            return (features * 255 + self.shift).clamp(0, 255).to(torch.uint8)
+
+    rows, file = np.random.default_rng(0).uniform(0, 1, (40, 3)).astype(np.float32), tmp_path / "model.onnx"
+    ports = [Port(name="features", range=(0.0, 1.0)), Port(name="output", integer_tolerance=1)]
+    export(Image(0.5), torch.tensor(rows[:2]), out=file, rows=rows, ports=ports)
+    assert read_model_card(file)["schema"]["outputs"][0]["integer_tolerance"] == 1
+    assert verify_golden(file).passed
+    assert verify_onnx(file, Image(0.4), rows=rows).passed
+    assert not verify_onnx(file, Image(2.5), rows=rows).passed
+
+
+def test_declarations_are_read_from_toml_and_wrong_ones_refused(tmp_path: Path) -> None:
+    file = tmp_path / "ports.toml"
+    file.write_text(
+        "[features]\nrange = [0, 9]\ncategories = {2 = 5}\nlengths = {1 = [1, 8]}\n[label]\ninteger_tolerance = 1\n"
+    )
+    features, label = read_ports(file)
+    assert (features.range, features.categories, features.lengths) == ((0, 9), {2: 5}, {1: (1, 8)})
+    assert label.integer_tolerance == 1
+    for text, match in {
+        "features = 3": "more than one table a port",
+        "[features]\nranges = [0, 1]": "'features' is declared with 'ranges'",
+        "[features]\nrange = [1, 0]": "not a smallest and a largest number",
+        "[features]\nrange = 3": "cannot be read",
+        "[features]\ncategories = 0": "not a number of categories",
+        "[features]\ninteger_tolerance = 2": "not 0 or 1",
+        "[features]\nlengths = {0 = [1, 2]}": "not a smallest and largest size by axis",
+        "[features": "is not a TOML file",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=match):
+            read_ports(file)
+    for port, match in (
+        (Port(name="feature"), "no input or output"),
+        (Port(name="output", range=(0, 1)), "is an output"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            export(nn.Linear(2, 1), torch.ones(2, 2), out=tmp_path / "m.onnx", ports=[port])
