@@ -38,7 +38,6 @@ class Gated(nn.Module):
     """Asks for probabilities."""
 
     def forward(self, features: Tensor) -> Tensor:
-        torch._assert(bool(torch.is_grad_enabled()) or True, "")
         return torch.log(features.clamp(0, 1) + 1) - torch.asin(2 * features - 1)
 
 
@@ -78,20 +77,26 @@ def test_numbers_are_tried_within_their_range_alone(tmp_path: Path) -> None:
         export(Gated(), torch.tensor(rows[:2]), out=file, rows=rows * 3, ports=ports)
 
 
-def test_integers_are_tried_within_their_range_alone(tmp_path: Path) -> None:
-    rows, file = np.random.default_rng(0).integers(0, 9, (40, 3)), tmp_path / "model.onnx"
+def test_integers_and_lengths_are_tried_as_far_as_they_are_declared(tmp_path: Path) -> None:
+    rows, file = np.random.default_rng(0).integers(0, 9, (40, 4)), tmp_path / "model.onnx"
 
-    class Power(nn.Module):
+    class Cube(nn.Module):
         def forward(self, features: Tensor) -> Tensor:
-            return features**3
+            return (features**3).sum(1)
 
-    options: dict[str, Any] = {"rows": rows, "golden": False}
-    found = export(Power(), torch.tensor(rows[:2]), out=file, **options).verification.domain
-    assert found.ranges["features"][1] < 2**40  # ONNX Runtime computes it in float64
-    ports = [Port(name="features", range=(0, 1000))]
-    report = export(Power(), torch.tensor(rows[:2]), out=file, ports=ports, **options)
+    ports = [Port(name="features", range=(0, 1000), lengths={1: (2, 9)})]
+    options: dict[str, Any] = {"golden": False, "dynamic_axes": {"features": {1: "steps"}}}
+    report = export(Cube(), torch.tensor(rows[:2]), out=file, rows=rows, ports=ports, **options)
+    assert report.inputs[0].lengths == {1: (2, 9)}
     assert report.verification.domain.ranges == {"features": (0, 1000)}
-    assert OnnxPredictor(file).run(np.full((1, 3), 1000))["output"].tolist() == [[10**9] * 3]
+    assert report.verification.domain.sizes == (("features", 1, 2, 9),)
+    names = {case.name for case in report.verification.cases}
+    assert {"steps 2", "steps 9"} <= names
+    assert not names & {"steps 1", "steps 10", "features up to 100"}
+    assert OnnxPredictor(file).run(np.full((1, 9), 1000))["output"].tolist() == [9 * 10**9]
+    for wrong in (np.full((1, 10), 1), np.full((1, 1), 1), np.full((1, 4), 1001)):
+        with pytest.raises(DataError, match="the file is proven from"):
+            OnnxPredictor(file).run(wrong)
 
 
 def test_a_whole_number_may_be_off_by_one_where_that_is_declared(tmp_path: Path) -> None:
