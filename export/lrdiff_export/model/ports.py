@@ -66,7 +66,8 @@ class Port:
                 f"range of {self.name!r} is {self.range}, not a smallest and a largest number",
                 help="write (0, 1) for numbers from 0 to 1",
             )
-        numbers = self.categories.values() if isinstance(self.categories, Mapping) else (1 if self.categories is None else self.categories,)
+        said = self.categories
+        numbers = list(said.values()) if isinstance(said, Mapping) else [] if said is None else [said]
         if not all(isinstance(one, int) and one > 0 for one in numbers):
             raise ConfigError(
                 f"categories of {self.name!r} is {self.categories}, not a number of categories",
