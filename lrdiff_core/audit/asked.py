@@ -212,28 +212,26 @@ class Declared:
 
     def _common(self, held: Mapping[int, float], step: int) -> float:
         """The factor by which a schedule moves all rates at this step, as the groups tell it."""
-        found: list[tuple[float, int]] = []  # factor, parameters
+        votes: dict[float, int] = {}  # parameters by factor
         for cell in sorted(self.cells, key=lambda cell: -cell.rate):
             if cell.group in held and cell.rate and not cell.own_schedule:
                 own = held[cell.group] / cell.rate
-                same = next((i for i, (factor, _) in enumerate(found) if _same(factor, own)), None)
-                if same is None:
-                    found.append((own, len(cell.names)))
-                else:
-                    found[same] = found[same][0], found[same][1] + len(cell.names)
+                same = next((factor for factor in votes if _same(factor, own)), own)
+                votes[same] = votes.get(same, 0) + len(cell.names)
         groups = self.optimizer.param_groups
         scheduled = [i for i in held if {"initial_lr", "max_lr"} & set(groups[i]) and _peak(groups[i])]
         moved = [held[i] / _peak(groups[i]) for i in scheduled]
         together = len(moved) == len(held) and all(_same(one, moved[0]) for one in moved)
-        if len(found) == 1:
-            if together and moved and moved[0] and not _same(found[0][0], moved[0]):
-                Mark.note(self.base, "base", step, ratio=found[0][0] / moved[0])
-            return found[0][0]
+        if len(votes) == 1:
+            (factor,) = votes
+            if together and moved and moved[0] and not _same(factor, moved[0]):
+                Mark.note(self.base, "base", step, ratio=factor / moved[0])
+            return factor
         if together and moved:
             return moved[0]
-        if not found or len(set(held.values())) == 1 or any(_same(factor, 1.0) for factor, _ in found):
+        if not votes or len(set(held.values())) == 1 or any(_same(factor, 1.0) for factor in votes):
             return 1.0
-        return max(found, key=lambda one: one[1])[0]
+        return max(votes, key=votes.__getitem__)
 
 
 def _same(one: float, other: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,7 +70,7 @@ class Collected:
         self.weights: dict[str, Tensor] = {}
         self.diverged = torch.full((members,), -1, dtype=torch.int64)
         self._members = members
-        self._dtype = settings.dtype
+        self._settings = settings
 
     def put(self, members: Tensor, result: TileResult, tile: Tile) -> None:
         """Copy a tile's results to the places of its members."""
@@ -85,10 +86,31 @@ class Collected:
         self.diverged[members] = result.diverged_after
         self.done += len(members)
 
+    def population(
+        self, rates: Tensor, seeds: Sequence[int], groups: tuple[tuple[str, ...], ...], *, held: bool, path: str
+    ) -> Population:
+        """Hand back everything, with what was asked for; ``held``: whether there are held-out rows."""
+        settings, parts = self._settings, self.parts
+        return Population(
+            rates=rates,
+            seeds=torch.tensor(seeds),
+            groups=groups,
+            steps=settings.total_steps,
+            evaluated_after=torch.tensor(settings.evaluated_after(), dtype=torch.int64),
+            train_loss=parts["train_loss"],
+            train_score=parts["train_score"],
+            held_loss=parts["held_loss"] if held else None,
+            held_score=parts["held_score"] if held else None,
+            step_loss=parts.get("step_loss"),
+            diverged_after=self.diverged,
+            weights=self.weights if settings.keep_weights else None,
+            path=path,
+        )
+
     def _store(self, into: dict[str, Tensor], name: str, members: Tensor, values: Tensor) -> None:
         if name not in into:
-            into[name] = torch.empty(self._members, *values.shape[1:], dtype=self._dtype)
-        into[name][members] = values.to(self._dtype)
+            into[name] = torch.empty(self._members, *values.shape[1:], dtype=self._settings.dtype)
+        into[name][members] = values.to(self._settings.dtype)
 
 
 def _r2(values: Tensor, tile: Tile, *, held: bool) -> Tensor:

@@ -112,21 +112,8 @@ def train_population(
             results.put(members, result, tile)
             if on_tile is not None:
                 on_tile(results.done, len(seeds))
-    held = bool(first_rows.held_rows)
-    return Population(
-        rates=table,
-        seeds=torch.tensor(seeds),
-        groups=names,
-        steps=settings.total_steps,
-        evaluated_after=torch.tensor(settings.evaluated_after(), dtype=torch.int64),
-        train_loss=results.parts["train_loss"],
-        train_score=results.parts["train_score"],
-        held_loss=results.parts["held_loss"] if held else None,
-        held_score=results.parts["held_score"] if held else None,
-        step_loss=results.parts.get("step_loss"),
-        diverged_after=results.diverged,
-        weights=results.weights if settings.keep_weights else None,
-        path="general" if layers is None else "kernel",
+    return results.population(
+        table, seeds, names, held=bool(first_rows.held_rows), path="kernel" if layers else "general"
     )
 
 

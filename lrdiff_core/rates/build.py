@@ -87,28 +87,29 @@ def param_groups(
     assigned = assign(infos, _as_list(rules, "rules", Rule), fault=fault)
     undecayed = without_decay(infos, no_weight_decay, fault=fault)
     factors = [_ScaleFactors.of(one, infos) for one in _as_list(scale, "scale", Scale)]
-    if base is None:
-        bare = [info.name for info in infos if "lr" not in assigned[info.name]]
-        if bare:
-            raise RateError(
-                f"{len(bare)} parameters have no rate: {some(bare)}",
-                help="add a rule with an lr for them, or give a base rate: param_groups(model, lr=...)",
-            )
+    rated = {name for name, own in assigned.items() if "lr" in own}
+    if base is None and (bare := [info.name for info in infos if info.name not in rated]):
+        raise RateError(
+            f"{len(bare)} parameters have no rate: {some(bare)}",
+            help="add a rule with an lr for them, or give a base rate: param_groups(model, lr=...)",
+        )
     for one in factors:
-        one.check_effect({info.name for info in infos if "lr" in assigned[info.name]}, strict=strict)
+        one.check_effect(rated, strict=strict)
     routes = _routes(router, infos, assigned)
     entries = []
     for info in infos:
         own, routed = assigned[info.name], routes.get(info.name)
-        start = Factor("lr", base) if base is not None else None
+        start = None if base is None else Factor("lr", base)
+        default_decay = decay
         if router is not None and routed is not None and routed.is_muon:
             start = Factor("lr of MuonRouter", router.lr)
+            default_decay = decay if router.weight_decay is None else router.weight_decay
         parts = _product(info.name, start, own, factors)
         own_decay, freeze, schedule = (own.get(key) for key in ("weight_decay", "freeze", "schedule"))
-        options = dict(routed.options) if routed is not None else {}
+        options = {} if routed is None else dict(routed.options)
         options |= {k.removeprefix("option "): one.value for k, one in own.items() if k.startswith("option ")}
-        by_router = router.weight_decay if router is not None and routed is not None and routed.is_muon else None
-        default_decay = 0.0 if info.name in undecayed else decay if by_router is None else by_router
+        if info.name in undecayed:
+            default_decay = 0.0
         entries.append(
             PlanEntry(
                 name=info.name,
