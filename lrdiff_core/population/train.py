@@ -84,11 +84,7 @@ def train_population(
     first_rows = rows[first]
     settings = Settings.of(options, first_rows.rows)
     own = hyperparameters(table, settings)
-    where = choose_device(settings.device)
-    if where.type == "mps" and settings.dtype == torch.float64:
-        raise ConfigError(
-            "dtype is torch.float64, which mps does not support", help="write torch.float32, or device='cpu'"
-        )
+    where = _device(settings)
     before = torch.get_num_threads()
     # The kernel brings its own threads, and torch's would cost a scheduler slice for every small copy around it.
     with repeatable(where, threads=1):
@@ -115,6 +111,15 @@ def train_population(
     return results.population(
         table, seeds, names, held=bool(first_rows.held_rows), path="kernel" if layers else "general"
     )
+
+
+def _device(settings: Settings) -> torch.device:
+    where = choose_device(settings.device)
+    if where.type == "mps" and settings.dtype == torch.float64:
+        raise ConfigError(
+            "dtype is torch.float64, which mps does not support", help="write torch.float32, or device='cpu'"
+        )
+    return where
 
 
 def _rate_table(rates: Any) -> Tensor:

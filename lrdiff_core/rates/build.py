@@ -105,29 +105,39 @@ def param_groups(
             start = Factor("lr of MuonRouter", router.lr)
             default_decay = decay if router.weight_decay is None else router.weight_decay
         parts = _product(info.name, start, own, factors)
-        own_decay, freeze, schedule = (own.get(key) for key in ("weight_decay", "freeze", "schedule"))
-        options = {} if routed is None else dict(routed.options)
-        options |= {k.removeprefix("option "): one.value for k, one in own.items() if k.startswith("option ")}
         if info.name in undecayed:
             default_decay = 0.0
-        entries.append(
-            PlanEntry(
-                name=info.name,
-                shape=info.shape,
-                rule=" + ".join(dict.fromkeys(one.rule.label for one in own.values())) or None,
-                lr=_effective(info.name, parts),
-                weight_decay=default_decay if own_decay is None else own_decay.value,
-                frozen=not info.parameter.requires_grad if freeze is None else freeze.value,
-                schedule=None if schedule is None else schedule.value,
-                options=tuple(sorted(options.items())),
-                tied=info.tied,
-                factors=tuple(parts),
-                decay_by=f'rule "{own_decay.rule.label}"' if own_decay else undecayed.get(info.name),
-            )
-        )
+        options = {} if routed is None else routed.options
+        entries.append(_entry(info, own, parts, options, default_decay, undecayed.get(info.name)))
     notes = [one.note for one in factors if one.note]
     notes += [] if router is None else [f"MuonRouter: {router.found(infos)}"]
     return RatePlan(entries, BoundModel.of(infos), notes=notes)
+
+
+def _entry(
+    info: ParamInfo,
+    own: Mapping[str, Assignment],
+    parts: Sequence[Factor],
+    options: Mapping[str, Any],
+    decay: float,
+    decay_by: str | None,
+) -> PlanEntry:
+    """One parameter's row of the plan: what rules set for it, and defaults for what they leave open."""
+    own_decay, freeze, schedule = (own.get(key) for key in ("weight_decay", "freeze", "schedule"))
+    own_options = {key.removeprefix("option "): one.value for key, one in own.items() if key.startswith("option ")}
+    return PlanEntry(
+        name=info.name,
+        shape=info.shape,
+        rule=" + ".join(dict.fromkeys(one.rule.label for one in own.values())) or None,
+        lr=_effective(info.name, parts),
+        weight_decay=decay if own_decay is None else own_decay.value,
+        frozen=not info.parameter.requires_grad if freeze is None else freeze.value,
+        schedule=None if schedule is None else schedule.value,
+        options=tuple(sorted({**options, **own_options}.items())),
+        tied=info.tied,
+        factors=tuple(parts),
+        decay_by=f'rule "{own_decay.rule.label}"' if own_decay else decay_by,
+    )
 
 
 def layer_rates(model: nn.Module, rates: Mapping[str, float], *, weight_decay: float = 0.0) -> RatePlan:
