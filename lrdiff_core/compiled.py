@@ -1,4 +1,4 @@
-"""Small libraries compiled on the spot: which compiler, and a cache that survives what happens to caches."""
+"""Small libraries compiled on first use: finding a compiler, and a cache that repairs itself."""
 
 from __future__ import annotations
 

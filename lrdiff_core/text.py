@@ -89,7 +89,7 @@ def nearest_first(word: str, names: Sequence[str]) -> list[str]:
 
 
 def check_choice(setting: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a setting that is none of ``choices``.
+    """Refuse a setting that is not among ``choices``.
 
     Raises:
         ConfigError: naming the setting, its value and the choices.
@@ -109,7 +109,7 @@ def check_seed(seed: object) -> None:
 
 
 def unlike(name: str, taken: Container[str]) -> str:
-    """The name, with a number behind it where it is taken.
+    """The name, or the name with a number appended where it is taken.
 
     Example:
         >>> unlike("head", ["body", "head"])

@@ -104,7 +104,7 @@ class GradualUnfreezing:
         return {"count": self.count}
 
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
-        """Freeze and unfreeze what was so when the state was taken."""
+        """Restore what was frozen and what was not when the state was taken."""
         if set(state_dict) != {"count"}:
             raise RateError("this state was not written by a GradualUnfreezing", help='it should hold "count"')
         self.step(state_dict["count"])

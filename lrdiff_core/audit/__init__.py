@@ -1,4 +1,4 @@
-"""Is the rate that was asked for the rate that is applied? Read off weights and gradients while somebody trains.
+"""Are parameters trained at the rates that were asked for? Read off weights and gradients during training.
 
 ::
 

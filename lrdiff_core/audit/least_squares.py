@@ -48,7 +48,7 @@ def fit_columns(target: Entries, columns: Sequence[Entries], hidden: float) -> F
 
 
 def _inverse(gram: Entries) -> Entries | None:
-    """Of the products of columns of length 1; None where two of them are one."""
+    """Invert the products of columns of length 1; None where two of them are parallel."""
     if len(gram) == 2:  # by hand: numpy takes ten times as long
         cosine = float(gram[0, 1])
         sine = 1 - cosine**2

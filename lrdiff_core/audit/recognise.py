@@ -69,7 +69,7 @@ class Applied:
 
 
 def recognise(change: Change) -> Applied:
-    """Tell rule, rate and decay of one step.
+    """Determine the rule, rate and decay of one step.
 
     Example:
         >>> from lrdiff_core.audit.snapshot import Look

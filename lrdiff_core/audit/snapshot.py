@@ -1,4 +1,4 @@
-"""What is looked at of a tensor: a few hundred of its entries, and a sum over the bits of all of them.
+"""Samples of a tensor: a few hundred of its entries, and a sum over the bits of all of them.
 
 A rate is one number, so some of the entries that it moved tell it: at most ``LOOK`` are copied, the same ones of
 weight, gradient and moments, spread over rows and columns. Whether anything moved is decided by :func:`fingerprint`.
@@ -188,7 +188,7 @@ def fingerprint(tensor: Tensor) -> int | None:
 
 
 def digits(dtype: torch.dtype) -> float:
-    """The distance from 1 to the next number of a dtype, of what it is made of where it is complex.
+    """The distance from 1 to the next number of a dtype; of a complex one, of its real part.
 
     Example:
         >>> digits(torch.bfloat16)

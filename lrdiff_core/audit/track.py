@@ -103,7 +103,7 @@ class Track:
 
     @property
     def moved(self) -> bool:
-        """Whether it is another than at the start."""
+        """Whether it differs from the start."""
         return self.start != self.end
 
     def take(self, sight: Sight) -> None:

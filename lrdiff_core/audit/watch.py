@@ -172,7 +172,7 @@ class Watch:
             self._stack.pop()
 
     def _wrap(self, optimizer: Any) -> None:
-        """An optimizer that is none of torch's: its ``step`` is replaced by one that calls the hooks."""
+        """Let the ``step`` of an optimizer that is not one of torch's call the hooks, too."""
         step = optimizer.step
 
         def watched(*args: Any, **kwargs: Any) -> Any:

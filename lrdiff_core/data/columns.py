@@ -42,7 +42,7 @@ class Column:
 
     @property
     def bad(self) -> np.ndarray:
-        """Whether a value is no finite float32, bool [rows]."""
+        """Whether a value is not a finite float32, bool [rows]."""
         bad: np.ndarray = ~np.isfinite(self.values)
         return bad
 

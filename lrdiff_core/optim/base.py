@@ -38,7 +38,7 @@ from torch.optim.optimizer import Optimizer
 from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim import restore
 from lrdiff_core.optim.forms import Update
-from lrdiff_core.optim.layout import is_dense, is_usable, is_veiled, memory_span, ordered_alike
+from lrdiff_core.optim.layout import is_dense, is_lazy_view, is_usable, memory_span, ordered_alike
 from lrdiff_core.optim.prepared import Prepared
 
 __all__ = ["OnePass"]
@@ -153,7 +153,7 @@ class OnePass(Optimizer):
 
     def _covers_param(self, param: Tensor, capturable: bool, needed: Set[str]) -> bool:
         grad = param.grad
-        if type(param) not in _PLAIN or param.is_inference() or is_veiled(param) or not is_usable(grad, param):
+        if type(param) not in _PLAIN or param.is_inference() or is_lazy_view(param) or not is_usable(grad, param):
             return False
         if param.device.type == "cuda":
             shaped = param.is_floating_point()
@@ -172,7 +172,7 @@ class OnePass(Optimizer):
             placed = value.device == param.device if capturable else value.is_cpu
             return placed and value.dtype is torch.float32 and value.numel() == 1
         alike = value.dtype is param.dtype and value.device == param.device and value.shape == param.shape
-        return alike and (param.device.type == "cuda" or (ordered_alike(value, param) and not is_veiled(value)))
+        return alike and (param.device.type == "cuda" or (ordered_alike(value, param) and not is_lazy_view(value)))
 
     def _needed_state(self, group: Mapping[str, Any]) -> Set[str]:
         """The names that a state, once begun, has to have."""

@@ -20,7 +20,7 @@ from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim import kernel
 from lrdiff_core.optim.base import OnePass
 from lrdiff_core.optim.forms import GRAIN, PIECE, data_ptr
-from lrdiff_core.optim.layout import is_dense, is_veiled, kind_check
+from lrdiff_core.optim.layout import is_dense, is_lazy_view, kind_check
 from lrdiff_core.text import listed, nearest, unlike
 
 __all__ = ["clip_grad_norms_"]
@@ -235,4 +235,4 @@ def _compiled(optimizer: object, flat: list[Tensor], grads: list[list[Tensor]]) 
 def _covers(grad: Tensor) -> bool:
     if type(grad) is not Tensor or grad.layout is not torch.strided or not grad.is_cpu:
         return False
-    return grad.dtype is torch.float32 and not grad.is_inference() and not is_veiled(grad) and is_dense(grad)
+    return grad.dtype is torch.float32 and not grad.is_inference() and not is_lazy_view(grad) and is_dense(grad)

@@ -13,7 +13,7 @@ from lrdiff_core.optim.forms import data_ptr
 __all__ = [
     "is_dense",
     "is_usable",
-    "is_veiled",
+    "is_lazy_view",
     "kind_check",
     "laid_out_as",
     "layout_of",
@@ -61,12 +61,12 @@ def is_usable(grad: Tensor | None, param: Tensor) -> TypeGuard[Tensor]:
 
 def laid_out_as(param: Tensor, grad: Tensor) -> Tensor:
     """The gradient, on the CPU in memory as the parameter is."""
-    if not grad.is_cpu or (ordered_alike(grad, param) and not is_veiled(grad)):
+    if not grad.is_cpu or (ordered_alike(grad, param) and not is_lazy_view(grad)):
         return grad
     return torch.empty_like(param, requires_grad=False).copy_(grad.detach())
 
 
-def is_veiled(tensor: Tensor) -> bool:
+def is_lazy_view(tensor: Tensor) -> bool:
     """Whether memory holds other numbers than the tensor: a negated view (``z.conj().imag``) or torch's ZeroTensor."""
     return tensor.is_neg() or tensor._is_zerotensor()
 

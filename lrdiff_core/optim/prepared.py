@@ -131,7 +131,7 @@ class Prepared:
         return forms
 
     def gather(self, optimizer: OnePass) -> list[Tensor] | None:
-        """The gradients of this step if the plan still fits, its numbers brought up to date; None if it does not."""
+        """The gradients of this step, numbers brought up to date; None if what was prepared no longer fits."""
         groups = optimizer.param_groups
         if len(groups) != self.count or self.passing:
             return None

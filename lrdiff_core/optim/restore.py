@@ -202,7 +202,7 @@ def _layout(groups: Groups) -> list[Any]:
 
 
 def _warn_of_other_settings(groups: Groups, before: Sequence[dict[str, float] | None], *, same_groups: bool) -> None:
-    """Warn where a load replaced what a plan said. A rate that was saved while a scheduler moved it is no other rate.
+    """Warn where a load replaced what a plan said. A rate saved while a scheduler was moving it counts as the same.
 
     Where both sides note ``initial_lr``, it tells. Where not, what moves all rates by one factor down keeps the plan,
     and between equal groups whatever lowers them (ReduceLROnPlateau has a lowest rate).

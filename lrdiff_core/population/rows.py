@@ -4,34 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lrdiff_core.errors import ConfigError, DataError
 from lrdiff_core.loop import loss_function as task_loss
+from lrdiff_core.setup import Prepared
 
 __all__ = ["TASKS", "Loss", "PopulationData", "by_seed", "loss_function", "score"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 TASKS = ("binary", "multiclass", "regression")
-
-
-class _Table(Protocol):
-    @property
-    def task(self) -> str: ...
-
-
-class Prepared(Protocol):
-    """What :func:`lrdiff_core.prepare` gives; a protocol, because the loop is not below populations."""
-
-    @property
-    def table(self) -> _Table: ...
-    @property
-    def inputs(self) -> dict[str, Tensor]: ...
-    @property
-    def targets(self) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +82,7 @@ class PopulationData:
             targets=prepared.targets["train"],
             held_inputs=prepared.inputs[held],
             held_targets=prepared.targets[held],
-            task=prepared.table.task,  # type: ignore[arg-type]  # checked above
+            task=prepared.table.task,
         )
 
     @property

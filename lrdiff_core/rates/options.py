@@ -72,7 +72,7 @@ class OptimizerCheck:
 
     @classmethod
     def of(cls, optimizer: object, arguments: Mapping[str, Any]) -> OptimizerCheck:
-        """Refuse what is no class."""
+        """Refuse anything but a class."""
         if isinstance(optimizer, partial):
             return cls.of(optimizer.func, {**optimizer.keywords, **arguments})
         if not isinstance(optimizer, type):

@@ -109,7 +109,7 @@ class MuonRouter:
         return found
 
     def found(self, infos: Sequence[ParamInfo]) -> str:
-        """What went where, for the last lines of a plan."""
+        """What goes to which optimizer, for the last lines of a plan."""
         routes = self.routes(infos)
         taken = [route.options.get("matrices", "matrix") for route in routes.values() if route.is_muon]
         kinds = {

@@ -73,7 +73,7 @@ def held(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
 def departures(
     entries: Iterable[PlanEntry], infos: Mapping[str, ParamInfo], optimizer: torch.optim.Optimizer
 ) -> list[str]:
-    """In what an optimizer departs from a plan; nothing where it follows it.
+    """List how an optimizer departs from a plan; empty where it follows it.
 
     A rate that a scheduler has moved is compared by its base (``initial_lr``).
     """

@@ -60,7 +60,7 @@ class PlanEntry:
 
     @property
     def settings(self) -> GroupSettings:
-        """What decides the parameter's group. Frozen or not is no part of it."""
+        """What decides the parameter's group; being frozen does not."""
         return GroupSettings(self.lr, self.weight_decay, self.schedule, self.options)
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class PlanDiff:
 
     @classmethod
     def between(cls, old: Mapping[str, PlanEntry], new: Mapping[str, PlanEntry]) -> PlanDiff:
-        """Compare the entries of two plans by name. Which rule set a value, and by which factors, is no difference."""
+        """Compare the entries of two plans by name. Which rule or factor set a value does not count."""
         changed: dict[str, dict[str, tuple[Any, Any]]] = {}
         for name in old:
             if name in new:

@@ -328,7 +328,7 @@ class RatePlan:
         return self._smaller(set(shapes), BoundModel(module, shapes, plan_names))
 
     def split(self, option: str) -> dict[Any, RatePlan]:
-        """Plans for several optimizers, one for each value of an option (None where it is not set); it is left out.
+        """Plans for several optimizers: one for each value of an option (None where it is not set), which is left out.
 
         Example:
             >>> from lrdiff_core.rates import MuonRouter, param_groups

@@ -52,7 +52,7 @@ class BuiltInScale(ABC):
     @property
     @abstractmethod
     def neutral(self) -> bool:
-        """Whether a plan that the scale leaves as it is is no fault."""
+        """Whether the scale's own setting says that no rate changes; else that is an error."""
 
     @abstractmethod
     def scaled(self, infos: Sequence[ParamInfo]) -> Scaled:
