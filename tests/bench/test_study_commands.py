@@ -1,5 +1,6 @@
 """``lrdiff study`` as its user sees it: run, ls, show, verdict, export, calibrate; screens, pages, pictures, errors."""
 
+import itertools
 import json
 import re
 import shutil
@@ -324,6 +325,17 @@ def faint(planted, monkeypatch):
     monkeypatch.setitem(WORKLOADS, "faint", lambda: made)
 
 
+def interrupted(train, after):
+    calls = itertools.count()
+
+    def trained(self, trials):
+        if next(calls) >= after:
+            raise KeyboardInterrupt
+        return train(self, trials)
+
+    return trained
+
+
 def looks(capsys, name):
     document = json.loads(run(capsys, "verdict", name, "--json").out)
     told = [[one["searches"] for one in s["gain"]["looks"]] for s in document["schemes"] if s["gain"]]
@@ -336,7 +348,8 @@ def trials_of(name):
         return kept.execute(f"SELECT count(*) FROM trials WHERE study_id IN {ids}", (name, f"{name}.report")).fetchone()
 
 
-def test_a_study_grows_until_every_comparison_is_settled_and_keeps_what_it_said(capsys, faint):
+@pytest.mark.slow
+def test_a_study_grows_until_every_comparison_is_settled_and_keeps_what_it_said(capsys, faint, monkeypatch):
     small = ("--budget", "4", "--seeds", "4")
     first = run(capsys, "faint", *small)
     document, told = looks(capsys, "faint")
@@ -345,6 +358,11 @@ def test_a_study_grows_until_every_comparison_is_settled_and_keeps_what_it_said(
     assert re.search(r"\d+ more searches would settle it if the estimate stays, about .* here", flat(first.out))
     before = document["schemes"][1]["gain"]
 
+    # stopped within the next look: the last one still stands, and the same command goes on
+    with monkeypatch.context() as patch:
+        patch.setattr(Planted, "train", interrupted(Planted.train, after=30))
+        run(capsys, "faint", *small, "--until-resolved", "--searches", "24", status=130)
+    assert looks(capsys, "faint")[1] == [[16], [16]]
     told = flat(run(capsys, "faint", *small, "--until-resolved", "--searches", "24").out)
     assert "16 searches: " in told
     assert "on to 24 for" in told

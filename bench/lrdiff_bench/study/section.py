@@ -42,6 +42,7 @@ def study_part(document: Document) -> Part:
         best_of=None if document["best_of"] is None else _best_of(document),
         notes=[
             *(f"{row[0]}: {row[6]}" for row in describe.scheme_rows(document) if row[6]),
+            *describe.look_lines(document),
             *describe.space_lines(document),
             *describe.crossing_lines(document),
             describe.budget_line(document),
@@ -146,7 +147,7 @@ def _curves(document: Document) -> charts.Chart | None:
         return None
     target = document["target"]
     return charts.lines(
-        series, label="On test data by step: median over fresh seeds with 95 % bands", x="steps",
+        series, label="On test data by step: median over searches with 95 % bands", x="steps",
         y=document["workload"]["metric"], limits=[] if target is None else [(target, "target")],
     )  # fmt: skip
 
