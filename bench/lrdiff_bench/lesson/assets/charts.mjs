@@ -1,5 +1,5 @@
 // Pictures as SVG, each with the numbers as its text alternative.
-import { interval, number, rate, signed } from "./judge.mjs";
+import { interval, number, rate, signed, storedGain } from "./judge.mjs";
 import { place } from "./train.mjs";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -143,7 +143,7 @@ export function drawForest(studies) {
       el("text", { x: narrow ? left : width - right + 12, y: narrow ? y - 10 : y + 4, class: "strong" }, s.verdict)];
   });
   const at = [-10, -1, 0, 1, 10].filter((v) => squeeze(v) >= low && squeeze(v) <= high);
-  const told = studies.map((s) => `${s.title}: ${signed(s.gain[0])} ${interval(s.gain)} ${s.metric}, ${s.verdict}`);
+  const told = studies.map((s) => `${s.title}: ${storedGain(s.gain)} ${s.metric}, ${s.verdict}`);
   const says = `Gains in the stored studies: ${told.join("; ")}.`;
   put("forest", picture(width, height, says,
     el("rect", { class: "band", x: x(-1), width: x(1) - x(-1), y: top, height: height - top - 26 }),

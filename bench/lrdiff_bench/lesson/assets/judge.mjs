@@ -14,6 +14,13 @@ export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 
 /** A rate, without zeros that say nothing. */
 export const rate = (value) => String(Number(value.toPrecision(3)));
 export const interval = ([, low, high]) => `[${signed(low)}, ${signed(high)}]`;
+/** Numbers of the stored studies have the digits that their page gives them. */
+const stored = (value) => String(value).replaceAll("-", "\u2212");
+export const storedGain = (gain) => {
+  const [at, low, high] = gain.map((value) => (value > 0 ? "+" : "") + stored(value));
+  return `${at} [${low}, ${high}]`;
+};
+const capital = (words) => words[0].toUpperCase() + words.slice(1);
 const list = (names) => (names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
 const count = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 
@@ -192,8 +199,8 @@ export function answers(facts) {
     const names = helped.length ? ` (${list(helped.map((s) => s.name))})` : "";
     const says = [`Different rates help on ${helped.length} of ${total} workloads${names}, ` +
       `make no difference on ${same.length}, hurt on ${hurt.length}, and the data do not decide on ${open}.`];
-    const gains = helped.map((s) => `${s.title}: ${s.metric} ${number(s.single)} with one tuned rate, ` +
-      `${number(s.differential)} with different ones (${s.scheme})`);
+    const gains = helped.map((s) => `${s.title}: ${s.metric} ${stored(s.single)} with one tuned rate, ` +
+      `${stored(s.differential)} with different ones (${s.scheme})`);
     if (gains.length) says.push(`Where they help: ${gains.join("; ")}.`);
     const answer = tuned.verdict === "HELPS" ? "Because they help, here as well."
       : helped.length ? `Because they help on some problems. On this one: ${tuned.verdict}.`
@@ -234,8 +241,8 @@ export function answers(facts) {
       here.push(`The interval holds differences that matter, beyond ±${smallest}, and such that do not: ${seeds} seeds do not decide.`);
     }
     const says = studies.filter((s) => s.name.startsWith("seed-")).map((s) =>
-      `${s.title}: test ${s.metric} ${number(s.untuned)} with the untuned rate 0.001, ${number(s.single)} with one tuned rate, ` +
-      `${number(s.differential)} with tuned different rates; gain ${signed(s.gain[0])} ${interval(s.gain)}: ${s.verdict}.`);
+      `${capital(s.title)}: test ${s.metric} ${stored(s.untuned)} with the untuned rate 0.001, ${stored(s.single)} with one ` +
+      `tuned rate, ${stored(s.differential)} with tuned different rates; gain ${storedGain(s.gain)}: ${s.verdict}.`);
     const tuning = studies.filter((s) => s.name.startsWith("seed-") &&
       Math.abs(s.untuned - s.single) > 10 * Math.abs(s.single - s.differential));
     if (tuning.length) {
