@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 SAMPLE ?= 100
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test slow lint check coverage lines mutation bench gpu wheel smoke clean
+.PHONY: help demo test slow lint check docs coverage lines mutation bench gpu wheel smoke clean
 
 help:
 	@echo "make demo    train, compare, time, export and verify the built-in example"
 	@echo "make test    run the tests, but for the slow ones; make slow runs those"
 	@echo "make check   lint, types, import contracts, tests; CI runs this, the slow tests, the wheel and the demo"
+	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make coverage, make mutation    what the tests see; make lines counts lines by part"
 	@echo "make bench   time the benchmark cases on this machine"
 	@echo "make gpu     all that needs an accelerator, under 8 minutes; with your own torch: make gpu PYTHON=python3.12"
@@ -36,6 +37,10 @@ lint: $(VENV)/.dev
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 check: lint test
+
+# The documentation as a site in build/site: references from the code, a broken link or a name without a docstring fails.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/build_site.py
 
 coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=lrdiff_core --cov=lrdiff_export --cov=lrdiff_bench --cov-report=term:skip-covered
@@ -68,7 +73,7 @@ smoke: wheel
 	sh .ci/smoke $(PYTHON)
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Stamps: installing happens again only when what is to be installed has changed.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
@@ -76,7 +81,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable ".[dev,browser,interop,openvino,maps,study]"
+	$(PIP) --editable ".[dev,docs,browser,interop,openvino,maps,study]"
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.mutation: $(VENV)/.dev

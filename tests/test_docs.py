@@ -103,3 +103,62 @@ def test_the_commands_of_the_guide_to_ones_own_model_run(tmp_path, monkeypatch, 
     for command in commands.splitlines():
         assert main(command.split()[1:]) == 0, capsys.readouterr().err
     assert (tmp_path / "mine.onnx").is_file()
+
+
+def site():
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("build_site", ROOT / "docs" / "build_site.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_references_hold_every_command_setting_and_public_name():
+    """A name or a setting without a docstring ends the build, and this test."""
+    from lrdiff_bench.study.settings import StudySettings
+    from lrdiff_core.config import RunConfig
+
+    made = site()
+    commands = made.commands()
+    for command in ("run", "init", "report", "lesson", "bench compare", "study verdict", "map", "audit"):
+        assert f"## lrdiff {command}\n" in commands
+    settings = made.settings()
+    assert all(f"| `{key}` |" in settings for model in (RunConfig, StudySettings) for key in model.model_fields)
+    pages = made.api_pages()
+    assert sum(text.count("\n::: ") for text in pages.values()) > 120
+    listed = re.findall(r"reference/api/(\S+)\.md", (ROOT / "mkdocs.yml").read_text())
+    assert sorted(listed) == sorted(pages)
+
+
+def test_every_page_is_in_the_site():
+    listed = set(re.findall(r"((?:guide/|results/)?[\w-]+\.md)", (ROOT / "mkdocs.yml").read_text()))
+    for file in (ROOT / "docs").rglob("*.md"):
+        assert str(file.relative_to(ROOT / "docs")) in listed, f"{file.name} is not in the navigation of mkdocs.yml"
+
+
+def test_every_page_with_code_is_run_by_a_test():
+    tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py"))
+    for file in PAGES:
+        if python_blocks(file):
+            assert file.name in tests or f'"{file.stem}"' in tests, f"no test runs the blocks of {file.name}"
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    from lrdiff_bench.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "models", raising=False)
+    names = {}
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    for language, block in re.findall(r"```(python|sh)\n(.*?)```", text, flags=re.DOTALL):
+        if language == "sh":
+            for command in block.splitlines():
+                assert main(command.split()[1:]) == 0, capsys.readouterr().err
+        elif block.startswith("# models.py"):
+            Path("models.py").write_text(block)
+        else:
+            exec(block, names)
+    made = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.*")}
+    assert {"runs/seed/report.html", "runs/rows/report.html", "predicted.csv", "mine.html", "mine.onnx"} <= made
