@@ -52,7 +52,7 @@ def parts_of(folder: Path) -> list[parts.Part]:
 
 
 def _run(folder: Path) -> list[parts.Part]:
-    from lrdiff_bench.run.rates_command import read_plan
+    from lrdiff_bench.rates.command import read_plan
     from lrdiff_bench.run.section import run_part
     from lrdiff_bench.system.run_folder import read_summary
 
@@ -103,7 +103,7 @@ def _parity(folder: Path) -> list[parts.Part]:
 
 
 def _plan(file: Path) -> list[parts.Part]:
-    from lrdiff_bench.run.rates_command import read_plan
+    from lrdiff_bench.rates.command import read_plan
     from lrdiff_bench.run.section import plan_part
 
     return [plan_part(read_plan(file), file.stem)]

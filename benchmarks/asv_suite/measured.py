@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 from asv_runner.benchmarks.mark import SkipNotImplemented
 
 # Modules, not functions: asv would take an imported `time_case` for a benchmark, because of its name.
-from lrdiff_bench.measure import history
-from lrdiff_bench.measure.engine import child, process, record, registry, shared, suite
+from lrdiff_bench.measure import asv_records, history
+from lrdiff_bench.measure.engine import child, process, record, registry, suite
 from lrdiff_core.errors import CheckFailed, ConfigError
 
 # Every view of a whole run, not only what a quick one measures.
@@ -76,7 +76,7 @@ class Measured(ABC):
     def record(self, reader: str) -> record.Record:
         """The case's record, measured by whoever asks first."""
         kept = None if RECORDS is None else Path(RECORDS)
-        return shared.shared_record(
+        return asv_records.shared_record(
             self.built, EFFORT, Path.cwd(), reader=f"{type(self).__name__} {reader}", records=kept
         )
 

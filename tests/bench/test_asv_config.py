@@ -17,7 +17,7 @@ import pytest
 from asv import util
 from asv.config import Config
 
-from lrdiff_bench.measure import offline_page
+from benchmarks import offline_page
 from lrdiff_bench.measure.asv_config import asv_config_entry, find_faults, read_asv_config
 from lrdiff_bench.measure.history import derive_config, list_commits, read_regressions
 from lrdiff_core.errors import ConfigError

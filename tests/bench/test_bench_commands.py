@@ -18,7 +18,7 @@ from lrdiff_bench.measure.engine.ab import open_sides
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.engine.suite import choose_cases
-from lrdiff_core.errors import ConfigError
+from lrdiff_core.errors import CheckFailed, ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,22 +74,22 @@ def test_json_is_one_document_and_the_table_goes_to_stderr(tmp_path: Path, capsy
 
 
 def test_ls_show_and_compare(runs: Path, capsys) -> None:
-    out_option = ["--out", str(runs)]
-    assert main(["bench", "ls", *out_option]) == 0
+    from_option = ["--from", str(runs)]
+    assert main(["bench", "ls", *from_option]) == 0
     out, _ = said(capsys)
     assert all(file.stem in out for file in store.run_files(runs))
-    assert main(["bench", "ls", "--json", *out_option]) == 0
+    assert main(["bench", "ls", "--json", *from_option]) == 0
     assert [run["records"] for run in json.loads(said(capsys)[0])] == [2, 2]
-    assert main(["bench", "show", *out_option]) == 0
+    assert main(["bench", "show", *from_option]) == 0
     out, _ = said(capsys)
     lines = [line.strip() for line in out.splitlines()]
     assert "main_step" in lines
     assert [line.split()[0] for line in lines if line.startswith("rates=")] == ["rates=1", "rates=2"]
     assert "us" in out
-    assert "eps" in out
+    assert "error, eps" in out
     assert max(map(len, out.splitlines())) <= 80
     page = runs / "page.md"
-    assert main(["bench", "show", "--to", str(page), *out_option]) == 0
+    assert main(["bench", "show", "--to", str(page), *from_option]) == 0
     said(capsys)
     text = page.read_text()
     assert "| rates | median | IQR | first call | peak MiB | error, eps |\n|---|---|---|---|---|---|\n| " in text
@@ -97,11 +97,11 @@ def test_ls_show_and_compare(runs: Path, capsys) -> None:
     assert re.search(
         r"^Written by `lrdiff bench show [^`]+` on 20[-\d]{8}, 2 cases in \d+\.\d minutes: ", text, re.MULTILINE
     )
-    assert main(["bench", "compare", "latest~1", "--json", *out_option]) in (0, 1)
+    assert main(["bench", "compare", "latest~1", "--json", *from_option]) in (0, 1)
     rows = json.loads(said(capsys)[0])
     assert {row["case"] for row in rows} == {"main_step[rates=1]", "main_step[rates=2]"}
     assert all(row["processes"] == 2 and row["band"] >= 0.02 for row in rows)
-    assert main(["bench", "compare", "latest~1", *out_option]) in (0, 1)
+    assert main(["bench", "compare", "latest~1", *from_option]) in (0, 1)
     assert "ratio" in said(capsys)[0]
 
 
@@ -206,7 +206,8 @@ def test_a_slower_run_ends_with_status_1(runs: Path, tmp_path: Path, capsys) -> 
     ],
 )
 def test_wrong_usage(arguments: list[str], status: int, text: str, tmp_path: Path, capsys) -> None:
-    assert main(["bench", *arguments, "--out", str(tmp_path / "runs")]) == status
+    option = "--from" if arguments[0] in ("show", "compare", "pictures") else "--out"
+    assert main(["bench", *arguments, option, str(tmp_path / "runs")]) == status
     assert text in said(capsys)[1]
 
 
@@ -290,19 +291,19 @@ def test_references_are_values_before_they_are_commits(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_calibrate_keeps_the_band(tmp_path: Path, capsys, monkeypatch) -> None:
-    from lrdiff_bench.measure import command
+def test_calibrate_keeps_the_band(tmp_path: Path, capsys) -> None:
+    from lrdiff_bench.measure.command import calibrate
 
-    real = command._paired_effort
-    monkeypatch.setattr(command, "_paired_effort", lambda processes, quick: real(processes, quick=True))
-    given = ["bench", "calibrate", "main_step", "--processes", "4", "--json", "--out", str(tmp_path)]
-    status = main(given)
-    out, err = said(capsys)
-    assert (tmp_path / "calibration.json").is_file() == (status == 0)
-    if status:  # four quick pairs beside other tests
-        assert "nothing was kept" in err
+    why = None
+    try:
+        calibrate("main_step", [], processes=4, folder=tmp_path, json=True, quick=True)
+    except CheckFailed as problem:  # four quick pairs beside other tests
+        why = problem.help
+    assert (tmp_path / "calibration.json").is_file() == (why is None)
+    if why:
+        assert "nothing was kept" in why
         return
-    document = json.loads(out)
+    document = json.loads(said(capsys)[0])
     assert document["paired"] > 0
     assert document["pairs"] == 4
 
@@ -310,9 +311,10 @@ def test_calibrate_keeps_the_band(tmp_path: Path, capsys, monkeypatch) -> None:
 def test_a_case_that_is_wrong_fails_the_run(tmp_path: Path, monkeypatch, capsys) -> None:
     """Fast but wrong cannot pass: the record is kept, the table marks it, the status is 1."""
     from lrdiff_bench.measure import command
+    from lrdiff_bench.measure.asv_records import measure_here
     from lrdiff_bench.measure.engine.process import Effort
     from lrdiff_bench.measure.engine.record import ParityResult
-    from lrdiff_bench.measure.engine.suite import CaseRun, measure_here
+    from lrdiff_bench.measure.engine.suite import CaseRun
 
     def wrong(cases, effort, **options):
         for case in cases:

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import offline_page
 from lrdiff_bench.cli import main
-from lrdiff_bench.measure import command, offline_page, pictures
+from lrdiff_bench.measure import command, pictures
+from lrdiff_bench.measure.asv_records import measure_here
 from lrdiff_bench.measure.engine import store, suite
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.registry import find_case
-from lrdiff_bench.measure.engine.suite import CaseRun, choose_cases, measure_cases, measure_here
+from lrdiff_bench.measure.engine.suite import CaseRun, choose_cases, measure_cases
 from lrdiff_bench.system.machine import describe_machine
 from lrdiff_core.errors import ConfigError, DataError, UnavailableError
 
@@ -37,7 +39,7 @@ def test_a_damaged_run_does_not_hide_the_others(record: Record, tmp_path: Path, 
     assert main(["bench", "ls", "--json", "--from", str(tmp_path)]) == 0
     assert [run["records"] for run in json.loads(capsys.readouterr().out)] == [0, 0, 1]
     for words in (["show", "20260101"], ["compare", "20260101"], ["pictures", "20260101"]):
-        assert main(["bench", *words, "--out", str(tmp_path)]) == 2
+        assert main(["bench", *words, "--from", str(tmp_path)]) == 2
         assert "error: the run 20260101T000000Z-a ended before its first record\nhelp: " in capsys.readouterr().err
     assert main(["bench", "show", "20260102", "--from", str(tmp_path)]) == 2
     assert "remove the file" in capsys.readouterr().err
@@ -82,7 +84,9 @@ def test_a_busy_machine_is_warned_of_on_stderr_and_the_page_names_the_command(
     assert "the machine is busy (load 1000.0" in said.err
     assert "expect noise" not in said.out
     assert re.search(
-        r"^`lrdiff bench main_step --param rates=2 --quick [^`]*` on [-\d]+, 1 case: ", page.read_text(), re.M
+        r"^Written by `lrdiff bench main_step --param rates=2 --quick [^`]*` on [-\d]+, 1 case: ",
+        page.read_text(),
+        re.M,
     )
     assert main(["bench", "show", "--to", str(page), "--from", str(tmp_path)]) == 0
     assert f"`lrdiff bench show --to {page} --from {tmp_path}`" in page.read_text()
@@ -145,10 +149,7 @@ def test_a_case_that_valgrind_cannot_count_keeps_its_times(monkeypatch) -> None:
     assert "main_step: callgrind cannot count" in console.export_text()
 
 
-def test_a_picture_shows_what_its_title_says(record: Record, tmp_path: Path, monkeypatch) -> None:
-    drawn: list[list[str]] = []
-    monkeypatch.setattr(pictures, "_by", lambda rows, key: drawn.append([r.id for r in rows]) or {})
-    monkeypatch.setattr(pictures, "_finish", lambda *_: [])
+def test_a_picture_shows_what_its_title_says(record: Record) -> None:
     plain = {
         "shapes": "thousand",
         "optimizer": "adamw",
@@ -169,8 +170,8 @@ def test_a_picture_shows_what_its_title_says(record: Record, tmp_path: Path, mon
         for other in others
         for rates in (1, 2, 8)
     ]
-    pictures.draw_rates(rows, tmp_path)
-    assert drawn == [["1 {}", "2 {}", "8 {}"]]
+    drawn = pictures.steps_by_rates(rows)
+    assert [one.id for line in drawn.values() for one in line] == ["1 {}", "2 {}", "8 {}"]
 
 
 def test_a_driver_that_does_not_answer_is_no_end(tmp_path: Path, monkeypatch) -> None:

@@ -14,13 +14,13 @@ from types import SimpleNamespace
 import pytest
 
 from lrdiff_bench.cli import main
-from lrdiff_bench.measure import history
-from lrdiff_bench.measure.engine import shared, store, suite
+from lrdiff_bench.measure import asv_records, history
+from lrdiff_bench.measure.asv_records import measure_here, measure_in_copies
+from lrdiff_bench.measure.engine import store
 from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.record import ParityResult, Record, join_records
 from lrdiff_bench.measure.engine.registry import CASES, find_case
-from lrdiff_bench.measure.engine.suite import measure_here, measure_in_copies
 from lrdiff_bench.measure.history import benchmark_name, list_commits, read_failures
 from lrdiff_core.errors import CheckFailed, ConfigError
 
@@ -129,14 +129,14 @@ def test_a_case_is_measured_once_for_all_its_readers_and_anew_for_one_that_asks_
 ) -> None:
     taken = [record.model_copy(update={"id": str(i)}) for i in range(4)]
     waiting = iter(taken)
-    monkeypatch.setattr(shared, "measure_in_copies", lambda case, effort: next(waiting))
-    monkeypatch.setattr(shared, "commit_seconds", lambda: 1_700_000_000)
+    monkeypatch.setattr(asv_records, "measure_in_copies", lambda case, effort: next(waiting))
+    monkeypatch.setattr(asv_records, "commit_seconds", lambda: 1_700_000_000)
     folder, kept = tmp_path / "shared", tmp_path / "kept"
     folder.mkdir()
 
     def ask(reader: str, rates: int = 2) -> str:
         case = find_case("main_step", rates=rates)
-        return shared.shared_record(case, Effort.quick(), folder, reader=reader, records=kept).id
+        return asv_records.shared_record(case, Effort.quick(), folder, reader=reader, records=kept).id
 
     assert [ask("error"), ask("time"), ask("time"), ask("error")] == ["0", "0", "1", "1"]
     assert ask("error", rates=1) == "2"  # another case
@@ -164,11 +164,8 @@ def test_a_record_of_copies_is_one_record_of_several_processes() -> None:
     assert record.parity.held
 
 
-def test_no_copy_is_begun_when_the_time_of_a_case_is_up(record: Record, monkeypatch) -> None:
-    monkeypatch.setattr(suite, "_measure_in_copy", lambda case, effort: record)
-    effort = Effort.quick(processes=5)
-    assert len(measure_in_copies(find_case("main_step"), effort).processes) == 5
-    short = dataclasses.replace(effort, case_seconds=1e-9)
+def test_no_copy_is_begun_when_the_time_of_a_case_is_up() -> None:
+    short = dataclasses.replace(Effort.quick(processes=5), case_seconds=1e-9)
     assert len(measure_in_copies(find_case("main_step"), short).processes) == 1
 
 
@@ -241,9 +238,9 @@ def test_a_folder_inside_a_repository_stands_for_all_of_it(tmp_path: Path) -> No
     inside = tmp_path / "project" / "inside"
     inside.mkdir(parents=True)
     git(inside.parent, "init", "-q")
-    assert history._root(inside) == inside.parent
+    assert history.root_of(inside) == inside.parent
     git(tmp_path, "clone", "-q", "--bare", str(inside.parent), "bare.git")
-    assert history._root(tmp_path / "bare.git" / "objects") == tmp_path / "bare.git"
+    assert history.root_of(tmp_path / "bare.git" / "objects") == tmp_path / "bare.git"
 
 
 def test_failures_are_found_in_asvs_results(tmp_path: Path) -> None:

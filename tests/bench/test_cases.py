@@ -17,7 +17,7 @@ from lrdiff_bench.measure.engine import registry
 from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.process import Effort, MeasuringProcess
 from lrdiff_bench.measure.engine.registry import CASES, CaseRegistry, find_case
-from lrdiff_bench.measure.engine.timer import time_case
+from lrdiff_bench.measure.engine.timing import time_case
 from lrdiff_bench.system.machine import pinned
 from lrdiff_bench.system.memory import peak_resident_bytes
 from lrdiff_core.errors import ConfigError, InputError, UnavailableError

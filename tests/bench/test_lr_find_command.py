@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lrdiff_bench.cli import main
-from lrdiff_bench.run.lr_find_command import as_text, find_rates
-from lrdiff_bench.run.lr_find_picture import draw_lr_find
+from lrdiff_bench.rates.lr_find import as_text, find_rates
+from lrdiff_bench.rates.lr_find_picture import draw_lr_find
 from lrdiff_core import make_config
 from lrdiff_core.errors import InputError, RateError
 from lrdiff_core.lr_find import RateCurve
@@ -90,7 +90,7 @@ def test_the_same_settings_give_the_same_curve(here):
 
 
 def test_a_loss_that_never_falls_is_said(here, monkeypatch, capsys):
-    from lrdiff_bench.run import lr_find_command
+    from lrdiff_bench.rates import lr_find as lr_find_command
 
     found = find_rates(make_config({"data": "seed"}))
     flat = lr_find_command.Found(name="seed", groups=found.groups, curves=(curve(falls=False),))

@@ -11,8 +11,7 @@ from map_helpers import computed, planted, small
 from test_maps_findings import bowl
 
 from lrdiff_bench.maps import Findings, find, pictures as map_pictures
-from lrdiff_bench.maps.cuts import draw_cuts
-from lrdiff_bench.maps.pictures import _smoothed, draw_map
+from lrdiff_bench.maps.pictures import draw_cuts, draw_map, smoothed
 
 
 def svg_words(path: Path) -> str:
@@ -84,7 +83,7 @@ def test_odd_maps_can_be_drawn(tmp_path: Path, changes: dict[str, object]) -> No
 
 def test_a_map_larger_than_the_picture_is_thinned(found: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(map_pictures, "MOST_CELLS", 10)
-    plane = map_pictures._plane(found)
+    plane = map_pictures.coarsened(found)
     assert plane.loss.shape == (9, 9)
     assert np.array_equal(plane.x, found.grid.x.values[::4])
     assert np.array_equal(plane.as_good, found.as_good[::4, ::4])
@@ -92,7 +91,7 @@ def test_a_map_larger_than_the_picture_is_thinned(found: Findings, monkeypatch: 
 
 def test_smoothing_takes_the_mean_of_what_is_there() -> None:
     values = np.array([[1.0, 2.0, np.nan], [3.0, 4.0, 5.0]])
-    smooth = _smoothed(values, 1)
+    smooth = smoothed(values, 1)
     assert smooth[0, 0] == pytest.approx(2.5)
     assert np.isnan(smooth[0, 2])
     assert smooth[1, 2] == pytest.approx((2 + 4 + 5) / 3)

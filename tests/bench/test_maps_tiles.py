@@ -121,7 +121,7 @@ def test_seeds_that_do_not_fit_the_memory_come_one_after_the_other(monkeypatch: 
     job = plan.job(block_of(plan), reference_of(plan))
     whole, path = train_cells(plan.workload, job)
     monkeypatch.setattr(tiles, "SEEDS_BYTES", 1)
-    assert tiles._parts(plan.workload, [0, 1, 2]) == [(0, 1), (1, 2), (2, 3)]
+    assert tiles.seed_parts(plan.workload, [0, 1, 2]) == [(0, 1), (1, 2), (2, 3)]
     parts, _ = train_cells(plan.workload, job)
     for name in whole:
         same = np.array_equal if path == "kernel" else np.allclose

@@ -13,7 +13,8 @@ import pytest
 from lrdiff_bench.cli import main
 from lrdiff_bench.measure.cases import step_table
 from lrdiff_bench.measure.cases.optimizer_step import IMPLEMENTATIONS
-from lrdiff_bench.measure.cases.step_table import PAIRS, measure_pair, select_pairs
+from lrdiff_bench.measure.cases.step_pairs import PAIRS, StepPair, select_pairs
+from lrdiff_bench.measure.cases.step_table import measure_pair
 from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.stats.intervals import Interval
 
@@ -38,7 +39,7 @@ def times(monkeypatch) -> list:
     return compared
 
 
-def pair_of(text: str, against: str) -> step_table.StepPair:
+def pair_of(text: str, against: str) -> StepPair:
     return next(pair for pair in PAIRS if pair.against == against and text in pair.text)
 
 

@@ -270,7 +270,7 @@ def side_by_side(workload: SideBySide, rates: dict[str, float]) -> dict[str, tor
     asked = Trials(
         rates=np.array([row, row]), seeds=np.array([4, 5]), scheme=workload.schemes[0], judged_on="validation"
     )
-    return {name: values[1] for name, values in workload._tile(asked, slice(None))[3].items()}
+    return {name: values[1] for name, values in workload.train_tile(asked, slice(None))[3].items()}
 
 
 def test_the_ring_ends_where_torchs_adam_takes_it_alone() -> None:

@@ -3,6 +3,7 @@
 import re
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from lrdiff_bench.study.search.plan import Plan
 from lrdiff_bench.study.settings import check_study_settings, load_study_settings, workload_of
 from lrdiff_bench.study.user_model import UserModelWorkload
 from lrdiff_bench.study.workloads import registry
+from lrdiff_bench.study.workloads.outcomes import mask_diverged
 from lrdiff_bench.study.workloads.workload import WORKLOADS, Trials
 from lrdiff_core.errors import ConfigError, InputError, RateError
 
@@ -107,9 +109,7 @@ def test_side_by_side_and_one_after_the_other_agree(models):
     assert workload.side_by_side()
     asked = trials(workload, [[0.01, 0.05], [0.003, 0.0], [0.02, 0.002]], [3, 3, 4])
     together = workload.train(asked)
-    alone = workload_of(claim(model=f"{models}:small", groups={"body": "0.*", "head": "2.*"}, optimizer="adam"))
-    alone._kept["side by side"] = False
-    apart = alone.train(asked)
+    apart = replace(workload, together=False).train(asked)
     np.testing.assert_allclose(together.metric, apart.metric, rtol=2e-4)
     np.testing.assert_allclose(together.train_loss, apart.train_loss, rtol=2e-4)
     assert together.evaluated_after.tolist() == apart.evaluated_after.tolist()
@@ -321,15 +321,15 @@ def test_a_study_is_not_gone_on_with_on_other_rows(tmp_path):
 
 def test_one_after_the_other_a_trial_that_diverges_stays_so_and_its_steps_count_as_made(models, monkeypatch):
     workload = workload_of(claim(model=f"{models}:Gate"))
-    told = iter([(1.0, 0.5), (float("nan"), float("nan")), (1.0, 0.5)])
-    monkeypatch.setattr(UserModelWorkload, "_evaluate", lambda *rest: next(told))
-    found = workload.train(trials(workload, [[0.01, 0.01]], [0]))
-    assert np.isnan(found.metric[0]).tolist() == [False, True, True]
-    monkeypatch.undo()
     monkeypatch.setattr("time.perf_counter", iter(np.arange(0.0, 1e4, 0.5)).__next__)  # a step takes half a second
     lost = workload.train(trials(workload, [[1e38, 1e38], [0.0, 0.0]], [0, 0]))
     assert np.isnan(lost.metric[0]).all()
+    assert not np.isnan(lost.metric[1]).any()
     assert lost.seconds_a_step == pytest.approx(0.5)
+    once = mask_diverged(
+        np.array([[0.5, np.nan, 0.5]]), np.ones((1, 3)), evaluated_after=np.arange(1, 4), seconds_a_step=1.0
+    )
+    assert np.isnan(once.metric[0]).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize(

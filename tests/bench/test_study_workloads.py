@@ -70,13 +70,13 @@ def parameters(workload: Workload, asked: Trials) -> tuple[list[dict], list[dict
     """First and last parameters of every trial, and the group of each."""
     seeds = [int(seed) for seed in asked.seeds]
     if isinstance(workload, SideBySide):
-        last = workload._tile(asked, slice(None))[3]
+        last = workload.train_tile(asked, slice(None))[3]
         first, group_of = [workload.start(seed) for seed in seeds], dict(workload.columns())
     else:
         assert isinstance(workload, PopulationWorkload), "say here where the weights of this kind of workload are"
         workload.prepare(asked)
         factory = workload.network(asked)
-        population = workload._population(factory, asked, evaluate="end", keep_weights=True)
+        population = workload.population_of(factory, asked, evaluate="end", keep_weights=True)
         last = population.weights
         first = [{n: p.detach() for n, p in build(factory, seed).named_parameters()} for seed in seeds]
         group_of = {name: column for column, names in enumerate(population.groups) for name in names}

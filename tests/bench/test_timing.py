@@ -13,7 +13,7 @@ import pytest
 
 from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.compare import compare_cases
-from lrdiff_bench.measure.engine.timer import time_case
+from lrdiff_bench.measure.engine.timing import time_case
 from lrdiff_bench.system.machine import pinned
 from lrdiff_core.errors import ConfigError
 

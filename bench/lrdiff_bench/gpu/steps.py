@@ -7,7 +7,7 @@ from lrdiff_bench.measure.cases.optimizer_step import IMPLEMENTATIONS
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.compare import TimingComparison, compare_cases
 from lrdiff_bench.measure.engine.registry import find_case
-from lrdiff_bench.measure.engine.timer import time_case
+from lrdiff_bench.measure.engine.timing import time_case
 from lrdiff_core.errors import LrdiffError
 
 __all__ = ["run"]

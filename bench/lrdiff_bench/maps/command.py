@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lrdiff_bench.report.help import JsonOption
+
 __all__ = ["add_map_command"]
 
 
@@ -27,7 +29,7 @@ def map_rates(
     dtype: Annotated[str | None, typer.Option("--dtype", metavar="TYPE", help="float32 or float64.")] = None,
     tile: Annotated[int | None, typer.Option("--tile", metavar="N", help="Cells along the edge of a tile.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only show what would be computed and how long it would take.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
+    json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Train every pair of two rates and draw the loss over them, with the findings in words."""
     from lrdiff_bench.maps.plan import MapRequest

@@ -17,9 +17,10 @@ from matplotlib.patches import Patch
 from lrdiff_bench.maps.describe import number
 from lrdiff_bench.maps.findings import Findings
 from lrdiff_bench.maps.grid import Axis
-from lrdiff_bench.report.figures import save_figure
+from lrdiff_bench.report.figures import STYLES, save_figure
+from lrdiff_bench.stats.intervals import median_interval
 
-__all__ = ["MARKS", "draw_map", "title"]
+__all__ = ["MARKS", "draw_cuts", "draw_map", "title"]
 
 COLOURS = "cividis"  # even to the eye, and to one that lacks red or green
 LINES = 6  # contour lines, at most
@@ -35,7 +36,7 @@ _HALO = [patheffects.withStroke(linewidth=3, foreground="black", alpha=0.6)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plane:
+class Plane:
     """What is drawn of a map: arrays [rows, columns] and the values along the axes."""
 
     x: np.ndarray
@@ -60,7 +61,7 @@ def draw_map(found: Findings, stem: Path) -> None:
         stem: of the files, without a suffix.
     """
     document, grid = found.document, found.grid
-    plane = _plane(found)
+    plane = coarsened(found)
     figure = Figure(figsize=(7.0, 6.8), layout="constrained")
     panel = figure.subplots()
     _axes(panel, grid.x, grid.y)  # first: labels on lines are placed by the scale as it is
@@ -94,11 +95,11 @@ def title(document: dict[str, Any]) -> str:
     return f"{document['workload']['name']}: {of}"
 
 
-def _plane(found: Findings) -> _Plane:
+def coarsened(found: Findings) -> Plane:
     height, width = found.median.shape
     rows, columns = (slice(None, None, -(-size // MOST_CELLS)) for size in (height, width))
     loss = np.where(found.diverged | ~np.isfinite(found.median), np.nan, found.median)
-    return _Plane(
+    return Plane(
         x=found.grid.x.values[columns],
         y=found.grid.y.values[rows],
         loss=loss[rows, columns],
@@ -116,7 +117,7 @@ def _norm(trained: np.ndarray) -> Normalize:
     return LogNorm(low, high if high > 1.001 * low else 1.01 * low)
 
 
-def _smoothed(values: np.ndarray, radius: int) -> np.ndarray:
+def smoothed(values: np.ndarray, radius: int) -> np.ndarray:
     """Mean over the cells around each, NaN left out; NaN where the cell itself is."""
     height, width = values.shape
     padded = np.pad(values, radius, constant_values=np.nan)
@@ -129,14 +130,14 @@ def _smoothed(values: np.ndarray, radius: int) -> np.ndarray:
     return np.where(np.isfinite(values), total / np.maximum(count, 1), np.nan)
 
 
-def _contours(panel: Any, plane: _Plane, norm: Normalize) -> None:
+def _contours(panel: Any, plane: Plane, norm: Normalize) -> None:
     """Lines of equal loss with their values, closer in the valley, as the colours are."""
     assert norm.vmin is not None
     assert norm.vmax is not None
     low, high = norm.vmin, norm.vmax
     logs = isinstance(norm, LogNorm)
     values = np.log(plane.loss) if logs else plane.loss
-    values = _smoothed(values, max(1, min(plane.loss.shape) // 32))
+    values = smoothed(values, max(1, min(plane.loss.shape) // 32))
     values = np.exp(values) if logs else values
     shares = np.linspace(0, 1, LINES + 1)[1:] ** 1.5
     levels = low * (high / low) ** shares if logs else low + (high - low) * shares
@@ -151,7 +152,7 @@ def _contours(panel: Any, plane: _Plane, norm: Normalize) -> None:
         label.set_path_effects([patheffects.withStroke(linewidth=2, foreground="white", alpha=0.9)])
 
 
-def _diverged(panel: Any, plane: _Plane, document: dict[str, Any]) -> Patch:
+def _diverged(panel: Any, plane: Plane, document: dict[str, Any]) -> Patch:
     lost = plane.diverged.astype(float)
     panel.contourf(plane.x, plane.y, lost, levels=[0.5, 1.5], colors="none", hatches=["xx"])
     panel.contour(plane.x, plane.y, lost, levels=[0.5], colors="black", linewidths=2.0)
@@ -159,8 +160,8 @@ def _diverged(panel: Any, plane: _Plane, document: dict[str, Any]) -> Patch:
     return Patch(facecolor="white", edgecolor="black", hatch="xx", label=label)
 
 
-def _as_good(panel: Any, plane: _Plane) -> Patch:
-    as_good = _smoothed(plane.as_good.astype(float), 1)
+def _as_good(panel: Any, plane: Plane) -> Patch:
+    as_good = smoothed(plane.as_good.astype(float), 1)
     panel.contourf(plane.x, plane.y, as_good, levels=[0.5, 1.5], colors="none", hatches=["..."])
     panel.contour(plane.x, plane.y, as_good, levels=[0.5], colors="white", linewidths=1.8)
     return Patch(facecolor="0.4", edgecolor="white", hatch="...", label="shown to be as good as the best pair")
@@ -223,3 +224,75 @@ def _edges(values: np.ndarray) -> np.ndarray:
     """[size + 1] between the cells, geometric."""
     half = (values[-1] / values[0]) ** (0.5 / (len(values) - 1))
     return np.concatenate([values / half, [values[-1] * half]])
+
+
+def draw_cuts(found: Findings, stem: Path) -> None:
+    """Draw the cuts into ``stem.png`` and ``stem.svg``: median over all seeds, and its interval.
+
+    Args:
+        found: what the map shows.
+        stem: of the files, without a suffix.
+    """
+    document, grid = found.document, found.grid
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    pair = document["choices"]["best pair"]["place"]
+    shown = []
+    if len(grid.single):
+        values = grid.single
+        shown += [_curve(left, values, found.single, STYLES[3], "one rate for both")]
+        choice = document["choices"]["best single"]
+        _mark_on_curve(left, "best single", choice["rates"][0], values, found.single)
+        left.legend(frameon=False, fontsize=9)
+    else:
+        left.text(0.5, 0.5, "no single rate\nlies in this plane", ha="center", va="center", transform=left.transAxes)
+    for axis, losses, style, at, other in (
+        (grid.x, found.lines["x"], STYLES[0], pair[0], f"{grid.y.name} at {number(pair[1])}"),
+        (grid.y, found.lines["y"], STYLES[4], pair[1], f"{grid.x.name} at {number(pair[0])}"),
+    ):
+        shown += [_curve(right, axis.values, losses, style, f"{axis.name}, with {other}")]
+        _mark_on_curve(right, "best pair", at, axis.values, losses)
+    right.legend(frameon=False, fontsize=9)
+    left.set_title("along the diagonal", fontsize=11)
+    right.set_title("through the best pair", fontsize=11)
+    left.set_xlabel("learning rate of both groups")
+    right.set_xlabel("learning rate" if grid.x.over is None and grid.y.over is None else "learning rate, or ratio")
+    unit = "" if document["unit"] == "1" else f" ({document['unit']})"
+    loss = document["loss"] if len(document["loss"]) < 30 else "loss over the first"
+    left.set_ylabel(f"{loss}{unit}")
+    for panel in (left, right):
+        panel.set_xscale("log")
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    lows, highs = zip(*shown, strict=True)
+    low, high = min(lows), max(highs)
+    if high > low:
+        left.set_ylim(low - 0.05 * (high - low), low + (high - low) * 1.05)
+    count = len(document["seeds"]["all"])
+    band = "" if count == 1 else f", {100 * median_interval(np.zeros(count)).level:.3g} % bands"
+    figure.suptitle(f"{title(document)}{band}", fontsize=11)
+    save_figure(figure, stem)
+
+
+def _curve(panel: Any, values: np.ndarray, losses: np.ndarray, style: Any, label: str) -> tuple[float, float]:
+    """Draw a median with its interval; returns the lowest and the highest loss that the picture should hold."""
+    bands = np.array([median_interval(row)[:3] for row in losses])
+    bands[~np.isfinite(bands)] = np.nan
+    color, dashes = style
+    panel.plot(values, bands[:, 0], color=color, linestyle=dashes, linewidth=1.8, label=label)
+    if losses.shape[1] > 1:
+        panel.fill_between(values, bands[:, 1], bands[:, 2], color=color, alpha=0.18, linewidth=0)
+    trained = bands[np.isfinite(bands[:, 0])]
+    if not trained.size:
+        return 0.0, 1.0
+    # One that diverges reaches any height; the slow end, at the lowest rates, is what should be seen.
+    return float(np.nanmin(trained[:, 1])), float(np.nanmax(trained[: trained[:, 0].argmin() + 1, 2]))
+
+
+def _mark_on_curve(panel: Any, name: str, rate: float, values: np.ndarray, losses: np.ndarray) -> None:
+    marker, size, fill = MARKS[name]
+    at = int(np.abs(np.log(values / rate)).argmin())
+    panel.plot(
+        [values[at]], [np.median(losses[at])], marker=marker, markersize=size, color=fill, markeredgecolor="black",
+        markeredgewidth=1.4, linestyle="none", zorder=6, label=name if name == "best single" else None,
+    )  # fmt: skip

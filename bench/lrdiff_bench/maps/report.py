@@ -57,9 +57,11 @@ def drive(
 
 def sum_up(folder: Path) -> tuple[dict[str, Any], list[Path]]:
     """Write findings and pictures of a complete map into its folder; returns the findings and the files."""
-    from lrdiff_bench.maps.cuts import draw_cuts  # here: matplotlib takes a second
     from lrdiff_bench.maps.findings import find
-    from lrdiff_bench.maps.pictures import draw_map
+    from lrdiff_bench.maps.pictures import (
+        draw_cuts,  # here: matplotlib takes a second
+        draw_map,
+    )
 
     found = find(open_map(folder))
     document: dict[str, Any] = json_ready(found.document)

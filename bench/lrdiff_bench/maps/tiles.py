@@ -171,7 +171,7 @@ def train_cells(workload: MapWorkload, job: Job, *, threads: int = 1) -> tuple[d
     cells, seeds = len(job.rates), list(job.seeds)
     found = {name: np.zeros((cells, len(seeds)), kind) for name, kind in COLUMNS.items()}
     path = ""
-    for begin, end in _parts(workload, seeds):
+    for begin, end in seed_parts(workload, seeds):
         population = _train(workload, job, seeds[begin:end], threads)
         path = population.path
         shape = (end - begin, cells)  # members lie seed by seed
@@ -244,7 +244,7 @@ def _curve(workload: MapWorkload, population: Population) -> tuple[np.ndarray, n
     return np.where(np.isfinite(curve), curve, np.inf), population.evaluated_after.numpy()
 
 
-def _parts(workload: MapWorkload, seeds: Sequence[int]) -> list[tuple[int, int]]:
+def seed_parts(workload: MapWorkload, seeds: Sequence[int]) -> list[tuple[int, int]]:
     """Seeds of one call: as many as their rows fit the memory."""
     rows = workload.rows(seeds[0])
     tensors = (rows.inputs, rows.targets, rows.held_inputs, rows.held_targets)

@@ -21,7 +21,7 @@ from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.engine.suite import CaseRun, choose_cases, measure_cases
 from lrdiff_bench.measure.page import write_page
-from lrdiff_bench.measure.records_command import fail
+from lrdiff_bench.report.errors import print_error
 from lrdiff_bench.report.json import print_json
 from lrdiff_bench.report.tables import make_console, plain_table, seconds
 from lrdiff_bench.system.machine import describe_machine, load_average, usable_cpus
@@ -94,12 +94,12 @@ def run(
             }
         )
     if failed or wrong:
-        return fail(
+        return print_error(
             f"measured with faults: {', '.join([*failed, *wrong])}",
             "see the lines under the table, and the column error",
         )
     if not records:
-        return fail(
+        return print_error(
             "nothing could be measured here",
             "see the lines under the table for the reasons",
             UnavailableError.exit_status,
@@ -112,9 +112,10 @@ def calibrate(
     parameters: Sequence[str],
     *,
     processes: int,
-    affinity: str | None,
+    affinity: str | None = None,
     folder: Path | None,
     json: bool,
+    quick: bool = False,
 ) -> int:
     """A long A/A comparison in fresh processes, and the band that follows from it."""
     if processes < LEAST_PAIRS:
@@ -124,7 +125,7 @@ def calibrate(
         )
     case = _one_case(name, parameters, None)
     side = Side(label="itself", case=case)
-    effort = _paired_effort(processes, quick=False)
+    effort = _paired_effort(processes, quick=quick)
     console = make_console(stderr=True)
     _warn_of_load(console)
     pairing = compare_sides(side, side, effort, watch=_counter(console, processes), affinity=cpu_list(affinity))
@@ -196,9 +197,9 @@ def ab(
         text = screen.describe_outcome(outcome)
         shown.print(Text.assemble("   ", f"{b.label} against {a.label}: ", text), soft_wrap=True)
     if wrong:
-        return fail(f"too far from float64: {', '.join(wrong)}", "fast but wrong is no result")
+        return print_error(f"too far from float64: {', '.join(wrong)}", "fast but wrong is no result")
     if outcome.verdict == "slower":
-        return fail(f"{b.label} is slower than {a.label} in {case.label}", f"samples are in {file}")
+        return print_error(f"{b.label} is slower than {a.label} in {case.label}", f"samples are in {file}")
     return 0
 
 
@@ -240,7 +241,7 @@ def history(
     if report["failures"]:
         first, *more = report["failures"]
         others = f" and {len(more)} more" if more else ""
-        return fail(
+        return print_error(
             f"not measured: {first['case']} of {first['commit'][:12]}{others}",
             "the reason is above, where the case failed; --json lists all of them",
         )

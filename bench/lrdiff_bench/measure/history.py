@@ -19,13 +19,20 @@ from typing import Any
 
 from lrdiff_bench.measure.asv_config import find_faults, read_asv_config
 from lrdiff_bench.measure.engine.registry import CASES
-from lrdiff_bench.measure.offline_page import make_offline
 from lrdiff_bench.report.json import write_document
 from lrdiff_core.devices import device_status
 from lrdiff_core.errors import CheckFailed, ConfigError, InputError, UnavailableError
 from lrdiff_core.files import write_text
 
-__all__ = ["derive_config", "list_commits", "measure_history", "open_page", "read_failures", "read_regressions"]
+__all__ = [
+    "derive_config",
+    "list_commits",
+    "measure_history",
+    "open_page",
+    "read_failures",
+    "read_regressions",
+    "root_of",
+]
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 DEFAULT_COUNT = 10
@@ -69,7 +76,7 @@ def measure_history(
     status = device_status(device)
     if not status.available:
         raise UnavailableError(f"no {device} here: {status.reason}", help="measure on another device: --device cpu")
-    repository = _root(repository)
+    repository = root_of(repository)
     commits = list_commits(range_, repository)
     settings = derive_config(repository=repository, out=out.resolve(), device=device, quick=quick)
     try:
@@ -98,7 +105,7 @@ def measure_history(
         "format": "lrdiff.bench.history",
         "version": 1,
         "page": str(page / "index.html"),
-        "offline": make_offline(page),
+        "offline": _make_offline(page),
         "commits": len(commits),
         "seconds": seconds,
         "failures": read_failures(out / "results", commits),
@@ -221,6 +228,13 @@ def open_page(page: Path) -> None:
     _asv("preview", "--browser", config=page.parents[1] / "asv.conf.json")
 
 
+def _make_offline(page: Path) -> str | None:
+    """Put the page's libraries beside it; why that cannot be done, or None."""
+    line = [sys.executable, str(BENCHMARKS / "offline_page.py"), str(page)]
+    done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=False)
+    return f"offline_page.py ended with status {done.returncode}" if done.returncode else done.stdout or None
+
+
 def _asv(
     command: str, *arguments: str, config: Path, silent: bool = False, variables: Mapping[str, str] | None = None
 ) -> None:
@@ -237,7 +251,7 @@ def _asv(
         )
 
 
-def _root(repository: Path) -> Path:
+def root_of(repository: Path) -> Path:
     """The root of a working tree, or of a bare repository: asv clones neither from inside."""
     for question in ("--show-toplevel", "--absolute-git-dir"):
         done = _git(repository, "rev-parse", question)

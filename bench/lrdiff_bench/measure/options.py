@@ -1,4 +1,4 @@
-"""The commands of ``lrdiff bench`` beside ``step``: typer alone is imported before one is chosen."""
+"""The commands of ``lrdiff bench``: typer alone is imported before one is chosen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 from typing_extensions import override
 
-from lrdiff_bench.report.help import WholeHelpGroup
+from lrdiff_bench.report.errors import write_out
+from lrdiff_bench.report.help import JsonOption, WholeHelpGroup
+from lrdiff_bench.report.json import print_json
 
 __all__ = ["BenchGroup", "add_bench_commands"]
 
@@ -33,7 +35,6 @@ PageOption = Annotated[
     Path | None,
     typer.Option("--to", metavar="FILE.md", help="Write a page to this file as well, with pictures beside it."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 ParamOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -191,7 +192,33 @@ def population(
     return present(quick=quick, threads=threads, out=out, json=json)
 
 
+def step(
+    peers: Annotated[bool, typer.Option("--peers", help="Compare with PyTorch's own optimizers and those of other libraries, too.")] = False,
+    training: Annotated[bool, typer.Option("--training", help="Time whole training steps of small models instead: the optimizer's share, and what a faster one gains.")] = False,
+    shape: Annotated[list[str] | None, typer.Option("--shape", metavar="NAME", help="Measure only this shape: mlp, transformer, many or bert; with --training, this model. Give several.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="The number of threads. Default: 1, then 2.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Six rounds per row and no bert: only a check that it works.")] = False,
+    json: JsonOption = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Write the table to this file as well.")] = None,
+) -> int:  # fmt: skip
+    """Time the optimizer step with many rates against one rate; with --peers, against other optimizers."""
+    if training:
+        from lrdiff_bench.measure.cases.training_table import run_training_table
+
+        document, text = run_training_table(models=shape, threads=threads, quick=quick, out=out)
+    else:
+        from lrdiff_bench.measure.cases.step_table import run_table
+
+        document, text = run_table(peers=peers, shapes=shape, threads=threads, quick=quick, out=out)
+    if json:
+        print_json(document)
+    else:
+        write_out(text)
+    missed = [row for row in document["rows"] if row.get("verdict") == "missed"]
+    return 1 if missed and not quick else 0  # six rounds on a busy machine fail nothing
+
+
 def add_bench_commands(app: typer.Typer) -> None:
     """Add all of them to the sub-app ``bench``, whose group is :class:`BenchGroup`."""
-    for command in (run, ls, show, compare, calibrate, ab, history, pictures, population):
+    for command in (run, ls, show, compare, calibrate, ab, history, pictures, population, step):
         app.command()(command)

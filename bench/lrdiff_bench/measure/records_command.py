@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.engine.suite import CaseRun
 from lrdiff_bench.measure.page import write_page
+from lrdiff_bench.report.errors import print_error
 from lrdiff_bench.report.json import print_json
 from lrdiff_bench.report.tables import make_console, plain_table, seconds
 from lrdiff_bench.stats.hierarchical import compare_unpaired
 from lrdiff_core.errors import ConfigError, DataError
 
-__all__ = ["compare", "fail", "list_cases", "list_runs", "pictures", "show"]
+__all__ = ["compare", "list_cases", "list_runs", "pictures", "show"]
 
 
 def list_cases(*, json: bool) -> int:
@@ -139,7 +139,7 @@ def compare(name_a: str, name_b: str, *, across_machines: bool, folder: Path | N
         console.print(table)
         if any(outcome.processes == 1 for outcome in outcomes):
             console.print("one process a side cannot tell: measure with --processes 8", style="dim")
-    return fail(f"slower: {', '.join(slower)}", "see `lrdiff bench ab` for a closer look") if slower else 0
+    return print_error(f"slower: {', '.join(slower)}", "see `lrdiff bench ab` for a closer look") if slower else 0
 
 
 def pictures(name: str, *, to: Path, folder: Path | None) -> int:
@@ -172,9 +172,3 @@ def commit_of(record: Record) -> str:
 
 def _no_factory() -> Any:
     raise NotImplementedError("a case that was read from a record is not built again")
-
-
-def fail(message: str, help: str, status: int = 1) -> int:
-    """Print an error and what to do about it; return the exit status."""
-    print(f"error: {message}\nhelp: {help}", file=sys.stderr)
-    return status

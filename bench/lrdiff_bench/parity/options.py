@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lrdiff_bench.report.help import JsonOption
+
 __all__ = ["add_parity_command"]
 
 
@@ -21,7 +23,7 @@ def parity(
     data: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows to predict. Default: the held-out rows or the golden vectors.")] = None,
     training: Annotated[bool, typer.Option("--training", help="Compare training step by step instead of predictions.")] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write parity.json, parity.md and pictures into this folder.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
+    json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Compare predictions, or training, on every available backend with float64."""
     if training:

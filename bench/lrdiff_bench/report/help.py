@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+import typer
 from typer.core import TyperGroup
 
-__all__ = ["HELP_NAMES", "WholeHelpGroup"]
+__all__ = ["HELP_NAMES", "JsonOption", "WholeHelpGroup"]
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 

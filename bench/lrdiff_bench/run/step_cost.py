@@ -10,7 +10,7 @@ import torch
 from lrdiff_bench.measure.cases.state import step_workload
 from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.compare import compare_cases
-from lrdiff_bench.measure.engine.timer import Timing
+from lrdiff_bench.measure.engine.timing import Timing
 from lrdiff_core.loop import Trained, loss_function
 from lrdiff_core.rates import layer_rates
 from lrdiff_core.setup import make_optimizer

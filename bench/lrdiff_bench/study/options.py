@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typing_extensions import override
 
-from lrdiff_bench.report.help import HELP_NAMES, WholeHelpGroup
+from lrdiff_bench.report.help import HELP_NAMES, JsonOption, WholeHelpGroup
 
 __all__ = ["StudyGroup", "add_study_commands"]
 
@@ -30,7 +30,6 @@ OutOption = Annotated[
 FromOption = Annotated[
     Path | None, typer.Option("--from", metavar="DIR", help="The folder that holds the studies. Default: runs/study.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[STUDY]...", help="The studies. Default: all finished ones by the full protocol.")]  # fmt: skip
 
 

@@ -33,7 +33,6 @@ from lrdiff_core.seeds import make_generator
 
 __all__ = ["FLOPS_A_ROW", "SpeedRow", "SpeedCase", "jax_status", "measure"]
 
-MATMUL_SIZE = 2048  # large enough for the library's best rate, small enough for a laptop
 # Two operations a multiplication: 55 forward, 55 for the gradients of the weights, 5 back through the second layer.
 FLOPS_A_ROW = 2 * (55 + 55 + 5)
 VERSION = "1"
@@ -51,6 +50,7 @@ class SpeedCase:
     batch_size: int = 50
     epochs: int = 10
     threads: int = 2
+    matmul_size: int = 2048  # large enough for the library's best rate, small enough for a laptop
 
     @property
     def flops(self) -> int:
@@ -191,7 +191,7 @@ def jax_training(case: SpeedCase) -> Callable[[], object]:
     return lambda: jax.block_until_ready(run(first, rates))
 
 
-def matmul(size: int = MATMUL_SIZE) -> Callable[[], Tensor]:
+def matmul(size: int) -> Callable[[], Tensor]:
     """A float32 matrix product of torch, ``2 * size**3`` operations."""
     a, b = torch.ones(size, size), torch.ones(size, size)
     return lambda: a @ b
@@ -215,15 +215,15 @@ def measure(case: SpeedCase, *, rounds: int = 6, every_path: bool = True) -> Ite
         return compare_cases(base, timed(name, train), rounds=rounds, threads=case.threads)
 
     # Rates are compared in one run, too: on a machine that others use, a rate taken before says little.
-    product = compared("matmul", matmul())
-    share = case.flops / (2 * MATMUL_SIZE**3) * product.ratio.estimate
+    product = compared("matmul", matmul(case.matmul_size))
+    share = case.flops / (2 * case.matmul_size**3) * product.ratio.estimate
     yield SpeedRow(
         optimizer=case.optimizer,
         name="lrdiff",
         seconds=product.a.median,
         share=share,
         note=f"{ours(case)().path} path, {case.threads} threads; "
-        f"matrix products {2 * MATMUL_SIZE**3 / product.b.median / 1e9:.0f} GFLOP/s",
+        f"matrix products {2 * case.matmul_size**3 / product.b.median / 1e9:.0f} GFLOP/s",
     )
 
     def against(name: str, train: Callable[[], object], *, times: int = 1, note: str = "") -> SpeedRow:

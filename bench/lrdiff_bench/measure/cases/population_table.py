@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from json import loads
 from pathlib import Path
 from typing import Any
 
 from lrdiff_bench.measure.cases.population_speed import SpeedCase, SpeedRow, measure, ours
+from lrdiff_bench.report.errors import write_out
 from lrdiff_bench.report.json import print_json
 from lrdiff_bench.report.page import as_given, render, table_row
 from lrdiff_bench.stats.verdict import Goal, Verdict
@@ -35,7 +37,7 @@ train_many(int(sys.argv[1]), int(sys.argv[2]))
 
 
 def run_population_table(
-    *, quick: bool = False, threads: int = 2, out: Path | None = None
+    *, quick: bool = False, threads: int = 2, out: Path | None = None, sizes: SpeedCase | None = None
 ) -> tuple[dict[str, Any], str]:
     """Measure, with a line each on stderr, and write the table.
 
@@ -43,6 +45,7 @@ def run_population_table(
         quick: 256 members in place of 4096, and not a million: to see that it works.
         threads: of torch and of the kernel.
         out: a Markdown file to write too.
+        sizes: another training than the one described in :mod:`~lrdiff_bench.measure.cases.population_speed`.
 
     Returns:
         The document and its Markdown.
@@ -56,20 +59,20 @@ def run_population_table(
     if out is not None and not out.parent.is_dir():  # said now, not after minutes
         raise ConfigError(f"cannot write {out}: no such folder", help="name a file in a folder that exists")
     before = provenance("optax", "jax")
-    members = QUICK_MEMBERS if quick else SpeedCase(optimizer="sgd").members
+    sizes = sizes or SpeedCase(optimizer="sgd", threads=threads)
+    sizes = replace(sizes, members=min(QUICK_MEMBERS, sizes.members)) if quick else sizes
     rows: list[SpeedRow] = []
     for optimizer in ("sgd", "adam"):
-        case = SpeedCase(optimizer=optimizer, members=members, threads=threads)
-        for row in measure(case, rounds=_ROUNDS, every_path=not quick):
+        for row in measure(replace(sizes, optimizer=optimizer), rounds=_ROUNDS, every_path=not quick):
             rows.append(row)
             print(table_row(cells(row)), file=sys.stderr, flush=True)
-    million = None if quick else _train_in_a_process(MILLION, threads)
+    million = None if quick else train_in_a_process(MILLION, threads)
     document = {
         "format": "lrdiff.population_speed",
         "version": 1,
         "command": as_given(),
         "quick": quick,
-        "members": members,
+        "members": sizes.members,
         "threads": threads,
         **before,
         "rows": [vars(row) | {"goal": goal_of(row), "verdict": verdict_of(row)} for row in rows],
@@ -87,7 +90,7 @@ def present(*, quick: bool, threads: int, out: Path | None, json: bool) -> int:
     if json:
         print_json(document)
     else:
-        print(text, end="", flush=True)
+        write_out(text)
     missed = any(row["verdict"] == "missed" for row in document["rows"])
     if document["million"] is not None:
         missed = missed or not document["million"]["met"]
@@ -123,7 +126,7 @@ def train_many(members: int, threads: int) -> None:
     print_json(trained)
 
 
-def _train_in_a_process(members: int, threads: int) -> dict[str, Any]:
+def train_in_a_process(members: int, threads: int) -> dict[str, Any]:
     command = [sys.executable, "-c", _CHILD, str(members), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

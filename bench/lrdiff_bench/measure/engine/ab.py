@@ -22,12 +22,12 @@ from typing import Any, Protocol
 
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.process import Effort, MeasuringProcess, code_path
-from lrdiff_bench.measure.engine.record import ParityResult, ProcessResult, Record, SampleRow, make_record, worst_parity
+from lrdiff_bench.measure.engine.record import Record
+from lrdiff_bench.measure.engine.record_builder import RecordBuilder
 from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.engine.timer import Sample
 from lrdiff_bench.stats.hierarchical import Outcome, compare_paired
 from lrdiff_bench.stats.verdict import BAND
-from lrdiff_bench.system.machine import Code, Conditions, Machine
 from lrdiff_core.errors import ConfigError, UnavailableError
 
 __all__ = ["Pairing", "Side", "compare_sides", "open_sides"]
@@ -110,10 +110,7 @@ def compare_sides(
     """
     launch = launch or (lambda side: MeasuringProcess(path=side.path, affinity=affinity))
     lot = random.Random(seed)
-    samples: tuple[list[SampleRow], list[SampleRow]] = ([], [])
-    finished: tuple[list[ProcessResult], list[ProcessResult]] = ([], [])
-    parities: tuple[list[ParityResult | None], list[ParityResult | None]] = ([], [])
-    ends: list[dict[str, Any]] = [{}, {}]
+    building = RecordBuilder(a.case), RecordBuilder(b.case)
     ratios: list[tuple[float, ...]] = []
     order = 0
     for index in range(effort.processes):
@@ -124,6 +121,7 @@ def compare_sides(
             for i in lot.sample((0, 1), 2):
                 pair[i].start((a, b)[i].case, effort)
             rounds: list[float] = []
+            blocks = [0, 0]
             began = time.perf_counter()
             while len(rounds) < effort.samples and (
                 len(rounds) < LEAST_ROUNDS or time.perf_counter() - began < effort.most_seconds
@@ -132,22 +130,20 @@ def compare_sides(
                 first = lot.randrange(2)
                 for i in (first, 1 - first, 1 - first, first):
                     taken = pair[i].block()
-                    block = sum(row.process == index for row in samples[i])
-                    samples[i].append(SampleRow(process=index, block=block, order=order, **taken._asdict()))
+                    building[i].add(taken, process=index, block=blocks[i], order=order)
                     seconds[i] += taken.seconds
+                    blocks[i] += 1
                     order += 1
                 rounds.append(seconds[1] / seconds[0])
             ratios.append(tuple(rounds))
             for i in (0, 1):
-                ends[i] = pair[i].end()
-                finished[i].append(ProcessResult(process=index, **ends[i]["process"]))
-                parity = ends[i]["parity"]
-                parities[i].append(None if parity is None else ParityResult(**parity))
+                building[i].finish(index, pair[i].end())
         watch(index + 1)
-    records = [
-        _record(side, samples[i], finished[i], worst_parity(parities[i]), ends[i]) for i, side in enumerate((a, b))
-    ]
-    return Pairing(outcome=compare_paired(ratios, band=band), ratios=tuple(ratios), records=(records[0], records[1]))
+    return Pairing(
+        outcome=compare_paired(ratios, band=band),
+        ratios=tuple(ratios),
+        records=(_of_commit(building[0].record(), a), _of_commit(building[1].record(), b)),
+    )
 
 
 @contextmanager
@@ -225,22 +221,8 @@ def _git(repository: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
         ) from problem
 
 
-def _record(
-    side: Side,
-    samples: Sequence[SampleRow],
-    processes: Sequence[ProcessResult],
-    parity: ParityResult | None,
-    end: dict[str, Any],
-) -> Record:
-    code = Code(**end["code"])
-    return make_record(
-        side.case,
-        samples=list(samples),
-        processes=list(processes),
-        parity=parity,
-        instructions=None,
-        facts=end["facts"],
-        code=code if side.commit is None else replace(code, commit=side.commit, dirty=False),
-        machine=Machine(**end["machine"]),
-        conditions=Conditions(**end["conditions"]),
-    )
+def _of_commit(record: Record, side: Side) -> Record:
+    """Say which commit was measured: the process saw files without a repository."""
+    if side.commit is None:
+        return record
+    return record.model_copy(update={"code": replace(record.code, commit=side.commit, dirty=False)})

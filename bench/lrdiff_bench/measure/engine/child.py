@@ -16,7 +16,6 @@ from __future__ import annotations
 import gc
 import importlib
 import json
-import math
 import os
 import sys
 from dataclasses import asdict
@@ -24,15 +23,14 @@ from typing import IO, Any
 
 import torch
 
-from lrdiff_bench.measure.engine.record import plain
+from lrdiff_bench.measure.engine.record_builder import describe_timer
 from lrdiff_bench.measure.engine.registry import find_case
 from lrdiff_bench.measure.engine.timer import Timer
 from lrdiff_bench.report.json import json_line
-from lrdiff_bench.system.machine import describe_code, describe_conditions, describe_machine
-from lrdiff_bench.system.memory import peak_or_none
+from lrdiff_bench.system.machine import describe_conditions
 from lrdiff_core.errors import LrdiffError
 
-__all__ = ["describe", "load_ahead", "serve"]
+__all__ = ["load_ahead", "serve"]
 
 
 def load_ahead(*modules: str) -> None:
@@ -72,41 +70,7 @@ def _case(request: dict[str, Any], requests: IO[str], answers: IO[str]) -> None:
     _answer(answers, {"ready": True, "number": timer.number})
     while (line := requests.readline()) and json.loads(line)["do"] == "block":
         _answer(answers, dict(timer.sample()._asdict()))
-    _answer(answers, describe(timer) | {"conditions": asdict(conditions)})
-
-
-def describe(timer: Timer) -> dict[str, Any]:
-    """Everything about a measured case that is neither a sample nor the state of the machine."""
-    timed = timer.case.metric == "time"
-    process = {
-        "number": timer.number,
-        "first_call": timer.first_step if timed else 0.0,
-        "first_graphs": timer.first_graphs,
-        "recompilations": timer.recompilations if timed else 0,
-        "warmup": timer.warmup,
-        "settled": timer.settled or not timed,
-        "clock_share": timer.clock_share if timer.samples else 0.0,
-        # Before parity, which computes in float64.
-        "host_before": timer.host_before,
-        "host_peak": peak_or_none(),
-        "device_peak": timer.device.peak(),
-    }
-    return {
-        "process": process,
-        "parity": _parity(timer),
-        "facts": {key: plain(value) for key, value in timer.workload.facts.items()},
-        "code": asdict(describe_code()),
-        "machine": asdict(describe_machine(timer.workload.device)),
-    }
-
-
-def _parity(timer: Timer) -> dict[str, Any] | None:
-    if timer.workload.parity is None:
-        return None
-    timer.workload.reset()
-    parity = timer.workload.parity()
-    error = parity.error if math.isfinite(parity.error) else None
-    return {"error": error, "budget": parity.budget, "held": parity.held}
+    _answer(answers, describe_timer(timer) | {"conditions": asdict(conditions)})
 
 
 def _answer(answers: IO[str], document: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 
 from lrdiff_bench.measure.engine.case import Case
-from lrdiff_bench.measure.engine.timer import Clock, Timer, Timing, at_least, positive, timing_of
+from lrdiff_bench.measure.engine.timer import Clock, Timer
+from lrdiff_bench.measure.engine.timing import Timing, at_least, positive, timing_of
 from lrdiff_bench.stats.intervals import Interval, bootstrap_interval
 from lrdiff_bench.stats.verdict import BAND, Verdict, speed_verdict
 from lrdiff_bench.system.machine import load_average, pinned

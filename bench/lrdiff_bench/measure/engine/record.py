@@ -7,15 +7,13 @@ the order of the run. Who changes a field raises :data:`SCHEMA`; files of anothe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from typing import Literal
-from uuid import uuid4
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lrdiff_bench.measure.engine.case import Case, Metric
+from lrdiff_bench.measure.engine.case import Metric
 from lrdiff_bench.system.machine import Code, Conditions, Machine
 from lrdiff_core.errors import DataError
 
@@ -27,7 +25,7 @@ __all__ = [
     "Record",
     "SampleRow",
     "join_records",
-    "make_record",
+    "plain",
     "parse_record",
     "worst_parity",
 ]
@@ -127,38 +125,6 @@ class Record(Part):
             [sample.seconds for sample in self.samples if sample.process == process.process]
             for process in self.processes
         ]
-
-
-def make_record(
-    case: Case,
-    *,
-    samples: Iterator[SampleRow] | list[SampleRow],
-    processes: list[ProcessResult],
-    parity: ParityResult | None,
-    instructions: float | None,
-    facts: dict[str, str | int | float | bool | None],
-    code: Code,
-    machine: Machine,
-    conditions: Conditions,
-) -> Record:
-    """Put a record together and give it its id and time."""
-    return Record(
-        id=uuid4().hex,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        case=case.label,
-        name=case.name,
-        parameters={key: plain(value) for key, value in case.parameters.items()},
-        version=case.version,
-        metric=case.metric,
-        samples=tuple(samples),
-        processes=tuple(processes),
-        parity=parity,
-        instructions=instructions,
-        facts=facts,
-        code=code,
-        machine=machine,
-        conditions=conditions,
-    )
 
 
 def worst_parity(results: Sequence[ParityResult | None]) -> ParityResult | None:

@@ -3,7 +3,7 @@
 A block is as many steps in a row as it takes for the clock's own cost to vanish; a sample is the time of a block
 divided by its number of steps. The loop around the step (about 20 ns a step of CPython's own) is part of it, as it is
 of every training loop. Before every block the case's state is put back, and the device is waited for at both ends;
-warm-up goes on until the times settle. :func:`time_case` times one case,
+warm-up goes on until the times settle. :func:`~lrdiff_bench.measure.engine.timing.time_case` times one case,
 :func:`~lrdiff_bench.measure.engine.compare.compare_cases` two of them in turn; records and comparisons over processes
 are made of the same blocks.
 
@@ -18,7 +18,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import repeat
 from typing import NamedTuple
 
@@ -26,11 +25,10 @@ import numpy as np
 
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.device import DeviceClock, device_clock
-from lrdiff_bench.system.machine import load_average, pinned, usable_cpus
 from lrdiff_bench.system.memory import peak_or_none
 from lrdiff_core.errors import ConfigError
 
-__all__ = ["CLOCK_SHARE", "Clock", "Noise", "Sample", "Timer", "Timing", "relative_iqr", "time_case", "timing_of"]
+__all__ = ["CLOCK_SHARE", "Clock", "Sample", "Timer", "relative_iqr"]
 
 Clock = Callable[[], float]
 
@@ -45,7 +43,6 @@ WARMUP_SECONDS = 2.0
 MOST_STEPS = 10_000_000
 # What comes before a step may take a thousand times as long as the step: such a block is long enough after so long.
 BLOCK_SECONDS = 0.2
-LEAST_SAMPLES = 5  # taken even where the time is up
 
 
 class Sample(NamedTuple):
@@ -198,114 +195,6 @@ class Timer:
         self.warmup.append(elapsed / self.number)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Noise:
-    """How far the machine can be trusted.
-
-    Args:
-        relative_iqr: distance between the quartiles of the samples, as a share of their median.
-        load_average: runnable processes over the last minute, read before measuring; None where the system has none.
-        cpus: processors this process may use.
-    """
-
-    relative_iqr: float
-    load_average: float | None
-    cpus: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """Every sample of one case, and under what conditions it was taken.
-
-    Args:
-        case: label of the case.
-        parameters: of the case.
-        version: of the case.
-        samples: seconds a step, one a block, in the order taken.
-        number: steps a block.
-        first_step: seconds that the very first step took (lazy initialisation, compilation).
-        warmup: seconds a step of every warm-up block, in the order taken.
-        settled: whether warm-up ended because the times had settled, not because it ran out.
-        clock_share: cost of reading the clock as a share of the shortest block.
-        recompilations: graphs that torch.compile built after the first step.
-        threads: torch's intra-op threads while measuring.
-        noise: of the machine.
-        facts: of the workload.
-    """
-
-    case: str
-    parameters: dict[str, object]
-    version: str
-    samples: tuple[float, ...]
-    number: int
-    first_step: float
-    warmup: tuple[float, ...]
-    settled: bool
-    clock_share: float
-    recompilations: int
-    threads: int
-    noise: Noise
-    facts: dict[str, object]
-
-    @property
-    def median(self) -> float:
-        """Seconds a step."""
-        return float(np.median(self.samples))
-
-    @property
-    def bytes_a_second(self) -> float:
-        """Bytes that a step moves, as the workload's facts say, over the median."""
-        return float(str(self.facts["bytes"])) / self.median
-
-    @property
-    def quartiles(self) -> tuple[float, float]:
-        """First and third quartile, seconds a step."""
-        lower, upper = np.quantile(self.samples, (0.25, 0.75))
-        return float(lower), float(upper)
-
-
-def time_case(
-    case: Case,
-    *,
-    samples: int = 30,
-    target_block_seconds: float = 0.01,
-    threads: int | None = None,
-    most_seconds: float = math.inf,
-    clock: Clock = time.perf_counter,
-) -> Timing:
-    """Time one case.
-
-    Args:
-        case: what to time.
-        samples: how many blocks are measured.
-        target_block_seconds: least length of a block; longer where the clock needs it.
-        threads: torch's intra-op threads, put back afterwards; left out, what the case wants.
-        most_seconds: no block is begun after so long, restoring state included, once there are five.
-        clock: host clock in seconds; another one only in tests.
-
-    Raises:
-        ConfigError: an argument is out of range, or the step takes no measurable time.
-
-    Example:
-        >>> from lrdiff_bench.measure.engine.case import Workload
-        >>> case = Case(name="sum", version="1", factory=lambda: Workload(step=lambda: sum(range(1000))))
-        >>> timing = time_case(case, samples=3, target_block_seconds=0.001)
-        >>> len(timing.samples), timing.threads, timing.clock_share < 0.001
-        (3, 1, True)
-    """
-    threads = case.threads if threads is None else threads
-    at_least(1, samples=samples, threads=threads)
-    positive(target_block_seconds=target_block_seconds)
-    load = load_average()
-    with pinned(threads) as counted:
-        timer = Timer(case, clock, target_block_seconds)
-        timer.warm_up()
-        began = clock()
-        while len(timer.samples) < samples and (len(timer.samples) < LEAST_SAMPLES or clock() - began < most_seconds):
-            timer.sample()
-    return timing_of(timer, load, counted)
-
-
 def relative_iqr(values: Sequence[float]) -> float:
     """Distance between the quartiles as a share of the median.
 
@@ -339,40 +228,3 @@ def _compiled_graphs() -> int:
     """Graphs that torch.compile has built in this process; loads nothing that is not loaded."""
     utils = sys.modules.get("torch._dynamo.utils")
     return 0 if utils is None else int(utils.counters["stats"]["unique_graphs"])
-
-
-def timing_of(timer: Timer, load: float | None, threads: int) -> Timing:
-    """What a timer has seen so far.
-
-    Args:
-        timer: with samples.
-        load: of the machine before it began.
-        threads: of torch.
-    """
-    return Timing(
-        case=timer.case.label,
-        parameters=dict(timer.case.parameters),
-        version=timer.case.version,
-        samples=timer.seconds,
-        number=timer.number,
-        first_step=timer.first_step,
-        warmup=tuple(timer.warmup),
-        settled=timer.settled,
-        clock_share=timer.clock_share,
-        recompilations=timer.recompilations,
-        threads=threads,
-        noise=Noise(relative_iqr=relative_iqr(timer.seconds), load_average=load, cpus=usable_cpus()),
-        facts=dict(timer.workload.facts),
-    )
-
-
-def at_least(least: int, **values: int) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"{name} is {value!r}", help=f"write a whole number from {least} up")
-
-
-def positive(**values: float) -> None:
-    for name, value in values.items():
-        if not 0.0 < value < math.inf:
-            raise ConfigError(f"{name} is {value!r}", help="write a positive finite number")

@@ -63,11 +63,12 @@ class PopulationWorkload(Workload):
         self.prepare(trials)
         factory = self.network(trials)
         compiling = self._compile(factory, trials) if self.timed else math.nan
-        population = self._population(factory, trials, evaluate=max(1, self.steps // self.evaluations))
+        population = self.population_of(factory, trials, evaluate=max(1, self.steps // self.evaluations))
         seconds = self._seconds_a_step(factory, trials) if self.timed else math.nan
         return outcomes(population, self.metric, seconds_a_step=seconds, seconds_to_compile=compiling)
 
-    def _population(self, factory: ModelFactory, trials: Trials, **options: Any) -> Population:
+    def population_of(self, factory: ModelFactory, trials: Trials, **options: Any) -> Population:
+        """The population that trains these trials."""
         from lrdiff_core.population import PopulationOptions, train_population
 
         data = {seed: self.rows(seed, trials.judged_on) for seed in sorted({int(seed) for seed in trials.seeds})}
@@ -113,7 +114,7 @@ class PopulationWorkload(Workload):
 
     def _stander(self, factory: ModelFactory, trials: Trials) -> Callable[[int, int], Any]:
         """What trains so many trials for so many steps without moving them."""
-        return lambda count, steps: self._population(factory, _still(trials, count), steps=steps, evaluate="never")
+        return lambda count, steps: self.population_of(factory, _still(trials, count), steps=steps, evaluate="never")
 
     def _shapes(self, factory: ModelFactory, trials: Trials) -> tuple[tuple[int, ...], ...]:
         from lrdiff_core.population.members import build

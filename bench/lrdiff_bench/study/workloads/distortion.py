@@ -92,7 +92,7 @@ class Distortion(PopulationWorkload):
         every = max(1, self.steps // self.evaluations)
         probe = every * max(1, round(share * self.steps / every))
         head_only = replace(trials, rates=trials.rates * np.array([0.0, 1.0]))
-        first = self._population(factory, head_only, steps=probe, evaluate=every, keep_weights=True)
+        first = self.population_of(factory, head_only, steps=probe, evaluate=every, keep_weights=True)
         second = self._go_on(first, trials, steps=self.steps - probe, evaluate=every)
         parts: dict[str, np.ndarray] = {}
         for name in ("held_loss", "train_loss"):

@@ -69,7 +69,7 @@ class SideBySide(Workload):
 
         check_trials(self, trials)
         with repeatable(torch.device("cpu"), threads=1):
-            parts = [self._tile(trials, slice(at, at + TILE))[:3] for at in range(0, len(trials.rates), TILE)]
+            parts = [self.train_tile(trials, slice(at, at + TILE))[:3] for at in range(0, len(trials.rates), TILE)]
         return mask_diverged(
             np.concatenate([part[0] for part in parts]),
             np.concatenate([part[1] for part in parts]),
@@ -82,7 +82,7 @@ class SideBySide(Workload):
         every = max(1, self.steps // self.evaluations)
         return np.array(sorted({*range(every, self.steps + 1, every), self.steps}))
 
-    def _tile(self, trials: Trials, members: slice) -> tuple[np.ndarray, np.ndarray, float, State]:
+    def train_tile(self, trials: Trials, members: slice) -> tuple[np.ndarray, np.ndarray, float, State]:
         """Metric and loss [trials, evaluations], seconds that all steps took, and the last parameters."""
         import torch
         from torch.func import vmap

@@ -162,7 +162,7 @@ def write_found(found: Found, folder: Path) -> list[Path]:
     Raises:
         InputError: the folder cannot be written.
     """
-    from lrdiff_bench.run.lr_find_picture import draw_lr_find  # here: matplotlib takes a second
+    from lrdiff_bench.rates.lr_find_picture import draw_lr_find  # here: matplotlib takes a second
 
     make_folder(folder)
     picture = draw_lr_find(folder, found.curves, names=found.names(), title=f"{found.name}: range test")

@@ -2,6 +2,7 @@
 
 The page loads jQuery, flot, Bootstrap and three more from content delivery networks and shows an error without them.
 Where npm is present, the same versions are fetched from the npm registry once and the page points to them.
+``python benchmarks/offline_page.py HTML`` does it, and prints why where it cannot.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -92,3 +94,7 @@ def _fetch(packages: list[str], folder: Path) -> str | None:
                         return f"{package} holds no {inside}"
                     write_bytes(folder / target, file.read())
     return None
+
+
+if __name__ == "__main__":
+    print(make_offline(Path(sys.argv[1])) or "", end="")

@@ -1,0 +1,44 @@
+"""The two streams: results on stdout, an error in two lines on stderr and with ``--json`` on stdout, too."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TextIO
+
+from lrdiff_bench.report.json import print_json
+
+__all__ = ["WatchedOutput", "print_error", "write_out"]
+
+
+class WatchedOutput:
+    """Standard output that remembers whether a document was written: with ``--json`` an error is one, too."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.wrote = stream, False
+
+    def write(self, text: str) -> int:
+        """Write, and remember it."""
+        self.wrote = True
+        return self.stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def print_error(message: str, help: str, status: int = 1) -> int:
+    """Write an error and what to do about it, a line each, and return the exit status.
+
+    Where stdout is a :class:`WatchedOutput` without a document so far, the error becomes its document.
+    """
+    message, help = " ".join(message.split()), " ".join(help.split())
+    print(f"error: {message}\nhelp: {help}", file=sys.stderr)
+    if isinstance(sys.stdout, WatchedOutput) and not sys.stdout.wrote:
+        error = {"message": message, "help": help, "status": status}
+        print_json({"format": "lrdiff.error", "version": 1, "error": error})
+    return status
+
+
+def write_out(text: str) -> None:
+    """Write to stdout, now: a reader that has left is noticed here."""
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,270 @@
+"""The commands of a run and of files exported from one: typer alone is imported before one is chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lrdiff_bench.report.errors import print_error, write_out
+from lrdiff_bench.report.help import JsonOption
+from lrdiff_bench.report.json import print_json
+
+if TYPE_CHECKING:
+    from lrdiff_core.config import RunConfig
+
+__all__ = ["add_run_commands"]
+
+# Enum-like choices are checked by the configuration, so that every wrong value gets the same kind of message.
+ConfigFile = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[CONFIG.toml]", help="A file of settings, or the name of a preset. Without it, the preset seed."
+    ),
+]
+DataOption = Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="A CSV, Parquet or Arrow file, or a built-in table: seed, breast_cancer, digits, wine.")]  # fmt: skip
+TargetOption = Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")]
+TaskOption = Annotated[str | None, typer.Option("--task", metavar="TASK", help="auto, binary, multiclass or regression.")]  # fmt: skip
+ImputeOption = Annotated[str | None, typer.Option("--impute", metavar="HOW", help="What to do with missing values: none (refuse them), mean, median or drop.")]  # fmt: skip
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="The run folder. Default: runs/NAME, or runs/NAME-2 and so on where there are runs already.",
+    ),
+]
+DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")]
+CompileOption = Annotated[bool, typer.Option("--compile", help="Train with torch.compile.")]
+SeedOption = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", help="The seed of the split, the first weights and the order of rows."),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+
+
+def add_run_commands(app: typer.Typer) -> None:
+    """Add them to the command line."""
+    app.command()(run)
+    app.command()(init)
+    app.command()(train)
+    app.command()(predict)
+    app.command()(export)
+    app.command()(verify)
+    app.command()(latency)
+    app.command()(targets)
+    app.command()(runs)
+    app.command()(trace)
+
+
+def run(
+    config: ConfigFile = None,
+    data: DataOption = None,
+    target: TargetOption = None,
+    task: TaskOption = None,
+    impute: ImputeOption = None,
+    out: OutOption = None,
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = None,
+    compile: CompileOption = False,
+    seed: SeedOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Do the whole job: train, compare with single rates, time, export and verify."""
+    settings = _settings(config, data, target, task, impute, device, compile, seed)
+    return _job(settings, out, json, overwrite=overwrite, stages=None)
+
+
+def init(
+    file: Annotated[Path, typer.Argument(metavar="[FILE.toml]", help="The file to write.")] = Path("lrdiff.toml"),
+    data: DataOption = None,
+    target: TargetOption = None,
+    task: TaskOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a settings file with every setting explained, for `lrdiff run FILE.toml`."""
+    from lrdiff_bench.system.settings import write_settings
+
+    write_settings(file, {"data": data, "target": target, "task": task}, overwrite=overwrite)
+    write_out(f"wrote {file}; now: lrdiff run {file}\n")
+
+
+def train(
+    config: ConfigFile = None,
+    data: DataOption = None,
+    target: TargetOption = None,
+    task: TaskOption = None,
+    impute: ImputeOption = None,
+    out: OutOption = None,
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = None,
+    compile: CompileOption = False,
+    seed: SeedOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Train and save the checkpoint, without comparison and export."""
+    settings = _settings(config, data, target, task, impute, device, compile, seed)
+    return _job(settings, out, json, overwrite=overwrite, stages=())
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL.onnx", help="A run folder, or an ONNX file exported from one.")],
+    data: Annotated[str, typer.Option("--data", metavar="FILE", help="Rows to predict: CSV, Parquet or Arrow.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The CSV file to write. Default: standard output.")] = None,
+) -> None:  # fmt: skip
+    """Predict the rows of a file with a trained run or an exported ONNX file."""
+    if run.suffix == ".onnx":
+        from lrdiff_bench.run.export_command import predict_onnx
+
+        text = predict_onnx(run, data)
+    else:
+        from lrdiff_bench.run.open_run import predict_file
+
+        text = predict_file(run, data)
+    if out is None:
+        write_out(text)
+    else:
+        from lrdiff_core.files import write_text
+
+        write_text(out, text)
+
+
+def export(
+    source: Annotated[str, typer.Argument(metavar="RUN_OR_MODULE:FACTORY", help="A run folder, or a factory of your own module and an example.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The file to write. Default: RUN/model.onnx.")] = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", metavar="NAME", help="A runtime that must be able to read the file; `lrdiff targets` lists them.")] = None,
+    variant: Annotated[str, typer.Option("--variant", metavar="LIST", help="Files to write, separated by commas: fp32, fp16, int8, int8-qdq.")] = "fp32",
+    opset: Annotated[int | None, typer.Option("--opset", metavar="N", help="The ONNX operator set. Default: the newest that the target reads.")] = None,
+    allow: Annotated[list[str] | None, typer.Option("--allow", metavar="K=V", help="How much a variant may lose, such as snr_db=20, flipped=0.02 or score_drop=0.01.")] = None,
+    bundle: Annotated[Path | None, typer.Option("--bundle", metavar="DIR_OR_ZIP", help="Write the file with its proof: golden rows, model card, verifiers, snippets.")] = None,
+    sign: Annotated[Path | None, typer.Option("--sign", metavar="KEY.pem", help="Sign the bundle with this private key.")] = None,
+    ports: Annotated[Path | None, typer.Option("--ports", metavar="FILE.toml", help="What may stand in inputs: ranges, categories, lengths.")] = None,
+    json: JsonOption = False,
+) -> int:  # fmt: skip
+    """Export a run or your own model to ONNX; the file is written only after it passes verification."""
+    from lrdiff_bench.run.export_command import export_model
+
+    variants = variant.split(",")
+    report = export_model(
+        source, out, target=runtime, variants=variants, opset=opset, allow=allow or (), bundle=bundle, sign=sign,
+        ports=ports,
+    )  # fmt: skip
+    return _show(report, "export", json)
+
+
+def verify(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx|BUNDLE", help="The file, or bundle, to check.")],
+    run: Annotated[Path | None, typer.Option("--run", metavar="RUN", help="The run it must agree with. Default: the golden vectors beside the file.")] = None,
+    runtime: Annotated[str, typer.Option("--runtime", metavar="NAME", help="The runtime for golden vectors: onnxruntime, openvino or node.")] = "onnxruntime",
+    json: JsonOption = False,
+) -> int:  # fmt: skip
+    """Check that an ONNX file predicts what its run, or the golden vectors beside it, say; or check a whole bundle."""
+    from lrdiff_bench.run.export_command import verify_model
+
+    return _show(verify_model(model, run, runtime), "verify" if run else "golden", json)
+
+
+def latency(
+    run: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL.onnx", help="A run folder with a model.onnx, or a file with golden vectors.")],
+    provider: Annotated[str | None, typer.Option("--provider", metavar="NAME", help="The execution provider. Default: CPUExecutionProvider.")] = None,
+    threads: Annotated[str, typer.Option("--threads", metavar="LIST", help="Thread counts, separated by commas.")] = "1",
+    batch: Annotated[str, typer.Option("--batch", metavar="LIST", help="Numbers of rows in a call, separated by commas.")] = "1,32,1024",
+    json: JsonOption = False,
+) -> int:  # fmt: skip
+    """Time single calls of an ONNX file: median, 95th and 99th percentile."""
+    from lrdiff_bench.run.export_command import latency as measure, whole_numbers
+
+    counts, batches = whole_numbers("--threads", threads), whole_numbers("--batch", batch)
+    return _show({**measure(run, threads=counts, batches=batches, provider=provider), "passed": True}, "latency", json)
+
+
+def targets(json: JsonOption = False) -> int:
+    """List the runtimes that a file can be exported for, and the ONNX versions they read."""
+    from lrdiff_bench.run.export_command import list_targets
+
+    return _show({"targets": list_targets(), "passed": True}, "targets", json)
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="The folder that holds the runs.")] = Path("runs"),
+    json: JsonOption = False,
+) -> None:
+    """List the runs in a folder, oldest first, with their test results."""
+    from lrdiff_bench.run.open_run import list_runs
+
+    found = list_runs(folder)
+    if json:
+        print_json({"format": "lrdiff.runs", "version": 1, "runs": found})
+        return
+    from lrdiff_bench.report.tables import make_console
+    from lrdiff_bench.run.screen import draw_runs
+
+    draw_runs(make_console(), folder, found)
+
+
+def trace(run: RunFolder, json: JsonOption = False) -> None:
+    """Show the screen of a finished run again."""
+    from lrdiff_bench.run.open_run import retrace
+
+    summary = retrace(run)
+    if json:
+        print_json(summary)
+        return
+    from lrdiff_bench.report.tables import heading, make_console
+    from lrdiff_bench.run.screen import DRAW, TITLES
+
+    console = make_console()
+    for number, name in enumerate((name for name in TITLES if name in summary), start=1):
+        heading(console, number, TITLES[name])
+        DRAW[name](console, summary[name])
+
+
+def _settings(
+    config: str | None,
+    data: str | None,
+    target: str | None,
+    task: str | None,
+    impute: str | None,
+    device: str | None,
+    compile: bool,
+    seed: int | None,
+) -> RunConfig:
+    from lrdiff_bench.system.settings import gather
+
+    options = {"data": data, "target": target, "task": task, "impute": impute, "device": device, "seed": seed}
+    given = {key: value for key, value in options.items() if value is not None}
+    return gather(config, given | ({"compile": True} if compile else {}))
+
+
+def _job(config: RunConfig, out: Path | None, json: bool, *, overwrite: bool, stages: tuple[str, ...] | None) -> int:
+    from lrdiff_bench.report.tables import make_console
+    from lrdiff_bench.run.job import STAGES, run_job
+    from lrdiff_bench.run.screen import Screen
+
+    # With --json the stages still show, but on stderr.
+    screen = Screen(make_console(stderr=json))
+    try:
+        result = run_job(
+            config, out=out, overwrite=overwrite, stages=STAGES if stages is None else stages, watcher=screen
+        )
+    finally:
+        screen.close()
+    if json:
+        print_json(result.summary)
+    if result.passed:
+        return 0
+    failed = ", ".join(name for name, held in result.summary["checks"].items() if not held)
+    return print_error(f"a check failed: {failed}", f"see verification.json and parity.json in {result.folder}", 1)
+
+
+def _show(report: dict[str, Any], name: str, json: bool) -> int:
+    if json:
+        print_json(report)
+    else:
+        from lrdiff_bench.report.tables import make_console
+        from lrdiff_bench.run.screen import DRAW
+
+        DRAW[name](make_console(), report)
+    return 0 if report["passed"] else 1
