@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks.compare_exporters import Comparison, _export_theirs, compare_exporters, comparison_table
+from benchmarks.compare_exporters import ExporterComparison, _export_theirs, compare_exporters, comparison_table
 from lrdiff_export.examples import ZOO
 
 
@@ -37,6 +37,7 @@ def test_the_fault_is_planted_in_their_file_too(tmp_path: Path) -> None:
 
 def test_the_table_counts_models_and_takes_medians() -> None:
     rows = [
-        Comparison(model=str(i), theirs={"held": False, "size": i}, ours={"held": i > 0, "size": 1}) for i in range(3)
+        ExporterComparison(model=str(i), theirs={"held": False, "size": i}, ours={"held": i > 0, "size": 1})
+        for i in range(3)
     ]
     assert comparison_table(rows).splitlines()[2:] == ["| held | 0 of 3 | 2 of 3 |", "| size | 1 | 1 |"]

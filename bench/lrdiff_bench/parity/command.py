@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from lrdiff_bench.parity.sources import find_subjects
 from lrdiff_bench.report.json import json_ready, print_json, write_document
 from lrdiff_bench.report.page import as_given
 from lrdiff_bench.report.parity_table import draw_matrix, draw_parity
-from lrdiff_bench.report.tables import make_console
+from lrdiff_bench.report.tables import doing, make_console
 from lrdiff_bench.system.factory import user_code
 from lrdiff_bench.system.machine import provenance
 from lrdiff_bench.system.run_folder import make_folder
@@ -60,7 +59,11 @@ def prediction_parity(
         make_folder(out)
     with torch_threads(1), user_code():
         subjects = find_subjects(sources, data)
-        with _progress() as watch:
+        with doing() as show:
+
+            def watch(backend: str, model: str) -> None:
+                show(f"{backend}: {model}")
+
             reports = check_subjects(subjects, backends=backends, watch=watch)
             layers = _layers(subjects, reports, watch) if out is not None else {}
     document = _document(reports, layers)
@@ -164,14 +167,3 @@ def _raise_for(reports: Mapping[str, ParityReport], *, asked: bool) -> None:
     if absent:
         said = "; ".join(f"{backend}: {reason}" for backend, reason in absent.items())
         raise UnavailableError(f"not available here: {said}", help="see lrdiff doctor, or leave them out of --backends")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, str], object]]:
-    """What is being run, on stderr and only where a person looks at it."""
-    console = make_console(stderr=True)
-    if not console.is_terminal:
-        yield lambda backend, model: None
-        return
-    with console.status("") as status:
-        yield lambda backend, model: status.update(f"{backend}: {model}")

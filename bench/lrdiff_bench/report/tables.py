@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.cells import cell_len
@@ -19,6 +20,7 @@ from lrdiff_core.text import quoted
 __all__ = [
     "INDENT",
     "PlainTable",
+    "doing",
     "heading",
     "interval",
     "label",
@@ -56,6 +58,17 @@ def make_console(*, stderr: bool = False) -> Console:
     if not console.is_terminal:
         console.width = shutil.get_terminal_size((80, 24)).columns
     return console
+
+
+@contextmanager
+def doing() -> Iterator[Callable[[str], object]]:
+    """Show what is being done, on stderr and only where a person looks at it."""
+    console = make_console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status("") as status:
+        yield status.update
 
 
 def line(console: Console, text: str, style: str = "") -> None:

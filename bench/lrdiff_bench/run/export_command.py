@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrdiff_bench.report.tables import doing
 from lrdiff_bench.run.open_run import held_out, open_run, verify_against_run
 from lrdiff_bench.run.ship import export_net
 from lrdiff_bench.system.factory import is_factory, load_model, user_code
@@ -71,7 +72,7 @@ def export_model(
         options["ports"] = read_ports(ports)
     if is_factory(source):
         model = load_model(source, needs=("example",))
-        with user_code():
+        with user_code(), doing() as options["watch"]:
             report = export(
                 model.module, model.example, out=out or Path("model.onnx"), **{**model.export_options(), **options}
             )

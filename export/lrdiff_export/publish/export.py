@@ -148,8 +148,10 @@ def _publish(request: ExportRequest) -> ExportReport:
     weights = weights_sha256(prepared.inner)
     with staged(final, prepared.weights_size) as beside:
         begun = time.perf_counter()
+        options.watch("converting")
         converted = convert(prepared, opset=request.opset, metadata=options.metadata, beside=beside)
         middle = time.perf_counter()
+        options.watch("computing what is expected, in float64")
         battery = Battery(prepared, request.rows, converted.batches, request.domain)
         data, report = _verified(request, converted, battery, card, weights)
         request.check_ir(report.ir_version)
@@ -233,7 +235,7 @@ def _verified(
 ) -> tuple[ModelBytes, VerificationReport]:
     """Run the graph, write what was measured into the file, and run those very bytes."""
     final = request.final
-    first = run_battery(converted.data, battery)
+    first = run_battery(converted.data, battery, watch=request.options.watch)
     if not first.passed:
         raise _failure(final, first, converted, battery)
     if answers_no_rows(converted.data, converted.prepared):

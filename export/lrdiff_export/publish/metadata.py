@@ -179,6 +179,8 @@ def measured_errors(report: VerificationReport) -> dict[str, str]:
         )
     }
     texts[PREFIX + "domain"] = _dump(report.domain.to_dict())
+    if report.not_tried:
+        texts[PREFIX + "not_tried"] = _dump(list(report.not_tried))
     if report.agrees_up_to is not None:
         texts[PREFIX + "agrees_up_to_scale"] = f"{report.agrees_up_to:g}"
     return texts

@@ -62,6 +62,7 @@ class ExportOptions:
         bundle: a folder or ``.zip`` to put the published file into, with everything that shows what was proven; see
             :mod:`lrdiff_export.publish.bundle`.
         sign_key: a private key to sign the bundle with.
+        watch: told what is being done, in a few words; large models take a while.
 
     Example:
         >>> ExportOptions(opset=21).with_changes({"opsett": 20})
@@ -88,6 +89,7 @@ class ExportOptions:
     golden: bool = True
     bundle: str | os.PathLike[str] | None = None
     sign_key: str | os.PathLike[str] | None = None
+    watch: Callable[[str], object] = lambda doing: None
 
     def with_changes(self, changes: Mapping[str, Any]) -> ExportOptions:
         """Return these options with some replaced.

@@ -188,13 +188,20 @@ def _dynamic_axes(model: onnx.ModelProto, batched: bool) -> dict[str, dict[int, 
     return found
 
 
-def run_battery(data: bytes, battery: Battery, *, opened: Callable[[bool], Run] | None = None) -> VerificationReport:
+def run_battery(
+    data: bytes,
+    battery: Battery,
+    *,
+    opened: Callable[[bool], Run] | None = None,
+    watch: Callable[[str], object] = lambda doing: None,
+) -> VerificationReport:
     """Run the bytes of a model through every case of a battery.
 
     Args:
         data: a valid ONNX file.
         battery: of the module that it should answer as.
         opened: gives what runs the model with or without optimisations; ONNX Runtime in this process by default.
+        watch: told what is being run.
     """
     opened = opened or partial(_runner, data)
     model = onnx.ModelProto.FromString(data)
@@ -204,7 +211,7 @@ def run_battery(data: bytes, battery: Battery, *, opened: Callable[[bool], Run] 
     scale: float | None = None
     domain = battery.domain
     if not problems:
-        cases, domain, scale, problems = _run_levels(opened, battery, domain)
+        cases, domain, scale, problems = _run_levels(opened, battery, domain, watch)
     problems += _problems_of(cases)
     return VerificationReport(
         sha256=hashlib.sha256(data).hexdigest(),
@@ -248,7 +255,7 @@ def run_again(first: VerificationReport, data: bytes, battery: Battery) -> Verif
 
 
 def _run_levels(
-    opened: Callable[[bool], Run], battery: Battery, domain: Domain
+    opened: Callable[[bool], Run], battery: Battery, domain: Domain, watch: Callable[[str], object]
 ) -> tuple[list[CaseResult], Domain, float | None, list[str]]:
     """Run every case at every level of optimisation; one session at a time, because each holds all weights.
 
@@ -263,9 +270,13 @@ def _run_levels(
             run = _in_pieces(opened(optimise), battery)
         except LrdiffError as problem:
             return [], domain, None, [problem.message]
-        results = [_run_case(run, case, level) for case in battery.cases]
+        results = []
+        for case in battery.cases:
+            watch(f"{case.name}, optimisations {level}")
+            results.append(_run_case(run, case, level))
         if all(result.passed for result in results):  # what fails otherwise has no domain
             for case in battery.limits:
+                watch(f"{case.name}, optimisations {level}")
                 result = _run_case(run, case, level)
                 if case.limit is None:
                     results.append(result)
