@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SAMPLE ?= 100
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test slow lint check docs coverage lines mutation bench gpu wheel smoke clean
+.PHONY: help demo test slow lint check docs coverage lines mutation bench results gpu wheel smoke clean
 
 help:
 	@echo "make demo    train, compare, time, export and verify the built-in example"
@@ -15,6 +15,7 @@ help:
 	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make coverage, make mutation    what the tests see; make lines counts lines by part"
 	@echo "make bench   time the benchmark cases on this machine"
+	@echo "make results write the measured pages of docs/results anew: an hour, on a quiet machine"
 	@echo "make gpu     all that needs an accelerator, under 8 minutes; with your own torch: make gpu PYTHON=python3.12"
 
 demo: $(VENV)/.demo
@@ -57,6 +58,15 @@ mutation: $(VENV)/.mutation
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,iqr,rounds
+
+# The pages that are measured. Studies have their storage and maps their folders: `lrdiff study export`, `lrdiff map`.
+results: $(VENV)/.dev
+	$(BIN)/lrdiff bench --to docs/results/benchmarks.md
+	$(BIN)/lrdiff bench step --peers --out docs/results/step.md
+	$(BIN)/lrdiff bench population --out docs/results/population.md
+	$(BIN)/lrdiff parity --out docs/results
+	$(BIN)/lrdiff parity --training --out docs/results
+	$(BIN)/python benchmarks/optimizers_table.py --out docs/results/optimizers.md
 
 # With the Python and the torch that are there, and nothing from the network: a torch that knows the GPU is not ours to install.
 GPU_DEVICE ?= auto
