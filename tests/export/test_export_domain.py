@@ -99,6 +99,22 @@ def test_integers_and_lengths_are_tried_as_far_as_they_are_declared(tmp_path: Pa
             OnnxPredictor(file).run(wrong)
 
 
+def test_a_branch_on_a_free_size_is_stated_and_checked(tmp_path: Path) -> None:
+    """The program is made for one way of the branch, far from the sizes that are tried."""
+    rows, file = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32), tmp_path / "model.onnx"
+
+    class Branch(nn.Module):
+        def forward(self, features: Tensor) -> Tensor:
+            return features.sum(1) if features.shape[1] > 500 else features.mean(1)
+
+    options: dict[str, Any] = {"golden": False, "dynamic_axes": {"features": {1: "steps"}}}
+    report = export(Branch(), torch.tensor(rows[:2]), out=file, rows=rows, **options)
+    assert report.verification.domain.sizes == (("features", 1, 1, 500),)
+    assert OnnxPredictor(file).run(np.ones((1, 500), np.float32))["output"].tolist() == [1.0]
+    with pytest.raises(DataError, match="axis 1 of input 'features' has size 501, the file is proven from 1 to 500"):
+        OnnxPredictor(file).run(np.ones((1, 501), np.float32))
+
+
 def test_a_whole_number_may_be_off_by_one_where_that_is_declared(tmp_path: Path) -> None:
     class Image(nn.Module):
         """Halves are rounded up by adding; the file is another module that rounds them to even."""

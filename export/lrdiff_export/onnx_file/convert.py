@@ -171,7 +171,7 @@ def convert(
         prepared=prepared,
         program=program.exported_program,
         renamed=renamed,
-        batches=batch_constraints(program.exported_program, prepared.name),
+        batches=batch_constraints(program.exported_program, prepared.name, batched=prepared.batched),
         folder=None if weights is None or beside is None else beside.parent,
         weights=weights,
     )

@@ -97,7 +97,8 @@ class Battery:
 
     Attributes:
         prepared: the module.
-        domain: as far as it is known before a file is run.
+        declared: what is declared of inputs and outputs.
+        domain: that, and what the program is made for.
         batches: as given.
         given: all held-out rows.
         rows: those that are tried: all of them, but of models whose rows cost much.
@@ -127,7 +128,11 @@ class Battery:
         self.prepared = prepared
         self.batches = batches
         self.given = rows
-        self.domain = replace(domain, most_batch=batches.most, least_batch=int(prepared.batched))
+        self.declared = domain
+        said = {(name, axis) for name, axis, *_ in domain.sizes}
+        named = [(prepared.input_names[index], axis, least, most) for index, axis, least, most in batches.sizes]
+        sizes = (*domain.sizes, *(one for one in named if one[:2] not in said))
+        self.domain = replace(domain, most_batch=batches.most, least_batch=int(prepared.batched), sizes=sizes)
         if prepared.batched:
             domain.check_numbers(dict(zip(prepared.input_names, rows, strict=True)))
         work = work_of(prepared.module, prepared.example)
@@ -380,25 +385,20 @@ class Battery:
         few = some_rows(self.rows, self.effort.rows("alone"))
         for label, axes in places.items():
             own = few[axes[0][0]].shape[axes[0][1]]
-            declared = self._declared_sizes(axes)
-            least, most = declared or (1, 2 * own + 1)
+            apart = int(not self.prepared.batched)  # the file's own axes
+            ports = [(self.prepared.input_names[index], axis - apart) for index, axis in axes]
+            declared = _limits_of(ports, self.declared)
+            least, most = _limits_of(ports, self.domain) or (1, None)
+            most = 2 * own + 1 if most is None else most
             sizes = {1, 2, 3, 7, own - 1, own + 1, 2 * own + 1, least, most} - {own}
             for size in sorted(size for size in sizes if least <= size <= most):
                 feeds = resized_rows(few, axes, size)
                 reference = self._on(feeds) or self._on(tuple(_below(one, size) for one in feeds))
                 if reference is None:
                     continue
-                ports = [(self.prepared.input_names[index], axis) for index, axis in axes]
-                ports = [(name, axis - int(not self.prepared.batched)) for name, axis in ports]
                 limit = None if declared or abs(size - own) == 1 else partial(_sized, ports=ports, size=size, own=own)
                 expected = tuple(reference.expected)
                 yield Case(name=f"{label} {size}", feeds=reference.rows, expected=expected, limit=limit)
-
-    def _declared_sizes(self, axes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-        """Smallest and largest size that are declared of any of some axes."""
-        places = {(self.prepared.input_names[index], axis - int(not self.prepared.batched)) for index, axis in axes}
-        found = [(least, most) for name, axis, least, most in self.domain.sizes if (name, axis) in places]
-        return next(((least, most) for least, most in found if most is not None), None)
 
     def _spoilt(self, name: str, values: Sequence[float]) -> Iterator[Case]:
         """Rows with a NaN or an infinity among whole ones.
@@ -467,6 +467,13 @@ def _sized(domain: Domain, ports: list[tuple[str, int]], size: int, own: int) ->
         least, most = kept.get(port, (1, None))
         kept[port] = (max(least, size + 1), most) if size < own else (least, min(most or size, size - 1))
     return replace(domain, sizes=tuple((*port, *limits) for port, limits in kept.items()))
+
+
+def _limits_of(ports: Sequence[tuple[str, int]], domain: Domain) -> tuple[int, int | None] | None:
+    """Smallest and largest size of axes that have one size together; None where nothing is said of it."""
+    found = [(least, most) for name, axis, least, most in domain.sizes if (name, axis) in ports]
+    most = [most for _, most in found if most is not None]
+    return (max(least for least, _ in found), min(most, default=None)) if found else None
 
 
 def _below(rows: np.ndarray, size: int) -> np.ndarray:
