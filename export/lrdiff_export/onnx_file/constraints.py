@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,8 @@ def _inputs(program: torch.export.ExportedProgram) -> list[fx.Node]:
 def _free(node: fx.Node) -> Iterator[tuple[int, str]]:
     """Axes of a free size, and the symbol of it."""
     value = node.meta.get("val")
-    for axis, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
+    sizes: Sequence[Any] = value.shape if isinstance(value, torch.Tensor) else ()
+    for axis, size in enumerate(sizes):
         if isinstance(size, torch.SymInt):
             yield axis, str(size.node.expr)
 
