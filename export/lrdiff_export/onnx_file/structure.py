@@ -123,6 +123,7 @@ class _Graphs:
         self.shared = {node: name for node, name in self.names.items() if name in there}
         self.ends = set(self.shared.values())
         self.varies = _that_follow_inputs(program)
+        self.found = _with_equals(program, set(self.shared))
 
     def differences(self) -> Iterator[str]:
         for node, name in self.shared.items():
@@ -136,7 +137,7 @@ class _Graphs:
         found, waiting = [last], list(last.all_input_nodes)
         while waiting:
             node = waiting.pop()
-            if node not in self.shared and node in self.varies and node not in found:
+            if node not in self.found and node in self.varies and node not in found:
                 found.append(node)
                 waiting += node.all_input_nodes
         return [node for node in found if isinstance(node.target, OpOverload)]
@@ -253,6 +254,18 @@ def _names(
     outputs = [by_name.get(str(name)) for name in program.graph_signature.user_outputs]
     names |= {node: one.name for node, one in zip(outputs, model.graph.output, strict=False) if node is not None}
     return names
+
+
+def _with_equals(program: torch.export.ExportedProgram, shared: set[fx.Node]) -> set[fx.Node]:
+    """Nodes that are shared, and those that compute the same once more, which the rewriter makes one of."""
+    first: dict[fx.Node, fx.Node] = {}
+    known: dict[str, fx.Node] = {}
+    for node in program.graph.nodes:
+        same = fx.map_arg((node.args, node.kwargs), lambda one: first.get(one, one))
+        key = f"{node.target} {same}" if node.op == "call_function" else node.name
+        first[node] = known.setdefault(key, node)
+    there = {first[node] for node in shared}
+    return {node for node in first if first[node] in there}
 
 
 def _that_follow_inputs(program: torch.export.ExportedProgram) -> set[fx.Node]:
