@@ -19,7 +19,18 @@ from pathlib import Path
 
 from lrdiff_core.compiled import build_first, find_compiler, open_cached, processor
 
-__all__ = ["Table", "load", "missing_reason", "switched_off", "DECOUPLED", "AMSGRAD", "MAXIMIZE", "NESTEROV", "SCALARS"]
+__all__ = [
+    "Table",
+    "file_name",
+    "load",
+    "missing_reason",
+    "switched_off",
+    "DECOUPLED",
+    "AMSGRAD",
+    "MAXIMIZE",
+    "NESTEROV",
+    "SCALARS",
+]
 
 DECOUPLED, AMSGRAD, MAXIMIZE, NESTEROV = 1, 2, 4, 8
 SCALARS = 8  # floats of scratch a tensor, as in kernel.c
@@ -79,7 +90,7 @@ def attempt() -> tuple[ctypes.CDLL | None, str | None]:
     if not compiler:
         return None, "no C compiler found (cc, gcc or clang, or set CC)"
     try:
-        return open_cached(_file_name(compiler), functools.partial(_build, compiler), _link), None
+        return open_cached(file_name(compiler), functools.partial(_build, compiler), _link), None
     except (OSError, subprocess.SubprocessError, AttributeError) as problem:
         output = (getattr(problem, "stderr", None) or str(problem).encode()).decode(errors="replace").strip()
         return None, f"{shlex.join(compiler)} did not build it: {output.partition(chr(10))[0][:120]}"
@@ -100,7 +111,7 @@ def _build(compiler: Sequence[str], scratch: Path) -> Path:
     return library
 
 
-def _file_name(compiler: Sequence[str]) -> str:
-    """Changes with whatever the machine code depends on: source, flags, compiler, processor."""
+def file_name(compiler: Sequence[str]) -> str:
+    """The kernel's name in the cache, from all that the machine code depends on: source, flags, compiler, processor."""
     parts = (_SOURCE.read_text(), *_COMPILE, str(_VARIANTS), *compiler, processor())
     return f"kernel-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.so"
