@@ -14,14 +14,17 @@ repeated first (``Expand``) the subtraction is one loop over the same numbers, a
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnx_ir
 import torch
 from onnx import helper
 
 from lrdiff_export.onnx_file.protobuf import messages
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 __all__ = ["WIDEST", "expand_constants", "fresh_name", "optimise", "placeholders", "rename_ports", "value_names"]
 
@@ -39,6 +42,8 @@ def optimise(program: torch.onnx.ONNXProgram) -> None:
     Args:
         program: exported with ``optimize=False``; changed in place.
     """
+    import onnx_ir  # here: it comes with onnxscript, which a machine that only runs models lacks
+
     graph = program.model.graph
     kept: list[tuple[onnx_ir.Value, onnx_ir.TensorProtocol]] = []
     for node in list(graph):
