@@ -218,6 +218,27 @@ def test_a_lane_whose_steps_cannot_be_seen_says_so(fault: str, why: str, plant: 
     assert (result.one_step.steps, result.one_step.unseen) == (0, why)
 
 
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("CouplesWeightDecay", "with its weight decay in its gradient, and not apart from it"),
+        ("EpsInsideTheRoot", "with eps inside the root"),
+        ("AddsEpsBeforeTheCorrection", "with eps added before the bias correction"),
+        ("CorrectsOnlyTheFirstStep", "without bias correction"),
+        ("CorrectsTheFirstMomentAlone", "without bias correction of the second moment"),
+        ("CountsFromZero", "with a count of steps that is one too low"),
+        ("SwapsBetas", "with its betas swapped"),
+    ],
+)
+def test_a_rule_with_one_thing_misplaced_is_named(fault: str, said: str, plant: Any) -> None:
+    job = zoo_job("main", optimizer="adamw", steps=4)
+    groups = tuple(replace(one, options={**one.options, "weight_decay": 0.1, "eps": 1e-3}) for one in job.groups)
+    result = run_one(replace(job, groups=groups), plant(getattr(training_faults, fault)))
+    assert result.status == "differs"
+    assert result.departure is not None
+    assert result.departure.meaning.split(" of float64 ")[-1].split("this is one ")[-1] == said
+
+
 SCHEDULE = Shape(kind="cosine", warmup=5, warmup_start=0.1, floor=0.1)
 
 

@@ -259,6 +259,31 @@ class CouplesWeightDecay(_OwnAdamW):
     coupled = True
 
 
+class AddsEpsBeforeTheCorrection(_OwnAdamW):
+    """The eps of the paper's faster form, with the number that belongs to the other."""
+
+    def corrections(self, beta1: float, beta2: float, number: int) -> tuple[float, float]:
+        first, self.second = super().corrections(beta1, beta2, number)
+        return first, self.second
+
+    def root(self, v: Tensor, eps: float) -> Tensor:
+        return v.sqrt() + eps / self.second**0.5
+
+
+class CorrectsTheFirstMomentAlone(_OwnAdamW):
+    """The second moment is used as it is."""
+
+    def corrections(self, beta1: float, beta2: float, number: int) -> tuple[float, float]:
+        return super().corrections(beta1, beta2, number)[0], 1.0
+
+
+class CountsFromZero(_OwnAdamW):
+    """Every correction is that of the step before."""
+
+    def corrections(self, beta1: float, beta2: float, number: int) -> tuple[float, float]:
+        return super().corrections(beta1, beta2, max(number - 1, 1))
+
+
 class SwapsBetas(_OwnAdamW):
     """Each beta in the other's place."""
 

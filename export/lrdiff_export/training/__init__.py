@@ -6,12 +6,14 @@ from lrdiff_export.training.examples import TRAINING_ZOO, make_job, zoo_job
 from lrdiff_export.training.implementations import (
     IMPLEMENTATIONS,
     Implementation,
+    Lane,
     Running,
     TrainingImplementation,
+    find_lanes,
     register_implementation,
+    why_not,
 )
 from lrdiff_export.training.job import OPTIMIZERS, Placed, RateGroup, TrainingJob, plan_groups
-from lrdiff_export.training.lanes import Lane, find_lanes, why_not
 from lrdiff_export.training.parity import check_training_parity
 from lrdiff_export.training.report import Departure, LaneResult, SameBits, TrainingReport
 

@@ -24,7 +24,6 @@ __all__ = ["NOISE", "RIGHT", "explain", "gradients_at", "judge_gradients", "step
 
 RIGHT = "right"
 PARALLEL = 0.05  # what may be left of a step, relative to it, once its length is taken out
-DECAY = 0.1  # what may be left of a difference that is said to be weight decay, and how far its size may be off
 SAME = 0.03  # two factors this close are one
 SAME_PATTERN = 0.5  # of the error that an arithmetic makes: half of it is not shared by chance
 SAME_SIZE = 3.0  # a factor either way; neighbouring formats are a factor of 8 apart
@@ -45,6 +44,7 @@ def explain(
     everything: np.ndarray,
     eps: float,
     gradients: str | None,
+    rule: str | None = None,
 ) -> str:
     """Say in one line what a tensor's first wrong step looks like.
 
@@ -58,6 +58,7 @@ def explain(
         everything: all trained tensors after the step: one number alone tells no digits.
         eps: of the arithmetic that was promised.
         gradients: from :func:`judge_gradients`.
+        rule: from :func:`lrdiff_export.training.rules.other_rule`.
     """  # fmt: skip
     if not np.isfinite(weights).all():
         return "not finite where float64 is"
@@ -76,9 +77,11 @@ def explain(
     factor, rest = step_factor(moved, exact)
     right = "its gradient is right, " if gradients == RIGHT else ""
     if factor is not None and rest < PARALLEL and abs(factor - 1) > max(SAME, rest):
-        return f"{right}its step is {factor:.3g} times that of float64{_why(job, name, step, factor)}"
-    if (decay := _decay(job, name, step, moved - exact, weights - moved)) is not None:
-        return f"{right}its step is that of float64 {decay}"
+        why = _why(job, name, step, factor)
+        if why or rule is None:
+            return f"{right}its step is {factor:.3g} times that of float64{why}"
+    if rule is not None:
+        return f"{right}its step is that of float64 {rule}"
     if factor is not None and rest < abs(factor - 1) / 2:
         return f"{right}its step is {factor:.7g} times that of float64"
     return f"{right}its step is not that of float64"
@@ -218,21 +221,6 @@ def _why(job: TrainingJob, name: str, step: int, factor: float) -> str:
         if number != at and own.lr and math.isclose(factor, other.lr / own.lr, rel_tol=SAME):
             return f", as at the rate {other.lr:g} of group {number} in place of its own {own.lr:g}"
     return ""
-
-
-def _decay(job: TrainingJob, name: str, step: int, more: np.ndarray, before: np.ndarray) -> str | None:
-    """Whether what a step has too much is the decay of its weights, once more or taken back."""
-    at, square = job.group_of(name), float(before @ before)
-    options = {} if at is None else job.groups[at].options
-    decay = float(options.get("weight_decay", 0.0)) * float(options.get("lr", 0.0)) * job.factor(step)
-    if not decay or not square or not np.isfinite(more).all():
-        return None
-    share = float(more @ before) / square
-    if float(np.linalg.norm(more - share * before)) > DECAY * float(np.linalg.norm(more)):
-        return None
-    if math.isclose(share, -decay, rel_tol=DECAY):
-        return "with its weight decay applied twice"
-    return "without its weight decay" if math.isclose(share, decay, rel_tol=DECAY) else None
 
 
 def _holds(weights: np.ndarray) -> str | None:

@@ -11,9 +11,8 @@ import torch
 
 from lrdiff_export.training.arithmetic import ARITHMETICS
 from lrdiff_export.training.diagnose import RIGHT, explain, group_text, judge_gradients
-from lrdiff_export.training.implementations import IMPLEMENTATIONS
+from lrdiff_export.training.implementations import IMPLEMENTATIONS, Lane
 from lrdiff_export.training.job import PROBE, TrainingJob
-from lrdiff_export.training.lanes import Lane
 from lrdiff_export.training.reference import LOSS, Snapshot, TrainingReference
 from lrdiff_export.training.report import Budgets, Departure, LaneResult, SameBits
 from lrdiff_export.training.steps import GRADIENT, OneStep
@@ -77,8 +76,13 @@ def with_steps(job: TrainingJob, result: LaneResult, found: OneStep) -> LaneResu
     """Add what single steps show: a fault from its first step on, also where trajectories say little."""
     result = replace(result, one_step=found)
     wrong = found.wrong
-    if wrong is None or (result.departure is not None and result.departure.step <= wrong.step):
+    if wrong is None or (result.departure is not None and result.departure.step < wrong.step):
         return result
+    if result.departure is not None and result.departure.step == wrong.step:
+        if wrong.rule is None:
+            return result
+        departure = replace(result.departure, meaning=wrong.meaning)  # the step alone says more of it
+        return replace(result, departure=departure, reason=_reason(job, departure))
     at = job.group_of(wrong.parameter)
     departure = Departure(
         step=wrong.step,

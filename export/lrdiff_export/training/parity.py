@@ -15,10 +15,9 @@ from lrdiff_export.model.float64 import fitting_threads
 from lrdiff_export.records import first_line
 from lrdiff_export.training.arithmetic import ARITHMETICS
 from lrdiff_export.training.diagnose import rates_text
-from lrdiff_export.training.implementations import IMPLEMENTATIONS, Running
+from lrdiff_export.training.implementations import IMPLEMENTATIONS, Lane, Running, why_not
 from lrdiff_export.training.job import Placed, TrainingJob
 from lrdiff_export.training.judge import Bits, budgets_of, compare_bits, judge_lane, with_bits, with_steps
-from lrdiff_export.training.lanes import Lane, why_not
 from lrdiff_export.training.reference import Snapshot, TrainingReference, snapshots
 from lrdiff_export.training.report import LaneResult, TrainingReport
 from lrdiff_export.training.steps import StepWatch

@@ -31,6 +31,7 @@ from lrdiff_export.training.arithmetic import Arithmetic
 from lrdiff_export.training.diagnose import NOISE, RIGHT, explain, gradients_at, judge_gradients
 from lrdiff_export.training.jitter import Jitter
 from lrdiff_export.training.job import Placed, TrainingJob
+from lrdiff_export.training.rules import other_rule
 from lrdiff_export.training.twin import State, Twin, state_of
 
 __all__ = ["GRADIENT", "OneStep", "StepWatch", "WrongStep"]
@@ -52,6 +53,7 @@ class WrongStep:
         what: the tensor as reports write it: ``exp_avg of layer1.weight``.
         error, allowed: as shares of the way that it should have gone.
         meaning: in one line.
+        rule: which other rule it follows; None where none explains it.
     """
 
     step: int
@@ -60,6 +62,7 @@ class WrongStep:
     error: float
     allowed: float
     meaning: str
+    rule: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,15 +192,21 @@ class StepWatch:
                 )
                 if left is None:
                     continue
-                meaning = f"from the same state, float64 makes another {key}"
+                rule = other_rule(
+                    self._job, name, step, weight=before.weights[i], moments=before.moments[i], gradient=grads[i],
+                    found=mine, key=key,
+                )  # fmt: skip
+                meaning = f"from the same state, float64 makes another {key}" + (
+                    f": this is one {rule}" if rule else ""
+                )
                 if not key:
                     everything = torch.cat([one.reshape(-1) for one in now.weights]).double().numpy()
                     meaning = explain(
                         self._job, name, step, moved=mine - was, exact=told - was, weights=mine, everything=everything,
-                        eps=self._arithmetic.eps, gradients=RIGHT,
+                        eps=self._arithmetic.eps, gradients=RIGHT, rule=rule,
                     )  # fmt: skip
                 self._wrong = WrongStep(
-                    step=step, parameter=name, what=what, error=left[0], allowed=left[1], meaning=meaning
+                    step=step, parameter=name, what=what, error=left[0], allowed=left[1], meaning=meaning, rule=rule
                 )
 
     def _judge_gradients(self, before: State, grads: list[Tensor], step: int) -> None:
