@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from lrdiff_core.errors import ConfigError, InputError
 from lrdiff_core.text import quoted
-from lrdiff_export.model.float64 import evaluation_copy, float64_copy, run_module, two_rows
+from lrdiff_export.model.float64 import evaluation_copy, run_module, two_rows
 from lrdiff_export.model.signature import Tensors, as_tensors, input_names_of
 from lrdiff_export.records import first_line
 
@@ -138,11 +137,6 @@ class Prepared:
         """The copy itself, without what lets it be called by position."""
         called = self.exported
         return called.inner if isinstance(called, Positional) else called
-
-    @cached_property
-    def float64(self) -> nn.Module:
-        """The same in float64, made when it is first asked for."""
-        return float64_copy(self.module)
 
     @property
     def weights_size(self) -> int:
