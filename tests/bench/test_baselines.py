@@ -42,6 +42,13 @@ def test_classes_are_judged_as_scikit_learn_does(data):
     model = LogisticRegression(max_iter=1000).fit(rows.inputs["train"], rows.table.target[rows.split.train])
     assert found["models"][1]["accuracy"] == pytest.approx(model.score(rows.inputs["test"], wanted))
     assert [one["rows"] for one in found["classes"]] == np.bincount(wanted).tolist()
+    drawn = found["drawn"]
+    assert drawn["confusion"] == metrics.confusion_matrix(wanted, p.argmax(axis=1)).tolist()
+    assert sum(one["rows"] for one in drawn["calibration"]) == len(wanted)
+    if p.shape[1] == 2:
+        assert metrics.auc(drawn["roc"]["false"], drawn["roc"]["true"]) == pytest.approx(auc, abs=0.02)
+        right = sum(one["was"] * one["rows"] for one in drawn["calibration"])
+        assert right == pytest.approx(wanted.sum())
     report = metrics.classification_report(wanted, p.argmax(axis=1), output_dict=True, zero_division=0)
     for number, one in enumerate(found["classes"]):
         assert one["recall"] == pytest.approx(report[str(number)]["recall"])
@@ -56,6 +63,7 @@ def test_numbers_are_judged_in_the_targets_own_units(tmp_path):
     wanted = rows.table.target[rows.split.test].astype(np.float64)
     inputs = {part: rows.inputs[part].double().numpy() for part in ("train", "test")}
     ridge = Ridge().fit(inputs["train"], rows.table.target[rows.split.train].astype(np.float64)).predict(inputs["test"])
+    assert found["drawn"]["actual"] == wanted.tolist()
     assert found["models"][1]["MAE"] == pytest.approx(metrics.mean_absolute_error(wanted, ridge))
     assert found["models"][1]["RMSE"] == pytest.approx(metrics.root_mean_squared_error(wanted, ridge))
     assert found["models"][1]["R2"] == pytest.approx(metrics.r2_score(wanted, ridge))

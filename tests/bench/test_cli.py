@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -57,21 +56,18 @@ def write(name, text):
 # ---- good input
 
 
-def test_help_answers_at_once_and_does_not_load_torch(here):
-    code = "import sys; from lrdiff_bench.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
-
-    def seconds():  # of the processor, for the machine may be busy
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_utime + used.ru_stime
-
-    times = []
-    for _ in range(5):
-        begun = seconds()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        times.append(seconds() - begun)
-        assert done.returncode == 0, "--help loads torch"
-        assert "doctor" in done.stdout
-    assert min(times) < 0.3
+def test_help_answers_at_once():
+    """Seconds depend on the machine; what is imported does not: about 170 modules beside Python's own, in 0.15 s."""
+    code = (
+        "import sys; before = set(sys.modules); from lrdiff_bench.cli import main; main(['--help'])\n"
+        "print(*(set(sys.modules) - before), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "doctor" in done.stdout
+    loaded = set(done.stderr.split())
+    heavy = {"torch", "numpy", "scipy", "pydantic", "rich", "jinja2", "matplotlib", "polars", "onnx", "onnxruntime"}
+    assert not loaded & heavy
+    assert len(loaded) < 220
 
 
 @pytest.mark.parametrize("command", ["run", "train", "predict", "export", "verify", "trace", "doctor"])

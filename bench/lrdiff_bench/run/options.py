@@ -129,6 +129,7 @@ def predict(
         from lrdiff_core.files import write_text
 
         write_text(out, text)
+        write_out(f"wrote {out}\n")
 
 
 def export(

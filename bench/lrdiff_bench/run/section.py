@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -239,10 +240,17 @@ def _results(metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[str, An
             x="false positive rate", y="true positive rate", diagonal=True, height=340,
         ))  # fmt: skip
     if calibration := drawn.get("calibration"):
-        line = charts.Line(name="this model", x=[b["said"] for b in calibration], y=[b["was"] for b in calibration])
-        what = "class 1" if len(classes) == 2 else "being right"
+        ends = [_wilson(b["was"], b["rows"]) for b in calibration]
+        line = charts.Line(
+            name="this model",
+            x=[b["said"] for b in calibration],
+            y=[b["was"] for b in calibration],
+            low=[low for low, _ in ends],
+            high=[high for _, high in ends],
+        )
+        what = f"class {label(classes[1])}" if len(classes) == 2 else "being right"
         found["charts"].append(charts.lines(
-            [line], label=f"Calibration: how often {what} was true where the model said so, in tenths",
+            [line], label=f"Calibration in tenths: how often {what} was true where the model said so, 95 % bands",
             x="probability said", y="share that was", diagonal=True, height=340,
         ))  # fmt: skip
     if "actual" in drawn:
@@ -302,6 +310,13 @@ def _plan(plan: RatePlan) -> dict[str, Any]:
         "folded": sum(len(row.rates) for row in rows) - len(rows),
         "chart": charts.bars(bars, label="Learning rate by layer", x="learning rate", log=True),
     }  # fmt: skip
+
+
+def _wilson(share: float, rows: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    z = 1.96
+    middle, spread = share + z * z / (2 * rows), z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
+    return (middle - spread) / (1 + z * z / rows), (middle + spread) / (1 + z * z / rows)
 
 
 def _share(value: float | None, form: str = ".3f") -> str:
