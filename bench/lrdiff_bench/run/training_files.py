@@ -32,7 +32,7 @@ def resolved_toml(config: RunConfig, *, from_file: bool) -> str:
     """Return resolved settings as TOML; ``lrdiff run`` on it repeats the run.
 
     Args:
-        config: with nothing left open, of :attr:`lrdiff_core.loop.Setup.config`.
+        config: with nothing left open, of :attr:`lrdiff_core.setup.Setup.config`.
         from_file: whether ``data`` names a file, which is then written with its whole path.
     """
     settings = config.model_dump(exclude={"rates", "compare"}, exclude_none=True)
