@@ -566,7 +566,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "ResNet-18 at 224": Architecture(make=resnet, rows={"images": _images(4, 224)}, kept=False),
     "MobileNet blocks": _plain(mobilenet, images=_images(32, 24)),
     "ConvNeXt blocks": _plain(convnext, images=_images(32, 24)),
-    "U-Net": _plain(UNet, images=_random(16, 1, 32, 32)),
+    "U-Net": Architecture(make=UNet, rows={"images": _random(16, 1, 32, 32)}, kept=False),
     "ViT": _plain(ViT, images=_images(32, 32)),
     "detection head": Architecture(
         make=Detector, rows={"images": _images(ROWS, 32)}, outputs=("scores", "boxes", "keep")

@@ -1,17 +1,16 @@
 """What the export makes of the architectures that people ship: converted, verified, in parity, at what cost.
 
 ``python -m benchmarks.export_models [--only NAME] [--out docs/results/export-models.md]`` runs each model of
-:data:`benchmarks.export_architectures.ARCHITECTURES` in three fresh processes, one after the other: plain
+:data:`benchmarks.export_architectures.ARCHITECTURES` in three processes of their own, one after the other: plain
 ``torch.onnx.export``, the whole export of this project, and the parity check in ONNX Runtime. Seconds are of processor
-time, one thread; memory is the peak of the process, Python and torch included.
+time, one thread, without those of imports; memory is the peak of the process, Python and torch included.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -75,7 +74,7 @@ def _plain(name: str) -> dict[str, float]:
     program.model_proto.SerializeToString()
     spent = time.process_time() - begun
     for value, named in zip(program.model.graph.inputs, free.values(), strict=True):
-        if fixed := [named[axis] for axis in named if isinstance(value.shape[axis], int)]:
+        if fixed := [named[axis] for axis in named if isinstance((value.shape or ())[axis], int)]:
             raise ValueError(f"the file holds {fixed[0]} fixed at that of the example")
     return {"convert": spent}
 
@@ -125,39 +124,49 @@ def _ours(name: str) -> dict[str, float]:
 
 
 def _parity(name: str) -> dict[str, float]:
+    import torch
+
     from benchmarks.export_architectures import ARCHITECTURES
     from lrdiff_core.errors import CheckFailed
     from lrdiff_export import check_subjects, subject_of_module
+    from lrdiff_export.model.prepared import prepare
 
     one = ARCHITECTURES[name]
     begun = time.process_time()
-    rows = dict(one.rows) if "input_ids" in one.rows else tuple(one.rows.values())
-    subject = subject_of_module(one.module(), rows, output_names=one.outputs, **one.options)
+    prepared = prepare(
+        one.module(),
+        _arguments(one, {key: torch.tensor(rows[:2]) for key, rows in one.rows.items()}),
+        input_names=None if "input_ids" in one.rows else tuple(one.rows),
+        output_names=one.outputs,
+        **one.options,
+    )
+    subject = subject_of_module(prepared, tuple(one.rows.values()))
     report = check_subjects({name: subject}, backends=["eager", "onnxruntime"])[name]
     for result in report.results:
         if result.status != "agrees":
-            raise CheckFailed(f"{result.backend}: {result.status}: {result.reason or result.findings}", help="")
+            raise CheckFailed(f"{result.backend}: {result.status}: {result.reason}", help="")
     return {"parity": time.process_time() - begun}
 
 
+_FORK = multiprocessing.get_context("fork")
 TASKS: dict[str, Callable[[str], dict[str, float]]] = {"plain": _plain, "ours": _ours, "parity": _parity}
 
 
 def _child(task: str, name: str) -> Finding:
     """Run in this process, which has been started for it."""
+    import logging
     import resource
     import warnings
 
-    import torch
-
-    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")
     seconds: dict[str, float] = {}
     why = ""
     try:
-        seconds = TASKS[task](name)
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            seconds = TASKS[task](name)
     except Exception as problem:  # noqa: BLE001 - that it fails is the finding
         root: BaseException = problem
         while task == "plain" and root.__cause__ is not None:
@@ -168,16 +177,27 @@ def _child(task: str, name: str) -> Finding:
 
 
 def find(task: str, name: str) -> Finding:
-    """Run one task on one model in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.export_models", "--child", task, name]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    """Run one task on one model in a process of its own, forked when nothing but imports has been done."""
+    receive, send = _FORK.Pipe(duplex=False)
+    process = _FORK.Process(target=lambda: send.send(_child(task, name)))
+    process.start()
+    send.close()
     try:
-        return Finding(**json.loads(done.stdout.splitlines()[-1]))
-    except (ValueError, IndexError):
-        last = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
-        why = f"over {SECONDS} s" if done.returncode in (-24, -9) else f"ended with {done.returncode}: {last}"
-        return Finding(done=False, seconds={}, peak=0, why=why)
+        found: Finding = receive.recv()
+    except EOFError:  # it was stopped
+        found = Finding(done=False, seconds={}, peak=0, why=f"ended by a limit: {SECONDS} s, {MEMORY / 2**30:.0f} GiB")
+    process.join()
+    return found
+
+
+def _warm_up() -> None:
+    """Import and register everything that conversions share, so that no model pays for it."""
+    import torch
+
+    from lrdiff_export import convert_to_onnx
+
+    torch.set_num_threads(1)
+    convert_to_onnx(torch.nn.Linear(2, 1), example=torch.zeros(2, 2))
 
 
 def page(found: dict[str, dict[str, Finding]]) -> str:
@@ -195,9 +215,10 @@ def page(found: dict[str, dict[str, Finding]]) -> str:
         f"`python -m benchmarks.export_models`: {machine.cpu}, {machine.cpus} processors, {machine.system}, Python "
         f"{code.python}, one thread,\n{versions}.",
         "",
-        "Each model has random weights and is run in a fresh process for each column. *plain* is `torch.onnx.export`, "
-        "told the same free\ndimensions; *convert* and *verify* are the two halves of `lrdiff_export.export`, golden "
-        "vectors included. Seconds are of processor\ntime, memory is the peak of the process.",
+        "Each model has random weights and is run in a process of its own for each column. *plain* is "
+        "`torch.onnx.export`, told the\nsame free dimensions; *convert* and *verify* are the two halves of "
+        "`lrdiff_export.export`, golden vectors included. Seconds are\nof processor time, imports apart; memory is the "
+        "peak of the process.",
         "",
         "| model | plain | plain, s | converted | verified | parity | convert, s | verify, s | parity, s | GiB, plain "
         "| GiB |",
@@ -246,13 +267,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", action="append", metavar="NAME", help="models whose names hold this; all by default")
     parser.add_argument("--task", action="append", choices=list(TASKS), help="all three by default")
     parser.add_argument("--out", type=Path, help="write the page here")
-    parser.add_argument("--child", nargs=2, metavar=("TASK", "NAME"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    if given.child:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-            found = _child(*given.child)
-        print(json.dumps(vars(found)))
-        return 0
+    _warm_up()
     from benchmarks.export_architectures import ARCHITECTURES
 
     table: dict[str, dict[str, Finding]] = {}
@@ -264,8 +280,8 @@ def main(arguments: list[str]) -> int:
             one = table[name][task] = find(task, name)
             spent = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in one.seconds.items())
             print(f"{name:<34} {task:<7} {spent or one.why} ({one.peak / 2**30:.2f} GiB)", flush=True)
-    if given.out:
-        given.out.write_text(page(table), encoding="utf-8")
+        if given.out:
+            given.out.write_text(page(table), encoding="utf-8")
     return 0
 
 

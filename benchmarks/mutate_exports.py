@@ -22,7 +22,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,8 @@ from lrdiff_bench.system.machine import describe_code, describe_machine
 from lrdiff_core.errors import LrdiffError
 from lrdiff_export.model.prepared import prepare
 from lrdiff_export.onnx_file.convert import Converted, convert
+from lrdiff_export.onnx_file.structure import structural_differences
+from lrdiff_export.onnx_file.weights import changed_weights
 from lrdiff_export.runtimes.predictor import open_session
 from lrdiff_export.verify.inputs import Battery
 from lrdiff_export.verify.verify import run_battery
@@ -296,6 +298,7 @@ class Subject:
         """Export one architecture, with weights of its own for each seed."""
         one = ARCHITECTURES[name]
         converted, battery = _exported(one, seed)
+        assert run_battery(converted.data, battery).passed, f"{name} is refused as it is"
         rows = _other_rows(one, battery, seed)
         healthy = _run(converted.data, rows, battery)
         answers = battery.reference.on(rows).answers
@@ -380,6 +383,11 @@ def _verdict(subject: Subject, mutant: onnx.ModelProto) -> str:
         onnx.checker.check_model(mutant, full_check=True)
     except Exception:  # noqa: BLE001 - whatever it raises, the gate refuses the file
         return "refused"
+    healthy = subject.converted
+    if structural_differences(healthy.program, mutant, healthy.renamed):
+        return "refused"
+    if any(changed_weights(mutant, healthy.prepared.exported, healthy.renamed)):
+        return "refused"
     try:
         if not run_battery(data, subject.battery).passed:
             return "refused"
@@ -407,17 +415,39 @@ def mutants(subject: Subject, kinds: Sequence[str], seed: int) -> Iterator[tuple
         yield kind, what, _verdict(subject, mutant)
 
 
-def page(
-    counts: Counter[tuple[str, str]], healthy: int, refused: Sequence[str], missed: Sequence[str], seed: int
-) -> str:
+@dataclass(kw_only=True)
+class Found:
+    """What has been found so far.
+
+    Attributes:
+        seed: of all faults.
+        counts: mutants by kind of fault and end.
+        missed: one line each.
+        healthy: exports with other weights.
+        refused: of those, one line each.
+    """
+
+    seed: int
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    missed: list[str] = field(default_factory=list)
+    healthy: int = 0
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def planted(self) -> int:
+        """Number of faults."""
+        return sum(self.counts.values())
+
+
+def page(found: Found) -> str:
     """The page of docs/results."""
     code, machine = describe_code(), describe_machine()
-    total = sum(counts.values())
+    counts, total, healthy = found.counts, found.planted, found.healthy
     ends = ("refused", "same bits", "within noise", "missed")
     lines = [
         "# Faults planted in exported files",
         "",
-        f"`python -m benchmarks.mutate_exports --count {total} --healthy {healthy} --seed {seed}`:",
+        f"`python -m benchmarks.mutate_exports --count {total} --healthy {healthy} --seed {found.seed}`:",
         f"{machine.cpu}, torch {torch.__version__}, Python {code.python}.",
         "",
         (__doc__ or "").partition("\n\n")[2].partition("A mutant is")[2].strip().join(("A mutant is\n\n", "")),
@@ -432,11 +462,11 @@ def page(
     lines += [
         "",
         f"{total - missing} of {total} ({(total - missing) / max(total, 1):.1%}) were refused or are equivalent. Of "
-        f"{healthy} healthy exports with other weights {len(refused)} were refused.",
+        f"{healthy} healthy exports with other weights {len(found.refused)} were refused.",
     ]
-    for title, found in (("Missed:", missed), ("Healthy and refused:", refused)):
-        if found:
-            lines += ["", title, "", *(f"- {one}" for one in found)]
+    for title, several in (("Missed:", found.missed), ("Healthy and refused:", found.refused)):
+        if several:
+            lines += ["", title, "", *(f"- {one}" for one in several)]
     return "\n".join(lines) + "\n"
 
 
@@ -456,42 +486,46 @@ def main(arguments: list[str]) -> int:
         for name, one in ARCHITECTURES.items()
         if one.kept and (not given.only or any(part in name for part in given.only))
     ]
-    counts: Counter[tuple[str, str]] = Counter()
-    missed: list[str] = []
-    left = given.count
-    for turn, name in enumerate(names):
+    found = Found(seed=given.seed)
+    for turn, name in enumerate(names if given.count else ()):
         begun = time.process_time()
-        subject = Subject.of(name, given.seed)
-        share = -(-left // (len(names) - turn))
-        kinds = (list(KINDS) * (2 * share))[turn % len(KINDS) :]
-        done = 0
-        for kind, what, end in mutants(subject, kinds, given.seed):
-            counts[kind, end] += 1
-            if end == "missed":
-                missed.append(f"{name}, {kind}: {what}")
-                print(missed[-1], flush=True)
-            done += 1
-            if done >= share:
-                break
-        left -= done
-        print(f"{name:<34} {done} planted, {time.process_time() - begun:.0f} s", flush=True)
-    refused = []
+        share = -(-(given.count - found.planted) // (len(names) - turn))
+        _plant(found, name, share, turn)
+        print(f"{name:<34} {found.planted} planted, {time.process_time() - begun:.0f} s", flush=True)
+        if given.out:
+            given.out.write_text(page(found), encoding="utf-8")
     for number in range(given.healthy):
-        name = names[number % len(names)]
-        try:
-            converted, battery = _exported(ARCHITECTURES[name], 1 + number)
-            report = run_battery(converted.data, battery)
-            problem = "" if report.passed else report.problems[0]
-        except LrdiffError as error:
-            problem = str(error)
-        if problem:
-            refused.append(f"{name}, seed {1 + number}: {problem}")
-            print(refused[-1], flush=True)
-    text = page(counts, given.healthy, refused, missed, given.seed)
-    print(text)
-    if given.out:
-        given.out.write_text(text, encoding="utf-8")
+        _export_healthy(found, names[number % len(names)], 1 + number // len(names))
+        if given.out:
+            given.out.write_text(page(found), encoding="utf-8")
+    print(page(found))
     return 0
+
+
+def _plant(found: Found, name: str, share: int, turn: int) -> None:
+    """Plant so many faults in one architecture, each kind in its turn."""
+    subject = Subject.of(name, found.seed)
+    kinds = (list(KINDS) * (2 * share))[turn % len(KINDS) :]
+    for done, (kind, what, end) in enumerate(mutants(subject, kinds, found.seed), 1):
+        found.counts[kind, end] += 1
+        if end == "missed":
+            found.missed.append(f"{name}, {kind}: {what}")
+            print(found.missed[-1], flush=True)
+        if done >= share:
+            return
+
+
+def _export_healthy(found: Found, name: str, seed: int) -> None:
+    try:
+        converted, battery = _exported(ARCHITECTURES[name], seed)
+        report = run_battery(converted.data, battery)
+        problem = "" if report.passed else report.problems[0]
+    except LrdiffError as error:
+        problem = str(error)
+    found.healthy += 1
+    if problem:
+        found.refused.append(f"{name}, seed {seed}: {problem}")
+        print(found.refused[-1], flush=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from lrdiff_export.onnx_file.external_data import DataFile, ModelBytes, move_wei
 from lrdiff_export.onnx_file.passes import expand_constants, optimise, placeholders, rename_ports
 from lrdiff_export.onnx_file.protobuf import messages
 from lrdiff_export.onnx_file.structure import structural_differences
+from lrdiff_export.onnx_file.weights import changed_weights
 from lrdiff_export.records import first_line
 
 __all__ = ["DEFAULT_OPSET", "OLDEST_OPSET", "Converted", "convert", "convert_to_onnx"]
@@ -160,7 +161,9 @@ def convert(
             f"{prepared.name} was converted to a file that onnx's checker refuses: {first_line(problem)}",
             help="this is a fault of the exporter: try another opset, or report it with the module",
         ) from problem
-    if lost := structural_differences(program.exported_program, model, renamed):
+    lost = [*structural_differences(program.exported_program, model, renamed)]
+    lost += changed_weights(model, prepared.exported, renamed)
+    if lost:
         raise InputError(
             f"{prepared.name} was converted to a file that is another program: {lost[0]}",
             help="this is a fault of the exporter: write that operation another way (scale the result yourself), or "

@@ -158,6 +158,9 @@ def _run(backend: Backend, subject: Subject) -> _Ran:
     predict = backend.prepare(model)
 
     def run_rows(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        if backend.needs_onnx and not subject.batched:
+            answers = [predict(*map(np.array, sample)) for sample in zip(*rows, strict=True)]
+            return [np.stack(several) for several in zip(*answers, strict=True)]
         return [np.asarray(one) for one in predict(*(one.copy() for one in rows))]
 
     def run(first: int = 0, end: int | None = None) -> list[np.ndarray]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lrdiff_core.errors import ConfigError, ModelFileError
-from lrdiff_export.model.prepared import prepare
+from lrdiff_export.model.prepared import Prepared, prepare
 from lrdiff_export.model.signature import Arrays, as_arrays
 from lrdiff_export.onnx_file.convert import convert
 from lrdiff_export.onnx_file.external_data import sha256_of
@@ -39,6 +39,7 @@ class Subject:
         get_onnx: makes or gives the ONNX file: its bytes where it was made here, else its path.
         limits: of the sandbox in which a file from elsewhere is run; None to run it in this process.
         decide: from the first output ``[batch, ...]`` to one decision a row ``[batch]``.
+        batched: whether a file takes rows together; False to run it on one sample after the other.
         reference: what the answers are, in words.
     """
 
@@ -48,6 +49,7 @@ class Subject:
     get_onnx: Callable[[], bytes | Path]
     limits: Limits | None = None
     decide: Decide | None = None
+    batched: bool = True
     reference: str = "eager float64 on cpu"
 
     def model_for(self, backend: Backend) -> nn.Module | bytes | Path:
@@ -59,7 +61,7 @@ class Subject:
 
 
 def subject_of_module(
-    module: nn.Module,
+    module: nn.Module | Prepared,
     rows: Arrays,
     *,
     onnx_bytes_or_path: bytes | str | os.PathLike[str] | None = None,
@@ -70,8 +72,9 @@ def subject_of_module(
     """Return a module as the subject of a comparison.
 
     Args:
-        module: takes tensors by position, or by keyword where ``rows`` is a mapping; it is copied.
-        rows: ``[batch, ...]`` an input, float32, integer or bool.
+        module: takes tensors by position, or by keyword where ``rows`` is a mapping; it is copied. Or one that is
+            prepared, where there is more to say of it.
+        rows: ``[batch, ...]`` an input, float32, integer or bool; of a module without a batch, samples.
         onnx_bytes_or_path: what ONNX backends run; converted from ``module`` when not given.
         decide: from the first output to one decision a row, to count flips.
         output_names: of the outputs; which entries to take where the module gives a mapping.
@@ -91,7 +94,7 @@ def subject_of_module(
     arrays = as_arrays(rows)
     examples = [torch.from_numpy(one[:2].copy()) for one in arrays]
     example = dict(zip(rows, examples, strict=True)) if isinstance(rows, Mapping) else examples
-    prepared = prepare(module, example, output_names=output_names)
+    prepared = module if isinstance(module, Prepared) else prepare(module, example, output_names=output_names)
     judge = ModuleJudge(prepared, arrays)
     if len(prepared.output_names) != len(judge.answers):
         raise ConfigError(
@@ -111,7 +114,15 @@ def subject_of_module(
         return made[0]
 
     given = limits if made and isinstance(made[0], Path) else None
-    return Subject(module=prepared.module, rows=arrays, judge=judge, get_onnx=get_onnx, limits=given, decide=decide)
+    return Subject(
+        module=prepared.module,
+        rows=arrays,
+        judge=judge,
+        get_onnx=get_onnx,
+        limits=given,
+        decide=decide,
+        batched=prepared.batched,
+    )
 
 
 def subject_of_file(path: str | os.PathLike[str], *, limits: Limits | None = LIMITS) -> Subject:

@@ -390,15 +390,23 @@ class Battery:
             declared = _limits_of(ports, self.declared)
             least, most = _limits_of(ports, self.domain) or (1, None)
             most = 2 * own + 1 if most is None else most
-            sizes = {1, 2, 3, 7, own - 1, own + 1, 2 * own + 1, least, most} - {own}
-            for size in sorted(size for size in sizes if least <= size <= most):
+            sizes = {1, 2, 3, 7, own // 2, own - 1, own + 1, 2 * own, 2 * own + 1, least, most} - {0, own}
+            tried = sorted(size for size in sizes if least <= size <= most)
+            refused = 0
+            for size in tried:
                 feeds = resized_rows(few, axes, size)
                 reference = self._on(feeds) or self._on(tuple(_below(one, size) for one in feeds))
                 if reference is None:
+                    refused += 1
                     continue
                 limit = None if declared or abs(size - own) == 1 else partial(_sized, ports=ports, size=size, own=own)
                 expected = tuple(reference.expected)
                 yield Case(name=f"{label} {size}", feeds=reference.rows, expected=expected, limit=limit)
+            if tried and refused == len(tried):
+                raise InputError(
+                    f"{self.prepared.name} takes no size of {label!r} but {own}, which dynamic_axes leaves free",
+                    help="leave it out, or give rows of a size from which others follow",
+                )
 
     def _spoilt(self, name: str, values: Sequence[float]) -> Iterator[Case]:
         """Rows with a NaN or an infinity among whole ones.
