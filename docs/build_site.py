@@ -206,6 +206,8 @@ def live_pages() -> None:
     ):
         if status := lrdiff(command):
             raise SystemExit(status)
+    lesson = OUT / "lesson.html"  # its links lead to Markdown, which is HTML here
+    lesson.write_text(re.sub(r'(href="\./[^"]*)\.md"', r'\1.html"', lesson.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":
