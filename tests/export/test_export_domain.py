@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from lrdiff_export import (
     verify_golden,
     verify_onnx,
 )
+from lrdiff_export.model.domain import Domain
 
 
 class Coded(nn.Module):
@@ -133,6 +136,17 @@ def test_a_whole_number_may_be_off_by_one_where_that_is_declared(tmp_path: Path)
     assert verify_golden(file).passed
     assert verify_onnx(file, Image(0.4), rows=rows).passed
     assert not verify_onnx(file, Image(2.5), rows=rows).passed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "int32", "int8", "uint8"])
+def test_made_rows_of_every_dtype_are_moved_inside(dtype: str) -> None:
+    rows = np.array([[3, 0, 100], [7, 9, 1]], dtype)
+    domain = Domain.of([Port(name="x", range=(-1, 300), categories={1: 4, 7: 2})])
+    (moved,) = domain.fitted(["x"], [rows])
+    assert moved.dtype == rows.dtype
+    assert moved.tolist() == [[3, 0, 100], [7, 1, 1]]
+    domain.check({"x": moved})
+    assert Domain.from_dict(json.loads(json.dumps(domain.to_dict()))) == replace(domain, least_batch=1)
 
 
 def test_declarations_are_read_from_toml_and_wrong_ones_refused(tmp_path: Path) -> None:

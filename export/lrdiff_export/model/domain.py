@@ -88,7 +88,7 @@ class Domain:
     def _fitted(self, name: str, one: np.ndarray) -> np.ndarray:
         if name in self.ranges and one.dtype.kind != "b":
             low, high = self.ranges[name]
-            one = np.clip(one, np.asarray(low, one.dtype), np.asarray(high, one.dtype))
+            one = np.clip(one, low, high).astype(one.dtype)  # limits may lie beyond what the dtype holds
         if name in self.categories:
             one = one.copy()
             for part, number in _codes(self.categories[name], one):
