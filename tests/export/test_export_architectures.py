@@ -76,6 +76,10 @@ def pictured(module: Called, x: Tensor) -> Tensor:
     return (torch.sigmoid(module.linear(x)) * 255).round().to(torch.uint8)
 
 
+def padded(module: Called, x: Tensor) -> Tensor:
+    return nn.functional.conv1d(nn.functional.pad(x.unsqueeze(1), (2, 0)), module.linear.weight.unsqueeze(1))
+
+
 def nearest(module: Called, x: Tensor) -> Tensor:
     found, words = module.linear(x), torch.linspace(-1, 1, 8).unsqueeze(1).expand(8, 3)
     return (found.square().sum(1, keepdim=True) - 2 * found @ words.T + words.square().sum(1)).argmin(dim=1)
@@ -95,6 +99,7 @@ HEALTHY: dict[str, tuple[Callable[..., Any], np.ndarray, tuple[str, ...]]] = {
     "nested tuples": (lambda m, x: (m.linear(x), (x[:, :1], [x[:, 1:]])), NORMAL, ("a", "b", "c")),
     "sorted scores": (detected, NORMAL, ("scores", "boxes")),
     "bytes": (pictured, NORMAL, ("y",)),
+    "a pad before a convolution": (padded, NORMAL, ("y",)),
     "nearest code word": (nearest, NORMAL, ("word",)),
 }
 
