@@ -29,7 +29,6 @@ __all__ = ["LUCKS", "Counts", "Luck", "Planted", "settled_by", "simulate"]
 Numbers = NDArray[np.float64]
 
 SMALLEST = 0.02
-NINE_IN_TEN, NINETEEN_IN_TWENTY = 1.2816, 1.6449  # quantiles of the standard normal
 SINGLE = Scheme(name="single", ratios={"body": 1.0, "head": 1.0, "tail": 1.0})
 
 
@@ -45,8 +44,6 @@ class Planted(Workload):
         curvature: loss a decade squared.
         seed_noise, setting_noise: standard deviations that settings of one seed share, and do not.
         breaks_at: base rate from which a trial diverges.
-        mirage: how much better than it is one point in ten looks on the tuning seeds: luck in tuning is skewed.
-        mishap: how much worse one run in twenty ends, whatever its rates.
         offset: of all random numbers, so that studies differ.
         evaluations: of each trial; the metric falls to its end like a square root.
     """
@@ -69,8 +66,6 @@ class Planted(Workload):
     seed_noise: float = 0.03
     setting_noise: float = 0.02
     breaks_at: float = 0.3
-    mirage: float = 0.0
-    mishap: float = 0.0
     offset: int = 0
     evaluations: int = 4
 
@@ -90,9 +85,6 @@ class Planted(Workload):
         rates = [column.view(np.uint64) for column in trials.rates.T.copy()]
         own = _normal(seeds, *rates, split) * self.setting_noise
         end = 0.5 + self.curvature * place**2 - gain + shared + own
-        tuning = (trials.seeds >= 1_000_000) & (trials.seeds < 2_000_000)  # the first stage of a search
-        end -= self.mirage * (tuning & (_normal(*rates, 3 + self.offset) > NINE_IN_TEN))
-        end += self.mishap * (_normal(seeds, *rates, 4 + split) > NINETEEN_IN_TWENTY)
         end[~moving] = 1.5
         end[base > self.breaks_at] = np.nan
         path = 1.0 - np.sqrt(np.arange(1, self.evaluations + 1) / self.evaluations)
