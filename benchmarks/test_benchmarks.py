@@ -22,10 +22,10 @@ from typing import Any
 
 import pytest
 
-from lrdiff_bench.measure.asv_records import measure_here
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.registry import CASES, CaseFamily
+from lrdiff_bench.measure.engine.suite import measure_here
 from lrdiff_bench.system.machine import pinned
 
 QUICK = bool(os.environ.get("LRDIFF_BENCH_QUICK"))

@@ -311,10 +311,9 @@ def test_calibrate_keeps_the_band(tmp_path: Path, capsys) -> None:
 def test_a_case_that_is_wrong_fails_the_run(tmp_path: Path, monkeypatch, capsys) -> None:
     """Fast but wrong cannot pass: the record is kept, the table marks it, the status is 1."""
     from lrdiff_bench.measure import command
-    from lrdiff_bench.measure.asv_records import measure_here
     from lrdiff_bench.measure.engine.process import Effort
     from lrdiff_bench.measure.engine.record import ParityResult
-    from lrdiff_bench.measure.engine.suite import CaseRun
+    from lrdiff_bench.measure.engine.suite import CaseRun, measure_here
 
     def wrong(cases, effort, **options):
         for case in cases:

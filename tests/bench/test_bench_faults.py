@@ -12,12 +12,11 @@ import pytest
 from benchmarks import offline_page
 from lrdiff_bench.cli import main
 from lrdiff_bench.measure import command, pictures
-from lrdiff_bench.measure.asv_records import measure_here
 from lrdiff_bench.measure.engine import store, suite
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.registry import find_case
-from lrdiff_bench.measure.engine.suite import CaseRun, choose_cases, measure_cases
+from lrdiff_bench.measure.engine.suite import CaseRun, choose_cases, measure_cases, measure_here
 from lrdiff_bench.system.machine import describe_machine
 from lrdiff_core.errors import ConfigError, DataError, UnavailableError
 

@@ -15,12 +15,13 @@ import pytest
 
 from lrdiff_bench.cli import main
 from lrdiff_bench.measure import asv_records, history
-from lrdiff_bench.measure.asv_records import measure_here, measure_in_copies
+from lrdiff_bench.measure.asv_records import measure_in_copies
 from lrdiff_bench.measure.engine import store
 from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.record import ParityResult, Record, join_records
 from lrdiff_bench.measure.engine.registry import CASES, find_case
+from lrdiff_bench.measure.engine.suite import measure_here
 from lrdiff_bench.measure.history import benchmark_name, list_commits, read_failures
 from lrdiff_core.errors import CheckFailed, ConfigError
 

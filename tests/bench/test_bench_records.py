@@ -12,11 +12,10 @@ from dataclasses import FrozenInstanceError, asdict, replace
 import pytest
 from pydantic import ValidationError
 
-from lrdiff_bench.measure.asv_records import measure_here
 from lrdiff_bench.measure.engine import store
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.record import Record, parse_record
-from lrdiff_bench.measure.engine.suite import choose_cases
+from lrdiff_bench.measure.engine.suite import choose_cases, measure_here
 from lrdiff_bench.system.machine import describe_code, describe_conditions, describe_machine
 from lrdiff_core.errors import DataError, InputError
 

@@ -11,23 +11,19 @@ import json
 import os
 import time
 import traceback
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.process import Effort, can_fork
 from lrdiff_bench.measure.engine.record import Record, join_records, parse_record
-from lrdiff_bench.measure.engine.record_builder import RecordBuilder, describe_timer
 from lrdiff_bench.measure.engine.store import SUFFIX, replace_record
-from lrdiff_bench.measure.engine.timer import Timer
-from lrdiff_bench.system.machine import commit_seconds, describe_conditions, pinned
+from lrdiff_bench.measure.engine.suite import measure_here
+from lrdiff_bench.system.machine import commit_seconds
 from lrdiff_core.errors import CheckFailed
 from lrdiff_core.files import write_json
 
-__all__ = ["commit_run", "measure_here", "measure_in_copies", "shared_record"]
-
-LEAST_SAMPLES = 3  # taken even where the time is up
+__all__ = ["commit_run", "measure_in_copies", "shared_record"]
 
 
 def shared_record(case: Case, effort: Effort, shared: Path, *, reader: str, records: Path | None = None) -> Record:
@@ -66,29 +62,6 @@ def commit_run(folder: Path, record: Record) -> Path | None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{datetime.fromtimestamp(seconds, UTC):%Y%m%dT%H%M%SZ}-{record.code.commit[:10]}{SUFFIX}"
-
-
-def measure_here(case: Case, effort: Effort) -> Record:
-    """Measure a timed case in this process; its peak of memory is that of everything this process has done.
-
-    Raises:
-        UnavailableError: the case's device is not here.
-    """
-    with pinned(case.threads) as threads:
-        conditions = describe_conditions(str(case.parameters.get("device", "cpu")), threads)
-        timer = Timer(case, target_seconds=effort.block_seconds, warmup_seconds=effort.warmup_seconds)
-        timer.warm_up()
-        began = time.perf_counter()
-        while len(timer.samples) < effort.samples and (
-            len(timer.samples) < LEAST_SAMPLES or time.perf_counter() - began < effort.most_seconds
-        ):
-            timer.sample()
-        end = describe_timer(timer) | {"conditions": asdict(conditions)}
-    building = RecordBuilder(case)
-    for i, sample in enumerate(timer.samples):
-        building.add(sample, process=0, block=i, order=i)
-    building.finish(0, end)
-    return building.record()
 
 
 def measure_in_copies(case: Case, effort: Effort) -> Record:

@@ -6,18 +6,20 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.instructions import check_valgrind, count_instructions
 from lrdiff_bench.measure.engine.process import Effort, MeasuringProcess, can_fork
 from lrdiff_bench.measure.engine.record import Record
-from lrdiff_bench.measure.engine.record_builder import RecordBuilder
+from lrdiff_bench.measure.engine.record_builder import RecordBuilder, describe_timer
 from lrdiff_bench.measure.engine.registry import CASES, RESERVED
+from lrdiff_bench.measure.engine.timer import Timer
+from lrdiff_bench.system.machine import describe_conditions, pinned
 from lrdiff_core.errors import ConfigError, LrdiffError, UnavailableError
 from lrdiff_core.text import nearest
 
-__all__ = ["CaseRun", "choose_cases", "measure_cases"]
+__all__ = ["CaseRun", "choose_cases", "measure_cases", "measure_here"]
 
 LEAST_SAMPLES = 3  # taken even where the time is up
 
@@ -142,6 +144,29 @@ def measure_cases(
                             row.note = f"{problem.message} ({problem.help})"
                     row.record = building[row.case.label].record(instructions=counted)
                     yield row
+
+
+def measure_here(case: Case, effort: Effort) -> Record:
+    """Measure a timed case in this process; its peak of memory is that of everything this process has done.
+
+    Raises:
+        UnavailableError: the case's device is not here.
+    """
+    with pinned(case.threads) as threads:
+        conditions = describe_conditions(str(case.parameters.get("device", "cpu")), threads)
+        timer = Timer(case, target_seconds=effort.block_seconds, warmup_seconds=effort.warmup_seconds)
+        timer.warm_up()
+        began = time.perf_counter()
+        while len(timer.samples) < effort.samples and (
+            len(timer.samples) < LEAST_SAMPLES or time.perf_counter() - began < effort.most_seconds
+        ):
+            timer.sample()
+        end = describe_timer(timer) | {"conditions": asdict(conditions)}
+    building = RecordBuilder(case)
+    for i, sample in enumerate(timer.samples):
+        building.add(sample, process=0, block=i, order=i)
+    building.finish(0, end)
+    return building.record()
 
 
 def _measure(building: RecordBuilder, process: MeasuringProcess, effort: Effort, index: int, order: int) -> int:
