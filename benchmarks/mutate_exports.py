@@ -4,7 +4,7 @@
 architectures of :mod:`benchmarks.export_architectures`, plants one seeded fault at a time in the graph or its weights,
 and runs the verification that every export has to pass. A mutant is
 
-- *refused* where the file is not valid, does not load, or is not verified;
+- *refused* where the file is not valid, does not load, holds other weights or constants, or is not verified;
 - *equivalent* where its answers to rows that the verification has not seen are those of the healthy file, bit for bit
   or within the noise of float32: integers are equal, and the errors against float64 at most eight times those of the
   healthy file, or eight eps of the output's scale;
