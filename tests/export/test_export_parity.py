@@ -221,6 +221,22 @@ def test_a_backend_that_changes_the_module_ends_the_comparison(plant: Any) -> No
         check_parity(seeded(Classifier), ROWS, backends=["changes"])
 
 
+def test_a_module_may_count_its_calls() -> None:
+    class Counting(nn.Module):
+        calls: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(ROWS.shape[1], 2)
+            self.register_buffer("calls", torch.zeros(1, dtype=torch.int64))
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.linear(rows)
+
+    assert only(check_parity(Counting(), ROWS, backends=["eager"])).status == "agrees"
+
+
 def test_a_backend_that_gives_nothing_differs(plant: Any) -> None:
     @plant("empty")
     class Empty(TorchBackend):

@@ -153,7 +153,7 @@ def _denormals(backend: Backend) -> str | None:
 
 def _run(backend: Backend, subject: Subject) -> _Ran:
     """Run all rows twice, the first ones by themselves, and then others."""
-    before = _changes(subject.module)
+    before = subject.weights()
     model = subject.model_for(backend)
     predict = backend.prepare(model)
 
@@ -183,17 +183,12 @@ def _run(backend: Backend, subject: Subject) -> _Ran:
                 f"{case.name}: {type(problem).__name__}: {first_line(problem)}", help="see whether it runs other rows"
             ) from problem
         _facts(backend)
-    if model is subject.module and _changes(subject.module) != before:
+    if model is subject.module and subject.weights() != before:
         # Its weights are those that every later backend and the answers come from: nothing can be compared any more.
         raise ChangedModel(
             f"{backend.name} changes the module that it is given", help="let prepare() change a copy: copy.deepcopy()"
         )
     return _Ran(outputs=outputs, again=again, alone=alone, others=others, facts=facts)
-
-
-def _changes(module: nn.Module | None) -> list[str]:
-    """Something of each weight that changes when it does; as text, because NaN is not equal to itself."""
-    return [] if module is None else [str(one.sum().item()) for one in (*module.parameters(), *module.buffers())]
 
 
 def _facts(backend: Backend) -> Facts:

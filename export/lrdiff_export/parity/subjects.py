@@ -41,6 +41,7 @@ class Subject:
         decide: from the first output ``[batch, ...]`` to one decision a row ``[batch]``.
         batched: whether a file takes rows together; False to run it on one sample after the other.
         reference: what the answers are, in words.
+        own_state: names of the buffers that the module itself changes when it is called, such as a count of calls.
     """
 
     module: nn.Module | None
@@ -51,6 +52,14 @@ class Subject:
     decide: Decide | None = None
     batched: bool = True
     reference: str = "eager float64 on cpu"
+    own_state: frozenset[str] = frozenset()
+
+    def weights(self) -> list[str]:
+        """Return something of each weight that changes when it does."""
+        if self.module is None:
+            return []
+        named = (*self.module.named_parameters(), *self.module.named_buffers())
+        return [_trace(one) for name, one in named if name not in self.own_state]
 
     def model_for(self, backend: Backend) -> nn.Module | bytes | Path:
         """Return what a backend prepares."""
@@ -122,7 +131,27 @@ def subject_of_module(
         limits=given,
         decide=decide,
         batched=prepared.batched,
+        own_state=_own_state(prepared.module, examples if prepared.batched else [one[0] for one in examples]),
     )
+
+
+def _trace(tensor: torch.Tensor) -> str:
+    """Something that changes when a tensor does; as text, because NaN is not equal to itself."""
+    return str(tensor.sum().item())
+
+
+def _own_state(module: nn.Module, example: Sequence[torch.Tensor]) -> frozenset[str]:
+    """Return the names of the buffers that a call changes, which are put back."""
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    with torch.no_grad():
+        module(*example)
+    changed = {
+        name for name, buffer in module.named_buffers() if str(buffer.sum().item()) != str(before[name].sum().item())
+    }
+    for name in changed:
+        owner, _, last = name.rpartition(".")
+        setattr(module.get_submodule(owner), last, before[name])
+    return frozenset(changed)
 
 
 def subject_of_file(path: str | os.PathLike[str], *, limits: Limits | None = LIMITS) -> Subject:
