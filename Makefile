@@ -91,7 +91,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable ".[dev,docs,browser,interop,openvino,maps,study]"
+	$(PIP) --editable ".[dev,docs,browser,interop,openvino,sign,maps,study]"
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.mutation: $(VENV)/.dev

@@ -150,7 +150,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], str]] = {
     ),
     "no input": (lambda: nn.ReLU(), (), {}, "example holds no tensor"),
     "None": (lambda: Calls(lambda _, x: None), X, {}, "Calls gives NoneType, not a tensor"),
-    "None in a tuple": (lambda: Calls(lambda _, x: (x, None)), X, {}, "Calls gives tuple, not a tensor"),
     "a number": (lambda: Calls(lambda _, x: 3.0), X, {}, "Calls gives float, not a tensor"),
     "a sum over the batch": (
         lambda: Calls(lambda _, x: x.sum()), X, {}, "output 'output' of Calls is [] for 3 rows: its first dimension",

@@ -67,8 +67,7 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
             if path.is_symlink():
                 raise BrokenError(f"{path.relative_to(folder).as_posix()} is a link")
         found |= {Path(place, name).relative_to(folder).as_posix() for name in names}
-    signed = {SIGNATURE} if manifest.get("signature") else set()
-    if missing := sorted((set(wanted) | signed) - found):
+    if missing := sorted({*wanted, *([SIGNATURE] if manifest.get("signature") else [])} - found):
         raise BrokenError(f"{missing[0]} is missing")
     if extra := sorted(found - set(wanted) - {MANIFEST, SIGNATURE}):
         raise BrokenError(f"{extra[0]} is not in the manifest")
@@ -123,10 +122,9 @@ def replay(folder: Path, proof: dict[str, Any]) -> list[str]:
         raise BrokenError("the golden rows are not of this model's inputs and outputs")
     lines = []
     for budget, answer, output in zip(document["outputs"], answers, session.run(names, feeds), strict=True):
-        rows = len(answer)
-        if str(output.dtype) != budget["dtype"] or output.shape != answer.shape or not rows:
+        if str(output.dtype) != budget["dtype"] or output.shape != answer.shape or not len(answer):
             raise BrokenError(f"{budget['name']} is {output.dtype} {output.shape}, not {answer.shape}")
-        lines.append(f"{budget['name']}: {rows} golden rows, {compare(budget, answer, output)}")
+        lines.append(f"{budget['name']}: {len(answer)} golden rows, {compare(budget, answer, output)}")
     return [*lines, f"replayed with onnxruntime {onnxruntime.__version__}"]
 
 
@@ -187,15 +185,14 @@ def main(arguments: list[str]) -> int:
         with tempfile.TemporaryDirectory() as beside:
             if place.is_file():
                 unpack(place, Path(beside))
-            say("\n".join(verify(Path(beside) if place.is_file() else place)))
+            say("\n".join([*verify(Path(beside) if place.is_file() else place), "EVERYTHING HOLDS"]))
+            return 0
     except ImportError as problem:
         print(f"error: {problem}\nhelp: pip install numpy onnxruntime", file=sys.stderr)
         return 2
     except Exception as problem:  # noqa: BLE001 - whatever a damaged bundle raises, it does not hold
         say("DOES NOT HOLD: " + (str(problem).splitlines() or [type(problem).__name__])[0])
         return 1
-    print("EVERYTHING HOLDS")
-    return 0
 
 
 if __name__ == "__main__":
