@@ -7,15 +7,15 @@ from .parity.subjects import (
     subject_of_file as subject_of_file,
     subject_of_module as subject_of_module,
 )
-from .publish.bundle import BundleReport as BundleReport, verify_bundle as verify_bundle
+from .publish.bundle import verify_bundle as verify_bundle
 from .publish.export import (
-    ExportReport as ExportReport,
     VerificationFailed as VerificationFailed,
     export as export,
     export_onnx as export_onnx,
 )
 from .publish.latency import LatencyReport as LatencyReport, measure_latency as measure_latency
 from .publish.metadata import ModelCard as ModelCard, model_card as model_card, read_model_card as read_model_card
+from .publish.report import BundleReport as BundleReport, ExportReport as ExportReport
 from .publish.request import ExportOptions as ExportOptions
 from .publish.targets import TARGETS as TARGETS, Target as Target, find_target as find_target
 from .publish.variants import Allowance as Allowance, VariantReport as VariantReport

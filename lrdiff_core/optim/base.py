@@ -37,18 +37,15 @@ from torch.optim.optimizer import Optimizer
 
 from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim import restore
-from lrdiff_core.optim.forms import Update
 from lrdiff_core.optim.layout import is_dense, is_lazy_view, is_usable, memory_span, ordered_alike
-from lrdiff_core.optim.prepared import Prepared
+from lrdiff_core.optim.prepared import Preparable, Prepared
 
 __all__ = ["OnePass"]
 
 
-class OnePass(Optimizer):
+class OnePass(Preparable):
     """Mixed in before one of torch.optim's classes; replaces its step by one pass over all groups."""
 
-    _update: ClassVar[Update]
-    _symbol: ClassVar[str]  # the function of kernel.c
     _torch_class: ClassVar[type[Optimizer]]
     _fused_dtypes: ClassVar[frozenset[torch.dtype]]  # that torch's fused CPU kernel steps correctly
     _prepared: Prepared | None = None  # no part of the state: made anew after unpickling and deep copies
@@ -197,13 +194,6 @@ class OnePass(Optimizer):
                     "what fits",
                 )
         return state_dict
-
-    def _begin(self, param: Tensor, group: dict[str, Any]) -> tuple[dict[str, Tensor], bool]:
-        """The state that a parameter begins with, as in torch's class, and whether it may be kept before the step.
-
-        Empty where the parameter has its state already or needs none.
-        """
-        raise NotImplementedError
 
     def _drop_half_begun(self) -> None:
         """Forget state of which only a part was made when a step was broken off."""

@@ -10,10 +10,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, compress
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer
 
 from lrdiff_core.optim import kernel
 from lrdiff_core.optim.forms import (
@@ -24,15 +25,13 @@ from lrdiff_core.optim.forms import (
     KernelForm,
     Setting,
     Tensors,
+    Update,
     columns_of,
     data_ptr,
 )
 from lrdiff_core.optim.layout import is_usable, kind_check, laid_out_as, layout_of, never_alike
 
-if TYPE_CHECKING:
-    from lrdiff_core.optim.base import OnePass
-
-__all__ = ["Prepared", "forced_form"]
+__all__ = ["Preparable", "Prepared", "forced_form"]
 
 _grad: Callable[[Tensor], Tensor | None] = vars(torch._C.TensorBase)["grad"].__get__
 _params: Callable[[dict[str, Any]], list[Tensor]] = operator.itemgetter("params")
@@ -52,6 +51,20 @@ def forced_form(name: str) -> Iterator[None]:
         _forced.pop()
 
 
+class Preparable(Optimizer):
+    """An optimizer whose groups can be prepared: it says how it updates, and how state begins."""
+
+    _update: ClassVar[Update]
+    _symbol: ClassVar[str]  # the function of kernel.c
+
+    def _begin(self, param: Tensor, group: dict[str, Any]) -> tuple[dict[str, Tensor], bool]:
+        """The state that a parameter begins with, as in torch's class, and whether it may be kept before the step.
+
+        Empty where the parameter has its state already or needs none.
+        """
+        raise NotImplementedError
+
+
 class Prepared:
     """What one optimizer prepared, and what it was prepared for.
 
@@ -60,7 +73,7 @@ class Prepared:
         covered: indices of the groups that run here; the others are left to PyTorch's own step.
     """
 
-    def __init__(self, optimizer: OnePass, covered: list[int]) -> None:
+    def __init__(self, optimizer: Preparable, covered: list[int]) -> None:
         update = optimizer._update
         self.covered = covered
         self.left = [i for i in range(len(optimizer.param_groups)) if i not in set(covered)]
@@ -130,7 +143,7 @@ class Prepared:
             forms.append((name, form, None if len(chosen) == 1 else positions))
         return forms
 
-    def gather(self, optimizer: OnePass) -> list[Tensor] | None:
+    def gather(self, optimizer: Preparable) -> list[Tensor] | None:
         """The gradients of this step, numbers brought up to date; None if what was prepared no longer fits."""
         groups = optimizer.param_groups
         if len(groups) != self.count or self.passing:
@@ -185,7 +198,7 @@ class Prepared:
         numbers = chain(*given, *self._update.numbers(columns))
         return not all(issubclass(kind, int | float | tuple) for kind in set(map(type, numbers)))
 
-    def run(self, grads: list[Tensor], optimizer: OnePass) -> None:
+    def run(self, grads: list[Tensor], optimizer: Preparable) -> None:
         """Step once, with gradients in the order of the parameters."""
         kept = [optimizer.state[param] for param in self.unfilled] if self.unfilled else None
         for _, form, positions in self.forms:

@@ -15,47 +15,27 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lrdiff_core.errors import CheckFailed, ConfigError, LrdiffError, ModelFileError, UnavailableError
 from lrdiff_export.publish.bundle_files import verify as verifier
 from lrdiff_export.publish.deployment import Deployment
 from lrdiff_export.publish.metadata import read_model_card
 from lrdiff_export.publish.proof import proof_of
+from lrdiff_export.publish.report import BundleReport, ExportReport
 from lrdiff_export.records import first_line
 from lrdiff_export.runtimes import BACKENDS
 from lrdiff_export.verify.golden import GoldenReport, golden_paths, verify_golden
 
-if TYPE_CHECKING:
-    from lrdiff_export.publish.export import ExportReport
-
-__all__ = ["BundleReport", "check_bundle_request", "verify_bundle", "write_bundle"]
+__all__ = ["check_bundle_request", "verify_bundle", "write_bundle"]
 
 PASSWORD = "LRDIFF_SIGNING_PASSWORD"  # of the private key; an option would stand in the shell's history
 SHIPPED = ("verify.py", "verify.mjs")  # as they are, from bundle_files/
 OTHER_RUNTIMES = ("openvino", "onnxruntime-node", "onnxruntime-web")  # the golden rows are run in those that are here
-
-
-@dataclass(frozen=True, kw_only=True)
-class BundleReport:
-    """What was bundled.
-
-    Attributes:
-        path: the folder or zip.
-        files: how many files the manifest names.
-        signed: whether it carries a signature.
-        replayed: what each runtime here said to the golden rows, by its name.
-    """
-
-    path: str
-    files: int
-    signed: bool
-    replayed: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_bundle_request(out: Path, key: Path | None) -> None:

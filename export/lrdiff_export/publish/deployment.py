@@ -12,15 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lrdiff_export.model.ports import Port
-
-if TYPE_CHECKING:
-    from lrdiff_export.publish.export import ExportReport
+from lrdiff_export.publish.report import ExportReport
 
 __all__ = ["Deployment", "Feed"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,11 @@ import onnx
 from torch import nn
 
 from lrdiff_core.errors import CheckFailed
-from lrdiff_export.model.ports import Port
 from lrdiff_export.model.signature import Arrays, Tensors
 from lrdiff_export.onnx_file.convert import DEFAULT_OPSET, Converted, convert
-from lrdiff_export.onnx_file.external_data import HASH_KEY, DataFile, ModelBytes
+from lrdiff_export.onnx_file.external_data import HASH_KEY, ModelBytes
 from lrdiff_export.onnx_file.load import parse_onnx
-from lrdiff_export.publish.bundle import BundleReport, write_bundle
+from lrdiff_export.publish.bundle import write_bundle
 from lrdiff_export.publish.files import staged, write_files
 from lrdiff_export.publish.metadata import (
     PREFIX,
@@ -28,9 +27,9 @@ from lrdiff_export.publish.metadata import (
     ports_of,
     weights_sha256,
 )
+from lrdiff_export.publish.report import ExportReport
 from lrdiff_export.publish.request import ExportOptions, ExportRequest, rows_around
 from lrdiff_export.publish.variants import HeldOut, VariantReport, make_variant
-from lrdiff_export.records import json_ready
 from lrdiff_export.verify.diagnose import Diagnosis, diagnose
 from lrdiff_export.verify.empty_batch import answers_no_rows
 from lrdiff_export.verify.golden import golden_paths, make_golden
@@ -50,53 +49,6 @@ class VerificationFailed(CheckFailed):
 
     report: VerificationReport | None = None
     diagnosis: Diagnosis | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportReport:
-    """What was published.
-
-    Attributes:
-        path: the file's name as it was given.
-        sha256: of the file.
-        size: of the file, in bytes.
-        data: the second file with the weights of a model past 2 GiB; None for one file.
-        opset: operator set of the file.
-        ir_version: format version of the file.
-        input_name: name of the first input.
-        output_names: names of the outputs.
-        inputs: name, dtype, shape and unit of each input.
-        outputs: the same of each output.
-        rows_are: ``held out`` when the caller gave rows, ``drawn`` when they were made up around the example.
-        target: the runtime that the file was made for; empty when none was named.
-        golden: files of golden vectors beside the model.
-        variants: what was published besides, and what it loses.
-        seconds: spent in ``convert`` (torch's exporter) and ``verify`` (everything that comes on top).
-        verification: the whole verification of these bytes.
-        bundle: what was bundled with it; None where no bundle was asked for.
-    """
-
-    path: str
-    sha256: str
-    size: int
-    data: DataFile | None
-    opset: int
-    ir_version: int
-    input_name: str
-    output_names: tuple[str, ...]
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-    rows_are: str
-    target: str
-    golden: tuple[str, ...]
-    variants: tuple[VariantReport, ...]
-    verification: VerificationReport
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    bundle: BundleReport | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        return {**json_ready(self), "verification": self.verification.to_dict()}
 
 
 def export(

@@ -6,14 +6,12 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata as installed
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lrdiff_core.text import count
 from lrdiff_export.model.domain import Domain
+from lrdiff_export.publish.report import ExportReport
 from lrdiff_export.verify.compare import Budget, Verdict
-
-if TYPE_CHECKING:
-    from lrdiff_export.publish.export import ExportReport
 
 __all__ = ["proof_of"]
 
