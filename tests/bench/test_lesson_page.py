@@ -111,7 +111,7 @@ def test_typed_rates_seeds_and_the_linked_rate(lesson, open_page):
     page.fill("#number1", "nothing")
     assert page.locator("#number1").get_attribute("aria-invalid") == "true"
     page.fill("#number1", "0,05")
-    assert "0.05" in plain(page.locator("#epochs caption").inner_text())
+    page.locator("#epochs caption", has_text="0.05").wait_for()
     page.check("#linked")
     assert page.locator("#number2").input_value() == "0.05"
     page.click("#to-single")
@@ -131,6 +131,7 @@ def test_a_row_that_the_reader_edits_and_the_file_that_is_downloaded_agree(lesso
     row = [0.5, -1.2, 0.3, 2.0, 1.0, 0.0, -0.5, 3.0, 0.25, 1.5]
     for i, value in enumerate(row):
         fields.nth(i).fill(str(value))
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     shown = re.search(r"class 1: ([\d.e-]+)", plain(page.locator("#predicted").inner_text()))
     assert shown is not None
     with page.expect_download() as download:
