@@ -386,7 +386,7 @@ def _verdict(subject: Subject, mutant: onnx.ModelProto) -> str:
     healthy = subject.converted
     if structural_differences(healthy.program, mutant, healthy.renamed):
         return "refused"
-    if any(changed_weights(mutant, healthy.prepared.exported, healthy.renamed)):
+    if any(changed_weights(mutant, healthy.prepared.exported, healthy.renamed, healthy.program)):
         return "refused"
     try:
         if not run_battery(data, subject.battery).passed:

@@ -7,10 +7,17 @@ import sys
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import onnx
 import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
 
 from benchmarks.mutate_exports import KINDS, Subject, mutants
+from lrdiff_export.model.prepared import prepare
+from lrdiff_export.onnx_file.convert import convert
+from lrdiff_export.onnx_file.weights import changed_weights
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +40,28 @@ def test_a_fault_that_the_gate_lets_through_is_called_missed(subject: Subject) -
     mutant.CopyFrom(subject.converted.model)
     KINDS["weight off by 1 %"](mutant, Random(1))
     assert subject.equivalent(mutant.SerializeToString()) == ""
+
+
+def test_each_number_of_a_transposed_weight_is_compared() -> None:
+    class Clamped(nn.Linear):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return rows @ self.weight.clamp(-0.4, 0.4).T
+
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 6), nn.GELU(), Clamped(6, 6), nn.Linear(6, 3)).eval()
+    prepared = prepare(module, torch.randn(2, 4, 6))  # of rows with a sequence, exporters transpose the weights
+    converted = convert(prepared)
+    model, places = converted.model, []
+    for number, tensor in enumerate(model.graph.initializer):
+        values = numpy_helper.to_array(tensor).copy()
+        if any(np.array_equal(values, layer.weight.detach().T) for layer in (module[0], module[3])):
+            values[1, 2] *= np.float32(1.001)
+            mutant = onnx.ModelProto()
+            mutant.CopyFrom(model)
+            mutant.graph.initializer[number].CopyFrom(numpy_helper.from_array(values, tensor.name))
+            places += changed_weights(mutant, prepared.exported, converted.renamed, converted.program)
+    assert places == ["weight '0.weight' is not the module's", "weight '3.weight' is not the module's"]
+    assert not list(changed_weights(model, prepared.exported, converted.renamed, converted.program))
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ def convert(
             help="this is a fault of the exporter: try another opset, or report it with the module",
         ) from problem
     lost = [*structural_differences(program.exported_program, model, renamed)]
-    lost += changed_weights(model, prepared.exported, renamed)
+    lost += changed_weights(model, prepared.exported, renamed, program.exported_program)
     if lost:
         raise InputError(
             f"{prepared.name} was converted to a file that is another program: {lost[0]}",
