@@ -162,6 +162,7 @@ def options(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_pytest_selects_by_a_parameters_value_exactly() -> None:
     chosen = "rates=1 and not caches=cold and (optimizer_step or main_step) and not implementation=fused"
     names = [line for line in options("--co", "-k", chosen).stdout.splitlines() if "::" in line]
@@ -169,6 +170,7 @@ def test_pytest_selects_by_a_parameters_value_exactly() -> None:
     assert all("rates=1]" in name or "rates=1," in name for name in names)
 
 
+@pytest.mark.slow
 def test_pytest_benchmarks_options_work_or_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     given = [

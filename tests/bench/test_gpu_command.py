@@ -155,6 +155,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Part]:
     ]
 
 
+@pytest.mark.slow
 def test_a_part_fails_alone_and_the_others_go_on(planted: list[Part]) -> None:
     document = run_parts(planted, Request(device="cpu", quick=True), command="test")
     told = {part["name"]: (part["passed"], part["reason"], len(part["rows"])) for part in document["parts"]}

@@ -131,6 +131,7 @@ def test_without_the_extra_the_command_ends_with_three(
     assert not list(here.iterdir())
 
 
+@pytest.mark.slow
 def test_the_guides_model_can_be_mapped_as_it_says(tmp_path: Path) -> None:
     """The guide's file, then its Python, then its one line that opens the map; in a process as a user's would be."""
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)

@@ -16,6 +16,7 @@ def small(optimizer: str) -> SpeedCase:
     return SpeedCase(optimizer=optimizer, members=32, rows=60, batch_size=20, epochs=1, threads=1, matmul_size=64)
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_for_every_peer() -> None:
     rows = list(measure(small("adam")))
     assert [row.name for row in rows] == [
@@ -50,6 +51,7 @@ def test_jax_trains_to_the_same_weights(optimizer: str) -> None:
         assert torch.allclose(torch.tensor(values.tolist()), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_table_is_written_with_its_goals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "population.md"
     _, text = population_table.run_population_table(quick=True, out=file, sizes=small("sgd"))
@@ -73,6 +75,7 @@ def test_goals_are_judged_by_the_whole_interval() -> None:
     assert [verdict(3.0, 9.0), verdict(2.0, 3.5), verdict(1.0, 2.9)] == ["met", "unresolved", "missed"]
 
 
+@pytest.mark.slow
 def test_many_members_are_trained_in_a_process_that_tells_its_memory() -> None:
     found = population_table.train_in_a_process(64, 1)
     assert found["members"] == 64

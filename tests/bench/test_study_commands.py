@@ -87,6 +87,7 @@ def flat(text):
     return " ".join(text.split())
 
 
+@pytest.mark.slow
 def test_a_full_study_from_the_command_to_the_trials(capsys):
     done = run(capsys, "helpful", "--budget", "16")
     said = flat(done.out)

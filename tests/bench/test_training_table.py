@@ -16,6 +16,7 @@ def test_every_model_has_a_title() -> None:
     assert set(TITLES) == set(MODELS)
 
 
+@pytest.mark.slow
 def test_a_real_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "training.md"
     given = ["bench", "step", "--training", "--quick", "--shape", "mlp", "--out", str(file)]

@@ -255,6 +255,7 @@ for moment in range(4):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on Windows")
 def test_a_kill_at_any_rename_leaves_the_old_pair_whole(made: tuple[Path, Any], tmp_path: Path) -> None:
     shutil.copytree(made[0], tmp_path / "old")

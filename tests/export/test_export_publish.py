@@ -151,6 +151,7 @@ export(module, example, out=folder / "model.onnx", golden=False)  # what the kil
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on Windows")
 def test_a_kill_at_any_rename_leaves_whole_files_alone_under_the_names(tmp_path: Path) -> None:
     import subprocess

@@ -405,6 +405,7 @@ def test_tensors_that_only_rounding_moves_are_told() -> None:
     assert report.passed
 
 
+@pytest.mark.slow
 def test_a_compiled_step_agrees() -> None:
     lane = Lane(implementation="torch-compiled")
     result = run_one(zoo_job("main", optimizer="adam", steps=4), lane)

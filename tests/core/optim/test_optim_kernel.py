@@ -82,6 +82,7 @@ def test_another_processor_gets_a_file_of_its_own(afresh: Path, monkeypatch, tmp
     assert len(names) == 2
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_two_processes_may_build_at_once_in_a_folder_with_spaces(tmp_path: Path) -> None:
     cache = tmp_path / "a cache with spaces"
