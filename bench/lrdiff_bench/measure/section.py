@@ -52,7 +52,7 @@ def _row(record: Record) -> list[Any]:
     if not record.samples:
         return [record.name, short_label(record), "", "", "", ""]
     low, high = record.quartiles
-    parity = "" if record.parity is None else "held" if record.parity.held else "NOT HELD"
+    parity = "" if record.parity is None else "yes" if record.parity.held else "NO"
     spread = f"{100 * (high - low) / record.median:.0f} %"
     return [
         record.name,
