@@ -134,6 +134,39 @@ def test_references_hold_every_command_setting_and_public_name():
     assert sorted(listed) == sorted(pages)
 
 
+def verdicts():
+    """The medians and the verdict of each study on its page: ``{(untuned, single, differential): verdict}``."""
+    page = (ROOT / "docs" / "results" / "convergence.md").read_text(encoding="utf-8")
+    table = page.partition("## Verdicts")[2].partition("\n\n![")[0]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if re.search(r"\d \[", line)
+    ]
+    return {tuple(float(cell.split()[0]) for cell in row[2:5]): row[8] for row in rows}
+
+
+@pytest.mark.parametrize("file", [README, ROOT / "docs" / "index.md"], ids=["README", "index"])
+def test_what_is_said_of_the_studies_is_what_they_found(file):
+    found, text = list(verdicts().values()), file.read_text(encoding="utf-8")
+    counts = [found.count(word) for word in ("HELPS", "NO DIFFERENCE", "INCONCLUSIVE")]
+    assert len(found) == sum(counts) == 15
+    said = re.search(
+        r"On (\d+) of 15 workloads.*?on (\d+) there is\s+no\s+difference.*?on (\d+)\s", text, flags=re.DOTALL
+    )
+    assert said is not None
+    assert list(map(int, said.groups())) == counts
+
+
+def test_the_readmes_rows_are_those_of_the_studies():
+    rows = re.findall(
+        r"^\|.*\| (?:loss|accuracy) ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([A-Z ]+?) ?[†*]? \|$",
+        README.read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
+    assert len(rows) == 12
+    for *medians, verdict in rows:
+        assert verdicts()[tuple(map(float, medians))] == verdict
+
+
 def test_every_page_is_in_the_site():
     listed = set(re.findall(r"((?:guide/|results/)?[\w-]+\.md)", (ROOT / "mkdocs.yml").read_text()))
     for file in (ROOT / "docs").rglob("*.md"):
