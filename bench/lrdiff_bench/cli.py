@@ -50,7 +50,7 @@ app = typer.Typer(
 # Without a command, cases are measured: `lrdiff bench`, `lrdiff bench CASE --quick`.
 bench_app = typer.Typer(
     cls=BenchGroup,
-    help="Measure speed on this machine.\n\nName cases, or one of these commands.",
+    help="Measure speed on this machine.\n\nGive cases to measure, or one of these commands.",
     context_settings=HELP_NAMES,
     rich_markup_mode=None,
 )

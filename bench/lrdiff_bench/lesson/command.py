@@ -12,9 +12,9 @@ __all__ = ["add_lesson_command"]
 
 def lesson(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HTML file to write.")] = Path("lesson.html"),
-    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="How many seeds the page holds; fewer than 12 give no verdicts.")] = 20,
-    with_runtime: Annotated[bool, typer.Option("--with-runtime", help="Put ONNX Runtime Web into the page (19 MB), to predict there.")] = False,
-    docs: Annotated[str, typer.Option("--docs", metavar="WHERE", help="The documentation that the page links to, a folder beside it or an address.")] = "docs",
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="The number of seeds on the page; fewer than 12 give no verdicts.")] = 20,
+    with_runtime: Annotated[bool, typer.Option("--with-runtime", help="Put ONNX Runtime Web into the page (19 MB), to predict with it there.")] = False,
+    docs: Annotated[str, typer.Option("--docs", metavar="WHERE", help="The documentation that the page links to: a folder beside it, or an address.")] = "docs",
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:  # fmt: skip
     """Write a page that trains the seed example in the browser: two sliders, the map, the path of a row."""

@@ -59,7 +59,7 @@ def run(
     device: DeviceOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer cases and samples: two minutes.")] = False,
     processes: ProcessesOption = 1,
-    instructions: Annotated[bool, typer.Option("--instructions", help="Also count instructions with valgrind; two minutes per case.")] = False,
+    instructions: Annotated[bool, typer.Option("--instructions", help="Also count instructions with valgrind; takes two minutes per case.")] = False,
     affinity: AffinityOption = None,
     out: OutOption = None,
     to: PageOption = None,
@@ -118,7 +118,7 @@ def calibrate(
     out: OutOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Measure this machine's own A/A band: how far the same code differs from itself here."""
+    """Measure this machine's A/A band: how much two measurements of the same code differ."""
     from lrdiff_bench.measure import command
 
     return command.calibrate(case, param or [], processes=processes, affinity=affinity, folder=out, json=json)
@@ -126,7 +126,7 @@ def calibrate(
 
 def ab(
     ref_a: Annotated[str, typer.Argument(metavar="REF_A", help="A commit, . for the working tree, or a parameter's value.")],
-    ref_b: Annotated[str, typer.Argument(metavar="REF_B", help="In the same form; it is judged against REF_A.")],
+    ref_b: Annotated[str, typer.Argument(metavar="REF_B", help="The same for the other side; it is judged against REF_A.")],
     case: Annotated[str, typer.Argument(metavar="CASE", help="The case to measure.")],
     param: ParamOption = None,
     device: DeviceOption = None,
@@ -150,7 +150,7 @@ def history(
     range_: Annotated[str | None, typer.Argument(metavar="[RANGE]", help="Commits, in the form of git rev-list. Default: the last ten.")] = None,
     case: Annotated[list[str] | None, typer.Option("--case", metavar="CASE", help="Measure only this case. Give several.")] = None,
     device: DeviceOption = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Few samples, only as a check.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few samples: only a check that it works.")] = False,
     whole: Annotated[bool, typer.Option("--all", help="Measure every case, not only those of a quick run.")] = False,
     affinity: AffinityOption = None,
     repository: Annotated[Path, typer.Option("--repository", metavar="DIR", help="The repository to measure; a bare clone is enough.")] = Path(),
@@ -193,7 +193,7 @@ def population(
 
 
 def step(
-    peers: Annotated[bool, typer.Option("--peers", help="Compare with PyTorch's own optimizers and those of other libraries, too.")] = False,
+    peers: Annotated[bool, typer.Option("--peers", help="Also compare with PyTorch's own optimizers and those of other libraries.")] = False,
     training: Annotated[bool, typer.Option("--training", help="Time whole training steps of small models instead: the optimizer's share, and what a faster one gains.")] = False,
     shape: Annotated[list[str] | None, typer.Option("--shape", metavar="NAME", help="Measure only this shape: mlp, transformer, many or bert; with --training, this model. Give several.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="The number of threads. Default: 1, then 2.")] = None,

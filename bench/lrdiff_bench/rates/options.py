@@ -26,7 +26,7 @@ def rates(
     lr: Annotated[float | None, typer.Option("--lr", metavar="R", help="The base learning rate. Default: 0.001.")] = None,
     weight_decay: Annotated[float | None, typer.Option("--weight-decay", metavar="W", help="The weight decay of all parameters. Default: 0.")] = None,
     rule: Annotated[list[str] | None, typer.Option("--rule", metavar="RULE", help='A rule such as "head.* lr=0.01". Give several; for each setting, the first that matches wins.')] = None,
-    layer_decay: Annotated[float | None, typer.Option("--layer-decay", metavar="D", help="The factor between the rate of a layer and that of the layer below it.")] = None,
+    layer_decay: Annotated[float | None, typer.Option("--layer-decay", metavar="D", help="How fast each layer learns relative to the layer above it, such as 0.9.")] = None,
     slices: Annotated[str | None, typer.Option("--slices", metavar="LO:HI", help="The fractions of the base rate for the first and the last layer.")] = None,
     head_multiplier: Annotated[float | None, typer.Option("--head-multiplier", metavar="M", help="The factor for the rate of the head.")] = None,
     head: Annotated[str | None, typer.Option("--head", metavar="PATTERN", help="The parameters of the head, where it is not the last layer.")] = None,
@@ -34,7 +34,7 @@ def rates(
     by: Annotated[str | None, typer.Option("--by", metavar="block|stage", help="What counts as a layer: a block or a stage, numbered as timm does.")] = None,
     no_weight_decay: Annotated[list[str] | None, typer.Option("--no-weight-decay", metavar="PATTERN", help="Parameters without weight decay: 1d (biases and norms) or a pattern. Give several.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List parameter names, shapes, modules and depths instead of rates.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Show every parameter, also those of equal blocks.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Show every parameter, including those of equal blocks.")] = False,
     json: JsonOption = False,
     diff: Annotated[Path | None, typer.Option("--diff", metavar="OTHER", help="Show what changed compared with this run or rates.json.")] = None,
 ) -> None:  # fmt: skip

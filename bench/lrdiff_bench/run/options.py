@@ -82,7 +82,7 @@ def init(
     data: DataOption = None,
     target: TargetOption = None,
     task: TaskOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a settings file with every setting explained, for `lrdiff run FILE.toml`."""
     from lrdiff_bench.system.settings import write_settings
@@ -141,7 +141,7 @@ def export(
     allow: Annotated[list[str] | None, typer.Option("--allow", metavar="K=V", help="How much a variant may lose, such as snr_db=20, flipped=0.02 or score_drop=0.01.")] = None,
     bundle: Annotated[Path | None, typer.Option("--bundle", metavar="DIR_OR_ZIP", help="Write the file with its proof: golden rows, model card, verifiers, snippets.")] = None,
     sign: Annotated[Path | None, typer.Option("--sign", metavar="KEY.pem", help="Sign the bundle with this private key.")] = None,
-    ports: Annotated[Path | None, typer.Option("--ports", metavar="FILE.toml", help="What may stand in inputs: ranges, categories, lengths.")] = None,
+    ports: Annotated[Path | None, typer.Option("--ports", metavar="FILE.toml", help="The values that inputs may hold: ranges, categories, lengths.")] = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Export a run or your own model to ONNX; the file is written only after it passes verification."""
@@ -161,7 +161,7 @@ def verify(
     runtime: Annotated[str, typer.Option("--runtime", metavar="NAME", help="The runtime for golden vectors: onnxruntime, openvino or node.")] = "onnxruntime",
     json: JsonOption = False,
 ) -> int:  # fmt: skip
-    """Check that an ONNX file predicts what its run, or the golden vectors beside it, say; or check a whole bundle."""
+    """Check that an ONNX file predicts the same as its run or the golden vectors beside it; or check a whole bundle."""
     from lrdiff_bench.run.export_command import verify_model
 
     return _show(verify_model(model, run, runtime), "verify" if run else "golden", json)
@@ -171,7 +171,7 @@ def latency(
     run: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL.onnx", help="A run folder with a model.onnx, or a file with golden vectors.")],
     provider: Annotated[str | None, typer.Option("--provider", metavar="NAME", help="The execution provider. Default: CPUExecutionProvider.")] = None,
     threads: Annotated[str, typer.Option("--threads", metavar="LIST", help="Thread counts, separated by commas.")] = "1",
-    batch: Annotated[str, typer.Option("--batch", metavar="LIST", help="Numbers of rows in a call, separated by commas.")] = "1,32,1024",
+    batch: Annotated[str, typer.Option("--batch", metavar="LIST", help="Numbers of rows per call, separated by commas.")] = "1,32,1024",
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Time single calls of an ONNX file: median, 95th and 99th percentile."""
@@ -206,7 +206,7 @@ def runs(
 
 
 def trace(run: RunFolder, json: JsonOption = False) -> None:
-    """Show the screen of a finished run again."""
+    """Show again what a finished run printed."""
     from lrdiff_bench.run.open_run import retrace
 
     summary = retrace(run)

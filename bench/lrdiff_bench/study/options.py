@@ -34,14 +34,14 @@ NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[STUDY]...",
 
 
 def run(
-    targets: Annotated[list[str] | None, typer.Argument(metavar="[NAME|FILE.toml]...", help="Workloads of `lrdiff study ls`, or files.")] = None,
+    targets: Annotated[list[str] | None, typer.Argument(metavar="[NAME|FILE.toml]...", help="Workloads that `lrdiff study ls` lists, or TOML files.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every workload that comes with the project.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A small fraction of everything, marked QUICK in every output.")] = False,
     budget: Annotated[int | None, typer.Option("--budget", metavar="K", help="Points that each scheme tries in each search. Default: 64.")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", metavar="S", help="Fresh seeds for the report. Default: those of the workload.")] = None,
-    searches: Annotated[int | None, typer.Option("--searches", metavar="R", help="Independent searches of every scheme: 16, 24, 40, 64 or 100. Default: 16, or as many as there are.")] = None,
-    until_resolved: Annotated[bool, typer.Option("--until-resolved", help="Add searches, look by look, until every comparison is settled; at most --searches, or 100.")] = False,
-    minutes: Annotated[float | None, typer.Option("--minutes", metavar="M", help="With --until-resolved: begin no look that would end later.")] = None,
+    searches: Annotated[int | None, typer.Option("--searches", metavar="R", help="Independent searches per scheme (a way of setting the rates): 16, 24, 40, 64 or 100. Default: 16, or as many as there are.")] = None,
+    until_resolved: Annotated[bool, typer.Option("--until-resolved", help="Add searches, stage by stage, until every comparison is settled; at most --searches, or 100.")] = False,
+    minutes: Annotated[float | None, typer.Option("--minutes", metavar="M", help="With --until-resolved: add no stage of searches that would end later.")] = None,
     seeds_from: Annotated[int | None, typer.Option("--seeds-from", metavar="N", help="Add N to every seed: an independent replication, saved under its own name.")] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="MODULE:FACTORY", help="Your own model.")] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="Your own rows: CSV, Parquet or Arrow.")] = None,
@@ -110,7 +110,7 @@ def add_study_commands(app: typer.Typer) -> None:
     study = typer.Typer(
         cls=StudyGroup,
         help="Study whether differential rates help, on built-in workloads or your own model and rows.\n\n"
-        "Name workloads, TOML files or --all, or one of these commands.",
+        "Give workloads, TOML files or --all, or one of these commands.",
         context_settings=HELP_NAMES,
         rich_markup_mode=None,
     )
