@@ -37,7 +37,9 @@ def test_there_are_twenty_models_and_five_faults() -> None:
     assert (len(MODELS), len(FAULTS)) == (20, 5)
 
 
-@pytest.mark.parametrize(("kind", "seed"), MODELS)
+@pytest.mark.parametrize(
+    ("kind", "seed"), [pytest.param(*one, marks=[pytest.mark.slow] if one[1] > SEEDS[0] else []) for one in MODELS]
+)
 def test_every_fault_is_caught_and_the_healthy_file_is_not(kind: str, seed: int) -> None:
     converted, battery = prepared(kind, seed)
     healthy = run_battery(converted.data, battery)

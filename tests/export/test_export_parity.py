@@ -58,6 +58,7 @@ def test_the_registry_is_not_empty_and_keeps_its_contract() -> None:
         checked.release()  # of nothing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["binary", "convolutional", "two outputs", "missing", "zero"])
 def test_every_quick_backend_here_agrees_and_says_how_it_ran(model: str) -> None:
     make, rows = MODELS[model]
