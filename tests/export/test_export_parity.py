@@ -222,17 +222,25 @@ def test_a_backend_that_changes_the_module_ends_the_comparison(plant: Any) -> No
         check_parity(seeded(Classifier), ROWS, backends=["changes"])
 
 
-def test_a_module_may_count_its_calls() -> None:
+@pytest.mark.parametrize(
+    "update",
+    [
+        lambda calls: calls.add_(1),
+        lambda calls: calls + 1,
+        lambda calls: calls.mul_(0.9),
+        lambda calls: calls.copy_(calls.roll(1)),  # with the same sum
+    ],
+    ids=["in place", "replaced", "decayed", "rotated"],
+)
+def test_a_module_may_change_its_own_buffers(update: Any) -> None:
     class Counting(nn.Module):
-        calls: torch.Tensor
-
         def __init__(self) -> None:
             super().__init__()
             self.linear = nn.Linear(ROWS.shape[1], 2)
-            self.register_buffer("calls", torch.zeros(1, dtype=torch.int64))
+            self.register_buffer("calls", torch.arange(3.0))
 
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
-            self.calls += 1
+            self.calls = update(self.calls)
             return self.linear(rows)
 
     assert only(check_parity(Counting(), ROWS, backends=["eager"])).status == "agrees"

@@ -141,17 +141,15 @@ def _trace(tensor: torch.Tensor) -> str:
 
 
 def _own_state(module: nn.Module, example: Sequence[torch.Tensor]) -> frozenset[str]:
-    """Return the names of the buffers that a call changes, which are put back."""
-    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    """Return the names of the buffers that a call changes; all are put back."""
+    before = {name: (buffer, buffer.clone()) for name, buffer in module.named_buffers()}
     with torch.no_grad():
         module(*example)
-    changed = {
-        name for name, buffer in module.named_buffers() if str(buffer.sum().item()) != str(before[name].sum().item())
-    }
-    for name in changed:
-        owner, _, last = name.rpartition(".")
-        setattr(module.get_submodule(owner), last, before[name])
-    return frozenset(changed)
+        changed = frozenset(name for name, one in module.named_buffers() if _trace(one) != _trace(before[name][1]))
+        for name, (buffer, values) in before.items():  # in place, so that what shares a buffer goes on sharing it
+            owner, _, last = name.rpartition(".")
+            setattr(module.get_submodule(owner), last, buffer.copy_(values))
+    return changed
 
 
 def subject_of_file(path: str | os.PathLike[str], *, limits: Limits | None = LIMITS) -> Subject:
