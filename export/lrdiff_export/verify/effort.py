@@ -1,4 +1,4 @@
-"""How much is tried: fewer rows where a row costs much, so that verification takes about as long as conversion.
+"""How much is tried: fewer rows where a row costs much, so that verification costs a small multiple of conversion.
 
 Cost is counted in operations, never in seconds: the same model is tried on the same rows on every machine, and the same
 file comes out. A kind of rows whose turn does not come is named in the report.
