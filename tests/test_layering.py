@@ -27,6 +27,11 @@ PLANTED = {
     "lrdiff_bench.measure.engine.planted": ("import lrdiff_bench.measure.cases.state", "The engine knows no case"),
     "lrdiff_bench.planted_front": ("import benchmarks.landscape", "Benchmarks are thin fronts"),
 }
+# Two files that need each other, one of them for a type alone.
+CIRCLE = {
+    "lrdiff_export.verify.planted": "import lrdiff_export.verify.planted_too",
+    "lrdiff_export.verify.planted_too": "import typing\nif typing.TYPE_CHECKING: import lrdiff_export.verify.planted",
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def verdict_of_lint(tmp_path_factory):
         shutil.copytree(ROOT / place, copy / place, ignore=skip)
     shutil.copy(ROOT / "pyproject.toml", copy)
     homes = {"lrdiff_core": copy, "lrdiff_export": copy / "export", "lrdiff_bench": copy / "bench"}
-    for module, (line, _) in PLANTED.items():
+    for module, line in {**{module: line for module, (line, _) in PLANTED.items()}, **CIRCLE}.items():
         path = homes[module.split(".")[0]].joinpath(*module.split("."))
         path.with_suffix(".py").write_text(f"{line}\n")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, homes.values())), "COLUMNS": "1000"}
@@ -54,6 +59,14 @@ def test_an_import_against_the_direction_is_refused_with_the_way_to_go(module, v
     broken = verdict_of_lint[verdict_of_lint.index("Broken contracts") :]
     assert way in broken
     assert f"- {module} -> " in broken
+
+
+def test_a_circle_is_refused_even_if_it_is_one_of_types(verdict_of_lint):
+    broken = verdict_of_lint[verdict_of_lint.index("Broken contracts") :]
+    assert "No circles, in no folder" in broken
+    assert any(
+        f".{one} -> .{other}" in broken for one, other in [("planted", "planted_too"), ("planted_too", "planted")]
+    )
 
 
 def test_no_folder_is_crowded():
