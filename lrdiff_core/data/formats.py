@@ -14,7 +14,7 @@ from lrdiff_core.text import count, listed, quoted
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["SUFFIXES", "read_frame"]
+__all__ = ["SUFFIXES", "check_names", "read_frame"]
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".arrow", ".ipc", ".feather")
 """What a file must end in to be read."""
@@ -51,7 +51,7 @@ def read_frame(path: Path) -> tuple[pl.DataFrame, tuple[str, ...]]:
         frame, notes = _read_csv(path, data, suffix)
     else:
         frame, notes = _read_columnar(path, data, suffix), ()
-    _check_names(path, frame.columns)
+    check_names(path, frame.columns)
     if frame.height == 0:
         raise DataError(f"{path} has a header and no rows", help="use a file with rows below its header")
     return frame, notes
@@ -79,17 +79,22 @@ def _suffixes() -> str:
     return f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 
 
-def _check_names(path: Path, names: list[str]) -> None:
+def check_names(source: Path | str, names: list[str]) -> None:
+    """Refuse names of columns that are empty or occur twice.
+
+    Raises:
+        DataError: naming the columns.
+    """
     unnamed = [str(place) for place, name in enumerate(names, start=1) if not name]
     if unnamed:
         raise DataError(
-            f"{path} has no name for column {', '.join(unnamed)}",
+            f"{source} has no name for column {', '.join(unnamed)}",
             help="name every column in the header, or remove the column (pandas writes one unless index=False)",
         )
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
         raise DataError(
-            f"{path} has more than one column of the name {listed(twice)}", help="give every column a name of its own"
+            f"{source} has more than one column of the name {listed(twice)}", help="give every column a name of its own"
         )
 
 
@@ -108,7 +113,7 @@ def _read_csv(path: Path, data: bytes, suffix: str) -> tuple[pl.DataFrame, tuple
     try:
         records = _records(text, separator)
         header = [name.strip() for name in next(records)]
-        _check_names(path, header)
+        check_names(path, header)
         for row, record in enumerate(records, start=1):
             if len(record) != len(header):
                 raise DataError(

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from lrdiff_core.data.builtin import BUILTIN_TABLES
 from lrdiff_core.data.columns import Column, describe_faults, read_numbers
 from lrdiff_core.data.formats import SUFFIXES, read_frame
+from lrdiff_core.data.frames import SOURCE, to_frame
 from lrdiff_core.data.labels import Target, encode_target, read_target
 from lrdiff_core.data.table import Impute, Table, Task
 from lrdiff_core.errors import DataError
 from lrdiff_core.text import check_choice, check_seed, count, listed, nearest_first, quoted
+
+if TYPE_CHECKING:
+    import polars as pl
 
 __all__ = ["load_table", "read_features"]
 
@@ -24,16 +28,18 @@ _IMPUTE_HELP = "`--impute mean|median|drop` fills them in from the training rows
 
 
 def load_table(
-    source: str | os.PathLike[str],
+    source: Any,
     *,
     target: str | None = None,
     task: Literal["auto"] | Task = "auto",
     impute: Impute = "none",
     seed: int = 0,
+    columns: Sequence[str] | None = None,
 ) -> Table:
-    """Load a built-in table by its name, or a file (CSV, TSV, Parquet, Arrow IPC) by its path.
+    """Load a built-in table by its name, a file (CSV, TSV, Parquet, Arrow IPC) by its path, or a table in memory.
 
-    Every column of a file but the target is a feature. Rows are counted from 1, the first below the header.
+    A pandas, polars or pyarrow table gives what the same table in a file gives; the index of a pandas table is not
+    a column. Every column of a table but the target is a feature. Rows are counted from 1, the first below the header.
     In CSV, an empty cell, NA, N/A, null and nan are missing values; true and false count as 1 and 0.
 
     With ``task="auto"``: text and boolean labels are classes; so are numbers with two distinct values; so are
@@ -41,13 +47,15 @@ def load_table(
     regression. Two classes make the task binary, more multiclass. Classes are ordered by number, or else by text.
 
     Args:
-        source: a built-in name, or a path; a word that is a file, or has a suffix, is a path.
-        target: the column to predict; needed for a file.
+        source: a built-in name, or a path; a word that is a file, or has a suffix, is a path. Or a pandas, polars
+            or pyarrow table, a NumPy array with named fields, or one of [rows, columns].
+        target: the column to predict; needed for all but a built-in table.
         task: what the target is to be taken for.
         impute: what to do about features that are missing, infinite or too large for float32: refuse them
             (``none``), leave NaN for the model to fill in from the training rows (``mean``, ``median``), or
             drop their rows (``drop``, which also drops rows without a target).
         seed: of the generator behind the table ``seed``; nothing else here is random.
+        columns: names of the columns of a plain array; left out: ``x1``, ``x2``, ...
 
     Returns:
         The table, its notes saying what was dropped, left to fill in, or recognised.
@@ -60,21 +68,33 @@ def load_table(
         >>> table = load_table("seed", seed=1)
         >>> table.features.shape, table.task, table.classes
         ((1000, 10), 'binary', ('0', '1'))
+        >>> load_table(np.array([[0, 2.5], [1, 3.5], [0, 1.5], [1, 4.5]]), target="x1").classes
+        ('0', '1')
     """
     check_choice("task", task, ("auto", *get_args(Task)))
     check_choice("impute", impute, get_args(Impute))
     check_seed(seed)
+    if not isinstance(source, str | os.PathLike):
+        frame = to_frame(source, columns=columns)
+        return _from_frame(
+            frame, (), source=SOURCE, name="table", kind="memory", target=target, task=task, impute=impute
+        )
+    if columns is not None:
+        raise DataError(f"columns= is given, and {quoted(str(source))} names its own", help="leave columns= out")
     path = Path(source)
     if isinstance(source, str) and not path.suffix and not path.is_file():
         return _built_in(source, target=target, task=task, seed=seed)
-    return _from_file(path, target=target, task=task, impute=impute)
+    frame, notes = read_frame(path)
+    return _from_frame(
+        frame, notes, source=str(path), name=path.stem, kind="file", target=target, task=task, impute=impute
+    )
 
 
-def read_features(path: str | os.PathLike[str], *, feature_names: Sequence[str], impute: Impute = "none") -> np.ndarray:
+def read_features(source: Any, *, feature_names: Sequence[str], impute: Impute = "none") -> np.ndarray:
     r"""Read the rows of a prediction: the model's columns by name, in its order; other columns are ignored.
 
     Args:
-        path: a file, as for :func:`load_table`; it needs no target.
+        source: a file or a table in memory, as for :func:`load_table`; it needs no target.
         feature_names: what the model was trained on.
         impute: as the model was trained. With ``mean`` and ``median`` values that are missing, infinite or too
             large become NaN, which the model fills in; otherwise they are an error, for a prediction drops no row.
@@ -94,8 +114,11 @@ def read_features(path: str | os.PathLike[str], *, feature_names: Sequence[str],
         [[2.0, 1.0]]
     """
     check_choice("impute", impute, get_args(Impute))
-    path = Path(path)
-    frame, _ = read_frame(path)
+    if isinstance(source, str | os.PathLike):
+        path: str | Path = Path(source)
+        frame, _ = read_frame(Path(source))
+    else:
+        path, frame = SOURCE, to_frame(source)
     lacking = [name for name in feature_names if name not in frame.columns]
     if lacking:
         raise DataError(
@@ -140,9 +163,17 @@ def _built_in(name: str, *, target: str | None, task: Literal["auto"] | Task, se
     return table
 
 
-def _from_file(path: Path, *, target: str | None, task: Literal["auto"] | Task, impute: Impute) -> Table:
-    source = str(path)
-    frame, notes = read_frame(path)
+def _from_frame(
+    frame: pl.DataFrame,
+    notes: Sequence[str],
+    *,
+    source: str,
+    name: str,
+    kind: str,
+    target: str | None,
+    task: Literal["auto"] | Task,
+    impute: Impute,
+) -> Table:
     if target is None:
         raise DataError(f"{source} needs a target column", help=f"add `--target` with one of: {listed(frame.columns)}")
     if target not in frame.columns:
@@ -165,9 +196,9 @@ def _from_file(path: Path, *, target: str | None, task: Literal["auto"] | Task, 
         feature_names=tuple(column.name for column in columns),
         classes=classes,
         task=task,
-        name=path.stem,
+        name=name,
         target_name=target,
-        source="file",
+        source=kind,
         notes=(*notes, *_notes(features, frame.height, impute)),
     )
 

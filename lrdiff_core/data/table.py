@@ -28,7 +28,7 @@ class Table:
         task: what is predicted.
         name: a short name of the table, such as ``seed`` or the stem of a file.
         target_name: the name of what is predicted.
-        source: ``generator``, ``scikit-learn`` or ``file``.
+        source: ``generator``, ``scikit-learn``, ``file`` or ``memory``.
         notes: what a reader of the results must know, one line each.
 
     Raises:
