@@ -210,7 +210,7 @@ def from_factory(target: str, folder: str) -> MapWorkload:
     return MapWorkload(
         name=target.replace(":", "-").replace(".", "-"),
         model=lambda seed: factory.load_model(target, folder=folder).module,
-        data=PopulationData(inputs=rows[0], targets=options["targets"], task="regression", loss=options.get("loss")),
+        data=PopulationData(inputs=rows[0], targets=options["targets"], task="regression", loss=first.own_loss()),
         optimizer=optimizer,
         batch_size=options.get("batch_size"),
         steps=options.get("steps", factory.STEPS),

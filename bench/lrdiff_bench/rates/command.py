@@ -12,25 +12,14 @@ from typing import Any
 from torch import nn
 
 from lrdiff_bench.system import factory
+from lrdiff_bench.system.rate_settings import make_plan
 from lrdiff_core.errors import CheckpointError, InputError, RateError
-from lrdiff_core.rates import (
-    HeadMultiplier,
-    LayerDecay,
-    RatePlan,
-    Rule,
-    Scale,
-    Slices,
-    layer_depths,
-    list_parameters,
-    param_groups,
-)
+from lrdiff_core.rates import RatePlan, layer_depths, list_parameters
 from lrdiff_core.rates.plan.table import WIDTH
 
 __all__ = [
     "list_table",
     "load_model",
-    "make_plan",
-    "make_scales",
     "parameter_rows",
     "plan_of",
     "plan_text",
@@ -45,7 +34,8 @@ def plan_of(target: str, options: Mapping[str, Any]) -> RatePlan:
 
     Args:
         target: a run folder, a stored plan (``rates.json``) or ``package.module:factory``.
-        options: the keyword arguments of :func:`make_plan`; empty, a run shows the plan that it was trained with.
+        options: the arguments of :func:`lrdiff_bench.system.rate_settings.make_plan`; empty, a run shows the plan that
+            it was trained with.
 
     Raises:
         InputError: the target cannot be read or built.
@@ -63,91 +53,6 @@ def plan_text(plan: RatePlan, *, full: bool = False) -> str:
     """The plan as wide as the terminal (or ``COLUMNS``), or as Python prints it where there is none."""
     text = plan.table(shutil.get_terminal_size((WIDTH, 24)).columns, full=full)
     return text.replace("plan.table(full=True)", "--full")
-
-
-def make_plan(
-    model: nn.Module,
-    *,
-    lr: float = 1e-3,
-    weight_decay: float = 0.0,
-    rules: Sequence[str] = (),
-    no_weight_decay: Sequence[str] = (),
-    layer_decay: float | None = None,
-    slices: str | None = None,
-    head_multiplier: float | None = None,
-    head: str | None = None,
-    layers: Sequence[str] = (),
-    by: str | None = None,
-) -> RatePlan:
-    """A plan from what a command line can say.
-
-    Args:
-        model: any module.
-        lr: the base rate.
-        weight_decay: for all that nothing else is said about.
-        rules: one line each, as :meth:`lrdiff_core.rates.Rule.parse` reads them.
-        no_weight_decay: ``1d``, or a match as in a rule.
-        layer_decay, slices, head_multiplier, head, layers, by: see :func:`make_scales`.
-
-    Raises:
-        RateError: a rule or a number that cannot be, or does not fit the model.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-        >>> plan = make_plan(model, lr=0.1, rules=["1.bias lr=0.5"], layer_decay=0.5)
-        >>> [entry.lr for entry in plan]
-        [0.05, 0.05, 0.1, 0.5]
-    """
-    # The rule's own reader knows globs, names and /expressions/ alike.
-    undecayed = [one if one == "1d" else Rule.parse(f"{one} weight_decay=0").match for one in no_weight_decay]
-    return param_groups(
-        model,
-        lr=lr,
-        weight_decay=weight_decay,
-        rules=[Rule.parse(text) for text in rules],
-        scale=make_scales(
-            layer_decay=layer_decay, slices=slices, head_multiplier=head_multiplier, head=head, layers=layers, by=by
-        ),
-        no_weight_decay=undecayed,
-    )
-
-
-def make_scales(
-    *,
-    layer_decay: float | None = None,
-    slices: str | None = None,
-    head_multiplier: float | None = None,
-    head: str | None = None,
-    layers: Sequence[str] = (),
-    by: str | None = None,
-) -> list[Scale]:
-    """The scales that a command line asks for.
-
-    Args:
-        layer_decay: factor from a layer to the one below it.
-        slices: ``LO:HI``, the first and the last layer's fraction of the base rate.
-        head_multiplier: factor of the head.
-        head: what the head is, as the match of a rule.
-        layers: none: found in the module tree; one: the module that holds the blocks; several: the layers themselves.
-        by: ``block`` or ``stage``: what a layer is.
-
-    Raises:
-        RateError: a number that cannot be.
-
-    Example:
-        >>> [scale.label for scale in make_scales(layer_decay=0.9, slices="0.01:1")]
-        ['LayerDecay(0.9)', 'Slices(0.01, 1)']
-    """
-    where = None if not layers else layers[0] if len(layers) == 1 else list(layers)
-    scales: list[Scale] = []
-    if layer_decay is not None:
-        scales.append(LayerDecay(layer_decay, where, by))
-    if slices is not None:
-        low, high = _two_numbers(slices)
-        scales.append(Slices(low, high, where, by))
-    if head_multiplier is not None:
-        scales.append(HeadMultiplier(head_multiplier, None if head is None else Rule.parse(f"{head} freeze").match))
-    return scales
 
 
 def read_plan(path: Path) -> RatePlan:
@@ -190,7 +95,7 @@ def parameter_rows(model: nn.Module, layers: Sequence[str] = ()) -> tuple[list[d
 
     Args:
         model: any module.
-        layers: as for :func:`make_scales`.
+        layers: as for :func:`lrdiff_bench.system.rate_settings.make_scales`.
 
     Returns:
         The rows, and why there are no depths (None where there are).
@@ -250,13 +155,3 @@ def _for_the_command_line(problem: RateError, target: str) -> str:
     """The help of an error in the words of the command instead of Python's."""
     help = re.sub(r'(layers|head|by)="([^"]+)"', r"--\1 \2", problem.help)
     return f"{help} (see `lrdiff rates {target} --list`)" if "matches no parameter" in problem.message else help
-
-
-def _two_numbers(text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(part) for part in text.split(":"))
-    except ValueError:
-        raise RateError(
-            f'slices are "{text}"', help="write two fractions of the base rate, LO:HI, such as 0.01:1"
-        ) from None
-    return low, high

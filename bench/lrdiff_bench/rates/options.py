@@ -33,6 +33,7 @@ def rates(
     layers: Annotated[list[str] | None, typer.Option("--layers", metavar="NAME", help="The module that holds the blocks, or each layer by repeating the option.")] = None,
     by: Annotated[str | None, typer.Option("--by", metavar="block|stage", help="What counts as a layer: a block or a stage, numbered as timm does.")] = None,
     no_weight_decay: Annotated[list[str] | None, typer.Option("--no-weight-decay", metavar="PATTERN", help="Parameters without weight decay: 1d (biases and norms) or a pattern. Give several.")] = None,
+    freeze: Annotated[list[str] | None, typer.Option("--freeze", metavar="PATTERN", help="Parameters that do not learn. Give several.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List parameter names, shapes, modules and depths instead of rates.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Show every parameter, including those of equal blocks.")] = False,
     json: JsonOption = False,
@@ -51,7 +52,7 @@ def rates(
     given = {
         "lr": lr, "weight_decay": weight_decay, "rules": rule, "layer_decay": layer_decay, "slices": slices,
         "head_multiplier": head_multiplier, "head": head, "layers": layers, "by": by,
-        "no_weight_decay": no_weight_decay,
+        "no_weight_decay": no_weight_decay, "freeze": freeze,
     }  # fmt: skip
     plan = plan_of(target, {name: value for name, value in given.items() if value is not None and value != []})
     shown = plan if diff is None else read_plan(diff).diff(plan)

@@ -7,23 +7,22 @@ deeper (``mods:Zoo.net``). It is a function or a class that takes no arguments, 
 ``module``                enough for `lrdiff rates` and `lrdiff study --model`
 ``module, example``       one batch as the module takes it: a tensor, a tuple, or a mapping of forward's arguments;
                           enough for `export` and `parity`, too
-``module, example, more`` a mapping of arguments of :func:`lrdiff_export.export` and of
-                          :func:`lrdiff_export.training.make_job`: with ``targets`` it is enough for
-                          `lr-find` and `map`, too; each command takes what it needs
+``module, example, more`` a mapping with ``rows`` and ``targets``, or ``train`` (a Dataset or DataLoader; also
+                          ``validation``, ``test``): enough for `run`, `train`, `lr-find` and `map`, too; and of
+                          arguments of :func:`lrdiff_export.export` and :func:`lrdiff_export.training.make_job`
+``module, more``          the same without an example, where ``rows`` or ``train`` show what the module takes
 ``MapWorkload``           `lrdiff map` only: rows and weights that differ from seed to seed
 ========================= ========================================================================================
 
-What the user's code prints goes to stderr, so that ``--json`` stays one document.
+With ``--data FILE`` the rows of a table take the place of those of the factory, and ``module`` is enough.
+Each command takes what it needs. What the user's code prints goes to stderr, so that ``--json`` stays one document.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, reduce
 from pathlib import Path
@@ -33,7 +32,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lrdiff_core.errors import InputError, LrdiffError
+from lrdiff_bench.system.batches import Part, TensorPart, as_part, stacked
+from lrdiff_bench.system.user_code import one_line, their_fault, user_code
+from lrdiff_core.errors import InputError
 from lrdiff_core.text import nearest
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ __all__ = [
     "GRAMMAR",
     "UserModel",
     "as_model",
+    "default_loss",
     "is_factory",
     "load_model",
     "make",
@@ -53,6 +55,8 @@ __all__ = [
 
 GRAMMAR = "package.module:factory"
 STEPS = 50  # of a training whose factory names no number
+PARTS = ("train", "validation", "test")
+MOST_ROWS = 2048  # of a Dataset that commands take which want all rows at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,38 @@ class UserModel:
         """Those of the options that an export takes."""
         return {name: value for name, value in self.options.items() if name in _export_options()}
 
+    def own_loss(self) -> Callable[[Any, Any], Tensor] | None:
+        """The option ``loss``; left out, cross-entropy where targets are whole numbers, else None: squared error."""
+        given: Callable[[Any, Any], Tensor] | None = self.options.get("loss")
+        targets = self.options.get("targets")
+        whole = isinstance(targets, Tensor) and not targets.is_floating_point()
+        return default_loss if given is None and whole else given
+
+    def parts(self) -> dict[str, Part]:
+        """The rows to learn from (``train``), and those of other splits where the factory gives them.
+
+        Raises:
+            InputError: there are none, or not in a form that can be gone through.
+        """
+        given = {name: self.options[name] for name in PARTS if self.options.get(name) is not None}
+        if "train" in given:
+            return {name: as_part(one, self.source) for name, one in given.items()}
+        if given:
+            raise InputError(f"{self.source} gives {next(iter(given))} and no train", help="give 'train', too")
+        if self.options.get("rows") is None or self.options.get("targets") is None:
+            raise InputError(
+                f"{self.source} gives nothing to learn from",
+                help="return module, example, {'train': a Dataset}, or {'rows': ..., 'targets': ...}; "
+                "or name a table with --data",
+            )
+        rows, targets = self.rows(), self.options["targets"]
+        if len(targets) != len(rows[0]):
+            raise InputError(
+                f"{self.source} gives {len(rows[0])} rows and {len(targets)} targets", help="give one target a row"
+            )
+        inputs = dict(zip(self.example, rows, strict=True)) if isinstance(self.example, Mapping) else tuple(rows)
+        return {"train": TensorPart(inputs=inputs, targets=torch.as_tensor(targets))}
+
     def rows(self) -> list[Tensor]:
         """The rows to train on, one tensor an input: the option ``rows``, or the example."""
         from lrdiff_export.model.signature import as_arrays
@@ -82,28 +118,28 @@ class UserModel:
         return [torch.from_numpy(one) for one in as_arrays(_plain(self.options.get("rows", self.example)))]
 
 
+def default_loss(outputs: Any, targets: Any) -> Tensor:
+    """Cross-entropy where targets are whole numbers, else the squared error, of the first output."""
+    first = next(iter(outputs.values())) if isinstance(outputs, Mapping) else outputs
+    first = first if isinstance(first, Tensor) else first[0]
+    if not isinstance(targets, Tensor):
+        raise InputError(
+            f"targets are {type(targets).__name__}, and the factory gives no loss", help="add 'loss': a function of "
+            "outputs and targets"
+        )  # fmt: skip
+    if not targets.is_floating_point():
+        return nn.functional.cross_entropy(first, targets.long())
+    if first.shape != targets.shape:
+        raise InputError(
+            f"outputs have the shape {list(first.shape)}, targets {list(targets.shape)}",
+            help="make them alike, or add 'loss': a function of outputs and targets",
+        )
+    return nn.functional.mse_loss(first, targets.to(first.dtype))
+
+
 def is_factory(target: str) -> bool:
     """Whether ``target`` names a factory, not a folder or a file."""
     return ":" in target and not Path(target).exists()  # C:\runs\seed exists, or is refused as a module
-
-
-@contextmanager
-def user_code(folder: str | None = None) -> Iterator[None]:
-    """Where the user's code runs: the current folder is importable, and what is printed goes to stderr.
-
-    Args:
-        folder: where modules are looked for before the current folder.
-    """
-    places = list(dict.fromkeys([folder or str(Path.cwd()), str(Path.cwd())]))
-    sys.path[:0] = places
-    importlib.invalidate_caches()
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        for place in places:
-            if place in sys.path:
-                sys.path.remove(place)
 
 
 def make(source: str, *, folder: str | None = None) -> Any:
@@ -157,13 +193,25 @@ def as_model(source: str, made: Any, *, needs: Sequence[str] = ()) -> UserModel:
             f"{source} gives {given}, not a torch.nn.Module",
             help="return module, or module, example, or module, example, {'targets': ...}",
         )
+    if len(parts) == 2 and isinstance(parts[1], Mapping) and {"train", "targets"} & set(parts[1]):
+        parts = (parts[0], None, parts[1])
     module, example, options = (*parts, None, None)[:3]
     options = {} if options is None else options
     if not isinstance(options, Mapping):
         raise InputError(f"{source} gives options of type {type(options).__name__}", help="give them as a dict")
-    known = [*_export_options(), *(name for name in _training_options() if name not in _export_options())]
+    known = list(dict.fromkeys([*PARTS, *_export_options(), *_training_options()]))
     if unknown := [name for name in options if name not in known]:
         raise InputError(f"{source} gives the option {unknown[0]!r}", help=nearest(str(unknown[0]), known, "options"))
+    options = dict(options)
+    if options.get("targets") is not None:
+        options["targets"] = torch.as_tensor(options["targets"])
+    if needs and options.get("train") is not None:
+        some = stacked(as_part(options["train"], source), MOST_ROWS)
+        example = _first_two(some.example()) if example is None else example
+        if options.get("rows") is None and isinstance(some.targets, Tensor):
+            options |= {"rows": some.example(), "targets": some.targets}
+    if example is None and options.get("rows") is not None:
+        example = _first_two(options["rows"])
     missing = [name for name in needs if (example if name == "example" else options.get(name)) is None]
     if missing:
         more = "".join(f", {{{name!r}: ...}}" for name in missing if name != "example")
@@ -191,32 +239,16 @@ def training_job(
     options = {name: value for name, value in model.options.items() if name in _training_options()}
     if targets is not None:
         options["targets"] = targets
+    options["loss"] = model.own_loss()
     try:
         return make_job(
             model.module, model.rows() if rows is None else rows, name=model.source, **{"steps": steps, **options}
         )
     except (TypeError, ValueError) as problem:
         raise InputError(
-            f"{model.source} gives something that cannot be trained: {_one_line(problem)}",
+            f"{model.source} gives something that cannot be trained: {one_line(problem)}",
             help="see docs/guide/your-model.md for what a factory returns",
         ) from problem
-
-
-def their_fault(what: str, problem: BaseException) -> InputError:
-    """The error for an exception in the user's code: what was raised, and the deepest line of code that is theirs."""
-    if isinstance(problem, SyntaxError) and problem.filename:
-        place = f"{Path(problem.filename).name}, line {problem.lineno}"
-    else:
-        frames = [frame for frame in traceback.extract_tb(problem.__traceback__) if not _is_ours(frame.filename)]
-        here = str(Path.cwd())
-        own = [frame for frame in frames if frame.filename.startswith(here) and "site-packages" not in frame.filename]
-        last = next(reversed(own or frames), None)
-        place = f"{Path(last.filename).name}, line {last.lineno}" if last is not None else "no line"
-    if isinstance(problem, LrdiffError):
-        return InputError(f"{what} raised {problem.message} ({place})", help=problem.help)
-    said = _one_line(problem.msg if isinstance(problem, SyntaxError) else problem)
-    text = type(problem).__name__ + (f": {said}" if said else "")
-    return InputError(f"{what} raised {text} ({place})", help="correct it there; `lrdiff --debug` shows the traceback")
 
 
 def _import(name: str, path: str) -> ModuleType:
@@ -277,16 +309,6 @@ def _makers(module: ModuleType) -> list[str]:
     return names
 
 
-def _is_ours(filename: str) -> bool:
-    return filename.startswith((*_own_folders(), "<frozen"))
-
-
-@cache
-def _own_folders() -> tuple[str, ...]:
-    names = ("lrdiff_core", "lrdiff_export", "lrdiff_bench")
-    return tuple(f"{Path(str(importlib.import_module(name).__file__)).parent}/" for name in names)
-
-
 def _plain(rows: Any) -> Any:
     """Tensors as arrays, in whatever they come: alone, in a sequence, in a mapping."""
     if isinstance(rows, Tensor):
@@ -300,5 +322,8 @@ def _type_of(value: Any) -> str:
     return f"{value!r:.60} of type {type(value).__name__}"
 
 
-def _one_line(problem: object) -> str:
-    return " ".join(str(problem).split())
+def _first_two(rows: Any) -> Any:
+    """The first two rows of each input, as an example."""
+    if isinstance(rows, Mapping):
+        return {name: _first_two(one) for name, one in rows.items()}
+    return tuple(map(_first_two, rows)) if isinstance(rows, tuple | list) else torch.as_tensor(rows[:2])
