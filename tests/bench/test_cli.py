@@ -359,7 +359,7 @@ def test_what_nobody_expected_is_told_without_a_traceback(here, capsys, monkeypa
     def fails(*_, **__):
         raise problem
 
-    monkeypatch.setattr(job.figures, "draw_metrics", fails)
+    monkeypatch.setattr(job, "train", fails)
     assert main(["train", "--out", "run"]) == status
     error, help = capsys.readouterr().err.splitlines()
     assert error == f"error: {what}"

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -13,6 +14,7 @@ import torch
 from lrdiff_bench.cli import main
 from lrdiff_bench.run import job
 from lrdiff_bench.run.job import STAGES, run_job
+from lrdiff_bench.run.open_run import list_runs
 from lrdiff_core import load_checkpoint, load_table, make_config
 from lrdiff_core.errors import ConfigError
 from lrdiff_export.publish import export
@@ -145,11 +147,40 @@ def test_a_model_that_fails_verification_gets_no_file_and_status_1(tmp_path, mon
     assert (tmp_path / "run" / "summary.json").is_file()
 
 
-def test_an_error_half_way_leaves_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_error_after_training_leaves_the_trained_model(tmp_path, monkeypatch, capsys, problem):
+    """What is there can be used, says that it is unfinished, and is replaced by nobody."""
+
+    def fails(*_, **__):
+        raise problem
+
+    monkeypatch.setattr(job.figures, "draw_metrics", fails)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(type(problem)):
+        run_job(make_config({**QUICK, "name": "a"}), stages=())
+    (folder,) = tmp_path.glob("runs/*")
+    assert {one.name for one in folder.iterdir()} == {
+        "model.safetensors", "config.toml", "rates.json", "metrics.parquet", "summary.json",
+    }  # fmt: skip
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["missing"] == ["folder"]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    polars.DataFrame(load_table("seed").features, schema=load_table("seed").feature_names).write_csv("rows.csv")
+    for command in (["predict", "runs/a", "--data", "rows.csv"], ["trace", "runs/a"], ["runs"]):
+        assert main(command) == 0
+    assert "interrupted before: run folder" in " ".join(capsys.readouterr().out.split())
+    (row,) = list_runs(Path("runs"))
+    assert (row["passed"], row["missing"], row["running"], row["problem"]) == (None, ["folder"], False, None)
+    assert row["loss"] == summary["metrics"]["observations"][-1]["loss"]
+    assert run_job(make_config({**QUICK, "name": "a"}), stages=()).folder == Path("runs/a-2")
+
+
+def test_an_error_in_training_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(job.figures, "draw_metrics", full_disk)
+    monkeypatch.setattr(job, "train", full_disk)
     with pytest.raises(OSError, match="No space left"):
         run_job(make_config(QUICK), out=tmp_path / "a" / "run", stages=())
     assert list(tmp_path.iterdir()) == []

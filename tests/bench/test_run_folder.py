@@ -17,7 +17,7 @@ SUMMARY = {"format": "lrdiff.run", "version": 2}
 
 def make_run(final, text):
     with new_run_folder(final) as folder:
-        (folder / "summary.json").write_text(json.dumps({**SUMMARY, "text": text}))
+        (folder.path / "summary.json").write_text(json.dumps({**SUMMARY, "text": text}))
 
 
 def names(folder):
@@ -28,14 +28,14 @@ def test_nothing_stands_under_the_name_before_the_end(tmp_path):
     final = tmp_path / "runs" / "a"
     with new_run_folder(final) as folder:
         assert not final.exists()
-        (folder / "summary.json").write_text("{}")
+        (folder.path / "summary.json").write_text("{}")
     assert names(final) == ["summary.json"]
     assert names(final.parent) == ["a"]
 
 
 def test_an_error_leaves_nothing_not_even_the_folder_above(tmp_path):
     with pytest.raises(ZeroDivisionError), new_run_folder(tmp_path / "x" / "y" / "a") as folder:
-        (folder / "half.txt").write_text("half")
+        (folder.path / "half.txt").write_text("half")
         raise ZeroDivisionError
     assert names(tmp_path) == []
 
@@ -61,7 +61,7 @@ def test_a_run_that_ended_meanwhile_is_replaced(tmp_path):
     with new_run_folder(tmp_path / "a") as folder:
         make_run(tmp_path / "b", "of another process")
         (tmp_path / "b").rename(tmp_path / "a")
-        (folder / "summary.json").write_text(json.dumps({**SUMMARY, "text": "last"}))
+        (folder.path / "summary.json").write_text(json.dumps({**SUMMARY, "text": "last"}))
     assert read_summary(tmp_path / "a")["text"] == "last"
     assert names(tmp_path) == ["a"]
 
@@ -72,8 +72,8 @@ def test_runs_that_end_at_once_leave_one_whole(tmp_path):
         "import json, sys; from pathlib import Path; from lrdiff_bench.system.run_folder import new_run_folder\n"
         "for i in range(40):\n"
         "    with new_run_folder(Path(sys.argv[1])) as folder:\n"
-        "        for name in 'abcdef': (folder / name).write_text(sys.argv[2])\n"
-        "        (folder / 'summary.json').write_text(json.dumps({'format': 'lrdiff.run', 'version': 1}))\n"
+        "        for name in 'abcdef': (folder.path / name).write_text(sys.argv[2])\n"
+        "        (folder.path / 'summary.json').write_text(json.dumps({'format': 'lrdiff.run', 'version': 1}))\n"
     )
     runs = [
         subprocess.Popen(
@@ -94,9 +94,10 @@ def test_runs_that_replace_nothing_take_the_next_number(tmp_path, at_once):
     found = []
 
     def one(text, inner=lambda: None):
-        with new_run_folder(tmp_path / "a", overwrite=False, placed=found.append) as folder:
-            (folder / "summary.json").write_text(json.dumps({**SUMMARY, "text": text}))
+        with new_run_folder(tmp_path / "a", overwrite=False) as folder:
+            (folder.path / "summary.json").write_text(json.dumps({**SUMMARY, "text": text}))
             inner()
+        found.append(folder.path)
 
     if at_once:  # the second is begun and ends while the first is being written
         make_run(tmp_path / "a-2", "there before")
@@ -141,10 +142,10 @@ if sys.argv[2] == "between":
         print("ready", flush=True); time.sleep(60)
     Path.rename = stop
 with run_folder.new_run_folder(Path(sys.argv[1])) as folder:
-    (folder / "half.txt").write_text("half")
+    (folder.path / "half.txt").write_text("half")
     if sys.argv[2] == "within":
         print("ready", flush=True); time.sleep(60)
-    (folder / "summary.json").write_text("{}")
+    (folder.path / "summary.json").write_text("{}")
 """
 
 
@@ -165,7 +166,7 @@ def test_kill_9_leaves_no_half_run_and_the_next_run_cleans_up(tmp_path, when):
     with pytest.raises(ZeroDivisionError), new_run_folder(final):
         assert read_summary(final)["text"] == "old"
         raise ZeroDivisionError
-    assert names(tmp_path) == ["a"]
+    assert names(tmp_path) == (["a"] if when == "within" else ["a", "a-2"])  # the new one was whole, too
 
 
 def test_a_run_in_progress_of_another_process_is_not_cleaned_up(tmp_path):

@@ -25,7 +25,8 @@ from lrdiff_bench.run.single_rates import compare_single_rates
 from lrdiff_bench.run.step_cost import measure_step_cost
 from lrdiff_bench.run.summary import setup_sections, training_sections
 from lrdiff_bench.run.training_files import write_training
-from lrdiff_bench.system.run_folder import SUMMARY_FORMAT, SUMMARY_VERSION, new_run_folder, next_free
+from lrdiff_bench.system.ownership import OWNER
+from lrdiff_bench.system.run_folder import SUMMARY_FORMAT, SUMMARY_VERSION, RunFolder, new_run_folder, next_free
 from lrdiff_core import __version__
 from lrdiff_core.config import RunConfig
 from lrdiff_core.errors import ConfigError
@@ -47,6 +48,7 @@ STAGES = (
     "parity",
     "folder",
 )
+ALWAYS = (*STAGES[:6], "folder")
 T = TypeVar("T")
 
 
@@ -133,30 +135,29 @@ def run_job(
         final = next_free(final)
     record = _Record(config, watcher)
     setup = _set_up(record, config)
-    places: list[Path] = []
-    with new_run_folder(final, overwrite=overwrite, placed=places.append) as folder:
+    with new_run_folder(final, overwrite=overwrite) as place:
+        record.begin(place, stages)
         trained = _train(record, setup)
+        folder = place.path
         if "comparison" in stages:
             record.stage("comparison", lambda: _compare(setup, watcher))
         if "step_cost" in stages:
             record.stage("step_cost", lambda: measure_step_cost(trained))
-        write_training(folder, trained)
         if "export" in stages:
             record.stage("export", lambda: export_trained(trained, folder), check="verification")
         if "parity" in stages:
             record.stage("parity", lambda: parity_of_trained(trained, folder), check="parity")
         where = f"runs/{config.name}" if out is None else str(out)
         record.timed("pictures", lambda: _draw(folder, record.summary, setup, where))
-        files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-        record.summary["folder"] = {"files": [*files, "summary.json"]}
-        write_document(folder / "summary.json", record.summary)
-    (final,) = places
-    watcher.stage("folder", {**record.summary["folder"], "path": str(final)})
-    return RunResult(folder=final, summary=record.summary, trained=trained)
+        record.end()
+    watcher.stage("folder", {**record.summary["folder"], "path": str(folder)})
+    return RunResult(folder=folder, summary=record.summary, trained=trained)
 
 
 class _Record:
-    """The summary of a run while it grows, stage by stage."""
+    """The summary of a run while it grows, stage by stage; on the disk as soon as there is a checkpoint."""
+
+    place: RunFolder
 
     def __init__(self, config: RunConfig, watcher: Watcher) -> None:
         self.watcher = watcher
@@ -171,6 +172,23 @@ class _Record:
             "checks": {},
         }
 
+    def begin(self, place: RunFolder, stages: Sequence[str]) -> None:
+        """From here on there is a folder, and these stages are to be done."""
+        self.place = place
+        self.summary["missing"] = [name for name in STAGES if name in {*ALWAYS, *stages}]
+
+    def save(self) -> None:
+        """Write what there is."""
+        write_document(self.place.path / "summary.json", self.summary)
+
+    def end(self) -> None:
+        """Nothing is missing any more."""
+        folder = self.place.path
+        files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+        self.summary["folder"] = {"files": [*sorted(files - {"summary.json", OWNER}), "summary.json"]}
+        self.summary["missing"] = []
+        self.save()
+
     def timed(self, name: str, work: Callable[[], T]) -> T:
         """Do it, and note how long it took."""
         begun = time.perf_counter()
@@ -182,6 +200,9 @@ class _Record:
         """Add sections, each as soon as it is there."""
         for name, section in sections:
             self.summary[name] = json_ready(section)
+            self.summary["missing"] = [one for one in self.summary["missing"] if one != name]
+            if self.place.kept:
+                self.save()
             self.watcher.stage(name, self.summary[name])
 
     def stage(self, name: str, work: Callable[[], dict[str, Any]], *, check: str | None = None) -> None:
@@ -202,6 +223,9 @@ def _train(record: _Record, setup: Setup) -> Trained:
     """The stages that every run has."""
     record.show(setup_sections(setup))
     trained = record.timed("metrics", lambda: train(setup, on_epoch=_epochs_to(record.watcher, setup)))
+    write_training(record.place.path, trained)
+    record.save()
+    record.place.keep()
     record.show(training_sections(trained))
     return trained
 

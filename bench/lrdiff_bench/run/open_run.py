@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lrdiff_bench.system.ownership import is_owned
 from lrdiff_bench.system.run_folder import read_summary
 from lrdiff_core.checkpoint import load_checkpoint
 from lrdiff_core.config import RunConfig, load_config, make_config
@@ -46,22 +47,24 @@ def _describe(file: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"run": str(file.parent), "ended": file.stat().st_mtime}
     try:
         summary = read_summary(file.parent)
-        test = next(one for one in summary["metrics"]["observations"] if one["split"] == "test")
+        row |= {"missing": summary.get("missing", []), "running": is_owned(file.parent)}
+        metrics = summary.get("metrics", {"score": None, "observations": []})
+        test: dict[str, Any] = next((one for one in metrics["observations"] if one["split"] == "test"), {})
         return row | {
             "data": summary["data"]["name"],
             "task": summary["data"]["task"],
             "optimizer": summary["training"]["optimizer"],
             "rates": [layer["rate"] for layer in summary["training"]["layers"]],
             "epochs": summary["training"]["epochs"],
-            "loss": test["loss"],
-            "score_name": summary["metrics"]["score"],
-            "score": test["score"],
-            "passed": all(summary["checks"].values()),
+            "loss": test.get("loss"),
+            "score_name": metrics["score"],
+            "score": test.get("score"),
+            "passed": None if row["missing"] else all(summary["checks"].values()),
             "problem": None,
         }
     except CheckpointError as problem:
         return row | {"problem": problem.message}
-    except (KeyError, StopIteration, TypeError):
+    except (AttributeError, KeyError, TypeError):
         return row | {"problem": f"{file} lacks what a run's summary holds"}
 
 
@@ -126,13 +129,15 @@ def held_out(net: TabularNet, config: RunConfig) -> tuple[np.ndarray, np.ndarray
 
 
 def retrace(run: Path) -> dict[str, Any]:
-    """Return a run's summary with the prediction of its sample row computed again from its checkpoint.
+    """Return a run's summary, as far as that goes, with the prediction of its sample row computed again.
 
     Raises:
         CheckpointError: the run cannot be read, or its checkpoint does not predict what its summary says.
     """
     summary = read_summary(run)
     net, _, _ = open_run(run)
+    if "prediction" not in summary:  # interrupted before it
+        return summary
     row = torch.tensor(summary["data"]["sample"]["values"], dtype=torch.float32)
     trace = net.trace(row)
     stored = summary["prediction"]["trace"][-1]["values"]
@@ -143,7 +148,9 @@ def retrace(run: Path) -> dict[str, Any]:
         )
     for step, written in zip(trace, summary["prediction"]["trace"], strict=True):
         written["values"] = list(step.values)
-    return {**summary, "folder": {**summary["folder"], "path": str(run)}}
+    if "folder" in summary:
+        summary["folder"] = {**summary["folder"], "path": str(run)}
+    return summary
 
 
 def _short(value: float) -> str:

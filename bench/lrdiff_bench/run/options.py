@@ -214,12 +214,14 @@ def trace(run: RunFolder, json: JsonOption = False) -> None:
         print_json(summary)
         return
     from lrdiff_bench.report.tables import heading, make_console
-    from lrdiff_bench.run.screen import DRAW, TITLES
+    from lrdiff_bench.run.screen import DRAW, TITLES, draw_unfinished
 
     console = make_console()
     for number, name in enumerate((name for name in TITLES if name in summary), start=1):
         heading(console, number, TITLES[name])
         DRAW[name](console, summary[name])
+    if summary.get("missing"):
+        draw_unfinished(console, summary["missing"])
 
 
 def _settings(

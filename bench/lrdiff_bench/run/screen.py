@@ -16,7 +16,7 @@ from lrdiff_bench.report.tables import INDENT, heading, label, line, number, num
 from lrdiff_bench.report.terminal_chart import draw_curves
 from lrdiff_bench.run.comparison_screen import draw_comparison
 
-__all__ = ["DRAW", "TITLES", "Screen", "draw_runs"]
+__all__ = ["DRAW", "TITLES", "Screen", "draw_runs", "draw_unfinished"]
 
 ROWS = {
     "held out": "held-out rows",
@@ -275,13 +275,28 @@ def draw_runs(console: Console, folder: Path, runs: Sequence[dict[str, Any]]) ->
             time.strftime("%Y-%m-%d %H:%M", time.localtime(one["ended"])),
             str(one["epochs"]),
             " / ".join(f"{rate:g}" for rate in dict.fromkeys(one["rates"])),
-            number(one["loss"]),
-            f"{one['score_name']} {number(one['score'])}",
-            "passed" if one["passed"] else "FAILED",
+            "" if one["score_name"] is None else number(one["loss"]),
+            f"{one['score_name']} {number(one['score'])}" if one["score_name"] else "",
+            _state(one),
         )
     console.print(table)
+    for one in (run for run in runs if run["problem"] is None and run["missing"] and not run["running"]):
+        line(console, f"{Path(one['run']).name} was interrupted; what it has is there", "yellow")
     for one in (run for run in runs if run["problem"] is not None):
         line(console, one["problem"], "yellow")
+
+
+def draw_unfinished(console: Console, missing: Sequence[str]) -> None:
+    """Write what an interrupted run lacks."""
+    console.print()
+    titles = ", ".join(TITLES[name].lower() for name in missing)
+    line(console, f"this run was interrupted before: {titles}", "yellow")
+
+
+def _state(run: dict[str, Any]) -> str:
+    if run["missing"]:
+        return "running" if run["running"] else "unfinished"
+    return "passed" if run["passed"] else "FAILED"
 
 
 def draw_verification(console: Console, s: dict[str, Any], rows: str = "held-out rows") -> None:

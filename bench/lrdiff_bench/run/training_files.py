@@ -20,10 +20,10 @@ def write_training(folder: Path, trained: Trained) -> None:
     import polars
 
     setup = trained.setup
-    write_text(folder / "config.toml", resolved_toml(setup.config, from_file=setup.rows.table.source == "file"))
-    write_document(folder / "rates.json", setup.plan.to_dict())
     info = {"rates": setup.rates, "impute": setup.config.impute}
     save_checkpoint(folder / "model.safetensors", trained.net, info=info)
+    write_text(folder / "config.toml", resolved_toml(setup.config, from_file=setup.rows.table.source == "file"))
+    write_document(folder / "rates.json", setup.plan.to_dict())
     with atomic_path(folder / "metrics.parquet") as beside:
         polars.DataFrame([asdict(row) for row in trained.observations]).write_parquet(beside)
 

@@ -7,23 +7,28 @@ import itertools
 import json
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lrdiff_bench.system.ownership import OWNER, Owner, is_owned
 from lrdiff_core.errors import CheckpointError, InputError
 
 __all__ = [
     "SUMMARY_FORMAT",
     "SUMMARY_VERSION",
+    "RunFolder",
     "cannot_write",
     "make_folder",
     "new_run_folder",
     "next_free",
     "read_document",
     "read_summary",
+    "unfinished_run",
 ]
 
 SUMMARY_FORMAT = "lrdiff.run"
@@ -31,13 +36,50 @@ SUMMARY_VERSION = 2
 
 _ATTEMPTS = 100
 _LOOKS = 5
+_NEW_SECONDS = 60.0
+
+
+class RunFolder:
+    """A run's folder while it is written: beside its final name until there is something worth keeping.
+
+    Attributes:
+        path: where to write now.
+        kept: whether it has its final name.
+    """
+
+    def __init__(self, beside: Path, final: Path, owner: Owner, *, overwrite: bool) -> None:
+        self.path, self.kept = beside, False
+        self._final, self._owner, self._overwrite = final, owner, overwrite
+
+    def keep(self) -> Path:
+        """Give it its final name now, or with ``overwrite`` that of the run it replaces, and return that.
+
+        From here on it stays, whatever happens. A run that is being written by another process is not replaced: this
+        one then takes the next number.
+
+        Raises:
+            InputError: it cannot be renamed.
+        """
+        if not self.kept:
+            if self._overwrite and _swap(self.path, self._final):
+                self._is_at(self._final)
+            else:
+                self.keep_aside()
+        return self.path
+
+    def keep_aside(self) -> Path:
+        """Give it the first of its names that is free, and return that."""
+        if not self.kept:
+            self._is_at(_place(self.path, self._final))
+        return self.path
+
+    def _is_at(self, path: Path) -> None:
+        self.path, self.kept, self._owner.folder = path, True, path
 
 
 @contextmanager
-def new_run_folder(
-    final: Path, *, overwrite: bool = True, placed: Callable[[Path], object] = lambda final: None
-) -> Iterator[Path]:
-    """Yield a folder beside ``final``; rename it into place when the block ends without an error.
+def new_run_folder(final: Path, *, overwrite: bool = True) -> Iterator[RunFolder]:
+    """Yield a folder beside ``final``; it gets that name when it is kept, or when the block ends without an error.
 
     Anything that is not a run is left alone and refused.
 
@@ -45,14 +87,13 @@ def new_run_folder(
         final: the run folder's name.
         overwrite: replace a run that stands under that name already; otherwise the new one takes the next number:
             ``runs/seed-2``.
-        placed: called with the name that the folder got.
 
     Raises:
         InputError: the place cannot be written, or holds something that is not a run.
     """
     if _is_foreign(final):
         raise InputError(f"{final} exists and is not a run folder", help="name another folder with --out, or remove it")
-    beside = final.parent / f".{final.name}.{os.getpid()}.partial"
+    beside = final.parent / f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
     missing = [folder for folder in (final.parent, *final.parent.parents) if not folder.exists()]
     blocking = [folder for folder in (final.parent, *final.parent.parents) if folder.exists() and not folder.is_dir()]
     if blocking:
@@ -61,20 +102,49 @@ def new_run_folder(
         final.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_overs(final)
         beside.mkdir()
+        owner = Owner.of(beside)
     except OSError as problem:
         raise cannot_write(final, problem.strerror) from problem
+    assert owner is not None, "the name was drawn just now"
+    folder = RunFolder(beside, final, owner, overwrite=overwrite)
     try:
-        yield beside
-        if overwrite:
-            _swap(beside, final)
-        else:
-            final = _place(beside, final)
-        placed(final)
+        yield folder
+        if not folder.kept:
+            owner.done()  # it is whole: whoever ends next may replace it
+            folder.keep()
+    except BaseException:
+        if not folder.kept and (beside / "summary.json").is_file():  # begun, and not worth an older run's place
+            with suppress(InputError):
+                folder.keep_aside()
+        raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        for folder in missing:  # made for nothing, if nothing came of it
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        owner.release()
+        if not folder.kept:
+            shutil.rmtree(beside, ignore_errors=True)
+        for above in missing:  # made for nothing, if nothing came of it
+            if above.is_dir() and not any(above.iterdir()):
+                above.rmdir()
+
+
+@contextmanager
+def unfinished_run(folder: Path) -> Iterator[RunFolder]:
+    """Yield the folder of an interrupted run, to go on writing it.
+
+    Raises:
+        InputError: another process writes it, or it cannot be written.
+    """
+    try:
+        owner = Owner.of(folder)
+    except OSError as problem:
+        raise InputError(f"cannot write {folder}: {problem.strerror}", help="make it writable, or copy it") from problem
+    if owner is None:
+        raise InputError(f"{folder} is being written by another process", help="wait until that has ended")
+    run = RunFolder(folder, folder, owner, overwrite=True)
+    run.kept = True
+    try:
+        yield run
+    finally:
+        owner.release()
 
 
 def next_free(folder: Path) -> Path:
@@ -176,14 +246,20 @@ def _looks_foreign(final: Path) -> bool:
     return bool(names) and "summary.json" not in names
 
 
-def _swap(beside: Path, final: Path) -> None:
+def _swap(beside: Path, final: Path) -> bool:
+    """Put the folder in the place of the run that stands there; False where another process is writing that."""
     # Two renames: a crash between them leaves both runs whole, the old one under its retired name.
-    retired = final.parent / f".{final.name}.{os.getpid()}.replaced"
+    retired = beside.with_suffix(".replaced")
     for _ in range(_ATTEMPTS):  # another run may put its folder there between any two of these lines; the last one wins
         with suppress(FileNotFoundError):
             if _is_foreign(final):
                 raise InputError(f"{final} is no longer a run folder", help="name another folder with --out")
+            if is_owned(final, done=False):
+                return False
             final.rename(retired)
+            if is_owned(retired, done=False):  # it came there this very moment
+                retired.rename(final)
+                return False
         try:
             beside.rename(final)
         except OSError as problem:
@@ -194,30 +270,32 @@ def _swap(beside: Path, final: Path) -> None:
             shutil.rmtree(retired, ignore_errors=True)
         else:
             shutil.rmtree(retired, ignore_errors=True)
-            return
+            return True
     raise InputError(f"cannot write {final}: other runs keep writing it", help="give each run an --out of its own")
 
 
 def _remove_left_overs(final: Path) -> None:
-    """Remove what killed runs of the same name left behind, if the process is gone."""
-    pattern = re.compile(rf"\.{re.escape(final.name)}\.(\d+)\.(partial|replaced)")
-    for entry in final.parent.iterdir():
+    """Remove what killed runs of the same name left behind, if nobody writes it any more; put back what is whole."""
+    pattern = re.compile(rf"\.{re.escape(final.name)}\.([-0-9a-f]+)\.(partial|replaced)")
+    for entry in sorted(final.parent.iterdir(), key=lambda entry: entry.suffix, reverse=True):  # the older run first
         found = pattern.fullmatch(entry.name)
-        if found is None or _is_alive(int(found[1])):
+        if found is None or _is_new(entry) or is_owned(entry) or is_owned(entry.with_suffix(".partial")):
             continue
         if found[2] == "replaced" and not final.exists():  # killed between the two renames
-            entry.rename(final)
+            with suppress(OSError):
+                entry.rename(final)
+        elif found[2] == "partial" and (entry / "summary.json").is_file():  # killed in its training
+            with suppress(InputError):
+                _place(entry, final)
         else:
             shutil.rmtree(entry, ignore_errors=True)  # another run may be at it too
 
 
-def _is_alive(process: int) -> bool:
-    if os.name != "posix":  # elsewhere signal 0 ends the process it asks after
-        return True
+def _is_new(entry: Path) -> bool:
+    """Whether a folder was made just now, so that its owner may not have written its name yet."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+        if entry.suffix != ".partial" or time.time() - entry.stat().st_mtime > _NEW_SECONDS:
+            return False
+        return (entry / OWNER).stat().st_size == 0
+    except OSError:
         return True
-    return True
