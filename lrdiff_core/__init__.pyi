@@ -8,6 +8,7 @@ from .config import (
 )
 from .data import (
     BUILTIN_TABLES as BUILTIN_TABLES,
+    ColumnSpec as ColumnSpec,
     Split as Split,
     Table as Table,
     load_table as load_table,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lrdiff_core.data.spec import ColumnSpec, encoded_names, scaled_columns
+from lrdiff_core.encode import Encode, needs_encoding
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.seeds import make_generator
 
@@ -24,7 +27,20 @@ COPIES = 4  # of every weight while training with Adam: itself, its gradient, tw
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What is needed to build the model again: sizes, task, and what its rows and answers are called."""
+    """What is needed to build the model again: sizes, task, and what its rows and answers are called.
+
+    Args:
+        features: columns of the matrix [batch, features] that the model takes.
+        hidden: sizes of the hidden layers.
+        outputs: of the last layer.
+        task: what is predicted.
+        feature_names: one name a column of the matrix.
+        classes: labels in index order, ``()`` for regression.
+        target_name: of what is predicted.
+        fills_missing: whether NaN is filled in.
+        columns: what each column of the matrix is; ``()`` where all are plain numbers.
+        ids: columns of the file that name a row: no features, repeated beside predictions.
+    """
 
     features: int
     hidden: tuple[int, ...]
@@ -34,10 +50,26 @@ class ModelSpec:
     classes: tuple[str, ...]
     target_name: str
     fills_missing: bool = False
+    columns: tuple[ColumnSpec, ...] = ()
+    ids: tuple[str, ...] = ()
+
+    @property
+    def encoded_names(self) -> tuple[str, ...]:
+        """What the first layer gets, by name."""
+        return encoded_names(self.columns) if self.columns else self.feature_names
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes from the first layer's inputs to the outputs."""
+        return (len(self.encoded_names), *self.hidden, self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        return asdict(self)
+        plain = asdict(self)
+        for key in ("columns", "ids"):
+            if not plain[key]:  # as files were before there were kinds
+                del plain[key]
+        return plain
 
     @classmethod
     def from_dict(cls, document: dict[str, Any]) -> ModelSpec:
@@ -45,6 +77,8 @@ class ModelSpec:
         plain = dict(document)
         for key in ("hidden", "feature_names", "classes"):
             plain[key] = tuple(plain[key])
+        plain["ids"] = tuple(plain.get("ids", ()))
+        plain["columns"] = tuple(ColumnSpec.from_dict(column) for column in plain.get("columns", ()))
         return cls(**plain)
 
 
@@ -66,6 +100,7 @@ class Standardize(nn.Module):
     Args:
         features: number of columns.
         fills_missing: whether non-finite values are filled.
+        scaled: whether each column is standardized; others stay as they are, unless constant. Left out: all.
 
     Example:
         >>> step = Standardize(1)
@@ -78,9 +113,10 @@ class Standardize(nn.Module):
     inverse_std: Tensor  # [features]
     fill: Tensor  # [features]
 
-    def __init__(self, features: int, *, fills_missing: bool = False) -> None:
+    def __init__(self, features: int, *, fills_missing: bool = False, scaled: Sequence[bool] | None = None) -> None:
         super().__init__()
         self.fills_missing = fills_missing
+        self.scaled = np.ones(features, bool) if scaled is None else np.array(scaled, bool)
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("inverse_std", torch.ones(features))
         if fills_missing:
@@ -97,6 +133,7 @@ class Standardize(nn.Module):
             self.fill.copy_(torch.from_numpy(centre))
         mean, std = exact.mean(axis=0), exact.std(axis=0)
         constant = std <= CONSTANT_SPREAD * np.abs(mean)
+        mean, std = np.where(self.scaled, mean, 0.0), np.where(self.scaled, std, 1.0)
         self.mean.copy_(torch.from_numpy(mean))
         self.inverse_std.copy_(torch.from_numpy(np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std))))
 
@@ -108,7 +145,7 @@ class Standardize(nn.Module):
 
 
 class TabularNet(nn.Module):
-    """Standardize, then ``layer1`` ... ``layerN`` with ReLU between them.
+    """Encode columns that are no plain numbers, standardize, then ``layer1`` ... ``layerN`` with ReLU between them.
 
     ``forward`` gives logits (for regression the standardized value); ``predict`` gives what a person asks
     for. Layers are children named ``layer1``, ``layer2``, ..., so that rates are given by those names.
@@ -130,8 +167,10 @@ class TabularNet(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.standardize = Standardize(spec.features, fills_missing=spec.fills_missing)
-        sizes = (spec.features, *spec.hidden, spec.outputs)
+        self.encode = Encode(spec.columns) if needs_encoding(spec.columns) else None
+        sizes = spec.sizes
+        scaled = scaled_columns(spec.columns) if spec.columns else None
+        self.standardize = Standardize(sizes[0], fills_missing=spec.fills_missing, scaled=scaled)
         self.layer_names = tuple(f"layer{i}" for i in range(1, len(sizes)))
         for name, fan_in, fan_out in zip(self.layer_names, sizes[:-1], sizes[1:], strict=True):
             # Weights come from build_model or a checkpoint; nothing is drawn from the global generator here.
@@ -139,6 +178,10 @@ class TabularNet(nn.Module):
         if spec.task == "regression":
             self.register_buffer("target_mean", torch.zeros(1))
             self.register_buffer("target_std", torch.ones(1))
+
+    def preprocess(self, rows: Tensor) -> Tensor:  # raw [batch, features] -> [batch, inputs of the first layer]
+        """Encode raw rows, fill in what is missing, and standardize."""
+        return self.standardize(rows if self.encode is None else self.encode(rows))  # type: ignore[no-any-return]
 
     def network(self, standardized: Tensor) -> Tensor:  # [batch, features] -> [batch, outputs]
         """Return the logits of rows that are standardized already."""
@@ -150,7 +193,7 @@ class TabularNet(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:  # raw [batch, features] -> logits [batch, outputs]
         """Return the logits of raw rows; for regression the standardized value."""
-        return self.network(self.standardize(rows))
+        return self.network(self.preprocess(rows))
 
     def predict(self, rows: Tensor) -> Tensor:
         """Return the answer for raw rows.
@@ -182,6 +225,8 @@ class TabularNet(nn.Module):
             return value
 
         value = note("input", row.reshape(1, -1))
+        if self.encode is not None:
+            value = note("encoded", self.encode(value))
         value = note("standardized", self.standardize(value))
         for name in self.layer_names:
             value = note(name, self.get_submodule(name)(value), layer=name)
@@ -227,7 +272,7 @@ def build_model(spec: ModelSpec, *, seed: int) -> TabularNet:
 
 def _check_memory(spec: ModelSpec) -> None:
     """Refuse before a network is made that the system would end the process for."""
-    sizes = (spec.features, *spec.hidden, spec.outputs)
+    sizes = spec.sizes
     weights = sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(sizes))
     needed = weights * 4 * COPIES
     try:
@@ -245,4 +290,13 @@ def _check_memory(spec: ModelSpec) -> None:
 def constant_columns(net: TabularNet) -> tuple[str, ...]:
     """Name the columns that were constant in the training rows and so are switched off."""
     off = (net.standardize.inverse_std == 0).tolist()
-    return tuple(name for name, is_off in zip(net.spec.feature_names, off, strict=True) if is_off)
+    if not net.spec.columns:
+        return tuple(name for name, is_off in zip(net.spec.feature_names, off, strict=True) if is_off)
+    names, begin = [], 0
+    for column in net.spec.columns:
+        width = len(column.encoded)
+        # A category column is constant if no category varies; a single one may well occur in no training row.
+        if all(off[begin : begin + width]):
+            names.append(column.name)
+        begin += width
+    return tuple(names)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lrdiff_core.data import Split, Table, split_table
+from lrdiff_core.data.spec import encoded_names
 from lrdiff_core.devices import choose_device, compiler_status, repeatable
 from lrdiff_core.errors import UnavailableError
 from lrdiff_core.model import ModelSpec, TabularNet, build_model
@@ -88,16 +89,18 @@ def make_optimizer(
 
 def model_spec(table: Table, config: RunConfig) -> ModelSpec:
     """Return the sizes and names of the model for ``table``: they follow the data."""
-    features = table.features.shape[1]
+    encoded = encoded_names(table.columns) if table.columns else table.feature_names
     return ModelSpec(
-        features=features,
-        hidden=config.hidden_sizes(features),
+        features=table.features.shape[1],
+        hidden=config.hidden_sizes(len(encoded)),
         outputs=len(table.classes) if table.task == "multiclass" else 1,
         task=table.task,
         feature_names=table.feature_names,
         classes=table.classes,
         target_name=table.target_name,
         fills_missing=config.impute in ("mean", "median"),
+        columns=table.columns,
+        ids=tuple(column.column for column in table.left_out if column.kind in ("id", "index")),
     )
 
 
@@ -111,8 +114,9 @@ def prepare(net: TabularNet, table: Table, split: Split, *, device: torch.device
         device: where training happens.
         impute: ``"mean"`` or ``"median"`` when missing values are filled.
     """
-    training = table.features[split.train]
-    net.standardize.fit(training, fill="median" if impute == "median" else "mean")
+    training = torch.from_numpy(table.features[split.train])
+    encoded = training if net.encode is None else net.encode(training)
+    net.standardize.fit(encoded.numpy(), fill="median" if impute == "median" else "mean")
     if table.task == "regression":
         values = table.target[split.train].astype(np.float64)
         net.target_mean.fill_(values.mean())
@@ -120,7 +124,7 @@ def prepare(net: TabularNet, table: Table, split: Split, *, device: torch.device
     inputs, targets = {}, {}
     with torch.no_grad():
         for part, index in (("train", split.train), ("validation", split.validation), ("test", split.test)):
-            inputs[part] = net.standardize(torch.from_numpy(table.features[index])).to(device)
+            inputs[part] = net.preprocess(torch.from_numpy(table.features[index])).to(device)
             target = torch.from_numpy(table.target[index])
             if table.task == "binary":
                 target = target.to(torch.float32)[:, None]

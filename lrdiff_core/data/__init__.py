@@ -2,7 +2,8 @@
 
 from lrdiff_core.data.builtin import BUILTIN_TABLES
 from lrdiff_core.data.load import load_table, read_features
+from lrdiff_core.data.spec import ColumnSpec
 from lrdiff_core.data.split import split_table
 from lrdiff_core.data.table import Split, Table, Task
 
-__all__ = ["BUILTIN_TABLES", "Split", "Table", "Task", "load_table", "read_features", "split_table"]
+__all__ = ["BUILTIN_TABLES", "ColumnSpec", "Split", "Table", "Task", "load_table", "read_features", "split_table"]

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from lrdiff_core.data.spec import ColumnSpec
 from lrdiff_core.errors import DataError
 
 __all__ = ["Impute", "Split", "Table", "Task"]
@@ -30,6 +31,8 @@ class Table:
         target_name: the name of what is predicted.
         source: ``generator``, ``scikit-learn``, ``file`` or ``memory``.
         notes: what a reader of the results must know, one line each.
+        columns: what each feature is; ``()`` where all are plain numbers.
+        left_out: columns of the file that are no features, and why.
 
     Raises:
         DataError: shapes, types or labels do not fit together.
@@ -53,6 +56,8 @@ class Table:
     target_name: str
     source: str
     notes: tuple[str, ...]
+    columns: tuple[ColumnSpec, ...] = ()
+    left_out: tuple[ColumnSpec, ...] = ()
 
     def __post_init__(self) -> None:
         rows, width = self.features.shape if self.features.ndim == 2 else (-1, -1)
@@ -71,6 +76,11 @@ class Table:
             raise DataError(
                 f"table {self.name} has {len(set(self.feature_names))} feature names for {width} features",
                 help="give every feature a name of its own",
+            )
+        if self.columns and tuple(column.name for column in self.columns) != self.feature_names:
+            raise DataError(
+                f"table {self.name} describes other columns than its features",
+                help="give one ColumnSpec per feature, in the same order, or none",
             )
         if self.task == "regression":
             labels_fit = self.classes == ()

@@ -125,6 +125,9 @@ def model_card(
         "mean": standardize.mean.tolist(),
         "inverse_std": standardize.inverse_std.tolist(),
     }
+    if module.net.encode is not None:
+        normalisation["what"] = "columns are encoded, then (value - mean) * inverse_std, inside the graph"
+        normalisation["of"] = list(spec.encoded_names)
     if spec.fills_missing:
         normalisation["missing_values_become"] = standardize.fill.tolist()
     return ModelCard(

@@ -1,0 +1,102 @@
+"""What each column of a table is: its kind, its categories, how its cells are read, and what a model makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+__all__ = ["ColumnKind", "ColumnSpec", "encoded_names", "scaled_columns"]
+
+ColumnKind = Literal["number", "boolean", "category", "date", "time", "id", "index", "text", "empty", "dropped"]
+"""The first five are columns of the model; the others are left out of it."""
+
+CALENDAR = ("weekday sin", "weekday cos", "year sin", "year cos")
+CLOCK = ("day sin", "day cos")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnSpec:
+    """One column of a table, or of the matrix [rows, columns] that a model takes.
+
+    ======== ============================================ ===================================================
+    kind     its number in the matrix                     what the model makes of it, before the first layer
+    ======== ============================================ ===================================================
+    number   itself                                       itself, standardized
+    boolean  1 or 0                                       itself, standardized
+    category 1..n, its place among ``categories``;        n columns, one of which is 1; all are 0 for code 0
+             0 where missing or not among them
+    date     days since 1970-01-01 UTC                    itself, and its place in the week and in a year of
+                                                          365.25 days, as sine and cosine
+    time     seconds of the day, UTC                      its place in the day, as sine and cosine
+    ======== ============================================ ===================================================
+
+    A missing number, date or time is NaN.
+
+    Args:
+        name: of the column in the matrix.
+        kind: see above; ``id``, ``index``, ``text``, ``empty`` and ``dropped`` are left out of the matrix.
+        categories: of a category, sorted.
+        format: how cells are read, such as ``plain``, ``1.234,5`` or ``%d/%m/%Y``.
+        source: the column of the file, where that has another name.
+        flags_missing: the model also gets a column that is 1 where the value is missing.
+        rule: why it was taken for that, in words; never compared.
+
+    Example:
+        >>> ColumnSpec(name="sex", kind="category", categories=("female", "male")).encoded
+        ('sex = female', 'sex = male')
+    """
+
+    name: str
+    kind: ColumnKind = "number"
+    categories: tuple[str, ...] = ()
+    format: str = "plain"
+    source: str = ""
+    flags_missing: bool = False
+    rule: str = field(default="", compare=False)
+
+    @property
+    def column(self) -> str:
+        """The name of the file's column."""
+        return self.source or self.name
+
+    @property
+    def encoded(self) -> tuple[str, ...]:
+        """Names of the columns that the first layer gets for it."""
+        if self.kind == "category":
+            return tuple(f"{self.name} = {category}" for category in self.categories)
+        own = () if self.kind == "time" else (self.name,)
+        more = {"date": CALENDAR, "time": CLOCK}.get(self.kind, ())
+        flag = (f"{self.name} missing",) if self.flags_missing else ()
+        return (*own, *(f"{self.name} {part}" for part in more), *flag)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, document: dict[str, Any]) -> ColumnSpec:
+        """Build a column from :meth:`to_dict`'s result."""
+        return cls(**{**document, "categories": tuple(document.get("categories", ()))})
+
+
+def encoded_names(columns: Sequence[ColumnSpec]) -> tuple[str, ...]:
+    """Names of what the first layer gets for all columns.
+
+    Example:
+        >>> encoded_names([ColumnSpec(name="age", flags_missing=True), ColumnSpec(name="at", kind="time")])
+        ('age', 'age missing', 'at day sin', 'at day cos')
+    """
+    return tuple(name for column in columns for name in column.encoded)
+
+
+def scaled_columns(columns: Sequence[ColumnSpec]) -> tuple[bool, ...]:
+    """Whether each of :func:`encoded_names` is standardized: indicators of 0 and 1 stay as they are.
+
+    A rare category would otherwise be a huge number: 31 where one row in a thousand has it.
+    """
+    scaled: list[bool] = []
+    for column in columns:
+        width = len(column.encoded)
+        scaled += [column.kind != "category"] * (width - column.flags_missing) + [False] * column.flags_missing
+    return tuple(scaled)
