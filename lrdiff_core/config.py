@@ -15,7 +15,7 @@ from lrdiff_core.errors import ConfigError
 from lrdiff_core.text import nearest
 
 if TYPE_CHECKING:
-    from lrdiff_core.data import Table
+    from lrdiff_core.data import Split, Table
 
 __all__ = ["PRESETS", "CompareConfig", "Impute", "OptimizerName", "RunConfig", "load_config", "make_config"]
 
@@ -24,6 +24,8 @@ Impute = Literal["none", "mean", "median", "drop"]
 
 Fraction = Annotated[float, Field(gt=0.0, lt=0.5)]
 PositiveInt = Annotated[int, Field(ge=1)]
+
+TEST_SHARE = 0.15  # of the rows, where no share is given; unused where a file holds the test rows
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The example the project began with. The page it comes from states neither optimizer, generator nor
@@ -80,8 +82,14 @@ class RunConfig(BaseModel):
     """Missing values: none (refuse them), mean, median (filled inside the model) or drop (leave the rows out)."""
     validation: Fraction = 0.15
     """Share of the rows that choices are made on."""
-    test: Fraction = 0.15
-    """Share of the rows that results are reported on."""
+    test: Fraction | str = TEST_SHARE
+    """Share of the rows that results are reported on, or a second file that holds these rows."""
+    groups: str | None = None
+    """A column whose equal values stay in one part of the split, such as a patient; it is no feature."""
+    time: str | None = None
+    """A column of dates or numbers: the earliest rows are trained on, the latest tested on; it is no feature."""
+    cv: Annotated[int | None, Field(ge=2, le=50)] = None
+    """Folds of a cross-validation beside the run; left out: none. The model that is kept is that of the one split."""
     hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False)] | None = None
     """Hidden sizes; left out: one layer of half the number of features, at least 5, at most 64."""
     rates: dict[str, float] | None = None
@@ -107,11 +115,27 @@ class RunConfig(BaseModel):
     compare: CompareConfig = CompareConfig()
     """How the run is compared with single rates."""
 
-    def load_table(self) -> Table:
+    def load_table(self, *, seed: int | None = None) -> Table:
         """Return the rows that the settings name, from :func:`lrdiff_core.load_table`."""
         from lrdiff_core.data import load_table
 
-        return load_table(self.data, target=self.target, task=self.task, impute=self.impute, seed=self.seed)
+        return load_table(
+            self.data,
+            target=self.target,
+            task=self.task,
+            impute=self.impute,
+            seed=self.seed if seed is None else seed,
+            test=self.test if isinstance(self.test, str) else None,
+            groups=self.groups,
+            time=self.time,
+        )
+
+    def split(self, table: Table, *, seed: int | None = None) -> Split:
+        """Return the split of rows that the settings ask for, from :func:`lrdiff_core.split_table`."""
+        from lrdiff_core.data import split_table
+
+        share = TEST_SHARE if isinstance(self.test, str) else self.test
+        return split_table(table, validation=self.validation, test=share, seed=self.seed if seed is None else seed)
 
     def hidden_sizes(self, features: int) -> tuple[int, ...]:
         """Return the hidden sizes for a table with so many features."""
@@ -147,6 +171,11 @@ def make_config(settings: Mapping[str, Any], *, where: str = "settings") -> RunC
         config = RunConfig(**settings)
     except ValidationError as problem:
         raise _readable(problem, where) from problem
+    if config.groups is not None and config.time is not None:
+        raise ConfigError(
+            f"groups and time are both set in {where}, and rows of one group happen at many times",
+            help="set one of them: groups where rows of one source are alike, time where the future is predicted",
+        )
     if config.momentum and config.optimizer != "sgd":
         raise ConfigError(
             f"momentum is set in {where}, and optimizer {config.optimizer!r} takes none",
@@ -158,7 +187,7 @@ def make_config(settings: Mapping[str, Any], *, where: str = "settings") -> RunC
 def load_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a TOML file of settings; :func:`make_config` checks them.
 
-    A relative path in ``data`` is looked up from the folder of the TOML file first.
+    A relative path in ``data`` or ``test`` is looked up from the folder of the TOML file first.
 
     Raises:
         ConfigError: no such file, or not TOML.
@@ -179,9 +208,10 @@ def load_config(path: str | os.PathLike[str]) -> dict[str, Any]:
             ) from problem
         said = problem.strerror if isinstance(problem, OSError) else "it is not text in UTF-8"
         raise ConfigError(f"cannot read {file}: {said}", help="name a TOML file in UTF-8") from problem
-    data = settings.get("data")
-    if isinstance(data, str) and not Path(data).is_absolute() and (file.parent / data).is_file():
-        settings["data"] = str(file.parent / data)
+    for key in ("data", "test"):
+        named = settings.get(key)
+        if isinstance(named, str) and not Path(named).is_absolute() and (file.parent / named).is_file():
+            settings[key] = str(file.parent / named)
     settings.setdefault("name", name_from(file.stem))
     return settings
 
@@ -212,9 +242,10 @@ def name_from(stem: str) -> str:
 
 def _readable(problem: ValidationError, where: str) -> ConfigError:
     first = problem.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    place = f"entry {first['loc'][-1] + 1} of " if isinstance(first["loc"][-1], int) else ""
-    key = place + ".".join(str(part) for part in first["loc"] if isinstance(part, str))
+    loc = first["loc"][:1] if first["loc"][0] == "test" else first["loc"]  # a share or a file: pydantic names which
+    path = [str(part) for part in loc]
+    place = f"entry {loc[-1] + 1} of " if isinstance(loc[-1], int) else ""
+    key = place + ".".join(str(part) for part in loc if isinstance(part, str))
     if first["type"] == "extra_forbidden":
         fields = CompareConfig.model_fields if path[0] == "compare" and len(path) > 1 else RunConfig.model_fields
         return ConfigError(f'unknown key "{key}" in {where}', help=nearest(path[-1], fields, "keys", most=len(fields)))

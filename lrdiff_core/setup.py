@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrdiff_core.data import Split, Table, split_table
+from lrdiff_core.data import Split, Table
 from lrdiff_core.data.spec import encoded_names
 from lrdiff_core.devices import choose_device, compiler_status, repeatable
 from lrdiff_core.errors import UnavailableError
@@ -139,7 +139,14 @@ def rate_table(config: RunConfig, net: TabularNet) -> dict[str, float]:
     return dict(config.rates) if config.rates is not None else default_rates(net.layer_names)
 
 
-def set_up(table: Table, config: RunConfig, *, rates: dict[str, float] | None = None, seed: int | None = None) -> Setup:
+def set_up(
+    table: Table,
+    config: RunConfig,
+    *,
+    rates: dict[str, float] | None = None,
+    seed: int | None = None,
+    split: Split | None = None,
+) -> Setup:
     """Split the rows, build the model and its rate plan, fit the preprocessing and resolve the settings, once.
 
     :func:`train` goes on from there.
@@ -149,6 +156,7 @@ def set_up(table: Table, config: RunConfig, *, rates: dict[str, float] | None = 
         config: the settings.
         rates: rate of each layer, in place of the configured ones.
         seed: in place of the configured one.
+        split: in place of the one that settings and seed give, such as a fold.
 
     Raises:
         DataError: too few rows to split.
@@ -164,7 +172,7 @@ def set_up(table: Table, config: RunConfig, *, rates: dict[str, float] | None = 
     net = build_model(model_spec(table, config), seed=seed)
     rates = rate_table(config, net) if rates is None else rates
     plan = layer_rates(net, rates, weight_decay=config.weight_decay)
-    split = split_table(table, validation=config.validation, test=config.test, seed=seed)
+    split = config.split(table, seed=seed) if split is None else split
     with repeatable(device, threads=config.threads):
         rows = prepare(net, table, split, device=device, impute=config.impute)
     resolved = config.model_copy(

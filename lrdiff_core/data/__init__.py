@@ -3,7 +3,20 @@
 from lrdiff_core.data.builtin import BUILTIN_TABLES
 from lrdiff_core.data.load import load_table, read_features
 from lrdiff_core.data.spec import ColumnSpec
-from lrdiff_core.data.split import split_table
+from lrdiff_core.data.split import describe_split, fold_table, split_table
+from lrdiff_core.data.split_keys import SplitKeys
 from lrdiff_core.data.table import Split, Table, Task
 
-__all__ = ["BUILTIN_TABLES", "ColumnSpec", "Split", "Table", "Task", "load_table", "read_features", "split_table"]
+__all__ = [
+    "BUILTIN_TABLES",
+    "ColumnSpec",
+    "Split",
+    "SplitKeys",
+    "Table",
+    "Task",
+    "describe_split",
+    "fold_table",
+    "load_table",
+    "read_features",
+    "split_table",
+]

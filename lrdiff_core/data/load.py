@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -14,12 +14,10 @@ from lrdiff_core.data.columns import Column, describe_faults, read_numbers
 from lrdiff_core.data.formats import SUFFIXES, read_frame
 from lrdiff_core.data.frames import SOURCE, to_frame
 from lrdiff_core.data.labels import Target, encode_target, read_target
+from lrdiff_core.data.split_columns import KeyedFrame, split_frame
 from lrdiff_core.data.table import Impute, Table, Task
 from lrdiff_core.errors import DataError
 from lrdiff_core.text import check_choice, check_seed, count, listed, nearest_first, quoted
-
-if TYPE_CHECKING:
-    import polars as pl
 
 __all__ = ["load_table", "read_features"]
 
@@ -35,6 +33,9 @@ def load_table(
     impute: Impute = "none",
     seed: int = 0,
     columns: Sequence[str] | None = None,
+    test: Any = None,
+    groups: str | None = None,
+    time: str | None = None,
 ) -> Table:
     """Load a built-in table by its name, a file (CSV, TSV, Parquet, Arrow IPC) by its path, or a table in memory.
 
@@ -56,6 +57,11 @@ def load_table(
             drop their rows (``drop``, which also drops rows without a target).
         seed: of the generator behind the table ``seed``; nothing else here is random.
         columns: names of the columns of a plain array; left out: ``x1``, ``x2``, ...
+        test: a second file or table with the same columns, whose rows and no others are the test part of every
+            split.
+        groups: a column whose equal values stay in one part of every split; it is no feature.
+        time: a column of dates, timestamps or numbers: every split trains on the earliest rows and tests on the
+            latest; it is no feature.
 
     Returns:
         The table, its notes saying what was dropped, left to fill in, or recognised.
@@ -74,19 +80,27 @@ def load_table(
     check_choice("task", task, ("auto", *get_args(Task)))
     check_choice("impute", impute, get_args(Impute))
     check_seed(seed)
-    if not isinstance(source, str | os.PathLike):
-        frame = to_frame(source, columns=columns)
-        return _from_frame(
-            frame, (), source=SOURCE, name="table", kind="memory", target=target, task=task, impute=impute
-        )
-    if columns is not None:
+    is_file = isinstance(source, str | os.PathLike)
+    if is_file and columns is not None:
         raise DataError(f"columns= is given, and {quoted(str(source))} names its own", help="leave columns= out")
-    path = Path(source)
-    if isinstance(source, str) and not path.suffix and not path.is_file():
+    if isinstance(source, str) and not Path(source).suffix and not Path(source).is_file():
+        given = {"test": test, "groups": groups, "time": time}
+        for name in (name for name, value in given.items() if value is not None):
+            raise DataError(
+                f"{name} is given, and built-in table {quoted(source)} has no such file or column",
+                help="write the table to a file and name that, or leave it out",
+            )
         return _built_in(source, target=target, task=task, seed=seed)
-    frame, notes = read_frame(path)
+    frame, notes = read_frame(Path(source)) if is_file else (to_frame(source, columns=columns), ())
+    keyed = split_frame(frame, str(source) if is_file else SOURCE, target=target, test=test, groups=groups, time=time)
     return _from_frame(
-        frame, notes, source=str(path), name=path.stem, kind="file", target=target, task=task, impute=impute
+        keyed,
+        (*notes, *keyed.notes),
+        name=Path(source).stem if is_file else "table",
+        kind="file" if is_file else "memory",
+        target=target,
+        task=task,
+        impute=impute,
     )
 
 
@@ -164,16 +178,16 @@ def _built_in(name: str, *, target: str | None, task: Literal["auto"] | Task, se
 
 
 def _from_frame(
-    frame: pl.DataFrame,
+    keyed: KeyedFrame,
     notes: Sequence[str],
     *,
-    source: str,
     name: str,
     kind: str,
     target: str | None,
     task: Literal["auto"] | Task,
     impute: Impute,
 ) -> Table:
+    frame, source = keyed.frame, keyed.source
     if target is None:
         raise DataError(f"{source} needs a target column", help=f"add `--target` with one of: {listed(frame.columns)}")
     if target not in frame.columns:
@@ -200,6 +214,7 @@ def _from_frame(
         target_name=target,
         source=kind,
         notes=(*notes, *_notes(features, frame.height, impute)),
+        split_keys=keyed.keys.take(keep),
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from lrdiff_core.data.spec import ColumnSpec
+from lrdiff_core.data.split_keys import SplitKeys
 from lrdiff_core.errors import DataError
 
 __all__ = ["Impute", "Split", "Table", "Task"]
@@ -33,6 +34,7 @@ class Table:
         notes: what a reader of the results must know, one line each.
         columns: what each feature is; ``()`` where all are plain numbers.
         left_out: columns of the file that are no features, and why.
+        split_keys: what every split of the rows respects: groups, a time, the rows of a test file.
 
     Raises:
         DataError: shapes, types or labels do not fit together.
@@ -58,6 +60,7 @@ class Table:
     notes: tuple[str, ...]
     columns: tuple[ColumnSpec, ...] = ()
     left_out: tuple[ColumnSpec, ...] = ()
+    split_keys: SplitKeys = field(default_factory=SplitKeys)
 
     def __post_init__(self) -> None:
         rows, width = self.features.shape if self.features.ndim == 2 else (-1, -1)
@@ -66,6 +69,11 @@ class Table:
                 f"features of table {self.name} are {self.features.dtype} {list(self.features.shape)}",
                 help="give float32 [rows, features] with at least one row and one feature",
             )
+        for name, values in self.split_keys.columns().items():
+            if values.shape != (rows,):
+                raise DataError(
+                    f"{name} of table {self.name} are {list(values.shape)}", help=f"give one entry a row: [{rows}]"
+                )
         wanted = np.float32 if self.task == "regression" else np.int64
         if self.target.dtype != wanted or self.target.shape != (rows,):
             raise DataError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lrdiff_core.data import Table, load_table, split_table
+from lrdiff_core.data import Table
 from lrdiff_core.devices import repeatable
 from lrdiff_core.model import ModelSpec, TabularNet, build_model
 from lrdiff_core.population.rows import PopulationData
@@ -83,9 +83,9 @@ class PopulationTask:
     def _make(self, seed: int) -> _Seeded:
         config, table = self.config, self.table
         if table.source == "generator":
-            table = load_table(config.data, target=config.target, task=config.task, seed=seed)
+            table = config.load_table(seed=seed)
         net = build_model(self.spec, seed=seed)
-        split = split_table(table, validation=config.validation, test=config.test, seed=seed)
+        split = config.split(table, seed=seed)
         # On the CPU, wherever training happens: what drives a cluster need not have its workers' device. On one thread:
         # rows are few, and a small parallel region waits for whoever else uses the processors.
         cpu = torch.device("cpu")
@@ -130,7 +130,7 @@ def population_task(config: RunConfig, *, table: Table | None = None) -> Populat
         table = config.load_table()
     spec = model_spec(table, config)
     net = build_model(spec, seed=config.seed)
-    split = split_table(table, validation=config.validation, test=config.test, seed=config.seed)
+    split = config.split(table)
     return PopulationTask(
         config=config,
         table=table,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from lrdiff_bench.stats.gain import SMALLEST_DIFFERENCE
-from lrdiff_core import __version__, load_table, make_config, set_up, split_table
+from lrdiff_core import __version__, load_table, make_config, set_up
 from lrdiff_core.config import PRESETS
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.population import PopulationOptions, population_task, train_population
@@ -99,7 +99,7 @@ def problem(seed: int) -> dict[str, Any]:
     config = make_config({**PRESETS["seed"], "device": "cpu"})
     table = load_table("seed", seed=seed)
     setup = set_up(table, config, seed=seed)
-    split = split_table(table, validation=config.validation, test=config.test, seed=seed)
+    split = config.split(table, seed=seed)
     part = np.empty(len(table.target), np.uint8)
     for number, name in enumerate(PARTS):
         part[getattr(split, name)] = number

@@ -1,4 +1,4 @@
-"""The main job: eleven stages from rows to a proven ONNX file, each a section of one summary document.
+"""The main job: its stages from rows to a proven ONNX file, each a section of one summary document.
 
 Every stage returns plain JSON types. The screen (:mod:`lrdiff_bench.run.screen`) draws a section as soon as it is
 there; ``lrdiff trace`` draws the same sections from ``summary.json``.
@@ -19,6 +19,7 @@ from lrdiff_bench.report import figures
 from lrdiff_bench.report.json import json_ready, write_document
 from lrdiff_bench.report.parts import write_report
 from lrdiff_bench.run.comparison_screen import curves_of
+from lrdiff_bench.run.folds import cross_validate
 from lrdiff_bench.run.section import run_part
 from lrdiff_bench.run.ship import export_trained, parity_of_trained
 from lrdiff_bench.run.single_rates import compare_single_rates
@@ -42,6 +43,7 @@ STAGES = (
     "training",
     "metrics",
     "prediction",
+    "folds",
     "comparison",
     "step_cost",
     "export",
@@ -105,7 +107,7 @@ def run_job(
         config: the settings, from :func:`lrdiff_core.make_config`.
         out: the run folder; if left out, ``runs/NAME``, or ``runs/NAME-2`` and so on where there are runs already.
         overwrite: replace an earlier run in that folder.
-        stages: which stages to run; the first six and ``folder`` always are.
+        stages: which stages to run; the first six and ``folder`` always are, ``folds`` where ``config.cv`` is set.
         watcher: told of every stage as it is done.
 
     Returns:
@@ -125,6 +127,7 @@ def run_job(
     """
     if unknown := [name for name in stages if name not in STAGES]:
         raise ConfigError(f'there is no stage "{unknown[0]}"', help=f"stages are: {', '.join(STAGES)}")
+    stages = [*(name for name in stages if name != "folds"), *(["folds"] if config.cv is not None else [])]
     watcher = watcher or Silent()
     final = out or default_folder(config)
     if not overwrite and (final / "summary.json").is_file():
@@ -139,6 +142,8 @@ def run_job(
         record.begin(place, stages)
         trained = _train(record, setup)
         folder = place.path
+        if "folds" in stages:
+            record.stage("folds", lambda: _cross_validate(setup, watcher))
         if "comparison" in stages:
             record.stage("comparison", lambda: _compare(setup, watcher))
         if "step_cost" in stages:
@@ -238,6 +243,10 @@ def _epochs_to(watcher: Watcher, setup: Setup) -> Callable[[int, Sequence[Observ
         watcher.progress("metrics", epoch, epochs, note)
 
     return on_epoch
+
+
+def _cross_validate(setup: Setup, watcher: Watcher) -> dict[str, Any]:
+    return cross_validate(setup, on_fold=lambda done, total: watcher.progress("folds", done, total, "folds"))
 
 
 def _compare(setup: Setup, watcher: Watcher) -> dict[str, Any]:

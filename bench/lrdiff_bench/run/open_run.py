@@ -14,7 +14,7 @@ from lrdiff_bench.system.ownership import is_owned
 from lrdiff_bench.system.run_folder import read_summary
 from lrdiff_core.checkpoint import load_checkpoint
 from lrdiff_core.config import RunConfig, load_config, make_config
-from lrdiff_core.data import read_features, split_table
+from lrdiff_core.data import read_features
 from lrdiff_core.errors import CheckpointError
 from lrdiff_core.model import Predictor, TabularNet
 
@@ -124,7 +124,7 @@ def held_out(net: TabularNet, config: RunConfig) -> tuple[np.ndarray, np.ndarray
             f"{config.data} no longer has the columns the run was trained on",
             help=f"put the file back as it was; the run has {len(net.spec.feature_names)} columns",
         )
-    split = split_table(table, validation=config.validation, test=config.test, seed=config.seed)
+    split = config.split(table)
     return np.ascontiguousarray(table.features[split.test]), table.target[split.test]
 
 

@@ -27,6 +27,10 @@ DataOption = Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME"
 TargetOption = Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")]
 TaskOption = Annotated[str | None, typer.Option("--task", metavar="TASK", help="auto, binary, multiclass or regression.")]  # fmt: skip
 ImputeOption = Annotated[str | None, typer.Option("--impute", metavar="HOW", help="What to do with missing values: none (refuse them), mean, median or drop.")]  # fmt: skip
+TestOption = Annotated[str | None, typer.Option("--test", metavar="FILE", help="A second file: its rows, and no others, are the test rows. Or their share, such as 0.2.")]  # fmt: skip
+GroupsOption = Annotated[str | None, typer.Option("--groups", metavar="COLUMN", help="Rows of one group stay in one part of the split.")]  # fmt: skip
+TimeOption = Annotated[str | None, typer.Option("--time", metavar="COLUMN", help="Train on the earliest rows, test on the latest.")]  # fmt: skip
+FoldsOption = Annotated[int | None, typer.Option("--cv", metavar="K", help="Also cross-validate in so many folds.")]
 OutOption = Annotated[
     Path | None,
     typer.Option(
@@ -65,6 +69,10 @@ def run(
     target: TargetOption = None,
     task: TaskOption = None,
     impute: ImputeOption = None,
+    test: TestOption = None,
+    groups: GroupsOption = None,
+    time: TimeOption = None,
+    cv: FoldsOption = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     device: DeviceOption = None,
@@ -73,7 +81,8 @@ def run(
     json: JsonOption = False,
 ) -> int:
     """Do the whole job: train, compare with single rates, time, export and verify."""
-    settings = _settings(config, data, target, task, impute, device, compile, seed)
+    split = {"test": test, "groups": groups, "time": time, "cv": cv}
+    settings = _settings(config, data, target, task, impute, device, compile, seed, split)
     return _job(settings, out, json, overwrite=overwrite, stages=None)
 
 
@@ -97,6 +106,10 @@ def train(
     target: TargetOption = None,
     task: TaskOption = None,
     impute: ImputeOption = None,
+    test: TestOption = None,
+    groups: GroupsOption = None,
+    time: TimeOption = None,
+    cv: FoldsOption = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     device: DeviceOption = None,
@@ -105,7 +118,8 @@ def train(
     json: JsonOption = False,
 ) -> int:
     """Train and save the checkpoint, without comparison and export."""
-    settings = _settings(config, data, target, task, impute, device, compile, seed)
+    split = {"test": test, "groups": groups, "time": time, "cv": cv}
+    settings = _settings(config, data, target, task, impute, device, compile, seed, split)
     return _job(settings, out, json, overwrite=overwrite, stages=())
 
 
@@ -233,12 +247,22 @@ def _settings(
     device: str | None,
     compile: bool,
     seed: int | None,
+    split: dict[str, Any],
 ) -> RunConfig:
     from lrdiff_bench.system.settings import gather
 
     options = {"data": data, "target": target, "task": task, "impute": impute, "device": device, "seed": seed}
+    options |= split | {"test": _share_or_file(split["test"])}
     given = {key: value for key, value in options.items() if value is not None}
     return gather(config, given | ({"compile": True} if compile else {}))
+
+
+def _share_or_file(test: str | None) -> str | float | None:
+    """A number is a share of the rows, all else names a file."""
+    try:
+        return None if test is None else float(test)
+    except ValueError:
+        return test
 
 
 def _job(config: RunConfig, out: Path | None, json: bool, *, overwrite: bool, stages: tuple[str, ...] | None) -> int:

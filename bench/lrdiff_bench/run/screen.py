@@ -23,6 +23,8 @@ ROWS = {
     "drawn": "rows (the example's, and others drawn around it)",
     "given": "rows of the factory",
 }
+PARTS = ("train", "validation", "test")
+SHORT = {"balanced accuracy": "balanced\naccuracy"}
 MOST_CLASSES = 12  # that are shown one by one
 TITLES = {
     "data": "Data",
@@ -31,6 +33,7 @@ TITLES = {
     "training": "Training",
     "metrics": "Metrics",
     "prediction": "Prediction",
+    "folds": "Cross-validation",
     "comparison": "Comparison with single rates",
     "step_cost": "Cost of a step",
     "export": "Export",
@@ -82,13 +85,40 @@ def draw_data(console: Console, s: dict[str, Any]) -> None:
     classes = f", classes {names}" if names else ""
     line(console, f"{shape([s['rows'], s['features']])} rows from {kinds.get(s['source'], s['source'])} ({s['name']})")
     line(console, f"target {label(s['target'])}: {s['task']}{classes}")
-    split = s["split"]
-    how = "" if s["task"] == "regression" else ", stratified"
-    line(console, f"split{how}: {split['train']} train, {split['validation']} validation, {split['test']} test")
+    for text in split_text(s["split"], s["task"]):
+        line(console, text)
     sample = s["sample"]
     line(console, f"row {sample['row']}: {numbers(sample['values'])}, label {label(sample['label'])}")
     for note in s["notes"]:
         line(console, f"note: {note}", "yellow")
+
+
+def split_text(split: dict[str, Any], task: str) -> list[str]:
+    """What a split is, a paragraph each: how rows were drawn, how many each part has, where time is cut.
+
+    Example:
+        >>> split_text({"train": 7, "validation": 1, "test": 2, "kind": "random"}, "regression")
+        ['split: 7 train, 1 validation, 2 test']
+    """
+    kind = split.get("kind", "random" if task == "regression" else "stratified")  # older runs have none
+    column = label(split["column"]) if "column" in split else ""
+    ways = {
+        "random": "",
+        "stratified": ", stratified",
+        "groups": f" by groups of {column}, none in two parts",
+        "time": f" by time {column}, the same for every seed",
+    }
+    groups = split.get("groups")
+    sizes = [
+        f"{split[part]} {part}" + (f" ({groups[part]} group{'' if groups[part] == 1 else 's'})" if groups else "")
+        for part in PARTS
+    ]
+    said = [f"split{ways[kind]}: {', '.join(sizes)}"]
+    if times := split.get("times"):
+        said.append("; ".join(f"{part} {times[part][0]} to {times[part][1]}" for part in PARTS))
+    if "test_file" in split:
+        said.append(f"the test rows, and no others, are those of {split['test_file']}")
+    return said
 
 
 def draw_preprocessing(console: Console, s: dict[str, Any]) -> None:
@@ -145,8 +175,7 @@ def draw_metrics(console: Console, s: dict[str, Any]) -> None:
 def draw_test_results(console: Console, s: dict[str, Any]) -> None:
     """Write what the model and the baselines have on the test split, and what each class has."""
     console.print()
-    short = {"balanced accuracy": "balanced\naccuracy"}
-    table = plain_table("test split", *(short.get(name, name) for name in s["metrics"]))
+    table = plain_table("test split", *(SHORT.get(name, name) for name in s["metrics"]))
     for row in s["models"]:
         table.add_row(row["name"], *("" if row[name] is None else f"{row[name]:.4g}" for name in s["metrics"]))
     console.print(table)
@@ -175,6 +204,28 @@ def draw_prediction(console: Console, s: dict[str, Any]) -> None:
     else:
         text = f"value {number(answer[0], '.4g')}"
     line(console, f"row {s['row']}: {text}; its label is {label(s['label'])}")
+
+
+def draw_folds(console: Console, s: dict[str, Any]) -> None:
+    """Write what each fold has, and mean and standard deviation over them beside the baselines."""
+    table = plain_table("fold", "train", "test", *(SHORT.get(name, name) for name in s["metrics"]))
+    for place, fold in enumerate(s["folds"], start=1):
+        cells = ("" if fold[name] is None else f"{fold[name]:.4g}" for name in s["metrics"])
+        table.add_row(str(place), str(fold["split"]["train"]), str(fold["split"]["test"]), *cells)
+    console.print(table)
+    console.print()
+    table = plain_table("mean ± sd", *(SHORT.get(name, name) for name in s["metrics"]))
+    for row in s["models"]:
+        cells = (
+            "" if row[name] is None else f"{row[name]['mean']:.3g} ± {row[name]['sd']:.1g}" for name in s["metrics"]
+        )
+        table.add_row(row["name"], *cells)
+    console.print(table)
+    line(
+        console,
+        f"{len(s['folds'])} trainings at the settings of this run, each tested on the rows it left out; "
+        "the model that is kept is the one above",
+    )
 
 
 def draw_step_cost(console: Console, s: dict[str, Any]) -> None:
@@ -322,6 +373,7 @@ DRAW: dict[str, Callable[[Console, dict[str, Any]], None]] = {
     "training": draw_training,
     "metrics": draw_metrics,
     "prediction": draw_prediction,
+    "folds": draw_folds,
     "comparison": draw_comparison,
     "step_cost": draw_step_cost,
     "export": draw_export,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lrdiff_bench.run.baselines import test_results
-from lrdiff_core.data import Table
+from lrdiff_core.data import Table, describe_split
 from lrdiff_core.loop import Trained, score_name
 from lrdiff_core.model import constant_columns
 from lrdiff_core.setup import Setup
@@ -49,7 +49,7 @@ def training_sections(trained: Trained) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _data(setup: Setup) -> dict[str, Any]:
-    table, split, sample = setup.rows.table, setup.rows.split, _sample_row(setup)
+    table, sample = setup.rows.table, _sample_row(setup)
     return {
         "name": table.name,
         "source": table.source,
@@ -59,7 +59,7 @@ def _data(setup: Setup) -> dict[str, Any]:
         "target": table.target_name,
         "task": table.task,
         "classes": table.classes,
-        "split": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        "split": describe_split(table, setup.rows.split),
         "sample": {"row": sample, "values": table.features[sample], "label": _label_of(table, sample)},
         "notes": table.notes,
     }

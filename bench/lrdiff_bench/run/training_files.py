@@ -33,11 +33,13 @@ def resolved_toml(config: RunConfig, *, from_file: bool) -> str:
 
     Args:
         config: with nothing left open, of :attr:`lrdiff_core.setup.Setup.config`.
-        from_file: whether ``data`` names a file, which is then written with its whole path.
+        from_file: whether ``data`` names a file, which is then written with its whole path, as is a test file.
     """
     settings = config.model_dump(exclude={"rates", "compare"}, exclude_none=True)
     if from_file:
         settings["data"] = str(Path(config.data).resolve())
+        if isinstance(config.test, str):
+            settings["test"] = str(Path(config.test).resolve())
     tables = {"": settings, "rates": config.rates or {}, "compare": config.compare.model_dump(exclude_none=True)}
     lines = []
     for title, table in tables.items():

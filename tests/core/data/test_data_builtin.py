@@ -22,8 +22,11 @@ def test_public_names():
     assert lrdiff_core.data.__all__ == [
         "BUILTIN_TABLES",
         "Split",
+        "SplitKeys",
         "Table",
         "Task",
+        "describe_split",
+        "fold_table",
         "load_table",
         "read_features",
         "split_table",

@@ -1,0 +1,100 @@
+"""`--test`, `--groups`, `--time` and `--cv` from the command line to the folder: said, stored, and repeated alike."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lrdiff_bench.cli import main
+from lrdiff_bench.run.open_run import held_out, open_run
+from lrdiff_bench.run.screen import split_text
+
+
+@pytest.fixture
+def rows(tmp_path, monkeypatch) -> pl.DataFrame:
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    x = random.normal(size=120)
+    return pl.DataFrame({
+        "who": [f"p{i // 6}" for i in range(120)],
+        "day": pl.date_range(pl.date(2024, 1, 1), pl.date(2024, 4, 29), eager=True),
+        "x": x,
+        "z": random.normal(size=120),
+        "y": (x > 0).astype(int),
+    })  # fmt: skip
+
+
+def train(*options: str) -> dict:
+    assert main(["train", *options, "--target", "y", "--out", "run", "--overwrite", "--device", "cpu"]) == 0
+    return json.loads(Path("run/summary.json").read_text())
+
+
+def test_groups_and_folds(rows, capsys):
+    rows.drop("day").write_csv("t.csv")
+    first = train("--data", "t.csv", "--groups", "who", "--cv", "3")
+    assert first["data"]["split"]["kind"] == "groups"
+    assert first["data"]["features"] == 2
+    assert sum(first["data"]["split"]["groups"].values()) == 20
+    assert sum(fold["split"]["test"] for fold in first["folds"]["folds"]) == 120
+    (own, *others) = first["folds"]["models"]
+    accuracies = [fold["accuracy"] for fold in first["folds"]["folds"]]
+    assert own["accuracy"] == pytest.approx({"mean": np.mean(accuracies), "sd": np.std(accuracies, ddof=1)})
+    assert {row["name"] for row in others} == {"logistic regression", "class shares"}
+    screen = capsys.readouterr().out
+    assert "by groups of who, none in two parts" in " ".join(screen.split())
+    assert "Cross-validation" in screen
+    assert max(map(len, screen.splitlines())) <= 80
+    net, _, config = open_run(Path("run"))
+    held, _ = held_out(net, config)
+    assert len(held) == first["data"]["split"]["test"]
+    assert config.groups == "who"
+    assert main(["train", "run/config.toml", "--out", "again"]) == 0
+    repeated = json.loads(Path("again/summary.json").read_text())
+    for part in ("data", "metrics", "folds"):
+        assert repeated[part] == first[part]
+    assert main(["trace", "run"]) == 0
+    assert "Cross-validation" in capsys.readouterr().out
+
+
+def test_time(rows, capsys):
+    rows.drop("who").write_parquet("t.parquet")
+    split = train("--data", "t.parquet", "--time", "day")["data"]["split"]
+    assert split["times"]["test"] == ["2024-04-12", "2024-04-29"]
+    assert "test 2024-04-12 to 2024-04-29" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_test_file(rows, capsys):
+    rows.select("x", "z", "y").head(80).write_csv("t.csv")
+    rows.select("x", "z", "y").tail(40).write_csv("later.csv")
+    summary = train("--data", "t.csv", "--test", "later.csv")
+    assert summary["data"]["split"] | {"test_file": ""} == {
+        "train": 68, "validation": 12, "test": 40, "kind": "stratified", "test_file": ""
+    }  # fmt: skip
+    assert "those of later.csv" in " ".join(capsys.readouterr().out.split())
+    assert Path(tomllib.loads(Path("run/config.toml").read_text())["test"]).is_absolute()
+    assert train("--data", "t.csv", "--test", "0.25")["data"]["split"]["test"] == 20
+
+
+def test_refused_on_the_command_line(rows, capsys):
+    rows.write_csv("t.csv")
+    for options, words in (
+        (["--groups", "who", "--time", "day"], "groups and time"),
+        (["--groups", "whom"], '"whom"'),
+        (["--test", "none.csv"], "none.csv does not exist"),
+        (["--cv", "1"], "cv in the command line is 1"),
+        (["--test", "0.7"], "test in the command line is 0.7"),
+    ):
+        assert main(["train", "--data", "t.csv", "--target", "y", *options, "--out", "run"]) == 2
+        assert words in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+def test_older_summaries_have_sizes_alone():
+    sizes = {"train": 7, "validation": 1, "test": 2}
+    assert split_text(sizes, "binary") == ["split, stratified: 7 train, 1 validation, 2 test"]
+    assert split_text(sizes, "regression") == ["split: 7 train, 1 validation, 2 test"]
