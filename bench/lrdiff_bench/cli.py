@@ -19,6 +19,7 @@ from lrdiff_bench.report.help import HELP_NAMES, JsonOption, WholeHelpGroup
 from lrdiff_bench.report.json import print_json
 from lrdiff_bench.run.options import add_run_commands
 from lrdiff_bench.study.options import add_study_commands
+from lrdiff_bench.system.interruption import received, status_of_signal
 
 __all__ = ["app", "main"]
 
@@ -145,6 +146,8 @@ def _run(given: list[str]) -> int:
     except BrokenPipeError:  # as in `lrdiff predict ... | head`: it ends the command without an error
         _reader_left()
     except Exception as problem:
+        if received() is not None:  # whatever it became on its way up
+            return _interrupted()
         from lrdiff_core.errors import LrdiffError
 
         if debug:
@@ -169,8 +172,12 @@ def _run(given: list[str]) -> int:
             f"a fault in lrdiff, {what[:_LONGEST]}", "`lrdiff --debug ...` shows the traceback; report it", 1
         )
     if status == INTERRUPTED:  # typer turns Ctrl-C into it
-        return print_error("interrupted", "nothing was left half-written; start it again when you like", INTERRUPTED)
+        return _interrupted()
     return status if isinstance(status, int) else 0
+
+
+def _interrupted() -> int:
+    return print_error("interrupted", "nothing was left half-written; start it again when you like", status_of_signal())
 
 
 def _reader_left() -> NoReturn:

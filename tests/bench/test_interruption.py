@@ -1,0 +1,86 @@
+"""Ctrl-C and SIGTERM end a command in two lines, soon, and with every process that it started."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+COMMAND = """
+import subprocess, sys, time
+import lrdiff_bench.cli
+from lrdiff_bench.__main__ import main
+from lrdiff_bench.system import interruption
+
+interruption._GRACE_SECONDS = 0.5
+how = sys.argv[1]
+
+def command():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    print(child.pid, flush=True)
+    if how == "turns it into something else":
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt as problem:
+            raise ImportError("half a module") from problem
+    while how == "swallows it":
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+    if how == "cleans up":
+        try:
+            time.sleep(60)
+        finally:
+            time.sleep(0.2)
+            print("cleaned up", flush=True)
+    time.sleep(60)
+
+lrdiff_bench.cli.app = lambda *_, **__: command()
+sys.exit(main())
+"""
+
+
+def is_there(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{process}/stat") as file:  # nobody waits for an orphan in a container without init
+        return file.read().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", ["cleans up", "swallows it", "turns it into something else"])
+def test_a_signal_ends_the_command_and_its_children(number, how):
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, how], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    child = int(process.stdout.readline())
+    time.sleep(0.1)
+    process.send_signal(number)
+    time.sleep(0.05)
+    process.send_signal(number)  # impatience does not cut the cleaning up short
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert err.startswith("error: interrupted\nhelp: ")
+    assert len(err.splitlines()) == 2
+    assert out == ("cleaned up\n" if how == "cleans up" else "")
+    assert not is_there(child)
+
+
+def test_a_forked_child_is_ended_as_ever():
+    code = (
+        "import os, signal, time\n"
+        "from lrdiff_bench.system.interruption import ends_on_signals\n"
+        "with ends_on_signals():\n"
+        "    child = os.fork()\n"
+        "    if not child: time.sleep(60)\n"
+        "    time.sleep(0.2); os.kill(child, signal.SIGTERM)\n"
+        "    print(os.waitpid(child, 0)[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (f"{int(signal.SIGTERM)}\n", "")
