@@ -1,4 +1,5 @@
 from .model.ports import Port as Port, read_ports as read_ports
+from .model.text_inputs import TextInputs as TextInputs
 from .onnx_file.convert import DEFAULT_OPSET as DEFAULT_OPSET, convert_to_onnx as convert_to_onnx
 from .onnx_file.load import load_onnx as load_onnx
 from .parity.parity import check_parity as check_parity, check_subjects as check_subjects

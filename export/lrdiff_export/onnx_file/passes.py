@@ -26,7 +26,10 @@ from lrdiff_export.onnx_file.protobuf import messages
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["WIDEST", "expand_constants", "fresh_name", "optimise", "placeholders", "rename_ports", "value_names"]
+__all__ = [
+    "WIDEST", "expand_constants", "fresh_name", "optimise", "placeholders", "rename_ports", "rename_values",
+    "value_names",
+]  # fmt: skip
 
 NEARLY = 1e-3  # wider than any rewriter's tolerance
 
@@ -106,7 +109,7 @@ def rename_ports(model: onnx.ModelProto, names: Mapping[str, str]) -> dict[str, 
     there = set(value_names(model))
     taken = there | set(names.values())
     inside = {name: fresh_name(f"{name}.inside", taken) for name in sorted(there & set(names.values()))}
-    _apply(model, {**inside, **names})
+    rename_values(model, {**inside, **names})
     return inside
 
 
@@ -132,7 +135,13 @@ def value_names(model: onnx.ModelProto) -> Iterable[str]:
             yield part.name
 
 
-def _apply(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
+def rename_values(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
+    """Give values other names, in subgraphs and functions, too.
+
+    Args:
+        model: changed in place.
+        names: new name by old.
+    """
     for part in messages(model):
         if isinstance(part, onnx.NodeProto | onnx.FunctionProto):
             for ends in (part.input, part.output):

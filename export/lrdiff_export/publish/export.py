@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from lrdiff_export.publish.metadata import (
 from lrdiff_export.publish.report import ExportReport
 from lrdiff_export.publish.request import ExportOptions, ExportRequest, rows_around
 from lrdiff_export.publish.variants import HeldOut, VariantReport, make_variant
+from lrdiff_export.publish.words import network_bytes, variant_with_words, with_words
 from lrdiff_export.verify.diagnose import Diagnosis, diagnose
 from lrdiff_export.verify.empty_batch import answers_no_rows
 from lrdiff_export.verify.golden import golden_paths, make_golden
@@ -110,7 +112,7 @@ def _publish(request: ExportRequest) -> ExportReport:
         files: dict[Path, bytes] = {final: data}
         golden = options.golden and prepared.batched and not prepared.half
         if golden:
-            vectors = make_golden(battery, model_sha256=report.sha256, data=converted.weights)
+            vectors = make_golden(battery, model_sha256=report.sha256, data=converted.weights, text=options.text)
             files |= dict(zip(golden_paths(final), vectors.files(), strict=True))
         made: list[VariantReport] = []
         if request.variants or options.labels is not None:
@@ -122,13 +124,19 @@ def _publish(request: ExportRequest) -> ExportReport:
                 classes=bool(card.classes),
                 counts_flips=options.allowance.flipped is not None,
             )
+        network = data if options.text is None else network_bytes(data, converted)
         for name in request.variants:
             file = final.with_name(f"{final.stem}.{name}{final.suffix}")
-            files[file], variant = make_variant(name, data, battery, held_out, path=file, allowance=options.allowance)
+            content, variant = make_variant(name, network, battery, held_out, path=file, allowance=options.allowance)
+            if options.text is not None:
+                content = variant_with_words(content, options.text, battery.given[0], name=name)
+                digest, size = hashlib.sha256(content).hexdigest(), len(content)
+                variant = replace(variant, sha256=digest, size=size, size_ratio=size / len(data))
+            files[file] = content
             made.append(variant)
         seconds = {"convert": middle - begun, "verify": time.perf_counter() - middle}
         write_files(files, converted)
-    inputs, outputs = ports_of(converted.model, card.units, options.ports)
+    inputs, outputs = ports_of(onnx.ModelProto.FromString(data), card.units, request.told_ports)
     return ExportReport(
         path=str(final),
         sha256=report.sha256,
@@ -136,7 +144,7 @@ def _publish(request: ExportRequest) -> ExportReport:
         data=converted.weights,
         opset=report.opset,
         ir_version=report.ir_version,
-        input_name=prepared.input_names[0],
+        input_name=inputs[0].name,
         output_names=prepared.output_names,
         inputs=inputs,
         outputs=outputs,
@@ -192,9 +200,13 @@ def _verified(
         raise _failure(final, first, converted, battery)
     if answers_no_rows(converted.data, converted.prepared):
         first = replace(first, domain=replace(first.domain, least_batch=0))
-    model = onnx.ModelProto()
+    model, text = onnx.ModelProto(), request.options.text
     model.CopyFrom(converted.model)
-    inputs, outputs = ports_of(model, card.units, request.options.ports)
+    if text is not None:
+        first = with_words(first, model, text, converted, battery, watch=request.options.watch)
+        if not first.passed:
+            raise _failure(final, first, converted, battery)
+    inputs, outputs = ports_of(model, card.units, request.told_ports)
     texts = {entry.key: entry.value for entry in model.metadata_props}
     texts |= card.texts(inputs, outputs) | measured_errors(first) | {PREFIX + "weights_sha256": weights}
     if converted.prepared.widened:
@@ -204,7 +216,7 @@ def _verified(
     onnx.helper.set_model_props(model, dict(sorted(texts.items())))
     data = converted.serialised(model)
     parse_onnx(data, name=final.name)
-    report = run_again(first, data, battery)
+    report = run_again(first, data, battery, text)
     if not report.passed:
         raise _failure(final, report, converted, battery)
     for once, again in zip(first.worst, report.worst, strict=True):
@@ -222,7 +234,7 @@ def _failure(final: Path, report: VerificationReport, converted: Converted, batt
         help="nothing was written; the report lists every case, optimisation level and output",
     )
     failed.report = report
-    if report.cases:
+    if report.cases and (report.words is None or not report.words.problems):
         failed.diagnosis = diagnose(converted, battery)
         if failed.diagnosis is not None:
             failed = _with_help(failed, failed.diagnosis)

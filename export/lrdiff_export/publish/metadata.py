@@ -211,7 +211,8 @@ def read_model_card(path_or_bytes: str | os.PathLike[str] | bytes) -> dict[str, 
 def _port(value: onnx.ValueInfoProto, units: Mapping[str, str], said: Mapping[str, Port]) -> Port:
     kind = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim)
-    dtype = str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    words = kind.elem_type == onnx.TensorProto.STRING
+    dtype = "string" if words else str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
     port = said.get(value.name, Port(name=value.name))
     return replace(port, dtype=dtype, shape=shape, unit=units.get(value.name, port.unit))
 

@@ -19,6 +19,7 @@ from lrdiff_export.model.float64 import unwrapped
 from lrdiff_export.model.ports import Port
 from lrdiff_export.model.prepared import Prepared, prepare, weights_size
 from lrdiff_export.model.signature import Arrays, Tensors, as_arrays, as_tensors
+from lrdiff_export.model.text_inputs import TextInputs
 from lrdiff_export.onnx_file import external_data
 from lrdiff_export.onnx_file.convert import DEFAULT_OPSET, check_options
 from lrdiff_export.publish.bundle import check_bundle_request
@@ -55,6 +56,8 @@ class ExportOptions:
             there is one column, by default, if the card says that there are classes.
         ports: what may stand in inputs, and how far whole numbers of outputs may be off: a :class:`Port` each, by name;
             other inputs are not tried, and refused by :class:`lrdiff_export.OnnxPredictor`.
+        text: the columns of a single input ``[batch, columns]`` that hold codes of words, which the file then takes as
+            words (:meth:`lrdiff_export.TextInputs.of`).
         card: what the file says of itself; taken from the module where it is one of ours.
         metadata: more text to keep in the file.
         golden: write golden vectors beside the model; there are none of models without a batch dimension, or with
@@ -84,6 +87,7 @@ class ExportOptions:
     score: Callable[[np.ndarray, np.ndarray], float] | None = None
     decide: Callable[[np.ndarray], np.ndarray] | None = None
     ports: Sequence[Port] = ()
+    text: TextInputs | None = None
     card: ModelCard | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     golden: bool = True
@@ -175,6 +179,9 @@ class ExportRequest:
             dynamic_axes=options.dynamic_axes,
         )
         domain = _declared(options.ports, prepared)
+        if options.text is not None:
+            _check_text(options.text, prepared)
+            domain = options.text.coded(domain, prepared.input_names[0])
         if rows is None:
             arrays = domain.fitted(prepared.input_names, rows_around(example))
         else:
@@ -190,6 +197,14 @@ class ExportRequest:
             drawn=rows is None,
             domain=domain,
         )
+
+    @property
+    def told_ports(self) -> tuple[Port, ...]:
+        """What is declared of the file's ports: of its numbers alone, where words make their own codes."""
+        if self.options.text is None:
+            return tuple(self.options.ports)
+        told = self.options.text.told(Domain.of(self.options.ports)).categories
+        return tuple(replace(port, categories=told.get(port.name)) for port in self.options.ports)
 
     def check_ir(self, ir_version: int) -> None:
         """Raise ConfigError if the target does not read files of this IR version."""
@@ -233,6 +248,26 @@ def _declared(ports: Sequence[Port], prepared: Prepared) -> Domain:
                 help="outputs have an integer_tolerance",
             )
     return Domain.of(ports)
+
+
+def _check_text(text: TextInputs, prepared: Prepared) -> None:
+    first, outputs = prepared.example[0], set(prepared.output_names)
+    shapes = [list(one.shape[1:]) for one in prepared.example]
+    if len(shapes) != 1 or shapes[0] != [len(text.names)] or first.dtype != torch.float32 or not prepared.batched:
+        raise ConfigError(
+            f"words are columns of one float32 input [batch, {len(text.names)}], and the module takes {shapes}",
+            help="leave text out, or give the module one matrix of all columns",
+        )
+    if taken := sorted(outputs & {text.numbers, *text.inputs}):
+        raise ConfigError(
+            f"{quoted(taken[0])} is an input of words and an output",
+            help="name outputs where the inputs are made: TextInputs.of(..., taken=output_names)",
+        )
+    if text.numbers != prepared.input_names[0]:
+        raise ConfigError(
+            f"numbers are called {quoted(text.numbers)}, and the input {quoted(prepared.input_names[0])}",
+            help="give both the same name",
+        )
 
 
 def _check_variants(variants: Sequence[str], module: nn.Module, *, batched: bool) -> None:

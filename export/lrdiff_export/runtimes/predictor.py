@@ -23,6 +23,7 @@ _DTYPES = {
     "tensor(int8)": "int8",
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
+    "tensor(string)": "object",
 }
 _LEVELS = {
     "disabled": "ORT_DISABLE_ALL",
@@ -100,7 +101,7 @@ class OnnxPredictor:
     """Predict with an ONNX file, as a deployer would: one session, inputs by position or name, outputs by name.
 
     Args:
-        path: an ONNX file, or its bytes, whose inputs are float32, integer or bool tensors.
+        path: an ONNX file, or its bytes, whose inputs are float32, integer, bool or string tensors.
         threads: threads inside an operator; one answers a single row fastest.
         provider: the execution provider; one that is not here is an error, never the CPU.
 
@@ -134,7 +135,7 @@ class OnnxPredictor:
         if not inputs or any(one.type not in _DTYPES for one in inputs):
             found = ", ".join(f"{one.name}: {one.type}" for one in inputs)
             raise ModelFileError(
-                f"the model takes {found or 'nothing'}, not float32, integer or bool tensors",
+                f"the model takes {found or 'nothing'}, not float32, integer, bool or string tensors",
                 help="run it with onnxruntime itself, which takes any inputs",
             )
         self.input_names: tuple[str, ...] = tuple(one.name for one in inputs)
@@ -156,6 +157,7 @@ class OnnxPredictor:
 
         Args:
             rows: one array an input, ``[batch, ...]``, in the order of the file; other real dtypes are converted.
+            Words may be any array of strings; None, NaN and a word that is not known mean the same.
             named: the same by name.
 
         Raises:
@@ -204,6 +206,8 @@ class OnnxPredictor:
 
     def _fitted(self, index: int, rows: np.ndarray) -> np.ndarray:
         dtype, shape = self._dtypes[index], self.input_shapes[index]
+        if dtype.kind == "O":
+            return self._fitted_words(rows, shape)
         try:
             given = np.asarray(rows)
             if dtype.kind != "f" and given.dtype.kind not in "iub":
@@ -211,6 +215,19 @@ class OnnxPredictor:
             batch = np.asarray(given, dtype=dtype, order="C")
         except (TypeError, ValueError) as problem:
             raise DataError(f"rows are not numbers: {first_line(problem)}", help=f"give a {dtype} array") from problem
+        return self._checked(batch, shape)
+
+    def _fitted_words(self, rows: np.ndarray, shape: tuple[int | str | None, ...]) -> np.ndarray:
+        """Objects: of NumPy's own strings ONNX Runtime cuts a word at a zero."""
+        words = np.asarray(rows, dtype=object, order="C")
+        if wrong := [word for word in words.ravel().tolist() if not isinstance(word, str) and not _is_missing(word)]:
+            raise DataError(
+                f"rows of words hold {wrong[0]!r}, a {type(wrong[0]).__name__}",
+                help="give strings; None where there is none",
+            )
+        return self._checked(words, shape)
+
+    def _checked(self, batch: np.ndarray, shape: tuple[int | str | None, ...]) -> np.ndarray:
         if not fits(batch.shape, shape):
             raise DataError(
                 f"rows have shape {list(batch.shape)}, the model takes {describe_shape(shape)}",
@@ -247,6 +264,10 @@ class Bound:
         """Run on what ``inputs`` hold now, and return ``outputs``."""
         self._session.run_with_iobinding(self._binding)
         return self.outputs
+
+
+def _is_missing(word: object) -> bool:
+    return word is None or (isinstance(word, float) and word != word)
 
 
 def fits(shape: Sequence[int], wanted: Sequence[int | str | None]) -> bool:

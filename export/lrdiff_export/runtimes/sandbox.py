@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lrdiff_core.errors import ConfigError, ModelFileError
+from lrdiff_export.runtimes.arrays_file import load_arrays, save_arrays
 from lrdiff_export.runtimes.process import JobProcess, ProcessEndedError
 from lrdiff_export.runtimes.protocol import Backend, Facts, OnnxFile, Predict
 
@@ -228,11 +229,10 @@ class OpenModel:
         """
         with tempfile.TemporaryDirectory() as folder:
             given, made = Path(folder, "in.npz"), Path(folder, "out.npz")
-            np.savez(given, **{f"input{index}": one for index, one in enumerate(feeds)})  # type: ignore[arg-type]
+            save_arrays(given, feeds)
             job = {**self._job, "job": "run", "feeds": str(given), "out": str(made)}
             self.facts = self._sandbox._ask(job, self._limits)["facts"]
-            with np.load(made, allow_pickle=False) as arrays:
-                return [arrays[f"output{index}"] for index in range(len(arrays.files))]
+            return load_arrays(made)
 
     def close(self) -> None:
         """Let it go."""

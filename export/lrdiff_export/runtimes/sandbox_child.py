@@ -27,12 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from lrdiff_core.errors import LrdiffError
 from lrdiff_export.onnx_file.load import load_onnx, model_inputs
 from lrdiff_export.records import first_line
+from lrdiff_export.runtimes.arrays_file import load_arrays, save_arrays
 from lrdiff_export.runtimes.protocol import BACKENDS, Predict
 
 _KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
@@ -166,10 +166,7 @@ class Models:
 
     def _run(self, job: dict[str, Any]) -> dict[str, Any]:
         name, predict = self._open[job["id"]]
-        with np.load(job["feeds"], allow_pickle=False) as arrays:
-            feeds = [arrays[f"input{index}"] for index in range(len(arrays.files))]
-        outputs = predict(*feeds)
-        np.savez(job["out"], **{f"output{index}": np.asarray(one) for index, one in enumerate(outputs)})  # type: ignore[arg-type]
+        save_arrays(job["out"], predict(*load_arrays(job["feeds"])))
         return {"facts": dict(BACKENDS[name].facts())}
 
 

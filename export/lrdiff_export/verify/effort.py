@@ -42,6 +42,7 @@ KINDS: Final = {
     "spoilt": (MOST_SPOILT, 1),
     "denormals": (16, 1),
     "alone": (16, 2),
+    "categories": (USUAL_ROWS, 2),
     "normal": (DRAWN_ROWS, 0),
     "extremes": (MOST_EXTREMES, 0),
     "round numbers": (64, 0),

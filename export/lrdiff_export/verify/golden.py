@@ -27,6 +27,7 @@ import numpy as np
 
 from lrdiff_core.errors import DataError, InputError, ModelFileError, UnavailableError
 from lrdiff_core.text import count
+from lrdiff_export.model.text_inputs import TextInputs
 from lrdiff_export.onnx_file.external_data import DataFile, is_plain, sha256_of
 from lrdiff_export.records import first_line, json_ready
 from lrdiff_export.runtimes import find_backends
@@ -84,7 +85,7 @@ class Golden:
             **({} if self.data is None else {"data": asdict(self.data)}),
             "vectors_sha256": hashlib.sha256(vectors).hexdigest(),
             "inputs": [
-                {"name": name, "dtype": str(one.dtype), "shape": list(one.shape)}
+                {"name": name, "dtype": _name_of(one.dtype), "shape": list(one.shape)}
                 for name, one in zip(self.input_names, self.inputs, strict=True)
             ],
             "outputs": [
@@ -141,6 +142,7 @@ def make_golden(
     *,
     model_sha256: str,
     data: DataFile | None = None,
+    text: TextInputs | None = None,
 ) -> Golden:
     """Take finite rows of a battery, held-out ones first, with their float64 answers.
 
@@ -148,12 +150,14 @@ def make_golden(
         battery: of a model that passed.
         model_sha256: of the file.
         data: the second file with its weights.
+        text: how the file takes numbers and words in place of the battery's rows.
 
     Raises:
         InputError: no row has finite inputs and answers.
     """
     cases = {case.name: case for case in battery.ordinary()}
     counts = {"held out": HELD_OUT_ROWS, "normal": OTHER_ROWS, "zeros": 1, "extremes": OTHER_ROWS}
+    counts["categories"] = HELD_OUT_ROWS
     parts = [(cases[name], np.arange(min(count, cases[name].batch))) for name, count in counts.items() if name in cases]
     feeds = [np.concatenate([case.feeds[i][places] for case, places in parts]) for i in range(len(battery.rows))]
     outputs = range(len(battery.reference.expected))
@@ -172,12 +176,16 @@ def make_golden(
             "no row has finite inputs and answers that are known to half of their digits",
             help="give held-out rows that have, or export without golden vectors: golden=False",
         )
+    inputs = [one[plain] for one in feeds]
+    if text is not None:
+        # NumPy's own strings: objects would be pickled, which nobody should read.
+        inputs = [one if one.dtype.kind == "f" else one.astype(str) for one in text.split(inputs[0])]
     return Golden(
         model_sha256=model_sha256,
         data=data,
-        input_names=battery.prepared.input_names,
+        input_names=battery.prepared.input_names if text is None else tuple(name for name, *_ in text.ports),
         output_names=battery.prepared.output_names,
-        inputs=tuple(one[plain] for one in feeds),
+        inputs=tuple(inputs),
         outputs=tuple(one[plain] for one in answers),
         budgets=tuple(
             max((one.widest(mask) for one, mask in zip(*both, strict=True)), key=lambda budget: budget.allowed)
@@ -204,8 +212,11 @@ def read_golden(model: str | os.PathLike[str]) -> Golden:
     try:
         golden = _golden_of(said, data)
         arrays = (*golden.inputs, *golden.outputs)
-        if len({len(one) for one in arrays}) != 1 or not all(one.dtype.kind in "fiub" for one in arrays):
-            raise ValueError("arrays of numbers are needed, with as many rows each")
+        if len({len(one) for one in arrays}) != 1 or not (
+            all(one.dtype.kind in "fiubU" for one in golden.inputs)
+            and all(one.dtype.kind in "fiub" for one in golden.outputs)
+        ):
+            raise ValueError("arrays of numbers are needed, or of words as inputs, with as many rows each")
         for name, answer, budget in zip(golden.output_names, golden.outputs, golden.budgets, strict=True):
             _check_budget(name, answer, budget)
     except Exception as problem:  # a damaged document or archive fails in many ways
@@ -233,6 +244,10 @@ def _golden_of(said: dict[str, Any], vectors: bytes) -> Golden:
             Budget(dtype=str(one["dtype"]), **{key: float(one[key]) for key in numbers}) for one in said["outputs"]
         ),
     )
+
+
+def _name_of(dtype: np.dtype[Any]) -> str:
+    return "string" if dtype.kind == "U" else str(dtype)
 
 
 def _check_budget(name: str, answer: np.ndarray, budget: Budget) -> None:

@@ -11,7 +11,7 @@ integers that are zero throughout. Where it answers otherwise than its module th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -32,6 +32,7 @@ from lrdiff_export.verify.expected import Expected, compare_outputs
 from lrdiff_export.verify.reference import Reference
 from lrdiff_export.verify.rows import (
     Rows,
+    coded_rows,
     denormal_rows,
     drawn_rows,
     extreme_rows,
@@ -162,6 +163,10 @@ class Battery:
             "denormals": denormal_rows(some_rows(rows, number("denormals"))),
             "round numbers": round_rows(some_rows(rows, number("round numbers"))),
         }
+        said = [self.domain.categories.get(name, {}) for name in self.prepared.input_names]
+        codes = [dict(one) if isinstance(one, Mapping) else {} for one in said]
+        if any(codes):
+            made["categories"] = coded_rows(rows, codes, number("categories"))
         return {name: self._inside(feeds) for name, feeds in made.items() if name not in self.effort.left_out}
 
     def _inside(self, rows: Rows) -> Rows:

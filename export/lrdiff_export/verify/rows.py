@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ __all__ = [
     "DRAWN_ROWS",
     "MOST_EXTREMES",
     "MOST_SPOILT",
+    "coded_rows",
     "denormal_rows",
     "drawn_rows",
     "extreme_rows",
@@ -76,6 +77,29 @@ def scaled_rows(rows: Rows, scale: float) -> Rows:
 def denormal_rows(rows: Rows) -> Rows:
     """Return rows of numbers below the smallest normal one."""
     return scaled_rows(rows, DENORMAL)
+
+
+def coded_rows(rows: Rows, codes: Sequence[Mapping[int, int]], most: int) -> Rows:
+    """Return rows in which every code of every column of codes stands at least once, as far as so many rows go.
+
+    Args:
+        rows: one array an input.
+        codes: for each input, the number of codes by column of its last axis.
+        most: rows.
+
+    Example:
+        >>> coded_rows((np.float32([[0.5, 1]]),), [{1: 3}], 8)[0].tolist()
+        [[0.5, 0.0], [0.5, 1.0], [0.5, 2.0]]
+    """
+    number = min(most, max((number for one in codes for number in one.values()), default=0))
+    made = [one[np.arange(number) % len(one)].copy() for one in rows]
+    for one, columns in zip(made, codes, strict=True):
+        for turn, (column, several) in enumerate(columns.items()):
+            if one.ndim > 1 and -one.shape[-1] <= column < one.shape[-1]:
+                # Columns are turned against each other, so that no two hold the same code in every row.
+                code = (np.arange(number) + turn) % several
+                one[..., column] = code.reshape(-1, *[1] * (one.ndim - 2))
+    return tuple(made)
 
 
 def round_rows(rows: Rows) -> Rows:

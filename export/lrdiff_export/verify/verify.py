@@ -20,6 +20,7 @@ from lrdiff_core.errors import LrdiffError, ModelFileError
 from lrdiff_export.model.domain import Domain, read_domain
 from lrdiff_export.model.prepared import prepare
 from lrdiff_export.model.signature import Arrays, as_arrays
+from lrdiff_export.model.text_inputs import TextInputs
 from lrdiff_export.onnx_file.constraints import BatchConstraints
 from lrdiff_export.onnx_file.load import load_onnx, model_inputs, opset_of, parse_onnx
 from lrdiff_export.records import first_line, json_ready
@@ -29,6 +30,7 @@ from lrdiff_export.verify.compare import Budget, Verdict
 from lrdiff_export.verify.effort import BATCH_SIZES
 from lrdiff_export.verify.expected import compare_outputs
 from lrdiff_export.verify.inputs import Battery, Case
+from lrdiff_export.verify.words import WordsReport, interface_problems, takes_words
 
 __all__ = ["BATCH_SIZES", "CaseResult", "VerificationReport", "run_again", "run_battery", "verify_onnx"]
 
@@ -86,6 +88,7 @@ class VerificationReport:
         cases: every case at every optimisation level.
         domain: for which inputs the file is proven.
         not_tried: what was not, because it would take many times as long as the conversion; one line each.
+        words: what was tried of columns of words; None where the file takes numbers alone.
         agrees_up_to: the largest factor of :data:`lrdiff_export.verify.effort.LADDER` by which held-out rows may be
             multiplied with every smaller one agreeing too; 1 if not even the smallest, None without a floating input.
         problems: what failed, one line each; empty when it passed.
@@ -104,6 +107,7 @@ class VerificationReport:
     not_tried: tuple[str, ...]
     agrees_up_to: float | None
     problems: tuple[str, ...]
+    words: WordsReport | None = None
 
     @property
     def passed(self) -> bool:
@@ -116,7 +120,12 @@ class VerificationReport:
 
 
 def verify_onnx(
-    path_or_bytes: str | os.PathLike[str] | bytes, module: nn.Module, *, rows: Arrays, sandbox: Sandbox | None = None
+    path_or_bytes: str | os.PathLike[str] | bytes,
+    module: nn.Module,
+    *,
+    rows: Arrays,
+    sandbox: Sandbox | None = None,
+    text: TextInputs | None = None,
 ) -> VerificationReport:
     """Run an ONNX model in ONNX Runtime against the module it came from.
 
@@ -130,6 +139,7 @@ def verify_onnx(
         rows: held out from training: ``[batch, ...]`` for one input, a sequence by position, or a mapping by the names
             of forward's arguments, which are then the names of the file's inputs.
         sandbox: where to run a file that nobody vouches for, with limits on each run; it takes a path, not bytes.
+        text: of a file that takes words: how it takes the columns of the rows, which hold their codes.
 
     Returns:
         A report; a model that does not agree is reported, not raised.
@@ -155,13 +165,13 @@ def verify_onnx(
     data = path_or_bytes if isinstance(path_or_bytes, bytes) else load_onnx(path_or_bytes)
     model = parse_onnx(data)
     named = isinstance(rows, Mapping)
-    names = [one.name for one in model_inputs(model)]
+    names = [one.name for one in model_inputs(model)] if text is None else [text.numbers]
     inputs = names if named else None
     arrays = as_arrays(rows, inputs)
     outputs = [output.name for output in model.graph.output]
     examples = [torch.from_numpy(one[:2].copy()) for one in arrays]
     example = examples if inputs is None else dict(zip(inputs, examples, strict=True))
-    ranks = [len(one.type.tensor_type.shape.dim) for one in model_inputs(model)]
+    ranks = [len(one.type.tensor_type.shape.dim) for one in model_inputs(model)] if text is None else [arrays[0].ndim]
     batched = ranks != [one.ndim - 1 for one in arrays]
     said = read_domain({one.key: one.value for one in model.metadata_props})
     fitting = len(ranks) == len(arrays)  # otherwise the report says so
@@ -173,8 +183,9 @@ def verify_onnx(
         batched=batched,
         dynamic_axes=_dynamic_axes(model, batched) if fitting else None,
     )
+    declared = said.declared if text is None else text.coded(Domain(), text.numbers)
     return run_battery(
-        data, Battery(prepared, arrays, BatchConstraints(most=said.most_batch), said.declared), opened=opened
+        data, Battery(prepared, arrays, BatchConstraints(most=said.most_batch), declared), opened=opened, text=text
     )
 
 
@@ -194,6 +205,7 @@ def run_battery(
     *,
     opened: Callable[[bool], Run] | None = None,
     watch: Callable[[str], object] = lambda doing: None,
+    text: TextInputs | None = None,
 ) -> VerificationReport:
     """Run the bytes of a model through every case of a battery.
 
@@ -202,11 +214,16 @@ def run_battery(
         battery: of the module that it should answer as.
         opened: gives what runs the model with or without optimisations; ONNX Runtime in this process by default.
         watch: told what is being run.
+        text: how the file takes numbers and words in place of the battery's rows.
     """
     opened = opened or partial(_runner, data)
     model = onnx.ModelProto.FromString(data)
     reference = battery.reference
-    problems = _interface_problems(model, battery, outputs=len(reference.expected))
+    if text is None:
+        problems = _input_problems(model, battery)
+    else:
+        problems, opened = interface_problems(model, text), _opened_to_words(opened, text)
+    problems += _output_problems(model, outputs=len(reference.expected))
     cases: list[CaseResult] = []
     scale: float | None = None
     domain = battery.domain
@@ -230,18 +247,22 @@ def run_battery(
     )
 
 
-def run_again(first: VerificationReport, data: bytes, battery: Battery) -> VerificationReport:
+def run_again(
+    first: VerificationReport, data: bytes, battery: Battery, text: TextInputs | None = None
+) -> VerificationReport:
     """Run the held-out rows through a file whose graph was verified, and which only tells more of itself now.
 
     Args:
         first: of the file that said less.
         data: the file with what was measured in it.
         battery: of both.
+        text: as for :func:`run_battery`.
 
     Returns:
         The first report, with the hash and size of these bytes and what they answered.
     """
-    run = _in_pieces(_runner(data, optimise=True), battery)
+    run = _runner(data, optimise=True)
+    run = _in_pieces(run if text is None else takes_words(run, text), battery)
     again = _run_case(run, battery.cases[0], "full")
     cases = tuple(again if (one.name, one.optimisation) == ("held out", "full") else one for one in first.cases)
     return replace(
@@ -309,8 +330,12 @@ def _in_pieces(run: Run, battery: Battery) -> Run:
     return pieces
 
 
-def _interface_problems(model: onnx.ModelProto, battery: Battery, *, outputs: int) -> list[str]:
-    """Compare inputs and outputs of the graph with what the module takes and gives."""
+def _opened_to_words(opened: Callable[[bool], Run], text: TextInputs) -> Callable[[bool], Run]:
+    return lambda optimise: takes_words(opened(optimise), text)
+
+
+def _input_problems(model: onnx.ModelProto, battery: Battery) -> list[str]:
+    """Compare inputs of the graph with what the module takes."""
     inputs, batched = model_inputs(model), battery.prepared.batched
     rows = battery.rows if batched else [one[0] for one in battery.rows]
     if len(inputs) != len(rows):
@@ -326,9 +351,13 @@ def _interface_problems(model: onnx.ModelProto, battery: Battery, *, outputs: in
             problems.append(f"input {value.name!r} takes batches of {shape[0]} only: the batch dimension is not free")
         elif not fits(array.shape, shape):
             problems.append(f"input {value.name!r} takes {describe_shape(shape)}, the rows are {list(array.shape)}")
-    if len(model.graph.output) != outputs:
-        problems.append(f"the file gives {len(model.graph.output)} outputs, the module {outputs}")
     return problems
+
+
+def _output_problems(model: onnx.ModelProto, *, outputs: int) -> list[str]:
+    if len(model.graph.output) != outputs:
+        return [f"the file gives {len(model.graph.output)} outputs, the module {outputs}"]
+    return []
 
 
 def _runner_in(sandbox: Sandbox, path: str | os.PathLike[str], optimise: bool) -> Run:
