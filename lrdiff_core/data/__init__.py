@@ -1,6 +1,7 @@
 """Data in: built-in tables, files people bring, and the split into training, validation and test rows."""
 
 from lrdiff_core.data.builtin import BUILTIN_TABLES
+from lrdiff_core.data.doubts import Doubt, find_doubts
 from lrdiff_core.data.load import load_table, read_features
 from lrdiff_core.data.spec import ColumnSpec
 from lrdiff_core.data.split import describe_split, fold_table, split_table
@@ -10,11 +11,13 @@ from lrdiff_core.data.table import Split, Table, Task
 __all__ = [
     "BUILTIN_TABLES",
     "ColumnSpec",
+    "Doubt",
     "Split",
     "SplitKeys",
     "Table",
     "Task",
     "describe_split",
+    "find_doubts",
     "fold_table",
     "load_table",
     "read_features",

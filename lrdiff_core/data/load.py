@@ -54,7 +54,7 @@ def load_table(
         task: what the target is to be taken for.
         impute: what to do about features that are missing, infinite or too large for float32: refuse them
             (``none``), leave NaN for the model to fill in from the training rows (``mean``, ``median``), or
-            drop their rows (``drop``, which also drops rows without a target).
+            drop their rows (``drop``). Rows without a target are always dropped.
         seed: of the generator behind the table ``seed``; nothing else here is random.
         columns: names of the columns of a plain array; left out: ``x1``, ``x2``, ...
         test: a second file or table with the same columns, whose rows and no others are the test part of every
@@ -213,7 +213,7 @@ def _from_frame(
         name=name,
         target_name=target,
         source=kind,
-        notes=(*notes, *_notes(features, frame.height, impute)),
+        notes=(*notes, *_notes(features, labels, impute)),
         split_keys=keyed.keys.take(keep),
     )
 
@@ -228,10 +228,10 @@ def _rows_to_keep(columns: Sequence[Column], labels: Target, *, impute: Impute) 
                 help="remove the columns that are mostly missing, or use `--impute mean|median`",
             )
         return keep
-    if labels.bad.any():
+    keep = np.flatnonzero(~labels.bad)
+    if not keep.size:
         raise DataError(
-            f"{labels} has rows without a value: {labels.faults()}",
-            help="`--impute drop` drops these rows; a target is never filled in",
+            f"{labels} has no value to learn from: {labels.faults()}", help="name another target, or fill it in"
         )
     if impute == "none":
         faults = describe_faults(columns, source=labels.source)
@@ -243,7 +243,7 @@ def _rows_to_keep(columns: Sequence[Column], labels: Target, *, impute: Impute) 
             f"{labels.source} has no finite number in {count(len(empty), 'column')}: {listed(empty)}",
             help=f"remove {'it' if len(empty) == 1 else 'them'}: there is nothing to compute a {impute} from",
         )
-    return np.arange(labels.bad.size)
+    return keep
 
 
 def _matrix(columns: Sequence[Column]) -> np.ndarray:
@@ -253,9 +253,15 @@ def _matrix(columns: Sequence[Column]) -> np.ndarray:
     return values
 
 
-def _notes(features: np.ndarray, rows: int, impute: Impute) -> list[str]:
+def _notes(features: np.ndarray, labels: Target, impute: Impute) -> list[str]:
     notes = []
-    dropped, holes = rows - len(features), np.isnan(features)
+    rows, unlabelled = labels.bad.size, int(labels.bad.sum())
+    dropped, holes = rows - unlabelled - len(features), np.isnan(features)
+    if unlabelled:
+        notes.append(
+            f"{unlabelled} of {count(rows, 'row')} dropped: the target {quoted(labels.name)} has no value there, "
+            f"{labels.faults()}"
+        )
     if dropped:
         notes.append(f"{dropped} of {count(rows, 'row')} dropped for values that are missing or not finite")
     if holes.any():

@@ -98,3 +98,14 @@ def test_older_summaries_have_sizes_alone():
     sizes = {"train": 7, "validation": 1, "test": 2}
     assert split_text(sizes, "binary") == ["split, stratified: 7 train, 1 validation, 2 test"]
     assert split_text(sizes, "regression") == ["split: 7 train, 1 validation, 2 test"]
+
+
+def test_warnings_are_on_the_screen_in_the_summary_and_on_the_report(rows, capsys):
+    table = rows.select("x", "z", "y").with_columns(leak=pl.col("y") * 3)
+    pl.concat([table, table.head(30)]).write_csv("t.csv")
+    warnings = train("--data", "t.csv")["data"]["warnings"]
+    assert {one["kind"] for one in warnings} == {"duplicates", "label in a feature"}
+    screen, page = " ".join(capsys.readouterr().out.split()), Path("run/report.html").read_text()
+    for one in warnings:
+        assert f"warning: {one['text']}" in screen
+        assert one["text"].replace('"', "&#34;")[1:] in page

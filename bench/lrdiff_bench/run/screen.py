@@ -91,6 +91,8 @@ def draw_data(console: Console, s: dict[str, Any]) -> None:
     line(console, f"row {sample['row']}: {numbers(sample['values'])}, label {label(sample['label'])}")
     for note in s["notes"]:
         line(console, f"note: {note}", "yellow")
+    for warning in s.get("warnings", ()):  # older runs have none
+        line(console, f"warning: {warning['text']}", "yellow")
 
 
 def split_text(split: dict[str, Any], task: str) -> list[str]:

@@ -131,6 +131,7 @@ def _stages(s: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _warnings(s: Mapping[str, Any]) -> list[str]:
     found = list(s["data"]["notes"])
+    found += [warning["text"][:1].upper() + warning["text"][1:] + "." for warning in s["data"].get("warnings", ())]
     if constant := s["preprocessing"]["constant_columns"]:
         found.append(f"Constant columns, ignored: {', '.join(map(label, constant))}.")
     if s["preprocessing"]["fills_missing"]:

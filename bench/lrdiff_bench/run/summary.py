@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lrdiff_bench.run.baselines import test_results
-from lrdiff_core.data import Table, describe_split
+from lrdiff_core.data import Table, describe_split, find_doubts
 from lrdiff_core.loop import Trained, score_name
 from lrdiff_core.model import constant_columns
 from lrdiff_core.setup import Setup
@@ -62,6 +62,7 @@ def _data(setup: Setup) -> dict[str, Any]:
         "split": describe_split(table, setup.rows.split),
         "sample": {"row": sample, "values": table.features[sample], "label": _label_of(table, sample)},
         "notes": table.notes,
+        "warnings": [asdict(doubt) for doubt in find_doubts(table, setup.rows.split)],
     }
 
 

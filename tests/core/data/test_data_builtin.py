@@ -21,11 +21,14 @@ SHAPES = {  # as the README and the docstrings state them
 def test_public_names():
     assert lrdiff_core.data.__all__ == [
         "BUILTIN_TABLES",
+        "ColumnSpec",
+        "Doubt",
         "Split",
         "SplitKeys",
         "Table",
         "Task",
         "describe_split",
+        "find_doubts",
         "fold_table",
         "load_table",
         "read_features",

@@ -143,4 +143,4 @@ def test_target_of_nulls(write):
     write("")
     pl.DataFrame({"a": [1, 2], "y": pl.Series([None, None])}).write_parquet("t.parquet")
     message, _ = refused("t.parquet")
-    assert message == 'target "y" of t.parquet has rows without a value: 2 missing (first in row 1)'
+    assert message == 'target "y" of t.parquet has no value to learn from: 2 missing (first in row 1)'

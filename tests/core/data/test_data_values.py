@@ -97,7 +97,10 @@ def test_drop(write):
     table = load_table(name, target="y", impute="drop")
     assert table.features.tolist() == [[1, 2], [4, 5], [7, 8], [9, 9]]
     assert table.target.tolist() == [0, 1, 1, 0]
-    assert table.notes == ("3 of 7 rows dropped for values that are missing or not finite",)
+    assert table.notes == (
+        '1 of 7 rows dropped: the target "y" has no value there, 1 missing (row 5)',
+        "2 of 7 rows dropped for values that are missing or not finite",
+    )
     assert refused(write("a,b,y\n1,,0\n2,,1\n"), target="y", impute="drop") == (
         "t.csv has no row without a value that is missing or not finite, so `drop` leaves none",
         "remove the columns that are mostly missing, or use `--impute mean|median`",
@@ -111,16 +114,13 @@ def test_rows_are_counted_in_the_file_and_not_after_dropping(write):
 
 @pytest.mark.parametrize("impute", ["none", "mean", "median"])
 def test_target_is_never_filled_in(write, impute):
-    help = "`--impute drop` drops these rows; a target is never filled in"
-    assert refused(write("a,y\n1,u\n1,\n1,v\n1,NA\n"), target="y", impute=impute) == (
-        'target "y" of t.csv has rows without a value: 2 missing (first in row 2)',
-        help,
-    )
-    assert refused(write("a,y\n1,1.5\n1,inf\n1,\n1,1e39\n"), target="y", impute=impute) == (
-        'target "y" of t.csv has rows without a value: 1 missing (row 3), 1 infinite (row 2), '
-        "1 too large for float32 (1e+39 in row 4)",
-        help,
-    )
+    table = load_table(write("a,y\n1,u\n1,\n1,v\n1,NA\n1,u\n1,v\n"), target="y", impute=impute)
+    assert table.target.tolist() == [0, 1, 0, 1]
+    assert table.notes == ('2 of 6 rows dropped: the target "y" has no value there, 2 missing (first in row 2)',)
+    table = load_table(write("a,y\n1,1.5\n1,inf\n1,\n1,1e39\n1,3\n1,2.5\n"), target="y", impute=impute)
+    assert table.target.tolist() == [1.5, 3, 2.5]
+    (note,) = table.notes
+    assert note.endswith("1 missing (row 3), 1 infinite (row 2), 1 too large for float32 (1e+39 in row 4)")
 
 
 def test_booleans_are_one_and_zero(write):
