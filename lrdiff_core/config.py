@@ -16,14 +16,20 @@ from lrdiff_core.text import nearest
 
 if TYPE_CHECKING:
     from lrdiff_core.data import Split, Table
+    from lrdiff_core.schedules import Shape
 
 __all__ = ["PRESETS", "CompareConfig", "Impute", "OptimizerName", "RunConfig", "load_config", "make_config"]
 
-OptimizerName = Literal["sgd", "adam", "adamw"]
+OptimizerName = Literal["sgd", "adam", "adamw", "muon"]
+ScheduleName = Literal["constant", "linear", "cosine", "1-sqrt", "inverse_sqrt"]
 Impute = Literal["none", "mean", "median", "drop"]
 
 Fraction = Annotated[float, Field(gt=0.0, lt=0.5)]
 PositiveInt = Annotated[int, Field(ge=1)]
+ClassWeight = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+STEPS = 2000  # of a training whose epochs are left open: enough for any rate of the sweep near the best one
+EPOCHS = (10, 200)  # however few or many rows there are
 
 TEST_SHARE = 0.15  # of the rows, where no share is given; unused where a file holds the test rows
 
@@ -38,6 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": "adam",
         "batch_size": 25,
         "epochs": 10,
+        "patience": 0,  # the example trains all its epochs, at the rates that it is about
     },
 }
 
@@ -91,19 +98,29 @@ class RunConfig(BaseModel):
     cv: Annotated[int | None, Field(ge=2, le=50)] = None
     """Folds of a cross-validation beside the run; left out: none. The model that is kept is that of the one split."""
     hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False)] | None = None
-    """Hidden sizes; left out: one layer of half the number of features, at least 5, at most 64."""
+    """Hidden sizes; left out: one layer as wide as the number of features, at least 16, at most 64."""
     rates: dict[str, float] | None = None
     """Rate of each layer by name; left out: 0.01 for every layer but the last, 0.001 for the last."""
     optimizer: OptimizerName = "adam"
-    """sgd, adam or adamw."""
+    """sgd, adam, adamw or muon (hidden matrices by Muon, the rest by AdamW)."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Momentum of sgd; the others take none."""
     weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
-    """Weight decay of all parameters: decoupled in adamw, added to the gradient in sgd and adam."""
+    """Weight decay of all parameters: decoupled in adamw and muon, added to the gradient in sgd and adam."""
     batch_size: PositiveInt | None = None
     """Rows a step; left out: the training rows over 28, at least 16, at most 1024."""
-    epochs: PositiveInt = 10
-    """Passes over the training rows."""
+    epochs: PositiveInt | None = None
+    """Passes over the training rows, at most; left out: as many as make 2000 steps, at least 10, at most 200."""
+    patience: Annotated[int, Field(ge=0)] | None = None
+    """Epochs without a better validation loss that end training, the best weights kept; 0: none do; left out: 10 up."""
+    schedule: ScheduleName = "constant"
+    """How rates move over all epochs: constant, linear, cosine, 1-sqrt or inverse_sqrt; their ratios stay."""
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of all steps in which rates rise from 0."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of every hidden layer's outputs that is left out at random in training."""
+    class_weight: Literal["balanced"] | dict[str, ClassWeight] | None = None
+    """What a row counts in the loss, by its class: balanced (all classes count alike) or a table of weights."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the split, the first weights and the order of rows."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -139,11 +156,31 @@ class RunConfig(BaseModel):
 
     def hidden_sizes(self, features: int) -> tuple[int, ...]:
         """Return the hidden sizes for a table with so many features."""
-        return self.hidden if self.hidden is not None else (min(64, max(5, features // 2)),)
+        return self.hidden if self.hidden is not None else (min(64, max(16, features)),)
 
     def rows_per_step(self, training_rows: int) -> int:
         """Return the batch size for so many training rows."""
         return self.batch_size if self.batch_size is not None else min(1024, max(16, training_rows // 28))
+
+    def shape(self) -> Shape | None:
+        """Return how rates move; None where they stay."""
+        if self.schedule == "constant" and not self.warmup:
+            return None
+        from lrdiff_core.schedules import Shape  # here: it brings torch, which no other setting needs
+
+        return Shape(kind=self.schedule, warmup=self.warmup or 0)
+
+    def most_epochs(self, training_rows: int) -> int:
+        """Return after how many epochs a training with so many rows ends at the latest."""
+        if self.epochs is not None:
+            return self.epochs
+        steps_an_epoch = -(-training_rows // self.rows_per_step(training_rows))
+        fewest, most = EPOCHS
+        return min(most, max(fewest, -(-STEPS // steps_an_epoch)))
+
+    def epochs_of_patience(self, training_rows: int) -> int:
+        """Return how many epochs without a better validation loss end a training with so many rows; 0: none do."""
+        return self.patience if self.patience is not None else max(10, self.most_epochs(training_rows) // 5)
 
 
 def make_config(settings: Mapping[str, Any], *, where: str = "settings") -> RunConfig:

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from lrdiff_core.devices import repeatable
 from lrdiff_core.model import TabularNet
-from lrdiff_core.seeds import make_generator
+from lrdiff_core.schedules import Schedule
+from lrdiff_core.seeds import derive_seed, make_generator
 from lrdiff_core.setup import Prepared, Setup, make_optimizer
 
-if TYPE_CHECKING:  # names of types alone: the loop trains where pydantic is not installed
-    pass
-
-__all__ = ["Observation", "Trained", "evaluate", "fit", "loss_function", "score_name", "train", "train_epoch"]
+__all__ = [
+    "Best",
+    "Observation",
+    "Trained",
+    "TrainingState",
+    "evaluate",
+    "fit",
+    "loss_function",
+    "score_name",
+    "train",
+    "train_epoch",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +35,9 @@ class Observation:
     """One row of the metrics: one split after one epoch.
 
     ``score`` is the accuracy (classification) or the coefficient of determination (regression). ``loss`` is the
-    mean cross-entropy in nats (classification) or the squared error in units of the target's training variance.
-    Both are taken with the weights as they stand at the end of the epoch. A loss that is not finite is kept.
+    mean cross-entropy in nats (classification; rows weighted by class where the settings say so) or the squared error
+    in units of the target's training variance. Both are taken with the weights as they stand at the end of the epoch,
+    or with those that are kept (split ``test``). A loss that is not finite is kept.
     """
 
     epoch: int
@@ -44,8 +54,18 @@ class Trained:
     setup: Setup
     observations: tuple[Observation, ...]
 
+    @property
+    def epochs(self) -> int:
+        """How many epochs were trained."""
+        return self.last("validation").epoch
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose weights the model has."""
+        return self.last("test").epoch
+
     def last(self, split: str) -> Observation:
-        """Return the observation of ``split`` after the last epoch."""
+        """Return the last observation of ``split``."""
         return next(row for row in reversed(self.observations) if row.split == split)
 
 
@@ -54,14 +74,61 @@ def score_name(task: str) -> str:
     return "R2" if task == "regression" else "accuracy"
 
 
-def loss_function(task: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the loss of ``task`` on logits [batch, outputs] and targets."""
-    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+def loss_function(task: str, class_weight: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the loss of ``task`` on logits [batch, outputs] and targets.
+
+    Args:
+        task: ``"binary"``, ``"multiclass"`` or ``"regression"``.
+        class_weight: [classes]; a row's loss is multiplied by that of its class before the mean over rows.
+    """
+    losses: dict[str, Callable[..., Tensor]] = {
         "binary": nn.functional.binary_cross_entropy_with_logits,
         "multiclass": nn.functional.cross_entropy,
         "regression": nn.functional.mse_loss,
     }
-    return losses[task]
+    plain = losses[task]
+    if class_weight is None:
+        return plain
+
+    def weighted(logits: Tensor, targets: Tensor) -> Tensor:
+        return (plain(logits, targets, reduction="none") * class_weight[targets.long()]).mean()
+
+    return weighted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The epoch with the lowest validation loss so far."""
+
+    epoch: int
+    loss: float
+    weights: dict[str, Tensor]  # copies, on the device
+
+
+@dataclass(kw_only=True)
+class TrainingState:
+    """What the next epoch depends on besides the network's weights.
+
+    Args:
+        optimizer: over the parameters of the network.
+        order: gives the order of the rows of each epoch.
+        schedule: moves the rates after every step, or None.
+        epoch: epochs done.
+        observations: of these.
+        best: the epoch to go back to at the end, or None.
+    """
+
+    optimizer: torch.optim.Optimizer
+    order: torch.Generator
+    schedule: Schedule | None = None
+    epoch: int = 0
+    observations: list[Observation] = field(default_factory=list)
+    best: Best | None = None
+
+    def is_done(self, *, epochs: int, patience: int) -> bool:
+        """Whether all epochs are done, or ``patience`` of them without a better validation loss."""
+        since = self.epoch - (self.best.epoch if self.best else 0)
+        return self.epoch >= epochs or (patience > 0 and since >= patience)
 
 
 def fit(
@@ -72,8 +139,11 @@ def fit(
     epochs: int,
     batch_size: int,
     seed: int,
+    patience: int = 0,
+    schedule: Schedule | None = None,
     compile: bool = False,
     on_epoch: Callable[[int, Sequence[Observation]], None] | None = None,
+    state: TrainingState | None = None,
 ) -> list[Observation]:
     """Train ``net`` in place and return the metrics of train and validation for every epoch.
 
@@ -81,26 +151,57 @@ def fit(
         net: on the device of ``rows``.
         rows: from :func:`prepare`.
         optimizer: over the parameters of ``net``.
-        epochs: passes over the training rows.
+        epochs: passes over the training rows, at most.
         batch_size: rows a step; the last step of an epoch takes what is left.
-        seed: fixes the order of the rows, the same on every device.
+        seed: fixes the order of the rows, and what dropout leaves out, the same on every device.
+        patience: epochs without a better validation loss that end the training; ``net`` then has the weights of the
+            best epoch. 0: all epochs are trained, and the last one's weights stay.
+        schedule: takes a step after every one of the optimizer.
         compile: run the network through ``torch.compile``.
         on_epoch: called after each epoch with its number and observations.
+        state: where to go on from, updated in place; left out, training begins.
     """
-    loss_of = loss_function(rows.table.task)
+    loss_of = loss_function(rows.table.task, rows.class_weight)
     # dynamic: the last, smaller batch must not compile the network a second time
     network = torch.compile(net.network, dynamic=True) if compile else net.network
     inputs, targets = rows.inputs["train"], rows.targets["train"]
-    order = make_generator(seed, "order")
-    observations: list[Observation] = []
-    for epoch in range(1, epochs + 1):
-        permutation = torch.randperm(len(inputs), generator=order).to(inputs.device)
-        train_epoch(network, optimizer, loss_of, inputs, targets, permutation.split(batch_size))
+    state = state or TrainingState(optimizer=optimizer, order=make_generator(seed, "order"), schedule=schedule)
+    net.train()
+    while not state.is_done(epochs=epochs, patience=patience):
+        epoch = state.epoch + 1
+        permutation = torch.randperm(len(inputs), generator=state.order).to(inputs.device)
+        with _dropping(net, derive_seed(seed, f"dropout {epoch}")):
+            train_epoch(
+                network, optimizer, loss_of, inputs, targets, permutation.split(batch_size), schedule=state.schedule
+            )
         news = [evaluate(net, rows, part, epoch=epoch) for part in ("train", "validation")]
-        observations += news
+        state.epoch = epoch
+        state.observations += news
+        if patience:
+            _keep_best(state, net, news[1])
         if on_epoch is not None:
             on_epoch(epoch, news)
-    return observations
+    if state.best is not None:
+        net.load_state_dict(state.best.weights)
+    return state.observations
+
+
+def _keep_best(state: TrainingState, net: TabularNet, validation: Observation) -> None:
+    if math.isfinite(validation.loss) and (state.best is None or validation.loss < state.best.loss):
+        weights = {name: value.detach().clone() for name, value in net.state_dict().items()}
+        state.best = Best(epoch=validation.epoch, loss=validation.loss, weights=weights)
+
+
+@contextmanager
+def _dropping(net: TabularNet, seed: int) -> Iterator[None]:
+    """Draw what dropout leaves out from a seed of the epoch; the global generators are put back."""
+    if not net.dropout:
+        yield
+        return
+    device = next(net.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+        torch.manual_seed(seed)
+        yield
 
 
 def train_epoch(
@@ -110,6 +211,8 @@ def train_epoch(
     inputs: Tensor,
     targets: Tensor,
     batches: Sequence[Tensor],
+    *,
+    schedule: Schedule | None = None,
 ) -> None:
     """Take one step for each batch of row numbers.
 
@@ -120,18 +223,23 @@ def train_epoch(
         inputs: all rows [rows, features].
         targets: of all rows.
         batches: row numbers of each step.
+        schedule: takes a step after each of the optimizer.
     """
     for batch in batches:
         optimizer.zero_grad()
         loss_of(network(inputs[batch]), targets[batch]).backward()
         optimizer.step()
+        if schedule is not None:
+            schedule.step()
 
 
 @torch.no_grad()
 def evaluate(net: TabularNet, rows: Prepared, part: str, *, epoch: int = 0) -> Observation:
-    """Return loss and score of one split with the weights as they are."""
-    logits, target = net.network(rows.inputs[part]), rows.targets[part]
-    loss = loss_function(rows.table.task)(logits, target).item()
+    """Return loss and score of one split with the weights as they are, and nothing dropped out."""
+    training = net.training
+    logits, target = net.eval().network(rows.inputs[part]), rows.targets[part]
+    net.train(training)
+    loss = loss_function(rows.table.task, rows.class_weight)(logits, target).item()
     if rows.table.task == "regression":
         spread = (target - target.mean()).square().mean().item()
         error = (logits - target).square().mean().item()
@@ -146,8 +254,9 @@ def evaluate(net: TabularNet, rows: Prepared, part: str, *, epoch: int = 0) -> O
 def train(setup: Setup, *, on_epoch: Callable[[int, Sequence[Observation]], None] | None = None) -> Trained:
     """Train the main model.
 
-    The seed fixes the split, the initial weights and the order of the rows. The same seed, machine and number of
-    threads give the same weights bit for bit.
+    With patience, training ends when the validation loss has not become better for so many epochs, and the model has
+    the weights of the best epoch. The seed fixes the split, the initial weights and the order of the rows. The same
+    seed, machine and number of threads give the same weights bit for bit.
 
     Args:
         setup: from :func:`set_up`; its model is trained in place.
@@ -155,23 +264,30 @@ def train(setup: Setup, *, on_epoch: Callable[[int, Sequence[Observation]], None
 
     Example:
         >>> from lrdiff_core import load_table, make_config, set_up
-        >>> config = make_config({"epochs": 2})
+        >>> config = make_config({"epochs": 2, "patience": 0})
         >>> trained = train(set_up(load_table("seed"), config))
         >>> [row.split for row in trained.observations]
         ['train', 'validation', 'train', 'validation', 'test']
     """
     config = setup.config
     optimizer = make_optimizer(config.optimizer, setup.plan.groups(), momentum=config.momentum)
+    shape = config.shape()
+    steps = setup.epochs * -(-len(setup.rows.split.train) // setup.batch_size)
+    schedule = None if shape is None else Schedule(optimizer, total_steps=steps, shape=shape)
+    state = TrainingState(optimizer=optimizer, order=make_generator(setup.seed, "order"), schedule=schedule)
     with repeatable(setup.device, threads=config.threads):
         observations = fit(
             setup.net,
             setup.rows,
             optimizer,
-            epochs=config.epochs,
+            epochs=setup.epochs,
             batch_size=setup.batch_size,
             seed=setup.seed,
+            patience=setup.patience,
             compile=config.compile,
             on_epoch=on_epoch,
+            state=state,
         )
-        observations.append(evaluate(setup.net, setup.rows, "test", epoch=config.epochs))
-    return Trained(net=setup.net.cpu(), setup=setup, observations=tuple(observations))
+        kept = state.epoch if state.best is None else state.best.epoch
+        test = evaluate(setup.net, setup.rows, "test", epoch=kept)
+    return Trained(net=setup.net.cpu().eval(), setup=setup, observations=(*observations, test))

@@ -163,6 +163,7 @@ class TabularNet(nn.Module):
 
     target_mean: Tensor  # [1]
     target_std: Tensor  # [1]
+    dropout: float = 0.0  # share of every hidden layer's outputs left out in training; no part of what is shipped
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -188,6 +189,8 @@ class TabularNet(nn.Module):
         hidden = standardized
         for name in self.layer_names[:-1]:
             hidden = torch.relu(self.get_submodule(name)(hidden))
+            if self.training and self.dropout:
+                hidden = nn.functional.dropout(hidden, self.dropout)
         logits: Tensor = self.get_submodule(self.layer_names[-1])(hidden)
         return logits
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,11 @@ from torch import Tensor
 from lrdiff_core.data import Split, Table
 from lrdiff_core.data.spec import encoded_names
 from lrdiff_core.devices import choose_device, compiler_status, repeatable
-from lrdiff_core.errors import UnavailableError
+from lrdiff_core.errors import ConfigError, UnavailableError
 from lrdiff_core.model import ModelSpec, TabularNet, build_model
-from lrdiff_core.optim import SGD, Adam, AdamW
-from lrdiff_core.rates import RatePlan, layer_rates
+from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW
+from lrdiff_core.rates import MuonRouter, RatePlan, layer_rates
+from lrdiff_core.text import nearest
 
 if TYPE_CHECKING:  # names of types alone: the loop trains where pydantic is not installed
     from lrdiff_core.config import OptimizerName, RunConfig
@@ -24,9 +25,11 @@ if TYPE_CHECKING:  # names of types alone: the loop trains where pydantic is not
 __all__ = [
     "Prepared",
     "Setup",
+    "class_weights",
     "default_rates",
     "make_optimizer",
     "model_spec",
+    "plan_rates",
     "prepare",
     "rate_table",
     "set_up",
@@ -41,6 +44,7 @@ class Prepared:
     split: Split
     inputs: dict[str, Tensor]  # split -> [rows, features], standardized
     targets: dict[str, Tensor]  # split -> [rows, 1] float or [rows] int64
+    class_weight: Tensor | None = None  # [classes], what a row of each counts in the loss; None: all count one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +55,22 @@ class Setup:
     plan: RatePlan
     rows: Prepared
     device: torch.device
-    config: RunConfig  # resolved: task, hidden sizes, rates, batch size, device and seed are those that are used
+    config: RunConfig  # resolved: nothing in it that training depends on is left open
 
     @property
     def batch_size(self) -> int:
         """Rows a step."""
         return self.config.rows_per_step(len(self.rows.split.train))
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training rows, at most."""
+        return self.config.most_epochs(len(self.rows.split.train))
+
+    @property
+    def patience(self) -> int:
+        """Epochs without a better validation loss that end the training; 0: none do."""
+        return self.config.epochs_of_patience(len(self.rows.split.train))
 
     @property
     def seed(self) -> int:
@@ -84,7 +98,30 @@ def make_optimizer(
     name: OptimizerName, groups: list[dict[str, Any]], *, momentum: float = 0.0
 ) -> torch.optim.Optimizer:
     """Build the optimizer called ``name`` over parameter groups that carry their own rates and decay."""
-    return SGD(groups, momentum=momentum) if name == "sgd" else {"adam": Adam, "adamw": AdamW}[name](groups)
+    if name == "sgd":
+        return SGD(groups, momentum=momentum)
+    kinds: dict[str, type[Adam]] = {"adam": Adam, "adamw": AdamW, "muon": MuonAdamW}
+    return kinds[name](groups)
+
+
+def plan_rates(net: TabularNet, rates: Mapping[str, float], config: RunConfig) -> RatePlan:
+    """Plan the rates of layers for the optimizer of a run; Muon's updates are as large as AdamW's at the same rate.
+
+    Raises:
+        RateError: the rates do not fit the layers.
+        ConfigError: Muon, and no hidden matrix for it.
+    """
+    if config.optimizer != "muon":
+        return layer_rates(net, rates, weight_decay=config.weight_decay)
+    router = MuonRouter(lr=max(rates.values()), options={"adjust_lr_fn": "match_rms_adamw"})
+    plan = layer_rates(net, rates, weight_decay=config.weight_decay, router=router)
+    if not any(group.get("use_muon") for group in plan.groups()):
+        sizes = " - ".join(map(str, (net.spec.features, *net.spec.hidden, net.spec.outputs)))
+        raise ConfigError(
+            f"muon finds no matrix between hidden layers in a network of {sizes}",
+            help='give two hidden layers, such as hidden = [64, 64], or set optimizer = "adamw"',
+        )
+    return plan
 
 
 def model_spec(table: Table, config: RunConfig) -> ModelSpec:
@@ -104,7 +141,41 @@ def model_spec(table: Table, config: RunConfig) -> ModelSpec:
     )
 
 
-def prepare(net: TabularNet, table: Table, split: Split, *, device: torch.device, impute: str = "none") -> Prepared:
+def class_weights(table: Table, split: Split, given: str | Mapping[str, float]) -> Tensor:
+    """Return what a row of each class counts in the loss [classes].
+
+    Args:
+        table: of classes.
+        split: its training rows give the shares.
+        given: ``"balanced"``: rows / (classes * rows of the class), with which a training row counts 1 on average;
+            or weights by class, 1 for those left out.
+
+    Raises:
+        ConfigError: the target is a number, or a class that is not there.
+    """
+    if table.task == "regression":
+        raise ConfigError(
+            f"class_weight is set, and {table.target_name} is a number", help="leave class_weight out, or set task"
+        )
+    if isinstance(given, str):
+        counts = np.bincount(table.target[split.train].astype(np.int64), minlength=len(table.classes))
+        shares = counts * np.count_nonzero(counts) / counts.sum()
+        return torch.from_numpy(np.where(counts > 0, 1.0 / np.maximum(shares, 1e-30), 1.0)).to(torch.float32)
+    for name in given:
+        if name not in table.classes:
+            raise ConfigError(f'class_weight names the class "{name}"', help=nearest(name, table.classes, "classes"))
+    return torch.tensor([given.get(name, 1.0) for name in table.classes], dtype=torch.float32)
+
+
+def prepare(
+    net: TabularNet,
+    table: Table,
+    split: Split,
+    *,
+    device: torch.device,
+    impute: str = "none",
+    class_weight: str | Mapping[str, float] | None = None,
+) -> Prepared:
     """Fit the preprocessing on the training rows alone and put all rows on the device, standardized.
 
     Args:
@@ -113,6 +184,7 @@ def prepare(net: TabularNet, table: Table, split: Split, *, device: torch.device
         split: which rows are for what.
         device: where training happens.
         impute: ``"mean"`` or ``"median"`` when missing values are filled.
+        class_weight: as in the settings.
     """
     training = torch.from_numpy(table.features[split.train])
     encoded = training if net.encode is None else net.encode(training)
@@ -131,7 +203,8 @@ def prepare(net: TabularNet, table: Table, split: Split, *, device: torch.device
             elif table.task == "regression":
                 target = ((target.to(torch.float32)[:, None]) - net.target_mean) / net.target_std
             targets[part] = target.to(device)
-    return Prepared(table=table, split=split, inputs=inputs, targets=targets)
+    weight = None if class_weight is None else class_weights(table, split, class_weight).to(device)
+    return Prepared(table=table, split=split, inputs=inputs, targets=targets, class_weight=weight)
 
 
 def rate_table(config: RunConfig, net: TabularNet) -> dict[str, float]:
@@ -171,16 +244,19 @@ def set_up(
         )
     net = build_model(model_spec(table, config), seed=seed)
     rates = rate_table(config, net) if rates is None else rates
-    plan = layer_rates(net, rates, weight_decay=config.weight_decay)
+    plan = plan_rates(net, rates, config)
     split = config.split(table, seed=seed) if split is None else split
+    net.dropout = config.dropout
     with repeatable(device, threads=config.threads):
-        rows = prepare(net, table, split, device=device, impute=config.impute)
+        rows = prepare(net, table, split, device=device, impute=config.impute, class_weight=config.class_weight)
     resolved = config.model_copy(
         update={
             "task": table.task,
             "hidden": net.spec.hidden,
             "rates": {name: rates[name] for name in net.layer_names},
             "batch_size": config.rows_per_step(len(split.train)),
+            "epochs": config.most_epochs(len(split.train)),
+            "patience": config.epochs_of_patience(len(split.train)),
             "device": device.type,
             "seed": seed,
         }

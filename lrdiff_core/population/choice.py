@@ -57,7 +57,7 @@ def kernel_layers(
     if not wanted or status.reason is not None or layers is None:
         return None
     try:
-        library(layers, data.task, settings.dtype)
+        library(layers, data.task, settings.dtype, weighted=data.class_weight is not None)
     except (OSError, subprocess.SubprocessError) as problem:
         if insists:
             raise UnavailableError(

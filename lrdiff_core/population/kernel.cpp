@@ -50,6 +50,7 @@ struct Job {
     const double *rate, *decay, *beta1, *beta2, *eps; /* [members, groups]; SGD: beta1 is the momentum */
     const REAL *const *inputs, *const *targets, *const *held_inputs, *const *held_targets; /* [members] -> [rows, ...] */
     const int32_t *const *order;    /* [members] -> rows in the order of training, one epoch after the other */
+    const REAL *class_weight;       /* [classes] of a row's loss; read where WEIGHTED */
     REAL *weights;                  /* [members, PARAMETERS] first and then last weights */
     REAL *step_loss;                /* [members, steps] or null */
     double *loss, *score, *held_loss, *held_score; /* [members, evaluations] */
@@ -180,6 +181,7 @@ struct Sums { /* over the rows of a batch or of a split */
 };
 
 struct alignas(64) Block { /* the working set */
+    const REAL *class_weight;
     V weight[PARAMETERS], grad[PARAMETERS], first[PARAMETERS], second[PARAMETERS];
     V out[BUFFER], pre[BUFFER], delta[BUFFER];
 };
@@ -292,13 +294,16 @@ static inline void judge(Block &b, const Rows<SHARED> &x, Sums &sums, V scale, b
             }
             /* total lies in [1, OUTPUTS] */
             const V log_total = by_lane(total, [](REAL y) { return std::log(y); });
-            const V loss = log_total + (top - chosen);
+            V heavy = all(1);
+            if constexpr (WEIGHTED)
+                for (int k = 0; k < OUTPUTS; k++) heavy = x.target[r] == all(REAL(k)) ? all(b.class_weight[k]) : heavy;
+            const V loss = WEIGHTED ? heavy * (log_total + (top - chosen)) : log_total + (top - chosen);
             sums.loss += loss;
             sums.worst += loss;
             sums.hits += best == x.target[r] ? all(1) : V{};
             if (TRAIN) for (int k = 0; k < OUTPUTS; k++) {
                 const V p = raised[k] / total - (x.target[r] == all(REAL(k)) ? all(1) : V{});
-                delta[k * ROWS + r] = slope<ACTIVATION[last]>(z[k * ROWS + r], pre[k * ROWS + r], p * scale) * gain;
+                delta[k * ROWS + r] = slope<ACTIVATION[last]>(z[k * ROWS + r], pre[k * ROWS + r], WEIGHTED ? heavy * p * scale : p * scale) * gain;
             }
             continue;
         }
@@ -308,9 +313,11 @@ static inline void judge(Block &b, const Rows<SHARED> &x, Sums &sums, V scale, b
             if constexpr (LOSS == BINARY) {
                 const V cheap = (zk > V{} ? zk : (zk == zk ? V{} : zk)) - zk * y;
                 sums.worst += cheap;
-                if (exact) sums.loss += cheap + vlog1p(vexp(-vabs(zk)));
+                V heavy = all(1);
+                if constexpr (WEIGHTED) heavy = y > all(REAL(0.5)) ? all(b.class_weight[1]) : all(b.class_weight[0]);
+                if (exact) sums.loss += WEIGHTED ? heavy * (cheap + vlog1p(vexp(-vabs(zk)))) : cheap + vlog1p(vexp(-vabs(zk)));
                 if (!TRAIN) sums.hits += (zk > V{}) == (y > all(0.5f)) ? all(1) : V{};
-                d = vsigmoid(zk) - y;
+                d = WEIGHTED ? heavy * (vsigmoid(zk) - y) : vsigmoid(zk) - y;
             } else {
                 const V e = zk - y;
                 sums.loss += e * e;
@@ -412,6 +419,7 @@ template <bool SHARED> static void train(Block &b, const Job &job, const int64_t
         for (int i = 0; i < PARAMETERS; i++) b.weight[i][l] = job.weights[member[l] * PARAMETERS + i];
         for (int64_t k = 0; k < groups; k++) powers[(2 * k) * LANES + l] = powers[(2 * k + 1) * LANES + l] = 1;
     }
+    b.class_weight = job.class_weight;
     std::memset(b.first, 0, sizeof b.first);
     std::memset(b.second, 0, sizeof b.second);
 

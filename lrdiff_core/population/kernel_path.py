@@ -48,7 +48,7 @@ def train_tile(tile: Tile, layers: tuple[LinearLayer, ...], group_of: dict[str, 
     """
     settings, members = tile.settings, len(tile)
     first = tile.data[tile.seeds[0]]
-    kernel = library(layers, first.task, settings.dtype)
+    kernel = library(layers, first.task, settings.dtype, weighted=first.class_weight is not None)
     names = [name for layer in layers for name in (layer.weight, layer.bias) if name is not None]
     initial = torch.stack([_flat(tile.seeded.state(seed), names) for seed in tile.seeds]).to(settings.dtype)
     weights = initial[tile.seed_of].contiguous()  # [members, parameters]
@@ -68,6 +68,7 @@ def train_tile(tile: Tile, layers: tuple[LinearLayer, ...], group_of: dict[str, 
     parts = [pointers([rows[seed][part] for seed in tile.seeds]) for part in range(4)]
     order = pointers([tile.seeded.order(seed) for seed in tile.seeds])
     columns = tile.columns
+    class_weight = None if first.class_weight is None else first.class_weight.to(settings.dtype).contiguous()
     job = Job(
         rows=first.rows,
         held_rows=first.held_rows,
@@ -90,6 +91,7 @@ def train_tile(tile: Tile, layers: tuple[LinearLayer, ...], group_of: dict[str, 
         held_inputs=parts[2].data_ptr(),
         held_targets=parts[3].data_ptr(),
         order=order.data_ptr(),
+        class_weight=class_weight.data_ptr() if class_weight is not None else None,
         weights=weights.data_ptr(),
         step_loss=step_loss.data_ptr() if step_loss is not None else None,
         loss=loss.data_ptr(),

@@ -43,6 +43,7 @@ class Job(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("evaluate_after", "group", "factor")),
         *((name, ctypes.c_void_p) for name in ("rate", "decay", "beta1", "beta2", "eps")),
         *((name, ctypes.c_void_p) for name in ("inputs", "targets", "held_inputs", "held_targets", "order")),
+        ("class_weight", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in ("weights", "step_loss")),
         *((name, ctypes.c_void_p) for name in ("loss", "score", "held_loss", "held_score", "diverged")),
     ]
@@ -78,13 +79,13 @@ def kernel_status() -> DeviceStatus:
     return compiler_status()
 
 
-def library(layers: tuple[LinearLayer, ...], task: str, dtype: torch.dtype) -> Library:
+def library(layers: tuple[LinearLayer, ...], task: str, dtype: torch.dtype, *, weighted: bool = False) -> Library:
     """The kernel of one network, built now if it is not in the cache (about 2 s).
 
     Raises:
         OSError, subprocess.SubprocessError: it cannot be built or opened.
     """
-    return _library(_header(layers, task, dtype), tuple(find_compiler("CXX", "g++", "clang++")))
+    return _library(_header(layers, task, dtype, weighted), tuple(find_compiler("CXX", "g++", "clang++")))
 
 
 @functools.cache
@@ -95,7 +96,7 @@ def _library(header: str, compiler: tuple[str, ...]) -> Library:
     return open_cached(name, functools.partial(_build, text, compiler), Library)
 
 
-def _header(layers: tuple[LinearLayer, ...], task: str, dtype: torch.dtype) -> str:
+def _header(layers: tuple[LinearLayer, ...], task: str, dtype: torch.dtype, weighted: bool) -> str:
     def row(kind: str, name: str, values: list[object]) -> str:
         return f"constexpr {kind} {name}[] = {{{', '.join(map(str, values))}}};\n"
 
@@ -106,7 +107,7 @@ def _header(layers: tuple[LinearLayer, ...], task: str, dtype: torch.dtype) -> s
         + row("int", "ACTIVATION", [ACTIVATIONS.index(layer.activation) for layer in layers])
         + row("bool", "HAS_BIAS", [int(layer.bias is not None) for layer in layers])
         + row("double", "GAIN", [repr(layer.gain) for layer in layers])
-        + f"constexpr int LOSS = {TASKS.index(task)};\n"
+        + f"constexpr int LOSS = {TASKS.index(task)};\nconstexpr bool WEIGHTED = {int(weighted)};\n"
     )
 
 

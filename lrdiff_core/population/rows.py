@@ -36,6 +36,7 @@ class PopulationData:
         targets: see above.
         held_inputs, held_targets: rows that are only evaluated on.
         task: ``"binary"``, ``"multiclass"`` or ``"regression"``.
+        class_weight: [classes], what a row of each counts in the loss; None: all count one. The same for every seed.
         loss: another mean loss of (outputs [batch, ...], targets [batch, ...]); scores are NaN then.
 
     Raises:
@@ -54,10 +55,14 @@ class PopulationData:
     held_targets: Tensor | None = None
     task: Literal["binary", "multiclass", "regression"] = "binary"
     loss: Loss | None = None
+    class_weight: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ConfigError(f"task is {self.task!r}", help=f"write one of: {', '.join(TASKS)}")
+        if self.class_weight is not None and (self.task == "regression" or self.loss is not None):
+            what = "the loss is the user's own" if self.loss is not None else "a regression has no classes"
+            raise DataError(f"class_weight is set, and {what}", help="leave class_weight out")
         if (self.held_inputs is None) != (self.held_targets is None):
             raise DataError("held-out rows need inputs and targets", help="give both, or neither")
         for what, inputs, targets in (
@@ -83,6 +88,7 @@ class PopulationData:
             held_inputs=prepared.inputs[held],
             held_targets=prepared.targets[held],
             task=prepared.table.task,
+            class_weight=prepared.class_weight,
         )
 
     @property
@@ -103,7 +109,10 @@ class PopulationData:
                 return None
             return values.to(device, dtype if values.is_floating_point() else None).contiguous()
 
-        moved = {name: move(getattr(self, name)) for name in ("inputs", "targets", "held_inputs", "held_targets")}
+        moved = {
+            name: move(getattr(self, name))
+            for name in ("inputs", "targets", "held_inputs", "held_targets", "class_weight")
+        }
         return replace(self, **moved)  # type: ignore[arg-type]
 
     def _check(self, what: str, inputs: Tensor, targets: Tensor) -> None:
@@ -153,12 +162,15 @@ def by_seed(data: PopulationData | Mapping[int, PopulationData], seeds: list[int
                 )
         if (other.task, other.loss) != (first.task, first.loss):
             raise DataError(f"seed {seed} has another task or loss than seed {seeds[0]}", help="give all the same")
+        weights = [d.class_weight for d in (first, other)]
+        if weights[0] is not weights[1] and (None in weights or not torch.equal(*weights)):  # type: ignore[arg-type]
+            raise DataError(f"seed {seed} has other class weights than seed {seeds[0]}", help="give all the same")
     return {seed: data[seed] for seed in seeds}
 
 
 def loss_function(data: PopulationData) -> Loss:
     """Return the data's own loss of outputs [batch, ...] and targets, or that of its task."""
-    return task_loss(data.task) if data.loss is None else data.loss
+    return task_loss(data.task, data.class_weight) if data.loss is None else data.loss
 
 
 def score(data: PopulationData, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from lrdiff_core.data import Table
 from lrdiff_core.devices import repeatable
 from lrdiff_core.model import ModelSpec, TabularNet, build_model
 from lrdiff_core.population.rows import PopulationData
-from lrdiff_core.setup import model_spec, prepare, rate_table
+from lrdiff_core.setup import class_weights, model_spec, prepare, rate_table
 
 if TYPE_CHECKING:  # names of types alone: populations train where pydantic is not installed
     from lrdiff_core.config import RunConfig
@@ -35,6 +36,7 @@ class PopulationTask:
         batch_size: rows a step.
         layers: names of the layers, in order; each is a group.
         rates: the run's own rate of each layer.
+        class_weight: [classes] of the run's own split, for every seed, so that all losses are of one kind.
     """
 
     config: RunConfig
@@ -43,6 +45,7 @@ class PopulationTask:
     batch_size: int
     layers: tuple[str, ...]
     rates: dict[str, float]
+    class_weight: Tensor | None = None
     _made: OrderedDict[int, _Seeded] = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
 
     def model(self, seed: int) -> TabularNet:
@@ -59,6 +62,11 @@ class PopulationTask:
         return -(-self.rows(self.config.seed).rows // self.batch_size)
 
     @property
+    def epochs(self) -> int:
+        """Passes over the training rows, at most."""
+        return self.config.most_epochs(self.rows(self.config.seed).rows)
+
+    @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments of :class:`PopulationOptions` besides the length."""
         config = self.config
@@ -67,6 +75,7 @@ class PopulationTask:
             "optimizer": config.optimizer,
             "momentum": config.momentum,
             "weight_decay": config.weight_decay,
+            "schedule": config.shape(),
             # "auto" would send small networks past the kernel to a GPU that all processes share.
             "device": "cpu" if config.device == "auto" else config.device,
         }
@@ -90,7 +99,9 @@ class PopulationTask:
         # rows are few, and a small parallel region waits for whoever else uses the processors.
         cpu = torch.device("cpu")
         with repeatable(cpu, threads=1):
-            prepared = prepare(net, table, split, device=cpu, impute=config.impute)
+            prepared = replace(
+                prepare(net, table, split, device=cpu, impute=config.impute), class_weight=self.class_weight
+            )
             rows = {part: PopulationData.of(prepared, held=part) for part in ("validation", "test")}
         return _Seeded(net=net, rows=rows)
 
@@ -138,4 +149,5 @@ def population_task(config: RunConfig, *, table: Table | None = None) -> Populat
         batch_size=config.rows_per_step(len(split.train)),
         layers=tuple(net.layer_names),
         rates=rate_table(config, net),
+        class_weight=None if config.class_weight is None else class_weights(table, split, config.class_weight),
     )

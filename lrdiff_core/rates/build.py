@@ -140,7 +140,9 @@ def _entry(
     )
 
 
-def layer_rates(model: nn.Module, rates: Mapping[str, float], *, weight_decay: float = 0.0) -> RatePlan:
+def layer_rates(
+    model: nn.Module, rates: Mapping[str, float], *, weight_decay: float = 0.0, router: MuonRouter | None = None
+) -> RatePlan:
     """Plan one rate a layer, by layer name: what a table of rates in a configuration file says.
 
     Args:
@@ -148,6 +150,7 @@ def layer_rates(model: nn.Module, rates: Mapping[str, float], *, weight_decay: f
         rates: the rate of each layer, by the name of the child module, dots for deeper ones (``"encoder.layers.0"``);
             the longer name wins inside the shorter one, in whatever order they stand.
         weight_decay: for all parameters.
+        router: sends hidden matrices to Muon, at the rates of the table.
 
     Raises:
         RateError: a name the model does not have; a layer left over; a rate that is not a positive finite number.
@@ -183,7 +186,7 @@ def layer_rates(model: nn.Module, rates: Mapping[str, float], *, weight_decay: f
         raise RateError(
             f"the rate table leaves the {noun} {some(left)} without a rate", help=f"add a rate: {left[0]} = 0.001"
         )
-    return param_groups(model, lr=None, weight_decay=weight_decay, rules=rules)
+    return param_groups(model, lr=None, weight_decay=weight_decay, rules=rules, router=router)
 
 
 def _left_over(layers: Sequence[str], rates: Mapping[str, float]) -> list[str]:

@@ -14,7 +14,7 @@ COMPARE = {"seeds": 12, "searches": 3, "tuning_seeds": 2, "sweep": [0.01, 0.1, 1
 
 
 def compare(data="wine", **changes):
-    settings = {"data": data, "epochs": 3, "device": "cpu", "compare": COMPARE, **changes}
+    settings = {"data": data, "epochs": 3, "patience": 0, "device": "cpu", "compare": COMPARE, **changes}
     return compare_single_rates(make_config(settings))
 
 
@@ -60,7 +60,7 @@ def test_a_member_ends_where_a_run_of_its_own_ends(data, tmp_path, monkeypatch):
     lines = [",".join(f"{value:.4f}" for value in row) for row in random.normal(size=(90, 4))]
     Path("numbers.csv").write_text("\n".join(["a,b,c,y", *lines]))
     more = {"target": "y"} if data.endswith("csv") else {}
-    config = make_config({"data": data, "epochs": 3, "device": "cpu", **more})
+    config = make_config({"data": data, "epochs": 3, "patience": 0, "device": "cpu", **more})
     found = compare(data, **more)
     task, seed = population_task(config), found.study.plan.report(0)[3]
     table = load_table(data, seed=seed) if task.table.source == "generator" else task.table
@@ -117,7 +117,7 @@ def test_what_is_trained_follows_from_the_settings_and_the_size_of_the_table():
     plan = found.study.plan
     assert (plan.report_seeds, plan.searches, plan.tuning_seeds) == (4, 3, 2)  # 12 seeds, shared out among the searches
     large = make_config({"data": "digits", "hidden": [900, 900], "epochs": 1000})
-    configs = (make_config(PRESETS["seed"]), make_config({"data": "digits"}), large)
+    configs = (make_config(PRESETS["seed"]), make_config({"data": "digits", "hidden": [32], "epochs": 10}), large)
     sizes = [plan_of(one, population_task(one), 7) for one in configs]
     assert [s.report_seeds for s in sizes] == [-(-size["seeds"] // size["searches"]) for size in SIZES]
 
@@ -125,7 +125,7 @@ def test_what_is_trained_follows_from_the_settings_and_the_size_of_the_table():
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["seed", "breast_cancer"])
 def test_the_preset_and_a_real_table_are_resolved(data):
-    settings = PRESETS["seed"] if data == "seed" else {"data": data}
+    settings = PRESETS["seed"] if data == "seed" else {"data": data, "hidden": [15], "epochs": 10}
     found = compare_single_rates(make_config(settings))
     assert found.study.plan.report_seeds == 25
     for gain in (found.analysis.gain, found.analysis.untuned[CONFIGURED]):

@@ -65,16 +65,16 @@ def lesson_data(options: LessonOptions) -> dict[str, Any]:
     task = population_task(config)
     rates = np.geomspace(*AXIS)
     tuning = list(range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + TUNING_SEEDS))
-    single = _mean_loss(task, np.repeat(rates[:, None], 2, axis=1), tuning, config.epochs)
+    single = _mean_loss(task, np.repeat(rates[:, None], 2, axis=1), tuning, task.epochs)
     coarse = np.stack(np.meshgrid(rates[::COARSE], rates[::COARSE]), axis=-1).reshape(-1, 2)
-    pairs = _mean_loss(task, coarse, tuning, config.epochs)
+    pairs = _mean_loss(task, coarse, tuning, task.epochs)
     plane = np.stack(np.meshgrid(rates, rates), axis=-1).reshape(-1, 2)  # x is layer 1, y layer 2, as in a map
     shown = range(options.seeds)
     assert config.rates is not None
     return {
         "lrdiff": __version__,
         "torch": torch.__version__,
-        "epochs": config.epochs,
+        "epochs": task.epochs,
         "batchSize": task.batch_size,
         "optimizer": config.optimizer,
         "example": [config.rates["layer1"], config.rates["layer2"]],
@@ -89,7 +89,7 @@ def lesson_data(options: LessonOptions) -> dict[str, Any]:
             "amongPairs": len(pairs),
         },
         "problems": [problem(seed) | {"python": run} for seed, run in zip(shown, _runs(task, shown), strict=True)],
-        "map": {"seed": 0, "losses": _packed(_losses(task, plane, [0], config.epochs), "<f4")},
+        "map": {"seed": 0, "losses": _packed(_losses(task, plane, [0], task.epochs), "<f4")},
         "studies": studies(),
     }
 
@@ -103,7 +103,7 @@ def problem(seed: int) -> dict[str, Any]:
     part = np.empty(len(table.target), np.uint8)
     for number, name in enumerate(PARTS):
         part[getattr(split, name)] = number
-    order = row_order(seed, len(split.train), config.epochs)
+    order = row_order(seed, len(split.train), config.most_epochs(len(split.train)))
     return {
         "seed": seed,
         "rows": _packed(table.features, "<f4"),
@@ -127,7 +127,7 @@ def _runs(task: Any, seeds: range) -> list[dict[str, Any]]:
     """The example's own rates on every seed: losses after each epoch, and the final weights."""
     rates = [[task.rates[name] for name in task.layers]] * len(seeds)
     data = {seed: task.rows(seed) for seed in seeds}
-    epochs = task.config.epochs
+    epochs = task.epochs
     found = train_population(
         task.model, data, rates, list(seeds), PopulationOptions(epochs=epochs, keep_weights=True, **task.options)
     )

@@ -177,7 +177,7 @@ def from_config(config: RunConfig) -> MapWorkload:
         name=config.name,
         model=task.model,
         data=task.rows,
-        epochs=config.epochs,
+        epochs=task.epochs,
         rates=task.rates,
         x=f"{body}:{low:g}:{high:g}" if body else None,
         y=f"{head}:{low:g}:{high:g}" if body else None,

@@ -185,7 +185,7 @@ def run_job(config: RunConfig, *, name: str, steps: int = MOST_STEPS) -> Trainin
     order = make_generator(setup.seed, "order")  # as in lrdiff_core.loop.fit
     batches = [
         (inputs[rows], targets[rows])
-        for _ in range(config.epochs)
+        for _ in range(setup.epochs)
         for rows in torch.randperm(len(inputs), generator=order).split(setup.batch_size)
     ]
     loss_of = loss_function(table.task)

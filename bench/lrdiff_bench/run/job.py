@@ -236,7 +236,7 @@ def _train(record: _Record, setup: Setup) -> Trained:
 
 
 def _epochs_to(watcher: Watcher, setup: Setup) -> Callable[[int, Sequence[Observation]], None]:
-    epochs, score = setup.config.epochs, score_name(setup.net.spec.task)
+    epochs, score = setup.epochs, score_name(setup.net.spec.task)
 
     def on_epoch(epoch: int, news: Sequence[Observation]) -> None:
         note = "  ".join(f"{row.split} loss {row.loss:.3f} {score} {row.score:.3f}" for row in news)

@@ -46,6 +46,26 @@ SeedOption = Annotated[
     int | None,
     typer.Option("--seed", metavar="N", help="The seed of the split, the first weights and the order of rows."),
 ]
+OptimizerOption = Annotated[str | None, typer.Option("--optimizer", metavar="NAME", help="sgd, adam, adamw or muon.")]
+EpochsOption = Annotated[int | None, typer.Option("--epochs", metavar="N", help="Train so many epochs at most.")]
+PatienceOption = Annotated[
+    int | None,
+    typer.Option(
+        "--patience", metavar="N", help="Stop after so many epochs without a better validation loss; 0: never."
+    ),
+]
+ScheduleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--schedule", metavar="NAME", help="How rates move: constant, linear, cosine, 1-sqrt or inverse_sqrt."
+    ),
+]
+DropoutOption = Annotated[
+    float | None, typer.Option("--dropout", metavar="SHARE", help="Share of hidden outputs left out in training.")
+]
+ClassWeightOption = Annotated[
+    str | None, typer.Option("--class-weight", metavar="balanced", help="Let all classes count alike in the loss.")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -78,11 +98,21 @@ def run(
     device: DeviceOption = None,
     compile: CompileOption = False,
     seed: SeedOption = None,
+    optimizer: OptimizerOption = None,
+    epochs: EpochsOption = None,
+    patience: PatienceOption = None,
+    schedule: ScheduleOption = None,
+    dropout: DropoutOption = None,
+    class_weight: ClassWeightOption = None,
     json: JsonOption = False,
 ) -> int:
     """Do the whole job: train, compare with single rates, time, export and verify."""
     split = {"test": test, "groups": groups, "time": time, "cv": cv}
-    settings = _settings(config, data, target, task, impute, device, compile, seed, split)
+    training = {
+        "optimizer": optimizer, "epochs": epochs, "patience": patience, "schedule": schedule, "dropout": dropout,
+        "class_weight": class_weight,
+    }  # fmt: skip
+    settings = _settings(config, data, target, task, impute, device, compile, seed, split, **training)
     return _job(settings, out, json, overwrite=overwrite, stages=None)
 
 
@@ -115,11 +145,21 @@ def train(
     device: DeviceOption = None,
     compile: CompileOption = False,
     seed: SeedOption = None,
+    optimizer: OptimizerOption = None,
+    epochs: EpochsOption = None,
+    patience: PatienceOption = None,
+    schedule: ScheduleOption = None,
+    dropout: DropoutOption = None,
+    class_weight: ClassWeightOption = None,
     json: JsonOption = False,
 ) -> int:
     """Train and save the checkpoint, without comparison and export."""
     split = {"test": test, "groups": groups, "time": time, "cv": cv}
-    settings = _settings(config, data, target, task, impute, device, compile, seed, split)
+    training = {
+        "optimizer": optimizer, "epochs": epochs, "patience": patience, "schedule": schedule, "dropout": dropout,
+        "class_weight": class_weight,
+    }  # fmt: skip
+    settings = _settings(config, data, target, task, impute, device, compile, seed, split, **training)
     return _job(settings, out, json, overwrite=overwrite, stages=())
 
 
@@ -248,11 +288,12 @@ def _settings(
     compile: bool,
     seed: int | None,
     split: dict[str, Any],
+    **more: Any,
 ) -> RunConfig:
     from lrdiff_bench.system.settings import gather
 
     options = {"data": data, "target": target, "task": task, "impute": impute, "device": device, "seed": seed}
-    options |= split | {"test": _share_or_file(split["test"])}
+    options |= split | {"test": _share_or_file(split["test"])} | more
     given = {key: value for key, value in options.items() if value is not None}
     return gather(config, given | ({"compile": True} if compile else {}))
 

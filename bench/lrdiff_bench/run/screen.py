@@ -147,11 +147,30 @@ def draw_training(console: Console, s: dict[str, Any]) -> None:
         table.add_row(layer["name"], shape(layer["weight"]), str(layer["parameters"]), f"{layer['rate']:g}")
     console.print(table)
     compiled = ", compiled" if s["compile"] else ""
+    most = "up to " if s.get("patience") else ""  # older runs have none
     line(
         console,
-        f"{s['optimizer']}, {s['epochs']} epochs of {s['batch_size']} rows a step = {s['steps']} steps; "
+        f"{s['optimizer']}, {most}{s['epochs']} epochs of {s['batch_size']} rows a step = {s['steps']} steps; "
         f"{s['device']}{compiled}, {s['threads']} thread{'s' if s['threads'] > 1 else ''}, seed {s['seed']}",
     )
+    if more := training_extras(s):
+        line(console, "; ".join(more))
+
+
+def training_extras(s: dict[str, Any]) -> list[str]:
+    """What a training has beyond the plain loop: early stopping, schedule, dropout, class weights."""
+    found = []
+    if s.get("patience"):
+        found.append(f"stops after {s['patience']} epochs without a better validation loss, and keeps the best epoch")
+    if s.get("schedule", "constant") != "constant" or s.get("warmup"):
+        warmup = f" after a warm-up over {s['warmup']:.0%} of the steps" if s["warmup"] else ""
+        found.append(f"rates: {s['schedule']}{warmup}")
+    if s.get("dropout"):
+        found.append(f"dropout {s['dropout']:g}")
+    if weights := s.get("class_weight"):
+        shown = ", ".join(f"{label(name)} {weight:.4g}" for name, weight in list(weights.items())[:MOST_CLASSES])
+        found.append(f"a row counts in the loss by its class: {shown}{', ...' if len(weights) > MOST_CLASSES else ''}")
+    return found
 
 
 def draw_metrics(console: Console, s: dict[str, Any]) -> None:
@@ -169,6 +188,9 @@ def draw_metrics(console: Console, s: dict[str, Any]) -> None:
     }
     console.print(draw_curves(curves, width=min(60, console.width - 14), height=9), highlight=False, markup=False)
     test = next(row for row in s["observations"] if row["split"] == "test")
+    if s.get("patience"):  # older runs have none
+        stopped = "stopped after epoch" if s["stopped_early"] else "all epochs trained:"
+        line(console, f"{stopped} {s['epochs']}, best epoch {s['kept_epoch']}: its weights are kept")
     line(console, f"test split: loss {number(test['loss'])}, {s['score']} {number(test['score'])}")
     if "test" in s:  # older runs have none
         draw_test_results(console, s["test"])

@@ -42,7 +42,20 @@ def export_net(
     from lrdiff_export import export, model_card  # here: the exporter takes a second to import
 
     predictor = Predictor(net)
-    recipe = config.model_dump(include={"optimizer", "epochs", "batch_size", "seed", "hidden"}, mode="json")
+    recipe = config.model_dump(
+        include={
+            "optimizer",
+            "epochs",
+            "patience",
+            "schedule",
+            "dropout",
+            "class_weight",
+            "batch_size",
+            "seed",
+            "hidden",
+        },
+        mode="json",
+    )
     report = export(
         predictor,
         torch.from_numpy(rows[:2]),

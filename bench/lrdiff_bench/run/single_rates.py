@@ -192,10 +192,10 @@ def _workload(
         base_rates=(sweep[0], sweep[-1]),
         default_rate=top,
         smallest_difference=SMALLEST_DIFFERENCE,
-        steps=task.steps_an_epoch * config.epochs,
+        steps=task.steps_an_epoch * task.epochs,
         optimizer=config.optimizer,
         batch_size=task.batch_size,
-        evaluations=config.epochs,
+        evaluations=task.epochs,
         timed=False,
         listed_rates=sweep,
         untuned_settings=tuple(untuned),
@@ -207,7 +207,7 @@ def plan_of(config: RunConfig, task: PopulationTask, rates: int) -> Plan:
     """The largest size that the budget of operations allows, and what the settings say instead."""
     rows = task.rows(config.seed).rows
     parameters = sum(p.numel() for p in task.model(config.seed).parameters())
-    a_training = 6.0 * parameters * rows * config.epochs
+    a_training = 6.0 * parameters * rows * task.epochs
     given = {"searches": config.compare.searches, "tuning_seeds": config.compare.tuning_seeds}
     changes = {key: value for key, value in {**given, "seeds": config.compare.seeds}.items() if value}
     for size in SIZES:

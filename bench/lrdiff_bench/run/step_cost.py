@@ -12,8 +12,7 @@ from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.compare import compare_cases
 from lrdiff_bench.measure.engine.timing import Timing
 from lrdiff_core.loop import Trained, loss_function
-from lrdiff_core.rates import layer_rates
-from lrdiff_core.setup import make_optimizer
+from lrdiff_core.setup import make_optimizer, plan_rates
 
 __all__ = ["measure_step_cost"]
 
@@ -38,7 +37,7 @@ def measure_step_cost(trained: Trained) -> dict[str, Any]:
 
     def factory(assigned: dict[str, float]) -> Workload:
         net = copy.deepcopy(trained.net)
-        plan = layer_rates(net, assigned, weight_decay=config.weight_decay)
+        plan = plan_rates(net, assigned, config)
         optimizer = make_optimizer(config.optimizer, plan.groups(), momentum=config.momentum)
         inputs, targets = (part["train"][: setup.batch_size].cpu() for part in (setup.rows.inputs, setup.rows.targets))
         loss_function(net.spec.task)(net.network(inputs), targets).backward()

@@ -42,6 +42,10 @@ def training_sections(trained: Trained) -> Iterator[tuple[str, dict[str, Any]]]:
         {
             "score": score_name(trained.net.spec.task),
             "observations": [asdict(row) for row in trained.observations],
+            "patience": trained.setup.patience,
+            "epochs": trained.epochs,
+            "kept_epoch": trained.kept_epoch,
+            "stopped_early": trained.epochs < trained.setup.epochs,
             "test": test_results(trained),
         },
     )
@@ -82,13 +86,23 @@ def _training(setup: Setup) -> dict[str, Any]:
         "layers": layers,
         "optimizer": config.optimizer,
         "batch_size": setup.batch_size,
-        "epochs": config.epochs,
-        "steps": steps * config.epochs,
+        "epochs": setup.epochs,
+        "steps": steps * setup.epochs,
+        "patience": setup.patience,
+        "schedule": config.schedule,
+        "warmup": config.warmup,
+        "dropout": config.dropout,
+        "class_weight": _class_weight(setup),
         "device": str(setup.device),
         "compile": config.compile,
         "threads": config.threads,
         "seed": config.seed,
     }
+
+
+def _class_weight(setup: Setup) -> dict[str, float] | None:
+    weight = setup.rows.class_weight
+    return None if weight is None else dict(zip(setup.rows.table.classes, weight.tolist(), strict=True))
 
 
 def _prediction(trained: Trained) -> dict[str, Any]:

@@ -36,14 +36,24 @@ def resolved_toml(config: RunConfig, *, from_file: bool) -> str:
         from_file: whether ``data`` names a file, which is then written with its whole path, as is a test file.
     """
     settings = config.model_dump(exclude={"rates", "compare"}, exclude_none=True)
+    weights = settings.pop("class_weight") if isinstance(config.class_weight, dict) else {}
     if from_file:
         settings["data"] = str(Path(config.data).resolve())
         if isinstance(config.test, str):
             settings["test"] = str(Path(config.test).resolve())
-    tables = {"": settings, "rates": config.rates or {}, "compare": config.compare.model_dump(exclude_none=True)}
+    tables = {"": settings, "rates": config.rates or {}, "class_weight": weights}
+    tables = {title: table for title, table in tables.items() if table} | {
+        "compare": config.compare.model_dump(exclude_none=True)
+    }
     lines = []
     for title, table in tables.items():
         lines += [f"\n[{title}]"] if title else []
         # JSON's strings, numbers, arrays and booleans are TOML's too
-        lines += [f"{key} = {json.dumps(json_ready(value), ensure_ascii=False)}" for key, value in table.items()]
+        lines += [f"{_key(key)} = {json.dumps(json_ready(value), ensure_ascii=False)}" for key, value in table.items()]
     return "\n".join(lines) + "\n"
+
+
+def _key(name: str) -> str:
+    """A key of TOML: in quotes unless it is plain."""
+    plain = name.isascii() and name.replace("_", "").replace("-", "").isalnum()
+    return name if plain else json.dumps(name, ensure_ascii=False)

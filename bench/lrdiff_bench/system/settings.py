@@ -16,7 +16,17 @@ from lrdiff_core.files import write_text
 __all__ = ["gather", "settings_text", "write_settings"]
 
 # What stands in a written file for a setting that is left out unless somebody sets it.
-EXAMPLES = {"target": "label", "hidden": [16], "batch_size": 32, "seeds": 200, "searches": 8, "tuning_seeds": 4}
+EXAMPLES = {
+    "target": "label",
+    "hidden": [16],
+    "batch_size": 32,
+    "epochs": 50,
+    "patience": 10,
+    "class_weight": "balanced",
+    "seeds": 200,
+    "searches": 8,
+    "tuning_seeds": 4,
+}
 RATES = {"layer1": 0.01, "layer2": 0.001}
 
 
