@@ -35,6 +35,7 @@ PACKAGES = {
     "lrdiff_export": "Ship: verified ONNX, golden vectors, parity of predictions and of training.",
     "lrdiff_bench": "Measure: the main job and its comparison with single rates.",
     "lrdiff_bench.maps": "The loss over every pair of two rates.",
+    "lrdiff_bench.study": "Does it help to train at different rates?",
 }
 
 

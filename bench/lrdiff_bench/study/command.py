@@ -23,6 +23,7 @@ from lrdiff_bench.study.search.engine import StudyResult, check_workload, run_st
 from lrdiff_bench.study.search.ledger import StorageLedger
 from lrdiff_bench.study.search.optuna_storage import default_url, hidden, storage_trouble
 from lrdiff_bench.study.search.plan import Plan, make_plan
+from lrdiff_bench.study.workloads.workload import Workload
 from lrdiff_bench.system.factory import user_code
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import write_json, write_text
@@ -220,6 +221,7 @@ def _one(
     )
     plan = replace(plan, searches=max(plan.searches, ledger.facts["searches"]))  # as far as it has come
     counts = trainings(workload, plan)
+    price = _price(workload, counts, ledger)
     mode = f" - {describe.MODES[plan.mode]}" if plan.mode != "full" else ""
     line(
         console,
@@ -229,6 +231,8 @@ def _one(
         f"{workload.steps} steps each{mode}",
         "dim",
     )
+    if price:
+        line(console, price)
     watcher = screen.LiveWatcher(console)
     begin = time.perf_counter()
     client = None
@@ -257,6 +261,21 @@ def _one(
     document = document_of(finished, analyse(finished), ledger.facts)
     line(console, f"{name}: {time.perf_counter() - begin:.0f} s", "dim")
     return document
+
+
+def _price(workload: Workload, counts: dict[str, int], ledger: StorageLedger) -> str:
+    """What a study will take whose trainings come one after the other; empty for others, which take seconds."""
+    seconds = ledger.facts.get("seconds_of_training") or workload.seconds_of_training()
+    if seconds is None:
+        return ""
+    ledger.note("seconds_of_training", seconds)
+    quick = sum(trainings(workload, make_plan(report_seeds=workload.report_seeds, quick=True)).values())
+    total = sum(counts.values())
+    shorter = f"; --quick: about {describe.duration(quick * seconds)}" if quick < total else ""
+    return (
+        f"one training takes {seconds:.2g} s here, all {total} about {describe.duration(total * seconds)}{shorter}. "
+        "What is done is kept, and two processes share the work"
+    )
 
 
 def _further_look(study: StudyResult, growth: _Growth | None, seconds: float, console: Any) -> int | None:
@@ -291,8 +310,9 @@ def _write_study(document: dict[str, Any], folder: Path) -> None:
 
 def _sources(targets: Sequence[str], every: bool, own: dict[str, Any]) -> list[dict[str, Any]]:
     """How to make each workload that was asked for."""
+    from lrdiff_bench.study.own_training import workload_named
     from lrdiff_bench.study.settings import check_study_settings, load_study_settings
-    from lrdiff_bench.study.workloads.registry import make_workload, workload_names
+    from lrdiff_bench.study.workloads.registry import workload_names
 
     if every and (targets or own):
         raise ConfigError("--all was given together with something else to study", help="leave one of the two out")
@@ -318,7 +338,7 @@ def _sources(targets: Sequence[str], every: bool, own: dict[str, Any]) -> list[d
             settings = load_study_settings(Path(target)).model_dump(mode="json", exclude_unset=True)
             sources.append({"kind": "claim", "settings": settings, "where": Path(target).name})
         else:
-            make_workload(target)
+            workload_named(target)
             sources.append({"kind": "workload", "name": target})
     return sources
 

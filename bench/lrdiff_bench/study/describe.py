@@ -12,6 +12,7 @@ __all__ = [
     "budget_line",
     "column_rows",
     "crossing_lines",
+    "duration",
     "look_lines",
     "scheme_rows",
     "space_lines",
@@ -48,7 +49,7 @@ def _settled(document: Document) -> str:
         of = document["plan"]["searches"]
         return f"; settled after {one['searches']} searches" + (f" of {of}" if of > one["searches"] else "")
     more = (one["searches_needed"] or 0) - one["searches"]
-    return f", about {_duration(more * document['seconds_a_search'])} here" if more > 0 else ""
+    return f", about {duration(more * document['seconds_a_search'])} here" if more > 0 else ""
 
 
 def look_lines(document: Document) -> list[str]:
@@ -201,7 +202,7 @@ def suite_rows(documents: Sequence[Document], suite: Mapping[str, Any] | None) -
     return rows
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds up to a minute and a half, then minutes, then hours."""
     if seconds < 90:
         return f"{max(1.0, seconds):.0f} s"

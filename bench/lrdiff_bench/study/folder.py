@@ -104,9 +104,9 @@ def workload_from(source: Mapping[str, Any]) -> Workload:
         ConfigError: it cannot be made here.
     """
     if source["kind"] == "workload":
-        from lrdiff_bench.study.workloads.registry import make_workload
+        from lrdiff_bench.study.own_training import workload_named
 
-        return make_workload(str(source["name"]))
+        return workload_named(str(source["name"]))
     if source["kind"] == "claim":
         from lrdiff_bench.study.settings import check_study_settings, workload_of
 

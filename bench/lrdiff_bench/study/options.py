@@ -34,7 +34,7 @@ NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[STUDY]...",
 
 
 def run(
-    targets: Annotated[list[str] | None, typer.Argument(metavar="[NAME|FILE.toml]...", help="Workloads that `lrdiff study ls` lists, or TOML files.")] = None,
+    targets: Annotated[list[str] | None, typer.Argument(metavar="[NAME|FILE.toml|MODULE:NAME]...", help="Workloads that `lrdiff study ls` lists, TOML files, or trainings of your own.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every workload that comes with the project.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A small fraction of everything, marked QUICK in every output.")] = False,
     budget: Annotated[int | None, typer.Option("--budget", metavar="K", help="Points that each scheme tries in each search. Default: 64.")] = None,

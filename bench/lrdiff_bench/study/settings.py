@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lrdiff_bench.study.workloads.workload import Scheme, Workload
+from lrdiff_bench.study.workloads.workload import Scheme, Workload, usual_schemes
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.text import nearest
 
@@ -32,7 +32,6 @@ Pair = Annotated[tuple[Positive, Positive], Field(strict=False)]
 # Where nothing is said. Wide on purpose: a winner at the edge widens the interval, a narrow one costs nothing but that.
 BASE_RATES = {"sgd": (1e-3, 10.0), "adam": (1e-5, 1.0), "adamw": (1e-5, 1.0)}
 DEFAULT_RATES = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001}  # torch's documentation; SGD's has no default before 2.2
-RATIOS = (0.01, 100.0)
 
 
 class _Part(BaseModel):
@@ -67,7 +66,7 @@ class StudySettings(_Part):
     source: str = ""
     """Where the claim comes from; shown with the verdict."""
     workload: str | None = None
-    """One that comes with the project; then nothing below but schemes, smallest_difference and base_rates is said."""
+    """One that comes with the project, or MODULE:NAME of your own; below, only schemes and numbers go with it."""
     data: str | None = None
     """A file or a built-in table, as in the settings of a run."""
     target: str | None = None
@@ -187,9 +186,9 @@ def workload_of(settings: StudySettings) -> Workload:
         ConfigError: an unknown workload or group, or a scheme that is none.
     """
     if settings.workload is not None:
-        from lrdiff_bench.study.workloads.registry import make_workload
+        from lrdiff_bench.study.own_training import workload_named
 
-        base: Any = make_workload(settings.workload)
+        base: Any = workload_named(settings.workload)
         changes: dict[str, Any] = {"name": settings.name}
         for key in ("smallest_difference", "base_rates", "default_rate", "report_seeds", "title", "question"):
             value = getattr(settings, key)
@@ -259,13 +258,7 @@ def _schemes(settings: StudySettings, groups: tuple[str, ...]) -> tuple[Scheme, 
             f"there is one group, {', '.join(groups)}", help="give two groups or more under [groups], or with --groups"
         )
     if not settings.schemes:
-        last, rest = groups[-1], dict.fromkeys(groups[:-1], 1.0)
-        return (
-            single,
-            Scheme(name="last x 0.1", ratios={**rest, last: 0.1}),
-            Scheme(name="last x 10", ratios={**rest, last: 10.0}),
-            Scheme(name="free", ratios={groups[0]: 1.0}, free=dict.fromkeys(groups[1:], RATIOS)),
-        )
+        return usual_schemes(groups)
     found = [single]
     for one in settings.schemes:
         for group in (*one.ratios, *one.free):

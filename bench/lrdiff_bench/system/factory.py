@@ -45,6 +45,7 @@ __all__ = [
     "UserModel",
     "as_model",
     "default_loss",
+    "find",
     "is_factory",
     "load_model",
     "make",
@@ -152,13 +153,30 @@ def make(source: str, *, folder: str | None = None) -> Any:
     Raises:
         InputError: no such module or factory, or the user's code raises.
     """
+    found = find(source, folder=folder)
+    if not callable(found) or isinstance(found, nn.Module):
+        return found
+    with user_code(folder):
+        return _call(found, source)
+
+
+def find(source: str, *, folder: str | None = None) -> Any:
+    """What ``MODULE:NAME`` names, not called.
+
+    Args:
+        source: ``MODULE:NAME``.
+        folder: as for :func:`user_code`.
+
+    Raises:
+        InputError: no such module or name, or the user's code raises.
+    """
     module_name, colon, path = source.partition(":")
     if not colon:
         raise InputError(f"{source} names no factory", help=f"write {GRAMMAR}")
     with user_code(folder):
         module = _import(module_name, path)
         try:
-            found = reduce(getattr, path.split("."), module)
+            return reduce(getattr, path.split("."), module)
         except AttributeError:
             makers = [name for name in _makers(module) if not name.startswith("_")]
             raise InputError(
@@ -167,7 +185,6 @@ def make(source: str, *, folder: str | None = None) -> Any:
             ) from None
         except Exception as problem:  # a property of the user's
             raise their_fault(source, problem) from problem
-        return _call(found, source) if callable(found) and not isinstance(found, nn.Module) else found
 
 
 def load_model(source: str, *, needs: Sequence[str] = (), folder: str | None = None) -> UserModel:
@@ -300,11 +317,12 @@ def _training_options() -> tuple[str, ...]:
 
 
 def _makers(module: ModuleType) -> list[str]:
-    """Names in a module that could make a model: functions, classes and models."""
+    """Names in a module that could make a model, or are one: functions, classes, models, workloads."""
     names = []
     for name, value in vars(module).items():
         own = getattr(value, "__module__", None) == module.__name__
-        if isinstance(value, nn.Module) or (own and (inspect.isfunction(value) or inspect.isclass(value))):
+        ready = isinstance(value, nn.Module) or type(value).__module__.startswith("lrdiff_")
+        if ready or (own and (inspect.isfunction(value) or inspect.isclass(value))):
             names.append(name)
     return names
 

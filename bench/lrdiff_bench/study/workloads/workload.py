@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ __all__ = [
     "UntunedSetting",
     "Workload",
     "register_workload",
+    "usual_schemes",
 ]
 
 CHEAP = 200
@@ -34,6 +36,10 @@ FEWEST = 30
 
 AT_ONCE = 128
 """Trainings of one call: some seconds for a population, so that little is lost when a study is killed."""
+
+LONG = 20.0  # seconds of a training that is not measured twice
+
+RATIOS = (0.01, 100.0)  # that a free ratio is searched between, where nothing is said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +194,23 @@ class Workload(ABC):
         """Of what a study must not be gone on without: rows and first weights that no name stands for; may be empty."""
         return ""
 
+    def seconds_of_training(self) -> float | None:
+        """Seconds of one training, measured, where they come one after the other; None where many are trained at once.
+
+        Seed 0 belongs to no search and to no report.
+        """
+        if self.at_once > 1:
+            return None
+        rates = np.full((1, len(self.groups)), self.default_rate)
+        seconds = math.inf
+        for _ in range(2):  # the first may load and compile; where it is long, that is little of it
+            begin = time.perf_counter()
+            self.train(Trials(rates=rates, seeds=np.zeros(1, dtype=np.int64), scheme=self.schemes[0], judged_on="test"))
+            seconds = min(seconds, time.perf_counter() - begin)
+            if seconds > LONG:
+                break
+        return seconds
+
     @abstractmethod
     def train(self, trials: Trials) -> Outcomes:
         """Train all of them; the same trials give the same outcomes."""
@@ -195,6 +218,22 @@ class Workload(ABC):
     @abstractmethod
     def tiny(self) -> Workload:
         """Return the same at a size that takes about a second, for contract tests."""
+
+
+def usual_schemes(groups: Sequence[str]) -> tuple[Scheme, ...]:
+    """The single rate, the last group at a tenth and at ten times, and free ratios against the first group.
+
+    Example:
+        >>> [scheme.name for scheme in usual_schemes(["body", "head"])]
+        ['single', 'last x 0.1', 'last x 10', 'free']
+    """
+    last, rest = groups[-1], dict.fromkeys(groups[:-1], 1.0)
+    return (
+        Scheme(name="single", ratios=dict.fromkeys(groups, 1.0)),
+        Scheme(name="last x 0.1", ratios={**rest, last: 0.1}),
+        Scheme(name="last x 10", ratios={**rest, last: 10.0}),
+        Scheme(name="free", ratios={groups[0]: 1.0}, free=dict.fromkeys(groups[1:], RATIOS)),
+    )
 
 
 WORKLOADS: dict[str, Callable[[], Workload]] = {}
