@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lrdiff_core.data.formats import SUFFIXES
+from lrdiff_core.data.formats import STANDARD_INPUT, has_suffix
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.text import nearest
 
@@ -80,7 +80,7 @@ class RunConfig(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)] = "run"
     """Name of the run and of its folder in runs/: letters, digits, dots, dashes, underscores."""
     data: str = "seed"
-    """A CSV, Parquet or Arrow file, or a built-in table: seed, breast_cancer, digits, wine."""
+    """A CSV, Parquet, Arrow, JSON lines or Excel file, or a built-in table: seed, breast_cancer, digits, wine."""
     target: str | None = None
     """The column to predict; only a file needs it."""
     task: Literal["auto", "binary", "multiclass", "regression"] = "auto"
@@ -208,6 +208,11 @@ def make_config(settings: Mapping[str, Any], *, where: str = "settings") -> RunC
         config = RunConfig(**settings)
     except ValidationError as problem:
         raise _readable(problem, where) from problem
+    if config.data == STANDARD_INPUT:
+        raise ConfigError(
+            f"data in {where} is standard input, and later commands read a run's rows again",
+            help="write the rows to a file and name that; `lrdiff predict --data -` reads standard input",
+        )
     if config.groups is not None and config.time is not None:
         raise ConfigError(
             f"groups and time are both set in {where}, and rows of one group happen at many times",
@@ -235,7 +240,7 @@ def load_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     except FileNotFoundError as problem:
         raise ConfigError(f"no such file: {file}", help="name a TOML file, or leave it out for the preset") from problem
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
-        if file.suffix.lower() in SUFFIXES and file.is_file():
+        if has_suffix(file) and file.is_file():
             raise ConfigError(
                 f"{file} holds rows, not settings", help=f"name it as data: --data {file} --target COLUMN"
             ) from problem

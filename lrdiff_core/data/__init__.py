@@ -5,7 +5,7 @@ from lrdiff_core.data.doubts import Doubt, find_doubts
 from lrdiff_core.data.load import load_table, read_features
 from lrdiff_core.data.spec import ColumnSpec
 from lrdiff_core.data.split import describe_split, fold_table, split_table
-from lrdiff_core.data.split_keys import SplitKeys
+from lrdiff_core.data.splitting.keys import SplitKeys
 from lrdiff_core.data.table import Split, Table, Task
 
 __all__ = [

@@ -11,10 +11,10 @@ import numpy as np
 
 from lrdiff_core.data.builtin import BUILTIN_TABLES
 from lrdiff_core.data.columns import Column, describe_faults, read_numbers
-from lrdiff_core.data.formats import SUFFIXES, read_frame
+from lrdiff_core.data.formats import STANDARD_INPUT, SUFFIXES, read_frame, table_name
 from lrdiff_core.data.frames import SOURCE, to_frame
 from lrdiff_core.data.labels import Target, encode_target, read_target
-from lrdiff_core.data.split_columns import KeyedFrame, split_frame
+from lrdiff_core.data.splitting.columns import KeyedFrame, split_frame
 from lrdiff_core.data.table import Impute, Table, Task
 from lrdiff_core.errors import DataError
 from lrdiff_core.text import check_choice, check_seed, count, listed, nearest_first, quoted
@@ -37,7 +37,7 @@ def load_table(
     groups: str | None = None,
     time: str | None = None,
 ) -> Table:
-    """Load a built-in table by its name, a file (CSV, TSV, Parquet, Arrow IPC) by its path, or a table in memory.
+    """Load a built-in table by its name, a file by its path, or a table in memory.
 
     A pandas, polars or pyarrow table gives what the same table in a file gives; the index of a pandas table is not
     a column. Every column of a table but the target is a feature. Rows are counted from 1, the first below the header.
@@ -83,7 +83,7 @@ def load_table(
     is_file = isinstance(source, str | os.PathLike)
     if is_file and columns is not None:
         raise DataError(f"columns= is given, and {quoted(str(source))} names its own", help="leave columns= out")
-    if isinstance(source, str) and not Path(source).suffix and not Path(source).is_file():
+    if isinstance(source, str) and source != STANDARD_INPUT and not Path(source).suffix and not Path(source).is_file():
         given = {"test": test, "groups": groups, "time": time}
         for name in (name for name, value in given.items() if value is not None):
             raise DataError(
@@ -96,7 +96,7 @@ def load_table(
     return _from_frame(
         keyed,
         (*notes, *keyed.notes),
-        name=Path(source).stem if is_file else "table",
+        name=table_name(Path(source)) if is_file else "table",
         kind="file" if is_file else "memory",
         target=target,
         task=task,

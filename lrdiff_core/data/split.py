@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lrdiff_core.data.split_parts import by_chance, by_groups, by_time
+from lrdiff_core.data.splitting.parts import by_chance, by_groups, by_time
 from lrdiff_core.data.table import Split, Table
 from lrdiff_core.errors import ConfigError, DataError
 from lrdiff_core.text import check_seed, count, quoted

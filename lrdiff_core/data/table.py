@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from lrdiff_core.data.spec import ColumnSpec
-from lrdiff_core.data.split_keys import SplitKeys
+from lrdiff_core.data.splitting.keys import SplitKeys
 from lrdiff_core.errors import DataError
 
 __all__ = ["Impute", "Split", "Table", "Task"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tomllib
 from pathlib import Path
@@ -109,3 +110,32 @@ def test_warnings_are_on_the_screen_in_the_summary_and_on_the_report(rows, capsy
     for one in warnings:
         assert f"warning: {one['text']}" in screen
         assert one["text"].replace('"', "&#34;")[1:] in page
+
+
+def test_predictions_go_to_a_file_of_the_format_that_its_name_says(rows, capsys, monkeypatch):
+    table = rows.select("x", "z", "y")
+    Path("t.jsonl").write_text(table.write_ndjson())
+    train("--data", "t.jsonl")
+    capsys.readouterr()
+    assert main(["predict", "run", "--data", "t.jsonl"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("y,p(0),p(1)\n")
+    expected = pl.read_csv(io.StringIO(printed))
+    for name, read in {
+        "p.parquet": pl.read_parquet,
+        "p.arrow": pl.read_ipc,
+        "p.jsonl": pl.read_ndjson,
+        "p.csv": pl.read_csv,
+        "p.csv.gz": pl.read_csv,
+    }.items():
+        assert main(["predict", "run", "--data", "t.jsonl", "--out", name]) == 0
+        back = read(name)
+        assert back.columns == expected.columns
+        assert back["y"].cast(pl.String).to_list() == expected["y"].cast(pl.String).to_list()
+        assert np.array_equal(back["p(1)"].cast(pl.Float32), expected["p(1)"].cast(pl.Float32))
+    assert Path("p.csv").read_text() == printed
+    assert main(["predict", "run", "--data", "t.jsonl", "--out", "p.txt"]) == 2
+    assert "no format that is written" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path("t.jsonl").read_bytes())))
+    assert main(["predict", "run", "--data", "-"]) == 0
+    assert capsys.readouterr().out == printed

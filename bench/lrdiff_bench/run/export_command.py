@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ import numpy as np
 
 from lrdiff_bench.report.tables import doing
 from lrdiff_bench.run.open_run import held_out, open_run, verify_against_run
+from lrdiff_bench.run.predictions import predictions_table
 from lrdiff_bench.run.ship import export_net
 from lrdiff_bench.system.factory import is_factory, load_model, user_code
 from lrdiff_core.data import read_features
@@ -19,6 +18,8 @@ from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_core.model import Predictor
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from lrdiff_export import Allowance
 
 __all__ = [
@@ -105,12 +106,15 @@ def verify_model(model: Path, run: Path | None = None, runtime: str = "onnxrunti
     return verify_golden(model, runtime=runtime).to_dict() if run is None else verify_against_run(model, run)
 
 
-def predict_onnx(model: Path, data: str) -> str:
-    """Predict every row of a file with an ONNX file of ours, opened in a process of its own, and return CSV text.
+def predict_onnx(model: Path, data: str) -> pl.DataFrame:
+    """Predict every row of a file with an ONNX file of ours, opened in a process of its own.
 
     Args:
         model: an exported file; its card names the columns and classes.
-        data: a file with these columns, in any order; others are ignored.
+        data: a file with these columns, in any order; others are ignored. ``-`` is standard input.
+
+    Returns:
+        As :func:`lrdiff_bench.run.predictions.predictions_table`.
 
     Raises:
         ModelFileError: the file cannot be used, or does not name its columns.
@@ -134,19 +138,8 @@ def predict_onnx(model: Path, data: str) -> str:
             f"{model} answers {' and '.join(str(list(one.shape)) for one in outputs)} for {len(rows)} rows",
             help=f"one output is needed, [rows, {' or '.join(map(str, sorted(wide)))}]",
         )
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
     name = "".join(_names({"target": [card.get("target", "prediction")]}, "target", model))
-    if not classes:
-        table.writerow([name])
-        table.writerows([f"{value:.9g}"] for value in answers[:, 0])
-        return out.getvalue()
-    if answers.shape[1] == 1:
-        answers = np.concatenate([1 - answers, answers], axis=1)
-    table.writerow([name, *(f"p({one})" for one in classes)])
-    for row in answers:
-        table.writerow([classes[int(row.argmax())], *(f"{value:.9g}" for value in row)])
-    return out.getvalue()
+    return predictions_table(answers, target=name, classes=classes)
 
 
 def _names(card: dict[str, Any], key: str, model: Path) -> tuple[str, ...]:

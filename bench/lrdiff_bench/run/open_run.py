@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from lrdiff_bench.run.predictions import predictions_table
 from lrdiff_bench.system.ownership import is_owned
 from lrdiff_bench.system.run_folder import read_summary
 from lrdiff_core.checkpoint import load_checkpoint
@@ -17,6 +16,9 @@ from lrdiff_core.config import RunConfig, load_config, make_config
 from lrdiff_core.data import read_features
 from lrdiff_core.errors import CheckpointError
 from lrdiff_core.model import Predictor, TabularNet
+
+if TYPE_CHECKING:
+    import polars as pl
 
 __all__ = ["list_runs", "open_run", "held_out", "predict_file", "retrace", "verify_against_run"]
 
@@ -68,14 +70,15 @@ def _describe(file: Path) -> dict[str, Any]:
         return row | {"problem": f"{file} lacks what a run's summary holds"}
 
 
-def predict_file(run: Path, data: str) -> str:
-    """Predict every row of a file and return CSV text.
-
-    Columns: for classes the predicted class and one probability a class; for regression the predicted value.
+def predict_file(run: Path, data: str) -> pl.DataFrame:
+    """Predict every row of a file.
 
     Args:
         run: a run folder.
-        data: a file with the model's columns, in any order; others are ignored.
+        data: a file with the model's columns, in any order; others are ignored. ``-`` is standard input.
+
+    Returns:
+        As :func:`lrdiff_bench.run.predictions.predictions_table`.
 
     Raises:
         CheckpointError: the run cannot be read.
@@ -85,18 +88,7 @@ def predict_file(run: Path, data: str) -> str:
     rows = read_features(data, feature_names=net.spec.feature_names, impute=info.get("impute", "none"))
     with torch.no_grad():
         answers = net.predict(torch.from_numpy(rows)).numpy()
-    spec, out = net.spec, io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    if spec.task == "regression":
-        table.writerow([spec.target_name])
-        table.writerows([_short(value)] for value in answers[:, 0])
-        return out.getvalue()
-    if spec.task == "binary":
-        answers = np.concatenate([1 - answers, answers], axis=1)
-    table.writerow([spec.target_name, *(f"p({name})" for name in spec.classes)])
-    for row in answers:
-        table.writerow([spec.classes[int(row.argmax())], *map(_short, row)])
-    return out.getvalue()
+    return predictions_table(answers, target=net.spec.target_name, classes=net.spec.classes)
 
 
 def verify_against_run(model: Path, run: Path) -> dict[str, Any]:
@@ -151,7 +143,3 @@ def retrace(run: Path) -> dict[str, Any]:
     if "folder" in summary:
         summary["folder"] = {**summary["folder"], "path": str(run)}
     return summary
-
-
-def _short(value: float) -> str:
-    return f"{value:.9g}"  # nine digits tell every float32 apart

@@ -23,7 +23,7 @@ ConfigFile = Annotated[
         metavar="[CONFIG.toml]", help="A file of settings, or the name of a preset. Without it, the preset seed."
     ),
 ]
-DataOption = Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="A CSV, Parquet or Arrow file, or a built-in table: seed, breast_cancer, digits, wine.")]  # fmt: skip
+DataOption = Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="A CSV, Parquet, Arrow, JSON lines or Excel file, compressed or not, or a built-in table: seed, breast_cancer, digits, wine.")]  # fmt: skip
 TargetOption = Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")]
 TaskOption = Annotated[str | None, typer.Option("--task", metavar="TASK", help="auto, binary, multiclass or regression.")]  # fmt: skip
 ImputeOption = Annotated[str | None, typer.Option("--impute", metavar="HOW", help="What to do with missing values: none (refuse them), mean, median or drop.")]  # fmt: skip
@@ -165,25 +165,21 @@ def train(
 
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL.onnx", help="A run folder, or an ONNX file exported from one.")],
-    data: Annotated[str, typer.Option("--data", metavar="FILE", help="Rows to predict: CSV, Parquet or Arrow.")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The CSV file to write. Default: standard output.")] = None,
+    data: Annotated[str, typer.Option("--data", metavar="FILE_OR_-", help="Rows to predict, in a file as for `lrdiff run`; - reads standard input.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The file to write, its format by its suffix: .csv, .parquet, .arrow, .jsonl. Default: CSV on standard output.")] = None,
 ) -> None:  # fmt: skip
     """Predict the rows of a file with a trained run or an exported ONNX file."""
+    from lrdiff_bench.run.predictions import write_predictions
+
     if run.suffix == ".onnx":
         from lrdiff_bench.run.export_command import predict_onnx
 
-        text = predict_onnx(run, data)
+        table = predict_onnx(run, data)
     else:
         from lrdiff_bench.run.open_run import predict_file
 
-        text = predict_file(run, data)
-    if out is None:
-        write_out(text)
-    else:
-        from lrdiff_core.files import write_text
-
-        write_text(out, text)
-        write_out(f"wrote {out}\n")
+        table = predict_file(run, data)
+    write_predictions(table, out)
 
 
 def export(

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from lrdiff_core.config import PRESETS, CompareConfig, RunConfig, load_config, make_config, name_from
+from lrdiff_core.data.formats import table_name
 from lrdiff_core.errors import InputError
 from lrdiff_core.files import write_text
 
@@ -48,7 +49,7 @@ def gather(config: str | None, options: Mapping[str, Any]) -> RunConfig:
     """
     if config is None:
         brings_data = options.get("data", "seed") != "seed"
-        base = {"name": name_from(Path(str(options["data"])).stem)} if brings_data else PRESETS["seed"]
+        base = {"name": name_from(table_name(Path(str(options["data"]))))} if brings_data else PRESETS["seed"]
         return make_config({**base, **options}, where="the command line")
     if config in PRESETS and not Path(config).exists():
         return make_config({**PRESETS[config], **options}, where=f"preset {config}")
@@ -66,7 +67,7 @@ def settings_text(given: Mapping[str, Any]) -> str:
         >>> [line for line in text.splitlines() if line and not line.startswith("#")]
         ['name = "digits"', 'data = "digits"']
     """
-    name = name_from(Path(str(given["data"])).stem) if "data" in given else "my-run"
+    name = name_from(table_name(Path(str(given["data"])))) if "data" in given else "my-run"
     lines = ["# Settings of a run, for `lrdiff run`. What stands behind # is the default, or an example of a value."]
     lines += _lines(RunConfig, {"name": name, **given})
     lines += ["", f"# {RunConfig.model_fields['rates'].description}", "# [rates]"]

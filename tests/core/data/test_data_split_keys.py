@@ -12,8 +12,8 @@ from hypothesis import assume, given, settings, strategies as st
 
 from lrdiff_core import make_config, set_up
 from lrdiff_core.data import Split, SplitKeys, Table, describe_split, fold_table, load_table, split_table
-from lrdiff_core.data.split_columns import read_groups, read_times
-from lrdiff_core.data.split_keys import Groups, Times
+from lrdiff_core.data.splitting.columns import read_groups, read_times
+from lrdiff_core.data.splitting.keys import Groups, Times
 from lrdiff_core.errors import ConfigError, DataError
 from lrdiff_core.population import population_task
 

@@ -13,7 +13,7 @@ import numpy as np
 from lrdiff_core.data.columns import fault_text, read_strings
 from lrdiff_core.data.formats import read_frame
 from lrdiff_core.data.frames import SOURCE, to_frame
-from lrdiff_core.data.split_keys import Groups, SplitKeys, Times
+from lrdiff_core.data.splitting.keys import Groups, SplitKeys, Times
 from lrdiff_core.errors import ConfigError, DataError
 from lrdiff_core.text import count, listed, nearest_first, quoted
 
