@@ -15,7 +15,12 @@ from .publish.export import (
     export_onnx as export_onnx,
 )
 from .publish.latency import LatencyReport as LatencyReport, measure_latency as measure_latency
-from .publish.metadata import ModelCard as ModelCard, model_card as model_card, read_model_card as read_model_card
+from .publish.metadata import (
+    ModelCard as ModelCard,
+    model_card as model_card,
+    read_model_card as read_model_card,
+    text_inputs_of as text_inputs_of,
+)
 from .publish.report import BundleReport as BundleReport, ExportReport as ExportReport
 from .publish.request import ExportOptions as ExportOptions
 from .publish.targets import TARGETS as TARGETS, Target as Target, find_target as find_target

@@ -26,6 +26,7 @@ __all__ = [
     "export_model",
     "latency",
     "list_targets",
+    "on_or_off",
     "predict_onnx",
     "verify_model",
     "whole_numbers",
@@ -43,6 +44,7 @@ def export_model(
     bundle: Path | None = None,
     sign: Path | None = None,
     ports: Path | None = None,
+    words: bool = True,
 ) -> dict[str, Any]:
     """Export a run or any module, with golden vectors beside the file, and return the report.
 
@@ -55,6 +57,7 @@ def export_model(
         allow: ``key=value`` each, what variants may lose: fields of :class:`lrdiff_export.Allowance`.
         bundle: a folder or ``.zip`` for the file with its proof.
         sign: a private key to sign the bundle with.
+        words: whether columns of categories of a run are inputs of strings; else the file takes their codes.
         ports: a TOML file that declares what may stand in inputs (:func:`lrdiff_export.read_ports`).
 
     Raises:
@@ -82,7 +85,7 @@ def export_model(
     run = Path(source)
     net, _, config = open_run(run)
     rows, targets = held_out(net, config)
-    return export_net(net, rows, targets, out or run / "model.onnx", config=config, **options)
+    return export_net(net, rows, targets, out or run / "model.onnx", config=config, words=words, **options)
 
 
 def verify_model(model: Path, run: Path | None = None, runtime: str = "onnxruntime") -> dict[str, Any]:
@@ -166,18 +169,22 @@ def latency(
         CheckFailed: a node is run by another provider than the one asked for.
         UnavailableError: the provider is not here.
     """
-    from lrdiff_export import measure_latency
+    from lrdiff_export import inspect_untrusted, measure_latency, text_inputs_of
     from lrdiff_export.runtimes.predictor import CPU_PROVIDER
     from lrdiff_export.verify.golden import read_golden
 
     model = Path(source)
+    text = None
     if model.suffix == ".onnx":
         module, rows = None, read_golden(model).inputs
     else:
         net, _, config = open_run(model)
         module, rows, model = Predictor(net).eval(), (held_out(net, config)[0],), model / "model.onnx"
+        ports = inspect_untrusted(model)
+        names = [name for name, *_ in ports.outputs]
+        text = text_inputs_of(module, output_names=names) if ports.takes_words else None
     report = measure_latency(
-        model, rows, module=module, provider=provider or CPU_PROVIDER, batches=batches, threads=threads
+        model, rows, module=module, text=text, provider=provider or CPU_PROVIDER, batches=batches, threads=threads
     )
     return report.to_dict()
 
@@ -196,6 +203,21 @@ def whole_numbers(option: str, text: str) -> list[int]:
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(f"{option} is {text!r}", help="write whole numbers from 1 up, such as 1,2")
     return [int(part) for part in parts]
+
+
+def on_or_off(option: str, text: str) -> bool:
+    """Read a switch.
+
+    Raises:
+        ConfigError: it is none.
+
+    Example:
+        >>> on_or_off("--string-inputs", "off")
+        False
+    """
+    if text not in ("on", "off"):
+        raise ConfigError(f"{option} is {text!r}", help="write on or off")
+    return text == "on"
 
 
 def list_targets() -> list[dict[str, Any]]:

@@ -98,13 +98,15 @@ def verify_against_run(model: Path, run: Path) -> dict[str, Any]:
         ModelFileError: not an ONNX file, or one that costs more than the limits of a sandbox.
         CheckpointError: the run cannot be read.
     """
-    from lrdiff_export import Sandbox, verify_onnx
+    from lrdiff_export import Sandbox, text_inputs_of, verify_onnx
 
     with Sandbox() as sandbox:
-        sandbox.inspect(model)  # before the run is opened: a bad file is the more likely mistake
+        ports = sandbox.inspect(model)  # before the run is opened: a bad file is the more likely mistake
         net, _, config = open_run(run)
         rows, _ = held_out(net, config)
-        report = verify_onnx(model, Predictor(net), rows=rows, sandbox=sandbox)
+        predictor = Predictor(net)
+        text = text_inputs_of(predictor, output_names=[name for name, *_ in ports.outputs])
+        report = verify_onnx(model, predictor, rows=rows, sandbox=sandbox, text=text if ports.takes_words else None)
     return {"file": str(model), **report.to_dict()}
 
 

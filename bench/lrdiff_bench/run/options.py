@@ -191,16 +191,17 @@ def export(
     allow: Annotated[list[str] | None, typer.Option("--allow", metavar="K=V", help="How much a variant may lose, such as snr_db=20, flipped=0.02 or score_drop=0.01.")] = None,
     bundle: Annotated[Path | None, typer.Option("--bundle", metavar="DIR_OR_ZIP", help="Write the file with its proof: golden rows, model card, verifiers, snippets.")] = None,
     sign: Annotated[Path | None, typer.Option("--sign", metavar="KEY.pem", help="Sign the bundle with this private key.")] = None,
+    string_inputs: Annotated[str, typer.Option("--string-inputs", metavar="on|off", help="Whether the file takes a run's categories as words, by ai.onnx.ml encoders, or their codes.")] = "on",
     ports: Annotated[Path | None, typer.Option("--ports", metavar="FILE.toml", help="The values that inputs may hold: ranges, categories, lengths.")] = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Export a run or your own model to ONNX; the file is written only after it passes verification."""
-    from lrdiff_bench.run.export_command import export_model
+    from lrdiff_bench.run.export_command import export_model, on_or_off
 
     variants = variant.split(",")
     report = export_model(
         source, out, target=runtime, variants=variants, opset=opset, allow=allow or (), bundle=bundle, sign=sign,
-        ports=ports,
+        ports=ports, words=on_or_off("--string-inputs", string_inputs),
     )  # fmt: skip
     return _show(report, "export", json)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def export_net(
     file: Path,
     *,
     config: RunConfig,
+    words: bool = True,
     **options: Any,
 ) -> dict[str, Any]:
     """Export the main model with everything that its file says of itself, and golden vectors beside it.
@@ -34,14 +36,22 @@ def export_net(
         targets: [rows] class indices or numbers, for the metric of variants.
         file: where to.
         config: the run's settings, resolved.
+        words: whether the file takes columns of categories as words; else it takes their codes.
         options: further ones of :func:`lrdiff_export.export`.
 
     Raises:
         VerificationFailed: the file did not predict as the model; nothing was written.
     """
-    from lrdiff_export import export, model_card  # here: the exporter takes a second to import
+    from lrdiff_export import Port, export, model_card, text_inputs_of  # here: it takes a second to import
 
-    predictor = Predictor(net)
+    predictor, name = Predictor(net), _answer_name(net.spec.task)
+    text = text_inputs_of(predictor, output_names=[name])
+    if text is not None:
+        given = {port.name: port for port in options.get("ports", ())}
+        numbers = given.pop(text.numbers, Port(name=text.numbers))
+        codes = {column.place: len(column.words) + 1 for column in text.columns}
+        options["ports"] = [*given.values(), replace(numbers, categories=codes)]
+        options["text"] = text if words else None
     recipe = config.model_dump(
         include={
             "optimizer",
@@ -61,7 +71,7 @@ def export_net(
         torch.from_numpy(rows[:2]),
         out=file,
         rows=rows,
-        output_names=(_answer_name(net.spec.task),),
+        output_names=(name,),
         card=model_card(predictor, rates=config.rates, recipe=recipe),
         decide=decider(net.spec.task),
         labels=targets,

@@ -134,7 +134,7 @@ class TextInputs:
         used = {numbers, *taken}
         inputs = []
         for column in columns:
-            name = column.name
+            name = "".join(letter if letter.isprintable() else "_" for letter in column.name) or "_"
             while name in used:
                 name += "_"
             used.add(name)

@@ -19,7 +19,7 @@ from lrdiff_export.parity.subjects import Decide, Subject, subject_of_module
 from lrdiff_export.records import first_line
 from lrdiff_export.runtimes import BACKENDS, Backend, find_backends
 from lrdiff_export.runtimes.denormals import FLUSHED, denormals_of
-from lrdiff_export.runtimes.protocol import Facts, RanElsewhereError
+from lrdiff_export.runtimes.protocol import Facts, RanElsewhereError, refuses_words
 from lrdiff_export.runtimes.sandbox import Sandbox, in_sandbox
 from lrdiff_export.verify.backend_result import AGREES, DIFFERS, REFUSED, UNAVAILABLE, BackendResult, ParityReport
 from lrdiff_export.verify.compare import Verdict
@@ -123,6 +123,8 @@ def _compare(backend: Backend, subject: Subject, denormals: list[str | None]) ->
         backend=backend.name, device=backend.device, dtype=backend.dtype or "float32", status=UNAVAILABLE
     )
     missing = backend.availability()
+    if missing is None and any(one.dtype.kind in "OU" for one in subject.rows):
+        missing = refuses_words(backend)
     if missing is not None:
         return replace(blank, reason=missing)
     try:

@@ -15,8 +15,9 @@ from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_export.model.prepared import Prepared, prepare
 from lrdiff_export.model.signature import Arrays, as_arrays
 from lrdiff_export.onnx_file.convert import convert
-from lrdiff_export.onnx_file.external_data import sha256_of
+from lrdiff_export.onnx_file.external_data import ModelBytes, sha256_of
 from lrdiff_export.onnx_file.load import load_onnx, parse_onnx
+from lrdiff_export.onnx_file.text_inputs import network_of, takes_text
 from lrdiff_export.parity.judge import GoldenJudge, Judge, ModuleJudge
 from lrdiff_export.runtimes import Backend
 from lrdiff_export.runtimes.sandbox import Limits, Sandbox
@@ -25,6 +26,7 @@ from lrdiff_export.verify.golden import read_golden
 __all__ = ["Decide", "Subject", "subject_of_file", "subject_of_module"]
 
 LIMITS = Limits()  # for a file that a path names: it may come from anywhere
+EAGER = "eager float64 on cpu"
 Decide = Callable[[np.ndarray], np.ndarray]
 
 
@@ -51,7 +53,7 @@ class Subject:
     limits: Limits | None = None
     decide: Decide | None = None
     batched: bool = True
-    reference: str = "eager float64 on cpu"
+    reference: str = EAGER
     own_state: frozenset[str] = frozenset()
 
     def weights(self) -> list[str]:
@@ -84,7 +86,8 @@ def subject_of_module(
         module: takes tensors by position, or by keyword where ``rows`` is a mapping; it is copied. Or one that is
             prepared, where there is more to say of it.
         rows: ``[batch, ...]`` an input, float32, integer or bool; of a module without a batch, samples.
-        onnx_bytes_or_path: what ONNX backends run; converted from ``module`` when not given.
+        onnx_bytes_or_path: what ONNX backends run; converted from ``module`` when not given. Of a file that takes words
+            they run the network of codes and numbers behind its encoders.
         decide: from the first output to one decision a row, to count flips.
         output_names: of the outputs; which entries to take where the module gives a mapping.
         limits: within which an ONNX file that a path names is run; None to trust it.
@@ -111,18 +114,22 @@ def subject_of_module(
             help="give one name per output",
         )
     made: list[bytes | Path] = []  # at most one: given, or converted when a backend first asks
+    given, reference = None, EAGER
     if isinstance(onnx_bytes_or_path, bytes):
-        parse_onnx(onnx_bytes_or_path)
-        made.append(onnx_bytes_or_path)
+        network = _network(onnx_bytes_or_path)
+        made.append(onnx_bytes_or_path if network is None else network)
     elif onnx_bytes_or_path is not None:
-        made.append(_tried(Path(onnx_bytes_or_path), [one[:2] for one in arrays], limits))
+        given, file = limits, Path(onnx_bytes_or_path)
+        network = _network_in(file, limits)
+        made.append(_tried(file, [one[:2] for one in arrays], limits) if network is None else network)
+    if made and network is not None:
+        reference = f"{EAGER}; ONNX backends run the network behind the encoders of words"
 
     def get_onnx() -> bytes | Path:
         if not made:
             made.append(convert(prepared).data)
         return made[0]
 
-    given = limits if made and isinstance(made[0], Path) else None
     return Subject(
         module=prepared.module,
         rows=arrays,
@@ -131,6 +138,7 @@ def subject_of_module(
         limits=given,
         decide=decide,
         batched=prepared.batched,
+        reference=reference,
         own_state=_own_state(prepared.module, examples if prepared.batched else [one[0] for one in examples]),
     )
 
@@ -178,6 +186,24 @@ def subject_of_file(path: str | os.PathLike[str], *, limits: Limits | None = LIM
         limits=limits,
         reference="golden vectors, float64",
     )
+
+
+def _network(data: bytes) -> bytes | None:
+    """The network of a file that takes words; None of any other."""
+    model = parse_onnx(data)
+    if not takes_text(model):
+        return None
+    cut: bytes = network_of(model).SerializeToString()
+    return ModelBytes.of(cut, getattr(data, "folder", None), getattr(data, "weights", 0))
+
+
+def _network_in(file: Path, limits: Limits | None) -> bytes | None:
+    if limits is not None:
+        with Sandbox(limits) as sandbox:
+            ports = sandbox.inspect(file)
+        if not ports.takes_words:
+            return None
+    return _network(load_onnx(file))
 
 
 def _tried(file: Path, rows: Sequence[np.ndarray], limits: Limits | None) -> Path:

@@ -143,6 +143,9 @@ def _replay(model: Path, runtimes: Sequence[str]) -> dict[str, str]:
             continue
         try:
             report = verify_golden(model, runtime=name)
+        except UnavailableError as problem:
+            said[name] = problem.message
+            continue
         except LrdiffError as problem:
             said[name] = f"checked: it does not run the file ({problem.message})"
             continue

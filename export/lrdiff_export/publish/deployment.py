@@ -18,6 +18,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lrdiff_export.model.ports import Port
+from lrdiff_export.publish.columns_card import columns_of_card
 from lrdiff_export.publish.report import ExportReport
 
 __all__ = ["Deployment", "Feed"]
@@ -33,6 +34,7 @@ TYPES: dict[str, dict[str, str]] = {
     "int16": {"javascript": "Int16Array", "c++": "int16_t", "c#": "short", "triton": "TYPE_INT16"},
     "int8": {"javascript": "Int8Array", "c++": "int8_t", "c#": "sbyte", "triton": "TYPE_INT8"},
     "uint8": {"javascript": "Uint8Array", "c++": "uint8_t", "c#": "byte", "triton": "TYPE_UINT8"},
+    "string": {"javascript": "string", "c++": "std::string", "c#": "string", "triton": "TYPE_STRING"},
     "bool": {"javascript": "Uint8Array", "c++": "bool", "c#": "bool", "triton": "TYPE_BOOL"},
 }
 PAGES = {
@@ -73,6 +75,11 @@ class Feed:
         return TYPES[self.port.dtype][language]
 
     @property
+    def words(self) -> bool:
+        """Whether it holds strings."""
+        return self.port.dtype == "string"
+
+    @property
     def served(self) -> str:
         """Dimensions without the batch, as Triton has them."""
         dims = [size if isinstance(size, int) else -1 for size in self.port.shape[1:]]
@@ -95,6 +102,11 @@ class Deployment:
     outputs: tuple[Feed, ...]
     most_batch: int
     data: str | None
+
+    @property
+    def takes_words(self) -> bool:
+        """Whether an input holds strings."""
+        return any(feed.words for feed in self.inputs)
 
     @classmethod
     def of(cls, report: ExportReport, golden: Path, *, most_batch: int | None) -> Deployment:
@@ -137,6 +149,7 @@ class Deployment:
             "host": re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "model",
             "proof": proof,
             "card": proof["card"],
+            "columns": columns_of_card(proof["card"], self.inputs[0].name),
             "replayed": replayed,
             "signed": signed,
         }
@@ -154,4 +167,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["quoted"] = lambda text: json.dumps(text, ensure_ascii=False)  # a string in all languages here
+    made.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")  # of a table in Markdown
     return made

@@ -22,8 +22,10 @@ import onnxruntime
 from lrdiff_core.devices import torch_threads
 from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
 from lrdiff_export.model.signature import Arrays, as_arrays
+from lrdiff_export.model.text_inputs import TextInputs
 from lrdiff_export.onnx_file.load import load_onnx
 from lrdiff_export.records import json_ready
+from lrdiff_export.runtimes.arrays_file import load_arrays, save_arrays
 from lrdiff_export.runtimes.predictor import CPU_PROVIDER, OnnxPredictor, open_session
 from lrdiff_export.runtimes.sandbox import Limits, Sandbox
 
@@ -136,6 +138,7 @@ def measure_latency(
     rows: Arrays,
     *,
     module: nn.Module | None = None,
+    text: TextInputs | None = None,
     provider: str = CPU_PROVIDER,
     batches: Sequence[int] = BATCHES,
     threads: Sequence[int] = (1,),
@@ -148,6 +151,7 @@ def measure_latency(
         path_or_bytes: an ONNX file, or its bytes, which are trusted.
         rows: rows to feed, one array an input, repeated as often as a batch needs.
         module: called eagerly in turns with the file, positional; None to leave it out.
+        text: of a file that takes words: how it takes the columns of the rows, which hold their codes.
         provider: the execution provider that must run every node.
         batches: batch sizes.
         threads: numbers of threads.
@@ -160,19 +164,20 @@ def measure_latency(
         CheckFailed: a node was run by another provider.
     """
     arrays = as_arrays(rows)
+    feeds = arrays if text is None else tuple(text.split(arrays[0]))
     for count in threads:
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ConfigError(f"threads is {count!r}, not a whole number of 1 or more", help="write threads=[1, 2]")
     options: dict[str, Any] = {"provider": provider, "batches": [*batches], "threads": [*threads], "calls": calls}
     if isinstance(path_or_bytes, bytes) or limits is None:
-        return _timed(path_or_bytes, arrays, module=module, **options)
+        return _timed(path_or_bytes, feeds, arrays, module=module, **options)
     with Sandbox(limits) as sandbox:
-        sandbox.run(path_or_bytes, [one[:1] for one in arrays])  # what does not end is told at once
+        sandbox.run(path_or_bytes, [one[:1] for one in feeds])  # what does not end is told at once
         if module is not None:  # both are called in turns, in this process
-            return _timed(path_or_bytes, arrays, module=module, **options)
+            return _timed(path_or_bytes, feeds, arrays, module=module, **options)
         with tempfile.TemporaryDirectory() as folder:
             given = Path(folder, "rows.npz")
-            np.savez(given, *arrays)
+            save_arrays(given, feeds)
             seconds = len(batches) * len(threads) * 2 * (2 * LONGEST + limits.seconds)
             function = f"{__name__}:timed_file"
             made = sandbox.call(path_or_bytes, function, seconds, rows=str(given), **options)
@@ -181,12 +186,13 @@ def measure_latency(
 
 def timed_file(path: str, rows: str, **options: Any) -> dict[str, Any]:
     """What the process of a sandbox does: :func:`measure_latency` of a file alone, its rows from an npz file."""
-    with np.load(rows, allow_pickle=False) as arrays:
-        return asdict(_timed(path, [arrays[name] for name in arrays.files], module=None, **options))
+    feeds = load_arrays(rows)
+    return asdict(_timed(path, feeds, feeds, module=None, **options))
 
 
 def _timed(
     path_or_bytes: str | os.PathLike[str] | bytes,
+    rows: Sequence[np.ndarray],
     arrays: Sequence[np.ndarray],
     *,
     module: nn.Module | None,
@@ -202,16 +208,15 @@ def _timed(
         nodes = providers_by_node(data, provider=provider, threads=count)
         predictor = OnnxPredictor(data, threads=count, provider=provider)
         for batch in batches:
-            feeds = [one[np.arange(batch) % len(one)] for one in arrays]
-            ways: dict[str, Callable[[], Any]] = {
-                "run": partial(predictor.run, *feeds),
-                "I/O binding": predictor.bind(*feeds),
-            }
+            feeds = [one[np.arange(batch) % len(one)] for one in rows]
+            ways: dict[str, Callable[[], Any]] = {"run": partial(predictor.run, *feeds)}
+            if all(one.dtype.kind not in "OU" for one in feeds):  # words lie in no memory that could be bound
+                ways["I/O binding"] = predictor.bind(*feeds)
             if module is None:
                 times += measure_calls(ways, calls=calls, batch=batch, threads=count).values()
                 continue
             with torch_threads(count):
-                ways["eager"] = _eager(module, feeds)
+                ways["eager"] = _eager(module, [one[np.arange(batch) % len(one)] for one in arrays])
                 times += measure_calls(ways, calls=calls, batch=batch, threads=count).values()
     return LatencyReport(
         file="" if isinstance(path_or_bytes, bytes) else str(path_or_bytes),

@@ -23,11 +23,20 @@ from torch import nn
 from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_core.model import Predictor
 from lrdiff_export.model.ports import Port
+from lrdiff_export.model.text_inputs import TextInputs
 from lrdiff_export.onnx_file.load import load_onnx, model_inputs, parse_onnx
 from lrdiff_export.records import first_line
 from lrdiff_export.verify.verify import VerificationReport
 
-__all__ = ["ModelCard", "model_card", "measured_errors", "ports_of", "read_model_card", "weights_sha256"]
+__all__ = [
+    "ModelCard",
+    "model_card",
+    "measured_errors",
+    "ports_of",
+    "read_model_card",
+    "text_inputs_of",
+    "weights_sha256",
+]
 
 PREFIX = "lrdiff."
 _PACKAGES = ("lrdiff", "torch", "onnx", "onnxscript", "onnxruntime")
@@ -42,6 +51,7 @@ class ModelCard:
         target: name of what is predicted.
         classes: their names, in the order of the outputs.
         features: names of the columns of the first input.
+        columns: what each of these is, as a table's reader describes it: name, kind, categories and how it is written.
         normalisation: what the graph does to raw rows first, such as ``{"mean": [...], "inverse_std": [...]}``.
         units: unit of each input and output by its name.
         rates: the rate plan: learning rate of each parameter or layer.
@@ -59,13 +69,14 @@ class ModelCard:
     target: str = ""
     classes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    columns: tuple[Mapping[str, Any], ...] = ()
     normalisation: Mapping[str, Any] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("normalisation", "units", "rates", "recipe"):
+        for name in ("columns", "normalisation", "units", "rates", "recipe"):
             try:
                 _dump(getattr(self, name))
             except (TypeError, ValueError) as problem:
@@ -91,6 +102,7 @@ class ModelCard:
             "target": self.target,
             "classes": list(self.classes),
             "features": list(self.features),
+            "columns": list(self.columns),
             "normalisation": dict(self.normalisation),
             "rates": dict(self.rates),
             "recipe": dict(self.recipe),
@@ -135,10 +147,29 @@ def model_card(
         target=spec.target_name,
         classes=spec.classes,
         features=spec.feature_names,
+        columns=tuple(_said(column.to_dict()) for column in spec.columns),
         normalisation=normalisation,
         rates=rates or {},
         recipe=recipe or {},
     )
+
+
+def text_inputs_of(module: nn.Module, *, output_names: Sequence[str] = ()) -> TextInputs | None:
+    """Return how a file of one of our models takes its columns of categories as words; None where there are none.
+
+    Args:
+        module: :class:`lrdiff_core.model.Predictor` knows its columns.
+        output_names: of the file.
+
+    Example:
+        >>> text_inputs_of(nn.Linear(1, 1)) is None
+        True
+    """
+    if not isinstance(module, Predictor):
+        return None
+    spec = module.net.spec
+    words = {one.name: one.categories for one in spec.columns if one.kind == "category" and one.categories}
+    return TextInputs.of(spec.feature_names, words, taken=output_names) if words else None
 
 
 def ports_of(

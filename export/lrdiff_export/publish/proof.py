@@ -38,6 +38,8 @@ def proof_of(report: ExportReport, file: str, card: Mapping[str, Any]) -> dict[s
         if domain.most_batch is None
         else f"batches of up to {domain.most_batch} rows",
     ]
+    if verified.words is not None:
+        proven.insert(1, verified.words.sentence)
     if verified.agrees_up_to is not None:
         proven.append(f"the given rows up to {verified.agrees_up_to:g} times as large")
     return {
@@ -53,6 +55,7 @@ def proof_of(report: ExportReport, file: str, card: Mapping[str, Any]) -> dict[s
             "ir_version": report.ir_version,
         },
         "proven": proven,
+        "words": None if verified.words is None else verified.words.to_dict(),
         "outside": [*_too_few(domain), *domain.sentences, JUDGED],
         "domain": domain.to_dict(),
         "inputs": [port.to_dict() for port in report.inputs],

@@ -18,6 +18,7 @@ class OnnxReferenceBackend(FileBackend):
     """
 
     ran_on = "nowhere"
+    takes_words = True
 
     def prepare(self, model: OnnxFile) -> Predict:
         """Return a function that evaluates an ONNX file."""

@@ -36,6 +36,7 @@ class OnnxRuntimeBackend(FileBackend):
 
     provider = CPU_PROVIDER
     level = "all"
+    takes_words = True
 
     def __init__(self) -> None:
         self._session: onnxruntime.InferenceSession | None = None
@@ -88,6 +89,7 @@ def _register_providers() -> None:
                 f"onnxruntime-{provider.removesuffix('ExecutionProvider').lower()}",
                 provider=provider,
                 device=_DEVICES.get(provider, "cpu"),
+                takes_words=False,  # ONNX Runtime has its encoders on the CPU alone
                 keeps_denormals=False,  # GPUs and their compilers flush them where that is faster
             )(OnnxRuntimeBackend)
 

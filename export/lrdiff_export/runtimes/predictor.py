@@ -174,8 +174,10 @@ class OnnxPredictor:
             named: the same by name.
 
         Raises:
-            DataError: as for :meth:`run`.
+            DataError: as for :meth:`run`, or an input takes words, which lie in no memory that stays.
         """
+        if words := [name for name, dtype in zip(self.input_names, self._dtypes, strict=True) if dtype.kind == "O"]:
+            raise DataError(f"input {words[0]!r} takes words, which cannot be bound", help="call run() with them")
         return Bound(self._session, self._feed(rows, named), self._outputs)
 
     def _feed(self, rows: tuple[np.ndarray, ...], named: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from lrdiff_core.errors import CheckFailed, ConfigError
 
 __all__ = [
     "BACKENDS", "Backend", "Facts", "FileBackend", "OnnxFile", "Predict", "RanElsewhereError", "find_backends",
-    "register_backend",
+    "refuses_words", "register_backend",
 ]  # fmt: skip
 
 OnnxFile = bytes | str | os.PathLike[str]
@@ -66,7 +66,10 @@ class Backend(Protocol):
 
 
 class FileBackend:
-    """What backends of ONNX files usually promise: float32 on the CPU, at once, and nothing to give back."""
+    """What backends of ONNX files usually promise: float32 on the CPU, at once, and nothing to give back.
+
+    ``takes_words`` says whether it runs files with inputs of strings and the encoders of ``ai.onnx.ml``.
+    """
 
     name = ""
     device = "cpu"
@@ -74,6 +77,7 @@ class FileBackend:
     needs_onnx = True
     heavy = False
     keeps_denormals = True
+    takes_words = False
     library: str | None = None  # imported by prepare()
 
     def availability(self) -> str | None:
@@ -143,6 +147,19 @@ def find_backends(names: Sequence[str], *, of_files: bool = False) -> list[Backe
         if name not in suited:
             raise ConfigError(f"{name} runs a module, not an ONNX file", help=f"backends of files: {', '.join(suited)}")
     return [BACKENDS[name] for name in names]
+
+
+def refuses_words(backend: Backend) -> str | None:
+    """Return why a backend does not run files that take words; None where it does.
+
+    Example:
+        >>> from lrdiff_export.runtimes import BACKENDS as known
+        >>> refuses_words(known["onnxruntime"]), refuses_words(known["openvino"])
+        (None, 'not taken by openvino: needs ai.onnx.ml and strings')
+    """
+    if getattr(backend, "takes_words", False):
+        return None
+    return f"not taken by {backend.name}: needs ai.onnx.ml and strings"
 
 
 def file_bytes(model: OnnxFile) -> bytes:

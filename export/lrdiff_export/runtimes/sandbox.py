@@ -76,6 +76,11 @@ class ModelPorts:
     inputs: tuple[tuple[str, str, tuple[int | str | None, ...]], ...]
     outputs: tuple[tuple[str, str, tuple[int | str | None, ...]], ...]
 
+    @property
+    def takes_words(self) -> bool:
+        """Whether an input takes strings."""
+        return any(kind == "tensor(string)" for _, kind, _ in self.inputs)
+
 
 class Sandbox:
     """A child process that opens one file after another; a context manager.
@@ -246,6 +251,7 @@ class SandboxedBackend:
     def __init__(self, inner: Backend, sandbox: Sandbox) -> None:
         self.name, self.device, self.dtype = inner.name, inner.device, inner.dtype
         self.needs_onnx, self.heavy, self.keeps_denormals = True, inner.heavy, inner.keeps_denormals
+        self.takes_words = getattr(inner, "takes_words", False)
         self.availability = inner.availability
         self._sandbox = sandbox
         self._opened: list[OpenModel] = []

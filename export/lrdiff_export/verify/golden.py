@@ -31,6 +31,7 @@ from lrdiff_export.model.text_inputs import TextInputs
 from lrdiff_export.onnx_file.external_data import DataFile, is_plain, sha256_of
 from lrdiff_export.records import first_line, json_ready
 from lrdiff_export.runtimes import find_backends
+from lrdiff_export.runtimes.protocol import refuses_words
 from lrdiff_export.runtimes.sandbox import Sandbox, in_sandbox
 from lrdiff_export.verify.compare import Budget, Verdict, judge_output
 
@@ -352,6 +353,8 @@ def _run_backend(
     (backend,) = find_backends([name], of_files=True)
     if (reason := backend.availability()) is not None:
         raise UnavailableError(reason, help="see lrdiff doctor, or take another --runtime")
+    if any(one.dtype.kind == "U" for one in feeds.values()) and (reason := refuses_words(backend)) is not None:
+        raise UnavailableError(reason, help="lrdiff export RUN --string-inputs off writes a file that takes codes")
     with Sandbox() as sandbox, sandbox.open(model) as opened:
         inputs, names = ([one[0] for one in several] for several in (opened.ports.inputs, opened.ports.outputs))
         if sorted(inputs) != sorted(feeds):

@@ -30,6 +30,7 @@ class NodeBackend(FileBackend):
     """
 
     heavy = True
+    takes_words = True
     package = "onnxruntime-web"
     memory: int | None = None  # bytes that the process may hold
 
@@ -128,10 +129,15 @@ class ChromiumBackend(NodeBackend):
 
 
 def _packed(rows: np.ndarray) -> dict[str, Any]:
+    if rows.dtype.kind in "OU":
+        words = [word if isinstance(word, str) else "" for word in rows.ravel().tolist()]
+        return {"dtype": "string", "shape": list(rows.shape), "data": words}
     data = np.ascontiguousarray(rows)
     return {"dtype": str(data.dtype), "shape": list(data.shape), "data": base64.b64encode(data.tobytes()).decode()}
 
 
 def _unpacked(output: dict[str, Any]) -> np.ndarray:
+    if output["dtype"] == "string":
+        return np.array(output["data"], object).reshape(output["shape"])
     data = np.frombuffer(base64.b64decode(output["data"]), dtype=output["dtype"])
     return data.reshape(output["shape"]).copy()

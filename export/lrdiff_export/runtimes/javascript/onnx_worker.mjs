@@ -9,7 +9,7 @@
 //
 // `--serve FOLDER/node_modules onnxruntime-web|onnxruntime-node` answers jobs, a line of JSON each; `serve` does so in a
 // browser, from a server on the loopback. {job: "load", model: place, weights: {name: place}} gives {model: number},
-// where a place is a path or an address; {job: "run", model: number, feeds: {name: {dtype, shape, data: base64}}} gives
+// where a place is a path or an address; {job: "run", model: number, feeds: {name: {dtype, shape, data: base64, or words}}} gives
 // {outputs: {name: {dtype, shape, data}}}; what goes wrong gives {error: text}.
 
 const KINDS = {
@@ -65,10 +65,22 @@ function readNpy(bytes) {
   const length = wide ? view.getUint32(8, true) : view.getUint16(8, true);
   const start = (wide ? 12 : 10) + length;
   const header = new TextDecoder().decode(bytes.subarray(wide ? 12 : 10, start));
-  const dtype = NUMPY[/'descr': '([^']+)'/.exec(header)?.[1]];
+  const descr = /'descr': '([^']+)'/.exec(header)?.[1];
+  const letters = /^<U(\d+)$/.exec(descr)?.[1];
+  const dtype = letters ? "string" : NUMPY[descr];
   if (!dtype || /'fortran_order': True/.test(header)) throw new Error(`cannot read an array of ${header.trim()}`);
   const shape = /'shape': \(([^)]*)\)/.exec(header)[1].split(",").filter((s) => s.trim()).map(Number);
+  if (letters) return { dtype, shape, data: readWords(bytes.slice(start), Number(letters), shape.reduce((a, b) => a * b, 1)) };
   return { dtype, shape, data: new KINDS[dtype](bytes.slice(start).buffer) };
+}
+
+// NumPy's strings: so many code points of four bytes each, zeros after the end.
+function readWords(bytes, letters, count) {
+  const points = new Uint32Array(bytes.buffer);
+  return Array.from({ length: count }, (_, word) => {
+    const own = points.subarray(word * letters, (word + 1) * letters);
+    return String.fromCodePoint(...own.subarray(0, own.findLastIndex((one) => one !== 0) + 1));
+  });
 }
 
 // Judges as lrdiff_export.verify does: units of eps at the output's scale for floats, equality for the rest.
@@ -126,10 +138,10 @@ function makeWorker(ort, provider, read) {
         return { model: sessions.push(await open(ort, await read(job.model), provider, weights)) - 1 };
       }
       const given = Object.entries(job.feeds);
-      const feeds = given.map(([name, one]) => [name, { ...one, data: new KINDS[one.dtype](toBytes(one.data).buffer) }]);
+      const feeds = given.map(([name, one]) => [name, { ...one, data: one.dtype === "string" ? one.data : new KINDS[one.dtype](toBytes(one.data).buffer) }]);
       const outputs = {};
       for (const [name, one] of Object.entries(await sessions[job.model].run(feed(ort, Object.fromEntries(feeds))))) {
-        outputs[name] = { dtype: one.type, shape: one.dims, data: toBase64(one.data) };
+        outputs[name] = { dtype: one.type, shape: one.dims, data: one.type === "string" ? one.data : toBase64(one.data) };
       }
       return { outputs };
     } catch (problem) {
