@@ -22,10 +22,11 @@ __all__ = ["PRESETS", "CompareConfig", "Impute", "OptimizerName", "RunConfig", "
 
 OptimizerName = Literal["sgd", "adam", "adamw", "muon"]
 ScheduleName = Literal["constant", "linear", "cosine", "1-sqrt", "inverse_sqrt"]
-Impute = Literal["none", "mean", "median", "drop"]
+Impute = Literal["auto", "none", "mean", "median", "drop"]
 
 Fraction = Annotated[float, Field(gt=0.0, lt=0.5)]
 PositiveInt = Annotated[int, Field(ge=1)]
+Columns = Annotated[tuple[str, ...], Field(strict=False)]
 ClassWeight = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 STEPS = 2000  # of a training whose epochs are left open: enough for any rate of the sweep near the best one
@@ -85,8 +86,18 @@ class RunConfig(BaseModel):
     """The column to predict; only a file needs it."""
     task: Literal["auto", "binary", "multiclass", "regression"] = "auto"
     """auto (by the target), binary, multiclass or regression."""
-    impute: Impute = "none"
-    """Missing values: none (refuse them), mean, median (filled inside the model) or drop (leave the rows out)."""
+    drop: Columns = ()
+    """Columns to leave out."""
+    categorical: Columns = ()
+    """Columns whose values are names, also where they look like numbers."""
+    id: Columns = ()
+    """Columns that name a row: no features, repeated beside predictions."""
+    numeric: Columns = ()
+    """Columns of numbers; any text among them counts as missing."""
+    date: Columns = ()
+    """Columns of dates; "COLUMN=%d/%m/%Y" also says how they are written."""
+    impute: Impute = "auto"
+    """Missing values: auto (the median, and a column that says where), none (refuse them), mean, median or drop."""
     validation: Fraction = 0.15
     """Share of the rows that choices are made on."""
     test: Fraction | str = TEST_SHARE
@@ -145,6 +156,11 @@ class RunConfig(BaseModel):
             test=self.test if isinstance(self.test, str) else None,
             groups=self.groups,
             time=self.time,
+            drop=self.drop,
+            categorical=self.categorical,
+            id=self.id,
+            numeric=self.numeric,
+            date=self.date,
         )
 
     def split(self, table: Table, *, seed: int | None = None) -> Split:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lrdiff_core.data import Split, Table
-from lrdiff_core.data.spec import encoded_names
+from lrdiff_core.data.spec import encoded_names, wishes_of
 from lrdiff_core.devices import choose_device, compiler_status, repeatable
 from lrdiff_core.errors import ConfigError, UnavailableError
 from lrdiff_core.model import ModelSpec, TabularNet, build_model
@@ -135,7 +135,7 @@ def model_spec(table: Table, config: RunConfig) -> ModelSpec:
         feature_names=table.feature_names,
         classes=table.classes,
         target_name=table.target_name,
-        fills_missing=config.impute in ("mean", "median"),
+        fills_missing=config.impute in ("mean", "median") or any(column.flags_missing for column in table.columns),
         columns=table.columns,
         ids=tuple(column.column for column in table.left_out if column.kind in ("id", "index")),
     )
@@ -183,12 +183,12 @@ def prepare(
         table: the rows.
         split: which rows are for what.
         device: where training happens.
-        impute: ``"mean"`` or ``"median"`` when missing values are filled.
+        impute: ``"mean"``, ``"median"`` or ``"auto"`` (the median too) when missing values are filled.
         class_weight: as in the settings.
     """
     training = torch.from_numpy(table.features[split.train])
     encoded = training if net.encode is None else net.encode(training)
-    net.standardize.fit(encoded.numpy(), fill="median" if impute == "median" else "mean")
+    net.standardize.fit(encoded.numpy(), fill="median" if impute in ("auto", "median") else "mean")
     if table.task == "regression":
         values = table.target[split.train].astype(np.float64)
         net.target_mean.fill_(values.mean())
@@ -259,6 +259,7 @@ def set_up(
             "patience": config.epochs_of_patience(len(split.train)),
             "device": device.type,
             "seed": seed,
+            **(wishes_of(table.columns, table.left_out, config.numeric) if table.columns else {}),
         }
     )
     return Setup(net=net.to(device), plan=plan, rows=rows, device=device, config=resolved)

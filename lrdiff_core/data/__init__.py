@@ -2,7 +2,8 @@
 
 from lrdiff_core.data.builtin import BUILTIN_TABLES
 from lrdiff_core.data.doubts import Doubt, find_doubts
-from lrdiff_core.data.load import load_table, read_features
+from lrdiff_core.data.load import load_table
+from lrdiff_core.data.read import read_features, read_rows
 from lrdiff_core.data.spec import ColumnSpec
 from lrdiff_core.data.split import describe_split, fold_table, split_table
 from lrdiff_core.data.splitting.keys import SplitKeys
@@ -21,5 +22,6 @@ __all__ = [
     "fold_table",
     "load_table",
     "read_features",
+    "read_rows",
     "split_table",
 ]

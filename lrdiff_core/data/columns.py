@@ -15,19 +15,30 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = [
+    "BOOLEAN_WORDS",
+    "LOOSE",
     "MISSING",
     "Column",
     "as_column",
+    "as_text",
     "boolean_words",
     "describe_faults",
+    "known_texts",
     "read_numbers",
     "read_strings",
     "refuse_type",
+    "refuse_text",
     "fault_text",
 ]
 
 MISSING = ("", "na", "n/a", "null", "nan")
 """How a missing value is written, in capitals or not, with spaces around it or not."""
+
+LOOSE = ("none", "?", "-", "--", ".", "n.a.", "#n/a", "<na>", "nat")
+"""What else is a missing value, but for a target, and where nothing else would be left than one text."""
+
+BOOLEAN_WORDS = (("true", "false"), ("yes", "no"), ("y", "n"), ("t", "f"), ("on", "off"))
+"""Pairs of words for 1 and 0, in capitals or not."""
 
 _SHOWN = 3  # columns named in one message
 
@@ -86,8 +97,41 @@ def boolean_words(strings: pl.Series) -> pl.Series:
     return strings.str.to_lowercase().replace_strict({"true": 1.0, "false": 0.0}, default=None, return_dtype=pl.Float64)
 
 
-def read_numbers(column: pl.Series, *, source: str) -> Column:
+def as_text(column: pl.Series) -> pl.Series:
+    """Any column as texts without spaces around them, null where there is no value; whole numbers without a point.
+
+    Example:
+        >>> import polars as pl
+        >>> as_text(pl.Series([1.0, 2.5, None])).to_list(), as_text(pl.Series([True])).to_list()
+        (['1', '2.5', None], ['true'])
+    """
+    import polars as pl
+
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
+        known = column.drop_nulls().to_numpy()
+        if np.isfinite(known).all() and (known % 1 == 0).all() and (np.abs(known) < 2.0**53).all():
+            column = column.cast(pl.Int64)
+        else:
+            texts = [None if one is None else repr(int(one) if one % 1 == 0 else one) for one in column]
+            return pl.Series(column.name, texts, dtype=pl.String)
+    return column.cast(pl.String).str.strip_chars()
+
+
+def known_texts(texts: pl.Series, *, loose: bool = True) -> pl.Series:
+    """The same with null for every way to write a missing value; ``loose``: for :data:`LOOSE`, too."""
+    words = (*MISSING, *LOOSE) if loose else MISSING
+    return texts.set(texts.str.to_lowercase().is_in(list(words)).fill_null(True), None)
+
+
+def read_numbers(column: pl.Series, *, source: str, missing: Sequence[str] = (), lenient: bool = False) -> Column:
     """One feature column as numbers; ``true`` and ``false`` count as 1 and 0.
+
+    Args:
+        column: of numbers, booleans or strings.
+        source: of the table, for messages.
+        missing: further words for a missing value.
+        lenient: whether any other text counts as missing.
 
     Raises:
         DataError: the column holds text, with the first bad value and its row, or a type that is not numeric.
@@ -97,14 +141,18 @@ def read_numbers(column: pl.Series, *, source: str) -> Column:
     if column.dtype == pl.String:
         numbers = column.cast(pl.Float64, strict=False)
         if numbers.null_count():  # most columns are plain numbers, and of wide tables there are thousands
-            strings = read_strings(column)
+            strings = known_texts(as_text(column))
             numbers = strings.cast(pl.Float64, strict=False)
             numbers = numbers.zip_with(numbers.is_not_null(), boolean_words(strings))
-            text = (strings.is_not_null() & numbers.is_null()).arg_true()
-            if len(text):
-                _refuse_text(strings[text[0]], name=column.name, row=text[0] + 1, source=source)
+            text = (strings.is_not_null() & numbers.is_null() & ~strings.is_in(list(missing))).arg_true()
+            if len(text) and not lenient:
+                refuse_text(strings[text[0]], name=column.name, row=text[0] + 1, source=source)
     elif column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null):
         numbers = column.cast(pl.Float64)
+    elif column.dtype == pl.Duration:
+        numbers = column.dt.total_microseconds().cast(pl.Float64) / 1e6
+    elif column.dtype == pl.Time:
+        numbers = column.cast(pl.Int64).cast(pl.Float64) / 1e9
     else:
         refuse_type(column, source=source, use="turn it into numbers, or remove the column")
     return as_column(column.name, numbers)
@@ -127,13 +175,16 @@ def refuse_type(column: pl.Series, *, source: str, use: str) -> NoReturn:
     raise DataError(f"column {quoted(column.name)} of {source} is of type {kind}, not numbers", help=use)
 
 
-def _refuse_text(value: str, *, name: str, row: int, source: str) -> NoReturn:
-    parts = value.split(",")
-    if len(parts) == 2 and all(part.lstrip("+-").isdigit() for part in parts):
-        help = f"write decimals with a point: {quoted('.'.join(parts))}"
-    else:
-        help = "turn the column into numbers, or remove it; row 1 is the first row below the header"
-    raise DataError(f"column {quoted(name)} of {source} holds text: {quoted(value)} in row {row}", help=help)
+def refuse_text(value: str, *, name: str, row: int, source: str, wanted: str = "turn it into numbers") -> NoReturn:
+    """Refuse a cell of text.
+
+    Raises:
+        DataError: always.
+    """
+    raise DataError(
+        f"column {quoted(name)} of {source} holds text: {quoted(value)} in row {row}",
+        help=f"{wanted}, or leave the value out; row 1 is the first row below the header",
+    )
 
 
 def describe_faults(columns: Iterable[Column], *, source: str) -> str | None:

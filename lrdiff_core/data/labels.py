@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lrdiff_core.data.columns import Column, as_column, boolean_words, fault_text, read_strings, refuse_type
+from lrdiff_core.data.numbers import find_number_format, parse_number
 from lrdiff_core.data.table import Task
 from lrdiff_core.errors import DataError
 from lrdiff_core.text import count, listed, quoted
@@ -72,6 +73,8 @@ def read_target(column: pl.Series, *, source: str) -> Target:
     elif column.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean):
         strings = read_strings(column.cast(pl.String))
         cast = strings.cast(pl.Float64, strict=False)
+        if cast.null_count() > strings.null_count():
+            cast = _written(strings, cast)
         if cast.null_count() == strings.null_count():
             kind = "number"
         elif boolean_words(strings).null_count() == strings.null_count():
@@ -90,6 +93,17 @@ def read_target(column: pl.Series, *, source: str) -> Target:
         words=(strings.is_not_null() & cast.is_null()).to_numpy(),
         bad=strings.is_null().to_numpy() if numbers is None else numbers.bad,
     )
+
+
+def _written(strings: pl.Series, cast: pl.Series) -> pl.Series:
+    """Amounts such as $1,200 or 1,5; the same as before where labels are none."""
+    import polars as pl
+
+    texts = strings.drop_nulls().unique().to_list()
+    found = find_number_format(texts)
+    if found is None:
+        return cast
+    return strings.replace_strict({text: parse_number(text, found[0]) for text in texts}, return_dtype=pl.Float64)
 
 
 def encode_target(

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from lrdiff_core.data.builtin import BUILTIN_TABLES
-from lrdiff_core.data.columns import Column, describe_faults, read_numbers
+from lrdiff_core.data.columns import Column, describe_faults
 from lrdiff_core.data.formats import STANDARD_INPUT, SUFFIXES, read_frame, table_name
 from lrdiff_core.data.frames import SOURCE, to_frame
+from lrdiff_core.data.kinds import Wishes, recognise
 from lrdiff_core.data.labels import Target, encode_target, read_target
+from lrdiff_core.data.read import matrix_of, read_column
+from lrdiff_core.data.spec import ColumnSpec
 from lrdiff_core.data.splitting.columns import KeyedFrame, split_frame
 from lrdiff_core.data.table import Impute, Table, Task
 from lrdiff_core.errors import DataError
 from lrdiff_core.text import check_choice, check_seed, count, listed, nearest_first, quoted
 
-__all__ = ["load_table", "read_features"]
+__all__ = ["load_table"]
 
-_ROWS_SHOWN = 5  # rows named in one message
+_MODEL_KINDS = ("number", "boolean", "category", "date", "time")
 _IMPUTE_HELP = "`--impute mean|median|drop` fills them in from the training rows, or drops their rows"
 
 
@@ -30,18 +34,34 @@ def load_table(
     *,
     target: str | None = None,
     task: Literal["auto"] | Task = "auto",
-    impute: Impute = "none",
+    impute: Impute = "auto",
     seed: int = 0,
     columns: Sequence[str] | None = None,
     test: Any = None,
     groups: str | None = None,
     time: str | None = None,
+    drop: Sequence[str] = (),
+    categorical: Sequence[str] = (),
+    id: Sequence[str] = (),
+    numeric: Sequence[str] = (),
+    date: Sequence[str] = (),
 ) -> Table:
     """Load a built-in table by its name, a file by its path, or a table in memory.
 
     A pandas, polars or pyarrow table gives what the same table in a file gives; the index of a pandas table is not
-    a column. Every column of a table but the target is a feature. Rows are counted from 1, the first below the header.
-    In CSV, an empty cell, NA, N/A, null and nan are missing values; true and false count as 1 and 0.
+    a column. Rows are counted from 1, the first below the header. Every column but the target is looked at:
+
+    * numbers, also with thousands separators, decimal commas, currencies, percent, negatives in parentheses;
+    * booleans: true and false, yes and no, y and n, t and f, on and off are 1 and 0;
+    * dates and timestamps, in UTC, as days since 1970 and seconds of the day. Dates that can be read in two ways,
+      such as 3/4/2021, are refused;
+    * categories: text with at most 20 different values, or with 100 that repeat; of more, the 100 most common.
+      Whole numbers with zeros in front, such as 01234, are categories;
+    * left out: an index (0, 1, 2, ... or 1, 2, 3, ... in 20 rows or more), ids (text, or whole numbers under a name
+      that ends in id, that never repeat), other text, and columns without a value.
+
+    In text, an empty cell, NA, N/A, null, nan, none, ?, -, --, . and a few more are missing values.
+    ``Table.columns`` and ``Table.left_out`` say what was taken for what, and why.
 
     With ``task="auto"``: text and boolean labels are classes; so are numbers with two distinct values; so are
     whole numbers with at most 20 distinct values, each occurring at least twice on average; all else is
@@ -52,9 +72,10 @@ def load_table(
             or pyarrow table, a NumPy array with named fields, or one of [rows, columns].
         target: the column to predict; needed for all but a built-in table.
         task: what the target is to be taken for.
-        impute: what to do about features that are missing, infinite or too large for float32: refuse them
-            (``none``), leave NaN for the model to fill in from the training rows (``mean``, ``median``), or
-            drop their rows (``drop``). Rows without a target are always dropped.
+        impute: what to do about numbers and dates that are missing, infinite or too large for float32: leave NaN for
+            the model to fill in from the training rows (``mean``, ``median``), with the median and a column more that
+            says where (``auto``), refuse them (``none``), or drop their rows (``drop``). Rows without
+            a target are always dropped. A missing category has the code 0, whatever is written here.
         seed: of the generator behind the table ``seed``; nothing else here is random.
         columns: names of the columns of a plain array; left out: ``x1``, ``x2``, ...
         test: a second file or table with the same columns, whose rows and no others are the test part of every
@@ -62,6 +83,11 @@ def load_table(
         groups: a column whose equal values stay in one part of every split; it is no feature.
         time: a column of dates, timestamps or numbers: every split trains on the earliest rows and tests on the
             latest; it is no feature.
+        drop: columns to leave out.
+        categorical: columns whose values are names, also where they look like numbers.
+        id: columns that name a row: no features, repeated beside predictions.
+        numeric: columns of numbers; any text among them counts as missing.
+        date: columns of dates; ``COLUMN=%d/%m/%Y`` also says how they are written.
 
     Returns:
         The table, its notes saying what was dropped, left to fill in, or recognised.
@@ -80,11 +106,16 @@ def load_table(
     check_choice("task", task, ("auto", *get_args(Task)))
     check_choice("impute", impute, get_args(Impute))
     check_seed(seed)
+    wishes = Wishes(
+        drop=tuple(drop), categorical=tuple(categorical), id=tuple(id), numeric=tuple(numeric), date=tuple(date)
+    )
     is_file = isinstance(source, str | os.PathLike)
     if is_file and columns is not None:
         raise DataError(f"columns= is given, and {quoted(str(source))} names its own", help="leave columns= out")
     if isinstance(source, str) and source != STANDARD_INPUT and not Path(source).suffix and not Path(source).is_file():
-        given = {"test": test, "groups": groups, "time": time}
+        given = {"test": test, "groups": groups, "time": time} | {
+            wish: getattr(wishes, wish) or None for wish in ("drop", "categorical", "id", "numeric", "date")
+        }
         for name in (name for name, value in given.items() if value is not None):
             raise DataError(
                 f"{name} is given, and built-in table {quoted(source)} has no such file or column",
@@ -101,59 +132,9 @@ def load_table(
         target=target,
         task=task,
         impute=impute,
+        wishes=wishes,
+        indexed=not isinstance(source, np.ndarray),
     )
-
-
-def read_features(source: Any, *, feature_names: Sequence[str], impute: Impute = "none") -> np.ndarray:
-    r"""Read the rows of a prediction: the model's columns by name, in its order; other columns are ignored.
-
-    Args:
-        source: a file or a table in memory, as for :func:`load_table`; it needs no target.
-        feature_names: what the model was trained on.
-        impute: as the model was trained. With ``mean`` and ``median`` values that are missing, infinite or too
-            large become NaN, which the model fills in; otherwise they are an error, for a prediction drops no row.
-
-    Returns:
-        float32 [rows, features].
-
-    Raises:
-        DataError: the file cannot be read, a column is missing, or a value is not a finite number.
-        ConfigError: ``impute`` is none of its choices.
-
-    Example:
-        >>> import pathlib, tempfile
-        >>> file = pathlib.Path(tempfile.mkdtemp()) / "new.csv"
-        >>> _ = file.write_text("b,id,a\n1,first,2\n")
-        >>> read_features(file, feature_names=["a", "b"]).tolist()
-        [[2.0, 1.0]]
-    """
-    check_choice("impute", impute, get_args(Impute))
-    if isinstance(source, str | os.PathLike):
-        path: str | Path = Path(source)
-        frame, _ = read_frame(Path(source))
-    else:
-        path, frame = SOURCE, to_frame(source)
-    lacking = [name for name in feature_names if name not in frame.columns]
-    if lacking:
-        raise DataError(
-            f"{path} lacks {count(len(lacking), 'column')} of the model: {listed(lacking)}",
-            help=f"columns of the file, nearest first: {listed(nearest_first(lacking[0], frame.columns))}",
-        )
-    columns = [read_numbers(frame[name], source=str(path)) for name in feature_names]
-    if impute == "drop":
-        rows = np.flatnonzero(np.any([column.bad for column in columns], axis=0)) + 1
-        if rows.size:
-            shown = ", ".join(str(row) for row in rows[:_ROWS_SHOWN])
-            more = f" and {rows.size - _ROWS_SHOWN} more" if rows.size > _ROWS_SHOWN else ""
-            raise DataError(
-                f"{path} has values that are not finite numbers in row{'s' if rows.size > 1 else ''} {shown}{more}",
-                help="prediction never drops a row: remove these, or train with `--impute mean|median`",
-            )
-    elif impute == "none":
-        faults = describe_faults(columns, source=str(path))
-        if faults:
-            raise DataError(faults, help="fill them in, or train with `--impute mean|median` so that the model does")
-    return _matrix(columns)
 
 
 def _built_in(name: str, *, target: str | None, task: Literal["auto"] | Task, seed: int) -> Table:
@@ -186,6 +167,8 @@ def _from_frame(
     target: str | None,
     task: Literal["auto"] | Task,
     impute: Impute,
+    wishes: Wishes,
+    indexed: bool,
 ) -> Table:
     frame, source = keyed.frame, keyed.source
     if target is None:
@@ -199,11 +182,20 @@ def _from_frame(
         raise DataError(
             f"{source} has no column besides the target {quoted(target)}", help="add at least one feature column"
         )
-    columns = [read_numbers(frame[name], source=source) for name in frame.columns if name != target]
+    specs, left_out = _kinds(keyed, notes, target, wishes, indexed)
+    read = [(spec, read_column(frame[spec.column], spec, source=source)) for spec in specs]
+    if any(not column.bad.all() for _, column in read):
+        left_out += [replace(spec, kind="empty", rule="no number in it") for spec, column in read if column.bad.all()]
+        read = [(spec, column) for spec, column in read if not column.bad.all()]
+    columns = [column for _, column in read]
+    flagged = impute == "auto"
+    specs = [
+        replace(spec, flags_missing=flagged and spec.kind != "time" and bool(column.bad.any())) for spec, column in read
+    ]
     labels = read_target(frame[target], source=source)
     keep = _rows_to_keep(columns, labels, impute=impute)
     values, classes, task = encode_target(labels, keep, task=task)
-    features = _matrix(columns)[keep]
+    features = matrix_of(columns)[keep]
     return Table(
         features=features,
         target=values,
@@ -214,8 +206,48 @@ def _from_frame(
         target_name=target,
         source=kind,
         notes=(*notes, *_notes(features, labels, impute)),
+        columns=tuple(specs),
+        left_out=tuple(left_out),
         split_keys=keyed.keys.take(keep),
     )
+
+
+def _kinds(
+    keyed: KeyedFrame, notes: Sequence[str], target: str, wishes: Wishes, indexed: bool
+) -> tuple[list[ColumnSpec], list[ColumnSpec]]:
+    """What columns are features, and those that are left out; rows of a test file have no say in it.
+
+    Unless ``indexed``, numbers are never taken for an index or an id, as in an array whose columns have no names.
+    """
+    frame, source = keyed.frame, keyed.source
+    wishes.check(frame.columns, target=target, source=source)
+    held = keyed.keys.test
+    seen = frame if held is None else frame.filter(~held)
+    semicolons = any('";"' in note for note in notes)
+    found = [
+        spec
+        for name in frame.columns
+        if name != target
+        for spec in recognise(
+            seen[name],
+            names=frame.columns,
+            wishes=wishes,
+            source=source,
+            decimal_commas=semicolons,
+            indexed=indexed,
+        )
+    ]
+    if not any(spec.kind in _MODEL_KINDS for spec in found):  # better than nothing
+        found = [replace(spec, kind="number") if spec.kind == "index" else spec for spec in found]
+    specs = [spec for spec in found if spec.kind in _MODEL_KINDS]
+    left_out = [spec for spec in found if spec.kind not in _MODEL_KINDS]
+    if not specs:
+        said = "; ".join(f"{quoted(spec.name)}: {spec.rule}" for spec in left_out[:3])
+        raise DataError(
+            f"{source} has no column to learn from besides the target {quoted(target)}: {said}",
+            help="bring columns of numbers, dates or repeated text, or say what one is: --numeric, --categorical",
+        )
+    return specs, left_out
 
 
 def _rows_to_keep(columns: Sequence[Column], labels: Target, *, impute: Impute) -> np.ndarray:
@@ -237,20 +269,7 @@ def _rows_to_keep(columns: Sequence[Column], labels: Target, *, impute: Impute) 
         faults = describe_faults(columns, source=labels.source)
         if faults:
             raise DataError(faults, help=_IMPUTE_HELP)
-    empty = [column.name for column in columns if column.bad.all()]
-    if empty:
-        raise DataError(
-            f"{labels.source} has no finite number in {count(len(empty), 'column')}: {listed(empty)}",
-            help=f"remove {'it' if len(empty) == 1 else 'them'}: there is nothing to compute a {impute} from",
-        )
     return keep
-
-
-def _matrix(columns: Sequence[Column]) -> np.ndarray:
-    """float32 [rows, columns], NaN for every bad value."""
-    values = np.stack([column.values for column in columns], axis=1)
-    values[~np.isfinite(values)] = np.nan
-    return values
 
 
 def _notes(features: np.ndarray, labels: Target, impute: Impute) -> list[str]:
@@ -268,6 +287,7 @@ def _notes(features: np.ndarray, labels: Target, impute: Impute) -> list[str]:
         where = count(int(holes.any(axis=0).sum()), "column")
         notes.append(
             f"{count(int(holes.sum()), 'value')} in {where} missing or not finite, "
-            f"filled in with the {impute} of the training rows"
+            f"filled in with the {'median' if impute == 'auto' else impute} of the training rows"
+            + (", and flagged in a column more" if impute == "auto" else "")
         )
     return notes

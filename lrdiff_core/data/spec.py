@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["ColumnKind", "ColumnSpec", "encoded_names", "scaled_columns"]
+__all__ = ["ColumnKind", "ColumnSpec", "encoded_names", "scaled_columns", "wishes_of"]
 
 ColumnKind = Literal["number", "boolean", "category", "date", "time", "id", "index", "text", "empty", "dropped"]
 """The first five are columns of the model; the others are left out of it."""
@@ -39,6 +39,8 @@ class ColumnSpec:
         categories: of a category, sorted.
         format: how cells are read, such as ``plain``, ``1.234,5`` or ``%d/%m/%Y``.
         source: the column of the file, where that has another name.
+        missing: words that stand for a missing value, besides the usual ones.
+        lenient: whether any text that is no number stands for a missing value.
         flags_missing: the model also gets a column that is 1 where the value is missing.
         rule: why it was taken for that, in words; never compared.
 
@@ -52,6 +54,8 @@ class ColumnSpec:
     categories: tuple[str, ...] = ()
     format: str = "plain"
     source: str = ""
+    missing: tuple[str, ...] = ()
+    lenient: bool = False
     flags_missing: bool = False
     rule: str = field(default="", compare=False)
 
@@ -77,7 +81,8 @@ class ColumnSpec:
     @classmethod
     def from_dict(cls, document: dict[str, Any]) -> ColumnSpec:
         """Build a column from :meth:`to_dict`'s result."""
-        return cls(**{**document, "categories": tuple(document.get("categories", ()))})
+        lists = {key: tuple(document.get(key, ())) for key in ("categories", "missing")}
+        return cls(**{**document, **lists})
 
 
 def encoded_names(columns: Sequence[ColumnSpec]) -> tuple[str, ...]:
@@ -100,3 +105,26 @@ def scaled_columns(columns: Sequence[ColumnSpec]) -> tuple[bool, ...]:
         width = len(column.encoded)
         scaled += [column.kind != "category"] * (width - column.flags_missing) + [False] * column.flags_missing
     return tuple(scaled)
+
+
+def wishes_of(
+    columns: Sequence[ColumnSpec], left_out: Sequence[ColumnSpec], numeric: Sequence[str] = ()
+) -> dict[str, tuple[str, ...]]:
+    """What to ask of :func:`lrdiff_core.load_table` to get these kinds again, whatever is recognised then.
+
+    Example:
+        >>> wishes_of([ColumnSpec(name="when", kind="date", format="%d/%m/%Y")], [ColumnSpec(name="key", kind="id")])
+        {'drop': (), 'categorical': (), 'id': ('key',), 'numeric': (), 'date': ('when=%d/%m/%Y',)}
+    """
+
+    def named(*kinds: str) -> tuple[str, ...]:
+        return tuple(column.name for column in (*columns, *left_out) if column.kind in kinds)
+
+    days = (column for column in columns if column.kind == "date")
+    return {
+        "drop": named("text", "empty", "dropped"),
+        "categorical": named("category"),
+        "id": named("id", "index"),
+        "numeric": tuple(numeric),
+        "date": tuple(day.name if day.format == "typed" else f"{day.name}={day.format}" for day in days),
+    }

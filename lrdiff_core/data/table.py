@@ -14,7 +14,7 @@ from lrdiff_core.errors import DataError
 __all__ = ["Impute", "Split", "Table", "Task"]
 
 Task = Literal["binary", "multiclass", "regression"]
-Impute = Literal["none", "mean", "median", "drop"]
+Impute = Literal["auto", "none", "mean", "median", "drop"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

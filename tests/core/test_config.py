@@ -69,7 +69,7 @@ def test_sizes_follow_the_data_unless_they_are_given():
         ({"compare": {"sweep": [0.1]}}, "compare.sweep in my.toml is [0.1]", "write a list of at least 2 entries"),
         ({"optimizer": "adm"}, "optimizer in my.toml is 'adm'", 'did you mean adam? one of: adam, adamw, sgd'),
         ({"device": "tpu"}, "device in my.toml is 'tpu'", "one of: auto, cpu, cuda, mps"),
-        ({"impute": "zero"}, "impute in my.toml is 'zero'", "one of: none, mean, median, drop"),
+        ({"impute": "zero"}, "impute in my.toml is 'zero'", "one of: auto, none, mean, median, drop"),
         ({"validation": 0.7}, "validation in my.toml is 0.7", "write a number below 0.5"),
         ({"name": "../up"}, "name in my.toml is '../up'", "write letters, digits, dots, dashes and underscores"),
         ({"seed": -1}, "seed in my.toml is -1", "write a number of at least 0"),

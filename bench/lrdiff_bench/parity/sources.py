@@ -65,7 +65,8 @@ def _find(source: str, data: Path | None) -> Subject:
     if data is None:
         rows, _ = held_out(net, config)
     else:
-        rows = read_features(str(data), feature_names=net.spec.feature_names, impute=info.get("impute", "none"))
+        spec, impute = net.spec, info.get("impute", "none")
+        rows = read_features(str(data), feature_names=spec.feature_names, columns=spec.columns, impute=impute)
     file = run / "model.onnx"
     return subject_of_module(
         Predictor(net),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from lrdiff_bench.system.ownership import is_owned
 from lrdiff_bench.system.run_folder import read_summary
 from lrdiff_core.checkpoint import load_checkpoint
 from lrdiff_core.config import RunConfig, load_config, make_config
-from lrdiff_core.data import read_features
+from lrdiff_core.data import read_rows
 from lrdiff_core.errors import CheckpointError
 from lrdiff_core.model import Predictor, TabularNet
 
@@ -75,7 +76,8 @@ def predict_file(run: Path, data: str) -> pl.DataFrame:
 
     Args:
         run: a run folder.
-        data: a file with the model's columns, in any order; others are ignored. ``-`` is standard input.
+        data: a file with the model's columns, in any order; others are ignored. Cells are read as in training.
+            ``-`` is standard input.
 
     Returns:
         As :func:`lrdiff_bench.run.predictions.predictions_table`.
@@ -85,10 +87,17 @@ def predict_file(run: Path, data: str) -> pl.DataFrame:
         DataError: the rows cannot be used.
     """
     net, info, _ = open_run(run)
-    rows = read_features(data, feature_names=net.spec.feature_names, impute=info.get("impute", "none"))
+    spec = net.spec
+    rows = read_rows(
+        data,
+        feature_names=spec.feature_names,
+        columns=spec.columns,
+        ids=spec.ids,
+        impute=info.get("impute", "none"),
+    )
     with torch.no_grad():
-        answers = net.predict(torch.from_numpy(rows)).numpy()
-    return predictions_table(answers, target=net.spec.target_name, classes=net.spec.classes)
+        answers = net.predict(torch.from_numpy(rows.features)).numpy()
+    return predictions_table(answers, target=spec.target_name, classes=spec.classes, ids=rows.ids)
 
 
 def verify_against_run(model: Path, run: Path) -> dict[str, Any]:
@@ -113,7 +122,7 @@ def verify_against_run(model: Path, run: Path) -> dict[str, Any]:
 def held_out(net: TabularNet, config: RunConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return the raw rows of a run's test split and what they are to be answered with, from its data and seed."""
     table = config.load_table()
-    if table.feature_names != net.spec.feature_names:
+    if table.feature_names != net.spec.feature_names or (table.columns != net.spec.columns and net.spec.columns):
         raise CheckpointError(
             f"{config.data} no longer has the columns the run was trained on",
             help=f"put the file back as it was; the run has {len(net.spec.feature_names)} columns",
@@ -132,7 +141,8 @@ def retrace(run: Path) -> dict[str, Any]:
     net, _, _ = open_run(run)
     if "prediction" not in summary:  # interrupted before it
         return summary
-    row = torch.tensor(summary["data"]["sample"]["values"], dtype=torch.float32)
+    values = summary["data"]["sample"]["values"]
+    row = torch.tensor([math.nan if one is None else one for one in values], dtype=torch.float32)  # JSON has no NaN
     trace = net.trace(row)
     stored = summary["prediction"]["trace"][-1]["values"]
     if not np.allclose(trace[-1].values, stored, rtol=1e-5, atol=1e-6):

@@ -26,7 +26,12 @@ ConfigFile = Annotated[
 DataOption = Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="A CSV, Parquet, Arrow, JSON lines or Excel file, compressed or not, or a built-in table: seed, breast_cancer, digits, wine.")]  # fmt: skip
 TargetOption = Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")]
 TaskOption = Annotated[str | None, typer.Option("--task", metavar="TASK", help="auto, binary, multiclass or regression.")]  # fmt: skip
-ImputeOption = Annotated[str | None, typer.Option("--impute", metavar="HOW", help="What to do with missing values: none (refuse them), mean, median or drop.")]  # fmt: skip
+ImputeOption = Annotated[str | None, typer.Option("--impute", metavar="HOW", help="Missing values: auto (the median, and a column that says where), none (refuse them), mean, median or drop.")]  # fmt: skip
+DropOption = Annotated[list[str] | None, typer.Option("--drop", metavar="COLUMN", help="A column to leave out; may be repeated, as the next four.")]  # fmt: skip
+CategoricalOption = Annotated[list[str] | None, typer.Option("--categorical", metavar="COLUMN", help="A column whose values are names, also where they look like numbers.")]  # fmt: skip
+IdOption = Annotated[list[str] | None, typer.Option("--id", metavar="COLUMN", help="A column that names a row: no feature, repeated beside predictions.")]  # fmt: skip
+NumericOption = Annotated[list[str] | None, typer.Option("--numeric", metavar="COLUMN", help="A column of numbers; any text among them counts as missing.")]  # fmt: skip
+DateOption = Annotated[list[str] | None, typer.Option("--date", metavar="COLUMN[=FORMAT]", help="A column of dates, and how they are written, such as %d/%m/%Y.")]  # fmt: skip
 TestOption = Annotated[str | None, typer.Option("--test", metavar="FILE", help="A second file: its rows, and no others, are the test rows. Or their share, such as 0.2.")]  # fmt: skip
 GroupsOption = Annotated[str | None, typer.Option("--groups", metavar="COLUMN", help="Rows of one group stay in one part of the split.")]  # fmt: skip
 TimeOption = Annotated[str | None, typer.Option("--time", metavar="COLUMN", help="Train on the earliest rows, test on the latest.")]  # fmt: skip
@@ -89,6 +94,11 @@ def run(
     target: TargetOption = None,
     task: TaskOption = None,
     impute: ImputeOption = None,
+    drop: DropOption = None,
+    categorical: CategoricalOption = None,
+    id: IdOption = None,
+    numeric: NumericOption = None,
+    date: DateOption = None,
     test: TestOption = None,
     groups: GroupsOption = None,
     time: TimeOption = None,
@@ -107,12 +117,16 @@ def run(
     json: JsonOption = False,
 ) -> int:
     """Do the whole job: train, compare with single rates, time, export and verify."""
+    wishes = {
+        "drop": drop or None, "categorical": categorical or None, "id": id or None, "numeric": numeric or None,
+        "date": date or None,
+    }  # fmt: skip
     split = {"test": test, "groups": groups, "time": time, "cv": cv}
     training = {
         "optimizer": optimizer, "epochs": epochs, "patience": patience, "schedule": schedule, "dropout": dropout,
         "class_weight": class_weight,
     }  # fmt: skip
-    settings = _settings(config, data, target, task, impute, device, compile, seed, split, **training)
+    settings = _settings(config, data, target, task, impute, device, compile, seed, split | wishes, **training)
     return _job(settings, out, json, overwrite=overwrite, stages=None)
 
 
@@ -136,6 +150,11 @@ def train(
     target: TargetOption = None,
     task: TaskOption = None,
     impute: ImputeOption = None,
+    drop: DropOption = None,
+    categorical: CategoricalOption = None,
+    id: IdOption = None,
+    numeric: NumericOption = None,
+    date: DateOption = None,
     test: TestOption = None,
     groups: GroupsOption = None,
     time: TimeOption = None,
@@ -154,12 +173,16 @@ def train(
     json: JsonOption = False,
 ) -> int:
     """Train and save the checkpoint, without comparison and export."""
+    wishes = {
+        "drop": drop or None, "categorical": categorical or None, "id": id or None, "numeric": numeric or None,
+        "date": date or None,
+    }  # fmt: skip
     split = {"test": test, "groups": groups, "time": time, "cv": cv}
     training = {
         "optimizer": optimizer, "epochs": epochs, "patience": patience, "schedule": schedule, "dropout": dropout,
         "class_weight": class_weight,
     }  # fmt: skip
-    settings = _settings(config, data, target, task, impute, device, compile, seed, split, **training)
+    settings = _settings(config, data, target, task, impute, device, compile, seed, split | wishes, **training)
     return _job(settings, out, json, overwrite=overwrite, stages=())
 
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from lrdiff_bench.report.parity_table import draw_parity, eps
 from lrdiff_bench.report.tables import INDENT, heading, label, line, number, numbers, plain_table, shape
 from lrdiff_bench.report.terminal_chart import draw_curves
+from lrdiff_bench.run.columns_text import columns_text, row_text
 from lrdiff_bench.run.comparison_screen import draw_comparison
 
 __all__ = ["DRAW", "TITLES", "Screen", "draw_runs", "draw_unfinished"]
@@ -87,8 +88,13 @@ def draw_data(console: Console, s: dict[str, Any]) -> None:
     line(console, f"target {label(s['target'])}: {s['task']}{classes}")
     for text in split_text(s["split"], s["task"]):
         line(console, text)
+    for text in columns_text(s.get("columns", ()), s.get("left_out", ())):  # older runs have none
+        line(console, text)
     sample = s["sample"]
-    line(console, f"row {sample['row']}: {numbers(sample['values'])}, label {label(sample['label'])}")
+    row = row_text(sample["values"], s["columns"]) if s.get("columns") else numbers(sample["values"])
+    line(console, f"row {sample['row']}: {row}, label {label(sample['label'])}")
+    for column in (column for column in s.get("left_out", ()) if column["kind"] == "text"):
+        line(console, f"note: column {label(column['name'])} is not used: {column['rule']}", "yellow")
     for note in s["notes"]:
         line(console, f"note: {note}", "yellow")
     for warning in s.get("warnings", ()):  # older runs have none
@@ -129,6 +135,8 @@ def draw_preprocessing(console: Console, s: dict[str, Any]) -> None:
         f"{shape(s['shape_in'])} to {shape(s['shape_out'])}: {s['what']}, "
         "stored inside the model: the checkpoint and the ONNX file take raw rows",
     )
+    for text in s.get("encoding", ()):  # older runs have none
+        line(console, text)
     if s["constant_columns"]:
         line(console, f"constant, ignored: {', '.join(map(label, s['constant_columns']))}", "yellow")
     if s["fills_missing"]:

@@ -11,6 +11,7 @@ from lrdiff_bench.report import charts, gains
 from lrdiff_bench.report.parity_section import backend_rows, error_bars, share_text
 from lrdiff_bench.report.parts import Part, fill_part
 from lrdiff_bench.report.tables import label, number, numbers, shape
+from lrdiff_bench.run.columns_text import columns_text, row_text
 from lrdiff_bench.run.comparison_screen import curves_of
 from lrdiff_core.rates import RatePlan
 from lrdiff_core.rates.plan.table import FOLD_ABOVE, rows_of
@@ -93,18 +94,20 @@ def _stages(s: Mapping[str, Any]) -> list[dict[str, str]]:
     last = prediction["trace"][-1]["values"]
     sizes = " → ".join(str(layer["weight"][1]) for layer in training["layers"]) + f" → {len(last)}"
     split = data["split"]
+    row = row_text(sample["values"], data["columns"]) if data.get("columns") else numbers(sample["values"])
     return [
         {
             "name": "Data in",
             "shape": shape([data["rows"], data["features"]]),
             "what": f"{data['name']}, {data['task']}: target {label(data['target'])}; {split['train']} rows to train, "
-            f"{split['validation']} to validate, {split['test']} to test",
-            "row": f"row {sample['row']}: {numbers(sample['values'])}, label {label(sample['label'])}",
+            f"{split['validation']} to validate, {split['test']} to test"
+            + "".join(f"; {text}" for text in columns_text(data.get("columns", ()), data.get("left_out", ()))),
+            "row": f"row {sample['row']}: {row}, label {label(sample['label'])}",
         },
         {
             "name": "Preprocessing",
             "shape": shape(s["preprocessing"]["shape_out"]),
-            "what": s["preprocessing"]["what"],
+            "what": "; ".join([s["preprocessing"]["what"], *s["preprocessing"].get("encoding", ())]),
             "row": numbers(s["preprocessing"]["sample"]),
         },
         {
@@ -132,6 +135,8 @@ def _stages(s: Mapping[str, Any]) -> list[dict[str, str]]:
 def _warnings(s: Mapping[str, Any]) -> list[str]:
     found = list(s["data"]["notes"])
     found += [warning["text"][:1].upper() + warning["text"][1:] + "." for warning in s["data"].get("warnings", ())]
+    left_out = s["data"].get("left_out", ())  # older runs have none
+    found += [f"Column {label(one['name'])} is not used: {one['rule']}." for one in left_out if one["kind"] == "text"]
     if constant := s["preprocessing"]["constant_columns"]:
         found.append(f"Constant columns, ignored: {', '.join(map(label, constant))}.")
     if s["preprocessing"]["fills_missing"]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lrdiff_bench.run.baselines import test_results
+from lrdiff_bench.run.columns_text import encoding_text
 from lrdiff_core.data import Table, describe_split, find_doubts
 from lrdiff_core.loop import Trained, score_name
 from lrdiff_core.model import constant_columns
@@ -20,15 +21,18 @@ __all__ = ["setup_sections", "training_sections"]
 def setup_sections(setup: Setup) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the stages that end before the first step: data, preprocessing, features, training."""
     shape = list(setup.rows.table.features.shape)
-    same = {"shape_in": shape, "shape_out": shape, "sample": [float(v) for v in setup.rows.inputs["test"][0]]}
+    encoded = [shape[0], len(setup.net.spec.encoded_names)]
+    same = {"shape_in": encoded, "shape_out": encoded, "sample": [float(v) for v in setup.rows.inputs["test"][0]]}
     yield "data", _data(setup)
     yield (
         "preprocessing",
         {
             "what": "zero mean, unit variance, fitted on the training rows only",
+            "encoding": encoding_text([column.to_dict() for column in setup.net.spec.columns]),
             "constant_columns": constant_columns(setup.net),
             "fills_missing": setup.net.spec.fills_missing,
             **same,
+            "shape_in": shape,
         },
     )
     yield "features", {"what": "none", **same}
@@ -60,6 +64,8 @@ def _data(setup: Setup) -> dict[str, Any]:
         "rows": len(table.features),
         "features": table.features.shape[1],
         "feature_names": table.feature_names,
+        "columns": [column.to_dict() for column in table.columns],
+        "left_out": [column.to_dict() for column in table.left_out],
         "target": table.target_name,
         "task": table.task,
         "classes": table.classes,

@@ -32,6 +32,7 @@ def test_public_names():
         "fold_table",
         "load_table",
         "read_features",
+        "read_rows",
         "split_table",
     ]
 

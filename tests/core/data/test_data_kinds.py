@@ -1,0 +1,211 @@
+"""Kinds of columns: what is recognised in messy cells, what was said, and that predictions are read the same way."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+
+import numpy as np
+import polars as pl
+import pytest
+from refusals import refusal
+
+from lrdiff_core.data import Table, load_table, read_features, read_rows
+from lrdiff_core.errors import ConfigError, DataError
+
+ROWS = 40
+DAY = float((dt.date(2021, 3, 4) - dt.date(1970, 1, 1)).days)
+
+
+def made(write, cells, name="t.csv", **wishes) -> Table:
+    """A table whose column ``c`` repeats the cells, beside a number and the target."""
+    repeated = list(itertools.islice(itertools.cycle(cells), ROWS)) if len(cells) < ROWS else list(cells)
+    frame = pl.DataFrame({
+        "c": repeated,
+        "x": np.random.default_rng(0).standard_normal(len(repeated)),
+        "y": [row % 2 for row in range(len(repeated))],
+    })  # fmt: skip
+    write("")
+    frame.write_csv(name)
+    return load_table(name, target="y", **wishes)
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        (["1", "2.5", "1e-3"], [1, 2.5, 1e-3]),
+        (["1,234", "5", "1,000,000.5"], [1234, 5, 1000000.5]),
+        (["1.234,5", "7", "-0,25"], [1234.5, 7, -0.25]),
+        (["0,125", "1,500", "2"], [0.125, 1.5, 2]),
+        (["$1,200.50", "($5)", "-$3", "$ 7"], [1200.5, -5, -3, 7]),
+        (["3 €", "1.000,50 €", "2€"], [3, 1000.5, 2]),
+        (["USD 5", "USD 1,000", "7"], [5, 1000, 7]),
+        (["1 234,5", "12\u00a0000", "7"], [1234.5, 12000, 7]),
+        (["1'234.50", "3.5"], [1234.5, 3.5]),
+        (["12%", "3.5 %", "-1%"], [0.12, 0.035, -0.01]),
+        (["\u22125", "6,5", "7-"], [-5, 6.5, -7]),
+        (["12,34,567", "1"], [1234567, 1]),
+        ([" 1 ", "?", "None", "-", "n/a", "#N/A", "2"], [1, np.nan, np.nan, np.nan, np.nan, np.nan, 2]),
+        (["1", "2", "3", "4", "5", "6", "7", "8", "9", "unknown"], [1, 2, 3, 4, 5, 6, 7, 8, 9, np.nan]),
+        (["true", "FALSE", "0.5"], [1, 0, 0.5]),
+    ],
+)  # fmt: skip
+def test_numbers_as_people_write_them(write, cells, values):
+    table = made(write, cells)
+    assert table.columns[0].kind == "number"
+    got = table.features[: len(cells), 0]
+    np.testing.assert_array_equal(got, np.float32(values))
+    assert table.columns[0].flags_missing == bool(np.isnan(got).any())
+    # a prediction reads the same cells alike, and numbers that have a type as they are
+    assert again(table, "t.csv")[:, 0].tobytes() == table.features[:, 0].tobytes()
+    pl.DataFrame({"c": np.nan_to_num(values), "x": 0.5}).write_parquet("typed.parquet")
+    np.testing.assert_array_equal(again(table, "typed.parquet")[:, 0], np.float32(np.nan_to_num(values)))
+
+
+def again(table: Table, name: str) -> np.ndarray:
+    return read_features(name, feature_names=table.feature_names, columns=table.columns, impute="auto")
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["yes", "No"], "boolean"),
+        (["T", "F", "NA"], "boolean"),
+        (["+", "-"], "category"),
+        (["Ōsaka", "Zürich", "naïve", "日本"], "category"),
+        (["€5", "$5", "£7"], "category"),
+        (["01234", "94110", "10001"], "category"),
+        (["0", "1", "2", "3+"], "category"),
+        (["1-5", "6-10"], "category"),
+        (["12:30", "13:45"], "category"),
+        (["red "] + ["blue"] * 39, "category"),
+        ([f"n{row // 2}" for row in range(ROWS)], "category"),
+        ([f"Name {row}" for row in range(ROWS)], "id"),
+        ([f"{row}" for row in range(ROWS)], "index"),
+        ([f"{row + 1}" for row in range(ROWS)], "index"),
+        ([f"{row + 2}" for row in range(ROWS)], "number"),
+        ([f"{'word ' * 9}{row}" for row in range(ROWS)], "text"),
+        ([f"t{row}" for row in range(ROWS - 1)] + ["t0"], "text"),
+        ([""], "empty"),
+        (["?"], "empty"),
+    ],
+)
+def test_what_is_no_number(write, cells, kind):
+    table = made(write, cells)
+    found = {column.name: column for column in (*table.columns, *table.left_out)}
+    assert found["c"].kind == kind
+    if kind == "category":
+        texts = sorted({cell.strip() for cell in cells})
+        assert found["c"].categories == tuple(texts)
+        assert table.features[0, 0] == texts.index(cells[0].strip()) + 1
+    elif kind == "boolean":
+        np.testing.assert_array_equal(table.features[:2, 0], [1, 0])
+
+
+def test_a_category_of_a_prediction_keeps_its_code(write):
+    table = made(write, ["b", "a", "", "c"])
+    assert table.features[:4, 0].tolist() == [2, 1, 0, 3]  # missing is 0, and needs no filling in
+    assert not table.columns[0].flags_missing
+    write("x,c\n1, c \n1,b\n1,new\n1,\n1,A\n", "new.csv")
+    assert again(table, "new.csv")[:, 0].tolist() == [3, 2, 0, 0, 0]
+    numbers = made(write, ["3", "1"], categorical=["c"])
+    assert numbers.columns[0].categories == ("1", "3")
+    pl.DataFrame({"c": [1.0, 3.0, 2.0, None], "x": 1.0}).write_parquet("n.parquet")
+    assert again(numbers, "n.parquet")[:, 0].tolist() == [1, 2, 0, 0]
+
+
+def test_rare_categories_share_code_zero(write):
+    cells = [f"c{row % 100}" for row in range(400)] + [f"rare{row % 5}" for row in range(10)]
+    table = made(write, cells)
+    column = table.columns[0]
+    assert (len(column.categories), column.kind) == (100, "category")
+    assert "100 most common of 105" in column.rule
+    assert set(table.features[400:, 0]) == {0}
+    many = made(write, [f"c{row % 20_000}" for row in range(60_000)])  # each too rare to learn from
+    assert [(column.name, column.kind) for column in many.left_out] == [("c", "text")]
+
+
+@pytest.mark.parametrize(
+    ("cells", "form"),
+    [
+        (["2021-03-04", "2020-12-31"], "%Y-%m-%d"),
+        (["04.03.2021", "31.12.2020"], "%d.%m.%Y"),
+        (["4/3/2021", "31/12/2020"], "%d/%m/%Y"),
+        (["3/4/2021", "12/31/2020"], "%m/%d/%Y"),
+        (["4 Mar 2021", "31 December 2020"], "%d %B %Y"),
+        (["Mar 4, 2021", "Dec 31, 2020"], "%B %d, %Y"),
+        (["04/03/21", "31/12/20"], "%d/%m/%y"),
+    ],
+)
+def test_dates(write, cells, form):
+    table = made(write, [*cells, "n/a"])
+    assert (table.columns[0].kind, table.columns[0].format) == ("date", form)
+    np.testing.assert_array_equal(table.features[:3, 0], [DAY, DAY - 63, np.nan])
+    assert again(table, "t.csv").tobytes() == table.features.tobytes()
+    pl.DataFrame({"c": [dt.date(2021, 3, 4)], "x": [1.0]}).write_parquet("d.parquet")
+    assert again(table, "d.parquet")[0, 0] == DAY
+    write("c,x\n2021 then,1\n", "bad.csv")
+    assert form in refusal(lambda: again(table, "bad.csv"), kind=DataError)[1]
+
+
+def test_timestamps_are_a_day_and_a_time_of_the_day_in_utc(write):
+    table = made(write, ["2021-03-04T01:30:00.5Z", "2021-03-04 01:30+02:00", "2021-03-04 11:30 PM", ""])
+    assert [column.kind for column in table.columns[:2]] == ["date", "time"]
+    expected = [[DAY, 5400.5], [DAY - 1, 84600], [DAY, 84600], [np.nan, np.nan]]
+    np.testing.assert_array_equal(table.features[:4, :2], expected)
+    assert [column.flags_missing for column in table.columns] == [True, False, False]
+    moment = dt.datetime(2021, 3, 4, 1, 30, 0, 500_000)
+    typed = load_table(pl.DataFrame({"c": [moment] * 4, "x": range(4), "y": [0, 1, 0, 1]}), target="y")
+    np.testing.assert_array_equal(typed.features[0, :2], [DAY, 5400.5])
+
+
+def test_dates_that_can_be_read_in_two_ways_are_refused_until_somebody_says(write):
+    with pytest.raises(DataError, match=r"two ways: .* %d/%m/%Y or %m/%d/%Y") as caught:
+        made(write, ["3/4/2021", "5/6/2021"])
+    assert "--date c=%d/%m/%Y or" in caught.value.help
+    for form, month in (("%d/%m/%Y", 4), ("%m/%d/%Y", 3)):
+        table = load_table("t.csv", target="y", date=[f"c={form}"])
+        day = dt.date(1970, 1, 1) + dt.timedelta(days=float(table.features[0, 0]))
+        assert (day.month, day.day) == (month, 7 - month)
+    assert made(write, ["3/3/2021"]).columns[0].kind == "date"  # the same day either way
+    with pytest.raises(DataError, match="not of the form"):
+        load_table("t.csv", target="y", date=["c=%Y-%m-%d"])
+
+
+def test_what_somebody_says_wins(write):
+    cells = ["1", "2", "3"]
+    assert made(write, cells, categorical=["c"]).columns[0].categories == ("1", "2", "3")
+    for wishes, kind in (({"drop": ["c"]}, "dropped"), ({"id": ["c"]}, "id")):
+        assert [column.kind for column in made(write, cells, **wishes).left_out] == [kind]
+    assert made(write, [f"{row}" for row in range(ROWS)], numeric=["c"]).columns[0].kind == "number"
+    assert made(write, ["01", "02", "x"], numeric=["c"]).features[:2, 0].tolist() == [1, 2]
+    assert made(write, ["20210304"], date=["c=%Y%m%d"]).features[0, 0] == DAY
+    for wishes, kind, words in [
+        ({"drop": ["z"]}, DataError, 'no column "z"'),
+        ({"id": ["y"]}, ConfigError, "target"),
+        ({"id": ["c"], "drop": ["c"]}, ConfigError, "named by"),
+        ({"drop": ["c", "x"]}, DataError, "no column to learn from"),
+    ]:
+        with pytest.raises(kind, match=words):
+            load_table("t.csv", target="y", **wishes)
+
+
+def test_ids_are_kept_beside_predictions(write):
+    write("key,x\nu,1\n,2\n", "new.csv")
+    rows = read_rows("new.csv", feature_names=["x"], ids=["key", "gone"])
+    assert rows.ids == {"key": ["u", ""]}
+    assert rows.features.tolist() == [[1], [2]]
+
+
+def test_rows_of_a_test_file_have_no_say(write):
+    made(write, ["a", "b"])
+    write("c,x,y\nnew,1,0\nb,1,1\n3,1,0\n", "test.csv")
+    table = load_table("t.csv", target="y", test="test.csv")
+    assert table.columns[0].categories == ("a", "b")
+    assert table.features[-3:, 0].tolist() == [0, 2, 0]
+
+
+def test_an_amount_to_predict_is_read_like_any_other(write):
+    write("x,y\n" + "".join(f'{row}.5,"$1,{row:03d}.50"\n' for row in range(30)))
+    table = load_table("t.csv", target="y")
+    assert (table.task, table.target[3]) == ("regression", 1003.5)
