@@ -230,6 +230,27 @@ def test_a_toml_file_tests_a_claim(capsys):
     assert "claim-quick" in run(capsys, "ls").out
 
 
+def test_a_claim_is_judged_by_its_studies_on_the_screen_and_on_a_page(capsys, studies):
+    Path("claim.toml").write_text(
+        'title = "Ten times"\nsource = "Somebody 2020"\nsays = "The head wants more."\nscheme = "ratio 10"\n'
+        'expects = "HELPS"\nstudies = ["helpful-quick", "nothing-quick", "later"]\nscale = "Planted."\n'
+    )
+    found = json.loads(run(capsys, "claims", "claim.toml", "--json").out)["findings"]
+    assert [(one["study"], one["outcome"]) for one in found] == [
+        ("helpful-quick", "as claimed"),
+        ("nothing-quick", "open"),
+        ("later", "not run"),
+    ]
+    screen = flat(run(capsys, "claims", "claim.toml").out)
+    assert "verdicts after Holm's correction over 2" in screen
+    assert "not run yet: lrdiff study later --until-resolved" in screen
+    run(capsys, "claims", "claim.toml", "--out", "claims.md")
+    page = Path("claims.md").read_text()
+    assert "| Ten times | helpful-quick, nothing-quick, later | HELPS |" in page
+    assert "| helpful-quick QUICK | loss |" in page
+    assert "| as claimed |" in page
+
+
 def test_ls_before_anything(capsys):
     said = flat(run(capsys, "ls").out)
     assert "helpful" in said

@@ -19,7 +19,7 @@ from lrdiff_bench.study.search.tasks import Task, TaskResult
 from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, Workload
 from lrdiff_core.errors import CheckpointError, ConfigError
 
-__all__ = ["MUST_AGREE", "facts_of", "list_studies", "read_study", "study_name", "workload_from"]
+__all__ = ["MUST_AGREE", "facts_of", "list_names", "list_studies", "read_study", "study_name", "workload_from"]
 
 PROTOCOL = "study 2"  # each search has fresh seeds of its own
 MUST_AGREE = ("lrdiff", "plan", "spec", "training")  # a study is gone on with only if these are what they were
@@ -202,6 +202,15 @@ def read_study(url: str, name: str, *, curves: bool = True) -> dict[str, Any]:
         raise ConfigError(f'study "{name}" is not one of `lrdiff study`', help=f"studies: {', '.join(names)}")
     study = run_study(_stored(facts["spec"]), plan_from(facts, name), _Reader(optuna, storage, name))
     return document_of(study, analyse(study, curves=curves), facts)
+
+
+def list_names(url: str) -> list[str]:
+    """Names of the studies of a storage, in the order in which they were begun; none of them is read.
+
+    Raises:
+        ConfigError: no such storage.
+    """
+    return _names(optuna_module(), open_storage(url, create=False))
 
 
 def list_studies(url: str) -> list[dict[str, Any]]:

@@ -105,6 +105,20 @@ def export(
     return command.export(names or [], to=out, storage=storage, source=source, pictures=not no_pictures)
 
 
+def claims(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[CLAIM|FILE.toml]...", help="Claims by name, or files. Default: all that come with the project.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Write a page instead of showing them.")] = None,
+    source: FromOption = None,
+    storage: StorageOption = None,
+    json: JsonOption = False,
+) -> int:  # fmt: skip
+    """Show published claims about rates, and what finished studies say of them."""
+    from lrdiff_bench.study.claims import command
+    from lrdiff_bench.study.command import DEFAULT_FOLDER
+
+    return command.claims(names or [], folder=source or DEFAULT_FOLDER, storage=storage, out=out, json=json)
+
+
 def add_study_commands(app: typer.Typer) -> None:
     """Add ``study`` to the command line."""
     study = typer.Typer(
@@ -114,6 +128,6 @@ def add_study_commands(app: typer.Typer) -> None:
         context_settings=HELP_NAMES,
         rich_markup_mode=None,
     )
-    for command in (run, ls, show, verdict, export):
+    for command in (run, ls, show, verdict, export, claims):
         study.command()(command)
     app.add_typer(study, name="study")

@@ -2,12 +2,13 @@
 
 ::
 
-    common (train_population)   <-  seed, distortion, width, rare_tokens, pretrained  <-  relearn, controls
+    common (train_population)   <-  seed, distortion, width, rare_tokens, pretrained  <-  relearn, controls, adapters
     digits (rows, pretraining)  <-  width, pretrained
     side_by_side (own losses)   <-  ring, splats
 """
 
 from lrdiff_bench.study.workloads import (
+    adapters,
     controls,
     distortion,
     rare_tokens,
@@ -18,4 +19,4 @@ from lrdiff_bench.study.workloads import (
     width,
 )
 
-__all__ = ["controls", "distortion", "rare_tokens", "relearn", "ring", "seed", "splats", "width"]
+__all__ = ["adapters", "controls", "distortion", "rare_tokens", "relearn", "ring", "seed", "splats", "width"]
