@@ -1,24 +1,31 @@
-"""Checkpoints: weights and what is needed to build the model again, in safetensors (no pickle)."""
+"""Checkpoints in safetensors, no pickle: a model with its spec, or a training between two epochs."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor, nn
 
 from lrdiff_core.errors import CheckpointError
 from lrdiff_core.files import write_bytes
+from lrdiff_core.loop import Best, Observation, TrainingState
 from lrdiff_core.model import ModelSpec, TabularNet
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["TrainingFile", "load_checkpoint", "save_checkpoint", "save_training"]
 
 FORMAT = "lrdiff.checkpoint"
 VERSION = 1
+TRAINING = "lrdiff.training"
+TRAINING_VERSION = 1
+_MOVED = ("lr", "initial_lr", "weight_decay", "momentum")  # what schedules and rules move; the rest is the settings'
 
 
 def save_checkpoint(path: str | os.PathLike[str], net: TabularNet, *, info: dict[str, Any] | None = None) -> None:
@@ -58,12 +65,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[TabularNet, dict[str,
         raise CheckpointError(
             f"no checkpoint at {file}", help="name a run folder made by `lrdiff run` or `lrdiff train`"
         )
-    try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, OSError) as problem:
-        raise CheckpointError(f"{file} is damaged or not a safetensors file: {problem}", help=again) from problem
+    metadata, tensors = _read(file, again)
     if FORMAT not in metadata:
         raise CheckpointError(f"{file} is a safetensors file, but not a checkpoint of lrdiff", help=again)
     try:
@@ -80,6 +82,146 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[TabularNet, dict[str,
         raise CheckpointError(f"{file} has a damaged header: {problem}", help=again) from problem
     _load(net, tensors, file, again)
     return net.eval(), header.get("info", {})
+
+
+def save_training(
+    path: str | os.PathLike[str], net: nn.Module, state: TrainingState, *, info: dict[str, Any] | None = None
+) -> None:
+    """Write everything that the next epoch depends on to ``path``, whole or not at all: no pickle.
+
+    Args:
+        path: the file's name, such as ``training.safetensors``.
+        net: whose parameters the optimizer of ``state`` has.
+        state: between two epochs.
+        info: more JSON to keep, such as what the settings were.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> from lrdiff_core import load_table, make_config, set_up, train
+        >>> table, config = load_table("seed"), make_config({"epochs": 3, "patience": 0})
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "training.safetensors"
+        >>> def kept(net, state):
+        ...     if state.epoch == 2:
+        ...         save_training(file, net, state)
+        >>> whole = train(set_up(table, config), on_state=kept)
+        >>> rest = train(set_up(table, config), go_on=TrainingFile(file).restore)
+        >>> rest.observations == whole.observations
+        True
+    """
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    tensors = {f"net/{name}": value for name, value in net.state_dict().items()}
+    numbers: dict[str, dict[str, Any]] = {}
+    for parameter, entries in state.optimizer.state.items():
+        name = names[id(parameter)]
+        numbers[name] = {}
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{name}/{key}"] = value
+            else:
+                numbers[name][key] = value
+    groups = [
+        {key: group[key] for key in _MOVED if key in group} | {"params": [names[id(p)] for p in group["params"]]}
+        for group in state.optimizer.param_groups
+    ]
+    tensors["order"] = state.order.get_state()
+    best = state.best
+    if best is not None:
+        tensors |= {f"best/{name}": value for name, value in best.weights.items()}
+    header = {
+        "version": TRAINING_VERSION,
+        "epoch": state.epoch,
+        "observations": [asdict(one) for one in state.observations],
+        "best": None if best is None else {"epoch": best.epoch, "loss": best.loss},
+        "optimizer": {"kind": type(state.optimizer).__name__, "groups": groups, "state": numbers},
+        "schedule": None if state.schedule is None else state.schedule.state_dict(),
+        "info": info or {},
+    }
+    whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    write_bytes(path, safetensors.torch.save(whole, metadata={TRAINING: json.dumps(header)}))
+
+
+class TrainingFile:
+    """A training between two epochs, read back from what :func:`save_training` wrote.
+
+    Attributes:
+        epoch: epochs done.
+        info: what was kept with it.
+
+    Raises:
+        CheckpointError: no such file, damaged, or of another kind or version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file, self._again = Path(path), "train again with `lrdiff run` or `lrdiff train`"
+        if not self._file.is_file():
+            raise CheckpointError(f"there is no {self._file}", help=self._again)
+        metadata, self._tensors = _read(self._file, self._again)
+        try:
+            self._header = json.loads(metadata[TRAINING])
+            if self._header["version"] != TRAINING_VERSION:
+                raise self._damaged(f"version {self._header['version']}, this program reads {TRAINING_VERSION}")
+            self.epoch, self.info = int(self._header["epoch"]), dict(self._header["info"])
+        except (KeyError, TypeError, ValueError) as problem:
+            raise self._damaged(str(problem)) from problem
+
+    def restore(self, net: nn.Module, state: TrainingState) -> None:
+        """Put everything into a network and the state of a training that have not begun.
+
+        Raises:
+            CheckpointError: it is the training of another network, with another optimizer or in other groups.
+        """
+        header = self._header
+        try:
+            net.load_state_dict(self._under("net/"))
+            self._restore_optimizer(net, state.optimizer)
+            if (header["schedule"] is None) != (state.schedule is None):
+                raise self._damaged("it has a schedule" if state.schedule is None else "it has no schedule")
+            if state.schedule is not None:
+                state.schedule.load_state_dict(header["schedule"])
+            state.order.set_state(self._tensors["order"])
+            state.epoch = self.epoch
+            state.observations = [Observation(**row) for row in header["observations"]]
+            if header["best"] is not None:
+                device = next(net.parameters()).device
+                weights = {name: value.to(device) for name, value in self._under("best/").items()}
+                state.best = Best(**header["best"], weights=weights)
+        except (KeyError, TypeError, ValueError, RuntimeError) as problem:
+            raise self._damaged(str(problem).partition("\n")[0]) from problem
+
+    def _restore_optimizer(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        saved = self._header["optimizer"]
+        if saved["kind"] != type(optimizer).__name__:
+            raise self._damaged(f"its optimizer is {saved['kind']}, not {type(optimizer).__name__}")
+        names = {id(parameter): name for name, parameter in net.named_parameters()}
+        here = [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]
+        if here != [group["params"] for group in saved["groups"]]:
+            raise self._damaged("its parameters are in other groups")
+        whole = optimizer.state_dict()
+        flat = [name for group in here for name in group]
+        entries: dict[str, dict[str, Any]] = {name: dict(numbers) for name, numbers in saved["state"].items()}
+        for key, value in self._under("optimizer/").items():
+            name, _, entry = key.rpartition("/")
+            entries[name][entry] = value
+        # In the order of the file: optimizers go through their state in that order.
+        whole["state"] = {flat.index(name): values for name, values in entries.items()}
+        for group, moved in zip(whole["param_groups"], saved["groups"], strict=True):
+            group.update({key: value for key, value in moved.items() if key != "params"})
+        optimizer.load_state_dict(whole)
+
+    def _under(self, prefix: str) -> Mapping[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in self._tensors.items() if name.startswith(prefix)}
+
+    def _damaged(self, why: str) -> CheckpointError:
+        return CheckpointError(f"{self._file} is not the state of this training: {why}", help=self._again)
+
+
+def _read(file: Path, again: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            return metadata, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+    except (safetensors.SafetensorError, OSError) as problem:
+        raise CheckpointError(f"{file} is damaged or not a safetensors file: {problem}", help=again) from problem
 
 
 def _load(net: TabularNet, tensors: dict[str, torch.Tensor], file: Path, again: str) -> None:

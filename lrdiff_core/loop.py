@@ -144,6 +144,7 @@ def fit(
     compile: bool = False,
     on_epoch: Callable[[int, Sequence[Observation]], None] | None = None,
     state: TrainingState | None = None,
+    on_state: Callable[[TabularNet, TrainingState], None] | None = None,
 ) -> list[Observation]:
     """Train ``net`` in place and return the metrics of train and validation for every epoch.
 
@@ -160,6 +161,7 @@ def fit(
         compile: run the network through ``torch.compile``.
         on_epoch: called after each epoch with its number and observations.
         state: where to go on from, updated in place; left out, training begins.
+        on_state: called after each epoch, with what :func:`~lrdiff_core.checkpoint.save_training` takes.
     """
     loss_of = loss_function(rows.table.task, rows.class_weight)
     # dynamic: the last, smaller batch must not compile the network a second time
@@ -181,6 +183,8 @@ def fit(
             _keep_best(state, net, news[1])
         if on_epoch is not None:
             on_epoch(epoch, news)
+        if on_state is not None:
+            on_state(net, state)
     if state.best is not None:
         net.load_state_dict(state.best.weights)
     return state.observations
@@ -251,7 +255,13 @@ def evaluate(net: TabularNet, rows: Prepared, part: str, *, epoch: int = 0) -> O
     return Observation(epoch=epoch, split=part, loss=loss, score=score)
 
 
-def train(setup: Setup, *, on_epoch: Callable[[int, Sequence[Observation]], None] | None = None) -> Trained:
+def train(
+    setup: Setup,
+    *,
+    on_epoch: Callable[[int, Sequence[Observation]], None] | None = None,
+    on_state: Callable[[TabularNet, TrainingState], None] | None = None,
+    go_on: Callable[[TabularNet, TrainingState], None] | None = None,
+) -> Trained:
     """Train the main model.
 
     With patience, training ends when the validation loss has not become better for so many epochs, and the model has
@@ -261,6 +271,10 @@ def train(setup: Setup, *, on_epoch: Callable[[int, Sequence[Observation]], None
     Args:
         setup: from :func:`set_up`; its model is trained in place.
         on_epoch: called after each epoch with its number and its observations.
+        on_state: called after each epoch, with what :func:`~lrdiff_core.checkpoint.save_training` takes.
+        go_on: called before the first epoch, to put in what an interrupted training had come to:
+            :meth:`lrdiff_core.checkpoint.TrainingFile.restore`. The end is then bit for bit that of a training that
+            nobody interrupted.
 
     Example:
         >>> from lrdiff_core import load_table, make_config, set_up
@@ -275,6 +289,8 @@ def train(setup: Setup, *, on_epoch: Callable[[int, Sequence[Observation]], None
     steps = setup.epochs * -(-len(setup.rows.split.train) // setup.batch_size)
     schedule = None if shape is None else Schedule(optimizer, total_steps=steps, shape=shape)
     state = TrainingState(optimizer=optimizer, order=make_generator(setup.seed, "order"), schedule=schedule)
+    if go_on is not None:
+        go_on(setup.net, state)
     with repeatable(setup.device, threads=config.threads):
         observations = fit(
             setup.net,
@@ -287,6 +303,7 @@ def train(setup: Setup, *, on_epoch: Callable[[int, Sequence[Observation]], None
             compile=config.compile,
             on_epoch=on_epoch,
             state=state,
+            on_state=on_state,
         )
         kept = state.epoch if state.best is None else state.best.epoch
         test = evaluate(setup.net, setup.rows, "test", epoch=kept)

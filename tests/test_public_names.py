@@ -18,7 +18,7 @@ PUBLIC = {
         Gain Population PopulationData PopulationOptions PopulationTask population_task train_population
     """,
     "lrdiff_bench.study": "FunctionWorkload Outcomes Scheme Trials Workload training",
-    "lrdiff_bench": "RateComparison RunResult compare_single_rates run_job",
+    "lrdiff_bench": "RateComparison RunResult compare_single_rates resume_job run_job",
 }
 
 

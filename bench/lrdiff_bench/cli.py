@@ -14,7 +14,7 @@ from lrdiff_bench.maps.command import add_map_command
 from lrdiff_bench.measure.options import BenchGroup, add_bench_commands
 from lrdiff_bench.parity.options import add_parity_command
 from lrdiff_bench.rates.options import add_rates_commands
-from lrdiff_bench.report.errors import WatchedOutput, print_error, write_out
+from lrdiff_bench.report.errors import NOTHING_LEFT, Interrupted, WatchedOutput, print_error, way_on, write_out
 from lrdiff_bench.report.help import HELP_NAMES, JsonOption, WholeHelpGroup
 from lrdiff_bench.report.json import print_json
 from lrdiff_bench.run.options import add_run_commands
@@ -146,8 +146,8 @@ def _run(given: list[str]) -> int:
     except BrokenPipeError:  # as in `lrdiff predict ... | head`: it ends the command without an error
         _reader_left()
     except Exception as problem:
-        if received() is not None:  # whatever it became on its way up
-            return _interrupted()
+        if received() is not None or isinstance(problem, Interrupted):  # whatever it became on its way up
+            return _interrupted(problem)
         from lrdiff_core.errors import LrdiffError
 
         if debug:
@@ -157,7 +157,9 @@ def _run(given: list[str]) -> int:
         if isinstance(problem, OSError):
             where = f"{problem.filename}: " if problem.filename else ""
             return print_error(
-                f"{where}{problem.strerror or problem}", "nothing was left half-written; correct it and run again", 2
+                f"{where}{problem.strerror or problem}",
+                way_on(problem, f"{NOTHING_LEFT}; correct it and run again"),
+                2,
             )
         if isinstance(problem, UnicodeEncodeError):
             return print_error(
@@ -176,8 +178,9 @@ def _run(given: list[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _interrupted() -> int:
-    return print_error("interrupted", "nothing was left half-written; start it again when you like", status_of_signal())
+def _interrupted(problem: Exception | None = None) -> int:
+    again = f"{NOTHING_LEFT}; start it again when you like"
+    return print_error("interrupted", way_on(problem, again) if problem is not None else again, status_of_signal())
 
 
 def _reader_left() -> NoReturn:

@@ -7,7 +7,21 @@ from typing import Any, TextIO
 
 from lrdiff_bench.report.json import print_json
 
-__all__ = ["WatchedOutput", "print_error", "write_out"]
+__all__ = ["NOTHING_LEFT", "Interrupted", "WatchedOutput", "print_error", "way_on", "write_out"]
+
+NOTHING_LEFT = "nothing was left half-written"
+
+
+class Interrupted(Exception):  # noqa: N818 - an error it is not
+    """A command that was ended by a signal, once all is cleaned up: typer would take KeyboardInterrupt for itself."""
+
+
+def way_on(problem: BaseException, otherwise: str) -> str:
+    """What to do next, as whoever let the problem through has noted it."""
+    for one in (problem, problem.__cause__):
+        if notes := getattr(one, "__notes__", None):
+            return str(notes[0])
+    return otherwise
 
 
 class WatchedOutput:

@@ -20,21 +20,39 @@ from lrdiff_bench.report.json import json_ready, write_document
 from lrdiff_bench.report.parts import write_report
 from lrdiff_bench.run.comparison_screen import curves_of
 from lrdiff_bench.run.folds import cross_validate
+from lrdiff_bench.run.resuming import (
+    TRAINING_FILE,
+    TrainingKeeper,
+    check_rows,
+    choose_unfinished,
+    kept_settings,
+    settings_to_keep,
+)
 from lrdiff_bench.run.section import run_part
 from lrdiff_bench.run.ship import export_trained, parity_of_trained
 from lrdiff_bench.run.single_rates import compare_single_rates
 from lrdiff_bench.run.step_cost import measure_step_cost
 from lrdiff_bench.run.summary import setup_sections, training_sections
-from lrdiff_bench.run.training_files import write_training
+from lrdiff_bench.run.training_files import write_settings, write_training
 from lrdiff_bench.system.ownership import OWNER
-from lrdiff_bench.system.run_folder import SUMMARY_FORMAT, SUMMARY_VERSION, RunFolder, new_run_folder, next_free
+from lrdiff_bench.system.run_folder import (
+    SUMMARY_FORMAT,
+    SUMMARY_VERSION,
+    RunFolder,
+    new_run_folder,
+    next_free,
+    read_summary,
+    unfinished_run,
+)
 from lrdiff_core import __version__
+from lrdiff_core.checkpoint import TrainingFile
 from lrdiff_core.config import RunConfig
 from lrdiff_core.errors import ConfigError
-from lrdiff_core.loop import Observation, Trained, score_name, train
+from lrdiff_core.loop import Observation, Trained, TrainingState, score_name, train
+from lrdiff_core.model import TabularNet
 from lrdiff_core.setup import Setup, set_up
 
-__all__ = ["STAGES", "RunResult", "Watcher", "default_folder", "run_job"]
+__all__ = ["STAGES", "RunResult", "Watcher", "default_folder", "resume_job", "run_job"]
 
 STAGES = (
     "data",
@@ -140,22 +158,55 @@ def run_job(
     setup = _set_up(record, config)
     with new_run_folder(final, overwrite=overwrite) as place:
         record.begin(place, stages)
-        trained = _train(record, setup)
-        folder = place.path
-        if "folds" in stages:
-            record.stage("folds", lambda: _cross_validate(setup, watcher))
-        if "comparison" in stages:
-            record.stage("comparison", lambda: _compare(setup, watcher))
-        if "step_cost" in stages:
-            record.stage("step_cost", lambda: measure_step_cost(trained))
-        if "export" in stages:
-            record.stage("export", lambda: export_trained(trained, folder), check="verification")
-        if "parity" in stages:
-            record.stage("parity", lambda: parity_of_trained(trained, folder), check="parity")
-        where = f"runs/{config.name}" if out is None else str(out)
-        record.timed("pictures", lambda: _draw(folder, record.summary, setup, where))
+        return _all_stages(record, setup, settings_to_keep(config, setup.rows.table))
+
+
+def resume_job(
+    given: RunConfig | None = None,
+    folder: Path | None = None,
+    *,
+    stages: Sequence[str] = STAGES,
+    watcher: Watcher | None = None,
+) -> RunResult:
+    """Go on with an interrupted run: from its last epoch that was kept, then with the stages that are missing.
+
+    The end is that of a run that nobody interrupted, bit for bit.
+
+    Args:
+        given: settings that are wanted; those that were set must be those of the run.
+        folder: of the run; left out, the interrupted run in ``runs`` that was written last, of the name of ``given``
+            if that has one.
+        stages: which of the missing stages to do now.
+        watcher: told of every stage as it is done.
+
+    Raises:
+        CheckpointError, InputError: there is no run, or nothing to go on from, or another process writes it.
+        ConfigError, DataError: it is finished, or its settings or rows are others now.
+    """
+    name = given.name if given is not None and "name" in given.model_fields_set else None
+    folder = choose_unfinished(folder, name=name)
+    config, training = kept_settings(folder, given)
+    record = _Record(config, watcher or Silent())
+    setup = _set_up(record, config)
+    check_rows(folder, training, setup.rows.table)
+    with unfinished_run(folder) as place:
+        record.go_on(place, stages)
+        return _all_stages(record, setup, training.info, training)
+
+
+def _all_stages(record: _Record, setup: Setup, info: dict[str, Any], training: TrainingFile | None = None) -> RunResult:
+    watcher = record.watcher
+    trained = _train(record, setup, info, training)
+    folder = record.place.path
+    record.stage("folds", lambda: _cross_validate(setup, watcher))
+    record.stage("comparison", lambda: _compare(setup, watcher))
+    record.stage("step_cost", lambda: measure_step_cost(trained))
+    record.stage("export", lambda: export_trained(trained, folder), check="verification")
+    record.stage("parity", lambda: parity_of_trained(trained, folder), check="parity")
+    if record.is_last("folder"):
+        record.timed("pictures", lambda: _draw(folder, record.summary, setup, str(folder)))
         record.end()
-    watcher.stage("folder", {**record.summary["folder"], "path": str(folder)})
+        watcher.stage("folder", {**record.summary["folder"], "path": str(folder)})
     return RunResult(folder=folder, summary=record.summary, trained=trained)
 
 
@@ -163,6 +214,7 @@ class _Record:
     """The summary of a run while it grows, stage by stage; on the disk as soon as there is a checkpoint."""
 
     place: RunFolder
+    now: set[str]  # stages that this process is to do
 
     def __init__(self, config: RunConfig, watcher: Watcher) -> None:
         self.watcher = watcher
@@ -179,8 +231,18 @@ class _Record:
 
     def begin(self, place: RunFolder, stages: Sequence[str]) -> None:
         """From here on there is a folder, and these stages are to be done."""
-        self.place = place
-        self.summary["missing"] = [name for name in STAGES if name in {*ALWAYS, *stages}]
+        self.place, self.now = place, {*ALWAYS, *stages}
+        self.summary["missing"] = [name for name in STAGES if name in self.now]
+
+    def go_on(self, place: RunFolder, stages: Sequence[str]) -> None:
+        """This folder is there already, with all that its summary has."""
+        self.place, self.now = place, {*ALWAYS, *stages}
+        before = read_summary(place.path)
+        self.summary = before | {"seconds": before["seconds"] | self.summary["seconds"]}
+
+    def is_last(self, name: str) -> bool:
+        """Whether nothing but this is missing any more."""
+        return bool(self.summary["missing"] == [name])
 
     def save(self) -> None:
         """Write what there is."""
@@ -190,9 +252,10 @@ class _Record:
         """Nothing is missing any more."""
         folder = self.place.path
         files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-        self.summary["folder"] = {"files": [*sorted(files - {"summary.json", OWNER}), "summary.json"]}
+        self.summary["folder"] = {"files": [*sorted(files - {"summary.json", OWNER, TRAINING_FILE}), "summary.json"]}
         self.summary["missing"] = []
         self.save()
+        (folder / TRAINING_FILE).unlink(missing_ok=True)
 
     def timed(self, name: str, work: Callable[[], T]) -> T:
         """Do it, and note how long it took."""
@@ -211,7 +274,11 @@ class _Record:
             self.watcher.stage(name, self.summary[name])
 
     def stage(self, name: str, work: Callable[[], dict[str, Any]], *, check: str | None = None) -> None:
-        """Do one stage; with ``check``, its section says whether that passed."""
+        """Do one stage, if it is to be done and is missing; with ``check``, its section says whether that passed."""
+        if name not in self.summary["missing"] or name not in self.now:
+            if name in self.summary:
+                self.watcher.stage(name, self.summary[name])
+            return
         section = self.timed(name, work)
         if check is not None:
             self.summary["checks"][check] = section["passed"]
@@ -224,13 +291,32 @@ def _set_up(record: _Record, config: RunConfig) -> Setup:
     return record.timed("preprocessing", lambda: set_up(table, config))
 
 
-def _train(record: _Record, setup: Setup) -> Trained:
-    """The stages that every run has."""
+def _train(record: _Record, setup: Setup, info: dict[str, Any], training: TrainingFile | None) -> Trained:
+    """The stages that every run has; what was trained is kept before anything else is done."""
+    place = record.place
     record.show(setup_sections(setup))
-    trained = record.timed("metrics", lambda: train(setup, on_epoch=_epochs_to(record.watcher, setup)))
-    write_training(record.place.path, trained)
+    write_settings(place.path, setup)
+    keeper = TrainingKeeper(place.path, info)
+
+    def keep(net: TabularNet, state: TrainingState) -> None:
+        if keeper.after_epoch(net, state) and not place.kept:
+            record.save()
+            if not place.overwrite:  # an older run stays until this one is trained
+                keeper.moved_to(place.keep())
+
+    trained = record.timed(
+        "metrics",
+        lambda: train(
+            setup,
+            on_epoch=_epochs_to(record.watcher, setup),
+            on_state=keep,
+            go_on=None if training is None else training.restore,
+        ),
+    )
+    keeper.write()
+    write_training(place.path, trained)
     record.save()
-    record.place.keep()
+    place.keep()
     record.show(training_sections(trained))
     return trained
 

@@ -31,7 +31,11 @@ def open_run(run: Path) -> tuple[TabularNet, dict[str, Any], RunConfig]:
         CheckpointError: no run there, or a damaged one.
         ConfigError: its settings cannot be read.
     """
-    read_summary(run)
+    missing = read_summary(run).get("missing", [])
+    if "metrics" in missing and not (run / "model.safetensors").exists():
+        raise CheckpointError(
+            f"the training of {run} was interrupted", help=f"lrdiff run --resume {run} goes on with it"
+        )
     net, info = load_checkpoint(run / "model.safetensors")
     return net, info, make_config(load_config(run / "config.toml"), where=str(run / "config.toml"))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrdiff_bench.report.errors import print_error, write_out
+from lrdiff_bench.report.errors import Interrupted, print_error, write_out
 from lrdiff_bench.report.help import JsonOption
 from lrdiff_bench.report.json import print_json
 
@@ -71,6 +71,13 @@ DropoutOption = Annotated[
 ClassWeightOption = Annotated[
     str | None, typer.Option("--class-weight", metavar="balanced", help="Let all classes count alike in the loss.")
 ]
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with an interrupted run: its folder in place of CONFIG.toml, or the last one in runs/.",
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -105,6 +112,7 @@ def run(
     cv: FoldsOption = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
+    resume: ResumeOption = False,
     device: DeviceOption = None,
     compile: CompileOption = False,
     seed: SeedOption = None,
@@ -126,8 +134,9 @@ def run(
         "optimizer": optimizer, "epochs": epochs, "patience": patience, "schedule": schedule, "dropout": dropout,
         "class_weight": class_weight,
     }  # fmt: skip
-    settings = _settings(config, data, target, task, impute, device, compile, seed, split | wishes, **training)
-    return _job(settings, out, json, overwrite=overwrite, stages=None)
+    place, config = _place(config, out) if resume else (out, config)
+    settings = _settings(config, data, target, task, impute, device, compile, seed, split | wishes, resume, **training)
+    return _job(settings, place, json, overwrite=overwrite, stages=None, resume=resume)
 
 
 def init(
@@ -161,6 +170,7 @@ def train(
     cv: FoldsOption = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
+    resume: ResumeOption = False,
     device: DeviceOption = None,
     compile: CompileOption = False,
     seed: SeedOption = None,
@@ -182,8 +192,9 @@ def train(
         "optimizer": optimizer, "epochs": epochs, "patience": patience, "schedule": schedule, "dropout": dropout,
         "class_weight": class_weight,
     }  # fmt: skip
-    settings = _settings(config, data, target, task, impute, device, compile, seed, split | wishes, **training)
-    return _job(settings, out, json, overwrite=overwrite, stages=())
+    place, config = _place(config, out) if resume else (out, config)
+    settings = _settings(config, data, target, task, impute, device, compile, seed, split | wishes, resume, **training)
+    return _job(settings, place, json, overwrite=overwrite, stages=(), resume=resume)
 
 
 def predict(
@@ -295,7 +306,7 @@ def trace(run: RunFolder, json: JsonOption = False) -> None:
         heading(console, number, TITLES[name])
         DRAW[name](console, summary[name])
     if summary.get("missing"):
-        draw_unfinished(console, summary["missing"])
+        draw_unfinished(console, run, summary["missing"])
 
 
 def _settings(
@@ -308,14 +319,19 @@ def _settings(
     compile: bool,
     seed: int | None,
     split: dict[str, Any],
+    resume: bool,
     **more: Any,
 ) -> RunConfig:
     from lrdiff_bench.system.settings import gather
+    from lrdiff_core.config import make_config
 
     options = {"data": data, "target": target, "task": task, "impute": impute, "device": device, "seed": seed}
     options |= split | {"test": _share_or_file(split["test"])} | more
     given = {key: value for key, value in options.items() if value is not None}
-    return gather(config, given | ({"compile": True} if compile else {}))
+    given |= {"compile": True} if compile else {}
+    if resume and config is None:  # what was not said is the interrupted run's, and no preset's
+        return make_config(given, where="the command line")
+    return gather(config, given)
 
 
 def _share_or_file(test: str | None) -> str | float | None:
@@ -326,17 +342,36 @@ def _share_or_file(test: str | None) -> str | float | None:
         return test
 
 
-def _job(config: RunConfig, out: Path | None, json: bool, *, overwrite: bool, stages: tuple[str, ...] | None) -> int:
+def _place(config: str | None, out: Path | None) -> tuple[Path | None, str | None]:
+    """With --resume the argument may be a run's folder in place of settings."""
+    if config is not None and Path(config).is_dir():
+        return Path(config), None
+    return out, config
+
+
+def _job(
+    config: RunConfig,
+    out: Path | None,
+    json: bool,
+    *,
+    overwrite: bool,
+    stages: tuple[str, ...] | None,
+    resume: bool = False,
+) -> int:
     from lrdiff_bench.report.tables import make_console
-    from lrdiff_bench.run.job import STAGES, run_job
+    from lrdiff_bench.run.job import STAGES, resume_job, run_job
     from lrdiff_bench.run.screen import Screen
 
     # With --json the stages still show, but on stderr.
     screen = Screen(make_console(stderr=json))
+    stages = STAGES if stages is None else stages
     try:
-        result = run_job(
-            config, out=out, overwrite=overwrite, stages=STAGES if stages is None else stages, watcher=screen
-        )
+        if resume:
+            result = resume_job(config, out, stages=stages, watcher=screen)
+        else:
+            result = run_job(config, out=out, overwrite=overwrite, stages=stages, watcher=screen)
+    except KeyboardInterrupt as stop:
+        raise Interrupted(stop) from stop
     finally:
         screen.close()
     if json:

@@ -364,16 +364,16 @@ def draw_runs(console: Console, folder: Path, runs: Sequence[dict[str, Any]]) ->
         )
     console.print(table)
     for one in (run for run in runs if run["problem"] is None and run["missing"] and not run["running"]):
-        line(console, f"{Path(one['run']).name} was interrupted; what it has is there", "yellow")
+        line(console, f"{Path(one['run']).name} was interrupted: `lrdiff run --resume {one['run']}` goes on", "yellow")
     for one in (run for run in runs if run["problem"] is not None):
         line(console, one["problem"], "yellow")
 
 
-def draw_unfinished(console: Console, missing: Sequence[str]) -> None:
+def draw_unfinished(console: Console, folder: Path, missing: Sequence[str]) -> None:
     """Write what an interrupted run lacks."""
     console.print()
     titles = ", ".join(TITLES[name].lower() for name in missing)
-    line(console, f"this run was interrupted before: {titles}", "yellow")
+    line(console, f"this run was interrupted before: {titles}; `lrdiff run --resume {folder}` goes on", "yellow")
 
 
 def _state(run: dict[str, Any]) -> str:

@@ -11,19 +11,24 @@ from lrdiff_core.checkpoint import save_checkpoint
 from lrdiff_core.config import RunConfig
 from lrdiff_core.files import atomic_path, write_text
 from lrdiff_core.loop import Trained
+from lrdiff_core.setup import Setup
 
-__all__ = ["resolved_toml", "write_training"]
+__all__ = ["resolved_toml", "write_settings", "write_training"]
+
+
+def write_settings(folder: Path, setup: Setup) -> None:
+    """Write ``config.toml`` and ``rates.json``."""
+    write_text(folder / "config.toml", resolved_toml(setup.config, from_file=setup.rows.table.source == "file"))
+    write_document(folder / "rates.json", setup.plan.to_dict())
 
 
 def write_training(folder: Path, trained: Trained) -> None:
-    """Write ``config.toml``, ``rates.json``, ``model.safetensors`` and ``metrics.parquet``."""
+    """Write ``model.safetensors`` and ``metrics.parquet``."""
     import polars
 
     setup = trained.setup
     info = {"rates": setup.rates, "impute": setup.config.impute}
     save_checkpoint(folder / "model.safetensors", trained.net, info=info)
-    write_text(folder / "config.toml", resolved_toml(setup.config, from_file=setup.rows.table.source == "file"))
-    write_document(folder / "rates.json", setup.plan.to_dict())
     with atomic_path(folder / "metrics.parquet") as beside:
         polars.DataFrame([asdict(row) for row in trained.observations]).write_parquet(beside)
 

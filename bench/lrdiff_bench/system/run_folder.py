@@ -37,6 +37,7 @@ SUMMARY_VERSION = 2
 _ATTEMPTS = 100
 _LOOKS = 5
 _NEW_SECONDS = 60.0
+_GO_ON = "{0} has what was done so far; `lrdiff run --resume {0}` goes on"
 
 
 class RunFolder:
@@ -45,11 +46,12 @@ class RunFolder:
     Attributes:
         path: where to write now.
         kept: whether it has its final name.
+        overwrite: whether it may replace an older run.
     """
 
     def __init__(self, beside: Path, final: Path, owner: Owner, *, overwrite: bool) -> None:
         self.path, self.kept = beside, False
-        self._final, self._owner, self._overwrite = final, owner, overwrite
+        self._final, self._owner, self.overwrite = final, owner, overwrite
 
     def keep(self) -> Path:
         """Give it its final name now, or with ``overwrite`` that of the run it replaces, and return that.
@@ -61,7 +63,7 @@ class RunFolder:
             InputError: it cannot be renamed.
         """
         if not self.kept:
-            if self._overwrite and _swap(self.path, self._final):
+            if self.overwrite and _swap(self.path, self._final):
                 self._is_at(self._final)
             else:
                 self.keep_aside()
@@ -112,10 +114,12 @@ def new_run_folder(final: Path, *, overwrite: bool = True) -> Iterator[RunFolder
         if not folder.kept:
             owner.done()  # it is whole: whoever ends next may replace it
             folder.keep()
-    except BaseException:
+    except BaseException as problem:
         if not folder.kept and (beside / "summary.json").is_file():  # begun, and not worth an older run's place
             with suppress(InputError):
                 folder.keep_aside()
+        if folder.kept:
+            problem.add_note(_GO_ON.format(folder.path))
         raise
     finally:
         owner.release()
@@ -143,6 +147,9 @@ def unfinished_run(folder: Path) -> Iterator[RunFolder]:
     run.kept = True
     try:
         yield run
+    except BaseException as problem:
+        problem.add_note(_GO_ON.format(folder))
+        raise
     finally:
         owner.release()
 
