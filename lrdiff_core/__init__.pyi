@@ -22,6 +22,7 @@ from .devices import (
     repeatable as repeatable,
 )
 from .errors import LrdiffError as LrdiffError
+from .estimators import LrdiffClassifier as LrdiffClassifier, LrdiffRegressor as LrdiffRegressor
 from .loop import (
     Observation as Observation,
     Trained as Trained,

@@ -8,6 +8,7 @@
     │   ├── DataError          rows, columns, labels
     │   ├── RateError          a learning rate, or a plan of them
     │   ├── OptimizerError     an option or a state an optimizer does not take
+    │   ├── EstimatorError     what a scikit-learn estimator got; a ValueError, too
     │   ├── CheckpointError    a run folder or a checkpoint
     │   └── ModelFileError     an ONNX file
     ├── UnavailableError       a device, runtime or compiler that is not here         3
@@ -34,6 +35,7 @@ __all__ = [
     "DataError",
     "RateError",
     "OptimizerError",
+    "EstimatorError",
     "CheckpointError",
     "ModelFileError",
     "UnavailableError",
@@ -100,6 +102,10 @@ class RateError(InputError):
 
 class OptimizerError(InputError, ValueError):
     """An optimizer was given an option or a state that it does not take."""
+
+
+class EstimatorError(InputError, ValueError):
+    """What a scikit-learn estimator got cannot be used."""
 
 
 class CheckpointError(InputError):

@@ -10,17 +10,20 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 MAIN_JOB = ROOT / "docs" / "guide" / "main-job.md"
+SKLEARN = MAIN_JOB.with_name("scikit-learn.md")
 
 
 def python_blocks(file):
     return re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-EXAMPLES = {f"{file.stem} {n}": code for file in (README, MAIN_JOB) for n, code in enumerate(python_blocks(file))}
+EXAMPLES = {
+    f"{file.stem} {n}": code for file in (README, MAIN_JOB, SKLEARN) for n, code in enumerate(python_blocks(file))
+}
 
 
 def test_the_readme_and_the_page_of_the_main_job_have_examples():
-    assert {name.split()[0] for name in EXAMPLES} == {"README", "main-job"}
+    assert {name.split()[0] for name in EXAMPLES} == {"README", "main-job", "scikit-learn"}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -7,11 +7,11 @@ import pytest
 
 PUBLIC = {
     "lrdiff_core": """
-        Adam AdamW BUILTIN_TABLES ColumnSpec CompareConfig HeadMultiplier LayerDecay LoRAPlus LrdiffError ModelSpec
-        MuonAdamW Observation PRESETS Predictor RatePlan Rule RunConfig SGD Schedule Setup Shape Slices Split Table
-        TabularNet Trained WidthScale build_model choose_device compiler_status constant_columns device_status evaluate
-        fit layer_rates load_checkpoint load_config load_table make_config param_groups prepare read_features
-        repeatable save_checkpoint score_name set_up split_table train
+        Adam AdamW BUILTIN_TABLES ColumnSpec CompareConfig HeadMultiplier LayerDecay LoRAPlus LrdiffClassifier
+        LrdiffError LrdiffRegressor ModelSpec MuonAdamW Observation PRESETS Predictor RatePlan Rule RunConfig SGD
+        Schedule Setup Shape Slices Split Table TabularNet Trained WidthScale build_model choose_device
+        compiler_status constant_columns device_status evaluate fit layer_rates load_checkpoint load_config load_table
+        make_config param_groups prepare read_features repeatable save_checkpoint score_name set_up split_table train
     """,
     "lrdiff_core.optim": "SGD Adam AdamW LoadReport MuonAdamW clip_grad_norms_ load_state_only",
     "lrdiff_core.population": """

@@ -1,0 +1,161 @@
+"""A classifier for scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import assert_all_finite, check_consistent_length, column_or_1d
+
+from lrdiff_core.data.table import Task
+from lrdiff_core.errors import EstimatorError
+from lrdiff_core.estimators.base import LrdiffEstimator
+from lrdiff_core.estimators.rows import feature_table, value_errors, with_target
+
+__all__ = ["LrdiffClassifier"]
+
+
+class LrdiffClassifier(ClassifierMixin, LrdiffEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """A small network whose layers learn at rates of their own, as a scikit-learn classifier.
+
+    It trains as :func:`lrdiff_core.train` does. A dataframe brings its columns by name, text and dates included; an
+    array brings numbers.
+
+    Parameters are keyword arguments; all have a default:
+
+    Args:
+        hidden: sizes of the hidden layers, such as ``(64, 32)``; left out: one layer that follows the features.
+        rates: learning rate of each layer by name, ``{"layer1": 0.01, "layer2": 0.001}``; left out: 0.01 for every
+            layer but the last, 0.001 for the last.
+        optimizer: ``sgd``, ``adam``, ``adamw`` or ``muon``.
+        momentum: of ``sgd``.
+        weight_decay: of all parameters.
+        batch_size: rows a step; left out: it follows the number of rows.
+        epochs: passes over the training rows, at most; left out: it follows the number of rows.
+        patience: epochs without a better validation loss that end the training, the best epoch's weights kept; 0: none
+            do; left out: it follows the epochs.
+        schedule: how rates move: ``constant``, ``linear``, ``cosine``, ``1-sqrt`` or ``inverse_sqrt``.
+        dropout: share of every hidden layer's outputs that is left out at random in training.
+        validation: share of the rows that training does not see and stops by.
+        impute: missing values: filled inside the model with the ``median`` or ``mean`` of the training rows, or
+            refused (``none``).
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        threads: of torch; more than one may change the last bits.
+        class_weight: what a row counts in the loss: ``balanced``, or a weight by class; left out: 1.
+        random_state: of the split into training and validation rows, the first weights and the order of the rows.
+
+    Attributes:
+        classes_: labels in the order of the columns of ``predict_proba``.
+        n_features_in_: columns that ``fit`` got.
+        feature_names_in_: their names, where they have names.
+        model_: the network, its preprocessing inside.
+        rates_: learning rate of each layer.
+        history_: loss and score of the training and validation rows after every epoch.
+        n_iter_: epochs that were trained.
+        best_epoch_: the epoch whose weights the model has.
+        config_: every setting as it was used.
+        example_rows_: up to 64 training rows, for :meth:`export_onnx`; a pickle holds them.
+
+    Example:
+        >>> from sklearn.datasets import load_wine
+        >>> rows, labels = load_wine(return_X_y=True, as_frame=False)
+        >>> model = LrdiffClassifier(hidden=8, epochs=20, random_state=0).fit(rows, labels)
+        >>> model.predict_proba(rows[:2]).shape, model.score(rows, labels) > 0.9
+        ((2, 3), True)
+    """
+
+    def __init__(
+        self,
+        hidden: Any = None,
+        rates: Any = None,
+        optimizer: str = "adam",
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        batch_size: int | None = None,
+        epochs: int | None = None,
+        patience: int | None = None,
+        schedule: str = "constant",
+        dropout: float = 0.0,
+        class_weight: Any = None,
+        validation: float = 0.15,
+        impute: str = "median",
+        device: str = "cpu",
+        threads: int = 1,
+        random_state: Any = None,
+    ) -> None:
+        self.hidden = hidden
+        self.rates = rates
+        self.optimizer = optimizer
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.patience = patience
+        self.schedule = schedule
+        self.dropout = dropout
+        self.class_weight = class_weight
+        self.validation = validation
+        self.impute = impute
+        self.device = device
+        self.threads = threads
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
+        """Train on rows and their labels.
+
+        Args:
+            X: a dataframe, or numbers [rows, features].
+            y: labels [rows].
+
+        Raises:
+            EstimatorError: the rows, the labels or a parameter cannot be used; it is a ``ValueError``, too.
+        """
+        with value_errors():
+            table = feature_table(self, X, y, impute=self.impute)
+            labels = column_or_1d(y, warn=True)
+            check_consistent_length(table.features, labels)
+            assert_all_finite(labels, input_name="y")
+            check_classification_targets(labels)
+            self.classes_, index = np.unique(labels, return_inverse=True)
+            names = tuple(str(label) for label in self.classes_)
+            if len(names) < 2:
+                raise EstimatorError(f"y has one class only: {names[0]}", help="give rows of at least two classes")
+            task: Task = "binary" if len(names) == 2 else "multiclass"
+            self._fit_table(with_target(table, index, classes=names, task=task), class_weight=self._weights())
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
+        """The probability of every class, float64 [rows, classes].
+
+        Args:
+            X: rows, as for ``fit``.
+        """
+        answers = self._answers(X)
+        return np.concatenate([1.0 - answers, answers], axis=1) if answers.shape[1] == 1 else answers
+
+    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
+        """The most probable class [rows].
+
+        Args:
+            X: rows, as for ``fit``.
+        """
+        most = self.predict_proba(X).argmax(axis=1)
+        labels: np.ndarray = self.classes_[most]
+        return labels
+
+    def _weights(self) -> Any:
+        """``class_weight`` by the labels as text, which is what settings hold."""
+        given = self.class_weight
+        if not isinstance(given, Mapping):
+            return given
+        known = {label: str(label) for label in self.classes_.tolist()}
+        unknown = [label for label in given if label not in known]
+        if unknown:
+            raise EstimatorError(
+                f"class_weight names the class {unknown[0]!r}, which y does not hold",
+                help=f"classes are: {', '.join(known.values())}",
+            )
+        return {known[label]: float(weight) for label, weight in given.items()}
