@@ -74,7 +74,7 @@ class LrdiffEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
             )
         settings = {name: _plain(value) for name, value in given.items() if value is not None}
         if settings.get("impute") == "drop":
-            raise EstimatorError('impute is "drop"', help="an estimator drops no row: write none, mean or median")
+            raise EstimatorError('impute is "drop"', help="an estimator drops no row: write median, mean, auto or none")
         if class_weight is not None:
             settings["class_weight"] = class_weight
         return make_config({**settings, "seed": seed}, where=type(self).__name__)
@@ -90,8 +90,7 @@ class LrdiffEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         return answers
 
     def _matrix(self, rows: Any) -> np.ndarray:
-        names, impute = self.model_.spec.feature_names, self.config_.impute
-        return feature_matrix(self, rows, feature_names=names, impute=impute)
+        return feature_matrix(self, rows, spec=self.model_.spec, impute=self.config_.impute)
 
     def export_onnx(self, path: str | os.PathLike[str], X: Any = None) -> ExportReport:  # noqa: N803
         """Write the fitted model as an ONNX file that takes the raw columns, once it is verified.

@@ -40,8 +40,9 @@ class LrdiffClassifier(ClassifierMixin, LrdiffEstimator):  # type: ignore[misc] 
         schedule: how rates move: ``constant``, ``linear``, ``cosine``, ``1-sqrt`` or ``inverse_sqrt``.
         dropout: share of every hidden layer's outputs that is left out at random in training.
         validation: share of the rows that training does not see and stops by.
-        impute: missing values: filled inside the model with the ``median`` or ``mean`` of the training rows, or
-            refused (``none``).
+        impute: missing values: filled inside the model with the ``median`` or ``mean`` of the training rows; ``auto``:
+            the median, and a column that says where, for columns that lack values in ``fit``; ``none``: refused.
+        categorical: columns of a dataframe whose values are names, also where they look like numbers.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         threads: of torch; more than one may change the last bits.
         class_weight: what a row counts in the loss: ``balanced``, or a weight by class; left out: 1.
@@ -82,6 +83,7 @@ class LrdiffClassifier(ClassifierMixin, LrdiffEstimator):  # type: ignore[misc] 
         class_weight: Any = None,
         validation: float = 0.15,
         impute: str = "median",
+        categorical: Any = None,
         device: str = "cpu",
         threads: int = 1,
         random_state: Any = None,
@@ -99,6 +101,7 @@ class LrdiffClassifier(ClassifierMixin, LrdiffEstimator):  # type: ignore[misc] 
         self.class_weight = class_weight
         self.validation = validation
         self.impute = impute
+        self.categorical = categorical
         self.device = device
         self.threads = threads
         self.random_state = random_state
@@ -114,7 +117,7 @@ class LrdiffClassifier(ClassifierMixin, LrdiffEstimator):  # type: ignore[misc] 
             EstimatorError: the rows, the labels or a parameter cannot be used; it is a ``ValueError``, too.
         """
         with value_errors():
-            table = feature_table(self, X, y, impute=self.impute)
+            table = feature_table(self, X, y, impute=self.impute, categorical=self.categorical or ())
             labels = column_or_1d(y, warn=True)
             check_consistent_length(table.features, labels)
             assert_all_finite(labels, input_name="y")

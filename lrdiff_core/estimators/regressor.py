@@ -36,8 +36,9 @@ class LrdiffRegressor(RegressorMixin, LrdiffEstimator):  # type: ignore[misc]  #
         schedule: how rates move: ``constant``, ``linear``, ``cosine``, ``1-sqrt`` or ``inverse_sqrt``.
         dropout: share of every hidden layer's outputs that is left out at random in training.
         validation: share of the rows that training does not see and stops by.
-        impute: missing values: filled inside the model with the ``median`` or ``mean`` of the training rows, or
-            refused (``none``).
+        impute: missing values: filled inside the model with the ``median`` or ``mean`` of the training rows; ``auto``:
+            the median, and a column that says where, for columns that lack values in ``fit``; ``none``: refused.
+        categorical: columns of a dataframe whose values are names, also where they look like numbers.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         threads: of torch; more than one may change the last bits.
         random_state: of the split into training and validation rows, the first weights and the order of the rows.
@@ -75,6 +76,7 @@ class LrdiffRegressor(RegressorMixin, LrdiffEstimator):  # type: ignore[misc]  #
         dropout: float = 0.0,
         validation: float = 0.15,
         impute: str = "median",
+        categorical: Any = None,
         device: str = "cpu",
         threads: int = 1,
         random_state: Any = None,
@@ -91,6 +93,7 @@ class LrdiffRegressor(RegressorMixin, LrdiffEstimator):  # type: ignore[misc]  #
         self.dropout = dropout
         self.validation = validation
         self.impute = impute
+        self.categorical = categorical
         self.device = device
         self.threads = threads
         self.random_state = random_state
@@ -106,7 +109,7 @@ class LrdiffRegressor(RegressorMixin, LrdiffEstimator):  # type: ignore[misc]  #
             EstimatorError: the rows, the numbers or a parameter cannot be used; it is a ``ValueError``, too.
         """
         with value_errors():
-            table = feature_table(self, X, y, impute=self.impute)
+            table = feature_table(self, X, y, impute=self.impute, categorical=self.categorical or ())
             values = column_or_1d(y, dtype=np.float64, warn=True)
             assert_all_finite(values, input_name="y")
             check_consistent_length(table.features, values)

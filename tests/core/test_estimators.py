@@ -122,6 +122,32 @@ def test_rare_classes_and_their_weights():
         LrdiffClassifier(class_weight={"rar": 2.0}).fit(rows, labels)
 
 
+def test_text_dates_and_holes_of_a_dataframe(tmp_path):
+    import onnxruntime
+
+    random = np.random.default_rng(0)
+    rows = pandas.DataFrame({
+        "kind": random.choice(["a", "b", "c"], 200),
+        "when": pandas.date_range("2020-01-01", periods=200, freq="D"),
+        "size": random.normal(size=200),
+        "room": random.integers(0, 5, 200),
+    })  # fmt: skip
+    labels = np.where((rows["kind"] == "a") ^ (rows["size"] > 0.5), "yes", "no")
+    rows.loc[3, "size"], rows.loc[5, "kind"] = np.nan, None
+    model = LrdiffClassifier(epochs=60, categorical=["room"], random_state=0).fit(rows, labels)
+    assert model.score(rows, labels) > 0.9
+    assert [column.kind for column in model.model_.spec.columns] == ["category", "date", "number", "category"]
+    assert model.n_features_in_ == 4
+    assert np.isfinite(model.predict_proba(rows.assign(kind="new", size=np.nan))).all()
+    with pytest.raises(EstimatorError, match="this is an array"), pytest.warns(UserWarning, match="feature names"):
+        model.predict(rows.to_numpy())
+    assert model.export_onnx(tmp_path / "model.onnx").verification.passed
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert {"kind", "room"} < {port.name for port in session.get_inputs()}  # words go in as words
+    with pytest.raises(EstimatorError, match="an array has none"):
+        LrdiffClassifier(categorical=["room"]).fit(rows[["size"]].to_numpy(), labels)
+
+
 def test_the_exported_file_predicts_as_the_estimator(wine, fitted, tmp_path):
     import onnxruntime
 
@@ -133,12 +159,19 @@ def test_the_exported_file_predicts_as_the_estimator(wine, fitted, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     (given,) = session.run(None, {session.get_inputs()[0].name: rows.to_numpy(np.float32)})
     assert np.abs(given - fitted.predict_proba(rows)).max() < 1e-5
+
+
+def test_missing_values_of_an_array():
+    rows, target = load_diabetes(return_X_y=True)
     holes = rows.copy()
-    holes.iloc[3, 2] = np.nan
-    target = load_diabetes().target[: len(rows)]
+    holes[3, 2] = np.nan
     model = LrdiffRegressor(epochs=2, random_state=0).fit(holes, target)
     assert np.isfinite(model.predict(holes)).all()
-    assert model.export_onnx(tmp_path / "holes.onnx").verification.passed
+    flagged = LrdiffRegressor(epochs=2, impute="auto").fit(holes, target)
+    assert flagged.model_.spec.encoded_names[3] == "x3 missing"
+    for strict in (LrdiffRegressor(epochs=2, impute="none"), LrdiffRegressor(epochs=2, impute="auto")):
+        with pytest.raises(ValueError, match="NaN"):
+            strict.fit(rows, target).predict(holes)
 
 
 def test_what_cannot_be_used_is_refused_as_an_error_of_both_libraries(wine):
