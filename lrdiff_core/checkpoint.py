@@ -19,13 +19,53 @@ from lrdiff_core.files import write_bytes
 from lrdiff_core.loop import Best, Observation, TrainingState
 from lrdiff_core.model import ModelSpec, TabularNet
 
-__all__ = ["TrainingFile", "load_checkpoint", "save_checkpoint", "save_training"]
+__all__ = [
+    "TrainingFile",
+    "load_checkpoint",
+    "load_weights",
+    "save_checkpoint",
+    "save_training",
+    "save_weights",
+]
 
 FORMAT = "lrdiff.checkpoint"
 VERSION = 1
+AGAIN = "train again with `lrdiff run` or `lrdiff train`"
 TRAINING = "lrdiff.training"
 TRAINING_VERSION = 1
 _MOVED = ("lr", "initial_lr", "weight_decay", "momentum")  # what schedules and rules move; the rest is the settings'
+
+
+def save_weights(path: str | os.PathLike[str], weights: Mapping[str, torch.Tensor], *, info: dict[str, Any]) -> None:
+    """Write the weights of any module by their names, with JSON beside them, whole or not at all.
+
+    Args:
+        path: the file's name.
+        weights: a ``state_dict``, on any device; weights that share memory are written once for each name.
+        info: JSON to keep in the header.
+    """
+    header = {"version": VERSION, "own": True, "info": info}
+    write_bytes(path, safetensors.torch.save(_copies(weights), metadata={FORMAT: json.dumps(header)}))
+
+
+def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what :func:`save_weights` wrote: tensors by name, and ``info``.
+
+    Raises:
+        CheckpointError: no such file, damaged, or not written so.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "model.safetensors"
+        >>> save_weights(file, torch.nn.Linear(2, 1).state_dict(), info={"epoch": 3})
+        >>> weights, info = load_weights(file)
+        >>> sorted(weights), info
+        (['bias', 'weight'], {'epoch': 3})
+    """
+    tensors, header = _read_checkpoint(Path(path))
+    if not header.get("own") or not isinstance(header.get("info"), dict):
+        raise CheckpointError(f"{path} holds no weights of a model of your own", help=AGAIN)
+    return tensors, header["info"]
 
 
 def save_checkpoint(path: str | os.PathLike[str], net: TabularNet, *, info: dict[str, Any] | None = None) -> None:
@@ -60,28 +100,43 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[TabularNet, dict[str,
         {'note': 'fresh'}
     """
     file = Path(path)
-    again = "train again with `lrdiff run` or `lrdiff train`"
+    tensors, header = _read_checkpoint(file)
+    if header.get("own"):
+        raise CheckpointError(
+            f"{file} holds the weights of a model of your own", help="name its run folder: its factory makes the model"
+        )
+    try:
+        net = TabularNet(ModelSpec.from_dict(header["model"]))
+    except (KeyError, TypeError, ValueError) as problem:
+        raise CheckpointError(f"{file} has a damaged header: {problem}", help=AGAIN) from problem
+    _load(net, tensors, file, AGAIN)
+    return net.eval(), header.get("info", {})
+
+
+def _copies(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies by name: two names of one tensor get one each, which safetensors wants."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+
+
+def _read_checkpoint(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     if not file.is_file():
         raise CheckpointError(
             f"no checkpoint at {file}", help="name a run folder made by `lrdiff run` or `lrdiff train`"
         )
-    metadata, tensors = _read(file, again)
+    metadata, tensors = _read(file, AGAIN)
     if FORMAT not in metadata:
-        raise CheckpointError(f"{file} is a safetensors file, but not a checkpoint of lrdiff", help=again)
+        raise CheckpointError(f"{file} is a safetensors file, but not a checkpoint of lrdiff", help=AGAIN)
     try:
         header = json.loads(metadata[FORMAT])
         version = header["version"]
-        if version != VERSION:
-            raise CheckpointError(
-                f"{file} has checkpoint version {version}, this program reads {VERSION}",
-                help="use the lrdiff that wrote it, or train again",
-            )
-        spec = ModelSpec.from_dict(header["model"])
-        net = TabularNet(spec)
     except (KeyError, TypeError, ValueError) as problem:
-        raise CheckpointError(f"{file} has a damaged header: {problem}", help=again) from problem
-    _load(net, tensors, file, again)
-    return net.eval(), header.get("info", {})
+        raise CheckpointError(f"{file} has a damaged header: {problem}", help=AGAIN) from problem
+    if version != VERSION:
+        raise CheckpointError(
+            f"{file} has checkpoint version {version}, this program reads {VERSION}",
+            help="use the lrdiff that wrote it, or train again",
+        )
+    return tensors, header
 
 
 def save_training(
@@ -152,7 +207,7 @@ class TrainingFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file, self._again = Path(path), "train again with `lrdiff run` or `lrdiff train`"
+        self._file, self._again = Path(path), AGAIN
         if not self._file.is_file():
             raise CheckpointError(f"there is no {self._file}", help=self._again)
         metadata, self._tensors = _read(self._file, self._again)

@@ -65,6 +65,8 @@ class CompareConfig(BaseModel):
         0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3,
     )  # fmt: skip
     """Candidate base rates, the same for every tuned scheme."""
+    minutes: Annotated[float | None, Field(gt=0.0, allow_inf_nan=False)] = None
+    """Time that the comparison of a model of your own may take where its trainings come one by one; left out: 1."""
 
 
 class RunConfig(BaseModel):
@@ -108,10 +110,12 @@ class RunConfig(BaseModel):
     """A column of dates or numbers: the earliest rows are trained on, the latest tested on; it is no feature."""
     cv: Annotated[int | None, Field(ge=2, le=50)] = None
     """Folds of a cross-validation beside the run; left out: none. The model that is kept is that of the one split."""
+    model: Annotated[str, Field(pattern=r".:.")] | None = None
+    """A model of your own, MODULE:FACTORY; left out: the project's network."""
     hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False)] | None = None
     """Hidden sizes; left out: one layer as wide as the number of features, at least 16, at most 64."""
-    rates: dict[str, float] | None = None
-    """Rate of each layer by name; left out: 0.01 for every layer but the last, 0.001 for the last."""
+    rates: dict[str, Any] | None = None
+    """Rate of each layer by name; left out: 0.01, and 0.001 for the last layer. Own models take rules, too."""
     optimizer: OptimizerName = "adam"
     """sgd, adam, adamw or muon (hidden matrices by Muon, the rest by AdamW)."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -286,7 +290,9 @@ def _check_rates(settings: Mapping[str, Any], where: str) -> None:
         )
     from lrdiff_core.rates.values import check_rate  # here: it brings torch, which no other setting needs
 
-    for layer, rate in (rates or {}).items():
+    own = settings.get("model") is not None  # whose plan reads more than rates of layers
+    layers = {} if own or rates is None else rates
+    for layer, rate in layers.items():
         check_rate(rate, f'learning rate of layer "{layer}"')
     for rate in sweep if isinstance(sweep, list | tuple) else ():
         check_rate(rate, f"learning rate in compare.sweep of {where}")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ __all__ = [
     "evaluate",
     "fit",
     "loss_function",
+    "run_epochs",
     "score_name",
     "train",
     "train_epoch",
@@ -168,29 +170,64 @@ def fit(
     network = torch.compile(net.network, dynamic=True) if compile else net.network
     inputs, targets = rows.inputs["train"], rows.targets["train"]
     state = state or TrainingState(optimizer=optimizer, order=make_generator(seed, "order"), schedule=schedule)
-    net.train()
-    while not state.is_done(epochs=epochs, patience=patience):
-        epoch = state.epoch + 1
+
+    def one_epoch(epoch: int) -> None:
         permutation = torch.randperm(len(inputs), generator=state.order).to(inputs.device)
         with _dropping(net, derive_seed(seed, f"dropout {epoch}")):
             train_epoch(
                 network, optimizer, loss_of, inputs, targets, permutation.split(batch_size), schedule=state.schedule
             )
-        news = [evaluate(net, rows, part, epoch=epoch) for part in ("train", "validation")]
+
+    def look(epoch: int) -> list[Observation]:
+        return [evaluate(net, rows, part, epoch=epoch) for part in ("train", "validation")]
+
+    run_epochs(
+        net, state, one_epoch, look, epochs=epochs, patience=patience, on_epoch=on_epoch, on_state=on_state
+    )  # fmt: skip
+    return state.observations
+
+
+def run_epochs(
+    net: nn.Module,
+    state: TrainingState,
+    one_epoch: Callable[[int], None],
+    look: Callable[[int], list[Observation]],
+    *,
+    epochs: int,
+    patience: int = 0,
+    on_epoch: Callable[[int, Sequence[Observation]], None] | None = None,
+    on_state: Callable[[Any, TrainingState], None] | None = None,
+) -> None:
+    """Train until all epochs are done, or ``patience`` of them without a better loss; the best one's weights are kept.
+
+    Args:
+        net: any module, trained in place.
+        state: where to begin; updated in place.
+        one_epoch: takes the steps of an epoch, whose number it is given.
+        look: gives the observations after an epoch; the last one decides which epoch is best.
+        epochs: as for :func:`fit`.
+        patience: as for :func:`fit`.
+        on_epoch: as for :func:`fit`.
+        on_state: as for :func:`fit`.
+    """
+    net.train()
+    while not state.is_done(epochs=epochs, patience=patience):
+        epoch = state.epoch + 1
+        one_epoch(epoch)
+        news = look(epoch)
         state.epoch = epoch
         state.observations += news
         if patience:
-            _keep_best(state, net, news[1])
+            _keep_best(state, net, news[-1])
         if on_epoch is not None:
             on_epoch(epoch, news)
         if on_state is not None:
             on_state(net, state)
     if state.best is not None:
         net.load_state_dict(state.best.weights)
-    return state.observations
 
 
-def _keep_best(state: TrainingState, net: TabularNet, validation: Observation) -> None:
+def _keep_best(state: TrainingState, net: nn.Module, validation: Observation) -> None:
     if math.isfinite(validation.loss) and (state.best is None or validation.loss < state.best.loss):
         weights = {name: value.detach().clone() for name, value in net.state_dict().items()}
         state.best = Best(epoch=validation.epoch, loss=validation.loss, weights=weights)

@@ -333,12 +333,10 @@ def test_an_interrupt_while_the_command_is_loaded_is_two_lines_too(here):
 
 
 def test_an_interrupt_leaves_nothing_and_ends_with_130(here, capsys, monkeypatch):
-    from lrdiff_bench.run import job
-
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "train", interrupted)
+    monkeypatch.setattr("lrdiff_core.loop.train", interrupted)
     assert main(["train", "--out", "r"]) == 130
     assert capsys.readouterr().err.startswith("error: interrupted\nhelp: ")
     assert list(here.iterdir()) == []
@@ -354,12 +352,10 @@ def test_an_interrupt_leaves_nothing_and_ends_with_130(here, capsys, monkeypatch
     ],
 )
 def test_what_nobody_expected_is_told_without_a_traceback(here, capsys, monkeypatch, problem, status, what):
-    from lrdiff_bench.run import job
-
     def fails(*_, **__):
         raise problem
 
-    monkeypatch.setattr(job, "train", fails)
+    monkeypatch.setattr("lrdiff_core.loop.train", fails)
     assert main(["train", "--out", "run"]) == status
     error, help = capsys.readouterr().err.splitlines()
     assert error == f"error: {what}"

@@ -180,7 +180,7 @@ def test_an_error_in_training_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(job, "train", full_disk)
+    monkeypatch.setattr("lrdiff_core.loop.train", full_disk)
     with pytest.raises(OSError, match="No space left"):
         run_job(make_config(QUICK), out=tmp_path / "a" / "run", stages=())
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from lrdiff_bench.run.open_run import held_out, open_run
+from lrdiff_bench.run.open_run import held_out, open_run, shipped
+from lrdiff_bench.run.own_model.files import is_own, open_own
+from lrdiff_bench.run.own_model.ship import rows_of
 from lrdiff_bench.run.ship import decider, test_rows
 from lrdiff_bench.system.factory import is_factory, load_model
 from lrdiff_core import PRESETS, Predictor, load_table, make_config, set_up, train
@@ -61,6 +63,12 @@ def _find(source: str, data: Path | None) -> Subject:
     if is_factory(source):
         return _of_factory(source, data)
     run = Path(source)
+    if is_own(run) and data is None:
+        setup, file = open_own(run), run / "model.onnx"
+        decide = None if setup.table is None else decider(setup.task.kind)
+        return subject_of_module(
+            setup.shipped, rows_of(setup.held), onnx_bytes_or_path=file if file.is_file() else None, decide=decide
+        )
     net, info, config = open_run(run)
     if data is None:
         rows, _ = held_out(net, config)
@@ -69,7 +77,7 @@ def _find(source: str, data: Path | None) -> Subject:
         rows = read_features(str(data), feature_names=spec.feature_names, columns=spec.columns, impute=impute)
     file = run / "model.onnx"
     return subject_of_module(
-        Predictor(net),
+        shipped(net),
         np.ascontiguousarray(rows),
         onnx_bytes_or_path=file if file.is_file() else None,
         decide=decider(net.spec.task),

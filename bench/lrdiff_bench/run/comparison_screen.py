@@ -9,6 +9,7 @@ from rich.console import Console
 
 from lrdiff_bench.report import gains
 from lrdiff_bench.report.tables import interval, line, number, plain_table
+from lrdiff_bench.run.own_model.screen import draw_price
 
 __all__ = ["curves_of", "draw_comparison"]
 
@@ -17,6 +18,9 @@ Section = Mapping[str, Any]
 
 def draw_comparison(console: Console, s: Section) -> None:
     """Draw the comparison with single rates: a row a scheme, then the verdict."""
+    if "skipped" in s:
+        line(console, f"not compared: {s['skipped']}", "yellow")
+        return
     plan = s["plan"]
     table = plain_table("scheme", "rates", "trials", "train", "test", "95 %", "score")
     for scheme in s["schemes"]:
@@ -47,6 +51,8 @@ def draw_comparison(console: Console, s: Section) -> None:
         line(console, f"runs that diverged: {', '.join(lost)}", "yellow")
     if s["void"]:
         line(console, f"{s['void']}: give wider rates as sweep in [compare]", "yellow")
+    if "price" in s:
+        draw_price(console, s["price"])
     console.print()
     _draw_loss_by_epoch(console, s)
     console.print()

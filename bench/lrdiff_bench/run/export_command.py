@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
 
 from lrdiff_bench.report.tables import doing
-from lrdiff_bench.run.open_run import held_out, open_run, verify_against_run
+from lrdiff_bench.run.open_run import held_out, open_run, shipped, verify_against_run
+from lrdiff_bench.run.own_model.commands import export_own_run
+from lrdiff_bench.run.own_model.files import is_own, open_own
+from lrdiff_bench.run.own_model.ship import rows_of
 from lrdiff_bench.run.predictions import predictions_table
 from lrdiff_bench.run.ship import export_net
 from lrdiff_bench.system.factory import is_factory, load_model, user_code
 from lrdiff_core.data import read_features
 from lrdiff_core.errors import ConfigError, ModelFileError
-from lrdiff_core.model import Predictor
+from lrdiff_core.model import TabularNet
 
 if TYPE_CHECKING:
     import polars as pl
@@ -83,7 +87,11 @@ def export_model(
         rows_are = "given" if report.rows_are == "held out" else report.rows_are
         return {**report.to_dict(), "passed": True, "preprocessing": False, "rows_are": rows_are}
     run = Path(source)
+    if is_own(run):
+        with doing() as options["watch"]:
+            return export_own_run(run, out or run / "model.onnx", options)
     net, _, config = open_run(run)
+    assert isinstance(net, TabularNet)
     rows, targets = held_out(net, config)
     return export_net(net, rows, targets, out or run / "model.onnx", config=config, words=words, **options)
 
@@ -178,8 +186,8 @@ def latency(
     if model.suffix == ".onnx":
         module, rows = None, read_golden(model).inputs
     else:
-        net, _, config = open_run(model)
-        module, rows, model = Predictor(net).eval(), (held_out(net, config)[0],), model / "model.onnx"
+        module, rows = _of_run(model)
+        model = model / "model.onnx"
         ports = inspect_untrusted(model)
         names = [name for name, *_ in ports.outputs]
         text = text_inputs_of(module, output_names=names) if ports.takes_words else None
@@ -187,6 +195,17 @@ def latency(
         model, rows, module=module, text=text, provider=provider or CPU_PROVIDER, batches=batches, threads=threads
     )
     return report.to_dict()
+
+
+def _of_run(run: Path) -> tuple[nn.Module, tuple[np.ndarray, ...]]:
+    """A run's model as it is shipped, and its test rows."""
+    if is_own(run):
+        setup = open_own(run)
+        rows = rows_of(setup.held)
+        rows = tuple(rows.values()) if isinstance(rows, dict) else rows
+        return setup.shipped, rows if isinstance(rows, tuple) else (rows,)
+    net, _, config = open_run(run)
+    return shipped(net).eval(), (held_out(net, config)[0],)
 
 
 def whole_numbers(option: str, text: str) -> list[int]:

@@ -6,6 +6,7 @@ there; ``lrdiff trace`` draws the same sections from ``summary.json``.
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,7 @@ from lrdiff_bench.report import figures
 from lrdiff_bench.report.json import json_ready, write_document
 from lrdiff_bench.report.parts import write_report
 from lrdiff_bench.run.comparison_screen import curves_of
-from lrdiff_bench.run.folds import cross_validate
+from lrdiff_bench.run.kinds import Kind, kind_of
 from lrdiff_bench.run.resuming import (
     TRAINING_FILE,
     TrainingKeeper,
@@ -29,11 +30,6 @@ from lrdiff_bench.run.resuming import (
     settings_to_keep,
 )
 from lrdiff_bench.run.section import run_part
-from lrdiff_bench.run.ship import export_trained, parity_of_trained
-from lrdiff_bench.run.single_rates import compare_single_rates
-from lrdiff_bench.run.step_cost import measure_step_cost
-from lrdiff_bench.run.summary import setup_sections, training_sections
-from lrdiff_bench.run.training_files import write_settings, write_training
 from lrdiff_bench.system.ownership import OWNER
 from lrdiff_bench.system.run_folder import (
     SUMMARY_FORMAT,
@@ -48,9 +44,7 @@ from lrdiff_core import __version__
 from lrdiff_core.checkpoint import TrainingFile
 from lrdiff_core.config import RunConfig
 from lrdiff_core.errors import ConfigError
-from lrdiff_core.loop import Observation, Trained, TrainingState, score_name, train
-from lrdiff_core.model import TabularNet
-from lrdiff_core.setup import Setup, set_up
+from lrdiff_core.loop import Observation, TrainingState, score_name
 
 __all__ = ["STAGES", "RunResult", "Watcher", "default_folder", "resume_job", "run_job"]
 
@@ -68,6 +62,7 @@ STAGES = (
     "parity",
     "folder",
 )
+BEFORE_TRAINING = ("data", "preprocessing", "features", "training")
 ALWAYS = (*STAGES[:6], "folder")
 T = TypeVar("T")
 
@@ -98,7 +93,7 @@ class RunResult:
 
     folder: Path
     summary: dict[str, Any]
-    trained: Trained
+    trained: Any  # lrdiff_core.loop.Trained, or OwnTrained of a model of one's own
 
     @property
     def passed(self) -> bool:
@@ -154,11 +149,11 @@ def run_job(
                 f"{out} holds a run already", help="add --overwrite to replace it, or name another folder"
             )
         final = next_free(final)
-    record = _Record(config, watcher)
-    setup = _set_up(record, config)
+    record, kind = _Record(config, watcher), kind_of(config)
+    setup = record.timed("data", lambda: kind.set_up(config))
     with new_run_folder(final, overwrite=overwrite) as place:
         record.begin(place, stages)
-        return _all_stages(record, setup, settings_to_keep(config, setup.rows.table))
+        return _all_stages(record, kind, setup, settings_to_keep(config, kind.digest(setup)))
 
 
 def resume_job(
@@ -186,23 +181,25 @@ def resume_job(
     name = given.name if given is not None and "name" in given.model_fields_set else None
     folder = choose_unfinished(folder, name=name)
     config, training = kept_settings(folder, given)
-    record = _Record(config, watcher or Silent())
-    setup = _set_up(record, config)
-    check_rows(folder, training, setup.rows.table)
+    record, kind = _Record(config, watcher or Silent()), kind_of(config)
+    setup = record.timed("data", lambda: kind.set_up(config))
+    check_rows(folder, training, kind.name_of(setup), kind.digest(setup))
     with unfinished_run(folder) as place:
         record.go_on(place, stages)
-        return _all_stages(record, setup, training.info, training)
+        return _all_stages(record, kind, setup, training.info, training)
 
 
-def _all_stages(record: _Record, setup: Setup, info: dict[str, Any], training: TrainingFile | None = None) -> RunResult:
+def _all_stages(
+    record: _Record, kind: Kind, setup: Any, info: dict[str, Any], training: TrainingFile | None = None
+) -> RunResult:
     watcher = record.watcher
-    trained = _train(record, setup, info, training)
+    trained = _train(record, kind, setup, info, training)
     folder = record.place.path
-    record.stage("folds", lambda: _cross_validate(setup, watcher))
-    record.stage("comparison", lambda: _compare(setup, watcher))
-    record.stage("step_cost", lambda: measure_step_cost(trained))
-    record.stage("export", lambda: export_trained(trained, folder), check="verification")
-    record.stage("parity", lambda: parity_of_trained(trained, folder), check="parity")
+    record.stage("folds", lambda: kind.folds(setup, _folds_to(watcher)))
+    record.stage("comparison", lambda: kind.compare(setup, _trainings_to(watcher)))
+    record.stage("step_cost", lambda: kind.step_cost(trained))
+    record.stage("export", lambda: kind.export(trained, folder), check="verification")
+    record.stage("parity", lambda: kind.parity(trained, folder), check="parity")
     if record.is_last("folder"):
         record.timed("pictures", lambda: _draw(folder, record.summary, setup, str(folder)))
         record.end()
@@ -285,20 +282,17 @@ class _Record:
         self.show([(name, section)])
 
 
-def _set_up(record: _Record, config: RunConfig) -> Setup:
-    """Read the rows and resolve the settings: from here on they are those of the setup."""
-    table = record.timed("data", config.load_table)
-    return record.timed("preprocessing", lambda: set_up(table, config))
-
-
-def _train(record: _Record, setup: Setup, info: dict[str, Any], training: TrainingFile | None) -> Trained:
+def _train(record: _Record, kind: Kind, setup: Any, info: dict[str, Any], training: TrainingFile | None) -> Any:
     """The stages that every run has; what was trained is kept before anything else is done."""
     place = record.place
-    record.show(setup_sections(setup))
-    write_settings(place.path, setup)
+    record.show(kind.setup_sections(setup))
+    # Not every kind has all of these.
+    record.summary["missing"] = [one for one in record.summary["missing"] if one not in BEFORE_TRAINING]
+    task = record.summary["data"]["task"]
+    kind.write_settings(place.path, setup)
     keeper = TrainingKeeper(place.path, info)
 
-    def keep(net: TabularNet, state: TrainingState) -> None:
+    def keep(net: Any, state: TrainingState) -> None:
         if keeper.after_epoch(net, state) and not place.kept:
             record.save()
             if not place.overwrite:  # an older run stays until this one is trained
@@ -306,47 +300,44 @@ def _train(record: _Record, setup: Setup, info: dict[str, Any], training: Traini
 
     trained = record.timed(
         "metrics",
-        lambda: train(
+        lambda: kind.train(
             setup,
-            on_epoch=_epochs_to(record.watcher, setup),
+            on_epoch=_epochs_to(record.watcher, setup, task),
             on_state=keep,
             go_on=None if training is None else training.restore,
         ),
     )
     keeper.write()
-    write_training(place.path, trained)
+    kind.write(place.path, trained)
     record.save()
     place.keep()
-    record.show(training_sections(trained))
+    record.show(kind.training_sections(trained))
     return trained
 
 
-def _epochs_to(watcher: Watcher, setup: Setup) -> Callable[[int, Sequence[Observation]], None]:
-    epochs, score = setup.epochs, score_name(setup.net.spec.task)
+def _epochs_to(watcher: Watcher, setup: Any, task: str) -> Callable[[int, Sequence[Observation]], None]:
+    def text(row: Observation) -> str:
+        score = "" if math.isnan(row.score) else f" {score_name(task)} {row.score:.3f}"
+        return f"{row.split} loss {row.loss:.3f}{score}"
 
     def on_epoch(epoch: int, news: Sequence[Observation]) -> None:
-        note = "  ".join(f"{row.split} loss {row.loss:.3f} {score} {row.score:.3f}" for row in news)
-        watcher.progress("metrics", epoch, epochs, note)
+        watcher.progress("metrics", epoch, setup.epochs, "  ".join(map(text, news)))
 
     return on_epoch
 
 
-def _cross_validate(setup: Setup, watcher: Watcher) -> dict[str, Any]:
-    return cross_validate(setup, on_fold=lambda done, total: watcher.progress("folds", done, total, "folds"))
+def _folds_to(watcher: Watcher) -> Callable[[int, int], None]:
+    return lambda done, total: watcher.progress("folds", done, total, "folds")
 
 
-def _compare(setup: Setup, watcher: Watcher) -> dict[str, Any]:
-    return compare_single_rates(
-        setup.config,
-        table=setup.rows.table,
-        on_training=lambda done, total: watcher.progress("comparison", done, total, "trainings"),
-    ).section()
+def _trainings_to(watcher: Watcher) -> Callable[[int, int], None]:
+    return lambda done, total: watcher.progress("comparison", done, total, "trainings")
 
 
-def _draw(folder: Path, summary: dict[str, Any], setup: Setup, where: str) -> None:
+def _draw(folder: Path, summary: dict[str, Any], setup: Any, where: str) -> None:
     """Pictures and the report; ``where`` is how commands name the run."""
     figures.draw_metrics(folder, summary)
-    if "comparison" in summary:
+    if "schemes" in summary.get("comparison", {}):  # not where it was skipped
         figures.draw_comparison(folder, summary, curves_of(summary["comparison"]))
     part = run_part(summary, setup.plan, where)
     write_report(folder / "report.html", [part], title=part.title, command="lrdiff run")

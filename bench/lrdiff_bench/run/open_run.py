@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from lrdiff_bench.run.own_model.commands import predict_own, retrace_own, verify_own
+from lrdiff_bench.run.own_model.files import is_own, load_shipped
+from lrdiff_bench.run.own_model.setup import OnTable
 from lrdiff_bench.run.predictions import predictions_table
 from lrdiff_bench.system.ownership import is_owned
 from lrdiff_bench.system.run_folder import read_summary
@@ -21,14 +25,14 @@ from lrdiff_core.model import Predictor, TabularNet
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["list_runs", "open_run", "held_out", "predict_file", "retrace", "verify_against_run"]
+__all__ = ["list_runs", "open_run", "held_out", "predict_file", "retrace", "shipped", "verify_against_run"]
 
 
-def open_run(run: Path) -> tuple[TabularNet, dict[str, Any], RunConfig]:
-    """Return the model, the checkpoint's info and the settings of a run folder.
+def open_run(run: Path) -> tuple[TabularNet | OnTable, dict[str, Any], RunConfig]:
+    """Return the model on its table, the checkpoint's info and the settings of a run folder.
 
     Raises:
-        CheckpointError: no run there, or a damaged one.
+        CheckpointError: no run there, a damaged one, or one of a model that takes no table.
         ConfigError: its settings cannot be read.
     """
     missing = read_summary(run).get("missing", [])
@@ -36,8 +40,21 @@ def open_run(run: Path) -> tuple[TabularNet, dict[str, Any], RunConfig]:
         raise CheckpointError(
             f"the training of {run} was interrupted", help=f"lrdiff run --resume {run} goes on with it"
         )
+    if is_own(run):
+        module, info, config = load_shipped(run)
+        if not isinstance(module, OnTable):
+            raise CheckpointError(
+                f"{run} holds {config.model}, which takes no table",
+                help="predict, verify, export, parity, latency, trace and rates work with it",
+            )
+        return module, info, config
     net, info = load_checkpoint(run / "model.safetensors")
     return net, info, make_config(load_config(run / "config.toml"), where=str(run / "config.toml"))
+
+
+def shipped(net: TabularNet | OnTable) -> nn.Module:
+    """What a run exports: raw rows in, answers out."""
+    return net if isinstance(net, OnTable) else Predictor(net)
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
@@ -81,7 +98,7 @@ def predict_file(run: Path, data: str) -> pl.DataFrame:
     Args:
         run: a run folder.
         data: a file with the model's columns, in any order; others are ignored. Cells are read as in training.
-            ``-`` is standard input.
+            ``-`` is standard input. For a model of one's own that takes tensors: ``.npy``, or ``.npz``.
 
     Returns:
         As :func:`lrdiff_bench.run.predictions.predictions_table`.
@@ -90,6 +107,8 @@ def predict_file(run: Path, data: str) -> pl.DataFrame:
         CheckpointError: the run cannot be read.
         DataError: the rows cannot be used.
     """
+    if is_own(run) and (predicted := predict_own(run, data)) is not None:
+        return predicted
     net, info, _ = open_run(run)
     spec = net.spec
     rows = read_rows(
@@ -115,15 +134,17 @@ def verify_against_run(model: Path, run: Path) -> dict[str, Any]:
 
     with Sandbox() as sandbox:
         ports = sandbox.inspect(model)  # before the run is opened: a bad file is the more likely mistake
+        if is_own(run) and (report := verify_own(model, run, sandbox)) is not None:
+            return {"file": str(model), **report.to_dict()}
         net, _, config = open_run(run)
         rows, _ = held_out(net, config)
-        predictor = Predictor(net)
+        predictor = shipped(net)
         text = text_inputs_of(predictor, output_names=[name for name, *_ in ports.outputs])
         report = verify_onnx(model, predictor, rows=rows, sandbox=sandbox, text=text if ports.takes_words else None)
     return {"file": str(model), **report.to_dict()}
 
 
-def held_out(net: TabularNet, config: RunConfig) -> tuple[np.ndarray, np.ndarray]:
+def held_out(net: TabularNet | OnTable, config: RunConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return the raw rows of a run's test split and what they are to be answered with, from its data and seed."""
     table = config.load_table()
     if table.feature_names != net.spec.feature_names or (table.columns != net.spec.columns and net.spec.columns):
@@ -142,7 +163,10 @@ def retrace(run: Path) -> dict[str, Any]:
         CheckpointError: the run cannot be read, or its checkpoint does not predict what its summary says.
     """
     summary = read_summary(run)
+    if is_own(run):
+        return retrace_own(run)
     net, _, _ = open_run(run)
+    assert isinstance(net, TabularNet)
     if "prediction" not in summary:  # interrupted before it
         return summary
     values = summary["data"]["sample"]["values"]

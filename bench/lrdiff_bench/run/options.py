@@ -20,7 +20,8 @@ __all__ = ["add_run_commands"]
 ConfigFile = Annotated[
     str | None,
     typer.Argument(
-        metavar="[CONFIG.toml]", help="A file of settings, or the name of a preset. Without it, the preset seed."
+        metavar="[CONFIG.toml|MODULE:FACTORY]",
+        help="A file of settings, the name of a preset, or a factory of your own model. Default: the preset seed.",
     ),
 ]
 DataOption = Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="A CSV, Parquet, Arrow, JSON lines or Excel file, compressed or not, or a built-in table: seed, breast_cancer, digits, wine.")]  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from lrdiff_bench.report.json import json_ready
 from lrdiff_bench.system.ownership import is_owned
@@ -18,13 +19,13 @@ from lrdiff_core.config import RunConfig, make_config
 from lrdiff_core.data import Table
 from lrdiff_core.errors import CheckpointError, ConfigError, DataError
 from lrdiff_core.loop import TrainingState
-from lrdiff_core.model import TabularNet
 
 __all__ = [
     "TRAINING_FILE",
     "TrainingKeeper",
     "check_rows",
     "choose_unfinished",
+    "digest_of",
     "kept_settings",
     "settings_to_keep",
 ]
@@ -48,13 +49,13 @@ class TrainingKeeper:
     def __init__(self, folder: Path, info: dict[str, Any]) -> None:
         self._file, self._info = folder / TRAINING_FILE, info
         self._next = time.monotonic() + INTERVAL_SECONDS
-        self._last: tuple[TabularNet, TrainingState] | None = None
+        self._last: tuple[nn.Module, TrainingState] | None = None
 
     def moved_to(self, folder: Path) -> None:
         """The folder has another name now."""
         self._file = folder / TRAINING_FILE
 
-    def after_epoch(self, net: TabularNet, state: TrainingState) -> bool:
+    def after_epoch(self, net: nn.Module, state: TrainingState) -> bool:
         """Write, if it is time to; whether it was."""
         self._last = net, state
         if time.monotonic() < self._next:
@@ -72,14 +73,14 @@ class TrainingKeeper:
         self._next = begun + took + max(INTERVAL_SECONDS, took / SHARE)
 
 
-def settings_to_keep(config: RunConfig, table: Table) -> dict[str, Any]:
+def settings_to_keep(config: RunConfig, rows: str) -> dict[str, Any]:
     """Return what a run that goes on must have again: its settings, and the digest of its rows."""
     settings = config.model_dump(mode="json")
     for key in ("data", "test"):  # wherever it is called from
         if isinstance(settings[key], str) and Path(settings[key]).is_file():
             settings[key] = str(Path(settings[key]).resolve())
     given = sorted(config.model_fields_set)
-    return {"settings": json_ready(settings), "given": given, "rows": _digest(table)}
+    return {"settings": json_ready(settings), "given": given, "rows": rows}
 
 
 def kept_settings(run: Path, given: RunConfig | None = None) -> tuple[RunConfig, TrainingFile]:
@@ -112,15 +113,15 @@ def kept_settings(run: Path, given: RunConfig | None = None) -> tuple[RunConfig,
     return config, training
 
 
-def check_rows(run: Path, training: TrainingFile, table: Table) -> None:
+def check_rows(run: Path, training: TrainingFile, name: str, rows: str) -> None:
     """Refuse other rows than those of the interrupted training.
 
     Raises:
         DataError: the rows differ.
     """
-    if training.info.get("rows") != _digest(table):
+    if training.info.get("rows") != rows:
         raise DataError(
-            f"the rows of {table.name} are not those that {run} was trained on",
+            f"the rows of {name} are not those that {run} was trained on",
             help="put the data back as they were, or leave out --resume to begin another run",
         )
 
@@ -171,7 +172,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _digest(table: Table) -> str:
+def digest_of(table: Table) -> str:
+    """A hash of everything that a table holds."""
     digest = hashlib.sha256()
     parts = {"features": table.features, "target": table.target, **table.split_keys.columns()}
     for name, part in parts.items():

@@ -16,6 +16,7 @@ from lrdiff_bench.report.tables import INDENT, heading, label, line, number, num
 from lrdiff_bench.report.terminal_chart import draw_curves
 from lrdiff_bench.run.columns_text import columns_text, row_text
 from lrdiff_bench.run.comparison_screen import draw_comparison
+from lrdiff_bench.run.own_model.screen import draw_own_data, draw_own_plan, draw_own_prediction
 
 __all__ = ["DRAW", "TITLES", "Screen", "draw_runs", "draw_unfinished"]
 
@@ -81,6 +82,9 @@ class Screen:
 
 
 def draw_data(console: Console, s: dict[str, Any]) -> None:
+    if "own_model" in s:
+        draw_own_data(console, s)
+        return
     kinds = {"generator": "the built-in generator", "scikit-learn": "scikit-learn", "file": "a file"}
     names = ", ".join([*map(label, s["classes"][:10]), *(["..."] if len(s["classes"]) > 10 else [])])
     classes = f", classes {names}" if names else ""
@@ -150,19 +154,28 @@ def draw_features(console: Console, s: dict[str, Any]) -> None:
 
 
 def draw_training(console: Console, s: dict[str, Any]) -> None:
-    table = plain_table("layer", "weight", "parameters", "learning rate")
-    for layer in s["layers"]:
-        table.add_row(layer["name"], shape(layer["weight"]), str(layer["parameters"]), f"{layer['rate']:g}")
-    console.print(table)
+    if "parameters" in s:
+        draw_own_plan(console, s)
+    else:
+        draw_layers(console, s)
     compiled = ", compiled" if s["compile"] else ""
     most = "up to " if s.get("patience") else ""  # older runs have none
+    steps = "" if s["steps"] is None else f" = {s['steps']} steps"
     line(
         console,
-        f"{s['optimizer']}, {most}{s['epochs']} epochs of {s['batch_size']} rows a step = {s['steps']} steps; "
+        f"{s['optimizer']}, {most}{s['epochs']} epochs of {s['batch_size']} rows a step{steps}; "
         f"{s['device']}{compiled}, {s['threads']} thread{'s' if s['threads'] > 1 else ''}, seed {s['seed']}",
     )
     if more := training_extras(s):
         line(console, "; ".join(more))
+
+
+def draw_layers(console: Console, s: dict[str, Any]) -> None:
+    """Write the layers of the project's network with their rates."""
+    table = plain_table("layer", "weight", "parameters", "learning rate")
+    for layer in s["layers"]:
+        table.add_row(layer["name"], shape(layer["weight"]), str(layer["parameters"]), f"{layer['rate']:g}")
+    console.print(table)
 
 
 def training_extras(s: dict[str, Any]) -> list[str]:
@@ -183,12 +196,14 @@ def training_extras(s: dict[str, Any]) -> list[str]:
 
 def draw_metrics(console: Console, s: dict[str, Any]) -> None:
     rows = [row for row in s["observations"] if row["split"] != "test"]
-    table = plain_table("epoch", "split", "loss", s["score"])
+    table = plain_table("epoch", "split", "loss", *([s["score"]] if s["score"] else []))
     shown = rows if len(rows) <= 40 else [*rows[:10], *rows[-10:]]
     for i, row in enumerate(shown):
         if len(shown) < len(rows) and i == 10:
-            table.add_row("...", "", "", "")
-        table.add_row(str(row["epoch"]), row["split"], number(row["loss"]), number(row["score"]))
+            table.add_row("...", "", "", *([""] if s["score"] else []))
+        table.add_row(
+            str(row["epoch"]), row["split"], number(row["loss"]), *([number(row["score"])] if s["score"] else [])
+        )
     console.print(table)
     curves = {
         part: [math.nan if row["loss"] is None else row["loss"] for row in rows if row["split"] == part]
@@ -199,7 +214,8 @@ def draw_metrics(console: Console, s: dict[str, Any]) -> None:
     if s.get("patience"):  # older runs have none
         stopped = "stopped after epoch" if s["stopped_early"] else "all epochs trained:"
         line(console, f"{stopped} {s['epochs']}, best epoch {s['kept_epoch']}: its weights are kept")
-    line(console, f"test split: loss {number(test['loss'])}, {s['score']} {number(test['score'])}")
+    score = f", {s['score']} {number(test['score'])}" if s["score"] else ""
+    line(console, f"test split: loss {number(test['loss'])}{score}")
     if "test" in s:  # older runs have none
         draw_test_results(console, s["test"])
 
@@ -223,6 +239,9 @@ def draw_test_results(console: Console, s: dict[str, Any]) -> None:
 
 
 def draw_prediction(console: Console, s: dict[str, Any]) -> None:
+    if "own_model" in s:
+        draw_own_prediction(console, s)
+        return
     for i, step in enumerate(s["trace"]):
         name = step["name"] + (f" (rate {step['rate']:g})" if step["rate"] is not None else "")
         arrow = "  " if i == 0 else "→ "
@@ -275,6 +294,10 @@ def draw_step_cost(console: Console, s: dict[str, Any]) -> None:
 
 
 def draw_export(console: Console, s: dict[str, Any]) -> None:
+    if "not_exported" in s:
+        line(console, f"no file was written: {s['not_exported']}", "bold red")
+        line(console, s["help"])
+        return
     if s["passed"]:
         line(
             console,

@@ -13,6 +13,7 @@ from lrdiff_bench.report.parts import Part, fill_part
 from lrdiff_bench.report.tables import label, number, numbers, shape
 from lrdiff_bench.run.columns_text import columns_text, row_text
 from lrdiff_bench.run.comparison_screen import curves_of
+from lrdiff_bench.run.own_model.section import own_stages
 from lrdiff_core.rates import RatePlan
 from lrdiff_core.rates.plan.table import FOLD_ABOVE, rows_of
 
@@ -30,19 +31,19 @@ def run_part(summary: Mapping[str, Any], plan: RatePlan, folder: str) -> Part:
         folder: where it lies, for the commands that are shown.
     """
     finding, rates = _found(summary)
-    metrics, comparison = summary["metrics"], summary.get("comparison")
+    metrics, comparison = summary["metrics"], _compared(summary)
     body = fill_part(
         "run.html",
         s=summary,
         folder=folder,
-        stages=_stages(summary),
+        stages=own_stages(summary) if "own_model" in summary["data"] else _stages(summary),
         warnings=_warnings(summary),
         epochs=_epochs(metrics),
         losses=_losses(metrics, summary["data"]["task"]),
         comparison=None if comparison is None else _comparison(comparison),
         path=_path(summary["prediction"]),
         results=_results(metrics, summary["data"]["classes"]),
-        export=None if "export" not in summary else _export(summary["export"]),
+        export=None if "verification" not in summary.get("export", {}) else _export(summary["export"]),
         parity=None if "parity" not in summary else _parity(summary["parity"]),
         plan=_plan(plan),
         cost=_cost(summary["step_cost"]) if "step_cost" in summary else "",
@@ -64,9 +65,11 @@ def _found(summary: Mapping[str, Any]) -> tuple[str, str]:
     """The finding in a sentence, and the rates that follow from it."""
     test = next((row for row in summary["metrics"]["observations"] if row["split"] == "test"), None)
     score = (
-        "" if test is None else f" This model's {summary['metrics']['score']} on test rows: {number(test['score'])}."
+        ""
+        if test is None or summary["metrics"]["score"] is None
+        else f" This model's {summary['metrics']['score']} on test rows: {number(test['score'])}."
     )
-    comparison = summary.get("comparison")
+    comparison = _compared(summary)
     if comparison is None:
         rates = {layer["name"]: layer["rate"] for layer in summary["training"]["layers"]}
         return f"Trained, not compared with single rates.{score}", _toml(rates)
@@ -78,6 +81,12 @@ def _found(summary: Mapping[str, Any]) -> tuple[str, str]:
     if own["verdict"] != tuned["verdict"]:
         words += f" With ratios kept and tuned as hard, {gains.found(tuned, 'different rates', 'one tuned rate')}"
     return words + score, _toml(schemes[chosen]["rates"], chosen)
+
+
+def _compared(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The comparison with single rates; None where there is none."""
+    comparison: Mapping[str, Any] | None = summary.get("comparison")
+    return None if comparison is None or "skipped" in comparison else comparison
 
 
 def _toml(rates: Mapping[str, float], what: str = "as configured") -> str:
@@ -137,15 +146,18 @@ def _warnings(s: Mapping[str, Any]) -> list[str]:
     found += [warning["text"][:1].upper() + warning["text"][1:] + "." for warning in s["data"].get("warnings", ())]
     left_out = s["data"].get("left_out", ())  # older runs have none
     found += [f"Column {label(one['name'])} is not used: {one['rule']}." for one in left_out if one["kind"] == "text"]
-    if constant := s["preprocessing"]["constant_columns"]:
+    before = s.get("preprocessing", {})  # a model of one's own on its own rows has none
+    if constant := before.get("constant_columns"):
         found.append(f"Constant columns, ignored: {', '.join(map(label, constant))}.")
-    if s["preprocessing"]["fills_missing"]:
+    if before.get("fills_missing"):
         found.append("Missing values are filled inside the model with values from the training rows.")
     beaten = s["metrics"].get("test", {}).get("beaten_by")
     if beaten:
         found.append(f"This model does not beat {beaten} on the test rows.")
-    if s.get("comparison") and s["comparison"]["void"]:
-        found.append(s["comparison"]["void"])
+    if (comparison := s.get("comparison")) and (said := comparison.get("skipped") or comparison["void"]):
+        found.append(f"Not compared with single rates: {said}" if "skipped" in comparison else said)
+    if "not_exported" in s.get("export", {}):
+        found.append(f"No ONNX file was written: {s['export']['not_exported']}")
     return found
 
 
@@ -216,7 +228,7 @@ def _path(s: Mapping[str, Any]) -> list[list[str]]:
         [
             step["name"],
             "" if step["rate"] is None else f"{step['rate']:g}",
-            shape([1, len(step["values"])]),
+            shape(step.get("shape") or [1, len(step["values"])]),
             numbers(step["values"], most=10),
         ]
         for step in s["trace"]

@@ -27,7 +27,7 @@ from lrdiff_core.config import RunConfig
 from lrdiff_core.data import Table
 from lrdiff_core.population import PopulationTask, population_task
 
-__all__ = ["RateComparison", "compare_single_rates", "describe_rates", "plan_of"]
+__all__ = ["RateComparison", "compare_single_rates", "describe_rates", "longer", "plan_of"]
 
 SINGLE, RATIOS, CONFIGURED = "tuned single", "tuned ratios", "as configured"
 EXTENSIONS = 3  # how often the sweep is made longer where the best rate lies at its edge
@@ -135,7 +135,7 @@ def compare_single_rates(
         sides = {side for searches in study.searches for _, side in searches.edges}
         if not sides or extension == EXTENSIONS:
             break
-        sweep = _longer(sweep, sides)
+        sweep = longer(sweep, sides)
     return RateComparison(study=study, analysis=analyse(study, curves=False), sweep=sweep)
 
 
@@ -219,11 +219,11 @@ def plan_of(config: RunConfig, task: PopulationTask, rates: int) -> Plan:
     return Plan(budget=max(4, rates), target_seeds=0, widenings=0, seeds_from=config.seed % 2**62, **sizes)
 
 
-def _longer(sweep: tuple[float, ...], sides: set[str]) -> tuple[float, ...]:
+def longer(sweep: tuple[float, ...], sides: set[str]) -> tuple[float, ...]:
     """The sweep with two more rates on each side where the best one lay, as far apart as the last two there.
 
     Example:
-        >>> _longer((0.01, 0.1), {"high"})
+        >>> longer((0.01, 0.1), {"high"})
         (0.01, 0.1, 1.0, 10.0)
     """
     more = list(sweep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from lrdiff_bench.measure.engine.timing import Timing
 from lrdiff_core.loop import Trained, loss_function
 from lrdiff_core.setup import make_optimizer, plan_rates
 
-__all__ = ["measure_step_cost"]
+__all__ = ["measure_step_cost", "time_groups"]
 
 ROUNDS = 40  # of four blocks of 10 ms: 1.6 s
 
@@ -44,12 +45,25 @@ def measure_step_cost(trained: Trained) -> dict[str, Any]:
         optimizer.step()  # makes the optimizer's state
         return step_workload(optimizer, parity=False)
 
-    def case(assigned: dict[str, float]) -> Case:
-        distinct = len(set(assigned.values()))
-        return Case(name="step", version="1", parameters={"rates": distinct}, factory=lambda: factory(assigned))
+    return time_groups(lambda single: factory(one if single else rates), len(set(rates.values())))
 
-    result = compare_cases(case(one), case(rates), rounds=ROUNDS, threads=1)
-    several = len(set(rates.values()))
+
+def time_groups(factory: Callable[[bool], Workload], several: int) -> dict[str, Any]:
+    """Time two ways to step the same weights.
+
+    Args:
+        factory: makes the step with one group (True), or with the groups of the plan.
+        several: rates of the plan.
+
+    Returns:
+        As :func:`measure_step_cost`.
+    """
+
+    def case(single: bool) -> Case:
+        rates = 1 if single else several
+        return Case(name="step", version="1", parameters={"rates": rates}, factory=lambda: factory(single))
+
+    result = compare_cases(case(True), case(False), rounds=ROUNDS, threads=1)
     return {
         "rows": [_row("one rate", 1, result.a), _row(f"{several} rates", several, result.b)],
         "question": f"{several} rates against one",

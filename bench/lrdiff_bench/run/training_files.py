@@ -42,6 +42,8 @@ def resolved_toml(config: RunConfig, *, from_file: bool) -> str:
     """
     settings = config.model_dump(exclude={"rates", "compare"}, exclude_none=True)
     weights = settings.pop("class_weight") if isinstance(config.class_weight, dict) else {}
+    if not config.data:  # a model of one's own that brings its rows
+        del settings["data"]
     if from_file:
         settings["data"] = str(Path(config.data).resolve())
         if isinstance(config.test, str):

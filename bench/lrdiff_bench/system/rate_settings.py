@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from lrdiff_core.errors import ConfigError, RateError
-from lrdiff_core.rates import HeadMultiplier, LayerDecay, RatePlan, Rule, Scale, Slices, param_groups
+from lrdiff_core.rates import HeadMultiplier, LayerDecay, MuonRouter, RatePlan, Rule, Scale, Slices, param_groups
 from lrdiff_core.rates.values import check_rate
 
 __all__ = ["make_plan", "make_scales", "plan_from_settings"]
@@ -81,6 +81,7 @@ def make_plan(
     by: str | None = None,
     freeze: Sequence[str] = (),
     named: Sequence[Rule] = (),
+    router: MuonRouter | None = None,
 ) -> RatePlan:
     """A plan from what a command line can say.
 
@@ -92,6 +93,7 @@ def make_plan(
         no_weight_decay: ``1d``, or a match as in a rule.
         layer_decay, slices, head_multiplier, head, layers, by: see :func:`make_scales`.
         freeze: matches as in a rule, of what does not learn.
+        router: as for :func:`lrdiff_core.rates.param_groups`.
         named: further rules; those of the longest names come first, so that a layer wins inside what holds it.
 
     Raises:
@@ -118,6 +120,7 @@ def make_plan(
             layer_decay=layer_decay, slices=slices, head_multiplier=head_multiplier, head=head, layers=layers, by=by
         ),
         no_weight_decay=undecayed,
+        router=router,
     )
 
 
@@ -169,4 +172,4 @@ def _two_numbers(text: str) -> tuple[float, float]:
     return low, high
 
 
-_ARGUMENTS = tuple(name for name in inspect.signature(make_plan).parameters if name not in ("model", "named"))
+_ARGUMENTS = tuple(name for name in inspect.signature(make_plan).parameters if name not in ("model", "named", "router"))

@@ -18,6 +18,7 @@ __all__ = ["gather", "settings_text", "write_settings"]
 
 # What stands in a written file for a setting that is left out unless somebody sets it.
 EXAMPLES = {
+    "model": "package.module:make",
     "target": "label",
     "hidden": [16],
     "batch_size": 32,
@@ -35,8 +36,8 @@ def gather(config: str | None, options: Mapping[str, Any]) -> RunConfig:
     """Return checked settings.
 
     Args:
-        config: a TOML file or a preset's name; left out, the preset ``seed``, or the defaults if the options
-            bring other data (the preset's sizes are made for its own).
+        config: a TOML file, a preset's name or ``MODULE:FACTORY``; left out, the preset ``seed``, or the defaults if
+            the options bring other data (the preset's sizes are made for its own).
         options: what the command line gave; wins over the file.
 
     Raises:
@@ -51,6 +52,12 @@ def gather(config: str | None, options: Mapping[str, Any]) -> RunConfig:
         brings_data = options.get("data", "seed") != "seed"
         base = {"name": name_from(table_name(Path(str(options["data"]))))} if brings_data else PRESETS["seed"]
         return make_config({**base, **options}, where="the command line")
+    if ":" in config:
+        from lrdiff_bench.system.factory import is_factory  # here: it brings torch, which `lrdiff init` does without
+
+        if is_factory(config):
+            base = {"model": config, "name": name_from(config.replace(":", "-").replace(".", "-"))}
+            return make_config({**base, **options}, where="the command line")
     if config in PRESETS and not Path(config).exists():
         return make_config({**PRESETS[config], **options}, where=f"preset {config}")
     return make_config({**load_config(config), **options}, where=config)

@@ -1,0 +1,105 @@
+"""What a run is about, a table or a model of one's own: for each stage of the main job the function that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lrdiff_core.config import RunConfig
+
+__all__ = ["Kind", "kind_of"]
+
+Sections = Iterator[tuple[str, dict[str, Any]]]
+OnTraining = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """The stages of a run, in the order in which :mod:`lrdiff_bench.run.job` does them.
+
+    A setup is a :class:`lrdiff_core.setup.Setup` or :class:`lrdiff_bench.run.own_model.setup.OwnSetup`; what is trained
+    of it has ``setup``, ``net`` and ``observations``.
+    """
+
+    set_up: Callable[[RunConfig], Any]
+    setup_sections: Callable[[Any], Sections]
+    name_of: Callable[[Any], str]  # of its rows
+    digest: Callable[[Any], str]
+    write_settings: Callable[[Path, Any], None]
+    train: Callable[..., Any]  # of a setup, and on_epoch, on_state and go_on as lrdiff_core.loop.train has them
+    training_sections: Callable[[Any], Sections]
+    write: Callable[[Path, Any], None]
+    folds: Callable[[Any, OnTraining], dict[str, Any]]
+    compare: Callable[[Any, OnTraining], dict[str, Any]]
+    step_cost: Callable[[Any], dict[str, Any]]
+    export: Callable[[Any, Path], dict[str, Any]]
+    parity: Callable[[Any, Path], dict[str, Any]]
+
+
+def kind_of(config: RunConfig) -> Kind:
+    """The kind that the settings ask for."""
+    return _table() if config.model is None else _own()
+
+
+def _table() -> Kind:
+    from lrdiff_bench.run.folds import cross_validate
+    from lrdiff_bench.run.resuming import digest_of
+    from lrdiff_bench.run.ship import export_trained, parity_of_trained
+    from lrdiff_bench.run.single_rates import compare_single_rates
+    from lrdiff_bench.run.step_cost import measure_step_cost
+    from lrdiff_bench.run.summary import setup_sections, training_sections
+    from lrdiff_bench.run.training_files import write_settings, write_training
+    from lrdiff_core.loop import train
+    from lrdiff_core.setup import set_up
+
+    def compare(setup: Any, on_training: OnTraining) -> dict[str, Any]:
+        return compare_single_rates(setup.config, table=setup.rows.table, on_training=on_training).section()
+
+    return Kind(
+        set_up=lambda config: set_up(config.load_table(), config),
+        setup_sections=setup_sections,
+        name_of=lambda setup: str(setup.rows.table.name),
+        digest=lambda setup: digest_of(setup.rows.table),
+        write_settings=write_settings,
+        train=train,
+        training_sections=training_sections,
+        write=write_training,
+        folds=lambda setup, on_fold: cross_validate(setup, on_fold=on_fold),
+        compare=compare,
+        step_cost=measure_step_cost,
+        export=export_trained,
+        parity=parity_of_trained,
+    )
+
+
+def _own() -> Kind:
+    from lrdiff_bench.run.own_model.compare import compare_own
+    from lrdiff_bench.run.own_model.files import digest_of_own, write_own_settings, write_own_training
+    from lrdiff_bench.run.own_model.setup import set_up_own
+    from lrdiff_bench.run.own_model.ship import export_own, parity_of_own
+    from lrdiff_bench.run.own_model.step_cost import measure_own_step_cost
+    from lrdiff_bench.run.own_model.summary import own_setup_sections, own_training_sections
+    from lrdiff_bench.run.own_model.training import train_own
+    from lrdiff_bench.system.user_code import user_code
+
+    def made(config: RunConfig) -> Any:
+        with user_code():
+            return set_up_own(config)
+
+    return Kind(
+        set_up=made,
+        setup_sections=own_setup_sections,
+        name_of=lambda setup: str(setup.user.source),
+        digest=digest_of_own,
+        write_settings=write_own_settings,
+        train=train_own,
+        training_sections=own_training_sections,
+        write=write_own_training,
+        folds=lambda setup, on_fold: {},  # set_up_own refuses them
+        compare=lambda setup, on_training: compare_own(setup, on_training=on_training).section(),
+        step_cost=measure_own_step_cost,
+        export=lambda trained, folder: export_own(trained.setup, folder),
+        parity=lambda trained, folder: parity_of_own(trained.setup, folder),
+    )

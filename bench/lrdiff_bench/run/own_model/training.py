@@ -1,0 +1,198 @@
+"""Training a model of one's own: the project's loop over batches in whatever form they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lrdiff_bench.run.own_model.setup import OwnSetup
+from lrdiff_bench.run.own_model.tasks import Tally
+from lrdiff_bench.system.batches import Batch, Part
+from lrdiff_bench.system.user_code import their_fault, user_code
+from lrdiff_core.devices import torch_threads
+from lrdiff_core.errors import LrdiffError
+from lrdiff_core.loop import Observation, TrainingState, run_epochs
+from lrdiff_core.schedules import Schedule
+from lrdiff_core.seeds import derive_seed, make_generator
+from lrdiff_core.setup import make_optimizer
+
+__all__ = ["OwnTrained", "evaluate_own", "fit_own", "train_own"]
+
+MOST_WATCHED = 2048  # training rows that the loss is taken on after an epoch
+
+OnEpoch = Callable[[int, Sequence[Observation]], None]
+OnState = Callable[[nn.Module, TrainingState], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTrained:
+    """What :func:`train_own` returns; as :class:`lrdiff_core.loop.Trained` has it."""
+
+    setup: OwnSetup
+    observations: tuple[Observation, ...]
+    kept_epoch: int
+
+    @property
+    def net(self) -> nn.Module:
+        """What is shipped, on the CPU."""
+        return self.setup.shipped
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs were trained."""
+        return self.last("validation").epoch
+
+    def last(self, split: str) -> Observation:
+        """Return the observation of ``split`` after the last epoch."""
+        return next(row for row in reversed(self.observations) if row.split == split)
+
+
+def train_own(
+    setup: OwnSetup,
+    *,
+    on_epoch: OnEpoch | None = None,
+    on_state: OnState | None = None,
+    go_on: OnState | None = None,
+) -> OwnTrained:
+    """Train in place.
+
+    Args:
+        setup: of :func:`lrdiff_bench.run.own_model.setup.set_up_own`.
+        on_epoch: called after each epoch with its number and its observations.
+        on_state: called after each epoch with the module and what the next one depends on.
+        go_on: puts both as they were where a training goes on.
+
+    Raises:
+        InputError: the user's code raises.
+    """
+    with user_code(), torch_threads(setup.config.threads):
+        observations, kept = fit_own(setup, on_epoch=on_epoch, on_state=on_state, go_on=go_on)
+        observations = [*observations, evaluate_own(setup, "test", epoch=kept)]
+    setup.shipped.cpu().eval()
+    return OwnTrained(setup=setup, observations=tuple(observations), kept_epoch=kept)
+
+
+def fit_own(
+    setup: OwnSetup,
+    *,
+    rates: Mapping[str, float] | None = None,
+    epochs: int | None = None,
+    patience: int | None = None,
+    judged_on: str = "validation",
+    on_epoch: OnEpoch | None = None,
+    on_state: OnState | None = None,
+    go_on: OnState | None = None,
+) -> tuple[list[Observation], int]:
+    """Train the module of a setup in place, and say which epoch's weights it has.
+
+    Args:
+        setup: whose module.
+        rates: of each group by name, in place of the plan's; 0 lets it stand still.
+        epochs, patience: in place of the setup's.
+        judged_on: the part that is looked at beside the training rows.
+        on_epoch, on_state, go_on: as for :func:`train_own`.
+    """
+    module, seed = setup.module, setup.config.seed
+    epochs = setup.epochs if epochs is None else epochs
+    groups = setup.groups()
+    if rates is not None:
+        groups = [{**group, "lr": rates[group["name"]]} for group in groups]
+    optimizer = make_optimizer(setup.config.optimizer, groups, momentum=setup.config.momentum)
+    order, shape, steps = make_generator(seed, "order"), setup.config.shape(), setup.steps_an_epoch
+    schedule = None
+    if shape is not None and steps is not None:
+        schedule = Schedule(optimizer, total_steps=epochs * steps, shape=shape)
+    state = TrainingState(optimizer=optimizer, order=order, schedule=schedule)
+
+    if go_on is not None:
+        go_on(module, state)
+
+    def one_epoch(epoch: int) -> None:
+        module.train()
+        with _seeded(setup.device, derive_seed(seed, f"epoch {epoch}")):
+            _steps(setup, setup.parts["train"].batches(setup.batch_size, order), state)
+
+    def look(epoch: int) -> list[Observation]:
+        parts = ("train", judged_on)
+        return [evaluate_own(setup, part, epoch=epoch) for part in parts]
+
+    run_epochs(
+        module, state, one_epoch, look, epochs=epochs, patience=setup.patience if patience is None else patience,
+        on_epoch=on_epoch, on_state=on_state,
+    )  # fmt: skip
+    return state.observations, state.epoch if state.best is None else state.best.epoch
+
+
+@torch.no_grad()
+def evaluate_own(setup: OwnSetup, part: str, *, epoch: int = 0) -> Observation:
+    """Loss and score of one part with the weights as they are; of training rows the first 2048."""
+    module, tally = setup.module, Tally(task=setup.task)
+    training = module.training
+    module.eval()
+    try:
+        for batch in _on(setup.device, setup.parts[part], setup.batch_size):
+            outputs = _answer(setup, module, batch)
+            tally.add(outputs, batch.targets, _loss(setup, outputs, batch), batch.rows)
+            if part == "train" and tally.rows >= MOST_WATCHED:
+                break
+    finally:
+        module.train(training)
+    return Observation(epoch=epoch, split=part, loss=tally.loss, score=tally.score())
+
+
+def _steps(setup: OwnSetup, batches: Iterable[Batch], state: TrainingState) -> None:
+    for number, batch in enumerate(batches):
+        if batch.rows == 1 and number:
+            continue  # what is left of an epoch: batch norm has no statistics of one row
+        batch = batch.to(setup.device)
+        state.optimizer.zero_grad()
+        outputs = _answer(setup, setup.module, batch)
+        loss = _loss(setup, outputs, batch)
+        try:
+            loss.backward()
+        except RuntimeError as problem:
+            raise their_fault(f"the backward pass of {setup.user.source}", problem) from problem
+        state.optimizer.step()
+        if state.schedule is not None:
+            state.schedule.step()
+
+
+def _answer(setup: OwnSetup, module: nn.Module, batch: Batch) -> Any:
+    try:
+        return batch.answer(module)
+    except LrdiffError:
+        raise
+    except Exception as problem:  # the user's forward
+        raise their_fault(setup.user.source, problem) from problem
+
+
+def _loss(setup: OwnSetup, outputs: Any, batch: Batch) -> torch.Tensor:
+    try:
+        return setup.task.loss(outputs, batch.targets)
+    except LrdiffError:
+        raise
+    except Exception as problem:
+        raise their_fault(f"the loss of {setup.user.source}", problem) from problem
+
+
+def _on(device: torch.device, part: Part, size: int) -> Iterable[Batch]:
+    return (batch.to(device) for batch in part.batches(size))
+
+
+class _seeded:  # noqa: N801 (used as a function)
+    """Dropout and augmentation draw from a seed of the epoch; global generators are put back."""
+
+    def __init__(self, device: torch.device, seed: int) -> None:
+        self._fork = torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda")
+        self._seed = seed
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.manual_seed(self._seed)
+
+    def __exit__(self, *problem: Any) -> None:
+        self._fork.__exit__(*problem)
