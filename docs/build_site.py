@@ -36,6 +36,7 @@ PACKAGES = {
     "lrdiff_bench": "Measure: the main job and its comparison with single rates.",
     "lrdiff_bench.maps": "The loss over every pair of two rates.",
     "lrdiff_bench.study": "Does it help to train at different rates?",
+    "lrdiff_bench.study.tune": "Rates for a model, with proof.",
 }
 
 

@@ -17,6 +17,7 @@ PUBLIC = {
     "lrdiff_core.population": """
         Gain Population PopulationData PopulationOptions PopulationTask population_task train_population
     """,
+    "lrdiff_bench.study.tune": "Answer FoundRates TuneOptions TunedRates find_rates tune_rates",
     "lrdiff_bench.study": "FunctionWorkload Outcomes Scheme Trials Workload training",
     "lrdiff_bench": "RateComparison RunResult compare_single_rates resume_job run_job",
 }

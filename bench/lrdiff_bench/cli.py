@@ -19,6 +19,7 @@ from lrdiff_bench.report.help import HELP_NAMES, JsonOption, WholeHelpGroup
 from lrdiff_bench.report.json import print_json
 from lrdiff_bench.run.options import add_run_commands
 from lrdiff_bench.study.options import add_study_commands
+from lrdiff_bench.study.tune.options import add_tune_command
 from lrdiff_bench.system.interruption import received, status_of_signal
 
 __all__ = ["app", "main"]
@@ -32,7 +33,7 @@ class Commands(WholeHelpGroup):
 
     headings: ClassVar = {
         "Train": ("init", "run", "train", "predict", "rates", "lr-find"),
-        "Measure": ("study", "map", "bench"),
+        "Measure": ("study", "tune", "map", "bench"),
         "Ship": ("export", "verify", "parity", "latency", "targets"),
         "Look": ("report", "lesson", "runs", "trace", "audit", "doctor"),
     }
@@ -58,6 +59,7 @@ bench_app = typer.Typer(
 add_bench_commands(bench_app)
 app.add_typer(bench_app, name="bench")
 add_study_commands(app)
+add_tune_command(app)
 add_map_command(app)
 add_lesson_command(app)
 add_parity_command(app)

@@ -28,7 +28,19 @@ from lrdiff_bench.system.factory import user_code
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import write_json, write_text
 
-__all__ = ["DEFAULT_FOLDER", "export", "ls", "run", "show", "verdict"]
+__all__ = [
+    "DEFAULT_FOLDER",
+    "Growth",
+    "export",
+    "growth_of",
+    "ls",
+    "run",
+    "run_one",
+    "show",
+    "sources_of",
+    "verdict",
+    "write_study",
+]
 
 DEFAULT_FOLDER = Path("runs", "study")
 FORMAT = "lrdiff studies 1"
@@ -48,9 +60,9 @@ def run(
     json: bool,
 ) -> int:
     """Run studies, or go on with them, and say what came of each; ``sizes`` are options of ``make_plan``."""
-    growth = _growth(sizes, until_resolved, minutes)
+    growth = growth_of(sizes, until_resolved, minutes)
     folder = out or DEFAULT_FOLDER
-    sources = _sources(targets, every, own)
+    sources = sources_of(targets, every, own)
     if not sources:
         return ls(storage=storage, out=out, json=json)
     # All are made before the first is trained: a mistake in the last should not show after an hour.
@@ -70,9 +82,9 @@ def run(
     for number, (source, workload, plan) in enumerate(plans, start=1):
         of = f" ({number} of {len(plans)})" if len(plans) > 1 else ""
         with storage_trouble(url), user_code():
-            documents.append(_one(source, workload, plan, url, console, scheduler, growth, of=of))
+            documents.append(run_one(source, workload, plan, url, console, scheduler, growth, of=of))
         screen.draw_study(console, documents[-1])
-        _write_study(documents[-1], folder)
+        write_study(documents[-1], folder)
     suite = suite_of(documents)
     if suite is not None:
         screen.draw_suite(console, documents, suite)
@@ -175,14 +187,14 @@ def export(names: Sequence[str], *, to: Path, storage: str | None, source: Path 
 
 
 @dataclass(frozen=True)
-class _Growth:
+class Growth:
     """How far a study may be taken: to so many searches, and no look is begun that would end after the deadline."""
 
     most: int
     deadline: float
 
 
-def _growth(sizes: dict[str, Any], until_resolved: bool, minutes: float | None) -> _Growth | None:
+def growth_of(sizes: dict[str, Any], until_resolved: bool, minutes: float | None) -> Growth | None:
     """What ``--until-resolved`` asks for; the plan then begins at the first look."""
     if not until_resolved:
         if minutes is not None:
@@ -197,20 +209,21 @@ def _growth(sizes: dict[str, Any], until_resolved: bool, minutes: float | None) 
             help="leave out --quick and --searches, or --until-resolved",
         )
     sizes["searches"] = LOOKS[0].searches
-    return _Growth(most, math.inf if minutes is None else time.monotonic() + 60.0 * minutes)
+    return Growth(most, math.inf if minutes is None else time.monotonic() + 60.0 * minutes)
 
 
-def _one(
+def run_one(
     source: dict[str, Any],
     workload: Any,
     plan: Plan,
     url: str,
     console: Any,
     scheduler: str | None,
-    growth: _Growth | None,
+    growth: Growth | None,
     *,
     of: str,
 ) -> dict[str, Any]:
+    """Run one study, or go on with it, and return its document."""
     name = study_name(workload, plan)
     ledger = StorageLedger(
         url,
@@ -278,7 +291,7 @@ def _price(workload: Workload, counts: dict[str, int], ledger: StorageLedger) ->
     )
 
 
-def _further_look(study: StudyResult, growth: _Growth | None, seconds: float, console: Any) -> int | None:
+def _further_look(study: StudyResult, growth: Growth | None, seconds: float, console: Any) -> int | None:
     """Searches of the look to go on to; None where all is settled, or the budget does not reach that far."""
     if growth is None:
         return None
@@ -299,7 +312,8 @@ def _further_look(study: StudyResult, growth: _Growth | None, seconds: float, co
     return following
 
 
-def _write_study(document: dict[str, Any], folder: Path) -> None:
+def write_study(document: dict[str, Any], folder: Path) -> None:
+    """Write ``study.json`` and its pictures into the study's own folder."""
     from lrdiff_bench.study.pictures import draw_document
 
     own = folder / document["name"]
@@ -308,7 +322,7 @@ def _write_study(document: dict[str, Any], folder: Path) -> None:
     draw_document(document, own)
 
 
-def _sources(targets: Sequence[str], every: bool, own: dict[str, Any]) -> list[dict[str, Any]]:
+def sources_of(targets: Sequence[str], every: bool, own: dict[str, Any]) -> list[dict[str, Any]]:
     """How to make each workload that was asked for."""
     from lrdiff_bench.study.own_training import workload_named
     from lrdiff_bench.study.settings import check_study_settings, load_study_settings
@@ -324,7 +338,7 @@ def _sources(targets: Sequence[str], every: bool, own: dict[str, Any]) -> list[d
     if every:
         return [{"kind": "workload", "name": name} for name in workload_names()]
     if own:
-        checked = check_study_settings(_own_settings(own), where="the command line")
+        checked = check_study_settings(own_settings(own), where="the command line")
         return [
             {
                 "kind": "claim",
@@ -343,7 +357,7 @@ def _sources(targets: Sequence[str], every: bool, own: dict[str, Any]) -> list[d
     return sources
 
 
-def _own_settings(own: dict[str, Any]) -> dict[str, Any]:
+def own_settings(own: dict[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in own.items() if key != "groups"}
     if "groups" in own:
         groups: dict[str, Any] = {}

@@ -68,7 +68,13 @@ class TrainingCourse:
 
 
 def train_alone(
-    model: nn.Module, rows: PopulationData, rates: np.ndarray, seed: int, columns: Mapping[str, int], how: LoneTraining
+    model: nn.Module,
+    rows: PopulationData,
+    rates: np.ndarray,
+    seed: int,
+    columns: Mapping[str, int],
+    how: LoneTraining,
+    stop: Callable[[float, float], bool] | None = None,
 ) -> TrainingCourse:
     """Train ``model`` in place until its last step, or until its loss is no number.
 
@@ -79,6 +85,7 @@ def train_alone(
         seed: of the order of rows.
         columns: group of every parameter, of :func:`group_columns`.
         how: everything else.
+        stop: is given steps and metric of each evaluation, and says whether to end early.
     """
     where = choose_device(how.device)
     model, data = model.to(where), rows.to(where, torch.float32)
@@ -106,6 +113,8 @@ def train_alone(
             if done == after[at]:
                 losses[at], metric[at] = _evaluate(model, network, data, how.metric)
                 at += 1
+                if stop is not None and stop(done, float(metric[at - 1])):
+                    break
     return TrainingCourse(metric=metric, losses=losses, seconds=spent, steps=done)
 
 

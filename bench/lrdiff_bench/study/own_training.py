@@ -68,6 +68,20 @@ class FunctionWorkload(Workload):
             seconds_a_step=seconds / (len(curves) * self.steps),
         )
 
+    def train_one(self, trials: Trials, stop: Callable[[float, float], bool]) -> tuple[float, float]:
+        """Train one; a function that yields its values can be ended early."""
+        at = float(self.steps)
+
+        def told(step: float, value: float) -> bool:
+            nonlocal at
+            ends = stop(step, value)
+            at = step if ends else at
+            return ends
+
+        metric, _ = self._curves(trials.rates[0], int(trials.seeds[0]), trials.judged_on, told)
+        diverged = not np.isfinite(metric).all()
+        return math.nan if diverged else float(metric[-1]), at / self.steps
+
     def tiny(self) -> FunctionWorkload:
         """The same: only the function knows how to do less."""
         return self
@@ -80,14 +94,21 @@ class FunctionWorkload(Workload):
         """Numbers of steps at which values are kept."""
         return [round(self.steps * (i + 1) / self.evaluations) for i in range(self.evaluations)]
 
-    def _curves(self, rates: NDArray[np.float64], seed: int, judged_on: str) -> tuple[Any, Any]:
+    def _curves(
+        self, rates: NDArray[np.float64], seed: int, judged_on: str, stop: Callable[[float, float], bool] | None = None
+    ) -> tuple[Any, Any]:
         """The metric on the split that is asked for, and the training loss, both [evaluations]."""
         given = dict(zip(self.groups, map(float, rates), strict=True))
         found: Points = {}
         with _seeded(seed):
             try:
-                for step, name, value in self._values(self.function(given, seed)):
+                made = self.function(given, seed)
+                for step, name, value in self._values(made):
                     found.setdefault(name, []).append((step, value))
+                    if stop is None or name != "validation" or not isinstance(made, Iterator):
+                        continue
+                    if step >= self.evaluated_after()[0] and stop(step, value):
+                        break
             except ArithmeticError:  # an overflow, a check for NaN: this training diverged
                 lost = np.full(self.evaluations, math.nan)
                 return lost, lost

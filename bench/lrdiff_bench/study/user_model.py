@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from lrdiff_core.errors import DataError, InputError, LrdiffError
 if TYPE_CHECKING:
     from torch import nn
 
+    from lrdiff_bench.study.one_model import TrainingCourse
     from lrdiff_core.config import OptimizerName
     from lrdiff_core.population import PopulationData, PopulationTask
 
@@ -45,6 +47,7 @@ class UserModelWorkload(Workload):
         evaluations: how often the metric is taken.
         device: as for ``lrdiff run``.
         together: whether populations train it; left out, where they can.
+        timed: measure the seconds of a step side by side; without, they are NaN.
     """
 
     report_seeds: int = FEWEST
@@ -61,6 +64,7 @@ class UserModelWorkload(Workload):
     evaluations: int = 10
     device: str = "auto"
     together: bool | None = None
+    timed: bool = True
 
     @property
     def at_once(self) -> int:
@@ -75,6 +79,15 @@ class UserModelWorkload(Workload):
         if self.side_by_side():
             return self._population(trials, rows, seeds, columns)
         return self._alone(trials, rows, seeds, columns)
+
+    def train_one(self, trials: Trials, stop: Callable[[float, float], bool]) -> tuple[float, float]:
+        """Train one by itself, and end it where ``stop`` says so."""
+        seed = int(trials.seeds[0])
+        columns, rows = self.columns(self.build(seed)), self.rows(seed, trials.judged_on)
+        course = self._course(trials.rates[0], rows, seed, columns, stop)
+        known = course.metric[: sum(after <= course.steps for after in self.evaluated_after())]
+        whole = len(known) and np.isfinite(known).all()
+        return float(known[-1]) if whole else math.nan, course.steps / self.steps
 
     def tiny(self) -> UserModelWorkload:
         """A few steps."""
@@ -233,8 +246,8 @@ class UserModelWorkload(Workload):
         return outcomes(
             found,
             self.metric,
-            seconds_a_step=self._seconds_side_by_side,
-            seconds_to_compile=self._seconds_compiling,
+            seconds_a_step=self._seconds_side_by_side if self.timed else math.nan,
+            seconds_to_compile=self._seconds_compiling if self.timed else math.nan,
         )
 
     @cached_property
@@ -257,6 +270,26 @@ class UserModelWorkload(Workload):
     def _alone(
         self, trials: Trials, rows: Mapping[int, PopulationData], seeds: list[int], columns: Mapping[str, int]
     ) -> Outcomes:
+        courses = [
+            self._course(rates, rows[seed], seed, columns) for seed, rates in zip(seeds, trials.rates, strict=True)
+        ]
+        # A trial that diverged was spared its other steps.
+        seconds_a_step = sum(one.seconds for one in courses) / max(1, sum(one.steps for one in courses))
+        return mask_diverged(
+            np.stack([one.metric for one in courses]),
+            np.stack([one.losses for one in courses]),
+            evaluated_after=np.array(self.evaluated_after()),
+            seconds_a_step=seconds_a_step,
+        )
+
+    def _course(
+        self,
+        rates: np.ndarray,
+        rows: PopulationData,
+        seed: int,
+        columns: Mapping[str, int],
+        stop: Callable[[float, float], bool] | None = None,
+    ) -> TrainingCourse:
         from lrdiff_bench.study.one_model import LoneTraining, train_alone
 
         how = LoneTraining(
@@ -269,15 +302,4 @@ class UserModelWorkload(Workload):
             evaluated_after=tuple(self.evaluated_after()),
             metric=self.metric,
         )
-        courses = [
-            train_alone(self.build(seed), rows[seed], rates, seed, columns, how)
-            for seed, rates in zip(seeds, trials.rates, strict=True)
-        ]
-        # A trial that diverged was spared its other steps.
-        seconds_a_step = sum(one.seconds for one in courses) / max(1, sum(one.steps for one in courses))
-        return mask_diverged(
-            np.stack([one.metric for one in courses]),
-            np.stack([one.losses for one in courses]),
-            evaluated_after=np.array(how.evaluated_after),
-            seconds_a_step=seconds_a_step,
-        )
+        return train_alone(self.build(seed), rows, rates, seed, columns, how, stop)

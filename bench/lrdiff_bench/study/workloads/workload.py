@@ -211,6 +211,18 @@ class Workload(ABC):
                 break
         return seconds
 
+    def train_one(self, trials: Trials, stop: Callable[[float, float], bool]) -> tuple[float, float]:
+        """Train a single trial, and end it early where that is possible.
+
+        Args:
+            trials: one.
+            stop: is given steps and metric of each evaluation, and says whether to end.
+
+        Returns:
+            The last metric (NaN where it diverged), and the share of its steps that it made.
+        """
+        return float(self.train(trials).metric[0, -1]), 1.0
+
     @abstractmethod
     def train(self, trials: Trials) -> Outcomes:
         """Train all of them; the same trials give the same outcomes."""
