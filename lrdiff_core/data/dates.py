@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["day_text", "find_date_formats", "parse_dates", "typed_dates"]
+__all__ = ["CLOCK", "day_text", "find_date_formats", "parse_dates", "typed_dates"]
 
 FORMATS = (
     "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y",
@@ -21,6 +21,9 @@ _SHAPE = (
     r"^(?P<day>.*?)(?:[T ,]\s*(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d+)?))?"
     r"\s*(?P<half>[AaPp]\.?[Mm]\.?)?\s*(?P<zone>Z|UTC|GMT|[+-]\d{2}:?\d{2})?)?$"
 )
+CLOCK = "clock"
+"""The format of a time of the day alone, such as 12:30 or 1:05 PM."""
+
 _TRIED = 100  # distinct texts that a format is tried on before all are
 SECONDS = 86400.0
 EARLIEST, LATEST = "1000-01-01", "2999-12-31"  # beyond, a year of two digits was read as one of four
@@ -31,7 +34,7 @@ def parse_dates(texts: pl.Series, form: str) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         texts: strings without spaces around them, null where missing.
-        form: how the day is written, as strftime; a time of the day may follow it.
+        form: how the day is written, as strftime; a time of the day may follow it. Or :data:`CLOCK`.
 
     Example:
         >>> import polars as pl
@@ -41,6 +44,8 @@ def parse_dates(texts: pl.Series, form: str) -> tuple[np.ndarray, np.ndarray]:
     """
     import polars as pl
 
+    if form == CLOCK:
+        texts, form = "1970-01-01 " + texts, "%Y-%m-%d"
     parts = texts.str.extract_groups(_SHAPE).struct.unnest()
     day = parts["day"].str.strip_chars().str.to_date(form, strict=False)
     first, last = (pl.Series([text]).str.to_date()[0] for text in (EARLIEST, LATEST))
@@ -53,7 +58,7 @@ def parse_dates(texts: pl.Series, form: str) -> tuple[np.ndarray, np.ndarray]:
     half = parts["half"].str.to_lowercase().str.slice(0, 1)
     hour = np.where((half == "p").fill_null(False).to_numpy(), hour % 12 + 12, hour)
     hour = np.where((half == "a").fill_null(False).to_numpy(), hour % 12, hour)
-    days = np.where((hour < 25) & (minute < 60) & (second < 61), days, np.nan)
+    days = np.where((hour < 24) & (minute < 60) & (second < 61), days, np.nan)
     zone = parts["zone"].str.extract_groups(r"(?P<sign>[+-])(?P<h>\d{2}):?(?P<m>\d{2})").struct.unnest()
     east = zone["h"].cast(pl.Float64).fill_null(0.0) * 3600 + zone["m"].cast(pl.Float64).fill_null(0.0) * 60
     shift = np.where((zone["sign"] == "-").fill_null(False).to_numpy(), -1.0, 1.0) * east.to_numpy()
@@ -85,7 +90,7 @@ def day_text(days: float) -> str:
 
 
 def find_date_formats(texts: pl.Series) -> list[str]:
-    """All of :data:`FORMATS` that fit every one of a column's distinct texts; more than one where days are ambiguous.
+    """All formats that fit every one of a column's distinct texts; more than one where days are ambiguous.
 
     Example:
         >>> import polars as pl
@@ -97,7 +102,7 @@ def find_date_formats(texts: pl.Series) -> list[str]:
     if not len(texts):
         return []
     found = []
-    for form in FORMATS:
+    for form in (*FORMATS, CLOCK):
         for some in (texts.head(_TRIED), texts):
             if np.isnan(parse_dates(some, form)[0]).any():
                 break

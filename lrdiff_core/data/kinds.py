@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lrdiff_core.data.columns import BOOLEAN_WORDS, as_text, boolean_words, known_texts, refuse_type
-from lrdiff_core.data.dates import find_date_formats, parse_dates, typed_dates
+from lrdiff_core.data.dates import CLOCK, find_date_formats, parse_dates, typed_dates
 from lrdiff_core.data.numbers import find_number_format, parse_number
 from lrdiff_core.data.spec import ColumnKind, ColumnSpec
 from lrdiff_core.errors import ConfigError, DataError
@@ -180,6 +180,8 @@ def _typed(column: pl.Series, *, source: str, wish: str) -> list[ColumnSpec] | N
         )
     if column.dtype == pl.Boolean:
         return None if wish == "categorical" else [ColumnSpec(name=column.name, kind="boolean", rule="booleans")]
+    if column.dtype == pl.Time and not wish:
+        return [ColumnSpec(name=column.name, kind="time", format=CLOCK, rule="a time of the day")]
     if column.dtype.is_numeric() or column.dtype in (pl.Time, pl.Duration):
         if wish in ("categorical", "date"):
             return None
@@ -353,6 +355,8 @@ def _said_dates(cells: _Cells, column: pl.Series, form: str) -> list[ColumnSpec]
 
 
 def _day_and_time(name: str, days: np.ndarray, seconds: np.ndarray, form: str, rule: str) -> list[ColumnSpec]:
+    if form == CLOCK:
+        return [ColumnSpec(name=name, kind="time", format=form, rule="a time of the day")]
     day = ColumnSpec(name=name, kind="date", format=form, rule=rule)
     if not np.nansum(seconds):
         return [day]

@@ -53,8 +53,8 @@ def load_table(
 
     * numbers, also with thousands separators, decimal commas, currencies, percent, negatives in parentheses;
     * booleans: true and false, yes and no, y and n, t and f, on and off are 1 and 0;
-    * dates and timestamps, in UTC, as days since 1970 and seconds of the day. Dates that can be read in two ways,
-      such as 3/4/2021, are refused;
+    * dates, timestamps and times of the day, in UTC, as days since 1970 and seconds of the day. Dates that can be
+      read in two ways, such as 3/4/2021, are refused;
     * categories: text with at most 20 different values, or with 100 that repeat; of more, the 100 most common.
       Whole numbers with zeros in front, such as 01234, are categories;
     * left out: an index (0, 1, 2, ... or 1, 2, 3, ... in 20 rows or more), ids (text, or whole numbers under a name
@@ -190,7 +190,7 @@ def _from_frame(
     columns = [column for _, column in read]
     flagged = impute == "auto"
     specs = [
-        replace(spec, flags_missing=flagged and spec.kind != "time" and bool(column.bad.any())) for spec, column in read
+        replace(spec, flags_missing=flagged and not spec.source and bool(column.bad.any())) for spec, column in read
     ]
     labels = read_target(frame[target], source=source)
     keep = _rows_to_keep(columns, labels, impute=impute)
@@ -205,7 +205,7 @@ def _from_frame(
         name=name,
         target_name=target,
         source=kind,
-        notes=(*notes, *_notes(features, labels, impute)),
+        notes=(*notes, *_notes(features[:, [not spec.source for spec in specs]], labels, impute)),
         columns=tuple(specs),
         left_out=tuple(left_out),
         split_keys=keyed.keys.take(keep),
@@ -273,6 +273,7 @@ def _rows_to_keep(columns: Sequence[Column], labels: Target, *, impute: Impute) 
 
 
 def _notes(features: np.ndarray, labels: Target, impute: Impute) -> list[str]:
+    """What was dropped and what is missing, in features [rows, columns of the file]."""
     notes = []
     rows, unlabelled = labels.bad.size, int(labels.bad.sum())
     dropped, holes = rows - unlabelled - len(features), np.isnan(features)

@@ -212,6 +212,9 @@ def _dates(column: pl.Series, spec: ColumnSpec, source: str) -> tuple[np.ndarray
 
     if column.dtype in (pl.Date, pl.Datetime):
         return typed_dates(column)
+    if column.dtype == pl.Time and spec.kind == "time":
+        seconds = (column.cast(pl.Int64).cast(pl.Float64) / 1e9).fill_null(float("nan")).to_numpy()
+        return np.where(np.isnan(seconds), np.nan, 0.0), seconds
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object, pl.Duration, pl.Time):
         refuse_type(column, source=source, use="turn it into dates")
     form = "%Y-%m-%d" if spec.format == "typed" else spec.format
@@ -220,5 +223,5 @@ def _dates(column: pl.Series, spec: ColumnSpec, source: str) -> tuple[np.ndarray
     wrong = np.flatnonzero(np.isnan(days) & texts.is_not_null().to_numpy())
     if wrong.size:
         row = int(wrong[0])
-        refuse_text(texts[row], name=column.name, row=row + 1, source=source, wanted=f"write dates as {form}")
+        refuse_text(texts[row], name=column.name, row=row + 1, source=source, wanted=f"write {spec.kind}s as {form}")
     return days, seconds

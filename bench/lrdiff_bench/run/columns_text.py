@@ -11,8 +11,7 @@ from lrdiff_core.data.dates import day_text
 __all__ = ["columns_text", "encoding_text", "row_text"]
 
 MOST_NAMES = 8  # of one kind
-NOUNS = {"number": "number", "boolean": "boolean", "category": "category", "date": "date"}
-PLURALS = {"category": "categories"}
+KINDS = ("number", "boolean", "category", "date", "time")
 
 
 def columns_text(columns: Sequence[Mapping[str, Any]], left_out: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -26,10 +25,11 @@ def columns_text(columns: Sequence[Mapping[str, Any]], left_out: Sequence[Mappin
         >>> columns_text([ColumnSpec(name="a", kind="category", rule="2 texts").to_dict()], [])
         ['category: a (2 texts)']
     """
-    times = {column["source"] for column in columns if column["kind"] == "time"}
+    times = {column["source"] for column in columns}
+    columns = [column for column in columns if not column["source"]]
     plain = all(_is_plain(column) for column in columns)
     said = []
-    for kind in () if plain else NOUNS:
+    for kind in () if plain else KINDS:
         named = [column for column in columns if column["kind"] == kind]
         ruled = sorted(named, key=_is_plain)  # what needs a word first
         texts = [_named(column, ", with the time of day" if column["name"] in times else "") for column in ruled]
@@ -73,6 +73,8 @@ def _value(value: float | None, column: Mapping[str, Any]) -> str:
         return label(column["categories"][int(value) - 1]) if value else "none"
     if value is None or value != value:
         return "missing"
+    if column["kind"] == "time":
+        return f"{int(value) // 3600:02d}:{int(value) // 60 % 60:02d}"
     return day_text(value) if column["kind"] == "date" else number(value, ".3g")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from pydantic import BaseModel
 
 from lrdiff_core.config import PRESETS, CompareConfig, RunConfig, load_config, make_config, name_from
 from lrdiff_core.data.formats import table_name
-from lrdiff_core.errors import InputError
+from lrdiff_core.errors import DataError, InputError
 from lrdiff_core.files import write_text
+from lrdiff_core.text import quoted
 
 __all__ = ["gather", "settings_text", "write_settings"]
 
@@ -63,11 +64,12 @@ def gather(config: str | None, options: Mapping[str, Any]) -> RunConfig:
     return make_config({**load_config(config), **options}, where=config)
 
 
-def settings_text(given: Mapping[str, Any]) -> str:
+def settings_text(given: Mapping[str, Any], rules: Mapping[str, Sequence[str]] | None = None) -> str:
     """Every setting of a run with what it means, as TOML; those that are not given are commented out.
 
     Args:
         given: settings that are to be set.
+        rules: further lines of explanation, by setting.
 
     Example:
         >>> text = settings_text({"data": "digits"})
@@ -76,26 +78,29 @@ def settings_text(given: Mapping[str, Any]) -> str:
     """
     name = name_from(table_name(Path(str(given["data"])))) if "data" in given else "my-run"
     lines = ["# Settings of a run, for `lrdiff run`. What stands behind # is the default, or an example of a value."]
-    lines += _lines(RunConfig, {"name": name, **given})
+    lines += _lines(RunConfig, {"name": name, **given}, rules or {})
     lines += ["", f"# {RunConfig.model_fields['rates'].description}", "# [rates]"]
     lines += [f"# {layer} = {rate}" for layer, rate in RATES.items()]
-    lines += ["", f"# {RunConfig.model_fields['compare'].description}", "# [compare]", *_lines(CompareConfig, {})]
+    lines += ["", f"# {RunConfig.model_fields['compare'].description}", "# [compare]", *_lines(CompareConfig, {}, {})]
     return "\n".join(lines) + "\n"
 
 
-def _lines(model: type[BaseModel], given: Mapping[str, Any]) -> list[str]:
+def _lines(model: type[BaseModel], given: Mapping[str, Any], rules: Mapping[str, Sequence[str]]) -> list[str]:
     lines = []
     for key, field in model.model_fields.items():
         if key in ("rates", "compare"):  # tables, at the end of the file
             continue
         shown = given.get(key, EXAMPLES.get(key, field.default))
         value = json.dumps(shown, ensure_ascii=False)
-        lines += ["", f"# {field.description}", f"{'' if key in given else '# '}{key} = {value}"]
+        lines += ["", f"# {field.description}", *(f"#   {rule}" for rule in rules.get(key, ()))]
+        lines += [f"{'' if key in given else '# '}{key} = {value}"]
     return lines
 
 
 def write_settings(file: Path, options: Mapping[str, Any], *, overwrite: bool) -> None:
     """Write a settings file that :func:`gather` reads.
+
+    Where a file and its target are named, the columns are looked at, and what they are taken for is written, too.
 
     Args:
         file: where to.
@@ -109,5 +114,23 @@ def write_settings(file: Path, options: Mapping[str, Any], *, overwrite: bool) -
     if file.exists() and not overwrite:
         raise InputError(f"{file} is there already", help="name another file, or add --overwrite")
     given = {key: value for key, value in options.items() if value is not None}
-    make_config(given, where="the command line")
-    write_text(file, settings_text(given))
+    config = make_config(given, where="the command line")
+    found, rules = _recognised(config) if config.target is not None and Path(config.data).is_file() else ({}, {})
+    write_text(file, settings_text({**given, **found}, rules))
+
+
+def _recognised(config: RunConfig) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """What columns of a file are taken for, as settings, and why; nothing where the file cannot be read as it is."""
+    from lrdiff_core.data.spec import wishes_of
+
+    try:
+        table = config.load_table()
+    except DataError:  # the run will say it, with the way out
+        return {}, {}
+    wishes = {key: columns for key, columns in wishes_of(table.columns, table.left_out).items() if columns}
+    why = {column.name: column.rule for column in (*table.columns, *table.left_out)}
+    rules = {
+        key: [f"{quoted(entry)}: {why.get(entry, why.get(entry.rpartition('=')[0], ''))}" for entry in entries]
+        for key, entries in wishes.items()
+    }
+    return wishes, rules

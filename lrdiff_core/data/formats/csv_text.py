@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lrdiff_core.data.formats.names import check_names
 from lrdiff_core.errors import DataError
-from lrdiff_core.text import count, quoted
+from lrdiff_core.text import count, quoted, unlike
 
 if TYPE_CHECKING:
     import polars as pl
@@ -83,6 +83,8 @@ def _read(path: Path, text: str, separator: str) -> pl.DataFrame:
     try:
         records = _records(text, separator)
         header = [name.strip() for name in next(records)]
+        if len(header) > 1 and not header[0]:
+            header[0] = unlike("index", header)  # pandas writes its index so
         check_names(path, header)
         for row, record in enumerate(records, start=1):
             if len(record) != len(header):

@@ -23,8 +23,8 @@ CSV_CASES = {
     "blank": (" \n\n", "t.csv is empty", "use a file with a header and rows"),
     "header alone": ("a,b,y\n", "t.csv has a header and no rows", "use a file with rows below its header"),
     "unnamed column": (
-        ",a,y\n0,1,2\n",
-        "t.csv has no name for column 1",
+        "a,,y\n0,1,2\n",
+        "t.csv has no name for column 2",
         "name every column in the header, or remove the column (pandas writes one unless index=False)",
     ),
     "trailing comma": (

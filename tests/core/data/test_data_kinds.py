@@ -11,6 +11,7 @@ import pytest
 from refusals import refusal
 
 from lrdiff_core.data import Table, load_table, read_features, read_rows
+from lrdiff_core.data.spec import wishes_of
 from lrdiff_core.errors import ConfigError, DataError
 
 ROWS = 40
@@ -77,7 +78,8 @@ def again(table: Table, name: str) -> np.ndarray:
         (["01234", "94110", "10001"], "category"),
         (["0", "1", "2", "3+"], "category"),
         (["1-5", "6-10"], "category"),
-        (["12:30", "13:45"], "category"),
+        (["12:30", "13:45"], "time"),
+        (["12:30", "26:45"], "category"),
         (["red "] + ["blue"] * 39, "category"),
         ([f"n{row // 2}" for row in range(ROWS)], "category"),
         ([f"Name {row}" for row in range(ROWS)], "id"),
@@ -155,6 +157,11 @@ def test_timestamps_are_a_day_and_a_time_of_the_day_in_utc(write):
     np.testing.assert_array_equal(table.features[:4, :2], expected)
     assert [column.flags_missing for column in table.columns] == [True, False, False]
     moment = dt.datetime(2021, 3, 4, 1, 30, 0, 500_000)
+    clock = made(write, ["1:30", "13:05:06", "11:30 PM", "?"])
+    np.testing.assert_array_equal(clock.features[:4, 0], [5400, 47106, 84600, np.nan])
+    assert clock.columns[0].flags_missing
+    pl.DataFrame({"c": [dt.time(1, 30)], "x": [0.5]}).write_parquet("c.parquet")
+    assert again(clock, "c.parquet")[0, 0] == 5400
     typed = load_table(pl.DataFrame({"c": [moment] * 4, "x": range(4), "y": [0, 1, 0, 1]}), target="y")
     np.testing.assert_array_equal(typed.features[0, :2], [DAY, 5400.5])
 
@@ -209,3 +216,26 @@ def test_an_amount_to_predict_is_read_like_any_other(write):
     write("x,y\n" + "".join(f'{row}.5,"$1,{row:03d}.50"\n' for row in range(30)))
     table = load_table("t.csv", target="y")
     assert (table.task, table.target[3]) == ("regression", 1003.5)
+
+
+def test_the_index_that_pandas_writes_is_left_out_and_kept(write):
+    write(",x,y\n" + "".join(f"{row},{row % 7}.5,{row % 2}\n" for row in range(30)))
+    table = load_table("t.csv", target="y")
+    assert [(column.name, column.kind) for column in table.left_out] == [("index", "index")]
+    array = np.stack([np.arange(30), np.arange(30) % 7, np.arange(30) % 2], axis=1)
+    assert load_table(array, target="x3").feature_names == ("x1", "x2")  # no names, so no index
+
+
+def test_what_was_recognised_can_be_said_again(write):
+    """A run's settings name every kind, so that the same columns are found again, whatever is recognised later."""
+    made(write, ["4/3/2021", "31/12/2020"])
+    frame = pl.read_csv("t.csv", infer_schema=False).with_columns(
+        key=pl.Series([f"k{row}" for row in range(ROWS)]), word=pl.Series(["u", "v"] * (ROWS // 2)), none=pl.lit(None)
+    )
+    frame.write_csv("t.csv")
+    table = load_table("t.csv", target="y")
+    said = wishes_of(table.columns, table.left_out)
+    assert said["date"] == ("c=%d/%m/%Y",)
+    again = load_table("t.csv", target="y", **said)
+    assert (again.columns, again.features.tobytes()) == (table.columns, table.features.tobytes())
+    assert {column.name for column in again.left_out} == {"key", "none"}
