@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from lrdiff_bench.report.tables import doing
+from lrdiff_bench.run.onnx_rows import names_of, rows_for
 from lrdiff_bench.run.open_run import held_out, open_run, shipped, verify_against_run
 from lrdiff_bench.run.own_model.commands import export_own_run
 from lrdiff_bench.run.own_model.files import is_own, open_own
@@ -17,7 +18,6 @@ from lrdiff_bench.run.own_model.ship import rows_of
 from lrdiff_bench.run.predictions import predictions_table
 from lrdiff_bench.run.ship import export_net
 from lrdiff_bench.system.factory import is_factory, load_model, user_code
-from lrdiff_core.data import read_features
 from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_core.model import TabularNet
 
@@ -134,31 +134,20 @@ def predict_onnx(model: Path, data: str) -> pl.DataFrame:
     from lrdiff_export import Sandbox, read_model_card
 
     with Sandbox() as sandbox:
-        sandbox.inspect(model)
+        ports = sandbox.inspect(model)
         card = read_model_card(model)
-        columns, classes = _names(card, "features", model), _names(card, "classes", model)
-        if not columns:
-            raise ModelFileError(f"{model} does not name its columns", help="export it with lrdiff export RUN")
-        fills = "missing_values_become" in str(card.get("normalisation", ""))
-        rows = read_features(data, feature_names=columns, impute="mean" if fills else "none")
-        outputs = sandbox.run(model, [np.ascontiguousarray(rows)])
+        classes = names_of(card, "classes", model)
+        feeds, ids = rows_for(data, card, ports, model)
+        outputs = sandbox.run(model, feeds)
     answers = outputs[0]
     wide = {len(classes), 1} if len(classes) == 2 else {max(len(classes), 1)}
-    if len(outputs) != 1 or answers.ndim != 2 or len(answers) != len(rows) or answers.shape[1] not in wide:
+    if len(outputs) != 1 or answers.ndim != 2 or len(answers) != len(feeds[0]) or answers.shape[1] not in wide:
         raise ModelFileError(
-            f"{model} answers {' and '.join(str(list(one.shape)) for one in outputs)} for {len(rows)} rows",
+            f"{model} answers {' and '.join(str(list(one.shape)) for one in outputs)} for {len(feeds[0])} rows",
             help=f"one output is needed, [rows, {' or '.join(map(str, sorted(wide)))}]",
         )
-    name = "".join(_names({"target": [card.get("target", "prediction")]}, "target", model))
-    return predictions_table(answers, target=name, classes=classes)
-
-
-def _names(card: dict[str, Any], key: str, model: Path) -> tuple[str, ...]:
-    """A list of names of a card, which anyone may have written."""
-    names = card.get(key, [])
-    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
-        raise ModelFileError(f"the {key} that {model} names are not a list of names", help="export it again")
-    return tuple(names)
+    name = "".join(names_of({"target": [card.get("target", "prediction")]}, "target", model))
+    return predictions_table(answers, target=name, classes=classes, ids=ids)
 
 
 def latency(

@@ -52,6 +52,7 @@ class ModelCard:
         classes: their names, in the order of the outputs.
         features: names of the columns of the first input.
         columns: what each of these is, as a table's reader describes it: name, kind, categories and how it is written.
+        ids: columns that name a row, and are repeated beside its prediction.
         normalisation: what the graph does to raw rows first, such as ``{"mean": [...], "inverse_std": [...]}``.
         units: unit of each input and output by its name.
         rates: the rate plan: learning rate of each parameter or layer.
@@ -70,6 +71,7 @@ class ModelCard:
     classes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     columns: tuple[Mapping[str, Any], ...] = ()
+    ids: tuple[str, ...] = ()
     normalisation: Mapping[str, Any] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
@@ -103,6 +105,7 @@ class ModelCard:
             "classes": list(self.classes),
             "features": list(self.features),
             "columns": list(self.columns),
+            "ids": list(self.ids),
             "normalisation": dict(self.normalisation),
             "rates": dict(self.rates),
             "recipe": dict(self.recipe),
@@ -147,6 +150,7 @@ def model_card(
         target=spec.target_name,
         classes=spec.classes,
         features=spec.feature_names,
+        ids=spec.ids,
         columns=tuple(_said(column.to_dict()) for column in spec.columns),
         normalisation=normalisation,
         rates=rates or {},
