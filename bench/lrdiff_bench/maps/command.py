@@ -14,6 +14,8 @@ __all__ = ["add_map_command"]
 
 def map_rates(
     workload: Annotated[str | None, typer.Argument(metavar="[WORKLOAD]", help="A preset (seed, trainability), a TOML file as for `lrdiff run`, or MODULE:FACTORY. Default: the preset seed.")] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="A table to train on: CSV, Parquet or Arrow, or a built-in one.")] = None,
+    target: Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")] = None,
     x: Annotated[str | None, typer.Option("--x", metavar="GROUP:LO:HI", help="The x axis: rates of a group, or GROUP/OTHER:LO:HI for a ratio.")] = None,
     y: Annotated[str | None, typer.Option("--y", metavar="GROUP:LO:HI", help="The y axis, in the same form.")] = None,
     size: Annotated[int | None, typer.Option("--size", metavar="N", help="Cells along each axis. Default: 64.")] = None,
@@ -36,7 +38,7 @@ def map_rates(
     from lrdiff_bench.maps.report import drive
 
     request = MapRequest(
-        workload=workload, x=x, y=y, size=size, seeds=seeds, steps=steps, epochs=epochs, zoom=zoom,
+        workload=workload, data=data, target=target, x=x, y=y, size=size, seeds=seeds, steps=steps, epochs=epochs, zoom=zoom,
         target_loss=target_loss, device=device, dtype=dtype, tile=tile,
     )  # fmt: skip
     drive(request, out=out, scheduler=scheduler, workers=workers, only_plan=plan, json=json)

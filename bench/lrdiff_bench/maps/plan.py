@@ -34,6 +34,7 @@ class MapRequest:
 
     Args:
         workload: a preset's name, a TOML file or ``package.module:factory``; None is the preset ``seed``.
+        data, target: a table in place of the workload's own rows, and its column to predict.
         x, y: axes, ``GROUP:LOW:HIGH``.
         size: cells along each axis.
         seeds: how many.
@@ -45,6 +46,8 @@ class MapRequest:
     """
 
     workload: str | None = None
+    data: str | None = None
+    target: str | None = None
     x: str | None = None
     y: str | None = None
     size: int | None = None
@@ -157,7 +160,7 @@ def make_plan(request: MapRequest) -> MapPlan:
         ((32, 32), 1, 200, 1024)
     """
     overrides = {name: getattr(request, name) for name in ("epochs", "steps", "device", "dtype")}
-    source = find_source(request.workload, overrides)
+    source = find_source(request.workload, overrides, {"data": request.data, "target": request.target})
     workload = source.workload()
     size = workload.size if request.size is None else request.size
     axes = {}

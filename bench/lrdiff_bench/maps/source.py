@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lrdiff_bench.maps.trainability import trainability
-from lrdiff_bench.maps.workload import MapWorkload, from_config, from_factory
+from lrdiff_bench.maps.workload import MapWorkload, from_config, from_factory, from_own_table
 from lrdiff_bench.system import factory
 from lrdiff_bench.system.settings import gather
 from lrdiff_core.config import PRESETS, make_config
@@ -63,8 +63,13 @@ class Source:
         return _made(self.words())
 
 
-def find_source(target: str | None, overrides: Mapping[str, Any]) -> Source:
+def find_source(target: str | None, overrides: Mapping[str, Any], rows: Mapping[str, Any] | None = None) -> Source:
     """Read WORKLOAD of the command line: a preset's name, a TOML file, or ``package.module:factory``.
+
+    Args:
+        target: the workload; None is the preset ``seed``, or the rows that are given.
+        overrides: fields that the command line sets.
+        rows: ``data`` and ``target`` of a table, in place of the workload's own rows.
 
     Raises:
         ConfigError: there is no such workload, or a wrong value in a file.
@@ -76,20 +81,29 @@ def find_source(target: str | None, overrides: Mapping[str, Any]) -> Source:
     given = {key: value for key, value in overrides.items() if value is not None}
     if given.keys() >= {"epochs", "steps"}:
         raise ConfigError("both --epochs and --steps are given", help="give one of them")
+    table = {key: value for key, value in (rows or {}).items() if value is not None}
+    if table and target in MAP_PRESETS:
+        raise ConfigError(
+            f"{target} has its own rows", help="leave --data out, or name a model as package.module:factory"
+        )
     if target in MAP_PRESETS and not Path(target).exists():
         return Source(kind="preset", what=target, overrides=given)
-    if target is not None and factory.is_factory(target):
+    if target is not None and factory.is_factory(target) and not table:
         return Source(kind="factory", what=target, overrides=given, folder=str(Path.cwd()))
-    if target is not None and target not in PRESETS and not Path(target).is_file():
+    known = target is None or target in PRESETS or factory.is_factory(target) or Path(target).is_file()
+    if not known:
         names = ", ".join([*PRESETS, *MAP_PRESETS])
         raise ConfigError(
             f"there is no workload {target}", help=f"name a preset ({names}), a TOML file, or package.module:factory"
         )
-    config = gather(target, {})
+    config = gather(target, table)
+    if config.model is not None and "data" not in config.model_fields_set:
+        return Source(kind="factory", what=config.model, overrides=given, folder=str(Path.cwd()))
     settings = config.model_dump(mode="json", exclude_none=True)
     if Path(config.data).is_file():  # a worker may stand in another folder
         settings["data"] = str(Path(config.data).resolve())
-    return Source(kind="settings", what=config.name, settings=settings, overrides=given)
+    folder = str(Path.cwd()) if config.model is not None else ""
+    return Source(kind="settings", what=config.name, settings=settings, overrides=given, folder=folder)
 
 
 @functools.lru_cache(maxsize=4)
@@ -98,7 +112,8 @@ def _made(words: str) -> MapWorkload:
     if source.kind == "preset":
         workload = MAP_PRESETS[source.what]()
     elif source.kind == "settings":
-        workload = from_config(make_config(source.settings, where=source.what))
+        config = make_config(source.settings, where=source.what)
+        workload = from_config(config) if config.model is None else from_own_table(config, source.folder)
     else:
         workload = from_factory(source.what, source.folder)
     changes = dict(source.overrides)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -19,7 +20,7 @@ from lrdiff_core.population import PopulationData, population_task
 from lrdiff_core.population.members import build
 from lrdiff_core.schedules import Shape
 
-__all__ = ["MapWorkload", "from_config", "from_factory"]
+__all__ = ["MapWorkload", "from_config", "from_factory", "from_own_table"]
 
 RANGES = {"sgd": (1e-3, 100.0), "adam": (1e-4, 10.0)}  # of an axis that nobody named
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -187,6 +188,51 @@ def from_config(config: RunConfig) -> MapWorkload:
     )
 
 
+def from_own_table(config: RunConfig, folder: str) -> MapWorkload:
+    """The training of a model of one's own on a table: each seed has its own split, weights and order.
+
+    Args:
+        config: with ``model`` and ``data``.
+        folder: where the factory's module lies.
+
+    Raises:
+        InputError: the factory fails, or the model does not map the table's rows to what its task needs.
+    """
+    target = str(config.model)
+    first = factory.load_model(target, folder=folder).module
+    base = from_config(config.model_copy(update={"model": None, "hidden": (1,), "rates": None}))
+    check_outputs(target, first, base.rows(config.seed))
+    layers, (low, high) = _layers(first), RANGES["sgd" if config.optimizer == "sgd" else "adam"]
+    return replace(
+        base,
+        model=lambda seed: factory.load_model(target, folder=folder).module,
+        rates={},
+        x=f"{','.join(layers[:-1])}:{low:g}:{high:g}" if len(layers) > 1 else None,
+        y=f"{layers[-1]}:{low:g}:{high:g}" if len(layers) > 1 else None,
+        settings={"data": config.data, "model": target},
+    )
+
+
+def check_outputs(source: str, module: nn.Module, rows: PopulationData) -> None:
+    """Refuse a model that does not take the rows, or whose outputs are not what the task's loss takes."""
+    width = rows.targets.shape[1] if rows.targets.ndim == 2 else int(rows.targets.max()) + 1
+    try:
+        with torch.no_grad():
+            outputs = copy.deepcopy(module).eval()(rows.inputs[:2].cpu())
+    except Exception as problem:  # whatever the user's own code raises
+        raise factory.their_fault(f"{source} on rows [2, {rows.inputs.shape[1]}]", problem) from problem
+    got = list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != 2 or outputs.shape[1] < width:
+        raise InputError(
+            f"{source} maps [2, {rows.inputs.shape[1]}] to {got}",
+            help=f"a {rows.task} task over these rows needs [rows, {width}], logits without a sigmoid or softmax",
+        )
+
+
+def _layers(module: nn.Module) -> list[str]:
+    return [name for name, part in module.named_children() if any(p.requires_grad for p in part.parameters())]
+
+
 def from_factory(target: str, folder: str) -> MapWorkload:
     """The workload that ``MODULE:FACTORY`` gives, or the training of the model that it gives.
 
@@ -204,7 +250,7 @@ def from_factory(target: str, folder: str) -> MapWorkload:
     options, rows = first.options, first.rows()
     if len(rows) != 1:
         raise InputError(f"{target} takes {len(rows)} inputs", help="return a MapWorkload: a map trains on one input")
-    layers = [name for name, part in first.module.named_children() if any(p.requires_grad for p in part.parameters())]
+    layers = _layers(first.module)
     optimizer = options.get("optimizer", "adamw")
     low, high = RANGES["sgd" if optimizer == "sgd" else "adam"]
     return MapWorkload(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lrdiff_bench.system.run_folder import make_folder
 from lrdiff_bench.system.settings import gather
 from lrdiff_core.config import RunConfig, load_config, make_config, name_from
 from lrdiff_core.devices import repeatable
-from lrdiff_core.errors import RateError
+from lrdiff_core.errors import ConfigError, RateError
 from lrdiff_core.files import write_json
 from lrdiff_core.loop import loss_function
 from lrdiff_core.lr_find import RateCurve, lr_find, lr_find_each
@@ -74,13 +74,16 @@ class Found:
         return found
 
 
-def range_test(target: str | None, *, each: bool = False, out: Path | None = None) -> tuple[Found, list[Path]]:
+def range_test(
+    target: str | None, *, each: bool = False, out: Path | None = None, rows: Mapping[str, Any] | None = None
+) -> tuple[Found, list[Path]]:
     """What ``lrdiff lr-find`` does: sweep, and write what was found.
 
     Args:
         target: a run folder, a TOML file, a preset or ``MODULE:FACTORY``; None is the preset ``seed``.
         each: sweep each group by itself.
         out: the folder; a run's own, or ``runs/NAME-lr-find``.
+        rows: ``data`` and ``target`` of a table, in place of the target's own rows.
 
     Returns:
         The curves, and the files.
@@ -88,13 +91,18 @@ def range_test(target: str | None, *, each: bool = False, out: Path | None = Non
     Raises:
         LrdiffError: the target, the data or the rates cannot be used.
     """
-    if target is not None and is_factory(target):
+    table = {key: value for key, value in (rows or {}).items() if value is not None}
+    if target is not None and is_factory(target) and not table:
         found, folder = find_model_rates(target, each=each), None
     elif target is not None and Path(target).is_dir():
+        if table:
+            raise ConfigError(
+                f"{target} is a run, with its own rows", help="leave --data out, or name a model or settings"
+            )
         file, folder = Path(target) / "config.toml", Path(target)
         found = find_rates(make_config(load_config(file), where=str(file)), each=each)
     else:
-        found, folder = find_rates(gather(target, {}), each=each), None
+        found, folder = find_rates(gather(target, table), each=each), None
     folder = out or folder or Path("runs") / f"{found.name}-lr-find"  # runs/NAME is kept for the run itself
     return found, write_found(found, folder)
 
@@ -118,6 +126,8 @@ def find_rates(config: RunConfig, *, each: bool = False, steps: int = 100) -> Fo
         >>> 0.001 < found.suggested()["layer1"] < 1
         True
     """
+    if config.model is not None:
+        return _find_own_rates(config, each=each, steps=steps)
     table = config.load_table()
     setup = set_up(table, config)
     optimizer = make_optimizer(config.optimizer, setup.plan.groups(), momentum=config.momentum)
@@ -129,6 +139,23 @@ def find_rates(config: RunConfig, *, each: bool = False, steps: int = 100) -> Fo
     closure = _closure(lambda rows, wanted: loss_of(setup.net.network(rows), wanted), optimizer, batches, watched)
     with repeatable(setup.device, threads=config.threads):
         return _sweep(config.name, setup.net, optimizer, closure, each=each, steps=steps)
+
+
+def _find_own_rates(config: RunConfig, *, each: bool, steps: int) -> Found:
+    """The same for a model of one's own, on a table or on what its factory gives."""
+    from lrdiff_bench.run.own_model.setup import set_up_own
+    from lrdiff_bench.system.batches import stacked
+
+    with user_code(), repeatable(torch.device("cpu"), threads=config.threads):
+        setup = set_up_own(config.model_copy(update={"device": "cpu"}))
+        optimizer = make_optimizer(setup.config.optimizer, setup.groups(), momentum=config.momentum)
+        part, order = setup.parts["train"], make_generator(setup.config.seed, "order")
+        batches = [(one,) for one in itertools.islice(part.batches(setup.batch_size, order), steps)]
+        watched = (stacked(part, WATCHED_ROWS),)
+        closure = _closure(
+            lambda one: setup.task.loss(one.answer(setup.module), one.targets), optimizer, batches, watched
+        )
+        return _sweep(config.name, setup.module, optimizer, closure, each=each, steps=steps)
 
 
 def find_model_rates(target: str, *, each: bool = False, steps: int = 100) -> Found:
@@ -210,8 +237,8 @@ def _sweep(
 def _closure(
     loss: Callable[..., Tensor],
     optimizer: torch.optim.Optimizer,
-    batches: Sequence[tuple[Tensor, ...]],
-    watched: tuple[Tensor, ...],
+    batches: Sequence[tuple[Any, ...]],
+    watched: tuple[Any, ...],
 ) -> Callable[[], Tensor]:
     turns = itertools.cycle(batches)
 

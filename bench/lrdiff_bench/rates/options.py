@@ -64,6 +64,8 @@ def rates(
 
 def lr_find(
     target: Annotated[str | None, typer.Argument(metavar="[RUN|CONFIG.toml|MODULE:FACTORY]", help="A run folder, a file of settings or a factory of your own model. Default: the preset seed.")] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="A table to train on: CSV, Parquet or Arrow, or a built-in one.")] = None,
+    column: Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")] = None,
     each: Annotated[bool, typer.Option("--each", help="Sweep the rate of each group separately, with the other groups fixed.")] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The folder for the results. Default: the run, or runs/NAME-lr-find.")] = None,
     json: JsonOption = False,
@@ -71,7 +73,7 @@ def lr_find(
     """Run a learning-rate range test, suggest rates and draw the loss against the rate."""
     from lrdiff_bench.rates.lr_find import as_text, range_test
 
-    found, files = range_test(target, each=each, out=out)
+    found, files = range_test(target, each=each, out=out, rows={"data": data, "target": column})
     if json:
         print_json(found.to_dict() | {"files": list(map(str, files))})
     else:

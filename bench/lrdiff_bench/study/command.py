@@ -42,6 +42,8 @@ __all__ = [
     "write_study",
 ]
 
+# Clark et al. 2020 (0.8), Bao et al. 2021 (0.65 to 0.95), Howard and Ruder 2018 (1/2.6).
+DECAYS: dict[str, Any] = {"0.8": 0.8, "0.95": 0.95, "1/2.6": 1 / 2.6, "tuned": [0.3, 1.5]}
 DEFAULT_FOLDER = Path("runs", "study")
 FORMAT = "lrdiff studies 1"
 
@@ -358,7 +360,9 @@ def sources_of(targets: Sequence[str], every: bool, own: dict[str, Any]) -> list
 
 
 def own_settings(own: dict[str, Any]) -> dict[str, Any]:
-    settings = {key: value for key, value in own.items() if key != "groups"}
+    settings = {key: value for key, value in own.items() if key not in ("groups", "layer_decay")}
+    if own.get("layer_decay"):
+        settings["schemes"] = [{"name": f"layer decay {name}", "layer_decay": decay} for name, decay in DECAYS.items()]
     if "groups" in own:
         groups: dict[str, Any] = {}
         for part in str(own["groups"]).split(","):

@@ -131,7 +131,8 @@ def _spec_of(workload: Workload) -> dict[str, Any]:
     spec = {field.name: getattr(workload, field.name) for field in fields(Workload)}
     schemes = [
         {"name": s.name, "ratios": dict(s.ratios), "free": dict(s.free), "reference": s.reference,
-         "options": {key: str(value) for key, value in s.options.items()}}
+         "options": {key: str(value) for key, value in s.options.items()},
+         **({"depths": dict(s.depths)} if s.depths else {})}
         for s in workload.schemes
     ]  # fmt: skip
     return {**spec, "schemes": schemes}
@@ -145,6 +146,7 @@ def _stored(spec: Mapping[str, Any]) -> _Stored:
             free={g: (i[0], i[1]) for g, i in s["free"].items()},
             options=s["options"],
             reference=s["reference"],
+            depths=s.get("depths", {}),
         )
         for s in spec["schemes"]
     )

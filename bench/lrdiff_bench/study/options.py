@@ -47,6 +47,7 @@ def run(
     data: Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="Your own rows: CSV, Parquet or Arrow.")] = None,
     target: Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")] = None,
     groups: Annotated[str | None, typer.Option("--groups", metavar="NAME=PATTERN,...", help="The groups of parameters that share a rate, such as body=layers.*,head=fc.")] = None,
+    layer_decay: Annotated[bool, typer.Option("--layer-decay", help="For your own model: compare layer-wise decay (0.8, 0.95, 1/2.6 and tuned) with a single rate.")] = False,
     device: Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="The device for your own model: auto, cpu, cuda or mps.")] = None,
     storage: StorageOption = None,
     scheduler: Annotated[str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Train on the workers of a Dask scheduler.")] = None,
@@ -56,7 +57,14 @@ def run(
     """Study whether differential rates help; a study that was stopped is continued."""
     from lrdiff_bench.study import command
 
-    own = {"model": model, "data": data, "target": target, "groups": groups, "device": device}
+    own = {
+        "model": model,
+        "data": data,
+        "target": target,
+        "groups": groups,
+        "device": device,
+        "layer_decay": layer_decay or None,
+    }
     return command.run(
         targets or [], every=every, storage=storage, out=out,
         sizes={"quick": quick, "budget": budget, "seeds": seeds, "searches": searches, "seeds_from": seeds_from},

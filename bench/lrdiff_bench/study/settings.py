@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lrdiff_bench.study.workloads.workload import Scheme, Workload, usual_schemes
-from lrdiff_core.errors import ConfigError
+from lrdiff_bench.study.workloads.workload import Scheme, Workload, decayed, usual_schemes
+from lrdiff_core.errors import ConfigError, RateError
 from lrdiff_core.text import nearest
 
 __all__ = [
@@ -47,6 +47,8 @@ class SchemeTable(_Part):
     """Ratio of each group to the base rate; what is left out has 1, and 0 freezes."""
     free: dict[str, Pair] = {}
     """Groups whose ratio is searched, and between what."""
+    layer_decay: Positive | Pair | None = None
+    """Layer-wise decay: the factor from a layer to the one below it, or two numbers between which it is searched."""
 
 
 class StudySettings(_Part):
@@ -268,9 +270,35 @@ def _schemes(settings: StudySettings, groups: tuple[str, ...]) -> tuple[Scheme, 
                 )
             if group in one.ratios and group in one.free:
                 raise ConfigError(f'scheme "{one.name}" both fixes and frees {group}', help="keep one of the two")
+        if one.layer_decay is not None:
+            if one.ratios or one.free:
+                raise ConfigError(
+                    f'scheme "{one.name}" has layer_decay, and ratios beside it', help="write two schemes"
+                )
+            found.append(decayed(one.name, one.layer_decay, _depths(settings, groups)))
+            continue
         ratios = {group: ratio for group, ratio in {**ones, **one.ratios}.items() if group not in one.free}
         found.append(Scheme(name=one.name, ratios=ratios, free=dict(one.free)))
     return tuple(found)
+
+
+def _depths(settings: StudySettings, groups: tuple[str, ...]) -> dict[str, int]:
+    """How far each group stands from the input: as LayerDecay finds it in one's own model, else in the order given."""
+    in_order = {group: i for i, group in enumerate(groups)}
+    if settings.model is None:
+        return in_order
+    from lrdiff_bench.study.one_model import group_columns
+    from lrdiff_bench.system.factory import load_model
+    from lrdiff_core.rates import layer_depths, list_parameters
+
+    module = load_model(settings.model).module
+    patterns = {name: [one] if isinstance(one, str) else one for name, one in settings.groups.items()}
+    try:
+        depths = layer_depths(list_parameters(module))
+    except RateError:
+        return in_order
+    columns = group_columns(module, patterns, groups)
+    return {group: max(depths[name] for name, at in columns.items() if at == i) for i, group in enumerate(groups)}
 
 
 def _readable(problem: ValidationError, where: str) -> ConfigError:

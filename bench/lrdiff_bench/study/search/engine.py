@@ -21,7 +21,7 @@ from lrdiff_bench.study.search.points import BASE, Space, group_rates, space_of,
 from lrdiff_bench.study.search.tasks import Task, TaskResult, batches_of
 from lrdiff_bench.study.search.training import train_here
 from lrdiff_bench.study.search.winner import Winner, choose_winner, finalists, lower_is_better
-from lrdiff_bench.study.workloads.workload import Scheme, Workload
+from lrdiff_bench.study.workloads.workload import LAYER_DECAY, Scheme, Workload
 from lrdiff_core.errors import ConfigError
 
 __all__ = ["SchemeSearches", "StudyResult", "StudyWatcher", "check_workload", "run_study", "trainings"]
@@ -172,8 +172,8 @@ def check_workload(workload: Workload) -> None:
             help="put the one with the ratio 1 first",
         )
     for scheme in (*schemes, *(one.scheme for one in workload.untuned)):
-        for group in (*scheme.ratios, *scheme.free):
-            if group not in workload.groups:
+        for group in (*scheme.ratios, *scheme.free, *scheme.depths):
+            if group not in workload.groups and not (group == LAYER_DECAY and scheme.depths):
                 raise ConfigError(
                     f'{where}: scheme "{scheme.name}" names the group "{group}"',
                     help=f"groups are: {', '.join(workload.groups)}",
@@ -397,4 +397,4 @@ class _Run:
 
 
 def _named(name: str) -> str:
-    return name if name == BASE else f"ratio of {name}"
+    return name if name in (BASE, LAYER_DECAY) else f"ratio of {name}"

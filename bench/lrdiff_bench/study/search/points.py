@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrdiff_bench.study.workloads.workload import Scheme
+from lrdiff_bench.study.workloads.workload import LAYER_DECAY, Scheme
 
 __all__ = ["BASE", "EDGE", "Space", "group_rates", "space_of", "unit_points"]
 
@@ -132,5 +132,7 @@ def group_rates(scheme: Scheme, groups: Sequence[str], values: NDArray[np.float6
     columns = []
     for group in groups:
         ratio: Any = values[:, 1 + free.index(group)] if group in free else scheme.ratios.get(group, 1.0)
+        if LAYER_DECAY in free:
+            ratio = ratio * values[:, 1 + free.index(LAYER_DECAY)] ** scheme.depths.get(group, 0)
         columns.append(values[:, 0] * ratio)
     return np.stack(columns, axis=1)

@@ -18,18 +18,23 @@ __all__ = [
     "AT_ONCE",
     "CHEAP",
     "FEWEST",
+    "LAYER_DECAY",
     "WORKLOADS",
     "Outcomes",
     "Scheme",
     "Trials",
     "UntunedSetting",
     "Workload",
+    "decayed",
     "register_workload",
     "usual_schemes",
 ]
 
 CHEAP = 200
 """Fresh seeds of a report where a trial takes milliseconds."""
+
+LAYER_DECAY = "layer decay"
+"""What a scheme searches that tunes layer-wise decay: the factor from a layer to the one below it."""
 
 FEWEST = 30
 """Fresh seeds of a report elsewhere: 29 are the fewest that the protocol allows."""
@@ -55,6 +60,8 @@ class Scheme:
         ratios: one a group, of those that are not free.
         free: interval of the ratio of each group that is searched.
         options: whatever else the workload's ``train`` reads, such as ``{"probe_steps": 50}``.
+        depths: layers below the top of each group; where :data:`LAYER_DECAY` is among ``free``, a group's ratio is also
+            the decay to that power.
         reference: no differential rates, such as the single rate tuned in another place: judged beside the others,
             but never the scheme of the workload's verdict.
 
@@ -71,6 +78,7 @@ class Scheme:
     free: Mapping[str, tuple[float, float]] = field(default_factory=lambda: MappingProxyType({}))
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     reference: bool = False
+    depths: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         for group, ratio in self.ratios.items():
@@ -246,6 +254,25 @@ def usual_schemes(groups: Sequence[str]) -> tuple[Scheme, ...]:
         Scheme(name="last x 10", ratios={**rest, last: 10.0}),
         Scheme(name="free", ratios={groups[0]: 1.0}, free=dict.fromkeys(groups[1:], RATIOS)),
     )
+
+
+def decayed(name: str, decay: float | tuple[float, float], depths: Mapping[str, int]) -> Scheme:
+    """A scheme of layer-wise decay: a fixed factor, or one that is searched.
+
+    Args:
+        name: of the scheme.
+        decay: factor from a layer to the one below it, or the interval that it is searched in.
+        depths: of each group, from the input.
+
+    Example:
+        >>> decayed("layer decay 0.5", 0.5, {"embed": 0, "body": 1, "head": 2}).ratios
+        {'embed': 0.25, 'body': 0.5, 'head': 1.0}
+    """
+    top = max(depths.values())
+    below = {group: top - depth for group, depth in depths.items()}
+    if isinstance(decay, tuple):
+        return Scheme(name=name, ratios=dict.fromkeys(below, 1.0), free={LAYER_DECAY: decay}, depths=below)
+    return Scheme(name=name, ratios={group: float(f"{decay**depth:.9g}") for group, depth in below.items()})
 
 
 WORKLOADS: dict[str, Callable[[], Workload]] = {}
