@@ -30,6 +30,7 @@ Columns = Annotated[tuple[str, ...], Field(strict=False)]
 ClassWeight = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 STEPS = 2000  # of a training whose epochs are left open: enough for any rate of the sweep near the best one
+MANY_ROWS = 1_000_000  # beyond them one epoch may be enough
 EPOCHS = (10, 200)  # however few or many rows there are
 
 TEST_SHARE = 0.15  # of the rows, where no share is given; unused where a file holds the test rows
@@ -112,6 +113,8 @@ class RunConfig(BaseModel):
     """Folds of a cross-validation beside the run; left out: none. The model that is kept is that of the one split."""
     model: Annotated[str, Field(pattern=r".:.")] | None = None
     """A model of your own, MODULE:FACTORY; left out: the project's network."""
+    stream: Literal["auto", "always", "never"] = "auto"
+    """Train piece by piece from a CSV or Parquet file: auto (one of more than 20 million cells), always or never."""
     hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False)] | None = None
     """Hidden sizes; left out: one layer as wide as the number of features, at least 16, at most 64."""
     rates: dict[str, Any] | None = None
@@ -125,7 +128,7 @@ class RunConfig(BaseModel):
     batch_size: PositiveInt | None = None
     """Rows a step; left out: the training rows over 28, at least 16, at most 1024."""
     epochs: PositiveInt | None = None
-    """Passes over the training rows, at most; left out: as many as make 2000 steps, at least 10, at most 200."""
+    """Passes over the training rows, at most; left out: as make 2000 steps, 10 (1 of a million rows) to 200."""
     patience: Annotated[int, Field(ge=0)] | None = None
     """Epochs without a better validation loss that end training, the best weights kept; 0: none do; left out: 10 up."""
     schedule: ScheduleName = "constant"
@@ -165,14 +168,24 @@ class RunConfig(BaseModel):
             id=self.id,
             numeric=self.numeric,
             date=self.date,
+            stream=self.stream,
         )
 
     def split(self, table: Table, *, seed: int | None = None) -> Split:
         """Return the split of rows that the settings ask for, from :func:`lrdiff_core.split_table`."""
         from lrdiff_core.data import split_table
 
-        share = TEST_SHARE if isinstance(self.test, str) else self.test
-        return split_table(table, validation=self.validation, test=share, seed=self.seed if seed is None else seed)
+        seed = self.seed if seed is None else seed
+        return split_table(table, validation=self.validation, test=self._test_share, seed=seed)
+
+    @property
+    def _test_share(self) -> float:
+        return TEST_SHARE if isinstance(self.test, str) else self.test
+
+    def edges(self) -> tuple[float, float]:
+        """Return below which draws a streamed row is trained on, and validated on."""
+        shares = (1 - self.validation - self._test_share, self.validation)
+        return shares[0], shares[0] + shares[1]
 
     def hidden_sizes(self, features: int) -> tuple[int, ...]:
         """Return the hidden sizes for a table with so many features."""
@@ -195,7 +208,7 @@ class RunConfig(BaseModel):
         if self.epochs is not None:
             return self.epochs
         steps_an_epoch = -(-training_rows // self.rows_per_step(training_rows))
-        fewest, most = EPOCHS
+        fewest, most = EPOCHS if training_rows <= MANY_ROWS else (1, EPOCHS[1])
         return min(most, max(fewest, -(-STEPS // steps_an_epoch)))
 
     def epochs_of_patience(self, training_rows: int) -> int:

@@ -168,15 +168,15 @@ def fit(
     loss_of = loss_function(rows.table.task, rows.class_weight)
     # dynamic: the last, smaller batch must not compile the network a second time
     network = torch.compile(net.network, dynamic=True) if compile else net.network
-    inputs, targets = rows.inputs["train"], rows.targets["train"]
     state = state or TrainingState(optimizer=optimizer, order=make_generator(seed, "order"), schedule=schedule)
 
     def one_epoch(epoch: int) -> None:
-        permutation = torch.randperm(len(inputs), generator=state.order).to(inputs.device)
         with _dropping(net, derive_seed(seed, f"dropout {epoch}")):
-            train_epoch(
-                network, optimizer, loss_of, inputs, targets, permutation.split(batch_size), schedule=state.schedule
-            )
+            for inputs, targets in _blocks(rows):
+                permutation = torch.randperm(len(inputs), generator=state.order).to(inputs.device)
+                train_epoch(
+                    network, optimizer, loss_of, inputs, targets, permutation.split(batch_size), schedule=state.schedule
+                )
 
     def look(epoch: int) -> list[Observation]:
         return [evaluate(net, rows, part, epoch=epoch) for part in ("train", "validation")]
@@ -225,6 +225,14 @@ def run_epochs(
             on_state(net, state)
     if state.best is not None:
         net.load_state_dict(state.best.weights)
+
+
+def _blocks(rows: Prepared) -> Iterator[tuple[Tensor, Tensor]]:
+    """The training rows of an epoch: all at once, or what a stream gives, block by block."""
+    if rows.blocks is None:
+        yield rows.inputs["train"], rows.targets["train"]
+    else:
+        yield from rows.blocks()
 
 
 def _keep_best(state: TrainingState, net: nn.Module, validation: Observation) -> None:
@@ -323,7 +331,7 @@ def train(
     config = setup.config
     optimizer = make_optimizer(config.optimizer, setup.plan.groups(), momentum=config.momentum)
     shape = config.shape()
-    steps = setup.epochs * -(-len(setup.rows.split.train) // setup.batch_size)
+    steps = setup.epochs * -(-setup.rows.training_rows // setup.batch_size)
     schedule = None if shape is None else Schedule(optimizer, total_steps=steps, shape=shape)
     state = TrainingState(optimizer=optimizer, order=make_generator(setup.seed, "order"), schedule=schedule)
     if go_on is not None:

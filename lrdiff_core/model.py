@@ -131,7 +131,10 @@ class Standardize(nn.Module):
             centre = np.nanmean(known, axis=0) if fill == "mean" else np.nanmedian(known, axis=0)
             exact = np.where(np.isfinite(exact), exact, centre)
             self.fill.copy_(torch.from_numpy(centre))
-        mean, std = exact.mean(axis=0), exact.std(axis=0)
+        self.set_statistics(exact.mean(axis=0), exact.std(axis=0))
+
+    def set_statistics(self, mean: np.ndarray, std: np.ndarray) -> None:
+        """Take mean and standard deviation of each column, float64 [features]."""
         constant = std <= CONSTANT_SPREAD * np.abs(mean)
         mean, std = np.where(self.scaled, mean, 0.0), np.where(self.scaled, std, 1.0)
         self.mean.copy_(torch.from_numpy(mean))
@@ -139,9 +142,11 @@ class Standardize(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:  # [batch, features] -> [batch, features]
         """Fill in missing values, where the model does, and standardize."""
-        if self.fills_missing:
-            rows = torch.where(torch.isfinite(rows), rows, self.fill)
-        return (rows - self.mean) * self.inverse_std
+        return (self.filled(rows) - self.mean) * self.inverse_std
+
+    def filled(self, rows: Tensor) -> Tensor:  # [batch, features] -> [batch, features]
+        """Fill in missing values, where the model does."""
+        return torch.where(torch.isfinite(rows), rows, self.fill) if self.fills_missing else rows
 
 
 class TabularNet(nn.Module):

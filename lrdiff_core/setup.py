@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from lrdiff_core.errors import ConfigError, UnavailableError
 from lrdiff_core.model import ModelSpec, TabularNet, build_model
 from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW
 from lrdiff_core.rates import MuonRouter, RatePlan, layer_rates
+from lrdiff_core.streaming import fit_stream, target_tensor, training_blocks
 from lrdiff_core.text import nearest
 
 if TYPE_CHECKING:  # names of types alone: the loop trains where pydantic is not installed
@@ -45,6 +46,13 @@ class Prepared:
     inputs: dict[str, Tensor]  # split -> [rows, features], standardized
     targets: dict[str, Tensor]  # split -> [rows, 1] float or [rows] int64
     class_weight: Tensor | None = None  # [classes], what a row of each counts in the loss; None: all count one
+    blocks: Callable[[], Iterator[tuple[Tensor, Tensor]]] | None = None  # a stream's training rows, anew at every call
+    streamed_rows: int | None = None  # that the blocks have
+
+    @property
+    def training_rows(self) -> int:
+        """Rows of an epoch."""
+        return len(self.split.train) if self.streamed_rows is None else self.streamed_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +68,17 @@ class Setup:
     @property
     def batch_size(self) -> int:
         """Rows a step."""
-        return self.config.rows_per_step(len(self.rows.split.train))
+        return self.config.rows_per_step(self.rows.training_rows)
 
     @property
     def epochs(self) -> int:
         """Passes over the training rows, at most."""
-        return self.config.most_epochs(len(self.rows.split.train))
+        return self.config.most_epochs(self.rows.training_rows)
 
     @property
     def patience(self) -> int:
         """Epochs without a better validation loss that end the training; 0: none do."""
-        return self.config.epochs_of_patience(len(self.rows.split.train))
+        return self.config.epochs_of_patience(self.rows.training_rows)
 
     @property
     def seed(self) -> int:
@@ -193,18 +201,37 @@ def prepare(
         values = table.target[split.train].astype(np.float64)
         net.target_mean.fill_(values.mean())
         net.target_std.fill_(values.std() or 1.0)
+    inputs, targets = _place(net, table, split, device)
+    weight = None if class_weight is None else class_weights(table, split, class_weight).to(device)
+    return Prepared(table=table, split=split, inputs=inputs, targets=targets, class_weight=weight)
+
+
+def _place(
+    net: TabularNet, table: Table, split: Split, device: torch.device
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     inputs, targets = {}, {}
     with torch.no_grad():
         for part, index in (("train", split.train), ("validation", split.validation), ("test", split.test)):
             inputs[part] = net.preprocess(torch.from_numpy(table.features[index])).to(device)
-            target = torch.from_numpy(table.target[index])
-            if table.task == "binary":
-                target = target.to(torch.float32)[:, None]
-            elif table.task == "regression":
-                target = ((target.to(torch.float32)[:, None]) - net.target_mean) / net.target_std
-            targets[part] = target.to(device)
-    weight = None if class_weight is None else class_weights(table, split, class_weight).to(device)
-    return Prepared(table=table, split=split, inputs=inputs, targets=targets, class_weight=weight)
+            targets[part] = target_tensor(net, table.target[index]).to(device)
+    return inputs, targets
+
+
+def _stream(net: TabularNet, rows: Prepared, config: RunConfig, device: torch.device) -> Prepared:
+    """Fit the preprocessing anew, on all training rows of the file, and train on them in place of the sample's."""
+    stream = rows.table.stream
+    assert stream is not None
+    edges = config.edges()
+    number = fit_stream(net, stream, edges)
+    inputs, targets = _place(net, rows.table, rows.split, device)
+    size = config.rows_per_step(number)
+    return replace(
+        rows,
+        inputs=inputs,
+        targets=targets,
+        streamed_rows=number,
+        blocks=lambda: training_blocks(net, stream, edges, batch_size=size, device=device),
+    )
 
 
 def rate_table(config: RunConfig, net: TabularNet) -> dict[str, float]:
@@ -245,18 +272,25 @@ def set_up(
     net = build_model(model_spec(table, config), seed=seed)
     rates = rate_table(config, net) if rates is None else rates
     plan = plan_rates(net, rates, config)
+    if table.stream is not None and (split is not None or config.cv is not None):
+        raise ConfigError(
+            f"table {table.name} is streamed, and split by the places of its rows: there are no folds",
+            help='leave cv out, or write stream = "never" to read the whole file into memory',
+        )
     split = config.split(table, seed=seed) if split is None else split
     net.dropout = config.dropout
     with repeatable(device, threads=config.threads):
         rows = prepare(net, table, split, device=device, impute=config.impute, class_weight=config.class_weight)
+        if table.stream is not None:
+            rows = _stream(net, rows, config, device)
     resolved = config.model_copy(
         update={
             "task": table.task,
             "hidden": net.spec.hidden,
             "rates": {name: rates[name] for name in net.layer_names},
-            "batch_size": config.rows_per_step(len(split.train)),
-            "epochs": config.most_epochs(len(split.train)),
-            "patience": config.epochs_of_patience(len(split.train)),
+            "batch_size": config.rows_per_step(rows.training_rows),
+            "epochs": config.most_epochs(rows.training_rows),
+            "patience": config.epochs_of_patience(rows.training_rows),
             "device": device.type,
             "seed": seed,
             **(wishes_of(table.columns, table.left_out, config.numeric) if table.columns else {}),

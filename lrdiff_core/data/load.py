@@ -19,8 +19,11 @@ from lrdiff_core.data.labels import Target, encode_target, read_target
 from lrdiff_core.data.read import matrix_of, read_column
 from lrdiff_core.data.spec import ColumnSpec
 from lrdiff_core.data.splitting.columns import KeyedFrame, split_frame
+from lrdiff_core.data.splitting.keys import SplitKeys
+from lrdiff_core.data.streamed import MOST_CELLS, Stream, is_large, take_sample
+from lrdiff_core.data.streamed.pieces import STREAMED
 from lrdiff_core.data.table import Impute, Table, Task
-from lrdiff_core.errors import DataError
+from lrdiff_core.errors import ConfigError, DataError
 from lrdiff_core.text import check_choice, check_seed, count, listed, nearest_first, quoted
 
 __all__ = ["load_table"]
@@ -45,6 +48,7 @@ def load_table(
     id: Sequence[str] = (),
     numeric: Sequence[str] = (),
     date: Sequence[str] = (),
+    stream: Literal["auto", "always", "never"] = "auto",
 ) -> Table:
     """Load a built-in table by its name, a file by its path, or a table in memory.
 
@@ -88,6 +92,8 @@ def load_table(
         id: columns that name a row: no features, repeated beside predictions.
         numeric: columns of numbers; any text among them counts as missing.
         date: columns of dates; ``COLUMN=%d/%m/%Y`` also says how they are written.
+        stream: whether a CSV or Parquet file is read piece by piece in training: ``auto`` where it has more than 20
+            million cells. The table is then a sample of its rows, which ``Table.stream`` reads.
 
     Returns:
         The table, its notes saying what was dropped, left to fill in, or recognised.
@@ -122,6 +128,10 @@ def load_table(
                 help="write the table to a file and name that, or leave it out",
             )
         return _built_in(source, target=target, task=task, seed=seed)
+    check_choice("stream", stream, ("auto", "always", "never"))
+    keyed_by = [name for name, value in (("test", test), ("groups", groups), ("time", time)) if value is not None]
+    if is_file and _is_streamed(Path(source), stream, keyed_by):
+        return _streamed(Path(source), target=target, task=task, impute=impute, wishes=wishes)
     frame, notes = read_frame(Path(source)) if is_file else (to_frame(source, columns=columns), ())
     keyed = split_frame(frame, str(source) if is_file else SOURCE, target=target, test=test, groups=groups, time=time)
     return _from_frame(
@@ -135,6 +145,51 @@ def load_table(
         wishes=wishes,
         indexed=not isinstance(source, np.ndarray),
     )
+
+
+def _is_streamed(path: Path, stream: str, keyed_by: Sequence[str]) -> bool:
+    if stream == "never" or (stream == "auto" and (keyed_by or not is_large(path))):
+        return False
+    if keyed_by:
+        raise ConfigError(
+            f"{keyed_by[0]} is given, and the rows of {path} are streamed, which splits them by their places",
+            help='leave it out, or write stream = "never" to read the whole file into memory',
+        )
+    if path.suffix.lower() not in STREAMED:
+        raise DataError(f"{path} cannot be streamed", help=f"write it as {', '.join(STREAMED)}, uncompressed")
+    return path.is_file()
+
+
+def _streamed(path: Path, *, target: str | None, task: Literal["auto"] | Task, impute: Impute, wishes: Wishes) -> Table:
+    """A sample of a file's rows, with the stream of all of them."""
+    sample = take_sample(path)
+    keyed = KeyedFrame(frame=sample.frame, source=str(path), notes=(), keys=SplitKeys(drawn=sample.drawn))
+    notes = (
+        f"{sample.rows} rows are streamed, and trained on piece by piece; a table of up to {MOST_CELLS} cells is not",
+        f"kinds of columns, medians, comparisons, metrics and checks are of a sample of {sample.frame.height} rows; "
+        "the split follows from the place of a row and is not stratified; rows are shuffled within pieces",
+    )
+    table = _from_frame(
+        keyed,
+        notes,
+        name=table_name(path),
+        kind="file",
+        target=target,
+        task=task,
+        impute=impute,
+        wishes=wishes,
+        indexed=False,
+    )
+    stream = Stream(
+        path=path,
+        rows=sample.rows,
+        columns=table.columns,
+        target=table.target_name,
+        kind=read_target(sample.frame[table.target_name], source=str(path)).kind,
+        classes=table.classes,
+        impute=impute,
+    )
+    return replace(table, stream=stream)
 
 
 def _built_in(name: str, *, target: str | None, task: Literal["auto"] | Task, seed: int) -> Table:

@@ -33,6 +33,8 @@ def split_table(table: Table, *, validation: float = 0.15, test: float = 0.15, s
     * With groups, every group is in one part as a whole; shares are met as nearly as the groups allow.
     * With times, the earliest rows are trained on and the latest tested on; rows of one time stay together, and
       the seed changes nothing.
+    * In the sample of a streamed file, a number that follows from the row's place in the file decides; the seed
+      changes nothing.
     * With the rows of a test file, these are the test part, and ``validation`` is a fraction of the other rows.
 
     Args:
@@ -104,9 +106,9 @@ def describe_split(table: Table, split: Split) -> dict[str, Any]:
     """How a table was split, in plain JSON types.
 
     Returns:
-        ``train``, ``validation``, ``test``: rows of each part. ``kind``: ``stratified``, ``random``, ``groups`` or
-        ``time``. With groups ``column`` and ``groups``, their number in each part; with times ``column`` and
-        ``times``, the first and last of each part; with a test file ``test_file``.
+        ``train``, ``validation``, ``test``: rows of each part. ``kind``: ``stratified``, ``random``,
+        ``groups``, ``time`` or ``drawn``. With groups ``column`` and ``groups``, their number in each part; with
+        times ``column`` and ``times``, the first and last of each part; with a test file ``test_file``.
 
     Example:
         >>> from lrdiff_core.data import load_table
@@ -125,6 +127,8 @@ def describe_split(table: Table, split: Split) -> dict[str, Any]:
         values, text = keys.times.values, keys.times.text
         ends = {name: [text(values[rows].min()), text(values[rows].max())] for name, rows in parts.items()}
         said |= {"kind": "time", "column": keys.times.name, "times": ends}
+    elif keys.drawn is not None:
+        said["kind"] = "drawn"
     if keys.test_file is not None:
         said["test_file"] = keys.test_file
     return said
@@ -163,6 +167,8 @@ def _parts(table: Table, rows: np.ndarray, fractions: Sequence[float], random: n
                 f"to be split into {noun}, and rows of one time stay together",
                 help="use a column that tells more moments apart",
             )
+    elif keys.drawn is not None:
+        part = np.searchsorted(np.cumsum(shares)[:-1], keys.drawn[rows], side="right")
     else:
         part = by_chance(strata, shares, random)
     return [rows[part == index] for index in range(len(fractions))]

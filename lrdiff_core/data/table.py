@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -11,10 +12,21 @@ from lrdiff_core.data.spec import ColumnSpec
 from lrdiff_core.data.splitting.keys import SplitKeys
 from lrdiff_core.errors import DataError
 
-__all__ = ["Impute", "Split", "Table", "Task"]
+__all__ = ["Impute", "RowStream", "Split", "Table", "Task"]
 
 Task = Literal["binary", "multiclass", "regression"]
 Impute = Literal["auto", "none", "mean", "median", "drop"]
+
+
+class RowStream(Protocol):
+    """All rows of a file that is too large to be held; a Protocol, so that a table needs to know no file."""
+
+    @property
+    def rows(self) -> int:
+        """Of the file."""
+
+    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield float32 [rows, features], targets, and draws as in ``SplitKeys.drawn``, of each piece."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +46,7 @@ class Table:
         notes: what a reader of the results must know, one line each.
         columns: what each feature is; ``()`` where all are plain numbers.
         left_out: columns of the file that are no features, and why.
+        stream: the file that these rows are a sample of, which is what a model is trained on; None: these are all.
         split_keys: what every split of the rows respects: groups, a time, the rows of a test file.
 
     Raises:
@@ -61,6 +74,7 @@ class Table:
     columns: tuple[ColumnSpec, ...] = ()
     left_out: tuple[ColumnSpec, ...] = ()
     split_keys: SplitKeys = field(default_factory=SplitKeys)
+    stream: RowStream | None = None
 
     def __post_init__(self) -> None:
         rows, width = self.features.shape if self.features.ndim == 2 else (-1, -1)

@@ -139,3 +139,18 @@ def test_predictions_go_to_a_file_of_the_format_that_its_name_says(rows, capsys,
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path("t.jsonl").read_bytes())))
     assert main(["predict", "run", "--data", "-"]) == 0
     assert capsys.readouterr().out == printed
+
+
+def test_a_streamed_run_says_so_and_is_repeated(rows, capsys):
+    rows.select("x", "z", "y").write_parquet("t.parquet")
+    summary = train("--data", "t.parquet", "--stream", "always")
+    assert summary["data"]["streamed_rows"] == 120
+    assert summary["data"]["split"]["kind"] == "drawn"
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "120 rows are streamed" in screen
+    assert "by the place of each row" in screen
+    net, _, config = open_run(Path("run"))
+    assert config.stream == "always"
+    assert len(held_out(net, config)[0]) == summary["data"]["split"]["test"]
+    assert main(["train", "run/config.toml", "--out", "again"]) == 0
+    assert Path("again/model.safetensors").read_bytes() == Path("run/model.safetensors").read_bytes()

@@ -36,6 +36,7 @@ DateOption = Annotated[list[str] | None, typer.Option("--date", metavar="COLUMN[
 TestOption = Annotated[str | None, typer.Option("--test", metavar="FILE", help="A second file: its rows, and no others, are the test rows. Or their share, such as 0.2.")]  # fmt: skip
 GroupsOption = Annotated[str | None, typer.Option("--groups", metavar="COLUMN", help="Rows of one group stay in one part of the split.")]  # fmt: skip
 TimeOption = Annotated[str | None, typer.Option("--time", metavar="COLUMN", help="Train on the earliest rows, test on the latest.")]  # fmt: skip
+StreamOption = Annotated[str | None, typer.Option("--stream", metavar="HOW", help="Train piece by piece from a CSV or Parquet file: auto (one of more than 20 million cells), always or never.")]  # fmt: skip
 FoldsOption = Annotated[int | None, typer.Option("--cv", metavar="K", help="Also cross-validate in so many folds.")]
 OutOption = Annotated[
     Path | None,
@@ -111,6 +112,7 @@ def run(
     groups: GroupsOption = None,
     time: TimeOption = None,
     cv: FoldsOption = None,
+    stream: StreamOption = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     resume: ResumeOption = False,
@@ -130,7 +132,7 @@ def run(
         "drop": drop or None, "categorical": categorical or None, "id": id or None, "numeric": numeric or None,
         "date": date or None,
     }  # fmt: skip
-    split = {"test": test, "groups": groups, "time": time, "cv": cv}
+    split = {"test": test, "groups": groups, "time": time, "cv": cv, "stream": stream}
     training = {
         "optimizer": optimizer, "epochs": epochs, "patience": patience, "schedule": schedule, "dropout": dropout,
         "class_weight": class_weight,
@@ -169,6 +171,7 @@ def train(
     groups: GroupsOption = None,
     time: TimeOption = None,
     cv: FoldsOption = None,
+    stream: StreamOption = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     resume: ResumeOption = False,
@@ -188,7 +191,7 @@ def train(
         "drop": drop or None, "categorical": categorical or None, "id": id or None, "numeric": numeric or None,
         "date": date or None,
     }  # fmt: skip
-    split = {"test": test, "groups": groups, "time": time, "cv": cv}
+    split = {"test": test, "groups": groups, "time": time, "cv": cv, "stream": stream}
     training = {
         "optimizer": optimizer, "epochs": epochs, "patience": patience, "schedule": schedule, "dropout": dropout,
         "class_weight": class_weight,

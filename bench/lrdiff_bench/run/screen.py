@@ -118,6 +118,7 @@ def split_text(split: dict[str, Any], task: str) -> list[str]:
         "random": "",
         "stratified": ", stratified",
         "groups": f" by groups of {column}, none in two parts",
+        "drawn": " of the sample, by the place of each row",
         "time": f" by time {column}, the same for every seed",
     }
     groups = split.get("groups")

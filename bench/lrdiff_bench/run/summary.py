@@ -62,6 +62,7 @@ def _data(setup: Setup) -> dict[str, Any]:
         "name": table.name,
         "source": table.source,
         "rows": len(table.features),
+        "streamed_rows": None if table.stream is None else table.stream.rows,
         "features": table.features.shape[1],
         "feature_names": table.feature_names,
         "columns": [column.to_dict() for column in table.columns],
@@ -78,7 +79,7 @@ def _data(setup: Setup) -> dict[str, Any]:
 
 def _training(setup: Setup) -> dict[str, Any]:
     net, rates, config = setup.net, setup.rates, setup.config
-    steps = -(-len(setup.rows.split.train) // setup.batch_size)
+    steps = -(-setup.rows.training_rows // setup.batch_size)
     layers = []
     for name in net.layer_names:
         layer = net.get_submodule(name)

@@ -15,7 +15,7 @@ from lrdiff_core.text import count, quoted, unlike
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["decode", "read_csv", "read_tsv", "write_csv", "write_tsv"]
+__all__ = ["decode", "find_separator", "read_csv", "read_tsv", "write_csv", "write_tsv"]
 
 _NOT_TEXT = {  # first bytes: what the file really is, what to do about it
     b"PAR1": ("a Parquet file", "rename it to end in .parquet"),
@@ -38,7 +38,7 @@ def read_csv(path: Path, data: bytes) -> tuple[pl.DataFrame, tuple[str, ...]]:
         DataError: not text in UTF-8, a row of another length than the header, or quotes that do not close.
     """
     text = decode(path, data)
-    separator = _find_separator(text)
+    separator = find_separator(text)
     notes = (f"columns are separated by {quoted(separator)}",) if separator != "," else ()
     return _read(path, text, separator), notes
 
@@ -128,7 +128,7 @@ def decode(path: Path, data: bytes) -> str:
         ) from problem
 
 
-def _find_separator(text: str) -> str:
+def find_separator(text: str) -> str:
     """The first of comma, semicolon and tab that cuts the header into more than one field, else the comma."""
     for separator in ",;\t":
         try:

@@ -55,6 +55,7 @@ class SplitKeys:
         times: the earliest rows are trained on, the latest tested on.
         test: bool [rows], the rows of a test file; they and no others are the test part.
         test_file: its name.
+        drawn: float64 [rows], from 0 to 1: of a streamed file, what decides of a row's part, whatever the seed.
 
     Example:
         >>> SplitKeys().groups is None
@@ -65,6 +66,7 @@ class SplitKeys:
     times: Times | None = None
     test: np.ndarray | None = None
     test_file: str | None = None
+    drawn: np.ndarray | None = None
 
     def columns(self) -> dict[str, np.ndarray]:
         """The arrays of one entry a row that are there, by name."""
@@ -72,6 +74,7 @@ class SplitKeys:
             "groups": None if self.groups is None else self.groups.index,
             "times": None if self.times is None else self.times.values,
             "test": self.test,
+            "drawn": self.drawn,
         }
         return {name: values for name, values in found.items() if values is not None}
 
@@ -83,4 +86,5 @@ class SplitKeys:
             times=None if times is None else Times(name=times.name, values=times.values[rows], kind=times.kind),
             test=None if test is None else test[rows],
             test_file=self.test_file,
+            drawn=None if self.drawn is None else self.drawn[rows],
         )
