@@ -46,7 +46,7 @@ def measure(source: Source, seed: int, *, whole: bool = False) -> dict[str, Any]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{source.name}.csv"
         frame.write_csv(file)
-        settings = {"data": str(file), "target": source.target, "seed": seed, **_needed(frame, source)}
+        settings = {"data": str(file), "target": source.target, "seed": seed}
         if source.task == "regression":
             settings["task"] = "regression"
         (result, seconds), wall = _timed(
@@ -64,12 +64,6 @@ def measure(source: Source, seed: int, *, whole: bool = False) -> dict[str, Any]
         (answer, seconds), wall = _timed(lambda name=name: _theirs(name, source, frame, table, known, split.test, seed))
         row[name] = {**_score(wanted, answer, len(table.classes)), "seconds": seconds, "wall": wall}
     return row
-
-
-def _needed(frame: pl.DataFrame, source: Source) -> dict[str, Any]:
-    """What the defaults do not decide: holes among the numbers are filled with the median, as for the other models."""
-    numbers = [name for name in frame.columns if name != source.target and frame[name].dtype.is_numeric()]
-    return {"impute": "median"} if any(frame[name].null_count() for name in numbers) else {}
 
 
 def _timed(work: Callable[[], Any]) -> tuple[tuple[Any, float], float]:

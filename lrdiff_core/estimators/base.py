@@ -19,6 +19,7 @@ from lrdiff_core.data import Table
 from lrdiff_core.errors import EstimatorError
 from lrdiff_core.estimators.html import described
 from lrdiff_core.estimators.rows import feature_matrix, value_errors, without_test
+from lrdiff_core.estimators.tuned import tuned_rates
 from lrdiff_core.loop import train
 from lrdiff_core.model import Predictor
 from lrdiff_core.setup import set_up
@@ -50,6 +51,8 @@ class LrdiffEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         """Train on the rows of a table, its target set, and keep what predictions need."""
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         config = self._config(seed, class_weight)
+        if self._tunes:
+            config = config.model_copy(update={"rates": tuned_rates(table, config)})
         split = without_test(table, validation=config.validation, seed=seed)
         if split.validation is split.train:  # too few rows to stop by
             config = config.model_copy(update={"patience": 0})
@@ -63,14 +66,20 @@ class LrdiffEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         drawn = np.random.default_rng(seed).permutation(split.train)[:EXAMPLES]
         self.example_rows_ = np.ascontiguousarray(table.features[drawn])
 
+    @property
+    def _tunes(self) -> bool:
+        return isinstance(self.rates, str) and self.rates == "tuned"
+
     def _config(self, seed: int, class_weight: Any) -> RunConfig:
         given = {name: getattr(self, name) for name in SETTINGS}
         if isinstance(given["hidden"], int | np.integer) and not isinstance(given["hidden"], bool):
             given["hidden"] = [given["hidden"]]
-        if isinstance(given["rates"], float | int | np.number) and not isinstance(given["rates"], bool):
+        if self._tunes:
+            given["rates"] = None
+        if isinstance(given["rates"], str | float | int | np.number) and not isinstance(given["rates"], bool):
             raise EstimatorError(
                 f"rates is {given['rates']!r}",
-                help='give a rate for each layer: rates={"layer1": 0.01, "layer2": 0.001}',
+                help='give "tuned", or a rate for each layer: rates={"layer1": 0.01, "layer2": 0.001}',
             )
         settings = {name: _plain(value) for name, value in given.items() if value is not None}
         if settings.get("impute") == "drop":

@@ -29,7 +29,8 @@ class LrdiffClassifier(ClassifierMixin, LrdiffEstimator):  # type: ignore[misc] 
     Args:
         hidden: sizes of the hidden layers, such as ``(64, 32)``; left out: one layer that follows the features.
         rates: learning rate of each layer by name, ``{"layer1": 0.01, "layer2": 0.001}``; left out: 0.01 for every
-            layer but the last, 0.001 for the last.
+            layer but the last, 0.001 for the last. ``"tuned"``: chosen by validation loss among single rates and the
+            default ratios, which takes a few seconds more.
         optimizer: ``sgd``, ``adam``, ``adamw`` or ``muon``.
         momentum: of ``sgd``.
         weight_decay: of all parameters.

@@ -100,6 +100,16 @@ def test_rates_reach_their_layers_and_what_they_are_is_told(wine):
     assert fast._repr_mimebundle_()["text/html"].endswith(page[-50:])
 
 
+@pytest.mark.slow  # it compiles a kernel
+def test_tuned_rates_leave_the_default_where_another_does_better(wine):
+    rows, labels = wine
+    given = {"hidden": 4, "epochs": 3, "batch_size": 64, "random_state": 0}  # so few steps need a high rate
+    plain, tuned = (LrdiffClassifier(rates=rates, **given).fit(rows, labels) for rates in (None, "tuned"))
+    assert max(tuned.rates_.values()) > 0.01
+    assert tuned.score(rows, labels) > plain.score(rows, labels)
+    assert tuned.get_params()["rates"] == "tuned"
+
+
 def test_early_stopping_keeps_the_best_epoch(wine):
     model = LrdiffClassifier(rates={"layer1": 0.1, "layer2": 0.1}, epochs=100, patience=3, random_state=0).fit(*wine)
     assert model.n_iter_ == model.best_epoch_ + 3 < 100
@@ -139,7 +149,7 @@ def test_text_dates_and_holes_of_a_dataframe(tmp_path):
     assert [column.kind for column in model.model_.spec.columns] == ["category", "date", "number", "category"]
     assert model.n_features_in_ == 4
     assert np.isfinite(model.predict_proba(rows.assign(kind="new", size=np.nan))).all()
-    with pytest.raises(EstimatorError, match="this is an array"), pytest.warns(UserWarning, match="feature names"):
+    with pytest.raises(EstimatorError, match="this is an array"):
         model.predict(rows.to_numpy())
     assert model.export_onnx(tmp_path / "model.onnx").verification.passed
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
@@ -178,6 +188,7 @@ def test_what_cannot_be_used_is_refused_as_an_error_of_both_libraries(wine):
     rows, labels = wine
     for parameters, words in [
         ({"rates": 0.1}, "rate for each layer"),
+        ({"rates": "tuned", "dropout": 0.1}, "no dropout"),
         ({"rates": {"nope": 1.0}}, "no layer"),
         ({"rates": {"layer1": -1.0, "layer2": 1.0}}, "learning rate"),
         ({"hidden": "wide"}, "hidden"),
