@@ -46,6 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": "adam",
         "batch_size": 25,
         "epochs": 10,
+        "tune": False,
         "patience": 0,  # the example trains all its epochs, at the rates that it is about
     },
 }
@@ -119,6 +120,8 @@ class RunConfig(BaseModel):
     """Hidden sizes; left out: one layer as wide as the number of features, at least 16, at most 64."""
     rates: dict[str, Any] | None = None
     """Rate of each layer by name; left out: 0.01, and 0.001 for the last layer. Own models take rules, too."""
+    tune: bool = True
+    """Compare rates first and train with those that did best; false keeps the rates as they are given."""
     optimizer: OptimizerName = "adam"
     """sgd, adam, adamw or muon (hidden matrices by Muon, the rest by AdamW)."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0

@@ -64,6 +64,7 @@ class Setup:
     rows: Prepared
     device: torch.device
     config: RunConfig  # resolved: nothing in it that training depends on is left open
+    rates_given: bool = True  # somebody set the rates; they are no default
 
     @property
     def batch_size(self) -> int:
@@ -296,4 +297,5 @@ def set_up(
             **(wishes_of(table.columns, table.left_out, config.numeric) if table.columns else {}),
         }
     )
-    return Setup(net=net.to(device), plan=plan, rows=rows, device=device, config=resolved)
+    given = config.rates is not None
+    return Setup(net=net.to(device), plan=plan, rows=rows, device=device, config=resolved, rates_given=given)

@@ -13,7 +13,7 @@ from lrdiff_core.data import Table
 from lrdiff_core.devices import repeatable
 from lrdiff_core.model import ModelSpec, TabularNet, build_model
 from lrdiff_core.population.rows import PopulationData
-from lrdiff_core.setup import class_weights, model_spec, prepare, rate_table
+from lrdiff_core.setup import Prepared, class_weights, model_spec, prepare, rate_table
 
 if TYPE_CHECKING:  # names of types alone: populations train where pydantic is not installed
     from lrdiff_core.config import RunConfig
@@ -55,6 +55,10 @@ class PopulationTask:
     def rows(self, seed: int, held: str = "validation") -> PopulationData:
         """The rows of a seed, standardized by its training rows; ``held``: the split that is evaluated on."""
         return self._of(seed).rows[held]
+
+    def prepared(self, seed: int) -> Prepared:
+        """The rows of a seed as the training loop takes them."""
+        return self._of(seed).prepared
 
     @property
     def steps_an_epoch(self) -> int:
@@ -103,12 +107,13 @@ class PopulationTask:
                 prepare(net, table, split, device=cpu, impute=config.impute), class_weight=self.class_weight
             )
             rows = {part: PopulationData.of(prepared, held=part) for part in ("validation", "test")}
-        return _Seeded(net=net, rows=rows)
+        return _Seeded(net=net, prepared=prepared, rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Seeded:
     net: TabularNet
+    prepared: Prepared
     rows: dict[str, PopulationData]
 
     @property

@@ -21,6 +21,8 @@ from lrdiff_export.publish import export
 
 QUICK = {
     "epochs": 3,
+    "patience": 0,
+    "tune": False,
     "device": "cpu",
     "compare": {"seeds": 10, "tuning_seeds": 1, "searches": 2, "sweep": [0.003, 0.01, 0.03]},
 }

@@ -116,16 +116,24 @@ def test_what_is_trained_follows_from_the_settings_and_the_size_of_the_table():
     assert told[-1][0] == told[-1][1]
     plan = found.study.plan
     assert (plan.report_seeds, plan.searches, plan.tuning_seeds) == (4, 3, 2)  # 12 seeds, shared out among the searches
-    large = make_config({"data": "digits", "hidden": [900, 900], "epochs": 1000})
-    configs = (make_config(PRESETS["seed"]), make_config({"data": "digits", "hidden": [32], "epochs": 10}), large)
+    large = make_config({"data": "digits", "hidden": [900, 900], "epochs": 1000, "patience": 0})
+    configs = (
+        make_config(PRESETS["seed"]),
+        make_config({"data": "digits", "hidden": [32], "epochs": 10, "patience": 0}),
+        large,
+    )
     sizes = [plan_of(one, population_task(one), 7) for one in configs]
     assert [s.report_seeds for s in sizes] == [-(-size["seeds"] // size["searches"]) for size in SIZES]
+    # what stops by itself takes longer: fewer trainings, the fewest where each is trained alone
+    stops = [make_config({"data": "wine", **more}) for more in ({}, {"hidden": [900, 900]}, {"dropout": 0.1})]
+    sizes = [plan_of(one, population_task(one), 7) for one in stops]
+    assert [(s.searches, s.tuning_seeds) for s in sizes] == [(3, 8), (2, 1), (2, 1)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["seed", "breast_cancer"])
 def test_the_preset_and_a_real_table_are_resolved(data):
-    settings = PRESETS["seed"] if data == "seed" else {"data": data, "hidden": [15], "epochs": 10}
+    settings = PRESETS["seed"] if data == "seed" else {"data": data, "hidden": [15], "epochs": 10, "patience": 0}
     found = compare_single_rates(make_config(settings))
     assert found.study.plan.report_seeds == 25
     for gain in (found.analysis.gain, found.analysis.untuned[CONFIGURED]):

@@ -9,10 +9,12 @@ from rich.console import Console
 
 from lrdiff_bench.report import gains
 from lrdiff_bench.report.tables import interval, line, number, plain_table
+from lrdiff_bench.run.chosen_rates import inline_rates
 from lrdiff_bench.run.own_model.screen import draw_price
 
 __all__ = ["curves_of", "draw_comparison"]
 
+SHOWN_EPOCHS = 10  # evenly spaced
 Section = Mapping[str, Any]
 
 
@@ -37,8 +39,9 @@ def draw_comparison(console: Console, s: Section) -> None:
     console.print(table)
     line(
         console,
-        f"loss after the last epoch and test score, medians over {plan['searches']} x {plan['report_seeds']} fresh "
-        "seeds; every scheme gets the same rows, order and initial weights",
+        f"loss after the {'best' if s.get('patience') else 'last'} epoch and test score, medians over "
+        f"{plan['searches']} x {plan['report_seeds']} fresh seeds; every scheme gets the same rows, order and initial "
+        "weights",
     )
     for scheme in s["schemes"]:
         if scheme["other_rates"]:
@@ -60,6 +63,8 @@ def draw_comparison(console: Console, s: Section) -> None:
         text = f"{name} against tuned single: {gains.verdict_text(gain)}"
         line(console, text, f"bold {gains.TERMINAL_COLORS[gain['verdict']]}")
         line(console, gains.beside(gain), "dim")
+    if chosen := s.get("chosen"):
+        line(console, f"trained next: {chosen['scheme']}; to keep these rates: {inline_rates(chosen['rates'])}", "bold")
     line(
         console,
         f"gain in test loss, mean over {plan['searches']} searches of the interquartile mean over "
@@ -89,10 +94,12 @@ def _draw_loss_by_epoch(console: Console, s: Section) -> None:
     table = plain_table(
         "epoch", *(name if name.startswith(("single", "tuned")) else rates for name, rates, _ in curves)
     )
-    for epoch in range(len(curves[0][2])):
+    last = len(curves[0][2]) - 1
+    for epoch in sorted({round(one * last / (SHOWN_EPOCHS - 1)) for one in range(SHOWN_EPOCHS)}):
         bands = [bands[epoch] for _, _, bands in curves]
         table.add_row(
             str(epoch + 1), *(f"{number(median, '.2f')} {interval(low, high, '.2f')}" for median, low, high in bands)
         )
-    line(console, "test loss by epoch: median [95 %]", "dim")
+    kept = " of the weights kept so far" if s.get("patience") else ""
+    line(console, f"test loss by epoch{kept}: median [95 %]", "dim")
     console.print(table)

@@ -19,6 +19,7 @@ import torch
 from lrdiff_bench.report import figures
 from lrdiff_bench.report.json import json_ready, write_document
 from lrdiff_bench.report.parts import write_report
+from lrdiff_bench.run.chosen_rates import warnings_of
 from lrdiff_bench.run.comparison_screen import curves_of
 from lrdiff_bench.run.kinds import Kind, kind_of
 from lrdiff_bench.run.resuming import (
@@ -193,17 +194,22 @@ def _all_stages(
     record: _Record, kind: Kind, setup: Any, info: dict[str, Any], training: TrainingFile | None = None
 ) -> RunResult:
     watcher = record.watcher
+    record.show(kind.data_sections(setup))
+    setup = _tune(record, kind, setup)
     trained = _train(record, kind, setup, info, training)
     folder = record.place.path
     record.stage("folds", lambda: kind.folds(setup, _folds_to(watcher)))
-    record.stage("comparison", lambda: kind.compare(setup, _trainings_to(watcher)))
+    if kind.tuned is None or not setup.config.tune:
+        record.stage("comparison", lambda: kind.compare(setup, _trainings_to(watcher)))
+    record.summary["warnings"] = warnings_of(record.summary)
     record.stage("step_cost", lambda: kind.step_cost(trained))
-    record.stage("export", lambda: kind.export(trained, folder), check="verification")
+    record.stage("export", lambda: kind.export(trained, folder, record.summary["warnings"]), check="verification")
     record.stage("parity", lambda: kind.parity(trained, folder), check="parity")
     if record.is_last("folder"):
         record.timed("pictures", lambda: _draw(folder, record.summary, setup, str(folder)))
         record.end()
-        watcher.stage("folder", {**record.summary["folder"], "path": str(folder)})
+        ends = {"path": str(folder), "warnings": record.summary["warnings"]}
+        watcher.stage("folder", {**record.summary["folder"], **ends})
     return RunResult(folder=folder, summary=record.summary, trained=trained)
 
 
@@ -282,10 +288,19 @@ class _Record:
         self.show([(name, section)])
 
 
+def _tune(record: _Record, kind: Kind, setup: Any) -> Any:
+    """Compare rates before training, and take those that did best; nothing where rates are kept as they are given."""
+    if kind.tuned is None or not setup.config.tune:
+        return setup
+    record.stage("comparison", lambda: kind.compare(setup, _trainings_to(record.watcher)))
+    chosen = record.summary.get("comparison", {}).get("chosen")  # none where the stage was not asked for
+    return setup if chosen is None else kind.tuned(setup, chosen["rates"])
+
+
 def _train(record: _Record, kind: Kind, setup: Any, info: dict[str, Any], training: TrainingFile | None) -> Any:
     """The stages that every run has; what was trained is kept before anything else is done."""
     place = record.place
-    record.show(kind.setup_sections(setup))
+    record.show([("training", kind.training_section(setup))])
     # Not every kind has all of these.
     record.summary["missing"] = [one for one in record.summary["missing"] if one not in BEFORE_TRAINING]
     task = record.summary["data"]["task"]

@@ -24,7 +24,9 @@ class Kind:
     """
 
     set_up: Callable[[RunConfig], Any]
-    setup_sections: Callable[[Any], Sections]
+    data_sections: Callable[[Any], Sections]
+    training_section: Callable[[Any], dict[str, Any]]
+    tuned: Callable[[Any, dict[str, float]], Any] | None  # the setup with other rates; None: it keeps its own
     name_of: Callable[[Any], str]  # of its rows
     digest: Callable[[Any], str]
     write_settings: Callable[[Path, Any], None]
@@ -34,7 +36,7 @@ class Kind:
     folds: Callable[[Any, OnTraining], dict[str, Any]]
     compare: Callable[[Any, OnTraining], dict[str, Any]]
     step_cost: Callable[[Any], dict[str, Any]]
-    export: Callable[[Any, Path], dict[str, Any]]
+    export: Callable[[Any, Path, list[str]], dict[str, Any]]
     parity: Callable[[Any, Path], dict[str, Any]]
 
 
@@ -44,22 +46,31 @@ def kind_of(config: RunConfig) -> Kind:
 
 
 def _table() -> Kind:
+    from lrdiff_bench.run.chosen_rates import choose_rates, development
     from lrdiff_bench.run.folds import cross_validate
     from lrdiff_bench.run.resuming import digest_of
     from lrdiff_bench.run.ship import export_trained, parity_of_trained
     from lrdiff_bench.run.single_rates import compare_single_rates
     from lrdiff_bench.run.step_cost import measure_step_cost
-    from lrdiff_bench.run.summary import setup_sections, training_sections
+    from lrdiff_bench.run.summary import data_sections, training_section, training_sections
     from lrdiff_bench.run.training_files import write_settings, write_training
     from lrdiff_core.loop import train
     from lrdiff_core.setup import set_up
 
     def compare(setup: Any, on_training: OnTraining) -> dict[str, Any]:
-        return compare_single_rates(setup.config, table=setup.rows.table, on_training=on_training).section()
+        config, table = development(setup)
+        # Resolved settings hold rates always; those of the setup say whether somebody set them.
+        set_by_hand = setup.rates_given or not config.tune
+        found = compare_single_rates(config, table=table, configured=set_by_hand, on_training=on_training)
+        section = found.section()
+        chosen = choose_rates(section, configured=setup.rates_given) if config.tune else None
+        return section if chosen is None else {**section, "chosen": chosen}
 
     return Kind(
         set_up=lambda config: set_up(config.load_table(), config),
-        setup_sections=setup_sections,
+        data_sections=data_sections,
+        training_section=training_section,
+        tuned=lambda setup, rates: set_up(setup.rows.table, setup.config, rates=rates),
         name_of=lambda setup: str(setup.rows.table.name),
         digest=lambda setup: digest_of(setup.rows.table),
         write_settings=write_settings,
@@ -69,7 +80,7 @@ def _table() -> Kind:
         folds=lambda setup, on_fold: cross_validate(setup, on_fold=on_fold),
         compare=compare,
         step_cost=measure_step_cost,
-        export=export_trained,
+        export=lambda trained, folder, warnings: export_trained(trained, folder, warnings=warnings),
         parity=parity_of_trained,
     )
 
@@ -90,7 +101,9 @@ def _own() -> Kind:
 
     return Kind(
         set_up=made,
-        setup_sections=own_setup_sections,
+        data_sections=lambda setup: (one for one in own_setup_sections(setup) if one[0] != "training"),
+        training_section=lambda setup: dict(own_setup_sections(setup))["training"],
+        tuned=None,
         name_of=lambda setup: str(setup.user.source),
         digest=digest_of_own,
         write_settings=write_own_settings,
@@ -100,6 +113,6 @@ def _own() -> Kind:
         folds=lambda setup, on_fold: {},  # set_up_own refuses them
         compare=lambda setup, on_training: compare_own(setup, on_training=on_training).section(),
         step_cost=measure_own_step_cost,
-        export=lambda trained, folder: export_own(trained.setup, folder),
+        export=lambda trained, folder, warnings: export_own(trained.setup, folder),
         parity=lambda trained, folder: parity_of_own(trained.setup, folder),
     )

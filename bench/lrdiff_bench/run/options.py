@@ -53,6 +53,10 @@ SeedOption = Annotated[
     int | None,
     typer.Option("--seed", metavar="N", help="The seed of the split, the first weights and the order of rows."),
 ]
+RatesOption = Annotated[
+    str | None,
+    typer.Option("--rates", metavar="HOW", help="tuned (compare first, train with what did best) or as-given."),
+]
 OptimizerOption = Annotated[str | None, typer.Option("--optimizer", metavar="NAME", help="sgd, adam, adamw or muon.")]
 EpochsOption = Annotated[int | None, typer.Option("--epochs", metavar="N", help="Train so many epochs at most.")]
 PatienceOption = Annotated[
@@ -119,6 +123,7 @@ def run(
     device: DeviceOption = None,
     compile: CompileOption = False,
     seed: SeedOption = None,
+    rates: RatesOption = None,
     optimizer: OptimizerOption = None,
     epochs: EpochsOption = None,
     patience: PatienceOption = None,
@@ -135,7 +140,7 @@ def run(
     split = {"test": test, "groups": groups, "time": time, "cv": cv, "stream": stream}
     training = {
         "optimizer": optimizer, "epochs": epochs, "patience": patience, "schedule": schedule, "dropout": dropout,
-        "class_weight": class_weight,
+        "class_weight": class_weight, "tune": _tunes(rates),
     }  # fmt: skip
     place, config = _place(config, out) if resume else (out, config)
     settings = _settings(config, data, target, task, impute, device, compile, seed, split | wishes, resume, **training)
@@ -306,7 +311,7 @@ def trace(run: RunFolder, json: JsonOption = False) -> None:
     from lrdiff_bench.run.screen import DRAW, TITLES, draw_unfinished
 
     console = make_console()
-    for number, name in enumerate((name for name in TITLES if name in summary), start=1):
+    for number, name in enumerate((name for name in summary if name in TITLES), start=1):
         heading(console, number, TITLES[name])
         DRAW[name](console, summary[name])
     if summary.get("missing"):
@@ -344,6 +349,15 @@ def _share_or_file(test: str | None) -> str | float | None:
         return None if test is None else float(test)
     except ValueError:
         return test
+
+
+def _tunes(rates: str | None) -> bool | None:
+    from lrdiff_core.errors import ConfigError
+    from lrdiff_core.text import nearest
+
+    if rates is not None and rates not in (words := ("tuned", "as-given")):
+        raise ConfigError(f"--rates is {rates!r}", help=nearest(rates, words, "one of"))
+    return None if rates is None else rates == "tuned"
 
 
 def _place(config: str | None, out: Path | None) -> tuple[Path | None, str | None]:

@@ -420,6 +420,8 @@ def draw_verification(console: Console, s: dict[str, Any], rows: str = "held-out
 
 def draw_folder(console: Console, s: dict[str, Any]) -> None:
     line(console, f"{s['path']}: {', '.join(s['files'])}")
+    for text in s.get("warnings", ()):
+        line(console, f"warning: {text}", "bold yellow")
 
 
 DRAW: dict[str, Callable[[Console, dict[str, Any]], None]] = {

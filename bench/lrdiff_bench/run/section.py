@@ -151,9 +151,7 @@ def _warnings(s: Mapping[str, Any]) -> list[str]:
         found.append(f"Constant columns, ignored: {', '.join(map(label, constant))}.")
     if before.get("fills_missing"):
         found.append("Missing values are filled inside the model with values from the training rows.")
-    beaten = s["metrics"].get("test", {}).get("beaten_by")
-    if beaten:
-        found.append(f"This model does not beat {beaten} on the test rows.")
+    found += [f"{text[0].upper()}{text[1:]}." for text in s.get("warnings", ())]
     if (comparison := s.get("comparison")) and (said := comparison.get("skipped") or comparison["void"]):
         found.append(f"Not compared with single rates: {said}" if "skipped" in comparison else said)
     if "not_exported" in s.get("export", {}):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def export_net(
     *,
     config: RunConfig,
     words: bool = True,
+    warnings: Sequence[str] = (),
     **options: Any,
 ) -> dict[str, Any]:
     """Export the main model with everything that its file says of itself, and golden vectors beside it.
@@ -37,6 +38,7 @@ def export_net(
         file: where to.
         config: the run's settings, resolved.
         words: whether the file takes columns of categories as words; else it takes their codes.
+        warnings: what its users must know of its quality.
         options: further ones of :func:`lrdiff_export.export`.
 
     Raises:
@@ -72,7 +74,7 @@ def export_net(
         out=file,
         rows=rows,
         output_names=(name,),
-        card=model_card(predictor, rates=config.rates, recipe=recipe),
+        card=model_card(predictor, rates=config.rates, recipe=recipe, warnings=warnings),
         decide=decider(net.spec.task),
         labels=targets,
         score=r_squared if net.spec.task == "regression" else None,  # else the share of right decisions
@@ -81,7 +83,7 @@ def export_net(
     return {**report.to_dict(), "passed": True, "preprocessing": True}
 
 
-def export_trained(trained: Trained, folder: Path) -> dict[str, Any]:
+def export_trained(trained: Trained, folder: Path, *, warnings: Sequence[str] = ()) -> dict[str, Any]:
     """Export into a run folder, with the report beside the file; ``passed`` is false where it was not written."""
     from lrdiff_export import VerificationFailed
 
@@ -89,7 +91,12 @@ def export_trained(trained: Trained, folder: Path) -> dict[str, Any]:
     targets = rows.table.target[rows.split.test]
     try:
         report = export_net(
-            trained.net, test_rows(trained), targets, folder / "model.onnx", config=trained.setup.config
+            trained.net,
+            test_rows(trained),
+            targets,
+            folder / "model.onnx",
+            config=trained.setup.config,
+            warnings=warnings,
         )
     except VerificationFailed as problem:
         if problem.report is None:

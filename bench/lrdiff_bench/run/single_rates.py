@@ -21,7 +21,7 @@ from lrdiff_bench.study.search.ledger import MemoryLedger
 from lrdiff_bench.study.search.plan import Plan
 from lrdiff_bench.study.search.tasks import TaskResult
 from lrdiff_bench.study.search.training import train_together
-from lrdiff_bench.study.workloads.common import RunWorkload
+from lrdiff_bench.study.workloads.common import RunWorkload, trained_one_by_one
 from lrdiff_bench.study.workloads.workload import Scheme, UntunedSetting
 from lrdiff_core.config import RunConfig
 from lrdiff_core.data import Table
@@ -32,12 +32,21 @@ __all__ = ["RateComparison", "compare_single_rates", "describe_rates", "longer",
 SINGLE, RATIOS, CONFIGURED = "tuned single", "tuned ratios", "as configured"
 EXTENSIONS = 3  # how often the sweep is made longer where the best rate lies at its edge
 OPERATIONS = 4e11  # that a comparison may take, about five seconds of two cores in the population kernel
+TUNING = 2e11  # where it takes longer trainings, which are evaluated after every epoch
+A_STEP = 2e6  # that the loop takes for a step besides its arithmetic, where models are trained one by one
 
 # From the plan that resolves most comparisons to what the largest tables can afford; seeds are those of all searches.
 SIZES: tuple[dict[str, Any], ...] = (
     {"searches": 8, "tuning_seeds": 4, "finalists": 3, "final_seeds": 16, "seeds": 200},
     {"searches": 5, "tuning_seeds": 3, "finalists": 3, "final_seeds": 8, "seeds": 200},
     {"searches": 3, "tuning_seeds": 2, "finalists": 0, "final_seeds": 1, "seeds": 20},
+)
+# The same where trainings stop by themselves: they take longer, and all searches together choose.
+SMALLER: tuple[dict[str, Any], ...] = (
+    {"searches": 3, "tuning_seeds": 8, "finalists": 0, "final_seeds": 1, "seeds": 60},
+    {"searches": 3, "tuning_seeds": 4, "finalists": 0, "final_seeds": 1, "seeds": 24},
+    {"searches": 2, "tuning_seeds": 3, "finalists": 0, "final_seeds": 1, "seeds": 12},
+    {"searches": 2, "tuning_seeds": 1, "finalists": 0, "final_seeds": 1, "seeds": 6},
 )
 
 
@@ -58,6 +67,13 @@ class RateComparison:
     def section(self) -> dict[str, Any]:
         """The section ``comparison`` of the summary; plain numbers and texts."""
         plan, workload = self.study.plan, self.study.workload
+        own = {}
+        if isinstance(workload, RunWorkload):
+            own = {
+                "patience": workload.patience,
+                "one_by_one": trained_one_by_one(workload.task.config),
+                "rows": len(workload.task.table.features),
+            }
         return {
             "plan": plan.to_dict(),
             "sweep": self.sweep,
@@ -68,6 +84,7 @@ class RateComparison:
                 RATIOS: asdict(self.analysis.gain),
             },
             "void": self.study.void,
+            **own,
         }
 
     def _scheme(self, column: Column) -> dict[str, Any]:
@@ -75,6 +92,7 @@ class RateComparison:
         (rates, often), *others = chosen.most_common()
         return {
             "name": column.name,
+            "pooled_rates": dict(zip(self.study.workload.groups, self._pooled(column.name) or rates, strict=True)),
             "rates": dict(zip(self.study.workload.groups, rates, strict=True)),
             "rates_text": describe_rates(rates),
             "searches": often,
@@ -96,6 +114,17 @@ class RateComparison:
         task = self.study.by_kind["untuned", name][0]
         return Counter({task.rates: self.study.plan.searches})
 
+    def _pooled(self, name: str) -> tuple[float, ...] | None:
+        """The rates that are best over the seeds of all searches together; None for what is not tuned."""
+        for own in self.study.searches:
+            if own.scheme.name == name and np.isfinite(own.scores).any():
+                # diverged trials count as the worst that did not
+                finite = np.where(np.isfinite(own.scores), own.scores, own.scores[np.isfinite(own.scores)].max())
+                # the mean: one model is going to be trained, and how often a rate goes wrong counts
+                means = finite.transpose(1, 0, 2).reshape(finite.shape[1], -1).mean(axis=1)
+                return tuple(float(f"{rate:.6g}") for rate in own.tasks[0][int(means.argmin())].rates)
+        return None
+
     def _results(self, name: str) -> list[TaskResult]:
         return self.study.of("report" if name in (SINGLE, RATIOS) else "untuned", name)
 
@@ -105,6 +134,7 @@ def compare_single_rates(
     *,
     table: Table | None = None,
     rates: Mapping[str, float] | None = None,
+    configured: bool = True,
     on_training: Callable[[int, int], None] | None = None,
 ) -> RateComparison:
     """Tune the run's ratios and a single rate with the same budget, and compare them on fresh seeds.
@@ -113,6 +143,8 @@ def compare_single_rates(
         config: the run's settings; ``config.compare`` gives the sweep and may set the sizes.
         table: the run's rows, where they have been read; a generator's rows are drawn anew for every seed.
         rates: rate of each layer; left out, the run's own.
+        configured: whether somebody set the rates; if not, single rates of their size are not reported, and where the
+            rates are one, the ratios of :func:`lrdiff_core.setup.default_rates` are tuned.
         on_training: called with how many trainings of a stage are done, and how many there are.
 
     Example:
@@ -129,6 +161,8 @@ def compare_single_rates(
     ratios, train = _schemes(own), None
     for extension in range(EXTENSIONS + 1):
         workload = _workload(config, task, own, ratios, sweep)
+        if not configured:
+            workload = replace(workload, untuned_settings=workload.untuned_settings[:1])
         train = train or train_together(workload)
         own_plan = replace(plan, budget=max(4, len(sweep)))
         study = run_study(workload, own_plan, MemoryLedger(), train=train, watcher=_Progress(on_training))
@@ -192,6 +226,7 @@ def _workload(
         base_rates=(sweep[0], sweep[-1]),
         default_rate=top,
         smallest_difference=SMALLEST_DIFFERENCE,
+        patience=config.epochs_of_patience(task.rows(config.seed).rows),
         steps=task.steps_an_epoch * task.epochs,
         optimizer=config.optimizer,
         batch_size=task.batch_size,
@@ -208,12 +243,17 @@ def plan_of(config: RunConfig, task: PopulationTask, rates: int) -> Plan:
     rows = task.rows(config.seed).rows
     parameters = sum(p.numel() for p in task.model(config.seed).parameters())
     a_training = 6.0 * parameters * rows * task.epochs
+    if trained_one_by_one(config):
+        a_training += A_STEP * task.steps_an_epoch * task.epochs
+    stops, alone = config.epochs_of_patience(rows) > 0, bool(trained_one_by_one(config))
     given = {"searches": config.compare.searches, "tuning_seeds": config.compare.tuning_seeds}
     changes = {key: value for key, value in {**given, "seeds": config.compare.seeds}.items() if value}
-    for size in SIZES:
+    held = 2 if stops and not alone else 1  # populations, each with one part held out
+    for size in SMALLER if stops or alone else SIZES:
         sizes = {**size, **changes}
         tried = rates * sizes["tuning_seeds"] + sizes["finalists"] * sizes["final_seeds"]
-        if (2 * sizes["searches"] * tried + 6 * sizes["seeds"]) * a_training <= OPERATIONS:
+        cost = held * (2 * sizes["searches"] * tried + 6 * sizes["seeds"]) * a_training
+        if cost <= (TUNING if stops or alone else OPERATIONS):
             break
     sizes["report_seeds"] = max(3, -(-sizes.pop("seeds") // sizes["searches"]))  # shared out among the searches
     return Plan(budget=max(4, rates), target_seeds=0, widenings=0, seeds_from=config.seed % 2**62, **sizes)

@@ -64,9 +64,10 @@ def time_groups(factory: Callable[[bool], Workload], several: int) -> dict[str, 
         return Case(name="step", version="1", parameters={"rates": rates}, factory=lambda: factory(single))
 
     result = compare_cases(case(True), case(False), rounds=ROUNDS, threads=1)
+    own = f"{several} rates" if several > 1 else "the run's one rate"
     return {
-        "rows": [_row("one rate", 1, result.a), _row(f"{several} rates", several, result.b)],
-        "question": f"{several} rates against one",
+        "rows": [_row("one rate", 1, result.a), _row(own, several, result.b)],
+        "question": f"{own} against one",
         "ratio": result.ratio.estimate,
         "interval": [result.ratio.low, result.ratio.high],
         "verdict": result.verdict,

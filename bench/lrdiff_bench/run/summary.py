@@ -15,11 +15,11 @@ from lrdiff_core.loop import Trained, score_name
 from lrdiff_core.model import constant_columns
 from lrdiff_core.setup import Setup
 
-__all__ = ["setup_sections", "training_sections"]
+__all__ = ["data_sections", "training_section", "training_sections"]
 
 
-def setup_sections(setup: Setup) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the stages that end before the first step: data, preprocessing, features, training."""
+def data_sections(setup: Setup) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the stages that end before rates matter: data, preprocessing, features."""
     shape = list(setup.rows.table.features.shape)
     encoded = [shape[0], len(setup.net.spec.encoded_names)]
     same = {"shape_in": encoded, "shape_out": encoded, "sample": [float(v) for v in setup.rows.inputs["test"][0]]}
@@ -36,7 +36,6 @@ def setup_sections(setup: Setup) -> Iterator[tuple[str, dict[str, Any]]]:
         },
     )
     yield "features", {"what": "none", **same}
-    yield "training", _training(setup)
 
 
 def training_sections(trained: Trained) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -77,7 +76,8 @@ def _data(setup: Setup) -> dict[str, Any]:
     }
 
 
-def _training(setup: Setup) -> dict[str, Any]:
+def training_section(setup: Setup) -> dict[str, Any]:
+    """How the model is about to be trained."""
     net, rates, config = setup.net, setup.rates, setup.config
     steps = -(-setup.rows.training_rows // setup.batch_size)
     layers = []

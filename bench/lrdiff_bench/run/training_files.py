@@ -41,6 +41,7 @@ def resolved_toml(config: RunConfig, *, from_file: bool) -> str:
         from_file: whether ``data`` names a file, which is then written with its whole path, as is a test file.
     """
     settings = config.model_dump(exclude={"rates", "compare"}, exclude_none=True)
+    settings["tune"] = False  # the rates are there: a run of this file is to end in the same model
     weights = settings.pop("class_weight") if isinstance(config.class_weight, dict) else {}
     if not config.data:  # a model of one's own that brings its rows
         del settings["data"]

@@ -57,6 +57,7 @@ class ModelCard:
         units: unit of each input and output by its name.
         rates: the rate plan: learning rate of each parameter or layer.
         recipe: how it was trained, as JSON-ready values.
+        warnings: what its users must know of its quality, a sentence each.
 
     Raises:
         ConfigError: something is not JSON.
@@ -76,6 +77,7 @@ class ModelCard:
     units: Mapping[str, str] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("columns", "normalisation", "units", "rates", "recipe"):
@@ -109,6 +111,7 @@ class ModelCard:
             "normalisation": dict(self.normalisation),
             "rates": dict(self.rates),
             "recipe": dict(self.recipe),
+            "warnings": list(self.warnings),
         }
         return {
             PREFIX + key: value if isinstance(value, str) else _dump(value) for key, value in said.items() if value
@@ -119,7 +122,11 @@ class ModelCard:
 
 
 def model_card(
-    module: nn.Module, *, rates: Mapping[str, float] | None = None, recipe: Mapping[str, Any] | None = None
+    module: nn.Module,
+    *,
+    rates: Mapping[str, float] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = (),
 ) -> ModelCard:
     """Return the card of one of our models; an empty one, but for rates and recipe, for any other module.
 
@@ -127,13 +134,14 @@ def model_card(
         module: :class:`lrdiff_core.model.Predictor` knows its columns, classes and normalisation.
         rates: learning rate of each parameter or layer.
         recipe: how it was trained.
+        warnings: what its users must know of its quality.
 
     Example:
         >>> model_card(nn.Linear(1, 1), rates={"weight": 0.1}).rates
         {'weight': 0.1}
     """
     if not isinstance(module, Predictor):
-        return ModelCard(rates=rates or {}, recipe=recipe or {})
+        return ModelCard(rates=rates or {}, recipe=recipe or {}, warnings=tuple(warnings))
     spec, standardize = module.net.spec, module.net.standardize
     normalisation: dict[str, Any] = {
         "what": "(row - mean) * inverse_std, inside the graph",
@@ -155,6 +163,7 @@ def model_card(
         normalisation=normalisation,
         rates=rates or {},
         recipe=recipe or {},
+        warnings=tuple(warnings),
     )
 
 

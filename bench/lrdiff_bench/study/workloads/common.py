@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from typing_extensions import override
 
-from lrdiff_bench.study.workloads.outcomes import outcomes, time_compiling, time_step
+from lrdiff_bench.study.workloads.outcomes import Courses, outcomes, time_compiling, time_step
 from lrdiff_bench.study.workloads.workload import Outcomes, Trials, UntunedSetting, Workload
 from lrdiff_core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lrdiff_core.config import RunConfig
     from lrdiff_core.population import Population, PopulationData, PopulationTask
     from lrdiff_core.population.members import ModelFactory
 
-__all__ = ["PopulationWorkload", "RunWorkload", "check_trials"]
+__all__ = ["PopulationWorkload", "RunWorkload", "check_trials", "trained_one_by_one"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +132,16 @@ class RunWorkload(PopulationWorkload):
         settings: as in a run's TOML file, or what was made of them already.
         listed_rates: base rates that every search tries; empty: each search draws points of its own.
         untuned_settings: reported beside the schemes; empty: the untuned default.
+        patience: evaluations without a better validation loss that end a training; what is reported of it is then
+            that of the weights which are kept, as :func:`lrdiff_core.train` keeps them. 0: those of the last epoch.
+            The lowest of many losses on the rows that chose the epoch flatters rates at which the loss jumps about, so
+            trials are then judged on the split's third part, whoever asks: seeds that choose never report.
     """
 
     settings: Mapping[str, Any] | PopulationTask
     listed_rates: tuple[float, ...] = ()
     untuned_settings: tuple[UntunedSetting, ...] = ()
+    patience: int = 0
 
     @cached_property
     def task(self) -> PopulationTask:
@@ -169,8 +176,72 @@ class RunWorkload(PopulationWorkload):
         return self.task.options
 
     @override
+    def train(self, trials: Trials) -> Outcomes:
+        if not self.patience and not trained_one_by_one(self.task.config):
+            return super().train(trials)
+        check_trials(self, trials)
+        if self.patience:
+            trials = replace(trials, judged_on="test")
+        train = self._one_by_one if trained_one_by_one(self.task.config) else self._together
+        return train(trials).kept(self.patience)
+
+    def _together(self, trials: Trials) -> Courses:
+        """Two populations that are trained alike: one is judged on the validation rows, one on those asked for."""
+
+        def held(part: str) -> Population:
+            return self.population_of(self.task.model, replace(trials, judged_on=part), evaluate="epoch")
+
+        chosen = held("validation")
+        return Courses.of(chosen, chosen if trials.judged_on == "validation" else held(trials.judged_on))
+
+    def _one_by_one(self, trials: Trials) -> Courses:
+        """Every trial by the loop of a run: for what a population cannot train."""
+        import torch
+
+        from lrdiff_core.devices import repeatable
+        from lrdiff_core.loop import evaluate, fit
+        from lrdiff_core.schedules import Schedule
+        from lrdiff_core.setup import make_optimizer, plan_rates
+
+        task, config = self.task, self.task.config
+        shape, epochs = config.shape(), -(-self.steps // self.task.steps_an_epoch)
+        found = np.full((4, len(trials.seeds), epochs), np.nan)
+        for number, (rates, seed) in enumerate(zip(trials.rates, map(int, trials.seeds), strict=True)):
+            net, rows = copy.deepcopy(task.model(seed)), task.prepared(seed)
+            net.dropout = config.dropout
+            given = [max(float(rate), 1e-30) for rate in rates]  # the untrained model has rates of 0
+            plan = plan_rates(net, dict(zip(task.layers, given, strict=True)), config)
+            optimizer = make_optimizer(config.optimizer, plan.groups(), momentum=config.momentum)
+            schedule = None if shape is None else Schedule(optimizer, total_steps=self.steps, shape=shape)
+            course = found[:, number]
+
+            def note(epoch: int, news: Any, net: Any = net, rows: Any = rows, course: Any = course) -> None:
+                judged = evaluate(net, rows, trials.judged_on)
+                course[:, epoch - 1] = news[1].loss, judged.loss, judged.score, news[0].loss
+
+            with repeatable(torch.device("cpu"), threads=1):
+                fit(
+                    net, rows, optimizer, epochs=epochs, batch_size=task.batch_size, seed=seed,
+                    patience=self.patience, schedule=schedule, on_epoch=note,
+                )  # fmt: skip
+        chosen, held, score, train = found
+        after = np.arange(1, epochs + 1) * task.steps_an_epoch
+        return Courses(chosen=chosen, held=held, score=score, train=train, evaluated_after=after)
+
+    @override
     def tiny(self) -> RunWorkload:
         return replace(self, steps=self.task.steps_an_epoch, evaluations=2)
+
+
+def trained_one_by_one(config: RunConfig) -> str:
+    """Say why a population cannot train these settings; empty where it can.
+
+    Example:
+        >>> from lrdiff_core import make_config
+        >>> trained_one_by_one(make_config({"dropout": 0.1})), trained_one_by_one(make_config({}))
+        ('dropout', '')
+    """
+    return "dropout" if config.dropout else "Muon" if config.optimizer == "muon" else ""
 
 
 def check_trials(workload: Workload, trials: Trials) -> None:

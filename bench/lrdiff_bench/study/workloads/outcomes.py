@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from lrdiff_bench.study.workloads.workload import Outcomes
 if TYPE_CHECKING:
     from lrdiff_core.population import Population
 
-__all__ = ["mask_diverged", "outcomes", "time_compiling", "time_step"]
+__all__ = ["Courses", "mask_diverged", "outcomes", "time_compiling", "time_step"]
 
 TIMED_TRIALS = 64  # side by side, as in a batch of a search
 LARGE = 20_000  # parameters from which a fifth of the steps is enough to time
@@ -39,6 +41,66 @@ def outcomes(
         seconds_a_step=seconds_a_step,
         seconds_to_compile=seconds_to_compile,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Courses:
+    """Trainings by evaluation, NaN from where one was not finite or had ended.
+
+    Attributes: (all [trials, evaluations] but the last)
+        chosen: loss on the validation rows.
+        held, score: loss and score on the rows to be judged on.
+        train: loss on the training rows.
+        evaluated_after: [evaluations] steps.
+    """
+
+    chosen: np.ndarray
+    held: np.ndarray
+    score: np.ndarray
+    train: np.ndarray
+    evaluated_after: np.ndarray
+
+    @classmethod
+    def of(cls, chosen: Population, held: Population) -> Courses:
+        """From two populations that were trained alike, with the validation rows held out and those to be judged on."""
+        assert chosen.held_loss is not None
+        assert held.held_loss is not None
+        assert held.held_score is not None
+        values = (chosen.held_loss, held.held_loss, held.held_score, held.train_loss)
+        first, *others = (one.double().numpy() for one in values)
+        names = ("held", "score", "train")
+        return cls(chosen=first, evaluated_after=held.evaluated_after.numpy(), **dict(zip(names, others, strict=True)))
+
+    def kept(self, patience: int) -> Outcomes:
+        """What the weights have that :func:`lrdiff_core.train` would have kept after each evaluation.
+
+        Args:
+            patience: evaluations without a better validation loss that end a training; 0: none do, and the last is
+                kept.
+        """
+        trials, count = self.chosen.shape
+        if not patience:
+            every = (self.held, self.train, self.chosen)
+            score = self.score[:, -1]
+            return mask_diverged(*every, evaluated_after=self.evaluated_after, score=score, seconds_a_step=math.nan)
+        at = np.full((trials, count), -1)
+        best, epoch, going = np.full(trials, np.inf), np.full(trials, -1), np.ones(trials, dtype=bool)
+        for one in range(count):
+            better = going & (self.chosen[:, one] < best)  # what is not a number never is
+            best, epoch = np.where(better, self.chosen[:, one], best), np.where(better, one, epoch)
+            at[:, one] = epoch
+            going &= one - epoch < patience
+        none, rows = at < 0, np.arange(trials)[:, None]
+        metric, train, score = (
+            np.where(none, np.nan, values[rows, at]) for values in (self.held, self.train, self.score)
+        )
+        return Outcomes(
+            metric=metric,
+            train_loss=train,
+            evaluated_after=np.asarray(self.evaluated_after, dtype=np.int64),
+            score=score[:, -1],
+            seconds_a_step=math.nan,
+        )
 
 
 def mask_diverged(

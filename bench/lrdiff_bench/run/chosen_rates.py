@@ -1,0 +1,110 @@
+"""What follows from the comparison: the rates that are trained, and what a reader must be warned of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lrdiff_core.config import STEPS, TEST_SHARE, RunConfig
+from lrdiff_core.data import Table
+from lrdiff_core.setup import Setup
+
+__all__ = ["MOST_ROWS", "choose_rates", "development", "inline_rates", "warnings_of"]
+
+MOST_ROWS = 20_000  # that rates are compared on: more cost time and change no choice between rates a factor 3 apart
+Section = Mapping[str, Any]
+
+
+def development(setup: Setup) -> tuple[RunConfig, Table]:
+    """The settings and rows that rates are compared on: without the run's own test rows, which no choice may see.
+
+    Rows of a generator are drawn anew for every seed, so nothing has to be taken away from them.
+    """
+    config, table, split = setup.config, setup.rows.table, setup.rows.split
+    if table.source == "generator":
+        return config, table
+    rows = np.sort(np.concatenate([split.train, split.validation]))
+    if len(rows) > MOST_ROWS:
+        drawn = np.random.default_rng([config.seed, 0xDE7]).choice(rows, MOST_ROWS, replace=False)
+        rows = np.sort(drawn)
+        share = len(rows) / (len(split.train) + len(split.validation))
+        steps_an_epoch = max(1, round(len(split.train) * share * 0.8 / setup.batch_size))
+        steps = min(STEPS, setup.epochs * -(-len(split.train) // setup.batch_size))
+        epochs = max(setup.epochs, -(-steps // steps_an_epoch))
+        config = config.model_copy(update={"epochs": epochs, "patience": config.patience and max(10, epochs // 5)})
+    if isinstance(config.test, str):
+        config = config.model_copy(update={"test": TEST_SHARE})
+    keys = replace(table.split_keys.take(rows), test=None, test_file=None)
+    return config, replace(table, features=table.features[rows], target=table.target[rows], split_keys=keys)
+
+
+def choose_rates(comparison: Section, *, configured: bool) -> dict[str, Any]:
+    """The scheme whose rates are trained, and these rates.
+
+    Args:
+        comparison: the section of the summary.
+        configured: whether somebody set the rates; they stay where a tuned single rate does not differ from them.
+
+    Returns:
+        ``scheme``: its name, the best one that is better than the tuned single rate by a 95 % interval above zero, else
+        that one; ``rates``: of each layer.
+    """
+    gains = comparison["gains"]
+    better = [(one["estimate"], name) for name, one in gains.items() if one["low"] is not None and one["low"] > 0]
+    if better:
+        name = max(better)[1]
+    elif configured and gains["as configured"]["verdict"] == "NO DIFFERENCE":
+        name = "as configured"
+    else:
+        name = "tuned single"
+    scheme = next(one for one in comparison["schemes"] if one["name"] == name)
+    return {"scheme": name, "rates": scheme["pooled_rates"]}
+
+
+def inline_rates(rates: Mapping[str, float]) -> str:
+    """Rates as one line of a settings file.
+
+    Example:
+        >>> inline_rates({"layer1": 0.01, "layer2": 0.001})
+        'rates = { layer1 = 0.01, layer2 = 0.001 }'
+    """
+    parts = (f"{k if k.replace('_', '').isalnum() else json.dumps(k)} = {rate:.6g}" for k, rate in rates.items())
+    return f"rates = {{ {', '.join(parts)} }}"
+
+
+def warnings_of(summary: Section) -> list[str]:
+    """What a user of the model must know of its quality, a sentence each; none where all is well."""
+    found = []
+    test = summary["metrics"].get("test") or {}
+    if beaten := test.get("beaten_by"):
+        name = "RMSE" if "RMSE" in test["metrics"] else "log loss"
+        own, other = (next(row[name] for row in test["models"] if row["name"] == who) for who in ("this model", beaten))
+        own = "no number" if own is None else f"{own:.4g}"
+        found.append(f"this model does not beat {beaten} on the test rows: {name} {own} against {other:.4g}")
+    never = [str(row["class"]) for row in test.get("classes", []) if row["rows"] and not row["predicted"]]
+    if never:
+        shown = ", ".join(never[:5]) + (", ..." if len(never) > 5 else "")
+        found.append(f"this model never predicts class {shown} on the test rows, where it occurs")
+    if better := _better(summary.get("comparison")):
+        found.append(better)
+    return found
+
+
+def _better(comparison: Section | None) -> str | None:
+    """Which rates the run's own comparison found clearly better than those that were trained."""
+    if comparison is None or "gains" not in comparison or comparison.get("chosen") or comparison["void"]:
+        return None
+    own, ratios = (comparison["gains"][name] for name in ("as configured", "tuned ratios"))
+    if ratios["verdict"] == "HELPS" and ratios["low"] > own["high"]:
+        name, gain = "tuned ratios", None
+    elif own["verdict"] == "HURTS":
+        name, gain = "tuned single", -own["estimate"]
+    else:
+        return None
+    rates = next(one["pooled_rates"] for one in comparison["schemes"] if one["name"] == name)
+    by = "" if gain is None else f", by {gain:.3g} in test loss"
+    return f"the run's comparison found other rates clearly better ({name}{by}): {inline_rates(rates)}"
