@@ -135,6 +135,7 @@ def test_a_run_that_keeps_worse_rates_is_warned_of_unless_it_chose_them(more, sa
     assert all(word in found[0] for word in said)
 
 
+@pytest.mark.slow
 def test_a_tuned_run_trains_what_it_chose_and_its_settings_repeat_it(tmp_path):
     stages = []
     watcher = SimpleNamespace(stage=lambda name, section: stages.append(name), progress=lambda *_: None)
@@ -157,6 +158,7 @@ def test_dropout_and_muon_are_tuned_by_the_loop_of_the_run():
         assert [column.name for column in found.analysis.columns] == ["as configured", "tuned single", "tuned ratios"]
 
 
+@pytest.mark.slow
 def test_rare_classes_that_are_never_predicted_and_lost_baselines_are_said_everywhere(tmp_path, capsys):
     """1980 rows of one class, 20 of another, and features that say nothing of it."""
     target = np.zeros(2000, np.int64)
