@@ -140,6 +140,8 @@ class Luck:
         optimism: one point in ten looks so much better than it is on all validation data.
         mishap: one run in twenty ends so much worse, whatever its rates.
         diverges: share of the runs that diverge, of the single rate and of the scheme.
+        more: further share that diverges of the scheme alone.
+        clustered: in one search of ten such a share diverges, of the single rate, of the scheme, or of both.
     """
 
     name: str
@@ -149,6 +151,8 @@ class Luck:
     optimism: float = 0.0
     mishap: float = 0.0
     diverges: float = 0.0
+    more: float = 0.0
+    clustered: float = 0.0
 
 
 KINDS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Numbers]] = {
@@ -195,7 +199,10 @@ def searches(luck: Luck, shape: tuple[int, ...], random: np.random.Generator) ->
         loss += luck.mishap * (random.random(loss.shape) < 0.05)
         if scheme:
             loss -= luck.spread * KINDS[luck.after](random, shape)[..., None]
-        loss[random.random(loss.shape) < luck.diverges] = np.inf
+        share = np.full((*shape, 1), luck.diverges + (luck.more if scheme else 0.0))
+        if luck.clustered:
+            share = share + luck.clustered * (random.random((*shape, 1)) < 0.1)
+        loss[random.random(loss.shape) < share] = np.inf
         both.append(loss)
     return both[0], both[1]
 
@@ -213,13 +220,15 @@ class Counts:
     """How many of the simulated studies came to which verdict.
 
     Attributes:
-        verdicts: how often each.
+        verdicts: how often each, without what qualifies it.
+        words: how often each, with that.
         wrong: how many of them are wrong.
         student: how many would be wrong with Student's t on the mean of the searches, at the same looks and levels.
         settled_at: searches of those that were settled.
     """
 
     verdicts: dict[str, int]
+    words: dict[str, int] = field(default_factory=dict)
     wrong: int
     student: int
     settled_at: tuple[int, ...]
@@ -236,6 +245,7 @@ def simulate(luck: Luck, truth: float, studies: int = 200, *, first: int = 0, mo
         most: searches of each study.
     """
     found: dict[str, int] = {}
+    words: dict[str, int] = {}
     wrong = student = 0
     settled = []
     shift, mean_shift = (truth - one for one in without_gain(luck))
@@ -244,12 +254,13 @@ def simulate(luck: Luck, truth: float, studies: int = 200, *, first: int = 0, mo
         gain = judge_gain(single, scheme - shift, smallest=1.0)
         word = gain.verdict.plain
         found[word] = found.get(word, 0) + 1
+        words[gain.verdict] = words.get(gain.verdict, 0) + 1
         wrong += _is_wrong(word, truth)
         if word is not Verdict.INCONCLUSIVE:
             settled.append(gain.searches)
         means = interquartile_mean(gains_of(single, scheme, most=CLIP)) + mean_shift
         student += _is_wrong(_by_student(means), truth)
-    return Counts(verdicts=found, wrong=wrong, student=student, settled_at=tuple(settled))
+    return Counts(verdicts=found, words=words, wrong=wrong, student=student, settled_at=tuple(settled))
 
 
 def _by_student(means: Numbers) -> Verdict:
@@ -271,6 +282,38 @@ def _is_wrong(word: Verdict, truth: float) -> bool:
     return word not in right
 
 
+DIVERGING = (
+    Luck(name="none diverge", spread=0.3),
+    Luck(name="one run in thirty, of both", diverges=1 / 30, spread=0.3),
+    Luck(name="one run in ten, of both", diverges=0.1, spread=0.3),
+    Luck(name="a third of the runs of one search in ten", clustered=1 / 3, spread=0.3),
+    Luck(name="one run in twenty more, of the scheme", diverges=1 / 30, more=0.05, spread=0.3),
+    Luck(name="one run in ten, of the scheme alone", more=0.1, spread=0.3),
+)
+BUT = (Verdict.NO_DIFFERENCE, Verdict.NO_DIFFERENCE_BUT_DIVERGES, Verdict.NO_DIFFERENCE_BUT_STEADIER)
+
+
+def wrong_about_diverging(luck: Luck, counts: Counts) -> int:
+    """How many of the words say more, fewer, or as many diverge, where that is not so."""
+    right = BUT[1] if luck.more else BUT[0]
+    return sum(counts.words.get(word, 0) for word in BUT if word is not right)
+
+
+def diverging(studies: int = 200) -> bool:
+    """Print the words where there is no gain and runs diverge; whether more than 5 % of any row are wrong."""
+    print("\nno gain, and runs diverge")
+    print(SHARES.format("", "NO DIFF.", "DIVERGES", "STEADIER", "INCONCLUSIVE", "wrong"))
+    failed = False
+    for luck in DIVERGING:
+        counts = simulate(luck, 0.0, studies)
+        wrong = wrong_about_diverging(luck, counts)
+        words = [counts.words.get(word, 0) for word in (*BUT, Verdict.INCONCLUSIVE)]
+        print(SHARES.format(luck.name, *words, wrong), flush=True)
+        failed |= wrong > 0.05 * studies
+    return failed
+
+
+SHARES = "{:<42} {:>8} {:>9} {:>9} {:>13} {:>6}"
 LINE = "{:<49} {:>5} {:>6} {:>6} {:>8} {:>13} {:>6} {:>10}"
 POWER = "{:<34} {:>8} {:>6} {:>6} {:>6} {:>6}"
 
@@ -286,6 +329,7 @@ def main(studies: int = 200) -> int:
             words = [of(word, 0) for word in ("HELPS", "HURTS", "NO DIFFERENCE", "INCONCLUSIVE")]
             print(LINE.format(luck.name, f"{truth:g}", *words, counts.wrong, counts.student), flush=True)
             failed |= counts.wrong > 0.05 * studies
+    failed |= diverging(studies)
     print("\nsettled after so many searches, % of the studies")
     print(POWER.format("distance from the smallest difference", *(look.searches for look in LOOKS)))
     for distance in (0.25, 0.33, 0.5, 0.75, 1.0, 1.5):

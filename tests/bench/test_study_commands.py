@@ -20,7 +20,8 @@ from benchmarks import simulate_study
 from benchmarks.simulate_study import SINGLE, TEN, TENTH, Planted, _free
 from lrdiff_bench.cli import main
 from lrdiff_bench.report.figures import save_figure
-from lrdiff_bench.study import pictures
+from lrdiff_bench.stats.verdict import COURT
+from lrdiff_bench.study import folder as study_folder, pictures
 from lrdiff_bench.study.search.optuna_storage import open_storage
 from lrdiff_bench.study.workloads.workload import WORKLOADS
 
@@ -326,7 +327,8 @@ def test_other_settings_need_another_folder(capsys, studies):
 
 
 def test_the_simulation_prints_the_counts_and_fails_above_5_percent(capsys, monkeypatch):
-    monkeypatch.setattr(simulate_study, "LUCKS", simulate_study.LUCKS[:1])
+    for name in ("LUCKS", "DIVERGING"):
+        monkeypatch.setattr(simulate_study, name, getattr(simulate_study, name)[:1])
     assert simulate_study.main(2) == 0
     said = capsys.readouterr().out
     assert re.search(r"luck of searches: normal +0 +0 +0 +2 +0 +0", said)
@@ -471,3 +473,28 @@ def test_a_storage_that_fails_half_way_is_told_in_two_lines(capsys, monkeypatch,
     assert f"{said}: database or disk is full\nhelp: fix it; what is trained is kept" in err
     assert "Traceback" not in err
     monkeypatch.undo()
+
+
+def test_the_list_takes_kept_verdicts_and_reads_trials_only_where_there_is_none(studies, capsys, monkeypatch):
+    def states(*, readable):
+        reads = []
+        whole = study_folder.read_study
+        monkeypatch.setattr(
+            study_folder, "read_study", lambda url, name, **k: reads.append(name) or whole(url, name, **k)
+        )
+        listed = json.loads(run(capsys, "ls", "--json").out)["studies"]
+        assert reads == readable
+        monkeypatch.setattr(study_folder, "read_study", whole)
+        return {one["name"]: (one["state"], one["trials"]) for one in listed}
+
+    kept = states(readable=[])
+    said = {one["name"]: one["gain"]["verdict"] for one in studies["studies"]}
+    assert {name: state for name, (state, _) in kept.items()} == said
+    assert all(trials > 100 for _, trials in kept.values())
+    study = optuna.load_study(storage=open_storage("sqlite:///runs/study/studies.db"), study_name="helpful-quick")
+    assert len(study.get_trials(deepcopy=False)) == kept["helpful-quick"][1]
+    # words of other rules, or of fewer searches, are not trusted
+    for change in ({"court": 1}, {"searches": 99}):
+        study.set_user_attr("said", {**study.user_attrs["said"], **change, "verdict": "HURTS"})
+        assert states(readable=["helpful-quick"]) == kept
+        study.set_user_attr("said", {"verdict": "HELPS", "searches": 3, "court": COURT})

@@ -248,6 +248,56 @@ def test_tails_and_diverged_runs_change_the_word(gains: np.ndarray, verdict: str
     assert ("diverged" in beside(vars(found))) == bool(np.isinf(gains).any())
 
 
+@pytest.mark.parametrize(
+    ("lost", "verdict"),
+    [
+        ([3] * 16, "NO DIFFERENCE BUT DIVERGES"),  # three of thirty runs in every search
+        ([-3] * 16, "NO DIFFERENCE BUT STEADIER"),
+        ([3] * 11 + [0] * 5, "NO DIFFERENCE BUT DIVERGES"),
+        ([3] * 8 + [0] * 8, "INCONCLUSIVE"),  # it may be luck
+        ([3] * 12 + [-1] * 4, "INCONCLUSIVE"),
+        ([6] + [0] * 15, "INCONCLUSIVE"),  # one bad winner is one search, not six runs
+        ([6] + [0] * 39, "NO DIFFERENCE"),  # less than one run in a hundred
+    ],
+)
+def test_other_shares_of_diverged_runs_have_a_word_where_they_are_no_luck(lost: list[int], verdict: str) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, (len(lost), 30))
+    single, scheme = noise.copy(), noise + 0.001
+    for row, count in enumerate(lost):
+        (scheme if count > 0 else single)[row, : abs(count)] = np.inf
+    found = judge_gain(single, scheme, smallest=0.1)
+    assert found.verdict == verdict
+    assert found.is_open == (verdict == "INCONCLUSIVE")  # more searches are worth their price
+    assert found.p <= 0.05 or found.is_open
+    words = {"DIVERGES": "STEADIER", "STEADIER": "DIVERGES"}
+    last = verdict.rpartition(" ")[2]
+    assert judge_gain(scheme, single, smallest=0.1).verdict == verdict.replace(last, words.get(last, last))
+    if last in words:
+        assert found.verdict.plain == "NO DIFFERENCE"
+        assert verdict in verdict_text(vars(found))
+        corrected = holm({"a": found, "b": found})["a"].verdict
+        assert corrected == (verdict if min(map(abs, lost)) else "INCONCLUSIVE")
+
+
+def test_one_search_counts_seeds_and_few_searches_never_say_it() -> None:
+    one = np.zeros((1, 200))
+    many = np.where(np.arange(200) < 20, np.inf, 0.001)[None]
+    assert judge_gain(one, many, smallest=0.1).verdict == "NO DIFFERENCE BUT DIVERGES"
+    five = judge_gain(np.repeat(one, 5, 0), np.repeat(many, 5, 0), smallest=0.1)
+    assert five.verdict == "INCONCLUSIVE"
+    assert five.searches_needed == 16
+    assert "11 more searches would settle that if the shares stay" in five.reason
+
+
+@pytest.mark.slow
+def test_the_words_about_diverged_runs_are_seldom_wrong() -> None:
+    from benchmarks.simulate_study import DIVERGING, simulate, wrong_about_diverging
+
+    for luck in DIVERGING[2:4]:
+        assert wrong_about_diverging(luck, simulate(luck, 0.0, 60)) <= 3
+    assert simulate(DIVERGING[5], 0.0, 20).words == {"NO DIFFERENCE BUT DIVERGES": 20}
+
+
 @pytest.mark.parametrize(("single", "scheme", "verdict"), [(0.0, np.inf, "HURTS"), (np.inf, np.inf, "NO DIFFERENCE")])
 def test_runs_that_all_diverge_never_make_a_nan(single: float, scheme: float, verdict: str) -> None:
     found = judge_gain(np.full((3, 30), single), np.full((3, 30), scheme), smallest=0.1)

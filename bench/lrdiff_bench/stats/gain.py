@@ -208,9 +208,8 @@ class Gain:
 
     @property
     def is_open(self) -> bool:
-        """Whether more searches could settle it: not where typical runs do not differ, but more of them diverge."""
-        inside = -self.smallest <= self.low and self.high <= self.smallest
-        return self.verdict is Verdict.INCONCLUSIVE and (self.p < 1.0 or not inside)
+        """Whether more searches could settle it."""
+        return self.verdict is Verdict.INCONCLUSIVE
 
 
 def gains_of(single: Numbers, scheme: Numbers, *, most: float = math.inf) -> Numbers:
@@ -253,7 +252,8 @@ def judge_gain(single: Numbers, scheme: Numbers, *, smallest: float, draws: int 
         for look in looks_of(len(single))
     ]
     found = next((one for one in every if one.verdict is not Verdict.INCONCLUSIVE), every[-1])
-    p = min(one.p for one in every if one.verdict.plain is found.verdict.plain)
+    same = found.verdict if found.verdict in _NO_DIFFERENCE_BUT else found.verdict.plain
+    p = min(one.p for one in every if same in (one.verdict, one.verdict.plain))
     kept = ("searches", "estimate", "low", "high", "verdict")
     looks = [
         {**{name: getattr(one, name) for name in kept}, "error": look.error}
@@ -291,7 +291,10 @@ def _judge_look(single: Numbers, scheme: Numbers, smallest: float, draws: int, l
         searches=gains.shape[0],
         by_search=tuple(float(one) for one in gain.by_search),
     )
-    return _with_need(found, gain) if side is Verdict.INCONCLUSIVE else _qualified(found)
+    if side is Verdict.INCONCLUSIVE:
+        return _with_need(found, gain)
+    more = np.isinf(scheme).astype(float) - np.isinf(single)
+    return _qualified(found, more[0] if len(more) == 1 else more.mean(axis=1), look)
 
 
 def holm(gains: Mapping[str, Gain]) -> dict[str, Gain]:
@@ -340,12 +343,17 @@ def _mean(single: Numbers, scheme: Numbers, draws: int) -> tuple[float, float, f
     return found.estimate, *found.interval()
 
 
-def _qualified(found: Gain) -> Gain:
-    """Change the word where what stands beside the interquartile mean contradicts it."""
+def _qualified(found: Gain, more: Numbers, look: Look) -> Gain:
+    """Change the word where what stands beside the interquartile mean contradicts it.
+
+    Args:
+        found: with a word.
+        more: how much more often the scheme diverged, by search (by seed where there is one search).
+        look: whose error level holds.
+    """
     shares = f"{_percent(found.diverged)} of its runs diverge, {_percent(found.single_diverged)} with the single rate"
     if found.verdict is Verdict.NO_DIFFERENCE and abs(found.diverged - found.single_diverged) > AS_OFTEN:
-        reason = f"typical runs do not differ, but {shares}"
-        return replace(found, verdict=Verdict.INCONCLUSIVE, p=1.0, reason=reason)
+        return _no_difference_but(found, shares, int((more > 0).sum()), int((more < 0).sum()), look)
     if found.verdict is Verdict.HELPS:
         if found.diverged > found.single_diverged:
             return replace(found, verdict=Verdict.HELPS_BUT_DIVERGES, reason=shares)
@@ -356,6 +364,39 @@ def _qualified(found: Gain) -> Gain:
         reason = f"worse in {_percent(1.0 - found.improvement)} of the pairs"
         return replace(found, verdict=Verdict.HURTS_ON_AVERAGE, reason=reason)
     return found
+
+
+_NO_DIFFERENCE_BUT = (Verdict.NO_DIFFERENCE_BUT_DIVERGES, Verdict.NO_DIFFERENCE_BUT_STEADIER)
+
+
+def _no_difference_but(found: Gain, shares: str, more: int, fewer: int, look: Look) -> Gain:
+    """Where typical runs do not differ and other shares of them diverge: a word of its own, if that is not luck.
+
+    A sign test over searches, the units: in so many the scheme diverged more often, in so many less often. Runs of one
+    search share a winner and diverge together, so counting runs would take one bad winner for many.
+    """
+    p = _sign_test(more, fewer)
+    if p <= look.error:
+        word = Verdict.NO_DIFFERENCE_BUT_DIVERGES if more > fewer else Verdict.NO_DIFFERENCE_BUT_STEADIER
+        return replace(found, verdict=word, p=max(found.p, p * ERROR / look.error), reason=shares)
+    reason = f"typical runs do not differ, but {shares}"
+    for later in LOOKS:
+        grown = later.searches / found.searches
+        if grown > 1.0 and _sign_test(int(more * grown), int(fewer * grown)) <= later.error:
+            need = f"{later.searches - found.searches} more searches would settle that if the shares stay"
+            reason = f"{reason}; {need}"
+            return replace(
+                found, verdict=Verdict.INCONCLUSIVE, p=1.0, reason=reason, searches_needed=later.searches
+            )  # fmt: skip
+    return replace(found, verdict=Verdict.INCONCLUSIVE, p=1.0, reason=f"{reason}; it may be luck")
+
+
+def _sign_test(one: int, other: int) -> float:
+    """Two-sided: how likely so uneven a split of that many is where either side is as likely."""
+    from scipy.special import bdtr
+
+    total = one + other
+    return min(1.0, 2.0 * float(bdtr(float(min(one, other)), total, 0.5))) if total else 1.0
 
 
 def _lowest_error(gain: Located, smallest: float, side: Verdict, look: Look) -> float:

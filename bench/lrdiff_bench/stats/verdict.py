@@ -14,11 +14,15 @@ from typing import NamedTuple
 
 from lrdiff_bench.stats.intervals import Interval
 
-__all__ = ["BAND", "Goal", "Verdict", "decide", "gain_verdict", "speed_verdict"]
+__all__ = ["BAND", "COURT", "Goal", "Verdict", "decide", "gain_verdict", "speed_verdict"]
 
 # Ratios this close to 1 are of no consequence. Identical code differs by 0.3 % within one job (google/benchmark's
 # figure), and by more on a machine shared with others.
 BAND = 0.02
+
+
+COURT = 2
+"""Of the rules: another number wherever the same results may come to another word, so that kept ones are not taken."""
 
 
 class Verdict(StrEnum):
@@ -33,6 +37,8 @@ class Verdict(StrEnum):
     HELPS_ON_AVERAGE = "HELPS ON AVERAGE"  # but not in most pairs
     HELPS_BUT_DIVERGES = "HELPS BUT DIVERGES"  # more often than the single rate does
     NO_DIFFERENCE = "NO DIFFERENCE"
+    NO_DIFFERENCE_BUT_DIVERGES = "NO DIFFERENCE BUT DIVERGES"  # typical runs do not differ, but more of them diverge
+    NO_DIFFERENCE_BUT_STEADIER = "NO DIFFERENCE BUT STEADIER"  # ... but fewer of them diverge
     HURTS_ON_AVERAGE = "HURTS ON AVERAGE"
     HURTS = "HURTS"
     INCONCLUSIVE = "INCONCLUSIVE"

@@ -18,7 +18,15 @@ from lrdiff_bench.stats.looks import LOOKS
 from lrdiff_bench.study import describe, screen
 from lrdiff_bench.study.analysis.analyse import analyse
 from lrdiff_bench.study.analysis.document import document_of, seconds_a_search, suite_of
-from lrdiff_bench.study.folder import MUST_AGREE, facts_of, list_studies, read_study, study_name, workload_from
+from lrdiff_bench.study.folder import (
+    MUST_AGREE,
+    facts_of,
+    list_studies,
+    read_study,
+    said_of,
+    study_name,
+    workload_from,
+)
 from lrdiff_bench.study.search.engine import StudyResult, check_workload, run_study, trainings
 from lrdiff_bench.study.search.ledger import StorageLedger
 from lrdiff_bench.study.search.optuna_storage import default_url, hidden, storage_trouble
@@ -274,6 +282,7 @@ def run_one(
         if client is not None:
             client.close()
     document = document_of(finished, analyse(finished), ledger.facts)
+    ledger.note("said", said_of(document))
     line(console, f"{name}: {time.perf_counter() - begin:.0f} s", "dim")
     return document
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from typing import Any
 
+from lrdiff_bench.stats.verdict import COURT
 from lrdiff_bench.study.analysis.analyse import analyse
 from lrdiff_bench.study.analysis.document import document_of
 from lrdiff_bench.study.search.engine import run_study
@@ -16,10 +17,20 @@ from lrdiff_bench.study.search.ledger import TrainBatches
 from lrdiff_bench.study.search.optuna_storage import hidden, open_storage, optuna_module
 from lrdiff_bench.study.search.plan import FEWEST_SEARCHES, Plan
 from lrdiff_bench.study.search.tasks import Task, TaskResult
+from lrdiff_bench.study.search.trial_rows import TrialRows
 from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, Workload
 from lrdiff_core.errors import CheckpointError, ConfigError
 
-__all__ = ["MUST_AGREE", "facts_of", "list_names", "list_studies", "read_study", "study_name", "workload_from"]
+__all__ = [
+    "MUST_AGREE",
+    "facts_of",
+    "list_names",
+    "list_studies",
+    "read_study",
+    "said_of",
+    "study_name",
+    "workload_from",
+]
 
 PROTOCOL = "study 2"  # each search has fresh seeds of its own
 MUST_AGREE = ("lrdiff", "plan", "spec", "training")  # a study is gone on with only if these are what they were
@@ -215,6 +226,22 @@ def list_names(url: str) -> list[str]:
     return _names(optuna_module(), open_storage(url, create=False))
 
 
+def said_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a verdict for the list of studies, and what it rests on: the searches, and the court's rules."""
+    return {"verdict": document["gain"]["verdict"], "searches": document["plan"]["searches"], "court": COURT}
+
+
+def _state(url: str, name: str, facts: Mapping[str, Any]) -> str:
+    """The verdict as it was kept; read from the trials where it was not, or rests on something else."""
+    said = facts.get("said", {})
+    if facts["lrdiff"] == PROTOCOL and (said.get("searches"), said.get("court")) == (facts.get("searches"), COURT):
+        return str(said["verdict"])
+    try:
+        return str(read_study(url, name, curves=False)["gain"]["verdict"])
+    except CheckpointError as problem:
+        return "earlier protocol" if "earlier protocol" in str(problem) else "not finished"
+
+
 def list_studies(url: str) -> list[dict[str, Any]]:
     """Name, mode and state of every study of a storage.
 
@@ -223,22 +250,22 @@ def list_studies(url: str) -> list[dict[str, Any]]:
     """
     optuna = optuna_module()
     storage = open_storage(url, create=False)
-    found = []
-    for name in _names(optuna, storage):
+    found: list[dict[str, Any]] = []
+    names = _names(optuna, storage)
+    if not names:
+        return found
+    rows = TrialRows(storage)
+    for name in names:
         study = optuna.load_study(storage=storage, study_name=name)
         facts = study.user_attrs
         if not facts.keys() >= {"plan", "spec", "source"}:
             continue  # somebody else's, or one that was killed before it had written what it is about
-        try:
-            state = read_study(url, name, curves=False)["gain"]["verdict"]
-        except CheckpointError as problem:
-            state = "earlier protocol" if "earlier protocol" in str(problem) else "not finished"
         found.append(
             {
                 "name": name,
                 "mode": Plan(**{**facts["plan"], "searches": facts.get("searches", FEWEST_SEARCHES)}).mode,
-                "state": state,
-                "trials": len(study.get_trials(deepcopy=False)),
+                "state": _state(url, name, facts),
+                "trials": rows.count(study._study_id),
                 "title": facts["spec"]["title"],
             }
         )

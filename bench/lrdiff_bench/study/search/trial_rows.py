@@ -35,6 +35,13 @@ class TrialRows:
             metadata.tables[name] for name in names
         )
 
+    def count(self, study_id: int) -> int:
+        """How many trials a study has, without reading them."""
+        sql, table = self._sql, self._trials
+        with self._engine.connect() as connection:
+            wanted = sql.select(sql.func.count()).select_from(table).where(table.c.study_id == study_id)
+            return int(connection.execute(wanted).scalar_one())
+
     def add(self, study_id: int, trials: Sequence[tuple[Mapping[str, float], str, Mapping[str, Any]]]) -> None:
         """Put in trials that wait: parameters, their distribution as JSON, and user attributes."""
         sql, table = self._sql, self._trials

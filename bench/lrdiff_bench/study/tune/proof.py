@@ -77,15 +77,17 @@ def answer_of(workload: Workload, found: FoundRates, document: Mapping[str, Any]
     verdict = Verdict(document["gain"]["verdict"])
     single, tuned = (_base_rate(scheme) for scheme in document["schemes"])
     one_rate = dict.fromkeys(workload.groups, single or found.single)
-    if verdict in (Verdict.HELPS, Verdict.HELPS_ON_AVERAGE):
+    if verdict in (Verdict.HELPS, Verdict.HELPS_ON_AVERAGE, Verdict.NO_DIFFERENCE_BUT_STEADIER):
         base = tuned or found.base_rate
         by_group = {group: rounded(base * ratio) for group, ratio in found.ratios.items()}
-        return _answer(workload, RATES, "use these rates", by_group)
+        why = "" if verdict.plain is Verdict.HELPS else ": fewer runs diverge"
+        return _answer(workload, RATES, f"use these rates{why}", by_group)
     if verdict is Verdict.INCONCLUSIVE:
         return _answer(workload, OPEN, "not settled; one rate until it is", one_rate)
     reason = {
         Verdict.NO_DIFFERENCE: "no difference that matters",
         Verdict.HELPS_BUT_DIVERGES: "rates by group diverge more often",
+        Verdict.NO_DIFFERENCE_BUT_DIVERGES: "rates by group diverge more often",
     }.get(verdict, "rates by group are worse")
     return _answer(workload, ONE_RATE, f"one rate suffices ({reason})", one_rate)
 
