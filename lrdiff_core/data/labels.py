@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lrdiff_core.data.columns import Column, as_column, boolean_words, fault_text, read_strings, refuse_type
-from lrdiff_core.data.numbers import find_number_format, parse_number
+from lrdiff_core.data.kinds.numbers import find_number_format, parse_number
 from lrdiff_core.data.table import Task
 from lrdiff_core.errors import DataError
 from lrdiff_core.text import count, listed, quoted

@@ -14,7 +14,7 @@ from lrdiff_core.data.builtin import BUILTIN_TABLES
 from lrdiff_core.data.columns import Column, describe_faults
 from lrdiff_core.data.formats import STANDARD_INPUT, SUFFIXES, read_frame, table_name
 from lrdiff_core.data.frames import SOURCE, to_frame
-from lrdiff_core.data.kinds import Wishes, recognise
+from lrdiff_core.data.kinds import Wishes, recognise_all
 from lrdiff_core.data.labels import Target, encode_target, read_target
 from lrdiff_core.data.read import matrix_of, read_column
 from lrdiff_core.data.spec import ColumnSpec
@@ -270,28 +270,17 @@ def _from_frame(
 def _kinds(
     keyed: KeyedFrame, notes: Sequence[str], target: str, wishes: Wishes, indexed: bool
 ) -> tuple[list[ColumnSpec], list[ColumnSpec]]:
-    """What columns are features, and those that are left out; rows of a test file have no say in it.
-
-    Unless ``indexed``, numbers are never taken for an index or an id, as in an array whose columns have no names.
-    """
+    """What columns are features, and those that are left out; rows of a test file have no say in it."""
     frame, source = keyed.frame, keyed.source
-    wishes.check(frame.columns, target=target, source=source)
     held = keyed.keys.test
-    seen = frame if held is None else frame.filter(~held)
-    semicolons = any('";"' in note for note in notes)
-    found = [
-        spec
-        for name in frame.columns
-        if name != target
-        for spec in recognise(
-            seen[name],
-            names=frame.columns,
-            wishes=wishes,
-            source=source,
-            decimal_commas=semicolons,
-            indexed=indexed,
-        )
-    ]
+    found = recognise_all(
+        frame if held is None else frame.filter(~held),
+        target=target,
+        wishes=wishes,
+        source=source,
+        semicolons=any('";"' in note for note in notes),
+        indexed=indexed,
+    )
     if not any(spec.kind in _MODEL_KINDS for spec in found):  # better than nothing
         found = [replace(spec, kind="number") if spec.kind == "index" else spec for spec in found]
     specs = [spec for spec in found if spec.kind in _MODEL_KINDS]

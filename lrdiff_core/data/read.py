@@ -21,10 +21,10 @@ from lrdiff_core.data.columns import (
     refuse_text,
     refuse_type,
 )
-from lrdiff_core.data.dates import parse_dates, typed_dates
 from lrdiff_core.data.formats import read_frame
 from lrdiff_core.data.frames import SOURCE, to_frame
-from lrdiff_core.data.numbers import parse_number
+from lrdiff_core.data.kinds.dates import parse_dates, typed_dates
+from lrdiff_core.data.kinds.numbers import parse_number
 from lrdiff_core.data.spec import ColumnSpec
 from lrdiff_core.data.table import Impute
 from lrdiff_core.errors import DataError
@@ -111,7 +111,8 @@ def read_rows(
         path, frame = SOURCE, to_frame(source)
     specs = tuple(columns) or tuple(ColumnSpec(name=name) for name in feature_names)
     needed = list(dict.fromkeys(spec.column for spec in specs))
-    lacking = [name for name in needed if name not in frame.columns]
+    names = frozenset(frame.columns)
+    lacking = [name for name in needed if name not in names]
     if lacking:
         raise DataError(
             f"{path} lacks {count(len(lacking), 'column')} of the model: {listed(lacking)}",
@@ -119,7 +120,7 @@ def read_rows(
         )
     read = [read_column(frame[spec.column], spec, source=path) for spec in specs]
     _refuse_gaps(read, impute=impute, fills=any(spec.flags_missing for spec in specs), path=path)
-    kept = {name: as_text(frame[name]).fill_null("").to_list() for name in ids if name in frame.columns}
+    kept = {name: as_text(frame[name]).fill_null("").to_list() for name in ids if name in names}
     return Rows(features=matrix_of(read), ids=kept)
 
 
@@ -220,7 +221,8 @@ def _dates(column: pl.Series, spec: ColumnSpec, source: str) -> tuple[np.ndarray
     form = "%Y-%m-%d" if spec.format == "typed" else spec.format
     texts = known_texts(as_text(column))
     days, seconds = parse_dates(texts, form)
-    wrong = np.flatnonzero(np.isnan(days) & texts.is_not_null().to_numpy())
+    known = texts.is_not_null() & ~texts.is_in(list(spec.missing)).fill_null(False)
+    wrong = np.flatnonzero(np.isnan(days) & known.to_numpy())
     if wrong.size:
         row = int(wrong[0])
         refuse_text(texts[row], name=column.name, row=row + 1, source=source, wanted=f"write {spec.kind}s as {form}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrdiff_bench.report.tables import label, number
-from lrdiff_core.data.dates import day_text
+from lrdiff_core.data.kinds.dates import day_text
 
 __all__ = ["columns_text", "encoding_text", "row_text"]
 

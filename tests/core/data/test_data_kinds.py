@@ -179,6 +179,35 @@ def test_dates_that_can_be_read_in_two_ways_are_refused_until_somebody_says(writ
         load_table("t.csv", target="y", date=["c=%Y-%m-%d"])
 
 
+@pytest.mark.parametrize(
+    ("other", "doubtful", "value"),
+    [
+        ("2,5", "1.234", 1234),  # decimal commas beside it
+        ("2.5", "1.234", 1.234),
+        ("2,5", "1,234", 1.234),
+        ("7", "1,234", 1234),
+        ("7", "1.234", 1.234),
+    ],
+)
+def test_other_columns_show_how_decimals_are_written(write, other, doubtful, value):
+    write("a\tb\ty\n" + "".join(f"{other}\t{doubtful}\t{row % 2}\n{other}\t7\t1\n" for row in range(10)))
+    table = load_table("t.csv", target="y")
+    assert table.features[0, 1] == np.float32(value)
+
+
+def test_semicolons_go_with_decimal_commas_where_a_comma_is_in_doubt(write):
+    write("a;b;y\n" + "".join(f"1,234;5;{row % 2}\n" for row in range(10)))
+    assert load_table("t.csv", target="y").features[0].tolist() == [np.float32(1.234), 5]
+    write("b;y\n" + "".join(f"1.234;{row % 2}\n" for row in range(10)))
+    assert load_table("t.csv", target="y").features[0, 0] == np.float32(1.234)
+
+
+def test_one_word_among_dates_is_missing(write):
+    table = made(write, [*["31.12.2020"] * 9, "never"])
+    assert (table.columns[0].kind, table.columns[0].missing) == ("date", ("never",))
+    assert np.isnan(again(table, "t.csv")[9, 0])
+
+
 def test_what_somebody_says_wins(write):
     cells = ["1", "2", "3"]
     assert made(write, cells, categorical=["c"]).columns[0].categories == ("1", "2", "3")
