@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from numbers import Real
@@ -54,6 +55,8 @@ def to_frame(source: object, *, columns: Sequence[str] | None = None) -> pl.Data
         raise DataError("columns= names the columns of a NumPy array", help="rename the columns of the table itself")
     if _is_pandas(source):
         frame = _from_pandas(source)
+    elif hasattr(source, "iloc"):  # one column of pandas
+        raise DataError(f"a {type(source).__name__} is one column, not a table", help=f"give {_TAKEN}")
     elif _is_arrow(source):
         frame = _from_arrow(source)
     elif plain:
@@ -95,14 +98,15 @@ def _from_arrow(source: Any) -> pl.DataFrame:
     try:
         frame = source.collect() if _is_lazy(source) else source
         frame = frame if isinstance(frame, pl.DataFrame) else pl.DataFrame(frame)
-    except (PolarsError, TypeError, ValueError) as problem:
-        raise DataError(f"{SOURCE} cannot be read: {problem}", help=f"give {_TAKEN}") from problem
+    except (PolarsError, TypeError, ValueError, ImportError) as problem:
+        said = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        raise DataError(f"{SOURCE} cannot be read: {said}", help=f"give {_TAKEN}") from problem
     check_names(SOURCE, frame.columns)
     return frame
 
 
 def _from_array(source: Any, columns: Sequence[str] | None) -> pl.DataFrame:
-    array = np.asanyarray(source)
+    array = source if isinstance(source, np.ma.MaskedArray) else np.asarray(source)
     fields = array.dtype.names
     if fields is not None:
         if columns is not None:
@@ -165,14 +169,29 @@ def _of_objects(name: str, values: list[Any]) -> pl.Series:
     if all(isinstance(value, bool | np.bool_) for value in known):
         return pl.Series(name, [None if value is None else bool(value) for value in values], dtype=pl.Boolean)
     if all(isinstance(value, Real | Decimal | np.bool_) for value in known):
-        return pl.Series(name, [None if value is None else float(value) for value in values], dtype=pl.Float64)
-    for moment in (datetime.datetime, datetime.date):  # in this order: a datetime is a date
-        if all(type(value) is moment or isinstance(value, moment) for value in known):
-            return pl.Series(name, values)
+        return pl.Series(name, [None if value is None else _number(value) for value in values], dtype=pl.Float64)
+    if all(isinstance(value, datetime.date) for value in known):
+        if any(isinstance(value, datetime.datetime) for value in known):  # which is a date, too
+            values = [value if value is None else _moment(value) for value in values]
+        return pl.Series(name, values)
     odd = next((value for value in known if not isinstance(value, str | Real | Decimal | np.bool_)), None)
     if odd is not None:
         _refuse(name, f"holds a {type(odd).__name__}")
-    return pl.Series(name, [None if value is None else str(value) for value in values], dtype=pl.String)
+    try:
+        return pl.Series(name, [None if value is None else str(value) for value in values], dtype=pl.String)
+    except UnicodeEncodeError:
+        _refuse(name, "holds characters that are no text in UTF-8")
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number with hundreds of digits
+        return math.inf if value > 0 else -math.inf
+
+
+def _moment(value: datetime.date) -> datetime.datetime:
+    return value if isinstance(value, datetime.datetime) else datetime.datetime.combine(value, datetime.time())
 
 
 def _missing(value: object) -> bool:

@@ -109,6 +109,8 @@ def test_what_is_no_table_is_refused():
         (frame.assign(a=[1j, 2j]), {}, "complex"),
         (np.zeros(2, dtype=[("a", "f4", 3), ("y", "i4")]), {}, "shape [2, 3]"),
         (frame.rename(columns={"a": ""}), {}, "no name for column 1"),
+        (frame["a"], {}, "one column"),
+        (frame.assign(a=pandas.Series(["\ud800", "b"], dtype=object)), {}, "UTF-8"),
     ]:
         message, help = refused(source, target="y", **arguments)
         assert words in message, message
@@ -117,7 +119,7 @@ def test_what_is_no_table_is_refused():
     assert "needs a target" in refused(frame)[0]
 
 
-def test_times_keep_their_type():
+def test_odd_columns_keep_their_values():
     from lrdiff_core.data.frames import to_frame
 
     days = [datetime.date(2020, 1, 1), None]
@@ -129,5 +131,9 @@ def test_times_keep_their_type():
     )
     assert [dtype.is_temporal() for dtype in frame.dtypes] == [True, True, True]
     assert [frame[name].null_count() for name in frame.columns] == [1, 1, 1]
+    mixed = to_frame(pandas.DataFrame({"day": [days[0], datetime.datetime(2020, 1, 2, 3)]}, dtype=object))
+    assert mixed["day"].to_list() == [datetime.datetime(2020, 1, 1), datetime.datetime(2020, 1, 2, 3)]
+    huge = to_frame(pandas.DataFrame({"a": [10**400, -(10**400), 1]}, dtype=object))
+    assert huge["a"].to_list() == [np.inf, -np.inf, 1.0]
     coarse = to_frame(np.array([("2020-01-01",)], dtype=[("day", "M8[D]")]))
     assert coarse["day"].to_list() == [datetime.datetime(2020, 1, 1)]
