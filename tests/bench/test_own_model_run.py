@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from lrdiff_bench.cli import main
 from lrdiff_bench.report.json import json_ready
 from lrdiff_bench.run.job import run_job
+from lrdiff_bench.run.own_model.compare import rate_keys
 from lrdiff_bench.run.own_model.files import open_own
-from lrdiff_bench.run.own_model.setup import set_up_own
-from lrdiff_bench.run.own_model.summary import own_setup_sections, own_training_sections
+from lrdiff_bench.run.own_model.setup import development_of, set_up_own, with_rates
+from lrdiff_bench.run.own_model.summary import own_data_sections, own_training_section, own_training_sections
 from lrdiff_bench.run.own_model.training import train_own
 from lrdiff_core import make_config
 from lrdiff_core.checkpoint import TrainingFile, save_training
@@ -213,7 +214,9 @@ def train(place, name, **settings):
 def test_models_of_every_kind_are_trained(place, name, task, score):
     config = make_config({"name": name, "model": f"own_zoo:{name}", **QUICK})
     once, again = (train_own(set_up_own(config)) for _ in range(2))
-    sections = dict([*own_setup_sections(once.setup), *own_training_sections(once)])
+    sections = dict(
+        [*own_data_sections(once.setup), ("training", own_training_section(once.setup)), *own_training_sections(once)]
+    )
     assert (sections["data"]["task"], sections["metrics"]["score"]) == (task, score)
     assert set(sections["data"]["split"]) == {"train", "validation", "test"}
     assert [row.split for row in once.observations] == [*["train", "validation"] * 2, "test"]
@@ -289,10 +292,44 @@ def test_a_table_goes_through_all_stages(on_table, capsys):
     assert comparison["price"]["side_by_side"]
     assert comparison["price"]["epochs"] == comparison["price"]["of"]
     assert [scheme["name"] for scheme in comparison["schemes"]][-2:] == ["tuned single", "tuned ratios"]
+    # What did best is what was trained, under names that [rates] takes.
+    trained = {layer["name"]: layer["rate"] for layer in summary["training"]["layers"]}
+    assert set(trained.values()) == set(comparison["chosen"]["rates"].values())
+    assert set(comparison["chosen"]["rates"]) == {"layer0", "layer1"}
+    assert [row["name"] for row in summary["metrics"]["test"]["models"]][1:] == ["logistic regression", "class shares"]
     assert summary["export"]["preprocessing"]
     for command in (["trace", on_table], ["verify", on_table / "model.onnx", "--run", on_table], ["rates", on_table]):
         assert main([*map(str, command)]) == 0, capsys.readouterr().err
     assert "own_zoo:table" in capsys.readouterr().out
+
+
+def test_no_choice_sees_the_runs_test_rows(place):
+    for name in ("regression", "images"):
+        setup = set_up_own(make_config({"model": f"own_zoo:{name}", **QUICK}))
+
+        def rows(part):
+            return {tuple(row.flatten().tolist()) for batch in part.batches(50) for row in batch.tensors()[0]}
+
+        held, kept = rows(setup.parts["test"]), development_of(setup)
+        trial = set_up_own(make_config({"model": f"own_zoo:{name}", **QUICK}), seed=5, rows=kept)
+        seen = set().union(*map(rows, trial.parts.values()))
+        assert len(held) == 18
+        assert not held & seen
+        assert held | seen == rows(setup.user.parts()["train"])
+
+
+def test_other_rates_are_those_that_are_trained():
+    assert list(rate_keys({"a.0.w": 1.0, "a.0.b": 1.0, "a.1.w": 2.0, "b": 1.0, "c.w": 3.0, "c.b": 3.0})) == [
+        "a.0", "a.1", "b", "c",
+    ]  # fmt: skip
+
+
+def test_tuned_rates_keep_what_is_frozen(place):
+    rates = {"lr": 0.01, "freeze": "layer0.bias", "weight_decay": 0.1}
+    setup = with_rates(set_up_own(make_config({"model": "own_zoo:regression", "rates": rates})), {"layer1": 0.5})
+    assert {(g["lr"], g["weight_decay"]) for g in setup.groups()} == {(0.01, 0.1), (0.5, 0.1)}
+    assert "layer0.bias" in setup.plan.frozen
+    assert setup.config.rates == {"freeze": "layer0.bias", "weight_decay": 0.1, "layer1": 0.5}
 
 
 @pytest.mark.slow

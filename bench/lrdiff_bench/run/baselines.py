@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from lrdiff_core.loop import Trained
 
-__all__ = ["test_results"]
+__all__ = ["judged", "test_results"]
 
 CLASS_METRICS = ("accuracy", "balanced accuracy", "macro F1", "ROC AUC", "log loss")
 NUMBER_METRICS = ("MAE", "RMSE", "R2")
@@ -41,20 +42,42 @@ def test_results(trained: Trained) -> dict[str, Any]:
     known, wanted = table.target[split.train], table.target[split.test]
     with torch.no_grad():
         answer = trained.net.predict(torch.from_numpy(table.features[split.test])).numpy().astype(np.float64)
-    score = _score_numbers if table.task == "regression" else _score_classes
-    answers = {"this model": answer, **_baselines(table.task, len(table.classes), inputs, known)}
-    models: list[dict[str, Any]] = [
-        {"name": name, **score(wanted, given, len(table.classes))} for name, given in answers.items()
-    ]
-    last = "RMSE" if table.task == "regression" else "log loss"
+    return judged(table.task, table.classes, inputs, known, wanted, answer)
+
+
+def judged(
+    task: str,
+    classes: Sequence[str],
+    inputs: dict[str, np.ndarray] | None,
+    known: np.ndarray,
+    wanted: np.ndarray,
+    answer: np.ndarray,
+) -> dict[str, Any]:
+    """Judge a model's answers beside the baselines.
+
+    Args:
+        task: ``"binary"``, ``"multiclass"`` or ``"regression"``.
+        classes: names; empty for regression.
+        inputs: ``train`` and ``test`` rows [rows, features]; None where no linear model fits them.
+        known: [rows] targets of the training rows.
+        wanted: [rows] of the test rows.
+        answer: the model's probabilities [rows, classes] (or [rows, 1] of the second), or values [rows, 1].
+
+    Returns:
+        As :func:`test_results`.
+    """
+    score = _score_numbers if task == "regression" else _score_classes
+    answers = {"this model": answer, **_baselines(task, len(classes), inputs, known, len(wanted))}
+    models: list[dict[str, Any]] = [{"name": name, **score(wanted, one, len(classes))} for name, one in answers.items()]
+    last = "RMSE" if task == "regression" else "log loss"
     own, best = models[0][last], min(models[1:], key=lambda row: float(row[last]))
     beaten = own is None or best[last] < own
     return {
-        "metrics": NUMBER_METRICS if table.task == "regression" else CLASS_METRICS,
+        "metrics": NUMBER_METRICS if task == "regression" else CLASS_METRICS,
         "models": models,
-        "classes": [] if table.task == "regression" else _by_class(wanted, answer, table.classes),
+        "classes": [] if task == "regression" else _by_class(wanted, answer, list(classes)),
         "beaten_by": best["name"] if beaten else None,
-        "drawn": _numbers_drawn(wanted, answer) if table.task == "regression" else _classes_drawn(wanted, answer),
+        "drawn": _numbers_drawn(wanted, answer) if task == "regression" else _classes_drawn(wanted, answer),
     }
 
 
@@ -92,17 +115,23 @@ def _numbers_drawn(wanted: np.ndarray, answer: np.ndarray) -> dict[str, Any]:
     return {"actual": wanted[some].astype(np.float64).tolist(), "predicted": answer[some, 0].tolist()}
 
 
-def _baselines(task: str, classes: int, inputs: dict[str, np.ndarray], known: np.ndarray) -> dict[str, np.ndarray]:
+def _baselines(
+    task: str, classes: int, inputs: dict[str, np.ndarray] | None, known: np.ndarray, rows: int
+) -> dict[str, np.ndarray]:
     from sklearn.dummy import DummyClassifier, DummyRegressor  # here: a second to import
     from sklearn.linear_model import LogisticRegression, Ridge
 
+    linear = inputs is not None
+    if inputs is None:  # the others look at targets alone
+        inputs = {"train": np.zeros((len(known), 1)), "test": np.zeros((rows, 1))}
     if task == "regression":
-        found = {"ridge regression": Ridge(), "mean": DummyRegressor()}
+        found = {**({"ridge regression": Ridge()} if linear else {}), "mean": DummyRegressor()}
         return {
             name: one.fit(inputs["train"], known.astype(np.float64)).predict(inputs["test"])[:, None]
             for name, one in found.items()
         }
-    found = {"logistic regression": LogisticRegression(max_iter=1000), "class shares": DummyClassifier()}
+    logistic = {"logistic regression": LogisticRegression(max_iter=1000)} if linear else {}
+    found = {**logistic, "class shares": DummyClassifier()}
     answers = {}
     for name, one in found.items():
         with warnings.catch_warnings():

@@ -86,14 +86,22 @@ def _table() -> Kind:
 
 
 def _own() -> Kind:
+    from lrdiff_bench.run.chosen_rates import choose_rates
     from lrdiff_bench.run.own_model.compare import compare_own
     from lrdiff_bench.run.own_model.files import digest_of_own, write_own_settings, write_own_training
-    from lrdiff_bench.run.own_model.setup import set_up_own
+    from lrdiff_bench.run.own_model.setup import set_up_own, with_rates
     from lrdiff_bench.run.own_model.ship import export_own, parity_of_own
     from lrdiff_bench.run.own_model.step_cost import measure_own_step_cost
-    from lrdiff_bench.run.own_model.summary import own_setup_sections, own_training_sections
+    from lrdiff_bench.run.own_model.summary import own_data_sections, own_training_section, own_training_sections
     from lrdiff_bench.run.own_model.training import train_own
     from lrdiff_bench.system.user_code import user_code
+
+    def compare(setup: Any, on_training: OnTraining) -> dict[str, Any]:
+        section = compare_own(setup, on_training=on_training).section()
+        if "skipped" in section or not setup.config.tune:
+            return section
+        given = setup.config.rates is not None or setup.user.options.get("plan") is not None
+        return {**section, "chosen": choose_rates(section, configured=given)}
 
     def made(config: RunConfig) -> Any:
         with user_code():
@@ -101,9 +109,9 @@ def _own() -> Kind:
 
     return Kind(
         set_up=made,
-        data_sections=lambda setup: (one for one in own_setup_sections(setup) if one[0] != "training"),
-        training_section=lambda setup: dict(own_setup_sections(setup))["training"],
-        tuned=None,
+        data_sections=own_data_sections,
+        training_section=own_training_section,
+        tuned=with_rates,
         name_of=lambda setup: str(setup.user.source),
         digest=digest_of_own,
         write_settings=write_own_settings,
@@ -111,8 +119,8 @@ def _own() -> Kind:
         training_sections=own_training_sections,
         write=write_own_training,
         folds=lambda setup, on_fold: {},  # set_up_own refuses them
-        compare=lambda setup, on_training: compare_own(setup, on_training=on_training).section(),
+        compare=compare,
         step_cost=measure_own_step_cost,
-        export=lambda trained, folder, warnings: export_own(trained.setup, folder),
+        export=lambda trained, folder, warnings: export_own(trained.setup, folder, warnings),
         parity=lambda trained, folder: parity_of_own(trained.setup, folder),
     )

@@ -42,6 +42,12 @@ class Batch:
         """The inputs in order."""
         return tuple(self.inputs.values()) if isinstance(self.inputs, dict) else self.inputs
 
+    def rows_from(self, begin: int, end: int) -> Batch:
+        """Some of the rows, by number."""
+        index = torch.arange(begin, min(end, self.rows))
+        inputs: Any = _picked(self.inputs, index)
+        return Batch(inputs=inputs, targets=_picked(self.targets, index))
+
     def example(self) -> Any:
         """The inputs as a factory's example has them: a tensor, a tuple or a mapping."""
         return self.inputs if isinstance(self.inputs, dict) or len(self.inputs) > 1 else self.inputs[0]

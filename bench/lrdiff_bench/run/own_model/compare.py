@@ -19,16 +19,25 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lrdiff_bench.run.own_model.setup import DECAY, OwnSetup, set_up_own
-from lrdiff_bench.run.own_model.training import fit_own
-from lrdiff_bench.run.single_rates import CONFIGURED, EXTENSIONS, RATIOS, SINGLE, SIZES, RateComparison, longer
+from lrdiff_bench.run.own_model.setup import DECAY, Development, OwnSetup, development_of, set_up_own
+from lrdiff_bench.run.own_model.training import evaluate_own, fit_own
+from lrdiff_bench.run.single_rates import (
+    CONFIGURED,
+    EXTENSIONS,
+    RATIOS,
+    SINGLE,
+    SIZES,
+    SMALLER,
+    RateComparison,
+    longer,
+)
 from lrdiff_bench.stats.gain import SMALLEST_DIFFERENCE
 from lrdiff_bench.study.analysis.analyse import analyse
 from lrdiff_bench.study.search.engine import StudyResult, StudyWatcher, run_study, trainings
 from lrdiff_bench.study.search.ledger import MemoryLedger
 from lrdiff_bench.study.search.plan import Plan
 from lrdiff_bench.study.search.training import train_together
-from lrdiff_bench.study.workloads.outcomes import mask_diverged, outcomes
+from lrdiff_bench.study.workloads.outcomes import Courses
 from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, UntunedSetting, Workload
 from lrdiff_bench.system.batches import Batch, TensorPart, stacked
 from lrdiff_bench.system.user_code import user_code
@@ -37,7 +46,7 @@ from lrdiff_core.devices import torch_threads
 from lrdiff_core.errors import LrdiffError, RateError
 from lrdiff_core.rates import LayerDecay, param_groups
 
-__all__ = ["OwnComparison", "compare_own"]
+__all__ = ["OwnComparison", "compare_own", "rate_keys"]
 
 SECONDS = 60.0  # that a comparison one after the other may take
 SMALL = 200_000  # parameters up to which a population pays
@@ -64,7 +73,8 @@ class OwnComparison:
         """The section ``comparison`` of the summary."""
         if self.found is None:
             return {"skipped": self.why_not}
-        return {**self.found.section(), "price": dict(self.price)}
+        workload = cast(_OwnWorkload, self.found.study.workload)
+        return {**self.found.section(), "patience": workload.patience, "price": dict(self.price)}
 
 
 def compare_own(setup: OwnSetup, *, on_training: Callable[[int, int], None] | None = None) -> OwnComparison:
@@ -74,7 +84,7 @@ def compare_own(setup: OwnSetup, *, on_training: Callable[[int, int], None] | No
         setup: not yet trained, or trained: each training begins with a model of its own.
         on_training: called with how many trainings of a stage are done, and how many there are.
     """
-    groups = _groups(setup)
+    groups = rate_keys(_rates_to_compare(setup))
     if len(groups) < 2:
         return OwnComparison(found=None, why_not="the model has one layer that learns: there are no rates to compare")
     rates = {name: rate for name, (rate, _) in groups.items()}
@@ -94,7 +104,9 @@ def compare_own(setup: OwnSetup, *, on_training: Callable[[int, int], None] | No
         smallest_difference=SMALLEST_DIFFERENCE,
         steps=setup.epochs,
         config=setup.config,
+        development=development_of(setup),
         columns=columns,
+        patience=setup.patience,
         listed_rates=(),
         untuned_settings=(
             UntunedSetting(name=CONFIGURED, scheme=ratios, base_rate=top),
@@ -138,17 +150,21 @@ class _OwnWorkload(Workload):
 
     Args:
         config: of the run, resolved.
+        development: rows that are split anew for every seed.
         columns: group of every parameter by name.
         listed_rates: base rates that every search tries.
         untuned_settings: reported beside.
+        patience: epochs without a better validation loss that end a training; 0: none do.
         together: whether populations train it.
         counted: trainings so far, in its one place.
     """
 
     config: RunConfig
+    development: Development
     columns: Mapping[str, int]
     listed_rates: tuple[float, ...]
     untuned_settings: tuple[UntunedSetting, ...]
+    patience: int
     together: bool = False
     counted: list[int] = field(default_factory=lambda: [0], compare=False)
 
@@ -166,30 +182,26 @@ class _OwnWorkload(Workload):
         self.counted[0] += len(trials.seeds)
         if self.together:
             return self._side_by_side(trials)
-        metric, train_loss, seconds, score = [], [], 0.0, []
-        for rates, seed in zip(trials.rates, trials.seeds, strict=True):
-            setup = set_up_own(_bare(self.config), seed=int(seed))
-            begun = time.perf_counter()
-            by_name = {name: float(rates[i]) for i, name in enumerate(self.groups)}
-            wanted = {group["name"]: by_name[self._name_of(group)] for group in setup.groups()}
-            rows, _ = fit_own(setup, rates=wanted, epochs=self.steps, patience=0, judged_on=trials.judged_on)
-            seconds += time.perf_counter() - begun
-            metric.append([row.loss for row in rows if row.split == trials.judged_on])
-            train_loss.append([row.loss for row in rows if row.split == "train"])
-            score.append(rows[-1].score)
-        found = mask_diverged(
-            np.array(metric),
-            np.array(train_loss),
-            evaluated_after=np.arange(1, self.steps + 1),
-            seconds_a_step=seconds / max(1, len(metric) * self.steps),
-        )
-        return replace(found, score=np.array(score))
+        judged = "test" if self.patience else trials.judged_on  # the epoch is chosen on the validation rows
+        found = np.full((4, len(trials.seeds), self.steps), np.nan)
+        for course, rates, seed in zip(found.transpose(1, 0, 2), trials.rates, trials.seeds, strict=True):
+            setup = set_up_own(_bare(self.config), seed=int(seed), rows=self.development)
+            wanted = {name: float(rates[column]) for name, column in self.columns.items()}
+
+            def note(epoch: int, news: Any, setup: OwnSetup = setup, course: Any = course) -> None:
+                held = news[1] if judged == "validation" else evaluate_own(setup, judged)
+                course[:, epoch - 1] = news[1].loss, held.loss, held.score, news[0].loss
+
+            fit_own(setup, rates=wanted, epochs=self.steps, patience=self.patience, on_epoch=note)
+        return self._kept(Courses(
+            chosen=found[0], held=found[1], score=found[2], train=found[3], evaluated_after=np.arange(1, self.steps + 1)
+        ))  # fmt: skip
+
+    def _kept(self, courses: Courses) -> Outcomes:
+        return courses.kept(self.patience)
 
     def tiny(self) -> _OwnWorkload:
         return replace(self, steps=1)
-
-    def _name_of(self, group: Mapping[str, Any]) -> str:
-        return self.groups[self.columns[group["param_names"][0]]]
 
     def _side_by_side(self, trials: Trials) -> Outcomes:
         from lrdiff_core.population import PopulationOptions, train_population
@@ -198,24 +210,30 @@ class _OwnWorkload(Workload):
         first = next(iter(setups.values()))
         steps = first.steps_an_epoch
         assert steps is not None  # streams are trained alone
-        data = {seed: self.population_data(one, trials.judged_on) for seed, one in setups.items()}
-        population = train_population(
-            lambda seed: copy.deepcopy(setups[seed].module),
-            data,
-            trials.rates,
-            [int(seed) for seed in trials.seeds],
-            PopulationOptions(
-                batch_size=first.batch_size,
-                steps=self.steps * steps,
-                evaluate=steps,
-                optimizer=self.config.optimizer,
-                momentum=self.config.momentum,
-                weight_decay=self.config.weight_decay,
-                device=self.config.device,
-            ),
-            groups=dict(self.columns),
+        options = PopulationOptions(
+            batch_size=first.batch_size,
+            steps=self.steps * steps,
+            evaluate=steps,
+            optimizer=self.config.optimizer,
+            momentum=self.config.momentum,
+            weight_decay=self.config.weight_decay,
+            device=self.config.device,
         )
-        return outcomes(population, self.metric, seconds_a_step=math.nan, seconds_to_compile=0.0)
+
+        def held(part: str) -> Any:
+            return train_population(
+                lambda seed: copy.deepcopy(setups[seed].module),
+                {seed: self.population_data(one, part) for seed, one in setups.items()},
+                trials.rates,
+                [int(seed) for seed in trials.seeds],
+                options,
+                groups=dict(self.columns),
+            )
+
+        # Trained alike twice: one is judged on the validation rows, which choose the epoch, one on those asked for.
+        chosen = held("validation")
+        judged = "test" if self.patience else trials.judged_on
+        return self._kept(Courses.of(chosen, chosen if judged == "validation" else held(judged)))
 
     @cached_property
     def _setups(self) -> dict[int, OwnSetup]:
@@ -224,7 +242,7 @@ class _OwnWorkload(Workload):
     def setup_of(self, seed: int) -> OwnSetup:
         """Of a seed; made once."""
         if seed not in self._setups:
-            self._setups[seed] = set_up_own(_bare(self.config), seed=seed)
+            self._setups[seed] = set_up_own(_bare(self.config), seed=seed, rows=self.development)
         return self._setups[seed]
 
     def population_data(self, setup: OwnSetup, judged_on: str) -> Any:
@@ -243,21 +261,40 @@ class _OwnWorkload(Workload):
         )
 
 
-def _groups(setup: OwnSetup) -> dict[str, tuple[float, list[str]]]:
-    """Rate and parameters of each group; where the plan has one rate, those of layer-wise decay."""
-    groups = {group["name"]: (float(group["lr"]), list(group["param_names"])) for group in setup.groups()}
-    if len({rate for rate, _ in groups.values()}) > 1:
-        return groups
-    trained = {n for _, names in groups.values() for n in names}
-    try:
-        plan = param_groups(setup.module, lr=max(rate for rate, _ in groups.values()), scale=[LayerDecay(DECAY)])
-    except RateError:
-        return {}
-    found = {}
-    for group in plan.groups():
-        if names := [name for name in group["param_names"] if name in trained]:
-            found[str(group["name"])] = (float(group["lr"]), names)
+def rate_keys(rates: Mapping[str, float]) -> dict[str, tuple[float, list[str]]]:
+    """The largest modules whose parameters share a rate: keys for ``[rates]``, each with its rate and parameters.
+
+    Example:
+        >>> keys = rate_keys({"body.0.weight": 0.1, "body.0.bias": 0.1, "body.1.weight": 0.2, "head.weight": 0.3})
+        >>> {key: rate for key, (rate, _) in keys.items()}
+        {'body.0': 0.1, 'body.1': 0.2, 'head': 0.3}
+    """
+    found: dict[str, tuple[float, list[str]]] = {}
+
+    def descend(names: list[str], depth: int) -> None:
+        parts: dict[str, list[str]] = {}
+        for name in names:
+            parts.setdefault(".".join(name.split(".")[: depth + 1]), []).append(name)
+        for key, below in parts.items():
+            if len({rates[name] for name in below}) == 1:
+                found[key] = (rates[below[0]], below)
+            else:
+                descend(below, depth + 1)
+
+    descend(list(rates), 0)
     return found
+
+
+def _rates_to_compare(setup: OwnSetup) -> dict[str, float]:
+    """Rate of every parameter that learns; where the plan has one rate for all, those of layer-wise decay."""
+    rates = {name: float(group["lr"]) for group in setup.groups() for name in group["param_names"]}
+    if len(set(rates.values())) > 1:
+        return rates
+    try:
+        plan = param_groups(setup.module, lr=max(rates.values()), scale=[LayerDecay(DECAY)])
+    except RateError:
+        return {"": 0.0}  # one layer
+    return {name: plan[name].lr for name in rates}
 
 
 def _sized(workload: _OwnWorkload, setup: OwnSetup, top: float) -> tuple[_OwnWorkload, Plan] | str:
@@ -271,17 +308,19 @@ def _sized(workload: _OwnWorkload, setup: OwnSetup, top: float) -> tuple[_OwnWor
         sweep = tuple(sorted(config.compare.sweep))
         together = replace(workload, together=True, listed_rates=sweep, base_rates=(sweep[0], sweep[-1]))
         a_training = _seconds_together(together)
-        for size in SIZES:
+        for size in (*SIZES, *SMALLER):
             sizes = {**size, **changes}
-            report = config.compare.seeds or sizes["seeds"]
-            plan = _plan_of(sizes, report, len(sweep), config)
+            plan = _plan_of(sizes, config.compare.seeds or sizes["seeds"], len(sweep), config)
             if _count(together, plan) * a_training <= seconds:
                 return together, plan
+        fewer = int(setup.epochs * seconds / (_count(together, plan) * a_training))
+        if fewer >= 1:
+            return replace(together, steps=fewer), plan
     sweep = tuple(sorted(config.compare.sweep)) if listed else tuple(float(f"{top * step:.6g}") for step in STEPS)
     alone = replace(workload, listed_rates=sweep, base_rates=(sweep[0], sweep[-1]))
     sizes = {**SMALLEST, **changes}
     plan = _plan_of(sizes, config.compare.seeds or sizes["searches"] * sizes["report_seeds"], len(sweep), config)
-    epoch = _seconds_alone(setup)
+    epoch = _seconds_alone(workload)
     count = _count(alone, plan)
     epochs = min(setup.epochs, int(seconds / (count * epoch)))
     if epochs < 1:
@@ -343,9 +382,9 @@ def _seconds_together(workload: _OwnWorkload) -> float:
     return (time.perf_counter() - begun) / 16 * workload.steps
 
 
-def _seconds_alone(setup: OwnSetup) -> float:
+def _seconds_alone(workload: _OwnWorkload) -> float:
     """Of one epoch with its evaluations."""
-    own = set_up_own(_bare(setup.config))
+    own = set_up_own(_bare(workload.config), rows=workload.development)
     begun = time.perf_counter()
     fit_own(own, epochs=1, patience=0)
     return time.perf_counter() - begun

@@ -49,7 +49,8 @@ def draw_own_plan(console: Console, s: dict[str, Any]) -> None:
         line(console, note)
     learning = sum(layer["parameters"] for layer in s["layers"])
     frozen = f", {s['frozen']} are frozen" if s["frozen"] else ""
-    line(console, f"{learning} numbers learn at {len(s['layers'])} rates{frozen}")
+    rates = len({layer["rate"] for layer in s["layers"]})
+    line(console, f"{learning} numbers learn at {rates} rate{'' if rates == 1 else 's'}{frozen}")
 
 
 def draw_own_prediction(console: Console, s: dict[str, Any]) -> None:

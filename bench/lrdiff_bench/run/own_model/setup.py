@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lrdiff_bench.run.chosen_rates import development
 from lrdiff_bench.run.own_model.tasks import OwnTask, find_task, first_output
 from lrdiff_bench.system.batches import BATCH_SIZE, Batch, Part, TensorPart, stacked
 from lrdiff_bench.system.factory import UserModel, load_model
 from lrdiff_bench.system.rate_settings import plan_from_settings
 from lrdiff_bench.system.user_code import one_line, their_fault
 from lrdiff_core.config import RunConfig
+from lrdiff_core.data import Table
 from lrdiff_core.devices import choose_device
 from lrdiff_core.errors import ConfigError, InputError, LrdiffError, RateError
 from lrdiff_core.loop import loss_function, score_name
 from lrdiff_core.model import TabularNet
 from lrdiff_core.population.members import build
 from lrdiff_core.rates import LayerDecay, MuonRouter, RatePlan, param_groups
+from lrdiff_core.rates.plan.entry import Factor
 from lrdiff_core.seeds import make_generator
 from lrdiff_core.setup import Setup, set_up
 
-__all__ = ["OnTable", "OwnSetup", "has_table", "set_up_own"]
+__all__ = [
+    "Development",
+    "OnTable",
+    "OwnSetup",
+    "development_of",
+    "has_table",
+    "set_up_own",
+    "with_rates",
+]
 
 DECAY = 0.8  # of a plan that nobody gave
 FIRST_RATES = {"sgd": 0.01}  # of the last layer, where nobody gives one
 FIRST_RATE = 1e-3
 HELD_ROWS = 256  # test rows that files and backends are compared on
 OF_THE_NETWORK = ("hidden", "dropout", "compile", "cv")  # settings of the project's own network
+KEPT = ("freeze", "weight_decay", "no_weight_decay")  # what a table of tuned rates keeps of the one before
 OF_TABLES = ("target", "task", "impute", "groups", "time", "class_weight")
 
 
@@ -119,12 +131,26 @@ def has_table(config: RunConfig) -> bool:
     return "data" in config.model_fields_set and bool(config.data)
 
 
-def set_up_own(config: RunConfig, *, seed: int | None = None) -> OwnSetup:
+@dataclass(frozen=True, kw_only=True)
+class Development:
+    """Rows that rates are compared on: none of the run's own test rows, which no choice may see.
+
+    Attributes:
+        table: of them, with ``--data``.
+        parts: else; what is missing of the three is cut anew for every seed.
+    """
+
+    table: Table | None = None
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+
+def set_up_own(config: RunConfig, *, seed: int | None = None, rows: Development | None = None) -> OwnSetup:
     """Make the model, its rows, its plan and its loss, and check that they fit together.
 
     Args:
         config: with ``model``.
         seed: in place of the configured one.
+        rows: in place of all that there are.
 
     Raises:
         InputError: the factory fails, or gives nothing that can be trained.
@@ -151,7 +177,7 @@ def set_up_own(config: RunConfig, *, seed: int | None = None) -> OwnSetup:
     table = None
     if has_table(config):
         table = set_up(
-            config.load_table(),
+            config.load_table() if rows is None or rows.table is None else rows.table,
             config.model_copy(update={"rates": None, "hidden": (1,), "optimizer": "adam"}),
             seed=seed,
         )
@@ -161,11 +187,11 @@ def set_up_own(config: RunConfig, *, seed: int | None = None) -> OwnSetup:
         }
         split_by = "seed"
     else:
-        parts, split_by = _split(user.parts(), config, seed)
+        parts, split_by = _split(user.parts() if rows is None else rows.parts, config, seed)
     size = config.batch_size or user.options.get("batch_size") or parts["train"].batch_size
     if size is None:
-        rows = parts["train"].rows
-        size = BATCH_SIZE if rows is None else config.rows_per_step(rows)
+        count = parts["train"].rows
+        size = BATCH_SIZE if count is None else config.rows_per_step(count)
     module.train()
     task = _task(user, module, parts["train"], table, device)
     shipped = module if table is None else OnTable(table.net.cpu(), module)
@@ -176,8 +202,7 @@ def set_up_own(config: RunConfig, *, seed: int | None = None) -> OwnSetup:
     optimizer = config.optimizer if "optimizer" in given else user.options.get("optimizer", config.optimizer)
     config = config.model_copy(update={"optimizer": optimizer})
     plan = _plan(module, user, config).apply_freeze(statistics="stop")
-    rows = parts["train"].rows
-    epochs, patience = _length(config, user, rows, size)
+    epochs, patience = _length(config, user, parts["train"].rows, size)
     resolved = config.model_copy(
         update={"batch_size": size, "epochs": epochs, "device": device.type, "seed": seed}
         | ({"task": table.rows.table.task} if table is not None else {"data": ""})
@@ -198,6 +223,44 @@ def set_up_own(config: RunConfig, *, seed: int | None = None) -> OwnSetup:
         epochs=epochs,
         patience=patience,
     )
+
+
+def development_of(setup: OwnSetup) -> Development:
+    """The rows of a run that its rates may be compared on."""
+    if setup.table is not None:
+        return Development(table=development(setup.table)[1])
+    given, parts = setup.user.parts(), setup.parts
+    if parts["train"].rows is None:  # a stream is not cut: what validates also reports
+        return Development(parts={**parts, "test": parts["validation"]})
+    if "validation" in given:
+        return Development(parts={"train": parts["train"], "validation": parts["validation"]})
+    order = _order(given["train"], setup.config.seed)
+    cut = 0 if "test" in given else _share(given["train"], setup.config.test)
+    begin = _share(given["train"], setup.config.validation)
+    kept = torch.cat([order[:begin], order[begin + cut :]]).sort().values
+    return Development(parts={"train": given["train"].subset(kept)})
+
+
+def with_rates(setup: OwnSetup, rates: Mapping[str, float]) -> OwnSetup:
+    """The same setup with other rates.
+
+    Args:
+        setup: not yet trained.
+        rates: by the names of layers or parameters, as in ``[rates]``; the longest name counts.
+    """
+
+    def rate(name: str) -> float | None:
+        above = [key for key in rates if name == key or name.startswith(f"{key}.")]
+        return float(rates[max(above, key=len)]) if above else None
+
+    entries = []
+    for entry in setup.plan:
+        tuned = rate(entry.name)
+        own: dict[str, Any] = {} if tuned is None else {"lr": tuned, "factors": (Factor("tuned", tuned),)}
+        entries.append(replace(entry, **own))
+    plan = RatePlan(entries).bind(setup.module).apply_freeze(statistics="stop")
+    kept = {key: value for key, value in (setup.config.rates or {}).items() if key in KEPT}
+    return replace(setup, plan=plan, config=setup.config.model_copy(update={"rates": {**kept, **rates}}))
 
 
 def _check_settings(config: RunConfig) -> None:
@@ -239,17 +302,26 @@ def _split(given: Mapping[str, Part], config: RunConfig, seed: int) -> tuple[dic
     if whole.rows is None:
         whole.subset(torch.arange(0))  # refuses
     rows = int(whole.rows or 0)
-    wanted = {name: max(1, round(rows * float(getattr(config, name)))) for name in missing}
+    wanted = {name: _share(whole, getattr(config, name)) for name in missing}
     if sum(wanted.values()) >= rows:
         raise InputError(
             f"{rows} rows cannot be split into train, {' and '.join(missing)}", help="give more rows, or the parts"
         )
-    order, begin = torch.randperm(rows, generator=make_generator(seed, "split")), 0
+    order, begin = _order(whole, seed), 0
     for name, count in wanted.items():
         parts[name] = whole.subset(order[begin : begin + count].sort().values)
         begin += count
     parts["train"] = whole.subset(order[begin:].sort().values)
     return parts, "seed"
+
+
+def _share(part: Part, share: Any) -> int:
+    return max(1, round((part.rows or 0) * float(share)))
+
+
+def _order(part: Part, seed: int) -> Tensor:
+    """Rows by number in the order in which they are dealt out: validation, test, train."""
+    return torch.randperm(part.rows or 0, generator=make_generator(seed, "split"))
 
 
 def _task(user: UserModel, module: nn.Module, part: Part, table: Setup | None, device: torch.device) -> OwnTask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,18 @@ from lrdiff_bench.system.user_code import user_code
 __all__ = ["example_of", "export_own", "parity_of_own", "rows_of"]
 
 
-def export_own(setup: OwnSetup, folder: Path) -> dict[str, Any]:
-    """Export into a run folder, with the report beside the file; ``passed`` is false where it was not written."""
+def export_own(setup: OwnSetup, folder: Path, warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """Export into a run folder, with the report beside the file; ``passed`` is false where it was not written.
+
+    Args:
+        setup: trained.
+        folder: of the run.
+        warnings: what a user of the model must know, kept in the file.
+    """
     from lrdiff_core.errors import CheckFailed, InputError, LrdiffError, UnavailableError
     from lrdiff_export import VerificationFailed, export  # here: the exporter takes a second to import
 
-    options = {**export_options(setup), **setup.user.export_options()}
+    options = {**export_options(setup, warnings), **setup.user.export_options()}
     options = {key: value for key, value in options.items() if key not in ("rows", "labels", "score", "bundle")}
     try:
         with user_code():
@@ -64,7 +71,7 @@ def parity_of_own(setup: OwnSetup, folder: Path) -> dict[str, Any]:
     return report
 
 
-def export_options(setup: OwnSetup) -> dict[str, Any]:
+def export_options(setup: OwnSetup, warnings: Sequence[str] = ()) -> dict[str, Any]:
     """What is known of the file without the factory."""
     from lrdiff_export import ModelCard, model_card
 
@@ -72,11 +79,11 @@ def export_options(setup: OwnSetup) -> dict[str, Any]:
     recipe = config.model_dump(include={"optimizer", "epochs", "batch_size", "seed", "model"}, mode="json")
     options: dict[str, Any] = {}
     if table is None:
-        options["card"] = ModelCard(rates=setup.rates, recipe=recipe)
+        options["card"] = ModelCard(rates=setup.rates, recipe=recipe, warnings=tuple(warnings))
     else:
         from lrdiff_core.model import Predictor
 
-        options["card"] = model_card(Predictor(table.net), rates=setup.rates, recipe=recipe)
+        options["card"] = model_card(Predictor(table.net), rates=setup.rates, recipe=recipe, warnings=warnings)
         options["output_names"] = (
             {"binary": "probability", "multiclass": "probabilities"}.get(setup.task.kind, "prediction"),
         )

@@ -10,19 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrdiff_bench.run.own_model.results import own_results
 from lrdiff_bench.run.own_model.setup import OwnSetup
 from lrdiff_bench.run.own_model.tasks import first_output
 from lrdiff_bench.run.own_model.training import OwnTrained
 from lrdiff_core.rates.plan.table import FOLD_ABOVE, rows_of
 
-__all__ = ["own_setup_sections", "own_training_sections", "trace_of"]
+__all__ = ["own_data_sections", "own_training_section", "own_training_sections", "trace_of"]
 
 MOST_VALUES = 64  # of one step of the sample row's way
 MOST_STEPS = 12
 
 
-def own_setup_sections(setup: OwnSetup) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield data, preprocessing, features, training."""
+def own_data_sections(setup: OwnSetup) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield data, and the preprocessing of a table."""
     table, held = setup.table, setup.held
     first = held.tensors()[0]
     shapes = [list(one.shape[1:]) for one in held.tensors()]
@@ -56,12 +57,11 @@ def own_setup_sections(setup: OwnSetup) -> Iterator[tuple[str, dict[str, Any]]]:
             "sample": _values(table.rows.inputs["test"][:1]),
         }
         yield "preprocessing", fitted
-    yield "training", _training(setup)
 
 
 def own_training_sections(trained: OwnTrained) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield metrics, and the prediction of one row."""
-    setup = trained.setup
+    setup, results = trained.setup, own_results(trained)
     yield (
         "metrics",
         {
@@ -71,6 +71,7 @@ def own_training_sections(trained: OwnTrained) -> Iterator[tuple[str, dict[str, 
             "epochs": trained.epochs,
             "kept_epoch": trained.kept_epoch,
             "stopped_early": trained.epochs < setup.epochs,
+            **({} if results is None else {"test": results}),
         },
     )
     yield "prediction", _prediction(setup)
@@ -110,7 +111,8 @@ def trace_of(setup: OwnSetup) -> list[dict[str, Any]]:
     return steps
 
 
-def _training(setup: OwnSetup) -> dict[str, Any]:
+def own_training_section(setup: OwnSetup) -> dict[str, Any]:
+    """The plan, and how long it is followed."""
     plan, steps = setup.plan, setup.steps_an_epoch
     frozen = set(plan.frozen)
     rows = rows_of(plan, frozen, fold=len(plan) > FOLD_ABOVE)

@@ -91,7 +91,7 @@ def fit_own(
 
     Args:
         setup: whose module.
-        rates: of each group by name, in place of the plan's; 0 lets it stand still.
+        rates: of each parameter by name, in place of the plan's; 0 lets it stand still.
         epochs, patience: in place of the setup's.
         judged_on: the part that is looked at beside the training rows.
         on_epoch, on_state, go_on: as for :func:`train_own`.
@@ -100,7 +100,7 @@ def fit_own(
     epochs = setup.epochs if epochs is None else epochs
     groups = setup.groups()
     if rates is not None:
-        groups = [{**group, "lr": rates[group["name"]]} for group in groups]
+        groups = [part for group in groups for part in _by_rate(group, rates)]
     optimizer = make_optimizer(setup.config.optimizer, groups, momentum=setup.config.momentum)
     order, shape, steps = make_generator(seed, "order"), setup.config.shape(), setup.steps_an_epoch
     schedule = None
@@ -142,6 +142,17 @@ def evaluate_own(setup: OwnSetup, part: str, *, epoch: int = 0) -> Observation:
     finally:
         module.train(training)
     return Observation(epoch=epoch, split=part, loss=tally.loss, score=tally.score())
+
+
+def _by_rate(group: dict[str, Any], rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """A group, cut into those of equal rates."""
+    found: dict[float, list[int]] = {}
+    for i, name in enumerate(group["param_names"]):
+        found.setdefault(rates[name], []).append(i)
+    return [
+        {**group, "lr": rate, **{key: [group[key][i] for i in places] for key in ("params", "param_names")}}
+        for rate, places in found.items()
+    ]
 
 
 def _steps(setup: OwnSetup, batches: Iterable[Batch], state: TrainingState) -> None:
