@@ -12,10 +12,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from torch import nn
 
 from lrdiff_bench.cli import main
 from lrdiff_bench.run.onnx_rows import rows_for
+from lrdiff_bench.run.own_model.setup import OnTable
+from lrdiff_bench.run.ship import with_words
+from lrdiff_core import ModelSpec, build_model
+from lrdiff_core.data import ColumnSpec
 from lrdiff_core.errors import DataError, ModelFileError
+from lrdiff_export import Port
 from lrdiff_export.runtimes.sandbox import ModelPorts
 
 # What a stranger writes: no package of ours, the names from the card.
@@ -145,3 +151,23 @@ def test_a_run_its_file_and_a_stranger_answer_alike(tmp_path: Path, capsys: pyte
     assert main(["export", str(run), "--out", str(tmp_path / "codes.onnx"), "--string-inputs", "off", "--json"]) == 0
     assert [one["dtype"] for one in json.loads(capsys.readouterr().out)["inputs"]] == ["float32"]
     assert main(["export", str(run), "--string-inputs", "maybe"]) == 2
+
+
+def test_a_model_of_ones_own_on_a_table_takes_its_words_too() -> None:
+    """What is declared already stays, and columns of words hold codes alone."""
+    columns = (ColumnSpec(name="age"), ColumnSpec(name="colour", kind="category", categories=("blue", "red")))
+    spec = ModelSpec(
+        features=2, hidden=(), outputs=1, task="binary", feature_names=("age", "colour"), classes=("no", "yes"),
+        target_name="y", columns=columns,
+    )  # fmt: skip
+    own = OnTable(build_model(spec, seed=0), nn.Linear(3, 1))
+    given = {"output_names": ["colour"], "ports": [Port(name="features", unit="years"), Port(name="colour", unit="1")]}
+    made = with_words(own, given)
+    assert made["text"].inputs == ("colour_",)
+    assert {port.name: (port.unit, port.categories) for port in made["ports"]} == {
+        "colour": ("1", None), "features": ("years", {1: 3})
+    }  # fmt: skip
+    codes = with_words(own, given, words=False)
+    assert codes["text"] is None
+    assert codes["ports"] == made["ports"]
+    assert with_words(nn.Linear(2, 1), given) is given

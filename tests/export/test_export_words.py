@@ -313,6 +313,7 @@ def test_the_file_is_the_same_every_time_and_holds_its_network(proven: Proven) -
     [
         (lambda: TextInputs.of(["a"], {}), "words"),
         (lambda: TextInputs.of(["a"], {"b": ["x"]}), "b"),
+        (lambda: TextInputs.of(["a", "a"], {"a": ["x"]}), "one name"),
         (lambda: TextInputs.of(["a"], {"a": ["x", "x"]}), "twice"),
         (lambda: TextInputs.of(["a"], {"a": ["x", ""]}), "category"),
         (lambda: TextInputs.of(["a"], {"a": ["x\0"]}), "category"),

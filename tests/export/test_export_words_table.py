@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,9 @@ def test_a_bundle_of_a_file_that_takes_words_holds(bundled: tuple[Path, ExportRe
         assert text in card
     assert "5 known words" in card
     assert "data_type: TYPE_STRING dims: [ 1 ]" in (folder / "serving" / "config.pbtxt").read_text()
+    request = next(line for line in (folder / "serving" / "kserve.yaml").read_text().splitlines() if '"inputs"' in line)
+    kinds = {one["name"]: (one["datatype"], one["shape"]) for one in json.loads(request.removeprefix("# "))["inputs"]}
+    assert kinds == {"features": ("FP32", [1, 3]), "colour": ("BYTES", [1, 1]), "features_": ("BYTES", [1, 1])}
     assert "FillStringTensor" in (folder / "snippets" / "predict.cpp").read_text()
     assert "DenseTensor<string>" in (folder / "snippets" / "Predict.cs").read_text()
     if backend.NodeBackend().availability() is None:
@@ -164,8 +168,6 @@ def test_javascript_reads_words_as_numpy_wrote_them(tmp_path: Path) -> None:
     ran = subprocess.run(
         ["node", "--input-type=module", "-e", script], capture_output=True, text=True, check=True, encoding="utf-8"
     )
-    import json
-
     found = json.loads(ran.stdout)
     assert found["input0"] == {"dtype": "string", "shape": [3, 2], "data": words.ravel().tolist()}
     assert found["input2"]["data"] == []

@@ -89,7 +89,7 @@ def export_model(
     run = Path(source)
     if is_own(run):
         with doing() as options["watch"]:
-            return export_own_run(run, out or run / "model.onnx", options)
+            return export_own_run(run, out or run / "model.onnx", options, words=words)
     net, _, config = open_run(run)
     assert isinstance(net, TabularNet)
     rows, targets = held_out(net, config)

@@ -306,6 +306,11 @@ def draw_export(console: Console, s: dict[str, Any]) -> None:
             f"{'preprocessing inside, ' if s.get('preprocessing', True) else ''}"
             f"any batch size, sha256 {s['sha256'][:12]}",
         )
+        if any(port["dtype"] == "string" for port in s["inputs"]):
+            taken = ", ".join(f"{label(port['name'])} ({port['dtype']})" for port in s["inputs"])
+            line(console, f"inputs: {taken}")
+        if words := s["verification"].get("words"):
+            line(console, words["sentence"])
         if data := s.get("data"):
             line(console, f"its weights: {data['name']}, {data['size']} bytes, sha256 {data['sha256'][:12]}")
     else:

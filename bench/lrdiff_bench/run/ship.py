@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from lrdiff_bench.report.json import write_document
 from lrdiff_core.config import RunConfig
 from lrdiff_core.loop import Trained
 from lrdiff_core.model import Predictor, TabularNet
 
-__all__ = ["decider", "export_net", "export_trained", "parity_of_trained", "test_rows"]
+__all__ = ["decider", "export_net", "export_trained", "parity_of_trained", "test_rows", "with_words"]
 
 
 def export_net(
@@ -44,16 +45,10 @@ def export_net(
     Raises:
         VerificationFailed: the file did not predict as the model; nothing was written.
     """
-    from lrdiff_export import Port, export, model_card, text_inputs_of  # here: it takes a second to import
+    from lrdiff_export import export, model_card  # here: it takes a second to import
 
-    predictor, name = Predictor(net), _answer_name(net.spec.task)
-    text = text_inputs_of(predictor, output_names=[name])
-    if text is not None:
-        given = {port.name: port for port in options.get("ports", ())}
-        numbers = given.pop(text.numbers, Port(name=text.numbers))
-        codes = {column.place: len(column.words) + 1 for column in text.columns}
-        options["ports"] = [*given.values(), replace(numbers, categories=codes)]
-        options["text"] = text if words else None
+    predictor = Predictor(net)
+    options = with_words(predictor, {**options, "output_names": (_answer_name(net.spec.task),)}, words=words)
     recipe = config.model_dump(
         include={
             "optimizer",
@@ -73,7 +68,6 @@ def export_net(
         torch.from_numpy(rows[:2]),
         out=file,
         rows=rows,
-        output_names=(name,),
         card=model_card(predictor, rates=config.rates, recipe=recipe, warnings=warnings),
         decide=decider(net.spec.task),
         labels=targets,
@@ -81,6 +75,26 @@ def export_net(
         **options,
     )
     return {**report.to_dict(), "passed": True, "preprocessing": True}
+
+
+def with_words(module: nn.Module, options: dict[str, Any], *, words: bool = True) -> dict[str, Any]:
+    """Return options of :func:`lrdiff_export.export` for a model of a table, with its columns of categories.
+
+    Args:
+        module: that is exported.
+        options: so far, ``output_names`` among them.
+        words: whether the file takes them as words; else it takes codes, and is tried on codes alone.
+    """
+    from lrdiff_export import Port, text_inputs_of
+
+    text = text_inputs_of(module, output_names=options["output_names"])
+    if text is None:
+        return options
+    given = {port.name: port for port in options.get("ports", ())}
+    numbers = given.pop(text.numbers, Port(name=text.numbers))
+    codes = {column.place: len(column.words) + 1 for column in text.columns}
+    ports = [*given.values(), replace(numbers, categories=codes)]
+    return {**options, "ports": ports, "text": text if words else None}
 
 
 def export_trained(trained: Trained, folder: Path, *, warnings: Sequence[str] = ()) -> dict[str, Any]:

@@ -122,10 +122,15 @@ class TextInputs:
             words: known words of each column of words, in the order of their codes.
             numbers: name of the file's input of numbers.
             taken: names of the file's outputs.
+
+        Raises:
+            ConfigError: no column of words, one that is not there, or two of one name.
         """
         if not words or (unknown := sorted(set(words) - set(names))):
             what = quoted(unknown[0]) if words else "no column"
             raise ConfigError(f"{what} is a column of words", help=f"columns: {', '.join(names)}")
+        if len(set(names)) < len(names):
+            raise ConfigError("two columns have one name", help="give every column a name of its own")
         columns = tuple(
             TextColumn(name=name, place=place, words=tuple(words[name]))
             for place, name in enumerate(names)

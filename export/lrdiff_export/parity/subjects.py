@@ -123,7 +123,7 @@ def subject_of_module(
         network = _network_in(file, limits)
         made.append(_tried(file, [one[:2] for one in arrays], limits) if network is None else network)
     if made and network is not None:
-        reference = f"{EAGER}; ONNX backends run the network behind the encoders of words"
+        reference = f"{EAGER} (in ONNX: the network behind the encoders of words)"
 
     def get_onnx() -> bytes | Path:
         if not made:

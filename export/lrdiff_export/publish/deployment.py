@@ -37,6 +37,8 @@ TYPES: dict[str, dict[str, str]] = {
     "string": {"javascript": "string", "c++": "std::string", "c#": "string", "triton": "TYPE_STRING"},
     "bool": {"javascript": "Uint8Array", "c++": "bool", "c#": "bool", "triton": "TYPE_BOOL"},
 }
+LONGEST_REQUEST = 200  # numbers and words of two rows, in an example
+PROTOCOL = {"STRING": "BYTES"}  # what the inference protocol calls otherwise than Triton's configuration
 PAGES = {
     "README.md": "README.md",
     "snippets/predict.py": "predict.py.txt",
@@ -102,6 +104,19 @@ class Deployment:
     outputs: tuple[Feed, ...]
     most_batch: int
     data: str | None
+
+    @property
+    def request(self) -> str:
+        """One row of zeros and empty words in KServe's and Triton's inference protocol, JSON; empty if it is long."""
+        if sum(feed.size for feed in self.inputs) > LONGEST_REQUEST:
+            return ""
+        inputs = []
+        for feed in self.inputs:
+            shape, kind = [1, *feed.shape[1:]], feed.type_in("triton").removeprefix("TYPE_")
+            zero: Any = "" if feed.words else False if kind == "BOOL" else 0
+            data = [zero] * int(np.prod(shape))
+            inputs.append({"name": feed.name, "shape": shape, "datatype": PROTOCOL.get(kind, kind), "data": data})
+        return json.dumps({"inputs": inputs}, ensure_ascii=False)
 
     @property
     def takes_words(self) -> bool:

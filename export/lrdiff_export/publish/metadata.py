@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from lrdiff_core.errors import ConfigError, ModelFileError
-from lrdiff_core.model import Predictor
+from lrdiff_core.model import ModelSpec, Predictor
 from lrdiff_export.model.ports import Port
 from lrdiff_export.model.text_inputs import TextInputs
 from lrdiff_export.onnx_file.load import load_onnx, model_inputs, parse_onnx
@@ -171,16 +171,17 @@ def text_inputs_of(module: nn.Module, *, output_names: Sequence[str] = ()) -> Te
     """Return how a file of one of our models takes its columns of categories as words; None where there are none.
 
     Args:
-        module: :class:`lrdiff_core.model.Predictor` knows its columns.
+        module: takes the matrix of a table, whose columns its ``spec`` describes, a :class:`lrdiff_core.ModelSpec`; or
+            a :class:`lrdiff_core.model.Predictor`.
         output_names: of the file.
 
     Example:
         >>> text_inputs_of(nn.Linear(1, 1)) is None
         True
     """
-    if not isinstance(module, Predictor):
+    spec = getattr(module.net if isinstance(module, Predictor) else module, "spec", None)
+    if not isinstance(spec, ModelSpec):
         return None
-    spec = module.net.spec
     words = {one.name: one.categories for one in spec.columns if one.kind == "category" and one.categories}
     return TextInputs.of(spec.feature_names, words, taken=output_names) if words else None
 

@@ -42,6 +42,7 @@ class WordsReport:
         unseen: other words that were tried.
         batches: rows that were run at once.
         problems: what failed, one line each.
+        sentence: what was seen, for a proof; empty where something failed.
     """
 
     columns: int
@@ -49,12 +50,7 @@ class WordsReport:
     unseen: int
     batches: tuple[int, ...]
     problems: tuple[str, ...]
-
-    @property
-    def sentence(self) -> str:
-        """What was seen, for a proof."""
-        words = f"{count(self.known, 'known word')} and {count(self.unseen, 'unseen one')}"
-        return f"{words} in {count(self.columns, 'column')} get the codes of training, exactly"
+    sentence: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -124,12 +120,16 @@ def check_words(
             problems.append(f"onnxruntime failed on words: {first_line(problem)}")
         if problems:
             break
+    known = sum(len(column.words) for column in text.columns)
+    unseen = sum(len(unseen_words(column)) for column in text.columns)
+    tried = f"{count(known, 'known word')} and {count(unseen, 'unseen one')} in {count(len(text.columns), 'column')}"
     return WordsReport(
         columns=len(text.columns),
-        known=sum(len(column.words) for column in text.columns),
-        unseen=sum(len(unseen_words(column)) for column in text.columns),
+        known=known,
+        unseen=unseen,
         batches=tuple(sorted({len(words[-1]) for words in feeds})),
         problems=tuple(problems[:1]),
+        sentence="" if problems else f"{tried} get the codes of training, exactly",
     )
 
 

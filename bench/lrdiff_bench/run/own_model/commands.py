@@ -15,6 +15,7 @@ from lrdiff_bench.run.own_model.setup import OnTable
 from lrdiff_bench.run.own_model.ship import example_of, export_options, rows_of
 from lrdiff_bench.run.own_model.summary import trace_of
 from lrdiff_bench.run.own_model.tasks import first_output
+from lrdiff_bench.run.ship import with_words
 from lrdiff_bench.system.batches import Batch
 from lrdiff_bench.system.run_folder import read_summary
 from lrdiff_bench.system.user_code import their_fault, user_code
@@ -92,17 +93,24 @@ def retrace_own(run: Path) -> dict[str, Any]:
     return summary
 
 
-def export_own_run(run: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Export the trained model of a run; arguments are those of :func:`lrdiff_export.export`."""
+def export_own_run(run: Path, out: Path, options: Mapping[str, Any], *, words: bool = True) -> dict[str, Any]:
+    """Export the trained model of a run.
+
+    Args:
+        run: a run folder.
+        out: the file.
+        options: arguments of :func:`lrdiff_export.export`.
+        words: whether the file takes a table's columns of categories as words; else it takes their codes.
+    """
     from lrdiff_export import export
 
     setup = open_own(run)
     own = {k: v for k, v in setup.user.export_options().items() if k not in ("rows", "labels", "score")}
+    options = {**export_options(setup), **own, **options}
+    if setup.table is not None:
+        options = with_words(setup.shipped, options, words=words)
     with user_code():
-        report = export(
-            setup.shipped, example_of(setup.held), out=out, rows=rows_of(setup.held),
-            **{**export_options(setup), **own, **options},
-        )  # fmt: skip
+        report = export(setup.shipped, example_of(setup.held), out=out, rows=rows_of(setup.held), **options)
     return {**report.to_dict(), "passed": True, "preprocessing": setup.table is not None}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lrdiff_bench.report.json import write_document
 from lrdiff_bench.run.own_model.setup import OwnSetup
-from lrdiff_bench.run.ship import decider
+from lrdiff_bench.run.ship import decider, with_words
 from lrdiff_bench.system.batches import Batch
 from lrdiff_bench.system.user_code import user_code
 
@@ -30,6 +30,8 @@ def export_own(setup: OwnSetup, folder: Path, warnings: Sequence[str] = ()) -> d
 
     options = {**export_options(setup, warnings), **setup.user.export_options()}
     options = {key: value for key, value in options.items() if key not in ("rows", "labels", "score", "bundle")}
+    if setup.table is not None:
+        options = with_words(setup.shipped, options)
     try:
         with user_code():
             done = export(
