@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import polars as pl
 import pytest
 from torch import nn
 
@@ -19,9 +20,10 @@ from lrdiff_bench.run.onnx_rows import rows_for
 from lrdiff_bench.run.own_model.setup import OnTable
 from lrdiff_bench.run.ship import with_words
 from lrdiff_core import ModelSpec, build_model
-from lrdiff_core.data import ColumnSpec
+from lrdiff_core.data import ColumnSpec, read_rows
 from lrdiff_core.errors import DataError, ModelFileError
 from lrdiff_export import Port
+from lrdiff_export.model.text_inputs import TextColumn
 from lrdiff_export.runtimes.sandbox import ModelPorts
 
 # What a stranger writes: no package of ours, the names from the card.
@@ -69,6 +71,29 @@ def test_words_are_fed_as_they_stand_and_in_the_order_of_the_file(new_rows: Path
     codes = ModelPorts(inputs=(("features", "tensor(float)", ("batch", 2)),), outputs=())
     feeds, _ = rows_for(str(new_rows), {**CARD, "text_inputs": {}}, codes, Path("m.onnx"))
     np.testing.assert_array_equal(feeds[0], np.float32([[3, 2], [np.nan, 0], [5, 0]]))
+
+
+def test_reader_and_file_agree_on_every_cell(tmp_path: Path) -> None:
+    """What the reader of tables makes of a cell is what the encoder makes of the same word."""
+    cells = [
+        "blue", "red", " red", "red\u00a0", "\u3000blue", "Red", "RED", "", "NA", "?", "nan", "1", "1.0", "01", "re d",
+        "gr\u00fcn", "gru\u0308n", "\ufeffblue", "blue\u200b", "\u202ered", "\U0001f4a9",
+        "x" * 70_000, "a,b", 'say "red"',
+    ]  # fmt: skip
+    file = tmp_path / "cells.csv"
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        csv.writer(opened).writerows([["key", "colour"], *([place, cell] for place, cell in enumerate(cells))])
+    words = ("1", "a,b", "blue", "gr\u00fcn", "red", "re d", "\U0001f4a9")
+    spec = ColumnSpec(name="colour", kind="category", categories=words)
+    rows = read_rows(file, feature_names=["colour"], columns=[spec], ids=["colour"])
+    codes = TextColumn(name="colour", place=0, words=words).codes(rows.ids["colour"])
+    np.testing.assert_array_equal(rows.features[:, 0], codes)
+    assert codes[:6].tolist() == [3, 5, 5, 5, 3, 0]
+    assert not codes[5:11].any()
+    numbers = pl.DataFrame({"colour": [1.0, 2.0, float("nan"), None]})  # a column of numbers, taken for names
+    rows = read_rows(numbers, feature_names=["colour"], columns=[spec], ids=["colour"])
+    assert rows.features[:, 0].tolist() == [1, 0, 0, 0]
+    assert rows.ids["colour"] == ["1", "2", "", ""]
 
 
 @pytest.mark.parametrize(

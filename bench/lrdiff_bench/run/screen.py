@@ -294,6 +294,9 @@ def draw_step_cost(console: Console, s: dict[str, Any]) -> None:
     )
 
 
+MOST_INPUTS = 8  # named; wide tables have hundreds of columns of words
+
+
 def draw_export(console: Console, s: dict[str, Any]) -> None:
     if "not_exported" in s:
         line(console, f"no file was written: {s['not_exported']}", "bold red")
@@ -307,8 +310,9 @@ def draw_export(console: Console, s: dict[str, Any]) -> None:
             f"any batch size, sha256 {s['sha256'][:12]}",
         )
         if any(port["dtype"] == "string" for port in s["inputs"]):
-            taken = ", ".join(f"{label(port['name'])} ({port['dtype']})" for port in s["inputs"])
-            line(console, f"inputs: {taken}")
+            taken = [f"{label(port['name'])} ({port['dtype']})" for port in s["inputs"]]
+            more = f" and {len(taken) - MOST_INPUTS} more" if len(taken) > MOST_INPUTS else ""
+            line(console, f"inputs: {', '.join(taken[:MOST_INPUTS])}{more}")
         if words := s["verification"].get("words"):
             line(console, words["sentence"])
         if data := s.get("data"):
