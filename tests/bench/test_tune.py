@@ -184,8 +184,11 @@ def test_the_command_searches_once_says_the_price_and_can_be_read_by_machines(tm
         ([], "nothing to tune"),
         (["nothing-there"], "no workload and no file"),
         (["seed-adam", "--trainings", "2"], "--trainings is 2"),
+        (["seed-adam", "--trainings", "100000"], "write 8 to 1000"),
+        (["seed-adam", "--searches", "17"], "searches is 17"),
         (["seed-adam", "--minutes", "3"], "add --until-resolved"),
-        (["theirs:model"], "--data FILE"),
+        (["theirs:model"], "add --data FILE"),
+        (["theirs:model", "--data", "wine"], "one group"),
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_trained(arguments, said, tmp_path, monkeypatch, capsys):

@@ -20,7 +20,7 @@ from lrdiff_bench.study.tune.proof import TUNED, answer_of, plan_of
 from lrdiff_bench.study.tune.search import find_rates
 from lrdiff_bench.study.workloads.workload import Workload
 from lrdiff_bench.system.factory import user_code
-from lrdiff_core.errors import ConfigError
+from lrdiff_core.errors import ConfigError, InputError
 from lrdiff_core.files import write_json
 
 __all__ = ["tune"]
@@ -49,6 +49,9 @@ def tune(
         workload = workload_from(source)
         check_workload(workload)
     count = trainings_of(workload, trainings)
+    plan_of(
+        workload, searches=sizes["searches"], seeds_from=seeds_from
+    )  # a wrong size should not show after the search
     folder = out or DEFAULT_FOLDER
     name = f"{workload.name}-{TUNED}"[:50] + ("" if trainings is None else f"-{count}")
     console = make_console(stderr=json)
@@ -79,7 +82,15 @@ def _source(target: str | None, own: dict[str, Any]) -> dict[str, Any]:
     if target is None and "data" not in own:
         raise ConfigError("there is nothing to tune", help="name a model (with --data), a training, or a workload")
     if target is not None and not (own and is_factory(target)):
-        (source,) = sources_of([target], False, own)
+        try:
+            (source,) = sources_of([target], False, own)
+        except InputError as problem:
+            if "gives a model" not in problem.message:
+                raise
+            raise InputError(
+                f"{target} gives a model, and there are no rows to tune it on",
+                help="add --data FILE, or put your own loop under @training (docs/guide/own-training.md)",
+            ) from problem
         return source
     settings = dict(own) if target is None else {**own, "model": target}
     (source,) = sources_of([], False, settings)

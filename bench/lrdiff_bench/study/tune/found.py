@@ -15,7 +15,7 @@ __all__ = ["FEWEST", "SEEDS_FROM", "FoundRates", "free_scheme", "trainings_of"]
 
 SIDE_BY_SIDE = 56  # trainings: an eighth of the 448 that a search by the protocol makes for one scheme
 ALONE = 12  # where they come one after the other
-FEWEST = 8
+FEWEST, MOST = 8, 1000  # beyond, a study searches better: a surface through thousands of trainings takes minutes
 SEEDS_FROM = 5_000_000  # seeds of this search, which no study has
 
 
@@ -62,10 +62,12 @@ def trainings_of(workload: Workload, asked: int | None) -> int:
     """How many trainings a search may take.
 
     Raises:
-        ConfigError: too few to search anything.
+        ConfigError: too few to search anything, or so many that a study should.
     """
-    if asked is not None and asked < FEWEST:
-        raise ConfigError(f"--trainings is {asked}", help=f"write {FEWEST} or more")
+    if asked is not None and not FEWEST <= asked <= MOST:
+        raise ConfigError(
+            f"--trainings is {asked}", help=f"write {FEWEST} to {MOST}; `lrdiff study` searches with more"
+        )  # fmt: skip
     return asked if asked is not None else ALONE if workload.at_once == 1 else SIDE_BY_SIDE
 
 

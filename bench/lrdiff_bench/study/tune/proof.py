@@ -13,7 +13,7 @@ import numpy as np
 from lrdiff_bench.stats.verdict import Verdict
 from lrdiff_bench.study.describe import verdict_text
 from lrdiff_bench.study.own_training import FunctionWorkload
-from lrdiff_bench.study.search.plan import Plan, make_plan
+from lrdiff_bench.study.search.plan import FEWEST_SEARCHES, Plan, make_plan
 from lrdiff_bench.study.tune.found import FoundRates, rounded
 from lrdiff_bench.study.workloads.common import RunWorkload
 from lrdiff_bench.study.workloads.workload import Scheme, Workload
@@ -55,7 +55,8 @@ def judged_workload(workload: Workload, found: FoundRates, name: str) -> Workloa
 
 def plan_of(workload: Workload, *, searches: int | None = None, seeds_from: int | None = None) -> Plan:
     """How much the verdict trains: by the protocol side by side, a part of it where a training is dear."""
-    sizes: dict[str, Any] = dict(DEAR if workload.at_once == 1 and not searches else SEARCH)
+    dear = workload.at_once == 1 and (searches is None or searches < FEWEST_SEARCHES)
+    sizes: dict[str, Any] = dict(DEAR if dear else SEARCH)
     if searches:
         sizes["searches"] = searches
     return make_plan(report_seeds=workload.report_seeds, **{**sizes, "seeds_from": seeds_from})
