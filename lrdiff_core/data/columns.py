@@ -107,6 +107,8 @@ def as_text(column: pl.Series) -> pl.Series:
     """
     import polars as pl
 
+    if column.dtype == pl.Duration:
+        column = column.dt.total_microseconds() / 1e6
     if column.dtype.is_float():
         column = column.fill_nan(None)
         known = column.drop_nulls().to_numpy()

@@ -239,9 +239,10 @@ def _from_frame(
         )
     specs, left_out = _kinds(keyed, notes, target, wishes, indexed)
     read = [(spec, read_column(frame[spec.column], spec, source=source)) for spec in specs]
-    if any(not column.bad.all() for _, column in read):
-        left_out += [replace(spec, kind="empty", rule="no number in it") for spec, column in read if column.bad.all()]
-        read = [(spec, column) for spec, column in read if not column.bad.all()]
+    left_out += [replace(spec, kind="empty", rule="no number in it") for spec, column in read if column.bad.all()]
+    read = [(spec, column) for spec, column in read if not column.bad.all()]
+    if not read:
+        raise _nothing_left(source, target, left_out)
     columns = [column for _, column in read]
     flagged = impute == "auto"
     specs = [
@@ -286,12 +287,16 @@ def _kinds(
     specs = [spec for spec in found if spec.kind in _MODEL_KINDS]
     left_out = [spec for spec in found if spec.kind not in _MODEL_KINDS]
     if not specs:
-        said = "; ".join(f"{quoted(spec.name)}: {spec.rule}" for spec in left_out[:3])
-        raise DataError(
-            f"{source} has no column to learn from besides the target {quoted(target)}: {said}",
-            help="bring columns of numbers, dates or repeated text, or say what one is: --numeric, --categorical",
-        )
+        raise _nothing_left(source, target, left_out)
     return specs, left_out
+
+
+def _nothing_left(source: str, target: str, left_out: Sequence[ColumnSpec]) -> DataError:
+    said = "; ".join(f"{quoted(spec.name)}: {spec.rule}" for spec in left_out[:3])
+    return DataError(
+        f"{source} has no column to learn from besides the target {quoted(target)}: {said}",
+        help="bring columns of numbers, dates or repeated text, or say what one is: --numeric, --categorical",
+    )
 
 
 def _rows_to_keep(columns: Sequence[Column], labels: Target, *, impute: Impute) -> np.ndarray:

@@ -125,6 +125,6 @@ def wishes_of(
         "drop": named("text", "empty", "dropped"),
         "categorical": named("category"),
         "id": named("id", "index"),
-        "numeric": tuple(numeric),
+        "numeric": tuple(name for name in numeric if name in named("number")),
         "date": tuple(day.name if day.format == "typed" else f"{day.name}={day.format}" for day in days),
     }

@@ -16,8 +16,7 @@ LONGEST_ID = 40  # characters on average; beyond, a text that never repeats is p
 
 def texts(cells: Cells) -> list[ColumnSpec]:
     """Categories, ids or prose."""
-    if len(cells.distinct) < 2:  # then "-" may be one of two, as "+" is
-        cells.with_loose_words()
+    _settle(cells)
     known, different = cells.known, len(cells.distinct)
     if different == known and known > 2 and known > len(cells.texts) / 2:
         long = sum(map(len, cells.distinct)) / different > LONGEST_ID
@@ -34,6 +33,7 @@ def texts(cells: Cells) -> list[ColumnSpec]:
 
 def category(cells: Cells, rule: str) -> ColumnSpec:
     """A column of names: its texts, or the most common of many."""
+    _settle(cells)
     counts = cells.texts.drop_nulls().value_counts()
     found = sorted(counts.iter_rows(), key=lambda row: (-row[1], row[0]))
     if len(found) > MOST_CATEGORIES and "most common" not in rule:
@@ -41,3 +41,9 @@ def category(cells: Cells, rule: str) -> ColumnSpec:
     return ColumnSpec(
         name=cells.name, kind="category", categories=tuple(sorted(row[0] for row in found[:MOST_CATEGORIES])), rule=rule
     )
+
+
+def _settle(cells: Cells) -> None:
+    """Where only one text would be left, "-" may be one of two, as "+" is."""
+    if len(cells.distinct) < 2:
+        cells.with_loose_words()

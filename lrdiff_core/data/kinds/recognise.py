@@ -53,7 +53,9 @@ def recognise_all(
     found = {name: recognise(column, **options) for name, column in columns.items()}
     # One column shows how the table writes decimals; 1.234 and 1,234 by themselves can be read in two ways.
     commas = any(spec.format.startswith("comma") for specs in found.values() for spec in specs)
-    points = commas and any(_has_decimal_points(columns[name]) for name in found if found[name][0].format == "plain")
+    points = commas and any(
+        _has_decimal_points(columns[name]) for name, specs in found.items() if specs[0].kind == "number"
+    )
     doubtful = {"plain", "point"} if commas and not points else {"point"} if commas or semicolons else set()
     for name, specs in found.items():
         if specs[0].kind in ("number", "index") and specs[0].format in doubtful:
@@ -139,7 +141,7 @@ def _typed(column: pl.Series, *, source: str, wish: str) -> list[ColumnSpec] | N
         return _day_and_time(column.name, *typed_dates(column), "typed", str(column.dtype.base_type()).lower())
     if column.dtype == pl.Boolean:
         return [ColumnSpec(name=column.name, kind="boolean", rule="booleans")]
-    if column.dtype == pl.Time and not wish:
+    if column.dtype == pl.Time and wish != "numeric":
         return [ColumnSpec(name=column.name, kind="time", format=CLOCK, rule="a time of the day")]
     if column.dtype.is_numeric():
         if wish == "date":

@@ -8,11 +8,12 @@ import itertools
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings, strategies as st
 from refusals import refusal
 
 from lrdiff_core.data import Table, load_table, read_features, read_rows
 from lrdiff_core.data.spec import wishes_of
-from lrdiff_core.errors import ConfigError, DataError
+from lrdiff_core.errors import ConfigError, DataError, InputError
 
 ROWS = 40
 DAY = float((dt.date(2021, 3, 4) - dt.date(1970, 1, 1)).days)
@@ -268,3 +269,44 @@ def test_what_was_recognised_can_be_said_again(write):
     again = load_table("t.csv", target="y", **said)
     assert (again.columns, again.features.tobytes()) == (table.columns, table.features.tobytes())
     assert {column.name for column in again.left_out} == {"key", "none"}
+
+
+CELLS = (
+    "", "NA", "?", "-", "None", "nan", "inf", "1", "0", "-1", "01", "1.5", "1e5", "1e400", "1,5", "1,234", "1.234",
+    "1.234,5", "$5", "5 €", "(5)", "(5", "()", "%", "5%", "1 234", "5-",
+    "--5", "1.2.3", "..", "0x10", "1_000", "١٢", "½",
+    "true", "No", "Y", "F", "2021-01-01", "2021-13-01", "31/12/2020", "1/2/2020", "Jan 1, 2020", "2021-01-01T10:00:00Z",
+    "25:61", "10:30 PM", "9999-12-31", "a", "日本", "a\nb", " a ", "\u200b", "x" * 99, "\x1b[31m", "USD", "1€€", "+",
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    column=st.one_of(
+        st.lists(st.sampled_from(CELLS), min_size=12, max_size=12),
+        st.lists(st.sampled_from(CELLS), min_size=2, max_size=2).map(lambda two: two * 6),
+        st.lists(st.one_of(st.none(), st.datetimes()), min_size=12, max_size=12),
+        st.lists(st.one_of(st.none(), st.floats(), st.integers(0, 3).map(float)), min_size=12, max_size=12),
+    ),
+    wish=st.sampled_from([None, "categorical", "numeric", "date", "id", "drop"]),
+)
+def test_any_cells_give_a_table_that_can_be_read_again_or_a_line_of_help(column, wish):
+    frame = pl.DataFrame({"a": column, "b": [1, 2.5, None] * 4, "y": [0, 1] * 6}, strict=False)
+    try:
+        table = load_table(frame, target="y", **({} if wish is None else {wish: ["a"]}))
+    except InputError as problem:
+        said = str(problem)
+    else:
+        said = ""
+        read_again(frame, table, ["a"] if wish == "numeric" else [])
+    assert len(said.splitlines()) in (0, 2)
+
+
+def read_again(frame: pl.DataFrame, table: Table, numeric: list[str]) -> None:
+    names, columns = table.feature_names, table.columns
+    again = read_features(frame, feature_names=names, columns=columns, impute="auto")
+    assert again.tobytes() == table.features.tobytes()
+    one = read_features(frame[4:5], feature_names=names, columns=columns, impute="mean")
+    assert one.tobytes() == table.features[4:5].tobytes()
+    said = load_table(frame, target="y", **wishes_of(columns, table.left_out, numeric))
+    assert (said.columns, said.features.tobytes()) == (columns, table.features.tobytes())
