@@ -133,7 +133,17 @@ def load_table(
     if is_file and _is_streamed(Path(source), stream, keyed_by):
         return _streamed(Path(source), target=target, task=task, impute=impute, wishes=wishes)
     frame, notes = read_frame(Path(source)) if is_file else (to_frame(source, columns=columns), ())
-    keyed = split_frame(frame, str(source) if is_file else SOURCE, target=target, test=test, groups=groups, time=time)
+    own = {name for name in (groups, time) if name is not None}
+    keyed = split_frame(
+        frame,
+        str(source) if is_file else SOURCE,
+        target=target,
+        test=test,
+        groups=groups,
+        time=time,
+        time_form=wishes.form_of(time, frame.columns),
+    )
+    wishes, named = wishes.without(own, frame.columns)
     return _from_frame(
         keyed,
         (*notes, *keyed.notes),
@@ -144,6 +154,7 @@ def load_table(
         impute=impute,
         wishes=wishes,
         indexed=not isinstance(source, np.ndarray),
+        named=named,
     )
 
 
@@ -165,7 +176,8 @@ def _streamed(path: Path, *, target: str | None, task: Literal["auto"] | Task, i
     sample = take_sample(path)
     keyed = KeyedFrame(frame=sample.frame, source=str(path), notes=(), keys=SplitKeys(drawn=sample.drawn))
     notes = (
-        f"{sample.rows} rows are streamed, and trained on piece by piece; a table of up to {MOST_CELLS} cells is not",
+        f"{sample.rows} rows are streamed, and trained on piece by piece; tables of {MOST_CELLS // 10**6} million "
+        "cells and less are read whole",
         f"kinds of columns, medians, comparisons, metrics and checks are of a sample of {sample.frame.height} rows; "
         "the split follows from the place of a row and is not stratified; rows are shuffled within pieces",
     )
@@ -224,6 +236,7 @@ def _from_frame(
     impute: Impute,
     wishes: Wishes,
     indexed: bool,
+    named: Sequence[str] = (),
 ) -> Table:
     frame, source = keyed.frame, keyed.source
     if target is None:
@@ -238,6 +251,7 @@ def _from_frame(
             f"{source} has no column besides the target {quoted(target)}", help="add at least one feature column"
         )
     specs, left_out = _kinds(keyed, notes, target, wishes, indexed)
+    left_out += [ColumnSpec(name=one, kind="id", rule="as you said; rows are split by it") for one in named]
     read = [(spec, read_column(frame[spec.column], spec, source=source)) for spec in specs]
     left_out += [replace(spec, kind="empty", rule="no number in it") for spec, column in read if column.bad.all()]
     read = [(spec, column) for spec, column in read if not column.bad.all()]

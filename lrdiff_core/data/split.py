@@ -98,6 +98,13 @@ def fold_table(table: Table, *, folds: int, validation: float = 0.15, seed: int 
     for place in range(int(ordered), len(blocks)):
         others = np.sort(np.concatenate(blocks[:place] if ordered else [*blocks[:place], *blocks[place + 1 :]]))
         train, held_out = _parts(table, others, [1 - validation, validation], random)
+        fewest = min(map(len, (train, held_out, blocks[place])))
+        if fewest < FEWEST_ROWS:
+            raise DataError(
+                f"table {table.name} has {count(len(rows), 'row')}, too few for {folds} folds: "
+                f"a part of fold {len(found) + 1} would have {count(fewest, 'row')}",
+                help="write fewer folds, or bring more rows",
+            )
         found.append(_split(table, [train, held_out, blocks[place]], [1 - validation, validation, 1 / folds]))
     return found
 
@@ -155,16 +162,18 @@ def _parts(table: Table, rows: np.ndarray, fractions: Sequence[float], random: n
         part = by_groups(keys.groups.index[rows], strata, shares, random)
         if part is None:
             raise DataError(
-                f"group column {quoted(keys.groups.name)} has {len(np.unique(keys.groups.index[rows]))} groups to be "
-                f"split into {noun}, and no group is split",
+                f"group column {quoted(keys.groups.name)} has "
+                f"{count(len(np.unique(keys.groups.index[rows])), 'group')} to be split into {noun}, "
+                "and no group is split",
                 help="use rows of more groups, or leave the groups out",
             )
     elif keys.times is not None:
         part = by_time(keys.times.values[rows], shares)
         if part is None:
             raise DataError(
-                f"time column {quoted(keys.times.name)} has {len(np.unique(keys.times.values[rows]))} different times "
-                f"to be split into {noun}, and rows of one time stay together",
+                f"time column {quoted(keys.times.name)} has "
+                f"{count(len(np.unique(keys.times.values[rows])), 'different time')} to be split into {noun}, "
+                "and rows of one time stay together",
                 help="use a column that tells more moments apart",
             )
     elif keys.drawn is not None:

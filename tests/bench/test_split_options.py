@@ -13,7 +13,7 @@ import pytest
 
 from lrdiff_bench.cli import main
 from lrdiff_bench.run.open_run import held_out, open_run
-from lrdiff_bench.run.screen import split_text
+from lrdiff_bench.run.split_text import split_text
 
 
 @pytest.fixture
@@ -31,7 +31,9 @@ def rows(tmp_path, monkeypatch) -> pl.DataFrame:
 
 
 def train(*options: str) -> dict:
-    assert main(["train", *options, "--target", "y", "--out", "run", "--overwrite", "--device", "cpu"]) == 0
+    Path("quick.toml").write_text('name = "quick"\nepochs = 2\npatience = 0\nhidden = [4]\n')
+    told = ["quick.toml", *options, "--target", "y", "--out", "run", "--overwrite", "--device", "cpu"]
+    assert main(["train", *told]) == 0
     return json.loads(Path("run/summary.json").read_text())
 
 
@@ -49,6 +51,7 @@ def test_groups_and_folds(rows, capsys):
     screen = capsys.readouterr().out
     assert "by groups of who, none in two parts" in " ".join(screen.split())
     assert "Cross-validation" in screen
+    assert "<h3>Cross-validation</h3>" in Path("run/report.html").read_text()
     assert max(map(len, screen.splitlines())) <= 80
     net, _, config = open_run(Path("run"))
     held, _ = held_out(net, config)
@@ -76,18 +79,19 @@ def test_a_test_file(rows, capsys):
     assert summary["data"]["split"] | {"test_file": ""} == {
         "train": 68, "validation": 12, "test": 40, "kind": "stratified", "test_file": ""
     }  # fmt: skip
-    assert "those of later.csv" in " ".join(capsys.readouterr().out.split())
+    assert "of later.csv" in " ".join(capsys.readouterr().out.split())
     assert Path(tomllib.loads(Path("run/config.toml").read_text())["test"]).is_absolute()
     assert train("--data", "t.csv", "--test", "0.25")["data"]["split"]["test"] == 20
 
 
 def test_refused_on_the_command_line(rows, capsys):
-    rows.write_csv("t.csv")
+    rows.head(60).write_csv("t.csv")
     for options, words in (
         (["--groups", "who", "--time", "day"], "groups and time"),
         (["--groups", "whom"], '"whom"'),
         (["--test", "none.csv"], "none.csv does not exist"),
         (["--cv", "1"], "cv in the command line is 1"),
+        (["--cv", "50"], "too few for 50 folds"),
         (["--test", "0.7"], "test in the command line is 0.7"),
     ):
         assert main(["train", "--data", "t.csv", "--target", "y", *options, "--out", "run"]) == 2
@@ -112,6 +116,7 @@ def test_warnings_are_on_the_screen_in_the_summary_and_on_the_report(rows, capsy
         assert one["text"].replace('"', "&#34;")[1:] in page
 
 
+@pytest.mark.slow
 def test_predictions_go_to_a_file_of_the_format_that_its_name_says(rows, capsys, monkeypatch):
     table = rows.select("x", "z", "y")
     Path("t.jsonl").write_text(table.write_ndjson())
@@ -141,6 +146,7 @@ def test_predictions_go_to_a_file_of_the_format_that_its_name_says(rows, capsys,
     assert capsys.readouterr().out == printed
 
 
+@pytest.mark.slow
 def test_a_streamed_run_says_so_and_is_repeated(rows, capsys):
     rows.select("x", "z", "y").write_parquet("t.parquet")
     summary = train("--data", "t.parquet", "--stream", "always")
@@ -154,3 +160,20 @@ def test_a_streamed_run_says_so_and_is_repeated(rows, capsys):
     assert len(held_out(net, config)[0]) == summary["data"]["split"]["test"]
     assert main(["train", "run/config.toml", "--out", "again"]) == 0
     assert Path("again/model.safetensors").read_bytes() == Path("run/model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_key_may_also_be_named_as_a_column(rows, capsys):
+    days = ["01/02/2024", "02/02/2024", "03/02/2024", "04/02/2024"] * 30
+    rows.with_columns(day=pl.Series(days)).drop("who").write_csv("ambiguous.csv")
+    options = ["train", "--data", "ambiguous.csv", "--target", "y", "--time", "day", "--out", "none"]
+    assert main(options) == 2
+    assert "--date day=%d/%m/%Y" in capsys.readouterr().err
+    split = train("--data", "ambiguous.csv", "--time", "day", "--date", "day=%d/%m/%Y")["data"]["split"]
+    assert split["times"]["test"] == ["2024-02-04", "2024-02-04"]
+    rows.drop("day").write_csv("t.csv")
+    summary = train("--data", "t.csv", "--groups", "who", "--id", "who")
+    assert [column["name"] for column in summary["data"]["left_out"]] == ["who"]
+    assert main(["predict", "run", "--data", "t.csv", "--out", "p.parquet"]) == 0
+    assert pl.read_parquet("p.parquet").columns[0] == "who"
+    assert main(["train", "run/config.toml", "--out", "again"]) == 0

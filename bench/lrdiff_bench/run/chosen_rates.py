@@ -28,18 +28,20 @@ def development(setup: Setup) -> tuple[RunConfig, Table]:
     if table.source == "generator":
         return config, table
     rows = np.sort(np.concatenate([split.train, split.validation]))
-    if len(rows) > MOST_ROWS:
-        drawn = np.random.default_rng([config.seed, 0xDE7]).choice(rows, MOST_ROWS, replace=False)
-        rows = np.sort(drawn)
+    if len(rows) > MOST_ROWS or table.stream is not None:
+        some = min(MOST_ROWS, len(rows))
+        rows = np.sort(np.random.default_rng([config.seed, 0xDE7]).choice(rows, some, replace=False))
         share = len(rows) / (len(split.train) + len(split.validation))
         steps_an_epoch = max(1, round(len(split.train) * share * 0.8 / setup.batch_size))
-        steps = min(STEPS, setup.epochs * -(-len(split.train) // setup.batch_size))
+        steps = min(STEPS, setup.epochs * -(-setup.rows.training_rows // setup.batch_size))
         epochs = max(setup.epochs, -(-steps // steps_an_epoch))
         config = config.model_copy(update={"epochs": epochs, "patience": config.patience and max(10, epochs // 5)})
     if isinstance(config.test, str):
         config = config.model_copy(update={"test": TEST_SHARE})
-    keys = replace(table.split_keys.take(rows), test=None, test_file=None)
-    return config, replace(table, features=table.features[rows], target=table.target[rows], split_keys=keys)
+    # A streamed file's sample is split anew for every seed: what decided of its parts left no test rows here.
+    keys = replace(table.split_keys.take(rows), test=None, test_file=None, drawn=None)
+    kept = {"features": table.features[rows], "target": table.target[rows]}
+    return config, replace(table, split_keys=keys, stream=None, **kept)
 
 
 def choose_rates(comparison: Section, *, configured: bool) -> dict[str, Any]:

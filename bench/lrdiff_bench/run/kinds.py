@@ -54,6 +54,7 @@ def _table() -> Kind:
     from lrdiff_bench.run.step_cost import measure_step_cost
     from lrdiff_bench.run.summary import data_sections, training_section, training_sections
     from lrdiff_bench.run.training_files import write_settings, write_training
+    from lrdiff_core.data import fold_table
     from lrdiff_core.loop import train
     from lrdiff_core.setup import set_up
 
@@ -66,8 +67,14 @@ def _table() -> Kind:
         chosen = choose_rates(section, configured=setup.rates_given) if config.tune else None
         return section if chosen is None else {**section, "chosen": chosen}
 
+    def made(config: RunConfig) -> Any:
+        table = config.load_table()
+        if config.cv is not None and table.stream is None:  # too many folds are refused before anything is trained
+            fold_table(table, folds=config.cv, validation=config.validation, seed=config.seed)
+        return set_up(table, config)
+
     return Kind(
-        set_up=lambda config: set_up(config.load_table(), config),
+        set_up=made,
         data_sections=data_sections,
         training_section=training_section,
         tuned=lambda setup, rates: set_up(setup.rows.table, setup.config, rates=rates),

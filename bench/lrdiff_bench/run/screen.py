@@ -17,6 +17,7 @@ from lrdiff_bench.report.terminal_chart import draw_curves
 from lrdiff_bench.run.columns_text import columns_text, row_text
 from lrdiff_bench.run.comparison_screen import draw_comparison
 from lrdiff_bench.run.own_model.screen import draw_own_data, draw_own_plan, draw_own_prediction
+from lrdiff_bench.run.split_text import split_text
 
 __all__ = ["DRAW", "TITLES", "Screen", "draw_runs", "draw_unfinished"]
 
@@ -25,7 +26,6 @@ ROWS = {
     "drawn": "rows (the example's, and others drawn around it)",
     "given": "rows of the factory",
 }
-PARTS = ("train", "validation", "test")
 SHORT = {"balanced accuracy": "balanced\naccuracy"}
 MOST_CLASSES = 12  # that are shown one by one
 TITLES = {
@@ -103,35 +103,6 @@ def draw_data(console: Console, s: dict[str, Any]) -> None:
         line(console, f"note: {note}", "yellow")
     for warning in s.get("warnings", ()):  # older runs have none
         line(console, f"warning: {warning['text']}", "yellow")
-
-
-def split_text(split: dict[str, Any], task: str) -> list[str]:
-    """What a split is, a paragraph each: how rows were drawn, how many each part has, where time is cut.
-
-    Example:
-        >>> split_text({"train": 7, "validation": 1, "test": 2, "kind": "random"}, "regression")
-        ['split: 7 train, 1 validation, 2 test']
-    """
-    kind = split.get("kind", "random" if task == "regression" else "stratified")  # older runs have none
-    column = label(split["column"]) if "column" in split else ""
-    ways = {
-        "random": "",
-        "stratified": ", stratified",
-        "groups": f" by groups of {column}, none in two parts",
-        "drawn": " of the sample, by the place of each row",
-        "time": f" by time {column}, the same for every seed",
-    }
-    groups = split.get("groups")
-    sizes = [
-        f"{split[part]} {part}" + (f" ({groups[part]} group{'' if groups[part] == 1 else 's'})" if groups else "")
-        for part in PARTS
-    ]
-    said = [f"split{ways[kind]}: {', '.join(sizes)}"]
-    if times := split.get("times"):
-        said.append("; ".join(f"{part} {times[part][0]} to {times[part][1]}" for part in PARTS))
-    if "test_file" in split:
-        said.append(f"the test rows, and no others, are those of {split['test_file']}")
-    return said
 
 
 def draw_preprocessing(console: Console, s: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from lrdiff_bench.report.tables import label, number, numbers, shape
 from lrdiff_bench.run.columns_text import columns_text, row_text
 from lrdiff_bench.run.comparison_screen import curves_of
 from lrdiff_bench.run.own_model.section import own_stages
+from lrdiff_bench.run.split_text import split_text, spread_text
 from lrdiff_core.rates import RatePlan
 from lrdiff_core.rates.plan.table import FOLD_ABOVE, rows_of
 
@@ -41,6 +42,7 @@ def run_part(summary: Mapping[str, Any], plan: RatePlan, folder: str) -> Part:
         epochs=_epochs(metrics),
         losses=_losses(metrics, summary["data"]["task"]),
         comparison=None if comparison is None else _comparison(comparison),
+        folds=None if "folds" not in summary else _folds(summary["folds"]),
         path=_path(summary["prediction"]),
         results=_results(metrics, summary["data"]["classes"]),
         export=None if "verification" not in summary.get("export", {}) else _export(summary["export"]),
@@ -83,6 +85,24 @@ def _found(summary: Mapping[str, Any]) -> tuple[str, str]:
     return words + score, _toml(schemes[chosen]["rates"], chosen)
 
 
+def _folds(s: Mapping[str, Any]) -> dict[str, Any]:
+    """Each fold's results, and mean and standard deviation over them."""
+    spread = [
+        [row["name"], *("" if row[name] is None else spread_text(row[name]) for name in s["metrics"])]
+        for row in s["models"]
+    ]
+    each = [
+        [
+            str(place),
+            str(fold["split"]["train"]),
+            str(fold["split"]["test"]),
+            *("" if fold[name] is None else f"{fold[name]:.4g}" for name in s["metrics"]),
+        ]
+        for place, fold in enumerate(s["folds"], start=1)
+    ]
+    return {"heads": s["metrics"], "spread": spread, "each": each}
+
+
 def _compared(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The comparison with single rates; None where there is none."""
     comparison: Mapping[str, Any] | None = summary.get("comparison")
@@ -108,8 +128,8 @@ def _stages(s: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "name": "Data in",
             "shape": shape([data["rows"], data["features"]]),
-            "what": f"{data['name']}, {data['task']}: target {label(data['target'])}; {split['train']} rows to train, "
-            f"{split['validation']} to validate, {split['test']} to test"
+            "what": f"{data['name']}, {data['task']}: target {label(data['target'])}; "
+            + "; ".join(split_text(split, data["task"]))
             + "".join(f"; {text}" for text in columns_text(data.get("columns", ()), data.get("left_out", ()))),
             "row": f"row {sample['row']}: {row}, label {label(sample['label'])}",
         },

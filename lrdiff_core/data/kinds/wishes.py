@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from lrdiff_core.errors import ConfigError, DataError
@@ -41,6 +41,21 @@ class Wishes:
                 if column == name:
                     return wish, form
         return None
+
+    def form_of(self, name: str | None, names: Sequence[str]) -> str:
+        """How the days of a column are written, where that was said; else empty."""
+        found = None if name is None else self.of(name, names)
+        return found[1] if found is not None and found[0] == "date" else ""
+
+    def without(self, columns: Container[str], names: Sequence[str]) -> tuple[Wishes, tuple[str, ...]]:
+        """What was said of all other columns, and which of ``columns`` are to name a row."""
+        left = {
+            wish: tuple(
+                one for one in getattr(self, wish) if (_entry(one, names)[0] if wish == "date" else one) not in columns
+            )
+            for wish in ("drop", "categorical", "id", "numeric", "date")
+        }
+        return Wishes(**left), tuple(one for one in self.id if one in columns)
 
     def check(self, names: Sequence[str], *, target: str, source: str) -> None:
         """Refuse wishes for columns that are not there, for the target, and two for one column.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 from lrdiff_core.data.columns import fault_text, read_strings
 from lrdiff_core.data.formats import read_frame
 from lrdiff_core.data.frames import SOURCE, to_frame
+from lrdiff_core.data.kinds.dates import FORMATS, find_date_formats, parse_dates, typed_dates
 from lrdiff_core.data.splitting.keys import Groups, SplitKeys, Times
 from lrdiff_core.errors import ConfigError, DataError
 from lrdiff_core.text import count, listed, nearest_first, quoted
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = ["KeyedFrame", "read_groups", "read_times", "split_frame"]
-
-# Ways to write a date that are tried in this order; one must read every row of the column.
-DATES = (
-    "%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M",
-    "%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S%.f", "%Y%m%d", "%Y-%m",
-    "%d.%m.%Y", "%d.%m.%Y %H:%M:%S%.f", "%d.%m.%Y %H:%M",
-)  # fmt: skip
-SLASHES = ("%d/%m/%Y", "%m/%d/%Y", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M:%S")
-"""Day first or month first; refused where both read every row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +48,7 @@ def split_frame(
     test: Any = None,
     groups: str | None = None,
     time: str | None = None,
+    time_form: str = "",
 ) -> KeyedFrame:
     """Add the rows of a test file, and take the columns that splits respect out of the features.
 
@@ -67,6 +59,7 @@ def split_frame(
         test: a file, or a table in memory, with the same columns.
         groups: the group column.
         time: the time column.
+        time_form: how its days are written, as strftime; left out, it is recognised.
 
     Raises:
         ConfigError: groups and time together.
@@ -97,7 +90,7 @@ def split_frame(
         source = f"{source} followed by {test_file}"
     keys = SplitKeys(
         groups=None if groups is None else read_groups(frame[groups], source=source),
-        times=None if time is None else read_times(frame[time], source=source),
+        times=None if time is None else read_times(frame[time], source=source, form=time_form),
         test=test_rows,
         test_file=test_file,
     )
@@ -165,14 +158,19 @@ def read_groups(column: pl.Series, *, source: str) -> Groups:
     import polars as pl
 
     strings = read_strings(column.cast(pl.String))
-    _refuse_missing(strings, use="groups", source=source)
+    _refuse_missing(strings, use="group", source=source)
     numbers = strings.cast(pl.Float64, strict=False)
     values = strings.to_list() if numbers.null_count() else numbers.to_list()
     return Groups(name=column.name, index=np.unique(np.array(values), return_inverse=True)[1].astype(np.int64))
 
 
-def read_times(column: pl.Series, *, source: str) -> Times:
+def read_times(column: pl.Series, *, source: str, form: str = "") -> Times:
     """Read a column of dates, timestamps or numbers that order the rows.
+
+    Args:
+        column: of the table.
+        source: the table's name, for messages.
+        form: how days are written, as strftime; left out, it is recognised.
 
     Raises:
         DataError: a row has no time, or one that cannot be read, or day and month cannot be told apart.
@@ -191,23 +189,32 @@ def read_times(column: pl.Series, *, source: str) -> Times:
     if column.dtype.is_numeric():
         return _numbers(column, source)
     if column.dtype in (pl.Date, pl.Datetime):
-        return _moments(column)
+        return _moments(column.name, *typed_dates(column))
     if column.dtype != pl.String:
         raise DataError(
             f"time column {quoted(column.name)} of {source} is of type {str(column.dtype.base_type()).lower()}",
             help="use a column of dates, timestamps or numbers",
         )
-    # Numbers first, but eight digits that are all days, as 20240131, are days.
+    texts = _whole_dates(column)
+    forms = [form] if form else find_date_formats(texts.unique())
+    if len(forms) > 1:
+        raise DataError(
+            f"time column {quoted(column.name)} of {source} can be read as {' and as '.join(forms)}: "
+            f"{quoted(str(column[0]))}",
+            help=f"say which: --date {column.name}={forms[0]}, or write dates as 2024-01-31",
+        )
+    if forms:
+        days, seconds = parse_dates(texts, forms[0])
+        if np.isfinite(days).all():
+            return _moments(column.name, days, seconds)
     numbers = column.cast(pl.Float64, strict=False)
-    moments = _parse(column, source)
-    if moments is not None:
-        return moments
-    if numbers.null_count() == 0:
+    if numbers.null_count() == 0 and not form:
         return _numbers(numbers, source)
-    row = _first_unread(column)
+    tries = [numbers.is_null().to_numpy(), *(np.isnan(parse_dates(texts, one)[0]) for one in forms or FORMATS)]
+    row = int(np.flatnonzero(min(tries[1:] if form else tries, key=np.count_nonzero))[0])
     raise DataError(
         f"time column {quoted(column.name)} of {source} holds {quoted(str(column[row]))} in row {row + 1}, "
-        "and no way to write dates reads every row",
+        "and no one way to write dates reads every row",
         help="write dates as 2024-01-31, timestamps as 2024-01-31 23:59:00, or use numbers",
     )
 
@@ -234,48 +241,16 @@ def _numbers(column: pl.Series, source: str) -> Times:
     return Times(name=column.name, values=values, kind="number")
 
 
-def _moments(column: pl.Series) -> Times:
+def _moments(name: str, days: np.ndarray, seconds: np.ndarray) -> Times:
+    return Times(name=name, values=days * 86400.0 + seconds, kind="timestamp" if seconds.any() else "date")
+
+
+def _whole_dates(column: pl.Series) -> pl.Series:
+    """Eight digits that are all days, and years with months, as dates with all their parts."""
     import polars as pl
 
-    seconds = column.cast(pl.Datetime("us")).dt.epoch("us").to_numpy() / 1e6
-    kind: Any = "date" if column.dtype == pl.Date or not (seconds % 86400).any() else "timestamp"
-    return Times(name=column.name, values=seconds.astype(np.float64), kind=kind)
-
-
-def _parse(column: pl.Series, source: str) -> Times | None:
-    for form in DATES:
-        if (read := _read_by(column, form)) is not None:
-            return _moments(read)
-    both = {form: read for form in SLASHES if (read := _read_by(column, form)) is not None}
-    distinct: Sequence[pl.Series] = list(both.values())
-    if len(distinct) > 1 and not (distinct[0] == distinct[1]).all():
-        raise DataError(
-            f"time column {quoted(column.name)} of {source} reads with the day first and with the month first: "
-            f"{listed([str(column[0])])}",
-            help="write dates as 2024-01-31",
-        )
-    return _moments(distinct[0]) if distinct else None
-
-
-def _first_unread(column: pl.Series) -> int:
-    """The first row that the way to write dates which reads most rows, or that of numbers, does not read."""
-    import polars as pl
-
-    tries = [column.str.to_datetime(form, time_unit="us", strict=False).is_null() for form in (*DATES, *SLASHES)]
-    unread = min([*tries, column.cast(pl.Float64, strict=False).is_null()], key=lambda one: int(one.sum()))
-    return int(unread.arg_true()[0])
-
-
-def _read_by(column: pl.Series, form: str) -> pl.Series | None:
-    """Every row by one form, or None. The first row decides in most cases."""
-    import polars as pl
-
-    if form == "%Y%m%d" and not (column.str.len_chars() == 8).all():
-        return None
-    if form == "%Y-%m":
-        column, form = column + "-01", "%Y-%m-%d"
-    for part in (column.head(1), column):
-        read = part.str.to_datetime(form, time_unit="us", time_zone=None, strict=False, exact=True)
-        if read.null_count():
-            return None
-    return read.dt.replace_time_zone(None) if isinstance(read.dtype, pl.Datetime) else read
+    for shape, form, more in ((r"^\d{8}$", "%Y%m%d", ""), (r"^\d{4}-\d{2}$", "%Y-%m-%d", "-01")):
+        if column.str.contains(shape).all():
+            days = (column + more).str.to_date(form, strict=False)
+            return column if days.null_count() else days.cast(pl.String)
+    return column
