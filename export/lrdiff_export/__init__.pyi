@@ -23,6 +23,7 @@ from .publish.metadata import (
 )
 from .publish.report import BundleReport as BundleReport, ExportReport as ExportReport
 from .publish.request import ExportOptions as ExportOptions
+from .publish.tabular import export_tabular as export_tabular, word_options as word_options
 from .publish.targets import TARGETS as TARGETS, Target as Target, find_target as find_target
 from .publish.variants import Allowance as Allowance, VariantReport as VariantReport
 from .runtimes import BACKENDS as BACKENDS, Backend as Backend, register_backend as register_backend

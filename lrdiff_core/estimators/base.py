@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from lrdiff_core.estimators.html import described
 from lrdiff_core.estimators.rows import feature_matrix, value_errors, without_test
 from lrdiff_core.estimators.tuned import tuned_rates
 from lrdiff_core.loop import train
-from lrdiff_core.model import Predictor
 from lrdiff_core.setup import set_up
 
 if TYPE_CHECKING:
@@ -118,29 +116,12 @@ class LrdiffEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
             VerificationFailed: the file does not predict as the model.
             NotFittedError: ``fit`` comes first.
         """
-        from lrdiff_export import Port, export, model_card, text_inputs_of  # here: who only trains needs no exporter
+        from lrdiff_export import export_tabular  # here: who only trains needs no exporter
 
         check_is_fitted(self)
-        names = {"binary": "probability", "multiclass": "probabilities", "regression": "prediction"}
         with value_errors():
             rows = self.example_rows_ if X is None else self._matrix(X)
-        predictor, name = Predictor(self.model_), names[self.model_.spec.task]
-        text = text_inputs_of(predictor, output_names=[name])
-        ports = []
-        if text is not None:
-            codes = {column.place: len(column.words) + 1 for column in text.columns}
-            ports = [Port(name=text.numbers, categories=codes)]
-        recipe = self.config_.model_dump(include={"optimizer", "epochs", "batch_size", "seed", "hidden"}, mode="json")
-        return export(
-            predictor,
-            torch.from_numpy(rows[:2]),
-            out=Path(path),
-            rows=rows,
-            output_names=(name,),
-            text=text,
-            ports=ports,
-            card=model_card(predictor, rates=self.config_.rates, recipe=recipe),
-        )
+        return export_tabular(self.model_, rows, out=path, config=self.config_)
 
     def _html_repr(self) -> str:
         diagram: str = estimator_html_repr(self)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from lrdiff_bench.report.json import write_document
@@ -45,30 +43,15 @@ def export_net(
     Raises:
         VerificationFailed: the file did not predict as the model; nothing was written.
     """
-    from lrdiff_export import export, model_card  # here: it takes a second to import
+    from lrdiff_export import export_tabular  # here: it takes a second to import
 
-    predictor = Predictor(net)
-    options = with_words(predictor, {**options, "output_names": (_answer_name(net.spec.task),)}, words=words)
-    recipe = config.model_dump(
-        include={
-            "optimizer",
-            "epochs",
-            "patience",
-            "schedule",
-            "dropout",
-            "class_weight",
-            "batch_size",
-            "seed",
-            "hidden",
-        },
-        mode="json",
-    )
-    report = export(
-        predictor,
-        torch.from_numpy(rows[:2]),
+    report = export_tabular(
+        net,
+        rows,
         out=file,
-        rows=rows,
-        card=model_card(predictor, rates=config.rates, recipe=recipe, warnings=warnings),
+        config=config,
+        words=words,
+        warnings=warnings,
         decide=decider(net.spec.task),
         labels=targets,
         score=r_squared if net.spec.task == "regression" else None,  # else the share of right decisions
@@ -85,16 +68,9 @@ def with_words(module: nn.Module, options: dict[str, Any], *, words: bool = True
         options: so far, ``output_names`` among them.
         words: whether the file takes them as words; else it takes codes, and is tried on codes alone.
     """
-    from lrdiff_export import Port, text_inputs_of
+    from lrdiff_export import word_options
 
-    text = text_inputs_of(module, output_names=options["output_names"])
-    if text is None:
-        return options
-    given = {port.name: port for port in options.get("ports", ())}
-    numbers = given.pop(text.numbers, Port(name=text.numbers))
-    codes = {column.place: len(column.words) + 1 for column in text.columns}
-    ports = [*given.values(), replace(numbers, categories=codes)]
-    return {**options, "ports": ports, "text": text if words else None}
+    return word_options(module, options, words=words)
 
 
 def export_trained(trained: Trained, folder: Path, *, warnings: Sequence[str] = ()) -> dict[str, Any]:
@@ -137,11 +113,6 @@ def parity_of_trained(trained: Trained, folder: Path) -> dict[str, Any]:
     ).to_dict()
     write_document(folder / "parity.json", report)
     return report
-
-
-def _answer_name(task: str) -> str:
-    """Return what the model's output is called in the ONNX file."""
-    return {"binary": "probability", "multiclass": "probabilities", "regression": "prediction"}[task]
 
 
 def decider(task: str) -> Callable[[np.ndarray], np.ndarray] | None:
