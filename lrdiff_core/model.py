@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lrdiff_core.data.encode import Encode, needs_encoding
 from lrdiff_core.data.spec import ColumnSpec, encoded_names, scaled_columns
-from lrdiff_core.encode import Encode, needs_encoding
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.seeds import make_generator
 

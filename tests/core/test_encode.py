@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lrdiff_core import ColumnSpec, ModelSpec, build_model, constant_columns, load_checkpoint, save_checkpoint
-from lrdiff_core.encode import Encode
+from lrdiff_core.data.encode import Encode
 
 COLUMNS = (
     ColumnSpec(name="age", flags_missing=True),

@@ -22,6 +22,7 @@ def columns_text(columns: Sequence[Mapping[str, Any]], left_out: Sequence[Mappin
         left_out: the others.
 
     Example:
+        >>> from lrdiff_core.data import ColumnSpec
         >>> columns_text([ColumnSpec(name="a", kind="category", rule="2 texts").to_dict()], [])
         ['category: a (2 texts)']
     """
@@ -60,9 +61,10 @@ def row_text(values: Sequence[float | None], columns: Sequence[Mapping[str, Any]
     """Return one raw row, categories and dates by name, in the middle shortened.
 
     Example:
-        >>> row_text([2.0, 0.5], [ColumnSpec(name="a", kind="category", categories=("x", "y")).to_dict(),
-        ...                       ColumnSpec(name="b").to_dict()])
-        '[y, 0.5]'
+        >>> from lrdiff_core.data import ColumnSpec
+        >>> team = ColumnSpec(name="team", kind="category", categories=("north", "south"))
+        >>> row_text([2.0, 0.5], [team.to_dict(), ColumnSpec(name="pay").to_dict()])
+        '[south, 0.5]'
     """
     shown = [_value(value, column) for value, column in zip(values, columns, strict=True)]
     return f"[{', '.join(shown if len(shown) <= 5 else [*shown[:4], '...', shown[-1]])}]"

@@ -72,12 +72,9 @@ def numbers(column: pl.Series, cells: Cells) -> list[ColumnSpec] | None:
     if not words.any():
         if cells.texts.str.contains(_ZEROS).any():  # a code such as 01234, which is another one than 1234
             return [category(cells, "whole numbers with zeros in front: codes")]
-        if cells.decimal_commas and _only_thousands(cells.texts):
-            return [
-                ColumnSpec(
-                    name=cells.name, format="comma", rule=find_number_format(cells.distinct, decimal_commas=True)[1]
-                )
-            ]
+        found = find_number_format(cells.distinct, decimal_commas=True) if cells.decimal_commas else None
+        if found is not None and _only_thousands(cells.texts):
+            return [ColumnSpec(name=cells.name, format=found[0], rule=found[1])]
         return [index_or_number(column, plain)]
     if (
         plain.null_count() - cells.texts.null_count() < cells.known
