@@ -205,6 +205,20 @@ def workload_row(name: str, parts: _Parts) -> dict[str, Any]:
         rates = [found.base_rate * found.ratios[group] for group in workload.groups]
         return {"rates": rates, "fresh": fresh(workload, rates), "trainings": found.trainings}
 
+    def timed() -> Any:
+        """Processor seconds of one training by itself (its second time: the first compiles), and of a tuning."""
+        find_rates(Planted())  # what is imported on first use is no part of either
+        rates = np.full((1, len(workload.groups)), workload.default_rate)
+        clock = []
+        for _ in range(2):
+            begin = time.process_time()
+            _table(workload, workload.schemes[0], rates, [FROM], "validation")
+            clock.append(time.process_time() - begin)
+        begin = time.process_time()
+        find_rates(workload, seeds_from=1000 * TUNINGS)
+        return {"alone": clock[1], "tuning": time.process_time() - begin}
+
+    clock = parts.get(f"{name} time", timed)["is"]
     free = [parts.get(f"{name} search {i}", lambda i=i: whole(i))["is"] for i in range(SEARCHES)]
     own = [parts.get(f"{name} tune {i}", lambda i=i: tuned(i))["is"] for i in range(TUNINGS)]
     low, mine = (float(np.mean([one["fresh"] for one in found])) for found in (free, own))
@@ -216,6 +230,8 @@ def workload_row(name: str, parts: _Parts) -> dict[str, Any]:
         "tune": mine,
         "gap": (mine - low) / workload.smallest_difference,
         "trainings": own[0]["trainings"],
+        "seconds": clock["tuning"],
+        "time": clock["tuning"] / clock["alone"],
     }
 
 
@@ -246,14 +262,16 @@ def page(rows: Sequence[dict[str, Any]], nulls: Sequence[dict[str, Any]], comman
         f"({FRESH} seeds, interquartile mean; {SEARCHES} searches and {TUNINGS} tunings of each). The gap is in",
         "smallest differences that matter; negative: tune found the better rates.",
         "",
-        "| workload | metric | free ratios, 448 trainings | tune, 56 trainings | gap |",
-        "| --- | --- | ---: | ---: | ---: |",
+        "Time is that of a tuning on one core: in seconds, and in trainings that run alone.",
+        "",
+        "| workload | metric | free ratios, 448 trainings | tune, 56 trainings | gap | s | trainings alone |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
         sign = -1.0 if row["metric"] == "accuracy" else 1.0
         lines.append(
             f"| `{row['name']}` | {row['metric']} | {sign * row['free']:.4f} | {sign * row['tune']:.4f} "
-            f"| {row['gap']:+.2f} |"
+            f"| {row['gap']:+.2f} | {row['seconds']:.1f} | {row['time']:.0f} |"
         )
     lines += [
         "",

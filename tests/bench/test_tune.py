@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+from benchmarks import tune_rates as tune_rates_benchmark
 from benchmarks.simulate_study import Planted
 from benchmarks.tune_rates import null
 from lrdiff_bench.cli import main
@@ -50,7 +51,7 @@ def test_side_by_side_a_planted_ratio_is_found_in_56_trainings(metric):
     assert 0.2 < found.ratios["tail"] < 5
     assert 0.002 < found.base_rate < 0.05
     assert found.ratios["body"] == 1.0
-    assert [one[0] for one in told] == ["one rate", *["ratios"] * 5, *["finalists"] * 4]
+    assert [one[0] for one in told] == ["one rate", *["ratios"] * 5, "finalists"]
     assert told[-1][1:] == (56, 56)
     again = find_rates(Planted(gain=valley, metric=metric))
     assert again.ratios == found.ratios  # the same seeds, the same rates
@@ -149,6 +150,21 @@ def test_what_helps_is_proven_and_what_does_not_is_told():
         assert len(set(tuned.answer.rates.values())) == 1
     with pytest.raises(ConfigError, match="most_searches is 17"):
         TuneOptions(most_searches=17)
+
+
+def test_the_page_of_results_counts_what_its_bars_ask_for():
+    for name in tune_rates_benchmark.WORKLOADS:
+        workload = tune_rates_benchmark.workload_of(name)
+        assert len(free_scheme(workload).free) == len(workload.groups) - 1
+    row = {"name": "x", "metric": "accuracy", "free": -0.9, "tune": -0.89, "seconds": 1.0, "time": 12.0, "gap": 1.0}
+    nulls = [{"verdict": "NO DIFFERENCE", "answer": "one rate"}] * 39 + [
+        {"verdict": "HELPS", "answer": "rates by group"}
+    ]
+    page = tune_rates_benchmark.page([row] * 7 + [{**row, "gap": 1.01}], nulls, "the command")
+    assert "Within one smallest difference in 7 of 8" in page
+    assert "| `x` | accuracy | 0.9000 | 0.8900 | +1.01 | 1.0 | 12 |" in page
+    assert "| HELPS | 0 | 1 |" in page
+    assert "*one rate suffices* in 39 of 40" in page
 
 
 def test_the_scheme_that_is_searched_is_the_workloads_own_where_it_frees_all_but_one():

@@ -63,8 +63,7 @@ def find_rates(
     while search.done < count - again:
         search.train("ratios", search.points.propose(min(BATCH, count - again - search.done)))
     best = search.points.finalists(max(1, min(FINALISTS, again // 2)))
-    for _ in range(again // len(best)):
-        search.train("finalists", best)
+    search.train("finalists", best, seeds=again // len(best))
     base, ratios = search.points.best_of(best)
     return FoundRates(
         single=search.points.best_one_rate(),
@@ -90,11 +89,13 @@ class _SideBySide:
         """Trainings so far."""
         return len(self.points.scores)
 
-    def train(self, stage: str, values: NDArray[np.float64]) -> None:
-        """Train some points on one seed of their own."""
-        rates, scheme = self.points.rates(values), self.points.scheme
-        seeds = np.full(len(values), self.seed, dtype=np.int64)
-        found = self.workload.train(Trials(rates=rates, seeds=seeds, scheme=scheme, judged_on="validation"))
-        self.points.add(values, lower_is_better(found.metric[:, -1], self.workload.metric), self.seed)
-        self.seed += 1
+    def train(self, stage: str, values: NDArray[np.float64], *, seeds: int = 1) -> None:
+        """Train some points on so many seeds of their own, all in one call."""
+        rates, scheme = np.tile(self.points.rates(values), (seeds, 1)), self.points.scheme
+        numbers = self.seed + np.repeat(np.arange(seeds, dtype=np.int64), len(values))
+        found = self.workload.train(Trials(rates=rates, seeds=numbers, scheme=scheme, judged_on="validation"))
+        scores = lower_is_better(found.metric[:, -1], self.workload.metric).reshape(seeds, len(values))
+        for own in scores:
+            self.points.add(values, own, self.seed)
+            self.seed += 1
         self.told(stage, self.done, self.count)
