@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from lrdiff_core.text import quoted
+
 __all__ = ["find_number_format", "parse_number"]
 
 _SYMBOLS = "$€£¥₹₽₩₺₫₴₪฿¢"
@@ -94,7 +96,7 @@ def _words(texts: Sequence[str], digits: Sequence[str], mark: str, percent: str,
     said = said or ["written numbers"]
     example = max(texts, key=lambda text: (sum(text.count(one) for one in ",.' "), len(text)))
     value = parse_number(example, mark + percent)
-    return f'{", ".join(said)}: "{example}" is {value:.12g}'
+    return f"{', '.join(said)}: {quoted(example)} is {value:.12g}"
 
 
 def _fits(digits: str, mark: str) -> bool:

@@ -234,6 +234,11 @@ def test_ids_are_kept_beside_predictions(write):
     assert rows.features.tolist() == [[1], [2]]
 
 
+def test_a_rule_stays_on_one_line(write):
+    table = made(write, ["$\n5", "$6"])
+    assert (table.features[0, 0], "\n" in table.columns[0].rule) == (5, False)
+
+
 def test_rows_of_a_test_file_have_no_say(write):
     made(write, ["a", "b"])
     write("c,x,y\nnew,1,0\nb,1,1\n3,1,0\n", "test.csv")
