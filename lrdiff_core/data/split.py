@@ -94,7 +94,7 @@ def fold_table(table: Table, *, folds: int, validation: float = 0.15, seed: int 
     held, ordered = table.split_keys.test, table.split_keys.times is not None
     rows = np.arange(len(table.target)) if held is None else np.flatnonzero(~held)
     blocks = _parts(table, rows, [1 / (folds + ordered)] * (folds + ordered), random)
-    found = []
+    found: list[Split] = []
     for place in range(int(ordered), len(blocks)):
         others = np.sort(np.concatenate(blocks[:place] if ordered else [*blocks[:place], *blocks[place + 1 :]]))
         train, held_out = _parts(table, others, [1 - validation, validation], random)

@@ -12,8 +12,10 @@ import polars as pl
 import pytest
 
 from lrdiff_bench.cli import main
+from lrdiff_bench.run.chosen_rates import development
 from lrdiff_bench.run.open_run import held_out, open_run
 from lrdiff_bench.run.split_text import split_text
+from lrdiff_core import make_config, set_up
 
 
 @pytest.fixture
@@ -177,3 +179,20 @@ def test_a_key_may_also_be_named_as_a_column(rows, capsys):
     assert main(["predict", "run", "--data", "t.csv", "--out", "p.parquet"]) == 0
     assert pl.read_parquet("p.parquet").columns[0] == "who"
     assert main(["train", "run/config.toml", "--out", "again"]) == 0
+
+
+def test_rates_are_compared_on_fresh_splits_without_test_rows_and_with_whole_groups(rows):
+    rows.select("x", "z", "y").write_parquet("t.parquet")
+    rows.drop("day").write_csv("t.csv")
+    for options in ({"data": "t.parquet", "stream": "always"}, {"data": "t.csv", "groups": "who"}):
+        config = make_config({"target": "y", **options})
+        setup = set_up(config.load_table(), config)
+        changed, table = development(setup)
+        held = {row.tobytes() for row in setup.rows.table.features[setup.rows.split.test]}
+        assert not held & {row.tobytes() for row in table.features}
+        assert table.stream is None
+        splits = [changed.split(table, seed=seed) for seed in range(3)]
+        assert len({tuple(split.test) for split in splits}) == 3
+        if (groups := table.split_keys.groups) is not None:
+            for split in splits:
+                assert not set(groups.index[split.train]) & set(groups.index[split.test])
