@@ -99,18 +99,26 @@ def test_the_setup_is_two_commands_and_no_path_or_address_of_a_machine():
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_guide_to_ones_own_model_run(tmp_path, monkeypatch, capsys):
+def test_the_walks_of_the_guide_to_ones_own_model_run(tmp_path, monkeypatch, capsys):
+    """Its files, written as the page names them, and its commands from top to bottom."""
     from lrdiff_bench.cli import main
 
-    guide = ROOT / "docs" / "guide" / "your-model.md"
-    (code,) = python_blocks(guide)
-    (tmp_path / "models.py").write_text(code)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "models", raising=False)
-    (commands,) = re.findall(r"```sh\n(.*?)```", guide.read_text(encoding="utf-8"), flags=re.DOTALL)
-    for command in commands.splitlines():
-        assert main(command.split()[1:]) == 0, capsys.readouterr().err
-    assert (tmp_path / "mine.onnx").is_file()
+    guide = (ROOT / "docs" / "guide" / "your-model.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(python|toml|sh)\n(.*?)```", guide, flags=re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["python", "sh", "toml", "sh", "python", "sh"]
+    for kind, text in blocks:
+        if kind == "sh":
+            for command in text.splitlines():
+                assert main(command.split()[1:]) == 0, capsys.readouterr().err
+        else:
+            text = text.replace("minutes = 0.5", "minutes = 0.05").replace(
+                "epochs = 10", "epochs = 2"
+            )  # time is scarce
+            (tmp_path / re.match(r"# (\S+)\n", text)[1]).write_text(text)
+    assert (tmp_path / "runs" / "finetuned" / "model.onnx").is_file()
+    for name in ("finetune", "tabular"):
+        monkeypatch.delitem(sys.modules, name)
 
 
 def site():

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from lrdiff_bench.report.help import JsonOption
+from lrdiff_bench.report.help import OWN_MODEL, JsonOption
 
 __all__ = ["add_map_command"]
 
 
 def map_rates(
-    workload: Annotated[str | None, typer.Argument(metavar="[WORKLOAD]", help="A preset (seed, trainability), a TOML file as for `lrdiff run`, or MODULE:FACTORY. Default: the preset seed.")] = None,
+    workload: Annotated[str | None, typer.Argument(metavar="[WORKLOAD]", help=f"A preset (seed, trainability), a TOML file as for `lrdiff run`, or {OWN_MODEL}. Default: the preset seed.")] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="A table to train on: CSV, Parquet or Arrow, or a built-in one.")] = None,
     target: Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")] = None,
     x: Annotated[str | None, typer.Option("--x", metavar="GROUP:LO:HI", help="The x axis: rates of a group, or GROUP/OTHER:LO:HI for a ratio.")] = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lrdiff_bench.report.help import JsonOption
+from lrdiff_bench.report.help import OWN_MODEL, JsonOption
 
 __all__ = ["add_parity_command"]
 
@@ -18,7 +18,7 @@ def add_parity_command(app: typer.Typer) -> None:
 
 
 def parity(
-    sources: Annotated[list[str] | None, typer.Argument(metavar="[RUN|MODEL.onnx|MODULE:FACTORY]...", help="What to compare. Default: four built-in models.")] = None,
+    sources: Annotated[list[str] | None, typer.Argument(metavar="[RUN|MODEL.onnx|MODULE:FACTORY]...", help=f"A run folder, an ONNX file, or {OWN_MODEL}. Default: four built-in models.")] = None,
     backends: Annotated[str | None, typer.Option("--backends", metavar="LIST", help="Names separated by commas, such as eager,onnxruntime. Default: all.")] = None,
     data: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows to predict. Default: the held-out rows or the golden vectors.")] = None,
     training: Annotated[bool, typer.Option("--training", help="Compare training step by step instead of predictions.")] = False,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lrdiff_bench.report.errors import write_out
-from lrdiff_bench.report.help import JsonOption
+from lrdiff_bench.report.help import OWN_MODEL, JsonOption
 from lrdiff_bench.report.json import print_json
 
 __all__ = ["add_rates_commands"]
@@ -22,7 +22,7 @@ def add_rates_commands(app: typer.Typer) -> None:
 
 
 def rates(
-    target: Annotated[str, typer.Argument(metavar="RUN_OR_MODULE:FACTORY", help="A run folder, or a factory of your own model that can be imported from this folder.")],
+    target: Annotated[str, typer.Argument(metavar="RUN_OR_MODULE:FACTORY", help=f"A run folder, or {OWN_MODEL}.")],
     lr: Annotated[float | None, typer.Option("--lr", metavar="R", help="The base learning rate. Default: 0.001.")] = None,
     weight_decay: Annotated[float | None, typer.Option("--weight-decay", metavar="W", help="The weight decay of all parameters. Default: 0.")] = None,
     rule: Annotated[list[str] | None, typer.Option("--rule", metavar="RULE", help='A rule such as "head.* lr=0.01". Give several; for each setting, the first that matches wins.')] = None,
@@ -63,7 +63,7 @@ def rates(
 
 
 def lr_find(
-    target: Annotated[str | None, typer.Argument(metavar="[RUN|CONFIG.toml|MODULE:FACTORY]", help="A run folder, a file of settings or a factory of your own model. Default: the preset seed.")] = None,
+    target: Annotated[str | None, typer.Argument(metavar="[RUN|CONFIG.toml|MODULE:FACTORY]", help=f"A run folder, a file of settings, or {OWN_MODEL}. Default: the preset seed.")] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="A table to train on: CSV, Parquet or Arrow, or a built-in one.")] = None,
     column: Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")] = None,
     each: Annotated[bool, typer.Option("--each", help="Sweep the rate of each group separately, with the other groups fixed.")] = False,

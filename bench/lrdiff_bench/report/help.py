@@ -9,9 +9,11 @@ from typing import Annotated, Any, ClassVar
 import typer
 from typer.core import TyperGroup
 
-__all__ = ["HELP_NAMES", "JsonOption", "WholeHelpGroup"]
+__all__ = ["HELP_NAMES", "OWN_MODEL", "JsonOption", "WholeHelpGroup"]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+# One sentence in every command, since it is one contract: docs/guide/your-model.md.
+OWN_MODEL = "your own model as MODULE:FACTORY, a function without arguments that can be imported from this folder"
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lrdiff_bench.report.errors import Interrupted, print_error, write_out
-from lrdiff_bench.report.help import JsonOption
+from lrdiff_bench.report.help import OWN_MODEL, JsonOption
 from lrdiff_bench.report.json import print_json
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ ConfigFile = Annotated[
     str | None,
     typer.Argument(
         metavar="[CONFIG.toml|MODULE:FACTORY]",
-        help="A file of settings, the name of a preset, or a factory of your own model. Default: the preset seed.",
+        help=f"A file of settings, the name of a preset, or {OWN_MODEL}. Default: the preset seed.",
     ),
 ]
 DataOption = Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="A CSV, Parquet, Arrow, JSON lines or Excel file, compressed or not, or a built-in table: seed, breast_cancer, digits, wine.")]  # fmt: skip
@@ -226,7 +226,7 @@ def predict(
 
 
 def export(
-    source: Annotated[str, typer.Argument(metavar="RUN_OR_MODULE:FACTORY", help="A run folder, or a factory of your own module and an example.")],
+    source: Annotated[str, typer.Argument(metavar="RUN_OR_MODULE:FACTORY", help=f"A run folder, or {OWN_MODEL}.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The file to write. Default: RUN/model.onnx.")] = None,
     runtime: Annotated[str | None, typer.Option("--runtime", metavar="NAME", help="A runtime that must be able to read the file; `lrdiff targets` lists them.")] = None,
     variant: Annotated[str, typer.Option("--variant", metavar="LIST", help="Files to write, separated by commas: fp32, fp16, int8, int8-qdq.")] = "fp32",

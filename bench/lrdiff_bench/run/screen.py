@@ -252,6 +252,9 @@ def draw_folds(console: Console, s: dict[str, Any]) -> None:
 
 
 def draw_step_cost(console: Console, s: dict[str, Any]) -> None:
+    if "skipped" in s:
+        line(console, f"not timed: {s['skipped']}")
+        return
     table = plain_table("optimizer step", "groups", "median µs", "quartiles µs", "samples")
     for row in s["rows"]:
         quartiles = f"{row['low'] * 1e6:.2f} to {row['high'] * 1e6:.2f}"

@@ -321,6 +321,8 @@ def _parity(s: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cost(s: Mapping[str, Any]) -> str:
+    if "skipped" in s:
+        return f"Not timed: {s['skipped']}."
     low, high = s["interval"]
     times = f"{s['ratio']:.3f} [{low:.3f}, {high:.3f}]"
     return f"A step of the optimizer takes {times} times as long, {s['question']}; verdict: {s['verdict']}."

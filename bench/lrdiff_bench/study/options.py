@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typing_extensions import override
 
-from lrdiff_bench.report.help import HELP_NAMES, JsonOption, WholeHelpGroup
+from lrdiff_bench.report.help import HELP_NAMES, OWN_MODEL, JsonOption, WholeHelpGroup
 
 __all__ = ["StudyGroup", "add_study_commands"]
 
@@ -43,7 +43,7 @@ def run(
     until_resolved: Annotated[bool, typer.Option("--until-resolved", help="Add searches, stage by stage, until every comparison is settled; at most --searches, or 100.")] = False,
     minutes: Annotated[float | None, typer.Option("--minutes", metavar="M", help="With --until-resolved: add no stage of searches that would end later.")] = None,
     seeds_from: Annotated[int | None, typer.Option("--seeds-from", metavar="N", help="Add N to every seed: an independent replication, saved under its own name.")] = None,
-    model: Annotated[str | None, typer.Option("--model", metavar="MODULE:FACTORY", help="Your own model.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="MODULE:FACTORY", help=f"Y{OWN_MODEL[1:]}.")] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="Your own rows: CSV, Parquet or Arrow.")] = None,
     target: Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")] = None,
     groups: Annotated[str | None, typer.Option("--groups", metavar="NAME=PATTERN,...", help="The groups of parameters that share a rate, such as body=layers.*,head=fc.")] = None,
