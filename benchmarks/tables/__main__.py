@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument("--records", type=Path, default=Path("runs/tables.jsonl"), help="a line a table and seed")
     parser.add_argument("--tables", help="names, separated by commas; left out: all")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"split seeds of each table (default {SEEDS})")
+    parser.add_argument("--jobs", type=int, default=1, help="measurements at a time; seconds are of processor time")
     parser.add_argument("--only-page", action="store_true", help="measure nothing: write the page from the records")
     given = parser.parse_args()
     chosen = [table for table in TABLES if not given.tables or table.name in given.tables.split(",")]
@@ -40,12 +42,13 @@ def main() -> int:
     rows = _read(given.records)
     if not given.only_page:
         done = {(row["table"], row["seed"]) for row in rows}
-        wanted = [(table, seed) for seed in range(given.seeds) for table in chosen]  # a whole seed before the next
-        for number, (table, seed) in enumerate(wanted, start=1):
-            if (table.name, seed) not in done:
-                rows.append(_measure(table, seed))
-                _append(given.records, rows[-1])
-                print(f"{number}/{len(wanted)}  {_told(rows[-1])}", flush=True)
+        every = [(table, seed) for seed in range(given.seeds) for table in chosen]  # a whole seed before the next
+        wanted = [one for one in every if (one[0].name, one[1]) not in done]
+        with ThreadPoolExecutor(max_workers=given.jobs) as pool:
+            for number, row in enumerate(pool.map(lambda one: _measure(*one), wanted), start=1):
+                rows.append(row)
+                _append(given.records, row)
+                print(f"{number}/{len(wanted)}  {_told(row)}", flush=True)
     names = [table.name for table in chosen]
     text, held = write_page([row for row in rows if row["table"] in names], chosen, seeds=given.seeds)
     if given.out is not None:
