@@ -14,6 +14,7 @@ from lrdiff_export.onnx_file import external_data
 from lrdiff_export.onnx_file.convert import Converted
 from lrdiff_export.onnx_file.external_data import old_weights
 from lrdiff_export.onnx_file.load import load_onnx
+from lrdiff_export.verify.golden import earlier_golden_kept
 
 __all__ = ["write_files", "staged"]
 
@@ -58,7 +59,8 @@ def write_files(files: Mapping[Path, bytes], converted: Converted) -> None:
         known = placed.exists()
         _rename(converted.folder / weights.name, placed)
     try:
-        _write(files)
+        with earlier_golden_kept(final):
+            _write(files)
     except BaseException:
         if placed is not None and not known:
             placed.unlink()

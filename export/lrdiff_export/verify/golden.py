@@ -12,13 +12,16 @@ The arrays are stored uncompressed, ``input0 ...`` and ``output0 ...``, in the o
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
 import math
 import os
+import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +41,15 @@ from lrdiff_export.verify.compare import Budget, Verdict, judge_output
 if TYPE_CHECKING:
     from lrdiff_export.verify.inputs import Battery
 
-__all__ = ["Golden", "GoldenReport", "golden_paths", "make_golden", "read_golden", "verify_golden"]
+__all__ = [
+    "Golden",
+    "GoldenReport",
+    "earlier_golden_kept",
+    "golden_paths",
+    "make_golden",
+    "read_golden",
+    "verify_golden",
+]
 
 FORMAT = "lrdiff.golden"
 VERSION = 1
@@ -138,6 +149,60 @@ def golden_paths(model: str | os.PathLike[str]) -> tuple[Path, Path]:
     return path.with_name(path.stem + ".golden.npz"), path.with_name(path.stem + ".golden.json")
 
 
+@contextmanager
+def earlier_golden_kept(model: Path) -> Iterator[None]:
+    """Keep the golden vectors of the model that is there, by its hash, while a block replaces it and them.
+
+    Three files cannot be renamed at once. Whatever stops the renames, the model that stands then has its own vectors.
+    """
+    kept = _keep(model)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if all(one.read_bytes() == path.read_bytes() for path, one in zip(golden_paths(model), kept, strict=False)):
+                for one in kept:  # nothing was replaced
+                    one.unlink()
+        raise
+    for one in _all_kept(model):
+        one.unlink(missing_ok=True)
+
+
+def _keep(model: Path) -> tuple[Path, ...]:
+    try:
+        sha256 = sha256_of(model, through_links=True)
+        if _read_document(golden_paths(model)[1]).get("model_sha256") != sha256:
+            return ()
+    except ModelFileError:  # there is none, or none of it
+        return ()
+    both = _kept_paths(model, sha256)
+    for path, kept in zip(golden_paths(model), both, strict=True):
+        kept.unlink(missing_ok=True)
+        try:
+            os.link(path, kept)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, kept)
+    return both
+
+
+def _all_kept(model: Path) -> list[Path]:
+    return sorted(model.parent.glob(f".{glob.escape(model.stem)}.golden.*"))
+
+
+def _kept_paths(model: Path, sha256: str) -> tuple[Path, Path]:
+    stem = model.with_name(f".{model.stem}.golden.{sha256[:16]}")
+    return stem.with_name(stem.name + ".npz"), stem.with_name(stem.name + ".json")
+
+
+def _paths_of(model: Path) -> tuple[Path, Path]:
+    """The golden vectors beside a model, or where its replacement was broken off those that were kept."""
+    if _all_kept(model):
+        kept = _kept_paths(model, sha256_of(model, through_links=True))
+        if all(path.is_file() for path in kept):
+            return kept
+    return golden_paths(model)
+
+
 def make_golden(
     battery: Battery,
     *,
@@ -205,7 +270,7 @@ def read_golden(model: str | os.PathLike[str]) -> Golden:
         raise ModelFileError(f"{model} does not exist", help="name an ONNX file")
     if not Path(model).is_file():  # a pipe or a device may never end
         raise ModelFileError(f"{model} is not a file", help="name an ONNX file")
-    vectors, document = golden_paths(model)
+    vectors, document = _paths_of(Path(model))
     said = _read_document(document)
     data = _read(vectors)
     if hashlib.sha256(data).hexdigest() != said.get("vectors_sha256"):
