@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SAMPLE ?= 100
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test slow lint check docs coverage lines mutation bench results gpu wheel smoke clean
+.PHONY: help demo test slow lint check docs coverage lines mutation bench results gpu faults wheel smoke clean
 
 help:
 	@echo "make demo    train, compare, time, export and verify the built-in example"
@@ -14,6 +14,7 @@ help:
 	@echo "make check   lint, types, import contracts, tests; CI runs this, the slow tests, the wheel and the demo"
 	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make coverage, make mutation    what the tests see; make lines counts lines by part"
+	@echo "make faults  kill every command at random moments, fill disks, take folders away: what is lost? Counts, 1000 kills"
 	@echo "make bench   time the benchmark cases on this machine"
 	@echo "make results write the measured pages of docs/results anew: an hour, on a quiet machine"
 	@echo "make gpu     all that needs an accelerator, under 8 minutes; with your own torch: make gpu PYTHON=python3.12"
@@ -55,6 +56,12 @@ lines:
 # A sample of planted faults in rates, stats and verify, and how many of them the tests see.
 mutation: $(VENV)/.mutation
 	for part in rates stats verify; do $(BIN)/python -m benchmarks.mutation $$part --sample $(SAMPLE) || exit 1; done
+
+# COUNT=40 for a short one; runs/faults.json has every case.
+COUNT ?= 1000
+faults: $(VENV)/.dev
+	@mkdir -p runs
+	$(BIN)/python -m benchmarks.faults --count $(COUNT) --out runs/faults.json
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,iqr,rounds

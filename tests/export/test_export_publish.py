@@ -120,7 +120,7 @@ def test_a_crash_while_renaming_leaves_no_part(tmp_path: Path, monkeypatch: pyte
 
 
 KILLED = """
-import os, pathlib, signal, sys
+import os, pathlib, shutil, signal, sys
 import torch
 from lrdiff_export import export, verify_golden
 
@@ -152,8 +152,9 @@ export(module, example, out="model.onnx")
 for moment in range(1, 4):
     # The model that stands has the golden vectors that it came with, without anything being mended.
     assert verify_golden(f"moment{moment}/model.onnx").passed, moment
-export(module, example, out="moment1/model.onnx")  # what the killed one left is not in its way
-assert [one.name for one in pathlib.Path("moment1").glob(".*golden*")] == []
+shutil.copytree("moment1", "again")
+export(module, example, out="again/model.onnx")  # what the killed one left is not in its way
+assert [one.name for one in pathlib.Path("again").glob(".*golden*")] == []
 """
 
 
@@ -167,11 +168,11 @@ def test_a_kill_at_any_rename_leaves_whole_files_alone_under_the_names(tmp_path:
     assert ran.returncode == 0, ran.stderr
     names = ("model.golden.json", "model.golden.npz", "model.onnx")
     whole = {name: (tmp_path / name).read_bytes() for name in names}
-    for moment in (1, 2):
+    for moment in (1, 2, 3):
         found = {name: (tmp_path / f"moment{moment}" / name).read_bytes() for name in names}
         assert found["model.onnx"] != whole["model.onnx"]  # the model comes last of all
         assert [found[name] == whole[name] for name in names].count(True) == moment - 1
-    assert {name: (tmp_path / "moment3" / name).read_bytes() for name in names} == whole
+    assert {name: (tmp_path / "again" / name).read_bytes() for name in names} == whole
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

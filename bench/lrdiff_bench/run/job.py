@@ -220,7 +220,7 @@ class _Record:
     now: set[str]  # stages that this process is to do
 
     def __init__(self, config: RunConfig, watcher: Watcher) -> None:
-        self.watcher = watcher
+        self.watcher, self.begun = watcher, time.monotonic()
         self.summary: dict[str, Any] = {
             "format": SUMMARY_FORMAT,
             "version": SUMMARY_VERSION,
@@ -305,7 +305,7 @@ def _train(record: _Record, kind: Kind, setup: Any, info: dict[str, Any], traini
     record.summary["missing"] = [one for one in record.summary["missing"] if one not in BEFORE_TRAINING]
     task = record.summary["data"]["task"]
     kind.write_settings(place.path, setup)
-    keeper = TrainingKeeper(place.path, info)
+    keeper = TrainingKeeper(place.path, info, begun=record.begun)
 
     def keep(net: Any, state: TrainingState) -> None:
         if keeper.after_epoch(net, state) and not place.kept:

@@ -44,11 +44,12 @@ class TrainingKeeper:
     Args:
         folder: where to.
         info: what is to stand with it.
+        begun: when there was something to lose, such as the choice of rates, by ``time.monotonic()``.
     """
 
-    def __init__(self, folder: Path, info: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, info: dict[str, Any], *, begun: float) -> None:
         self._file, self._info = folder / TRAINING_FILE, info
-        self._next = time.monotonic() + INTERVAL_SECONDS
+        self._next = begun + INTERVAL_SECONDS
         self._last: tuple[nn.Module, TrainingState] | None = None
 
     def moved_to(self, folder: Path) -> None:

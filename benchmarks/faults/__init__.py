@@ -1,0 +1,1 @@
+"""Kills, full disks, folders that vanish and crowds of writers, counted."""

@@ -1,0 +1,217 @@
+"""What is killed: every command that takes a while, small, and how it is gone on with and compared afterwards."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["JOBS", "Job", "differences"]
+
+SETTINGS = """
+name = "small"
+data = "seed"
+hidden = [5]
+epochs = {epochs}
+patience = 0
+tune = false
+[rates]
+layer1 = 0.01
+layer2 = 0.001
+[compare]
+seeds = 10
+tuning_seeds = 1
+searches = 2
+sweep = [0.003, 0.01, 0.03]
+"""
+# What differs from one undisturbed run to the next, or tells of how it came about.
+_OF_THE_MOMENT = {
+    "seconds",
+    "missing",
+    "created",
+    "started",
+    "begun",
+    "ended",
+    "machine",
+    "wall",
+    "step_cost",
+    "parity",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A command as it is killed.
+
+    Args:
+        arguments: of ``lrdiff``, in a folder of its own; a function takes the place of the command.
+        again: from the folder, of the command that goes on; the same one where it does so by itself.
+        prepare: fills the folder before the first start.
+        patch: called in the process before the command.
+        bytes_of: patterns of files that must be those of an undisturbed run, byte for byte.
+        numbers_of: patterns of JSON files that must hold the same, but for times.
+        weight: how many of the kills it gets, beside the others.
+    """
+
+    arguments: list[str] | Callable[[], int]
+    again: Callable[[Path], list[str]] | None = None
+    prepare: Callable[[Path], None] = lambda folder: None
+    patch: Callable[[], None] = lambda: None
+    bytes_of: tuple[str, ...] = ()
+    numbers_of: tuple[str, ...] = ()
+    weight: int = 1
+    needs: tuple[str, ...] = field(default=())
+
+
+def _settings(epochs: int) -> Callable[[Path], None]:
+    def prepare(folder: Path) -> None:
+        (folder / "small.toml").write_text(SETTINGS.format(epochs=epochs))
+
+    return prepare
+
+
+def _go_on(command: str) -> Callable[[Path], list[str]]:
+    def arguments(folder: Path) -> list[str]:
+        if (folder / "r" / "summary.json").is_file():
+            return [command, "--resume", "r"]
+        return [command, "small.toml", "--out", "r"]
+
+    return arguments
+
+
+def _often() -> None:
+    """Keep the state of short trainings, too."""
+    from lrdiff_bench.run import resuming
+
+    resuming.INTERVAL_SECONDS = 0.02
+    resuming.SHARE = 0.2
+
+
+def _planted() -> None:
+    """A study that is made of formulas: what is tried is the ledger, not the training."""
+    from benchmarks.simulate_study import SINGLE, TEN, TENTH, Planted
+    from lrdiff_bench.study.workloads.workload import WORKLOADS
+
+    made = Planted(name="planted", gain={"ratio 10": 0.1}, schemes=(SINGLE, TENTH, TEN), report_seeds=30)
+    WORKLOADS["planted"] = lambda: made
+
+
+def _records() -> int:
+    """Append records to one run and replace them, without end."""
+    from lrdiff_bench.report.json import write_document
+    from lrdiff_core.files import write_text
+
+    for i in range(400):
+        write_text("page.html", f"<html>{i}{'x' * 20_000}</html>\n")
+        write_document(Path("record.json"), {"number": i, "values": list(range(2000))})
+    return 0
+
+
+JOBS: dict[str, Job] = {
+    "train": Job(
+        arguments=["train", "small.toml", "--out", "r"],
+        again=_go_on("train"),
+        prepare=_settings(60),
+        patch=_often,
+        bytes_of=("r/model.safetensors", "r/metrics.parquet", "r/config.toml", "r/rates.json"),
+        numbers_of=("r/summary.json",),
+        weight=4,
+    ),
+    "run": Job(
+        arguments=["run", "small.toml", "--out", "r"],
+        again=_go_on("run"),
+        prepare=_settings(20),
+        patch=_often,
+        bytes_of=("r/model.safetensors", "r/metrics.parquet", "r/config.toml", "r/model.onnx", "r/model.golden.*"),
+        numbers_of=("r/summary.json",),
+        weight=3,
+    ),
+    "map": Job(
+        arguments=[
+            "map",
+            "--size",
+            "6",
+            "--tile",
+            "2",
+            "--seeds",
+            "2",
+            "--epochs",
+            "1",
+            "--workers",
+            "0",
+            "--out",
+            "m",
+        ],
+        bytes_of=("m/map.json", "m/map.zarr/**/[!.]*"),
+        weight=2,
+    ),
+    "study": Job(
+        arguments=["study", "run", "planted", "--quick", "--out", "s"],
+        patch=_planted,
+        numbers_of=("s/**/study.json",),
+        weight=2,
+    ),
+    "bench": Job(arguments=["bench", "main_step", "--quick", "--out", "b"], weight=1),
+    "export": Job(arguments=["export", "r"], needs=("r",), weight=2),
+    "parity": Job(
+        arguments=["parity", "r", "--backends", "eager,onnxruntime", "--out", "p"],
+        needs=("r",),
+        weight=1,
+    ),
+    "records": Job(arguments=_records, weight=2),
+}
+
+
+def differences(job: Job, folder: Path, whole: Path) -> list[str]:
+    """What of a finished folder is not as in an undisturbed one."""
+    found = []
+    for pattern in job.bytes_of:
+        names = sorted(str(file.relative_to(whole)) for file in whole.glob(pattern) if file.is_file())
+        here = sorted(str(file.relative_to(folder)) for file in folder.glob(pattern) if file.is_file())
+        if names != here or not names:
+            found.append(f"{pattern}: {names} and {here}")
+        found += [
+            name for name in names if name in here and (folder / name).read_bytes() != (whole / name).read_bytes()
+        ]
+    for pattern in job.numbers_of:
+        for file in whole.glob(pattern):
+            other = folder / file.relative_to(whole)
+            if not other.is_file():
+                found.append(f"{other.name} is missing")
+            elif (path := _first_difference(json.loads(other.read_text()), json.loads(file.read_text()))) is not None:
+                found.append(f"{other.name}: {path}")
+    return found
+
+
+def _first_difference(one: Any, other: Any, path: str = "") -> str | None:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted({*one, *other}):
+            if key in _OF_THE_MOMENT or "seconds" in key:
+                continue
+            if key not in one or key not in other:
+                return f"{path}.{key} is in one alone"
+            if (found := _first_difference(one[key], other[key], f"{path}.{key}")) is not None:
+                return found
+        return None
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return next((found for i, (a, b) in pairs if (found := _first_difference(a, b, f"{path}[{i}]"))), None)
+    return None if one == other else f"{path} is {one!r:.60} and {other!r:.60}"
+
+
+def run_here(job: Job, arguments: list[str] | None) -> int:
+    """Do the job in this process and return its exit status."""
+    job.patch()
+    if arguments is None:
+        from lrdiff_bench.system.interruption import ends_on_signals
+
+        assert callable(job.arguments)
+        with ends_on_signals():
+            return job.arguments()
+    from lrdiff_bench.__main__ import main
+
+    sys.argv = ["lrdiff", *arguments]
+    return main()

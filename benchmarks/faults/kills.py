@@ -1,0 +1,187 @@
+"""One kill: a command in a process of its own, a signal at some moment, and what is there afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.faults.jobs import Job, run_here
+from benchmarks.faults.whole import half_files, left_beside
+
+__all__ = ["Ended", "Started", "faults_of", "kill_at", "start"]
+
+SLOW_SECONDS = 10.0
+_GIVE_UP_SECONDS = 60.0
+_LONGEST_SECONDS = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a process ended.
+
+    Attributes:
+        status: exit status, negative where a signal ended it.
+        signal: that it was sent, 0 for none, or one that came too late.
+        seconds: from the start to the end.
+        after: from the signal to the end.
+        out, err: what it said.
+        stayed: processes of its session that were still there three seconds later.
+    """
+
+    status: int
+    signal: int
+    seconds: float
+    after: float
+    out: str
+    err: str
+    stayed: int
+
+
+class Started:
+    """A job in a session of its own."""
+
+    def __init__(self, job: Job, folder: Path, *, go_on: bool, fresh: bool) -> None:
+        self.folder, self.begun = folder, time.monotonic()
+        arguments = None if callable(job.arguments) else job.arguments
+        if go_on and job.again is not None:
+            arguments = job.again(folder)
+        self._out, self._err = folder.with_suffix(".out"), folder.with_suffix(".err")
+        if fresh and arguments is not None:
+            with open(self._out, "wb") as out, open(self._err, "wb") as err:
+                command = [sys.executable, "-m", "lrdiff_bench", *arguments]
+                self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
+                    command, cwd=folder, stdout=out, stderr=err, start_new_session=True
+                )
+            self.pid = self._process.pid
+            return
+        self._process = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._be(job, arguments)
+
+    def _be(self, job: Job, arguments: list[str] | None) -> None:
+        status = 70
+        try:
+            os.setsid()
+            for number, file in ((1, self._out), (2, self._err)):
+                handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                os.dup2(handle, number)
+            os.chdir(self.folder)
+            status = run_here(job, arguments)
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+
+    def listens(self) -> bool:
+        """Whether it has come to where it takes signals in its own way: before, it is the interpreter that starts."""
+        try:
+            text = Path(f"/proc/{self.pid}/status").read_text()
+        except OSError:
+            return False
+        caught = int(next(line for line in text.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+        return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+    def end(self, number: int = 0, at: float = _LONGEST_SECONDS) -> Ended:
+        """Send the signal at that many seconds after the start, and wait for the end."""
+        sent = 0.0
+        status: int | None = None
+        while status is None:
+            now = time.monotonic() - self.begun
+            if number and not sent and now >= at and (number == signal.SIGKILL or self.listens()):
+                os.kill(self.pid, number)
+                sent = now
+            if now > _LONGEST_SECONDS or (sent and now > sent + _GIVE_UP_SECONDS):
+                os.kill(self.pid, signal.SIGKILL)
+            done, raw = os.waitpid(self.pid, os.WNOHANG)
+            if done:
+                status = os.waitstatus_to_exitcode(raw)
+                if self._process is not None:
+                    self._process.returncode = status
+            else:
+                time.sleep(0.003)
+        ended = time.monotonic() - self.begun
+        return Ended(
+            status=status,
+            signal=number if sent else 0,
+            seconds=ended,
+            after=ended - sent if sent else 0.0,
+            out=self._out.read_text(errors="replace"),
+            err=self._err.read_text(errors="replace"),
+            stayed=_stayed(self.pid),
+        )
+
+
+def start(job: Job, folder: Path, *, go_on: bool = False, fresh: bool = False) -> Started:
+    """Start a job in a folder."""
+    return Started(job, folder, go_on=go_on, fresh=fresh)
+
+
+def kill_at(job: Job, folder: Path, number: int, at: float, *, go_on: bool, fresh: bool) -> Ended:
+    """Start a job and send it a signal."""
+    return start(job, folder, go_on=go_on, fresh=fresh).end(number, at)
+
+
+def faults_of(ended: Ended, folder: Path, *, had: bool) -> list[str]:
+    """What is wrong after a kill.
+
+    Args:
+        ended: how it ended.
+        folder: of the job.
+        had: whether a finished training was there before.
+    """
+    found = [f"half a file: {file}" for file in half_files(folder)]
+    if ended.stayed:
+        found.append(f"{ended.stayed} processes stayed")
+    if "Traceback" in ended.err or "Exception ignored" in ended.err:
+        found.append("traceback: " + " | ".join(ended.err.strip().splitlines()[-2:])[:300])
+    if "a fault in lrdiff" in ended.err:
+        found.append(ended.err.strip()[:300])
+    trained = (folder / "r" / "model.safetensors").exists()
+    if (had or "test split: loss" in ended.out) and not trained:
+        found.append("a finished training is lost")
+    if ended.signal in (signal.SIGINT, signal.SIGTERM):
+        if ended.after > SLOW_SECONDS:
+            found.append(f"{ended.after:.1f} s from the signal to the end")
+        if ended.status not in (128 + ended.signal, 0):  # 0: it was at its end already
+            found.append(f"status {ended.status} after signal {ended.signal}: {ended.err.strip()[-200:]}")
+        if left := left_beside(folder):
+            found.append(f"left beside: {', '.join(left)[:200]}")
+    elif ended.signal == 0 and ended.status != 0:
+        found.append(f"status {ended.status}: {ended.err.strip()[-300:]}")
+    return found
+
+
+def _stayed(session: int) -> int:
+    until = time.monotonic() + 3
+    while (there := _of_session(session)) and time.monotonic() < until:
+        time.sleep(0.05)
+    for process in there:
+        with contextlib.suppress(OSError):
+            os.kill(process, signal.SIGKILL)
+    return len(there)
+
+
+def _of_session(session: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, its = entry.read_text().rpartition(")")[2].split()[:4]
+            if int(its) == session and state != "Z":
+                found.append(int(entry.parent.name))
+    return found
+
+
+def fresh_folder(folder: Path) -> Path:
+    """An empty folder of that name."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
