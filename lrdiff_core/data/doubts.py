@@ -45,7 +45,7 @@ def find_doubts(table: Table, split: Split) -> tuple[Doubt, ...]:
         >>> from lrdiff_core.data import load_table, split_table
         >>> table = load_table("digits")
         >>> [(doubt.kind, doubt.count) for doubt in find_doubts(table, split_table(table))]
-        [('near-constant', 14)]
+        [('near-constant', 6)]
     """
     return (
         *_duplicates(table, split),
