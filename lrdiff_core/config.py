@@ -29,7 +29,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Columns = Annotated[tuple[str, ...], Field(strict=False)]
 ClassWeight = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
-STEPS = 2000  # of a training whose epochs are left open: enough for any rate of the sweep near the best one
+STEPS = 6000  # of a training whose epochs are left open: it stops by itself
 MANY_ROWS = 1_000_000  # beyond them one epoch may be enough
 EPOCHS = (10, 200)  # however few or many rows there are
 
@@ -131,7 +131,7 @@ class RunConfig(BaseModel):
     batch_size: PositiveInt | None = None
     """Rows a step; left out: the training rows over 28, at least 16, at most 1024."""
     epochs: PositiveInt | None = None
-    """Passes over the training rows, at most; left out: as make 2000 steps, 10 (1 of a million rows) to 200."""
+    """Passes over the training rows, at most; left out: as make 6000 steps, 10 (1 of a million rows) to 200."""
     patience: Annotated[int, Field(ge=0)] | None = None
     """Epochs without a better validation loss that end training, the best weights kept; 0: none do; left out: 10 up."""
     schedule: ScheduleName = "constant"

@@ -34,6 +34,7 @@ __all__ = [
     "prepare",
     "rate_table",
     "set_up",
+    "with_rates",
 ]
 
 
@@ -90,6 +91,16 @@ class Setup:
     def rates(self) -> dict[str, float]:
         """Rate of every layer, as the plan has it."""
         return {layer: self.plan[f"{layer}.weight"].lr for layer in self.net.layer_names}
+
+
+def with_rates(setup: Setup, rates: Mapping[str, float]) -> Setup:
+    """Return the setup with other rates of its layers; nothing of it has been trained yet.
+
+    Raises:
+        RateError: the rates do not fit the layers.
+    """
+    config = setup.config.model_copy(update={"rates": {name: rates[name] for name in setup.net.layer_names}})
+    return replace(setup, plan=plan_rates(setup.net, rates, config), config=config, rates_given=True)
 
 
 def default_rates(layer_names: Sequence[str]) -> dict[str, float]:

@@ -95,7 +95,7 @@ def test_many_rows_are_cut_and_train_no_fewer_steps():
     table = rows_of("regression", np.zeros(60_000, np.float32), 60_000, classes=())
     config, dev = development(set_up(table, make_config({"data": "seed", "hidden": [4]})))
     assert len(dev.features) == MOST_ROWS
-    assert config.epochs * (MOST_ROWS * 0.7 // config.batch_size) >= 1900
+    assert config.epochs * -(-MOST_ROWS * 7 // 10 // config.batch_size) >= 1900
 
 
 @pytest.mark.parametrize(("own", "ratios", "configured", "scheme"), [
@@ -110,7 +110,7 @@ def test_many_rows_are_cut_and_train_no_fewer_steps():
 def test_what_is_trained_follows_from_the_intervals(own, ratios, configured, scheme):
     section = comparison(own, ratios)
     chosen = choose_rates(section, configured=configured)
-    assert chosen == {"scheme": scheme, "rates": {"layer1": len(scheme)}}
+    assert chosen == {"scheme": scheme, "rates": {"layer1": len(scheme)}, "configured": configured}
 
 
 def comparison(own, ratios, **more):

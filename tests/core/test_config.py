@@ -44,8 +44,8 @@ def test_sizes_follow_the_data_unless_they_are_given():
     assert RunConfig(hidden=()).hidden_sizes(10) == ()
     assert [RunConfig().rows_per_step(n) for n in (20, 700, 10**6)] == [16, 25, 1024]
     assert RunConfig(batch_size=7).rows_per_step(700) == 7
-    assert [RunConfig().most_epochs(n) for n in (20, 105, 700, 10**6)] == [200, 200, 72, 10]  # 2000 steps, or so
-    assert [RunConfig(batch_size=25).most_epochs(n) for n in (25, 2500)] == [200, 20]
+    assert [RunConfig().most_epochs(n) for n in (20, 105, 700, 10**6)] == [200, 200, 200, 10]  # 6000 steps, or so
+    assert [RunConfig(batch_size=25).most_epochs(n) for n in (25, 2500)] == [200, 60]
     assert [RunConfig(epochs=n).epochs_of_patience(700) for n in (3, 200)] == [10, 40]
     assert RunConfig(patience=0).epochs_of_patience(700) == 0
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from lrdiff_core.config import STEPS, TEST_SHARE, RunConfig
+from lrdiff_core.config import TEST_SHARE, RunConfig
 from lrdiff_core.data import Table
 from lrdiff_core.setup import Setup
 
 __all__ = ["MOST_ROWS", "choose_rates", "development", "inline_rates", "warnings_of"]
 
+MOST_STEPS = 2000  # of a training that rates are compared by; what is trained then may go on
 MOST_ROWS = 20_000  # that rates are compared on: more cost time and change no choice between rates a factor 3 apart
 Section = Mapping[str, Any]
 
@@ -24,24 +25,38 @@ def development(setup: Setup) -> tuple[RunConfig, Table]:
 
     Rows of a generator are drawn anew for every seed, so nothing has to be taken away from them.
     """
-    config, table, split = setup.config, setup.rows.table, setup.rows.split
-    if table.source == "generator":
+    table, split = setup.rows.table, setup.rows.split
+    drawn_anew = table.source == "generator"
+    rows = np.arange(len(table.features))
+    if not drawn_anew:
+        rows = np.sort(np.concatenate([split.train, split.validation]))
+    if cut := len(rows) > MOST_ROWS and not drawn_anew:
+        rows = np.sort(np.random.default_rng([setup.seed, 0xDE7]).choice(rows, MOST_ROWS, replace=False))
+    config = _shorter(setup, len(rows), cut=cut or setup.rows.streamed_rows is not None)
+    if drawn_anew:
         return config, table
-    rows = np.sort(np.concatenate([split.train, split.validation]))
-    if len(rows) > MOST_ROWS or table.stream is not None:
-        some = min(MOST_ROWS, len(rows))
-        rows = np.sort(np.random.default_rng([config.seed, 0xDE7]).choice(rows, some, replace=False))
-        share = len(rows) / (len(split.train) + len(split.validation))
-        steps_an_epoch = max(1, round(len(split.train) * share * 0.8 / setup.batch_size))
-        steps = min(STEPS, setup.epochs * -(-setup.rows.training_rows // setup.batch_size))
-        epochs = max(setup.epochs, -(-steps // steps_an_epoch))
-        config = config.model_copy(update={"epochs": epochs, "patience": config.patience and max(10, epochs // 5)})
     if isinstance(config.test, str):
         config = config.model_copy(update={"test": TEST_SHARE})
     # A streamed file's sample is split anew for every seed: what decided of its parts left no test rows here.
     keys = replace(table.split_keys.take(rows), test=None, test_file=None, drawn=None)
-    kept = {"features": table.features[rows], "target": table.target[rows]}
-    return config, replace(table, split_keys=keys, stream=None, **kept)
+    return config, replace(
+        table, features=table.features[rows], target=table.target[rows], split_keys=keys, stream=None
+    )
+
+
+def _shorter(setup: Setup, rows: int, *, cut: bool) -> RunConfig:
+    """The settings with at most so many steps that rates can be told apart, where training stops by itself."""
+    config, batch = setup.config, setup.batch_size
+    if not setup.patience and not cut:
+        return config
+    test = TEST_SHARE if isinstance(config.test, str) else config.test
+    steps_an_epoch = max(1, round(rows * (1.0 - config.validation - test) / batch))
+    steps = min(MOST_STEPS, setup.epochs * -(-setup.rows.training_rows // batch))
+    epochs = max(10, -(-steps // steps_an_epoch))
+    if not cut:
+        epochs = min(setup.epochs, epochs)
+    patience = min(setup.patience, max(10, epochs // 5)) if not cut else setup.patience and max(10, epochs // 5)
+    return config.model_copy(update={"epochs": epochs, "patience": patience})
 
 
 def choose_rates(comparison: Section, *, configured: bool) -> dict[str, Any]:
@@ -53,7 +68,7 @@ def choose_rates(comparison: Section, *, configured: bool) -> dict[str, Any]:
 
     Returns:
         ``scheme``: its name, the best one that is better than the tuned single rate by a 95 % interval above zero, else
-        that one; ``rates``: of each layer.
+        that one; ``rates``: of each layer; ``configured``.
     """
     gains = comparison["gains"]
     better = [(one["estimate"], name) for name, one in gains.items() if one["low"] is not None and one["low"] > 0]
@@ -64,7 +79,7 @@ def choose_rates(comparison: Section, *, configured: bool) -> dict[str, Any]:
     else:
         name = "tuned single"
     scheme = next(one for one in comparison["schemes"] if one["name"] == name)
-    return {"scheme": name, "rates": scheme["pooled_rates"]}
+    return {"scheme": name, "rates": scheme["pooled_rates"], "configured": configured}
 
 
 def inline_rates(rates: Mapping[str, float]) -> str:

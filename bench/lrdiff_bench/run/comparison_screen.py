@@ -43,6 +43,8 @@ def draw_comparison(console: Console, s: Section) -> None:
         f"{plan['searches']} x {plan['report_seeds']} fresh seeds; every scheme gets the same rows, order and initial "
         "weights",
     )
+    if said := how_compared(s):
+        line(console, said)
     for scheme in s["schemes"]:
         if scheme["other_rates"]:
             others = ", ".join(f"{short_rates(rates)} in {count}" for rates, count in scheme["other_rates"].items())
@@ -71,6 +73,17 @@ def draw_comparison(console: Console, s: Section) -> None:
         f"{plan['report_seeds']} fresh seeds each, with 95 % interval; positive where differential rates are better; "
         f"{s['smallest_difference']:g} is the smallest difference that matters",
     )
+
+
+def how_compared(s: Section) -> str:
+    """On what rates were compared, where that is not what the run trains on."""
+    if "chosen" not in s:
+        return ""
+    found = [f"compared before the training, by splits of {s['rows']} rows without the run's test rows"]
+    found.append(f"up to {len(s['schemes'][0]['test_loss'])} epochs a training")
+    if s["one_by_one"]:
+        found.append(f"one training after the other: a population has no {s['one_by_one']}")
+    return "; ".join(found)
 
 
 def curves_of(s: Section) -> list[tuple[str, str, Sequence[Sequence[float | None]]]]:

@@ -50,16 +50,18 @@ def _table() -> Kind:
     from lrdiff_bench.run.folds import cross_validate
     from lrdiff_bench.run.resuming import digest_of
     from lrdiff_bench.run.ship import export_trained, parity_of_trained
-    from lrdiff_bench.run.single_rates import compare_single_rates
+    from lrdiff_bench.run.single_rates import ADAPTIVE, compare_single_rates
     from lrdiff_bench.run.step_cost import measure_step_cost
     from lrdiff_bench.run.summary import data_sections, training_section, training_sections
     from lrdiff_bench.run.training_files import write_settings, write_training
     from lrdiff_core.data import fold_table
     from lrdiff_core.loop import train
-    from lrdiff_core.setup import set_up
+    from lrdiff_core.setup import set_up, with_rates
 
     def compare(setup: Any, on_training: OnTraining) -> dict[str, Any]:
         config, table = development(setup)
+        if config.tune and "sweep" not in config.compare.model_fields_set and config.optimizer != "sgd":
+            config = config.model_copy(update={"compare": config.compare.model_copy(update={"sweep": ADAPTIVE})})
         # Resolved settings hold rates always; those of the setup say whether somebody set them.
         set_by_hand = setup.rates_given or not config.tune
         found = compare_single_rates(config, table=table, configured=set_by_hand, on_training=on_training)
@@ -77,7 +79,7 @@ def _table() -> Kind:
         set_up=made,
         data_sections=data_sections,
         training_section=training_section,
-        tuned=lambda setup, rates: set_up(setup.rows.table, setup.config, rates=rates),
+        tuned=with_rates,
         name_of=lambda setup: str(setup.rows.table.name),
         digest=lambda setup: digest_of(setup.rows.table),
         write_settings=write_settings,

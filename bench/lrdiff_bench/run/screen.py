@@ -28,6 +28,7 @@ ROWS = {
 }
 SHORT = {"balanced accuracy": "balanced\naccuracy"}
 MOST_CLASSES = 12  # that are shown one by one
+MOST_EPOCHS = 12  # that are shown; metrics.parquet has all
 TITLES = {
     "data": "Data",
     "preprocessing": "Preprocessing",
@@ -169,10 +170,8 @@ def training_extras(s: dict[str, Any]) -> list[str]:
 def draw_metrics(console: Console, s: dict[str, Any]) -> None:
     rows = [row for row in s["observations"] if row["split"] != "test"]
     table = plain_table("epoch", "split", "loss", *([s["score"]] if s["score"] else []))
-    shown = rows if len(rows) <= 40 else [*rows[:10], *rows[-10:]]
-    for i, row in enumerate(shown):
-        if len(shown) < len(rows) and i == 10:
-            table.add_row("...", "", "", *([""] if s["score"] else []))
+    shown = shown_epochs([row["epoch"] for row in rows], s.get("kept_epoch"))
+    for row in (row for row in rows if row["epoch"] in shown):
         table.add_row(
             str(row["epoch"]), row["split"], number(row["loss"]), *([number(row["score"])] if s["score"] else [])
         )
@@ -190,6 +189,20 @@ def draw_metrics(console: Console, s: dict[str, Any]) -> None:
     line(console, f"test split: loss {number(test['loss'])}{score}")
     if "test" in s:  # older runs have none
         draw_test_results(console, s["test"])
+
+
+def shown_epochs(epochs: Sequence[int], kept: int | None) -> set[int]:
+    """At most so many epochs, evenly spread: the first, the last and the one that is kept among them.
+
+    Example:
+        >>> sorted(shown_epochs(range(1, 101), 37))
+        [1, 11, 21, 31, 37, 41, 51, 60, 70, 80, 90, 100]
+    """
+    every = sorted(set(epochs))
+    if len(every) <= MOST_EPOCHS:
+        return set(every)
+    last, places = len(every) - 1, MOST_EPOCHS - 2
+    return {every[round(i * last / places)] for i in range(places + 1)} | ({kept} if kept in every else set())
 
 
 def draw_test_results(console: Console, s: dict[str, Any]) -> None:

@@ -79,9 +79,13 @@ def _found(summary: Mapping[str, Any]) -> tuple[str, str]:
     schemes = {scheme["name"]: scheme for scheme in comparison["schemes"]}
     helps = {name for name, one in comparison["gains"].items() if one["verdict"] == "HELPS"}
     chosen = next((name for name in ("tuned ratios", "as configured") if name in helps), "tuned single")
-    words = gains.found(own, "the configured rates", "one tuned rate")
+    trained = comparison.get("chosen")
+    given = "the default rates" if trained and not trained["configured"] else "the configured rates"
+    words = gains.found(own, given, "one tuned rate")
     if own["verdict"] != tuned["verdict"]:
         words += f" With ratios kept and tuned as hard, {gains.found(tuned, 'different rates', 'one tuned rate')}"
+    if trained:
+        return f"{words} Trained with: {trained['scheme']}.{score}", _toml(trained["rates"], trained["scheme"])
     return words + score, _toml(schemes[chosen]["rates"], chosen)
 
 

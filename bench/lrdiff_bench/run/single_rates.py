@@ -35,6 +35,8 @@ OPERATIONS = 4e11  # that a comparison may take, about five seconds of two cores
 TUNING = 2e11  # where it takes longer trainings, which are evaluated after every epoch
 A_STEP = 2e6  # that the loop takes for a step besides its arithmetic, where models are trained one by one
 
+ADAPTIVE = (0.0003, 0.001, 0.003, 0.01, 0.03)  # where Adam's best rate lies, nearly always; else the sweep gets longer
+
 # From the plan that resolves most comparisons to what the largest tables can afford; seeds are those of all searches.
 SIZES: tuple[dict[str, Any], ...] = (
     {"searches": 8, "tuning_seeds": 4, "finalists": 3, "final_seeds": 16, "seeds": 200},
@@ -46,7 +48,7 @@ SMALLER: tuple[dict[str, Any], ...] = (
     {"searches": 3, "tuning_seeds": 8, "finalists": 0, "final_seeds": 1, "seeds": 60},
     {"searches": 3, "tuning_seeds": 4, "finalists": 0, "final_seeds": 1, "seeds": 24},
     {"searches": 2, "tuning_seeds": 3, "finalists": 0, "final_seeds": 1, "seeds": 12},
-    {"searches": 2, "tuning_seeds": 1, "finalists": 0, "final_seeds": 1, "seeds": 6},
+    {"searches": 2, "tuning_seeds": 2, "finalists": 0, "final_seeds": 1, "seeds": 6},
 )
 
 
