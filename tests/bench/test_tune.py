@@ -105,6 +105,9 @@ def diverging(rates, seed):
         ("NO DIFFERENCE", "one rate", {"body": 0.1, "head": 0.1}),
         ("HURTS", "one rate", {"body": 0.1, "head": 0.1}),
         ("INCONCLUSIVE", "open", {"body": 0.1, "head": 0.1}),
+        ("INCONCLUSIVE below", "one rate", {"body": 0.1, "head": 0.1}),  # no gain that matters, harm or not
+        ("INCONCLUSIVE void", "open", {"body": 0.1, "head": 0.1}),
+        ("NO DIFFERENCE BUT STEADIER", "rates by group", {"body": 0.02, "head": 0.2}),
     ],
 )
 def test_the_answer_follows_from_the_verdict_and_can_be_copied(verdict, word, rates):
@@ -119,7 +122,11 @@ def test_the_answer_follows_from_the_verdict_and_can_be_copied(verdict, word, ra
     schemes = [
         {"winners": [{"parameters": {"base rate": rate}} for rate in (0.9 * x, x, 1.2 * x)]} for x in (0.1, 0.02)
     ]
-    answer = answer_of(workload, found, {"gain": {"verdict": verdict}, "schemes": schemes})
+    high = 0.009 if "below" in verdict or "void" in verdict else 0.03
+    said = verdict.removesuffix(" below").removesuffix(" void")
+    gain = {"verdict": said, "low": -0.02, "high": high, "smallest": 0.01}
+    document = {"gain": gain, "schemes": schemes, "void": "an edge" if "void" in verdict else ""}
+    answer = answer_of(workload, found, document)
     assert answer.word == word
     assert answer.rates == rates
     one, other = rates["body"], rates["head"]

@@ -83,6 +83,10 @@ def answer_of(workload: Workload, found: FoundRates, document: Mapping[str, Any]
         by_group = {group: rounded(base * ratio) for group, ratio in found.ratios.items()}
         why = "" if verdict.plain is Verdict.HELPS else ": fewer runs diverge"
         return _answer(workload, RATES, f"use these rates{why}", by_group)
+    gain = document["gain"]
+    if verdict is Verdict.INCONCLUSIVE and not document["void"] and gain["high"] < gain["smallest"]:
+        # between HURTS and NO DIFFERENCE: either way there is no gain that matters
+        return _answer(workload, ONE_RATE, "one rate suffices (no gain that matters)", one_rate)
     if verdict is Verdict.INCONCLUSIVE:
         return _answer(workload, OPEN, "not settled; one rate until it is", one_rate)
     reason = {
