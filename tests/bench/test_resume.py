@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from lrdiff_bench.cli import main
-from lrdiff_bench.run import job, resuming
+from lrdiff_bench.run import job, resuming, step_cost
 from lrdiff_bench.run.job import resume_job, run_job
 from lrdiff_bench.system.ownership import Owner
-from lrdiff_core import make_config
+from lrdiff_core import loop, make_config
 from lrdiff_core.errors import CheckpointError, ConfigError, DataError, InputError
 
 FILES = ("model.safetensors", "metrics.parquet", "config.toml", "rates.json")
@@ -82,13 +82,13 @@ def test_a_training_cut_twice_ends_as_one_that_was_not(here, kind):
 @pytest.mark.parametrize("stage", ["metrics", "prediction", "step_cost"])
 def test_a_finished_training_is_not_trained_again(here, monkeypatch, stage):
     """What is missing is done, and nothing else."""
-    monkeypatch.setattr(job, "measure_step_cost", lambda trained: {"measured": True})
+    monkeypatch.setattr(step_cost, "measure_step_cost", lambda trained: {"measured": True})
     whole = run_job(config(), out=here / "whole", stages=("step_cost",))
     with pytest.raises(KeyboardInterrupt):
         run_job(config(), stages=("step_cost",), watcher=StopsAt(stage=stage))
     assert (here / "runs" / "a" / "model.safetensors").read_bytes() == digits_of(whole.folder)["model.safetensors"]
     if stage == "step_cost":
-        monkeypatch.setattr(job, "measure_step_cost", lambda trained: pytest.fail("it is there already"))
+        monkeypatch.setattr(step_cost, "measure_step_cost", lambda trained: pytest.fail("it is there already"))
     again = resume_job(watcher=(watcher := StopsAt()))
     assert watcher.epochs == []
     assert again.summary | {"seconds": 0} == whole.summary | {"seconds": 0}
@@ -131,7 +131,7 @@ def test_other_settings_rows_and_runs_are_refused_with_what_differs(here):
 
 
 def test_the_command_says_how_to_go_on_and_does(here, capsys, monkeypatch):
-    train = job.train
+    train = loop.train
 
     def interrupted(setup, *, on_state, **options):
         def at(net, state):
@@ -141,7 +141,7 @@ def test_the_command_says_how_to_go_on_and_does(here, capsys, monkeypatch):
 
         return train(setup, on_state=at, **options)
 
-    monkeypatch.setattr(job, "train", interrupted)
+    monkeypatch.setattr(loop, "train", interrupted)
     assert main(["train", "--seed", "3"]) == 130
     told = capsys.readouterr().err
     assert told.splitlines() == [
@@ -151,7 +151,7 @@ def test_the_command_says_how_to_go_on_and_does(here, capsys, monkeypatch):
     assert json.loads(Path("runs/seed/summary.json").read_text())["missing"] == ["metrics", "prediction", "folder"]
     assert main(["predict", "runs/seed", "--data", "seed.csv"]) == 2
     assert "the training of runs/seed was interrupted" in capsys.readouterr().err
-    monkeypatch.setattr(job, "train", train)
+    monkeypatch.setattr(loop, "train", train)
     assert main(["train", "--resume", "--seed", "4"]) == 2
     assert "seed is 4, the interrupted run runs/seed has 3" in capsys.readouterr().err
     assert main(["train", "--resume", "runs/seed"]) == 0
