@@ -16,7 +16,6 @@ __all__ = ["write_page"]
 
 SMALLEST = 0.01  # of a score that matters: one point of balanced accuracy, or of explained variance
 SECONDS = 60.0  # that a whole run may take on two cores
-CORES = 2
 OTHERS = {"mlp": "MLP", "linear": "linear"}
 
 
@@ -111,14 +110,15 @@ def _bar(
             f"[{middle.low:+.4f}, {middle.high:+.4f}] ({middle.level:.0%}): "
             f"{'reached' if reached else 'MISSED'}. By table: {counts}."
         )
-    slowest = max(measured, key=lambda source: _whole(good[source.name], "ours"), default=None)
+    slowest = max(measured, key=lambda source: _in_time(good[source.name]), default=None)
     if slowest is not None:
-        seconds = _whole(good[slowest.name], "ours")
-        fast = seconds < SECONDS * CORES
+        clock, work = (_whole(good[slowest.name], "ours", what) for what in ("wall", "seconds"))
+        fast = min(clock, work) < SECONDS
         held &= fast
         lines.append(
-            f"- The longest whole run is {slowest.name} with {seconds:.0f} s of processor time; "
-            f"{SECONDS:.0f} s on {CORES} cores are {SECONDS * CORES:.0f} s: {'reached' if fast else 'MISSED'}."
+            f"- The longest whole run is {slowest.name}: {clock:.0f} s by the clock, {work:.0f} s of processor time. "
+            f"One of the two below {SECONDS:.0f} s shows that it fits (a busy machine stretches the first): "
+            f"{'reached' if fast else 'MISSED'}."
         )
     return lines, held
 
@@ -132,10 +132,15 @@ def _middle(rows: Sequence[dict[str, Any]], name: str, what: str) -> float:
     return float(np.median([row[name][what] for row in rows]))
 
 
-def _whole(rows: Sequence[dict[str, Any]], name: str) -> float:
+def _in_time(rows: Sequence[dict[str, Any]]) -> float:
+    """Seconds that a whole run surely fits into: by the clock, or of processor time on a single core."""
+    return min(_whole(rows, "ours", "wall"), _whole(rows, "ours", "seconds"))
+
+
+def _whole(rows: Sequence[dict[str, Any]], name: str, what: str = "seconds") -> float:
     """Seconds: of ours those of the whole run, where it was made."""
     whole = [row for row in rows if name != "ours" or row[name]["whole"]] or rows
-    return _middle(whole, name, "seconds")
+    return _middle(whole, name, what)
 
 
 def _short(value: float) -> str:
