@@ -11,7 +11,7 @@ import pytest
 from lrdiff_bench.cli import main
 from lrdiff_bench.run.chosen_rates import MOST_ROWS, choose_rates, development, warnings_of
 from lrdiff_bench.run.job import run_job
-from lrdiff_bench.run.single_rates import SINGLE, compare_single_rates, describe_rates
+from lrdiff_bench.run.single_rates import SINGLE, compare_single_rates, describe_rates, middle_of_best
 from lrdiff_bench.study.workloads.common import RunWorkload
 from lrdiff_bench.study.workloads.outcomes import Courses
 from lrdiff_bench.study.workloads.workload import Scheme, Trials
@@ -186,6 +186,6 @@ def test_rates_pooled_over_searches_are_the_best_of_all_of_them():
     found = compare_single_rates(small(compare={**TINY, "searches": 3, "sweep": [0.0003, 0.01, 0.03]}))
     (own, _) = found.study.searches
     pooled = own.scores.transpose(1, 0, 2).reshape(len(own.tasks[0]), -1)
-    best = own.tasks[0][int(np.argmin(np.minimum(pooled, 1e9).mean(axis=1)))].rates
+    best = own.tasks[0][middle_of_best(np.minimum(pooled, 1e9))].rates
     shown = next(one for one in found.section()["schemes"] if one["name"] == SINGLE)
     assert describe_rates(tuple(shown["pooled_rates"].values())) == describe_rates(best)

@@ -27,7 +27,7 @@ from lrdiff_core.config import RunConfig
 from lrdiff_core.data import Table
 from lrdiff_core.population import PopulationTask, population_task
 
-__all__ = ["RateComparison", "compare_single_rates", "describe_rates", "longer", "plan_of"]
+__all__ = ["RateComparison", "compare_single_rates", "describe_rates", "middle_of_best", "longer", "plan_of"]
 
 SINGLE, RATIOS, CONFIGURED = "tuned single", "tuned ratios", "as configured"
 EXTENSIONS = 3  # how often the sweep is made longer where the best rate lies at its edge
@@ -117,14 +117,15 @@ class RateComparison:
         return Counter({task.rates: self.study.plan.searches})
 
     def _pooled(self, name: str) -> tuple[float, ...] | None:
-        """The rates that are best over the seeds of all searches together; None for what is not tuned."""
+        """The rates that do well over the seeds of all searches together; None for what is not tuned."""
         for own in self.study.searches:
             if own.scheme.name == name and np.isfinite(own.scores).any():
                 # diverged trials count as the worst that did not
                 finite = np.where(np.isfinite(own.scores), own.scores, own.scores[np.isfinite(own.scores)].max())
                 # the mean: one model is going to be trained, and how often a rate goes wrong counts
-                means = finite.transpose(1, 0, 2).reshape(finite.shape[1], -1).mean(axis=1)
-                return tuple(float(f"{rate:.6g}") for rate in own.tasks[0][int(means.argmin())].rates)
+                losses = finite.transpose(1, 0, 2).reshape(finite.shape[1], -1)
+                rates = own.tasks[0][middle_of_best(losses)].rates
+                return tuple(float(f"{rate:.6g}") for rate in rates)
         return None
 
     def _results(self, name: str) -> list[TaskResult]:
@@ -173,6 +174,27 @@ def compare_single_rates(
             break
         sweep = longer(sweep, sides)
     return RateComparison(study=study, analysis=analyse(study, curves=False), sweep=sweep)
+
+
+def middle_of_best(losses: np.ndarray) -> int:
+    """The middle one of the rates whose mean loss is within one standard error of the lowest; the lower of two.
+
+    Args:
+        losses: of each rate, rising, on the same seeds. [rates, seeds]
+
+    Example:
+        >>> middle_of_best(np.array([[0.9, 0.8], [0.31, 0.29], [0.28, 0.32], [0.33, 0.28], [0.7, 0.9]]))
+        2
+        >>> middle_of_best(np.array([[0.30, 0.32], [0.50, 0.52]]))
+        0
+    """
+    gaps = losses - losses[int(losses.mean(axis=1).argmin())]  # paired by seed
+    seeds = losses.shape[1]
+    error = gaps.std(axis=1, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.zeros(len(losses))
+    if (error > 0).any():  # a rate that jumps about is not near because nobody knows where it is
+        error = np.minimum(error, np.median(error[error > 0]))
+    near = np.flatnonzero(gaps.mean(axis=1) <= error)
+    return int(near[(len(near) - 1) // 2])
 
 
 def describe_rates(rates: tuple[float, ...]) -> str:
