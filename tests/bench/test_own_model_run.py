@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from lrdiff_bench.cli import main
 from lrdiff_bench.report.json import json_ready
 from lrdiff_bench.run.job import run_job
-from lrdiff_bench.run.own_model.compare import rate_keys
+from lrdiff_bench.run.own_model.compare import compare_own, rate_keys
 from lrdiff_bench.run.own_model.files import open_own
 from lrdiff_bench.run.own_model.setup import development_of, set_up_own, with_rates
 from lrdiff_bench.run.own_model.summary import own_data_sections, own_training_section, own_training_sections
@@ -26,7 +26,7 @@ MODELS = '''
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 DRAWN = torch.Generator().manual_seed(0)
 X = torch.randn(121, 6, generator=DRAWN)
@@ -174,6 +174,24 @@ def vector_loss():
     return net(6, 4, 1), {"rows": X, "targets": X[:, :1], "loss": lambda outputs, targets: (outputs - targets) ** 2}
 
 
+def wide():
+    return net(6, 4, 2), {"train": TensorDataset(X, SIGN + 5)}
+
+
+def doubles():
+    return net(6, 4, 2), {"train": TensorDataset(X.double(), SIGN)}
+
+
+def huge():
+    return net(6, 4, 1), {"rows": X, "targets": X[:, :1] * 1e30}
+
+
+def sampled():
+    rows = TensorDataset(X, SIGN)
+    loader = DataLoader(rows, batch_sampler=BatchSampler(RandomSampler(rows), 16, True))
+    return net(6, 4, 2), {"train": loader, "validation": rows, "test": rows}
+
+
 def few():
     return net(6, 4, 1), {"rows": X[:2], "targets": X[:2, :1]}
 '''
@@ -239,6 +257,8 @@ def test_models_of_every_kind_are_trained(place, name, task, score):
         ("cut", {}, "cannot be split"),
         ("vector_loss", {}, "scalar"),
         ("few", {}, "cannot be split"),
+        ("wide", {}, "number classes from 0"),
+        ("doubles", {}, "float32"),
         ("nowhere", {}, "nowhere"),
         ("table", {"data": "digits"}, "does not take its rows"),
         ("table", {"data": "breast_cancer"}, "does not take its rows"),
@@ -301,6 +321,15 @@ def test_a_table_goes_through_all_stages(on_table, capsys):
     for command in (["trace", on_table], ["verify", on_table / "model.onnx", "--run", on_table], ["rates", on_table]):
         assert main([*map(str, command)]) == 0, capsys.readouterr().err
     assert "own_zoo:table" in capsys.readouterr().out
+
+
+def test_a_comparison_that_nothing_can_come_of_says_so(place):
+    """Trainings end in no number; a loader with batches of its own cannot be cut, and is compared all the same."""
+    small = {"epochs": 1, "device": "cpu", "compare": {"minutes": 0.2, "sweep": [0.001, 0.01]}}
+    section = compare_own(set_up_own(make_config({"model": "own_zoo:huge", **small}))).section()
+    assert "no number" in section["skipped"]
+    setup = set_up_own(make_config({"model": "own_zoo:sampled", **small}))
+    assert development_of(setup).parts["test"] is setup.parts["validation"]
 
 
 def test_no_choice_sees_the_runs_test_rows(place):

@@ -109,11 +109,13 @@ class Part(ABC):
         kind: what the user gave, for the screen.
         rows: how many; None where a stream does not say.
         batch_size: of what the user gave; None where it has none.
+        can_be_cut: whether rows can be picked by their number.
     """
 
     kind: str
     rows: int | None
     batch_size: int | None = None
+    can_be_cut: bool = True
 
     @abstractmethod
     def batches(self, size: int, order: torch.Generator | None = None) -> Iterator[Batch]:
@@ -192,6 +194,7 @@ class _LoaderPart(Part):
     source: str
     kind: str = "a DataLoader"
     batch_size: int | None = None
+    can_be_cut: bool = False
 
     @property
     def rows(self) -> int | None:  # type: ignore[override]

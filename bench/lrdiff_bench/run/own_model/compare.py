@@ -122,6 +122,12 @@ def compare_own(setup: OwnSetup, *, on_training: Callable[[int, int], None] | No
         study = _studied(workload, plan, _Progress(on_training))
         workload = cast(_OwnWorkload, study.workload)
         seconds = time.perf_counter() - begun
+    if not all(any(task is not None for task in one.winning_tasks) for one in study.searches):
+        return OwnComparison(
+            found=None,
+            why_not=f"with every rate from {workload.listed_rates[0]:g} to {workload.listed_rates[-1]:g} trainings "
+            "end in no number: scale rows and targets, or give lower rates as sweep in [compare]",
+        )
     found = RateComparison(study=study, analysis=analyse(study, curves=False), sweep=workload.listed_rates)
     price = {
         "trainings": workload.counted[0], "epochs": workload.steps, "of": setup.epochs, "seconds": round(seconds, 1),

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_bench.run.chosen_rates import development
-from lrdiff_bench.run.own_model.tasks import OwnTask, find_task, first_output
+from lrdiff_bench.run.own_model.tasks import OwnTask, find_task, first_output, loss_fault
 from lrdiff_bench.system.batches import BATCH_SIZE, Batch, Part, TensorPart, stacked
 from lrdiff_bench.system.factory import UserModel, load_model
 from lrdiff_bench.system.rate_settings import plan_from_settings
-from lrdiff_bench.system.user_code import one_line, their_fault
+from lrdiff_bench.system.user_code import one_line
 from lrdiff_core.config import RunConfig
 from lrdiff_core.data import Table
 from lrdiff_core.devices import choose_device
@@ -230,7 +230,7 @@ def development_of(setup: OwnSetup) -> Development:
     if setup.table is not None:
         return Development(table=development(setup.table)[1])
     given, parts = setup.user.parts(), setup.parts
-    if parts["train"].rows is None:  # a stream is not cut: what validates also reports
+    if not parts["train"].can_be_cut:  # a stream, or batches of the user's own making: what validates also reports
         return Development(parts={**parts, "test": parts["validation"]})
     if "validation" in given:
         return Development(parts={"train": parts["train"], "validation": parts["validation"]})
@@ -339,7 +339,9 @@ def _task(user: UserModel, module: nn.Module, part: Part, table: Setup | None, d
         shapes = ", ".join(str(list(one.shape)) for one in batch.tensors())
         raise InputError(
             f"{user.source} does not take its rows ({shapes}): {one_line(problem)[:200]}",
-            help="let forward take what a batch has as inputs; see docs/guide/your-model.md",
+            help="give rows as float32"
+            if "dtype" in str(problem)
+            else "let forward take what a batch has as inputs; see docs/guide/your-model.md",
         ) from problem
     finally:
         module.train(training)
@@ -361,7 +363,7 @@ def _task(user: UserModel, module: nn.Module, part: Part, table: Setup | None, d
     except LrdiffError:
         raise
     except Exception as problem:
-        raise their_fault(f"the loss of {user.source}", problem) from problem
+        raise loss_fault(user.source, task_found, outputs, batch.targets, problem) from problem
     if not isinstance(value, Tensor) or value.ndim != 0:
         got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise InputError(f"the loss of {user.source} gives {got}", help="let it give the mean over rows, a scalar")

@@ -14,6 +14,7 @@ from lrdiff_bench.run.own_model.results import own_results
 from lrdiff_bench.run.own_model.setup import OwnSetup
 from lrdiff_bench.run.own_model.tasks import first_output
 from lrdiff_bench.run.own_model.training import OwnTrained
+from lrdiff_core.errors import LrdiffError
 from lrdiff_core.rates.plan.table import FOLD_ABOVE, rows_of
 
 __all__ = ["own_data_sections", "own_training_section", "own_training_sections", "trace_of"]
@@ -191,4 +192,7 @@ def _sum(counts: Any) -> int | None:
 def _argument_names(setup: OwnSetup, count: int) -> list[str]:
     from lrdiff_export.model.signature import input_names_of
 
-    return list(input_names_of(setup.module, setup.held.tensors(), None))[:count]
+    try:
+        return list(input_names_of(setup.module, setup.held.tensors(), None))[:count]
+    except LrdiffError:  # inputs that no file takes, such as float16
+        return [f"input {i + 1}" for i in range(count)]

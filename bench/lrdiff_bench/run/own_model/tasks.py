@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from lrdiff_bench.system.batches import Batch
 from lrdiff_bench.system.factory import default_loss
+from lrdiff_bench.system.user_code import one_line, their_fault
 from lrdiff_core.errors import InputError
 from lrdiff_core.loop import score_name
 
-__all__ = ["OwnTask", "first_output", "find_task"]
+__all__ = ["OwnTask", "Tally", "find_task", "first_output", "loss_fault"]
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -75,6 +76,18 @@ def first_output(outputs: Any) -> Tensor | None:
     if isinstance(outputs, tuple | list):
         outputs = outputs[0] if outputs else None
     return outputs if isinstance(outputs, Tensor) else None
+
+
+def loss_fault(source: str, task: OwnTask, outputs: Any, targets: Any, problem: BaseException) -> InputError:
+    """The error for an exception in a loss: the user's own line, or what does not fit where the loss is ours."""
+    first = first_output(outputs)
+    if task.loss is not default_loss or first is None or not isinstance(targets, Tensor):
+        return their_fault(f"the loss of {source}", problem)
+    return InputError(
+        f"outputs {list(first.shape)} and targets {list(targets.shape)} from {targets.min():g} to {targets.max():g} do "
+        f"not fit: {one_line(problem)[:120]}",
+        help="number classes from 0 and give an output for each, or add 'loss': a function of outputs and targets",
+    )
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lrdiff_bench.run.own_model.setup import OwnSetup
-from lrdiff_bench.run.own_model.tasks import Tally
+from lrdiff_bench.run.own_model.tasks import Tally, loss_fault
 from lrdiff_bench.system.batches import Batch, Part
 from lrdiff_bench.system.user_code import their_fault, user_code
 from lrdiff_core.devices import torch_threads
@@ -187,7 +187,7 @@ def _loss(setup: OwnSetup, outputs: Any, batch: Batch) -> torch.Tensor:
     except LrdiffError:
         raise
     except Exception as problem:
-        raise their_fault(f"the loss of {setup.user.source}", problem) from problem
+        raise loss_fault(setup.user.source, setup.task, outputs, batch.targets, problem) from problem
 
 
 def _on(device: torch.device, part: Part, size: int) -> Iterable[Batch]:
