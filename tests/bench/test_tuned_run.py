@@ -104,6 +104,7 @@ def test_many_rows_are_cut_and_train_no_fewer_steps():
     ((-0.5, -0.6, -0.4, "HURTS"), (0.0, -0.01, 0.01, "NO DIFFERENCE"), True, "tuned single"),
     ((-0.5, -0.6, -0.4, "HURTS"), (0.1, 0.05, 0.2, "HELPS"), True, "tuned ratios"),
     ((0.2, 0.1, 0.3, "HELPS"), (0.1, 0.05, 0.2, "HELPS"), True, "as configured"),
+    ((0.0, -0.01, 0.01, "NO DIFFERENCE"), (0.005, 0.001, 0.008, "NO DIFFERENCE"), False, "tuned single"),
     ((0.1, -0.1, 0.3, "INCONCLUSIVE"), (0.1, -0.1, 0.2, "INCONCLUSIVE"), True, "tuned single"),
     ((0.02, 0.01, 0.03, "HELPS ON AVERAGE"), (-0.1, -0.2, 0.0, "INCONCLUSIVE"), False, "as configured"),
 ])  # fmt: skip

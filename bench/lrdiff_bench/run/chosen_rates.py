@@ -67,11 +67,12 @@ def choose_rates(comparison: Section, *, configured: bool) -> dict[str, Any]:
         configured: whether somebody set the rates; they stay where a tuned single rate does not differ from them.
 
     Returns:
-        ``scheme``: its name, the best one that is better than the tuned single rate by a 95 % interval above zero, else
-        that one; ``rates``: of each layer; ``configured``.
+        ``scheme``: its name, the best one that is better than the tuned single rate by enough to matter and with a
+        95 % interval above zero, else that one; ``rates``: of each layer; ``configured``.
     """
     gains = comparison["gains"]
-    better = [(one["estimate"], name) for name, one in gains.items() if one["low"] is not None and one["low"] > 0]
+    matters = {name: one for name, one in gains.items() if one["verdict"] != "NO DIFFERENCE"}
+    better = [(one["estimate"], name) for name, one in matters.items() if one["low"] is not None and one["low"] > 0]
     if better:
         name = max(better)[1]
     elif configured and gains["as configured"]["verdict"] == "NO DIFFERENCE":
