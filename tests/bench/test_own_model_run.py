@@ -192,6 +192,10 @@ def sampled():
     return net(6, 4, 2), {"train": loader, "validation": rows, "test": rows}
 
 
+def three():
+    return net(3, 8, 1)
+
+
 def few():
     return net(6, 4, 1), {"rows": X[:2], "targets": X[:2, :1]}
 '''
@@ -345,6 +349,22 @@ def test_no_choice_sees_the_runs_test_rows(place):
         assert len(held) == 18
         assert not held & seen
         assert held | seen == rows(setup.user.parts()["train"])
+
+
+def test_a_streamed_table_is_trained_on_as_a_whole(place):
+    """All rows of the file in every epoch, though the rows at hand are a sample; rates are compared on the sample."""
+    drawn = np.random.default_rng(0).normal(size=(3000, 3))
+    lines = [",".join(f"{v:.4f}" for v in row) + f",{row.sum():.4f}" for row in drawn]
+    (place / "long.csv").write_text("a,b,c,y\n" + "\n".join(lines) + "\n")
+    settings = {"data": "long.csv", "target": "y", "stream": "always", **QUICK}
+    setup = set_up_own(make_config({"model": "own_zoo:three", **settings}))
+    order = torch.Generator().manual_seed(0)
+    seen = [batch.rows for batch in setup.parts["train"].batches(setup.batch_size, order)]
+    assert sum(seen) == setup.parts["train"].rows > 1900
+    assert set(seen[:-1]) == {setup.batch_size}
+    trained = train_own(setup)
+    assert trained.observations[2].loss < trained.observations[0].loss
+    assert set_up_own(setup.config, rows=development_of(setup)).parts["train"].can_be_cut
 
 
 def test_other_rates_are_those_that_are_trained():

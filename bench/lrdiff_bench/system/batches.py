@@ -7,7 +7,7 @@ arguments with one of :data:`TARGET_KEYS`, or inputs alone, which are then their
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from lrdiff_bench.system.user_code import their_fault
 from lrdiff_core.errors import InputError
 
-__all__ = ["TARGET_KEYS", "Batch", "Part", "TensorPart", "as_batch", "as_part", "stacked"]
+__all__ = ["TARGET_KEYS", "Batch", "BlocksPart", "Part", "TensorPart", "as_batch", "as_part", "stacked"]
 
 TARGET_KEYS = ("targets", "target", "labels", "label", "y")
 BATCH_SIZE = 32  # of a Dataset, where nobody says another
@@ -157,6 +157,32 @@ class TensorPart(Part):
         """See :class:`Part`."""
         inputs: Any = _picked(self.inputs, index)
         return replace(self, inputs=inputs, targets=_picked(self.targets, index))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlocksPart(Part):
+    """Rows of a file that is streamed in training; what wants rows at hand gets those of a sample.
+
+    Attributes:
+        sample: some of the rows.
+        blocks: all of them, anew at every call: inputs and targets of many rows at a time.
+        rows: how many.
+    """
+
+    sample: TensorPart
+    blocks: Callable[[], Iterator[tuple[Tensor, Tensor]]]
+    rows: int
+    kind: str = "a streamed file"
+    can_be_cut: bool = False
+
+    def batches(self, size: int, order: torch.Generator | None = None) -> Iterator[Batch]:
+        """See :class:`Part`; without an order, the sample."""
+        if order is None:
+            yield from self.sample.batches(size)
+            return
+        for inputs, targets in self.blocks():
+            for chosen in torch.randperm(len(inputs), generator=order).split(size):
+                yield Batch(inputs=(inputs[chosen],), targets=targets[chosen])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,6 +89,7 @@ def compare_own(setup: OwnSetup, *, on_training: Callable[[int, int], None] | No
         return OwnComparison(found=None, why_not="the model has one layer that learns: there are no rates to compare")
     rates = {name: rate for name, (rate, _) in groups.items()}
     columns = {name: i for i, (_, names) in enumerate(groups.values()) for name in names}
+    rows = development_of(setup)
     single = Scheme(name=SINGLE, ratios=dict.fromkeys(rates, 1.0))
     top = max(rates.values())
     ratios = Scheme(name=RATIOS, ratios={name: rate / top for name, rate in rates.items()})
@@ -102,9 +103,9 @@ def compare_own(setup: OwnSetup, *, on_training: Callable[[int, int], None] | No
         base_rates=(top / 10, top * 10),
         default_rate=top,
         smallest_difference=SMALLEST_DIFFERENCE,
-        steps=setup.epochs,
+        steps=rows.epochs or setup.epochs,
         config=setup.config,
-        development=development_of(setup),
+        development=rows,
         columns=columns,
         patience=setup.patience,
         listed_rates=(),
@@ -319,7 +320,7 @@ def _sized(workload: _OwnWorkload, setup: OwnSetup, top: float) -> tuple[_OwnWor
             plan = _plan_of(sizes, config.compare.seeds or sizes["seeds"], len(sweep), config)
             if _count(together, plan) * a_training <= seconds:
                 return together, plan
-        fewer = int(setup.epochs * seconds / (_count(together, plan) * a_training))
+        fewer = int(together.steps * seconds / (_count(together, plan) * a_training))
         if fewer >= 1:
             return replace(together, steps=fewer), plan
     sweep = tuple(sorted(config.compare.sweep)) if listed else tuple(float(f"{top * step:.6g}") for step in STEPS)
@@ -328,7 +329,7 @@ def _sized(workload: _OwnWorkload, setup: OwnSetup, top: float) -> tuple[_OwnWor
     plan = _plan_of(sizes, config.compare.seeds or sizes["searches"] * sizes["report_seeds"], len(sweep), config)
     epoch = _seconds_alone(workload)
     count = _count(alone, plan)
-    epochs = min(setup.epochs, int(seconds / (count * epoch)))
+    epochs = min(alone.steps, int(seconds / (count * epoch)))
     if epochs < 1:
         return (
             f"{count} trainings of one epoch would take {count * epoch / 60:.1f} min, and {seconds / 60:g} may be "
@@ -355,7 +356,8 @@ def _fits_a_population(workload: _OwnWorkload, setup: OwnSetup) -> bool:
     """Whether ``torch.func`` and the rows allow it; tried with two members and two steps."""
     if sum(p.numel() for p in setup.module.parameters()) > SMALL or len(setup.held.tensors()) != 1:
         return False
-    if any(not isinstance(part, TensorPart) and (part.rows or math.inf) > MOST_MEMBERS_ROWS for part in setup.parts.values()):  # fmt: skip  # noqa: E501
+    trial = workload.setup_of(setup.config.seed)  # of a streamed file a sample, which is at hand
+    if any(not isinstance(part, TensorPart) and (part.rows or math.inf) > MOST_MEMBERS_ROWS for part in trial.parts.values()):  # fmt: skip  # noqa: E501
         return False
     decays = {group["weight_decay"] for group in setup.groups()}
     frozen = any(not p.requires_grad for p in setup.module.parameters())

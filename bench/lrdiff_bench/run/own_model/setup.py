@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lrdiff_bench.run.chosen_rates import development
 from lrdiff_bench.run.own_model.tasks import OwnTask, find_task, first_output, loss_fault
-from lrdiff_bench.system.batches import BATCH_SIZE, Batch, Part, TensorPart, stacked
+from lrdiff_bench.system.batches import BATCH_SIZE, Batch, BlocksPart, Part, TensorPart, stacked
 from lrdiff_bench.system.factory import UserModel, load_model
 from lrdiff_bench.system.rate_settings import plan_from_settings
 from lrdiff_bench.system.user_code import one_line
@@ -138,10 +138,12 @@ class Development:
     Attributes:
         table: of them, with ``--data``.
         parts: else; what is missing of the three is cut anew for every seed.
+        epochs: of a training on them; None for as many as the run has.
     """
 
     table: Table | None = None
     parts: Mapping[str, Part] = field(default_factory=dict)
+    epochs: int | None = None
 
 
 def set_up_own(config: RunConfig, *, seed: int | None = None, rows: Development | None = None) -> OwnSetup:
@@ -178,13 +180,16 @@ def set_up_own(config: RunConfig, *, seed: int | None = None, rows: Development 
     if has_table(config):
         table = set_up(
             config.load_table() if rows is None or rows.table is None else rows.table,
-            config.model_copy(update={"rates": None, "hidden": (1,), "optimizer": "adam"}),
+            config.model_copy(update={"rates": None, "hidden": (1,), "optimizer": "adam", "device": "cpu"}),
             seed=seed,
         )
-        parts: dict[str, Part] = {
-            name: TensorPart(inputs=(table.rows.inputs[name].cpu(),), targets=table.rows.targets[name].cpu())
+        whole = {
+            name: TensorPart(inputs=(table.rows.inputs[name],), targets=table.rows.targets[name])
             for name in ("train", "validation", "test")
         }
+        parts: dict[str, Part] = dict(whole)
+        if table.rows.blocks is not None and table.rows.streamed_rows is not None:
+            parts["train"] = BlocksPart(sample=whole["train"], blocks=table.rows.blocks, rows=table.rows.streamed_rows)
         split_by = "seed"
     else:
         parts, split_by = _split(user.parts() if rows is None else rows.parts, config, seed)
@@ -228,7 +233,8 @@ def set_up_own(config: RunConfig, *, seed: int | None = None, rows: Development 
 def development_of(setup: OwnSetup) -> Development:
     """The rows of a run that its rates may be compared on."""
     if setup.table is not None:
-        return Development(table=development(setup.table)[1])
+        config, table = development(setup.table)
+        return Development(table=table, epochs=config.epochs)
     given, parts = setup.user.parts(), setup.parts
     if not parts["train"].can_be_cut:  # a stream, or batches of the user's own making: what validates also reports
         return Development(parts={**parts, "test": parts["validation"]})
