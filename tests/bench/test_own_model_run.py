@@ -12,12 +12,15 @@ from safetensors.torch import load_file
 
 from lrdiff_bench.cli import main
 from lrdiff_bench.report.json import json_ready
+from lrdiff_bench.report.tables import make_console
 from lrdiff_bench.run.job import run_job
+from lrdiff_bench.run.kinds import kind_of
 from lrdiff_bench.run.own_model.compare import compare_own, rate_keys
 from lrdiff_bench.run.own_model.files import open_own
 from lrdiff_bench.run.own_model.setup import development_of, set_up_own, with_rates
 from lrdiff_bench.run.own_model.summary import own_data_sections, own_training_section, own_training_sections
 from lrdiff_bench.run.own_model.training import train_own
+from lrdiff_bench.run.screen import DRAW
 from lrdiff_core import make_config
 from lrdiff_core.checkpoint import TrainingFile, save_training
 from lrdiff_core.errors import CheckpointError, ConfigError, InputError, LrdiffError
@@ -334,6 +337,19 @@ def test_a_comparison_that_nothing_can_come_of_says_so(place):
     assert "no number" in section["skipped"]
     setup = set_up_own(make_config({"model": "own_zoo:sampled", **small}))
     assert development_of(setup).parts["test"] is setup.parts["validation"]
+
+
+def test_what_the_comparison_found_is_drawn_and_says_what_it_cost(place, capsys):
+    settings = {"compare": {"minutes": 0.5, "sweep": [0.003, 0.03], "searches": 2, "tuning_seeds": 1, "seeds": 10}}
+    config = make_config({"model": "own_zoo:norm", "epochs": 1, "device": "cpu", **settings})
+    section = kind_of(config).compare(set_up_own(config), lambda done, total: None)
+    assert "skipped" not in section, section
+    assert section["chosen"]["scheme"] in [scheme["name"] for scheme in section["schemes"]]
+    assert set(section["chosen"]["rates"]) == {"0", "1", "4"}
+    DRAW["comparison"](make_console(), json_ready(section))
+    said = " ".join(capsys.readouterr().out.split())
+    for words in ("one after the other", "without the run's test rows", "trained next: ", f"{section['rows']} rows"):
+        assert words in said
 
 
 def test_no_choice_sees_the_runs_test_rows(place):

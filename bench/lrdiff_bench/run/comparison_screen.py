@@ -79,7 +79,8 @@ def how_compared(s: Section) -> str:
     """On what rates were compared, where that is not what the run trains on."""
     if "chosen" not in s:
         return ""
-    found = [f"compared before the training, by splits of {s['rows']} rows without the run's test rows"]
+    rows = "all rows" if s["rows"] is None else f"{s['rows']} rows"  # a stream does not say how many it has
+    found = [f"compared before the training, by splits of {rows} without the run's test rows"]
     found.append(f"up to {len(s['schemes'][0]['test_loss'])} epochs a training")
     if s["one_by_one"]:
         found.append(f"one training after the other: a population has no {s['one_by_one']}")
