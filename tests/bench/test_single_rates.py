@@ -124,10 +124,10 @@ def test_what_is_trained_follows_from_the_settings_and_the_size_of_the_table():
     )
     sizes = [plan_of(one, population_task(one), 7) for one in configs]
     assert [s.report_seeds for s in sizes] == [-(-size["seeds"] // size["searches"]) for size in SIZES]
-    # what stops by itself takes longer: fewer trainings, the fewest where each is trained alone
+    # what stops by itself takes longer: fewer trainings, and fewest where a network is large or trained alone
     stops = [make_config({"data": "wine", **more}) for more in ({}, {"hidden": [900, 900]}, {"dropout": 0.1})]
     sizes = [plan_of(one, population_task(one), 7) for one in stops]
-    assert [(s.searches, s.tuning_seeds) for s in sizes] == [(3, 8), (2, 2), (2, 2)]
+    assert [(s.searches, s.tuning_seeds) for s in sizes] == [(3, 8), (2, 1), (2, 1)]
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from lrdiff_core.setup import Setup
 
 __all__ = ["MOST_ROWS", "choose_rates", "development", "inline_rates", "warnings_of"]
 
-MOST_STEPS = 2000  # of a training that rates are compared by; what is trained then may go on
+MOST_STEPS = 1000  # of a training that rates are compared by; what is trained then may go on
 MOST_ROWS = 20_000  # that rates are compared on: more cost time and change no choice between rates a factor 3 apart
 Section = Mapping[str, Any]
 

@@ -48,7 +48,7 @@ SMALLER: tuple[dict[str, Any], ...] = (
     {"searches": 3, "tuning_seeds": 8, "finalists": 0, "final_seeds": 1, "seeds": 60},
     {"searches": 3, "tuning_seeds": 4, "finalists": 0, "final_seeds": 1, "seeds": 24},
     {"searches": 2, "tuning_seeds": 3, "finalists": 0, "final_seeds": 1, "seeds": 12},
-    {"searches": 2, "tuning_seeds": 2, "finalists": 0, "final_seeds": 1, "seeds": 6},
+    {"searches": 2, "tuning_seeds": 1, "finalists": 0, "final_seeds": 1, "seeds": 6},
 )
 
 
