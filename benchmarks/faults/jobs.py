@@ -84,7 +84,7 @@ def _go_on(command: str) -> Callable[[Path], list[str]]:
 
 def _often() -> None:
     """Keep the state of short trainings, too."""
-    from lrdiff_bench.run import resuming
+    from lrdiff_bench.run.files import resuming
 
     resuming.INTERVAL_SECONDS = 0.02
     resuming.SHARE = 0.2

@@ -7,7 +7,7 @@ from sklearn import metrics
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from lrdiff_bench.cli import main
-from lrdiff_bench.run.baselines import test_results as results_of
+from lrdiff_bench.run.compare.baselines import test_results as results_of
 from lrdiff_core import load_table, make_config, set_up, train
 
 

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from lrdiff_bench import run_job
-from lrdiff_bench.run.open_run import held_out, open_run, predict_file, retrace
 from lrdiff_bench.run.screen import draw_data, draw_preprocessing
+from lrdiff_bench.run.use.open_run import held_out, open_run, predict_file, retrace
 from lrdiff_bench.system.settings import write_settings
 from lrdiff_core import load_config, make_config, population
 from lrdiff_core.errors import CheckpointError

@@ -14,7 +14,7 @@ import torch
 from lrdiff_bench.cli import main
 from lrdiff_bench.run import job
 from lrdiff_bench.run.job import STAGES, run_job
-from lrdiff_bench.run.open_run import list_runs
+from lrdiff_bench.run.use.open_run import list_runs
 from lrdiff_core import load_checkpoint, load_table, make_config
 from lrdiff_core.errors import ConfigError
 from lrdiff_export.publish import export

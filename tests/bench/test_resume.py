@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from lrdiff_bench.cli import main
-from lrdiff_bench.run import job, resuming, step_cost
+from lrdiff_bench.run import job
+from lrdiff_bench.run.compare import step_cost
+from lrdiff_bench.run.files import resuming
 from lrdiff_bench.run.job import resume_job, run_job
 from lrdiff_bench.system.ownership import Owner
 from lrdiff_core import loop, make_config

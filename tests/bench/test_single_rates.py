@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrdiff_bench.run.single_rates import CONFIGURED, RATIOS, SINGLE, SIZES, compare_single_rates, plan_of
+from lrdiff_bench.run.compare.single_rates import CONFIGURED, RATIOS, SINGLE, SIZES, compare_single_rates, plan_of
 from lrdiff_bench.stats.gain import judge_gain
 from lrdiff_core import PRESETS, load_table, make_config, set_up, train
 from lrdiff_core.population import population_task

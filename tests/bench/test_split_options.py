@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 
 from lrdiff_bench.cli import main
-from lrdiff_bench.run.chosen_rates import development
-from lrdiff_bench.run.open_run import held_out, open_run
+from lrdiff_bench.run.compare.chosen_rates import development
 from lrdiff_bench.run.split_text import split_text
+from lrdiff_bench.run.use.open_run import held_out, open_run
 from lrdiff_core import make_config, set_up
 
 

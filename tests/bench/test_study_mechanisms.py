@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from lrdiff_bench.study.workloads import controls, digits, distortion, rare_tokens, relearn, ring, seed, splats, width
-from lrdiff_bench.study.workloads.side_by_side import SideBySide
+from lrdiff_bench.study.workloads import controls, distortion, rare_tokens, relearn, ring, seed, splats, width
+from lrdiff_bench.study.workloads.parts import digits
+from lrdiff_bench.study.workloads.parts.side_by_side import SideBySide
 from lrdiff_bench.study.workloads.workload import Trials, Workload
 from lrdiff_core import PRESETS, load_table, make_config, set_up, train
 from lrdiff_core.population import PopulationOptions, train_population

@@ -16,7 +16,7 @@ from lrdiff_bench.study import workloads as _registers_them  # noqa: F401
 from lrdiff_bench.study.workloads.adapters import Adapters
 from lrdiff_bench.study.workloads.common import PopulationWorkload
 from lrdiff_bench.study.workloads.outcomes import mask_diverged
-from lrdiff_bench.study.workloads.side_by_side import SideBySide
+from lrdiff_bench.study.workloads.parts.side_by_side import SideBySide
 from lrdiff_bench.study.workloads.workload import WORKLOADS, Outcomes, Scheme, Trials, Workload, register_workload
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.population.members import build

@@ -9,9 +9,9 @@ import onnx
 import pytest
 
 from lrdiff_bench.cli import main
-from lrdiff_bench.run.chosen_rates import MOST_ROWS, choose_rates, development, warnings_of
+from lrdiff_bench.run.compare.chosen_rates import MOST_ROWS, choose_rates, development, warnings_of
+from lrdiff_bench.run.compare.single_rates import SINGLE, compare_single_rates, describe_rates, middle_of_best
 from lrdiff_bench.run.job import run_job
-from lrdiff_bench.run.single_rates import SINGLE, compare_single_rates, describe_rates, middle_of_best
 from lrdiff_bench.study.workloads.common import RunWorkload
 from lrdiff_bench.study.workloads.outcomes import Courses
 from lrdiff_bench.study.workloads.workload import Scheme, Trials

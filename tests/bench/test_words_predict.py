@@ -16,9 +16,9 @@ import pytest
 from torch import nn
 
 from lrdiff_bench.cli import main
-from lrdiff_bench.run.onnx_rows import rows_for
 from lrdiff_bench.run.own_model.setup import OnTable
 from lrdiff_bench.run.ship import with_words
+from lrdiff_bench.run.use.onnx_rows import rows_for
 from lrdiff_core import ModelSpec, build_model
 from lrdiff_core.data import ColumnSpec, read_rows
 from lrdiff_core.errors import DataError, ModelFileError

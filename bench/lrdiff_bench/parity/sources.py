@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lrdiff_bench.run.open_run import held_out, open_run, shipped
 from lrdiff_bench.run.own_model.files import is_own, open_own
 from lrdiff_bench.run.own_model.ship import rows_of
 from lrdiff_bench.run.ship import decider, test_rows
+from lrdiff_bench.run.use.open_run import held_out, open_run, shipped
 from lrdiff_bench.system.factory import is_factory, load_model
 from lrdiff_core import PRESETS, Predictor, load_table, make_config, set_up, train
 from lrdiff_core.data import read_features

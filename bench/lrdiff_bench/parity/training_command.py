@@ -17,7 +17,7 @@ from lrdiff_bench.parity.training_screen import draw_report
 from lrdiff_bench.report.json import print_json, write_document
 from lrdiff_bench.report.page import as_given
 from lrdiff_bench.report.tables import line, make_console
-from lrdiff_bench.run.open_run import open_run
+from lrdiff_bench.run.use.open_run import open_run
 from lrdiff_bench.system.factory import is_factory, load_model, training_job, user_code
 from lrdiff_bench.system.machine import provenance
 from lrdiff_bench.system.run_folder import make_folder

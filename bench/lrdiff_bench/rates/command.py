@@ -84,8 +84,8 @@ def load_model(target: str) -> nn.Module:
             raise InputError(f"{target} holds no model", help=HOW_TO_NAME)
         if not Path(target).is_dir():
             raise InputError(f"no run and no model at {target}", help=HOW_TO_NAME)
-        from lrdiff_bench.run.open_run import open_run  # here: it brings polars and scikit-learn
         from lrdiff_bench.run.own_model.files import is_own, open_own
+        from lrdiff_bench.run.use.open_run import open_run  # here: it brings polars and scikit-learn
 
         return open_own(Path(target)).module if is_own(Path(target)) else open_run(Path(target))[0]
     return factory.load_model(target).module

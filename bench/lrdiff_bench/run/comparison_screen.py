@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lrdiff_bench.report import gains
 from lrdiff_bench.report.tables import interval, line, number, plain_table
-from lrdiff_bench.run.chosen_rates import inline_rates
+from lrdiff_bench.run.compare.chosen_rates import inline_rates
 from lrdiff_bench.run.own_model.screen import draw_price
 
 __all__ = ["curves_of", "draw_comparison"]

@@ -19,10 +19,9 @@ import torch
 from lrdiff_bench.report import figures
 from lrdiff_bench.report.json import json_ready, write_document
 from lrdiff_bench.report.parts import write_report
-from lrdiff_bench.run.chosen_rates import warnings_of
+from lrdiff_bench.run.compare.chosen_rates import warnings_of
 from lrdiff_bench.run.comparison_screen import curves_of
-from lrdiff_bench.run.kinds import Kind, kind_of
-from lrdiff_bench.run.resuming import (
+from lrdiff_bench.run.files.resuming import (
     TRAINING_FILE,
     TrainingKeeper,
     check_rows,
@@ -30,6 +29,7 @@ from lrdiff_bench.run.resuming import (
     kept_settings,
     settings_to_keep,
 )
+from lrdiff_bench.run.kinds import Kind, kind_of
 from lrdiff_bench.run.section import run_part
 from lrdiff_bench.system.ownership import OWNER
 from lrdiff_bench.system.run_folder import (

@@ -46,14 +46,14 @@ def kind_of(config: RunConfig) -> Kind:
 
 
 def _table() -> Kind:
-    from lrdiff_bench.run.chosen_rates import choose_rates, development
-    from lrdiff_bench.run.folds import cross_validate
-    from lrdiff_bench.run.resuming import digest_of
+    from lrdiff_bench.run.compare.chosen_rates import choose_rates, development
+    from lrdiff_bench.run.compare.folds import cross_validate
+    from lrdiff_bench.run.compare.single_rates import ADAPTIVE, compare_single_rates
+    from lrdiff_bench.run.compare.step_cost import measure_step_cost
+    from lrdiff_bench.run.files.resuming import digest_of
+    from lrdiff_bench.run.files.training_files import write_settings, write_training
     from lrdiff_bench.run.ship import export_trained, parity_of_trained
-    from lrdiff_bench.run.single_rates import ADAPTIVE, compare_single_rates
-    from lrdiff_bench.run.step_cost import measure_step_cost
     from lrdiff_bench.run.summary import data_sections, training_section, training_sections
-    from lrdiff_bench.run.training_files import write_settings, write_training
     from lrdiff_core.data import fold_table
     from lrdiff_core.loop import train
     from lrdiff_core.setup import set_up, with_rates
@@ -95,7 +95,7 @@ def _table() -> Kind:
 
 
 def _own() -> Kind:
-    from lrdiff_bench.run.chosen_rates import choose_rates
+    from lrdiff_bench.run.compare.chosen_rates import choose_rates
     from lrdiff_bench.run.own_model.compare import compare_own
     from lrdiff_bench.run.own_model.files import digest_of_own, write_own_settings, write_own_training
     from lrdiff_bench.run.own_model.setup import set_up_own, with_rates

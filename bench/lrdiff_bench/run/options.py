@@ -212,14 +212,14 @@ def predict(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The file to write, its format by its suffix: .csv, .parquet, .arrow, .jsonl. Default: CSV on standard output.")] = None,
 ) -> None:  # fmt: skip
     """Predict the rows of a file with a trained run or an exported ONNX file."""
-    from lrdiff_bench.run.predictions import write_predictions
+    from lrdiff_bench.run.use.predictions import write_predictions
 
     if run.suffix == ".onnx":
-        from lrdiff_bench.run.export_command import predict_onnx
+        from lrdiff_bench.run.use.export_command import predict_onnx
 
         table = predict_onnx(run, data)
     else:
-        from lrdiff_bench.run.open_run import predict_file
+        from lrdiff_bench.run.use.open_run import predict_file
 
         table = predict_file(run, data)
     write_predictions(table, out)
@@ -239,7 +239,7 @@ def export(
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Export a run or your own model to ONNX; the file is written only after it passes verification."""
-    from lrdiff_bench.run.export_command import export_model, on_or_off
+    from lrdiff_bench.run.use.export_command import export_model, on_or_off
 
     variants = variant.split(",")
     report = export_model(
@@ -256,7 +256,7 @@ def verify(
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Check that an ONNX file predicts the same as its run or the golden vectors beside it; or check a whole bundle."""
-    from lrdiff_bench.run.export_command import verify_model
+    from lrdiff_bench.run.use.export_command import verify_model
 
     return _show(verify_model(model, run, runtime), "verify" if run else "golden", json)
 
@@ -269,7 +269,7 @@ def latency(
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Time single calls of an ONNX file: median, 95th and 99th percentile."""
-    from lrdiff_bench.run.export_command import latency as measure, whole_numbers
+    from lrdiff_bench.run.use.export_command import latency as measure, whole_numbers
 
     counts, batches = whole_numbers("--threads", threads), whole_numbers("--batch", batch)
     return _show({**measure(run, threads=counts, batches=batches, provider=provider), "passed": True}, "latency", json)
@@ -277,7 +277,7 @@ def latency(
 
 def targets(json: JsonOption = False) -> int:
     """List the runtimes that a file can be exported for, and the ONNX versions they read."""
-    from lrdiff_bench.run.export_command import list_targets
+    from lrdiff_bench.run.use.export_command import list_targets
 
     return _show({"targets": list_targets(), "passed": True}, "targets", json)
 
@@ -287,7 +287,7 @@ def runs(
     json: JsonOption = False,
 ) -> None:
     """List the runs in a folder, oldest first, with their test results."""
-    from lrdiff_bench.run.open_run import list_runs
+    from lrdiff_bench.run.use.open_run import list_runs
 
     found = list_runs(folder)
     if json:
@@ -301,7 +301,7 @@ def runs(
 
 def trace(run: RunFolder, json: JsonOption = False) -> None:
     """Show again what a finished run printed."""
-    from lrdiff_bench.run.open_run import retrace
+    from lrdiff_bench.run.use.open_run import retrace
 
     summary = retrace(run)
     if json:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from lrdiff_bench.run.baselines import test_results
 from lrdiff_bench.run.columns_text import encoding_text
+from lrdiff_bench.run.compare.baselines import test_results
 from lrdiff_core.data import Table, describe_split, find_doubts
 from lrdiff_core.loop import Trained, score_name
 from lrdiff_core.model import constant_columns

@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lrdiff_bench.run.own_model.setup import DECAY, Development, OwnSetup, development_of, set_up_own
-from lrdiff_bench.run.own_model.training import evaluate_own, fit_own
-from lrdiff_bench.run.single_rates import (
+from lrdiff_bench.run.compare.single_rates import (
     CONFIGURED,
     EXTENSIONS,
     RATIOS,
@@ -31,6 +29,8 @@ from lrdiff_bench.run.single_rates import (
     RateComparison,
     longer,
 )
+from lrdiff_bench.run.own_model.setup import DECAY, Development, OwnSetup, development_of, set_up_own
+from lrdiff_bench.run.own_model.training import evaluate_own, fit_own
 from lrdiff_bench.stats.gain import SMALLEST_DIFFERENCE
 from lrdiff_bench.study.analysis.analyse import analyse
 from lrdiff_bench.study.search.engine import StudyResult, StudyWatcher, run_study, trainings

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrdiff_bench.run.baselines import judged, test_results
+from lrdiff_bench.run.compare.baselines import judged, test_results
 from lrdiff_bench.run.own_model.setup import OwnSetup
 from lrdiff_bench.run.own_model.tasks import first_output
 from lrdiff_bench.run.own_model.training import OwnTrained
@@ -24,7 +24,7 @@ MOST_FEATURES = 2000  # that a linear model is fitted on
 
 
 def own_results(trained: OwnTrained) -> dict[str, Any] | None:
-    """As :func:`lrdiff_bench.run.baselines.test_results`; None where one answer a row is not what the model gives.
+    """As :func:`~lrdiff_bench.run.compare.baselines.test_results`; None where the model does not give one answer a row.
 
     On a table the baselines get the rows that the model gets. Else a linear model is among them where the model has one
     input of real numbers, standardized by the training rows.

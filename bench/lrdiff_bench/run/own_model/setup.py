@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrdiff_bench.run.chosen_rates import development
+from lrdiff_bench.run.compare.chosen_rates import development
 from lrdiff_bench.run.own_model.tasks import OwnTask, find_task, first_output, loss_fault
 from lrdiff_bench.system.batches import BATCH_SIZE, Batch, BlocksPart, Part, TensorPart, stacked
 from lrdiff_bench.system.factory import UserModel, load_model

@@ -7,8 +7,8 @@ from typing import Any
 
 from lrdiff_bench.measure.cases.state import step_workload
 from lrdiff_bench.measure.engine.case import Workload
+from lrdiff_bench.run.compare.step_cost import time_groups
 from lrdiff_bench.run.own_model.training import OwnTrained
-from lrdiff_bench.run.step_cost import time_groups
 from lrdiff_bench.system.batches import stacked
 from lrdiff_bench.system.user_code import user_code
 from lrdiff_core.setup import make_optimizer
@@ -17,7 +17,7 @@ __all__ = ["measure_own_step_cost"]
 
 
 def measure_own_step_cost(trained: OwnTrained) -> dict[str, Any]:
-    """As :func:`lrdiff_bench.run.step_cost.measure_step_cost`, on one batch of the model's own rows."""
+    """As :func:`lrdiff_bench.run.compare.step_cost.measure_step_cost`, on one batch of the model's own rows."""
     setup = trained.setup
     groups = setup.groups()
     batch = stacked(setup.parts["train"], min(setup.batch_size, 64))

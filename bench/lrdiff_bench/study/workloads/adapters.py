@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from typing_extensions import override
 
-from lrdiff_bench.study.workloads.digits import PIXELS, load_digits, permutation
-from lrdiff_bench.study.workloads.pretrained import Pretrained
+from lrdiff_bench.study.workloads.parts.digits import PIXELS, load_digits, permutation
+from lrdiff_bench.study.workloads.parts.pretrained import Pretrained
 from lrdiff_bench.study.workloads.workload import Scheme, Trials, register_workload
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from typing_extensions import override
 
-from lrdiff_bench.study.workloads.digits import PIXELS, load_digits, permutation
-from lrdiff_bench.study.workloads.pretrained import Pretrained
+from lrdiff_bench.study.workloads.parts.digits import PIXELS, load_digits, permutation
+from lrdiff_bench.study.workloads.parts.pretrained import Pretrained
 from lrdiff_bench.study.workloads.workload import Scheme, register_workload
 
 __all__ = ["Relearn", "relearn_adam", "relearn_sgd"]

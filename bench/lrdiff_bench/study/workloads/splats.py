@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from typing_extensions import override
 
-from lrdiff_bench.study.workloads.side_by_side import SideBySide, State
+from lrdiff_bench.study.workloads.parts.side_by_side import SideBySide, State
 from lrdiff_bench.study.workloads.workload import FEWEST, Scheme, register_workload
 
 if TYPE_CHECKING:

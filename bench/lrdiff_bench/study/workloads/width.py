@@ -14,7 +14,7 @@ import numpy as np
 from typing_extensions import override
 
 from lrdiff_bench.study.workloads.common import PopulationWorkload, check_trials
-from lrdiff_bench.study.workloads.digits import PIXELS, load_digits, multiclass, permutation, relu_network
+from lrdiff_bench.study.workloads.parts.digits import PIXELS, load_digits, multiclass, permutation, relu_network
 from lrdiff_bench.study.workloads.workload import CHEAP, FEWEST, Outcomes, Scheme, Trials, register_workload
 
 if TYPE_CHECKING:

@@ -11,7 +11,13 @@ import numpy as np
 from typing_extensions import override
 
 from lrdiff_bench.study.workloads.common import PopulationWorkload
-from lrdiff_bench.study.workloads.digits import PRETRAINING_EPOCHS, load_digits, multiclass, pretrain, relu_network
+from lrdiff_bench.study.workloads.parts.digits import (
+    PRETRAINING_EPOCHS,
+    load_digits,
+    multiclass,
+    pretrain,
+    relu_network,
+)
 from lrdiff_bench.study.workloads.workload import Trials
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lrdiff_bench.run.baselines import test_results
+from lrdiff_bench.run.compare.baselines import test_results
 from lrdiff_core.data import describe_split, fold_table
 from lrdiff_core.loop import train
 from lrdiff_core.setup import Setup, set_up

@@ -13,7 +13,7 @@ from torch import nn
 from lrdiff_bench.run.own_model.commands import predict_own, retrace_own, verify_own
 from lrdiff_bench.run.own_model.files import is_own, load_shipped
 from lrdiff_bench.run.own_model.setup import OnTable
-from lrdiff_bench.run.predictions import predictions_table
+from lrdiff_bench.run.use.predictions import predictions_table
 from lrdiff_bench.system.ownership import is_owned
 from lrdiff_bench.system.run_folder import read_summary
 from lrdiff_core.checkpoint import load_checkpoint
@@ -101,7 +101,7 @@ def predict_file(run: Path, data: str) -> pl.DataFrame:
             ``-`` is standard input. For a model of one's own that takes tensors: ``.npy``, or ``.npz``.
 
     Returns:
-        As :func:`lrdiff_bench.run.predictions.predictions_table`.
+        As :func:`lrdiff_bench.run.use.predictions.predictions_table`.
 
     Raises:
         CheckpointError: the run cannot be read.

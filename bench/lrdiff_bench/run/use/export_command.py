@@ -10,13 +10,13 @@ import numpy as np
 from torch import nn
 
 from lrdiff_bench.report.tables import doing
-from lrdiff_bench.run.onnx_rows import names_of, rows_for
-from lrdiff_bench.run.open_run import held_out, open_run, shipped, verify_against_run
 from lrdiff_bench.run.own_model.commands import export_own_run
 from lrdiff_bench.run.own_model.files import is_own, open_own
 from lrdiff_bench.run.own_model.ship import rows_of
-from lrdiff_bench.run.predictions import predictions_table
 from lrdiff_bench.run.ship import export_net
+from lrdiff_bench.run.use.onnx_rows import names_of, rows_for
+from lrdiff_bench.run.use.open_run import held_out, open_run, shipped, verify_against_run
+from lrdiff_bench.run.use.predictions import predictions_table
 from lrdiff_bench.system.factory import is_factory, load_model, user_code
 from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_core.model import TabularNet
@@ -125,7 +125,7 @@ def predict_onnx(model: Path, data: str) -> pl.DataFrame:
         data: a file with these columns, in any order; others are ignored. ``-`` is standard input.
 
     Returns:
-        As :func:`lrdiff_bench.run.predictions.predictions_table`.
+        As :func:`lrdiff_bench.run.use.predictions.predictions_table`.
 
     Raises:
         ModelFileError: the file cannot be used, or does not name its columns.

@@ -1,0 +1,1 @@
+"""What is done with a run that is there: open it, predict with it, export it."""
