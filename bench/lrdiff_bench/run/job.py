@@ -29,6 +29,7 @@ from lrdiff_bench.run.files.resuming import (
     kept_settings,
     settings_to_keep,
 )
+from lrdiff_bench.run.files.training_log import TrainingLog, training_logs, values_of
 from lrdiff_bench.run.kinds import Kind, kind_of
 from lrdiff_bench.run.section import run_part
 from lrdiff_bench.system.ownership import OWNER
@@ -113,6 +114,7 @@ def run_job(
     out: Path | None = None,
     overwrite: bool = False,
     stages: Sequence[str] = STAGES,
+    log: Sequence[str] = (),
     watcher: Watcher | None = None,
 ) -> RunResult:
     """Run the main job and write its folder.
@@ -122,6 +124,8 @@ def run_job(
         out: the run folder; if left out, ``runs/NAME``, or ``runs/NAME-2`` and so on where there are runs already.
         overwrite: replace an earlier run in that folder.
         stages: which stages to run; the first six and ``folder`` always are, ``folds`` where ``config.cv`` is set.
+        log: where losses, scores and the rate of every group go after every epoch: ``"csv"``, ``"tensorboard"``,
+            ``"mlflow"``.
         watcher: told of every stage as it is done.
 
     Returns:
@@ -154,7 +158,8 @@ def run_job(
     setup = record.timed("data", lambda: kind.set_up(config))
     with new_run_folder(final, overwrite=overwrite) as place:
         record.begin(place, stages)
-        return _all_stages(record, kind, setup, settings_to_keep(config, kind.digest(setup)))
+        with training_logs(log, config) as logs:
+            return _all_stages(record, kind, setup, settings_to_keep(config, kind.digest(setup)), logs)
 
 
 def resume_job(
@@ -162,6 +167,7 @@ def resume_job(
     folder: Path | None = None,
     *,
     stages: Sequence[str] = STAGES,
+    log: Sequence[str] = (),
     watcher: Watcher | None = None,
 ) -> RunResult:
     """Go on with an interrupted run: from its last epoch that was kept, then with the stages that are missing.
@@ -173,6 +179,7 @@ def resume_job(
         folder: of the run; left out, the interrupted run in ``runs`` that was written last, of the name of ``given``
             if that has one.
         stages: which of the missing stages to do now.
+        log: as for :func:`run_job`.
         watcher: told of every stage as it is done.
 
     Raises:
@@ -187,16 +194,22 @@ def resume_job(
     check_rows(folder, training, kind.name_of(setup), kind.digest(setup))
     with unfinished_run(folder) as place:
         record.go_on(place, stages)
-        return _all_stages(record, kind, setup, training.info, training)
+        with training_logs(log, config) as logs:
+            return _all_stages(record, kind, setup, training.info, logs, training)
 
 
 def _all_stages(
-    record: _Record, kind: Kind, setup: Any, info: dict[str, Any], training: TrainingFile | None = None
+    record: _Record,
+    kind: Kind,
+    setup: Any,
+    info: dict[str, Any],
+    logs: Sequence[TrainingLog],
+    training: TrainingFile | None = None,
 ) -> RunResult:
     watcher = record.watcher
     record.show(kind.data_sections(setup))
     setup = _tune(record, kind, setup)
-    trained = _train(record, kind, setup, info, training)
+    trained = _train(record, kind, setup, info, logs, training)
     folder = record.place.path
     record.stage("folds", lambda: kind.folds(setup, _folds_to(watcher)))
     if kind.tuned is None or not setup.config.tune:
@@ -297,7 +310,14 @@ def _tune(record: _Record, kind: Kind, setup: Any) -> Any:
     return setup if chosen is None else kind.tuned(setup, chosen["rates"])
 
 
-def _train(record: _Record, kind: Kind, setup: Any, info: dict[str, Any], training: TrainingFile | None) -> Any:
+def _train(
+    record: _Record,
+    kind: Kind,
+    setup: Any,
+    info: dict[str, Any],
+    logs: Sequence[TrainingLog],
+    training: TrainingFile | None,
+) -> Any:
     """The stages that every run has; what was trained is kept before anything else is done."""
     place = record.place
     record.show([("training", kind.training_section(setup))])
@@ -312,6 +332,8 @@ def _train(record: _Record, kind: Kind, setup: Any, info: dict[str, Any], traini
             record.save()
             if not place.overwrite:  # an older run stays until this one is trained
                 keeper.moved_to(place.keep())
+        for log in logs:
+            log.write(place.path, state.epoch, values_of(state, task))
 
     trained = record.timed(
         "metrics",

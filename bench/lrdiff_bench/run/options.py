@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,6 +85,14 @@ ResumeOption = Annotated[
         help="Go on with an interrupted run: its folder in place of CONFIG.toml, or the last one in runs/.",
     ),
 ]
+LogOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        metavar="csv|tensorboard|mlflow",
+        help="Write losses, scores and the rate of every group after every epoch there, too; may be repeated.",
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -130,6 +139,7 @@ def run(
     schedule: ScheduleOption = None,
     dropout: DropoutOption = None,
     class_weight: ClassWeightOption = None,
+    log: LogOption = None,
     json: JsonOption = False,
 ) -> int:
     """Do the whole job: train, compare with single rates, time, export and verify."""
@@ -144,7 +154,7 @@ def run(
     }  # fmt: skip
     place, config = _place(config, out) if resume else (out, config)
     settings = _settings(config, data, target, task, impute, device, compile, seed, split | wishes, resume, **training)
-    return _job(settings, place, json, overwrite=overwrite, stages=None, resume=resume)
+    return _job(settings, place, json, overwrite=overwrite, stages=None, resume=resume, log=log or ())
 
 
 def init(
@@ -189,6 +199,7 @@ def train(
     schedule: ScheduleOption = None,
     dropout: DropoutOption = None,
     class_weight: ClassWeightOption = None,
+    log: LogOption = None,
     json: JsonOption = False,
 ) -> int:
     """Train and save the checkpoint, without comparison and export."""
@@ -203,7 +214,7 @@ def train(
     }  # fmt: skip
     place, config = _place(config, out) if resume else (out, config)
     settings = _settings(config, data, target, task, impute, device, compile, seed, split | wishes, resume, **training)
-    return _job(settings, place, json, overwrite=overwrite, stages=(), resume=resume)
+    return _job(settings, place, json, overwrite=overwrite, stages=(), resume=resume, log=log or ())
 
 
 def predict(
@@ -375,6 +386,7 @@ def _job(
     overwrite: bool,
     stages: tuple[str, ...] | None,
     resume: bool = False,
+    log: Sequence[str] = (),
 ) -> int:
     from lrdiff_bench.report.tables import make_console
     from lrdiff_bench.run.job import STAGES, resume_job, run_job
@@ -385,9 +397,9 @@ def _job(
     stages = STAGES if stages is None else stages
     try:
         if resume:
-            result = resume_job(config, out, stages=stages, watcher=screen)
+            result = resume_job(config, out, stages=stages, log=log, watcher=screen)
         else:
-            result = run_job(config, out=out, overwrite=overwrite, stages=stages, watcher=screen)
+            result = run_job(config, out=out, overwrite=overwrite, stages=stages, log=log, watcher=screen)
     except KeyboardInterrupt as stop:
         raise Interrupted(stop) from stop
     finally:
