@@ -95,6 +95,7 @@ class Tally:
     """Loss and score over the batches of a split.
 
     Example:
+        >>> import torch
         >>> tally = Tally(task=OwnTask(kind="regression", loss=default_loss))
         >>> targets = torch.tensor([[1.0], [3.0]])
         >>> tally.add(targets + 1, targets, default_loss(targets + 1, targets), 2)
