@@ -16,8 +16,9 @@ from lrdiff_bench.report.tables import make_console
 from lrdiff_bench.run.job import run_job
 from lrdiff_bench.run.kinds import kind_of
 from lrdiff_bench.run.own_model.compare import compare_own, rate_keys
+from lrdiff_bench.run.own_model.development import development_of, with_rates
 from lrdiff_bench.run.own_model.files import open_own
-from lrdiff_bench.run.own_model.setup import development_of, set_up_own, with_rates
+from lrdiff_bench.run.own_model.setup import set_up_own
 from lrdiff_bench.run.own_model.summary import own_data_sections, own_training_section, own_training_sections
 from lrdiff_bench.run.own_model.training import train_own
 from lrdiff_bench.run.screen import DRAW

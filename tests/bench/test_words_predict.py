@@ -16,7 +16,7 @@ import pytest
 from torch import nn
 
 from lrdiff_bench.cli import main
-from lrdiff_bench.run.own_model.setup import OnTable
+from lrdiff_bench.run.own_model.on_table import OnTable
 from lrdiff_bench.run.ship import with_words
 from lrdiff_bench.run.use.onnx_rows import rows_for
 from lrdiff_core import ModelSpec, build_model

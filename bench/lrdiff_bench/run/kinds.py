@@ -97,8 +97,9 @@ def _table() -> Kind:
 def _own() -> Kind:
     from lrdiff_bench.run.compare.chosen_rates import choose_rates
     from lrdiff_bench.run.own_model.compare import compare_own
+    from lrdiff_bench.run.own_model.development import with_rates
     from lrdiff_bench.run.own_model.files import digest_of_own, write_own_settings, write_own_training
-    from lrdiff_bench.run.own_model.setup import set_up_own, with_rates
+    from lrdiff_bench.run.own_model.setup import set_up_own
     from lrdiff_bench.run.own_model.ship import export_own, parity_of_own
     from lrdiff_bench.run.own_model.step_cost import measure_own_step_cost
     from lrdiff_bench.run.own_model.summary import own_data_sections, own_training_section, own_training_sections

@@ -97,7 +97,7 @@ class TensorBoardLog:
 
 
 class MlflowLog:
-    """A run of MLflow in its own SQLite file, ``mlflow.db`` beside the run folders, unless MLFLOW_TRACKING_URI is set."""
+    """A run of MLflow, in ``mlflow.db`` (SQLite) beside the run folders unless MLFLOW_TRACKING_URI says where."""
 
     def __init__(self, config: RunConfig) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing of ours asks the network

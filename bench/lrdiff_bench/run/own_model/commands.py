@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lrdiff_bench.run.own_model.files import load_shipped, open_own
-from lrdiff_bench.run.own_model.setup import OnTable
+from lrdiff_bench.run.own_model.on_table import OnTable
 from lrdiff_bench.run.own_model.ship import example_of, export_options, rows_of
 from lrdiff_bench.run.own_model.summary import trace_of
 from lrdiff_bench.run.own_model.tasks import first_output

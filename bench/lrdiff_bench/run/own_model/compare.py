@@ -6,18 +6,14 @@ many times at once; any other one after the other, within a budget of seconds th
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
-from typing_extensions import override
 
 from lrdiff_bench.run.compare.single_rates import (
     CONFIGURED,
@@ -29,17 +25,18 @@ from lrdiff_bench.run.compare.single_rates import (
     RateComparison,
     longer,
 )
-from lrdiff_bench.run.own_model.setup import DECAY, Development, OwnSetup, development_of, set_up_own
-from lrdiff_bench.run.own_model.training import evaluate_own, fit_own
+from lrdiff_bench.run.own_model.development import development_of
+from lrdiff_bench.run.own_model.setup import DECAY, OwnSetup, set_up_own
+from lrdiff_bench.run.own_model.training import fit_own
+from lrdiff_bench.run.own_model.trials import MOST_MEMBERS_ROWS, OwnWorkload, bare
 from lrdiff_bench.stats.gain import SMALLEST_DIFFERENCE
 from lrdiff_bench.study.analysis.analyse import analyse
 from lrdiff_bench.study.search.engine import StudyResult, StudyWatcher, run_study, trainings
 from lrdiff_bench.study.search.ledger import MemoryLedger
 from lrdiff_bench.study.search.plan import Plan
 from lrdiff_bench.study.search.training import train_together
-from lrdiff_bench.study.workloads.outcomes import Courses
-from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, UntunedSetting, Workload
-from lrdiff_bench.system.batches import Batch, TensorPart, stacked
+from lrdiff_bench.study.workloads.workload import Scheme, Trials, UntunedSetting
+from lrdiff_bench.system.batches import TensorPart
 from lrdiff_bench.system.user_code import user_code
 from lrdiff_core.config import RunConfig
 from lrdiff_core.devices import torch_threads
@@ -50,7 +47,6 @@ __all__ = ["OwnComparison", "compare_own", "rate_keys"]
 
 SECONDS = 60.0  # that a comparison one after the other may take
 SMALL = 200_000  # parameters up to which a population pays
-MOST_MEMBERS_ROWS = 20_000  # rows that a population is given
 STEPS = (0.3, 1.0, 3.0, 10.0, 30.0)  # the sweep of a comparison one after the other, around the configured rate
 _LONG = 10.0  # seconds of an epoch that is timed once
 SMALLEST = {"searches": 2, "tuning_seeds": 1, "finalists": 0, "final_seeds": 1, "report_seeds": 3}
@@ -74,7 +70,7 @@ class OwnComparison:
         """The section ``comparison`` of the summary."""
         if self.found is None:
             return {"skipped": self.why_not}
-        workload = cast(_OwnWorkload, self.found.study.workload)
+        workload = cast(OwnWorkload, self.found.study.workload)
         parts = [part.rows for part in workload.setup_of(workload.config.seed).parts.values()]
         return {
             **self.found.section(),
@@ -101,7 +97,7 @@ def compare_own(setup: OwnSetup, *, on_training: Callable[[int, int], None] | No
     single = Scheme(name=SINGLE, ratios=dict.fromkeys(rates, 1.0))
     top = max(rates.values())
     ratios = Scheme(name=RATIOS, ratios={name: rate / top for name, rate in rates.items()})
-    first = _OwnWorkload(
+    first = OwnWorkload(
         name=setup.config.name,
         title=f"the run {setup.config.name}",
         question="Do the run's rates do better than a single rate?",
@@ -129,7 +125,7 @@ def compare_own(setup: OwnSetup, *, on_training: Callable[[int, int], None] | No
             return OwnComparison(found=None, why_not=chosen)
         workload, plan = chosen
         study = _studied(workload, plan, _Progress(on_training))
-        workload = cast(_OwnWorkload, study.workload)
+        workload = cast(OwnWorkload, study.workload)
         seconds = time.perf_counter() - begun
     if not all(any(task is not None for task in one.winning_tasks) for one in study.searches):
         return OwnComparison(
@@ -145,7 +141,7 @@ def compare_own(setup: OwnSetup, *, on_training: Callable[[int, int], None] | No
     return OwnComparison(found=found, price=price)
 
 
-def _studied(workload: _OwnWorkload, plan: Plan, watcher: StudyWatcher) -> StudyResult:
+def _studied(workload: OwnWorkload, plan: Plan, watcher: StudyWatcher) -> StudyResult:
     """Run the study; where trainings are cheap and a best rate lies at the edge, with a longer sweep."""
     train = train_together(workload)
     for extension in range(EXTENSIONS + 1):
@@ -157,123 +153,6 @@ def _studied(workload: _OwnWorkload, plan: Plan, watcher: StudyWatcher) -> Study
         sweep = longer(workload.listed_rates, sides)
         workload = replace(workload, listed_rates=sweep, base_rates=(sweep[0], sweep[-1]))
     return study
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OwnWorkload(Workload):
-    """Trainings of one's own model; a step of it is an epoch.
-
-    Args:
-        config: of the run, resolved.
-        development: rows that are split anew for every seed.
-        columns: group of every parameter by name.
-        listed_rates: base rates that every search tries.
-        untuned_settings: reported beside.
-        patience: epochs without a better validation loss that end a training; 0: none do.
-        together: whether populations train it.
-        counted: trainings so far, in its one place.
-    """
-
-    config: RunConfig
-    development: Development
-    columns: Mapping[str, int]
-    listed_rates: tuple[float, ...]
-    untuned_settings: tuple[UntunedSetting, ...]
-    patience: int
-    together: bool = False
-    counted: list[int] = field(default_factory=lambda: [0], compare=False)
-
-    @property
-    @override
-    def base_points(self) -> tuple[float, ...]:
-        return self.listed_rates
-
-    @property
-    @override
-    def untuned(self) -> tuple[UntunedSetting, ...]:
-        return self.untuned_settings
-
-    def train(self, trials: Trials) -> Outcomes:
-        self.counted[0] += len(trials.seeds)
-        if self.together:
-            return self._side_by_side(trials)
-        judged = "test" if self.patience else trials.judged_on  # the epoch is chosen on the validation rows
-        found = np.full((4, len(trials.seeds), self.steps), np.nan)
-        for course, rates, seed in zip(found.transpose(1, 0, 2), trials.rates, trials.seeds, strict=True):
-            setup = set_up_own(_bare(self.config), seed=int(seed), rows=self.development)
-            wanted = {name: float(rates[column]) for name, column in self.columns.items()}
-
-            def note(epoch: int, news: Any, setup: OwnSetup = setup, course: Any = course) -> None:
-                held = news[1] if judged == "validation" else evaluate_own(setup, judged)
-                course[:, epoch - 1] = news[1].loss, held.loss, held.score, news[0].loss
-
-            fit_own(setup, rates=wanted, epochs=self.steps, patience=self.patience, on_epoch=note)
-        return self._kept(Courses(
-            chosen=found[0], held=found[1], score=found[2], train=found[3], evaluated_after=np.arange(1, self.steps + 1)
-        ))  # fmt: skip
-
-    def _kept(self, courses: Courses) -> Outcomes:
-        return courses.kept(self.patience)
-
-    def tiny(self) -> _OwnWorkload:
-        return replace(self, steps=1)
-
-    def _side_by_side(self, trials: Trials) -> Outcomes:
-        from lrdiff_core.population import PopulationOptions, train_population
-
-        setups = {int(seed): self.setup_of(int(seed)) for seed in dict.fromkeys(trials.seeds)}
-        first = next(iter(setups.values()))
-        steps = first.steps_an_epoch
-        assert steps is not None  # streams are trained alone
-        options = PopulationOptions(
-            batch_size=first.batch_size,
-            steps=self.steps * steps,
-            evaluate=steps,
-            optimizer=self.config.optimizer,
-            momentum=self.config.momentum,
-            weight_decay=self.config.weight_decay,
-            device=self.config.device,
-        )
-
-        def held(part: str) -> Any:
-            return train_population(
-                lambda seed: copy.deepcopy(setups[seed].module),
-                {seed: self.population_data(one, part) for seed, one in setups.items()},
-                trials.rates,
-                [int(seed) for seed in trials.seeds],
-                options,
-                groups=dict(self.columns),
-            )
-
-        # Trained alike twice: one is judged on the validation rows, which choose the epoch, one on those asked for.
-        chosen = held("validation")
-        judged = "test" if self.patience else trials.judged_on
-        return self._kept(Courses.of(chosen, chosen if judged == "validation" else held(judged)))
-
-    @cached_property
-    def _setups(self) -> dict[int, OwnSetup]:
-        return {}
-
-    def setup_of(self, seed: int) -> OwnSetup:
-        """Of a seed; made once."""
-        if seed not in self._setups:
-            self._setups[seed] = set_up_own(_bare(self.config), seed=seed, rows=self.development)
-        return self._setups[seed]
-
-    def population_data(self, setup: OwnSetup, judged_on: str) -> Any:
-        """Rows of one seed in the form that a population takes."""
-        from lrdiff_core.population import PopulationData
-
-        train, held = (_whole(setup, name) for name in ("train", judged_on))
-        task: Any = setup.task.kind if setup.task.kind != "own" else "regression"
-        return PopulationData(
-            inputs=train.tensors()[0],
-            targets=train.targets,
-            held_inputs=held.tensors()[0],
-            held_targets=held.targets,
-            task=task,
-            loss=setup.user.options.get("loss") if setup.task.kind == "own" else None,
-        )
 
 
 def rate_keys(rates: Mapping[str, float]) -> dict[str, tuple[float, list[str]]]:
@@ -312,7 +191,7 @@ def _rates_to_compare(setup: OwnSetup) -> dict[str, float]:
     return {name: plan[name].lr for name in rates}
 
 
-def _sized(workload: _OwnWorkload, setup: OwnSetup, top: float) -> tuple[_OwnWorkload, Plan] | str:
+def _sized(workload: OwnWorkload, setup: OwnSetup, top: float) -> tuple[OwnWorkload, Plan] | str:
     """How much of it fits into the budget; why nothing does."""
     config = setup.config
     given = {key: getattr(config.compare, key) for key in ("searches", "tuning_seeds")}
@@ -354,13 +233,13 @@ def _plan_of(sizes: Mapping[str, Any], seeds: int, rates: int, config: RunConfig
     )
 
 
-def _count(workload: _OwnWorkload, plan: Plan) -> int:
+def _count(workload: OwnWorkload, plan: Plan) -> int:
     counts = trainings(workload, plan)
     listed = len(workload.listed_rates) / plan.budget
     return int(counts["search"] * listed) + (counts["final"] if plan.finalists else 0) + counts["report"]
 
 
-def _fits_a_population(workload: _OwnWorkload, setup: OwnSetup) -> bool:
+def _fits_a_population(workload: OwnWorkload, setup: OwnSetup) -> bool:
     """Whether ``torch.func`` and the rows allow it; tried with two members and two steps."""
     if sum(p.numel() for p in setup.module.parameters()) > SMALL or len(setup.held.tensors()) != 1:
         return False
@@ -389,7 +268,7 @@ def _odd(setup: OwnSetup) -> bool:
     return drawing or table_loss or setup.parts["train"].rows is None
 
 
-def _seconds_together(workload: _OwnWorkload) -> float:
+def _seconds_together(workload: OwnWorkload) -> float:
     """Of one training among others, measured on a few members; the first call of a kind is left out."""
     short = replace(workload, steps=1, counted=[0])
     short.train(_still(short, 16))
@@ -398,9 +277,9 @@ def _seconds_together(workload: _OwnWorkload) -> float:
     return (time.perf_counter() - begun) / 16 * workload.steps
 
 
-def _seconds_alone(workload: _OwnWorkload) -> float:
+def _seconds_alone(workload: OwnWorkload) -> float:
     """Of one epoch with its evaluations; a short one twice, since whatever is made once is made in the first."""
-    own, took = set_up_own(_bare(workload.config), rows=workload.development), math.inf
+    own, took = set_up_own(bare(workload.config), rows=workload.development), math.inf
     for _ in range(2):
         begun = time.perf_counter()
         fit_own(own, epochs=1, patience=0)
@@ -410,29 +289,13 @@ def _seconds_alone(workload: _OwnWorkload) -> float:
     return took
 
 
-def _still(workload: _OwnWorkload, count: int) -> Trials:
+def _still(workload: OwnWorkload, count: int) -> Trials:
     return Trials(
         rates=np.full((count, len(workload.groups)), 1e-9),
         seeds=np.full(count, workload.config.seed, dtype=np.int64),
         scheme=workload.schemes[0],
         judged_on="validation",
     )
-
-
-def _whole(setup: OwnSetup, name: str) -> Batch:
-    part = setup.parts[name]
-    whole = stacked(part, MOST_MEMBERS_ROWS if part.rows is None else part.rows)
-    if not isinstance(whole.targets, Tensor) or whole.rows != part.rows:
-        raise RuntimeError("rows that cannot be stacked")
-    return whole
-
-
-def _bare(config: RunConfig) -> RunConfig:
-    """The settings without what was filled in for this run's rows."""
-    fields = {key: getattr(config, key) for key in config.model_fields_set}
-    if not fields.get("data"):
-        fields.pop("data", None)
-    return RunConfig.model_construct(_fields_set=set(fields), **fields)
 
 
 class _Progress(StudyWatcher):

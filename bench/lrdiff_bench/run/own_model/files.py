@@ -14,7 +14,8 @@ from torch import nn
 from lrdiff_bench.report.json import write_document
 from lrdiff_bench.run.files.resuming import digest_of
 from lrdiff_bench.run.files.training_files import resolved_toml
-from lrdiff_bench.run.own_model.setup import OnTable, OwnSetup, set_up_own
+from lrdiff_bench.run.own_model.on_table import OnTable
+from lrdiff_bench.run.own_model.setup import OwnSetup, set_up_own
 from lrdiff_bench.run.own_model.training import OwnTrained
 from lrdiff_bench.system.factory import load_model
 from lrdiff_bench.system.run_folder import read_summary

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrdiff_bench.run.compare.chosen_rates import development
+from lrdiff_bench.run.own_model.on_table import OnTable
 from lrdiff_bench.run.own_model.tasks import OwnTask, find_task, first_output, loss_fault
 from lrdiff_bench.system.batches import BATCH_SIZE, Batch, BlocksPart, Part, TensorPart, stacked
 from lrdiff_bench.system.factory import UserModel, load_model
@@ -21,21 +21,18 @@ from lrdiff_core.data import Table
 from lrdiff_core.devices import choose_device
 from lrdiff_core.errors import ConfigError, InputError, LrdiffError, RateError
 from lrdiff_core.loop import loss_function, score_name
-from lrdiff_core.model import TabularNet
 from lrdiff_core.population.members import build
 from lrdiff_core.rates import LayerDecay, MuonRouter, RatePlan, param_groups
-from lrdiff_core.rates.plan.entry import Factor
 from lrdiff_core.seeds import make_generator
 from lrdiff_core.setup import Setup, set_up
 
 __all__ = [
     "Development",
-    "OnTable",
     "OwnSetup",
-    "development_of",
+    "order_of",
+    "share_of",
     "has_table",
     "set_up_own",
-    "with_rates",
 ]
 
 DECAY = 0.8  # of a plan that nobody gave
@@ -43,33 +40,7 @@ FIRST_RATES = {"sgd": 0.01}  # of the last layer, where nobody gives one
 FIRST_RATE = 1e-3
 HELD_ROWS = 256  # test rows that files and backends are compared on
 OF_THE_NETWORK = ("hidden", "dropout", "compile", "cv")  # settings of the project's own network
-KEPT = ("freeze", "weight_decay", "no_weight_decay")  # what a table of tuned rates keeps of the one before
 OF_TABLES = ("target", "task", "impute", "groups", "time", "class_weight")
-
-
-class OnTable(nn.Module):
-    """A model of one's own between a table's preprocessing and its answers: raw rows in, answers out.
-
-    Args:
-        net: the project's network for the table, fitted; its layers are taken away.
-        module: standardized rows [batch, inputs] to logits [batch, outputs].
-    """
-
-    def __init__(self, net: TabularNet, module: nn.Module) -> None:
-        super().__init__()
-        self.spec = net.spec
-        self.table = copy.deepcopy(net)
-        for name in net.layer_names:
-            delattr(self.table, name)
-        self.module = module
-
-    def predict(self, rows: Tensor) -> Tensor:
-        """Return the answer for raw rows [batch, features]: probabilities, or values in the target's own units."""
-        return self.table.answer(self.module(self.table.preprocess(rows)))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """See :meth:`predict`."""
-        return self.predict(rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,45 +201,6 @@ def set_up_own(config: RunConfig, *, seed: int | None = None, rows: Development 
     )
 
 
-def development_of(setup: OwnSetup) -> Development:
-    """The rows of a run that its rates may be compared on."""
-    if setup.table is not None:
-        config, table = development(setup.table)
-        return Development(table=table, epochs=config.epochs)
-    given, parts = setup.user.parts(), setup.parts
-    if not parts["train"].can_be_cut:  # a stream, or batches of the user's own making: what validates also reports
-        return Development(parts={**parts, "test": parts["validation"]})
-    if "validation" in given:
-        return Development(parts={"train": parts["train"], "validation": parts["validation"]})
-    order = _order(given["train"], setup.config.seed)
-    cut = 0 if "test" in given else _share(given["train"], setup.config.test)
-    begin = _share(given["train"], setup.config.validation)
-    kept = torch.cat([order[:begin], order[begin + cut :]]).sort().values
-    return Development(parts={"train": given["train"].subset(kept)})
-
-
-def with_rates(setup: OwnSetup, rates: Mapping[str, float]) -> OwnSetup:
-    """The same setup with other rates.
-
-    Args:
-        setup: not yet trained.
-        rates: by the names of layers or parameters, as in ``[rates]``; the longest name counts.
-    """
-
-    def rate(name: str) -> float | None:
-        above = [key for key in rates if name == key or name.startswith(f"{key}.")]
-        return float(rates[max(above, key=len)]) if above else None
-
-    entries = []
-    for entry in setup.plan:
-        tuned = rate(entry.name)
-        own: dict[str, Any] = {} if tuned is None else {"lr": tuned, "factors": (Factor("tuned", tuned),)}
-        entries.append(replace(entry, **own))
-    plan = RatePlan(entries).bind(setup.module).apply_freeze(statistics="stop")
-    kept = {key: value for key, value in (setup.config.rates or {}).items() if key in KEPT}
-    return replace(setup, plan=plan, config=setup.config.model_copy(update={"rates": {**kept, **rates}}))
-
-
 def _check_settings(config: RunConfig) -> None:
     """Refuse settings that would have no effect."""
     given = {key for key in config.model_fields_set if getattr(config, key) not in (None, 0.0, False)}
@@ -308,12 +240,12 @@ def _split(given: Mapping[str, Part], config: RunConfig, seed: int) -> tuple[dic
     if whole.rows is None:
         whole.subset(torch.arange(0))  # refuses
     rows = int(whole.rows or 0)
-    wanted = {name: _share(whole, getattr(config, name)) for name in missing}
+    wanted = {name: share_of(whole, getattr(config, name)) for name in missing}
     if sum(wanted.values()) >= rows:
         raise InputError(
             f"{rows} rows cannot be split into train, {' and '.join(missing)}", help="give more rows, or the parts"
         )
-    order, begin = _order(whole, seed), 0
+    order, begin = order_of(whole, seed), 0
     for name, count in wanted.items():
         parts[name] = whole.subset(order[begin : begin + count].sort().values)
         begin += count
@@ -321,11 +253,12 @@ def _split(given: Mapping[str, Part], config: RunConfig, seed: int) -> tuple[dic
     return parts, "seed"
 
 
-def _share(part: Part, share: Any) -> int:
+def share_of(part: Part, share: Any) -> int:
+    """How many rows a share of a part is."""
     return max(1, round((part.rows or 0) * float(share)))
 
 
-def _order(part: Part, seed: int) -> Tensor:
+def order_of(part: Part, seed: int) -> Tensor:
     """Rows by number in the order in which they are dealt out: validation, test, train."""
     return torch.randperm(part.rows or 0, generator=make_generator(seed, "split"))
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from lrdiff_bench.run.own_model.commands import predict_own, retrace_own, verify_own
 from lrdiff_bench.run.own_model.files import is_own, load_shipped
-from lrdiff_bench.run.own_model.setup import OnTable
+from lrdiff_bench.run.own_model.on_table import OnTable
 from lrdiff_bench.run.use.predictions import predictions_table
 from lrdiff_bench.system.ownership import is_owned
 from lrdiff_bench.system.run_folder import read_summary
