@@ -1,7 +1,7 @@
 """Clip, step and zero: ours against torch's ``clip_grad_norm_``, fused AdamW and ``zero_grad``, paired in one run.
 
 ``hot`` has fresh gradients put in place before each turn, ``loop`` comes after a forward and backward pass; only what
-follows is timed. ``python benchmarks/clip_step.py`` prints torch's time over ours: the larger the better.
+follows is timed. ``python benchmarks/overhead/clip.py`` prints torch's time over ours: the larger the better.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the auditor costs, as a share of whole training steps of models of a million parameters, paired in one run.
 
 All of its work is done around the optimizer's step: there it is timed, step by step, without hooks, with hooks alone,
-and with a look at the weights, of which there is one in fifty. ``python benchmarks/audit_overhead.py`` ends with 1
+and with a look at the weights, of which there is one in fifty. ``python benchmarks/overhead/audit.py`` ends with 1
 where it costs more than 3 % for certain.
 """
 
