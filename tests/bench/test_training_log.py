@@ -72,6 +72,7 @@ def test_tensorboard_has_what_the_csv_has(tmp_path):
         assert [value for _, value in found] == pytest.approx([row[name] for row in rows], rel=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, of SQLAlchemy
 def test_mlflow_has_what_the_csv_has_in_its_own_sqlite_file(tmp_path, monkeypatch):
     pytest.importorskip("mlflow", reason="mlflow is not installed")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
