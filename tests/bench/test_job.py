@@ -162,7 +162,7 @@ def test_an_error_after_training_leaves_the_trained_model(tmp_path, monkeypatch,
         run_job(make_config({**QUICK, "name": "a"}), stages=())
     (folder,) = tmp_path.glob("runs/*")
     assert {one.name for one in folder.iterdir()} == {
-        "model.safetensors", "config.toml", "rates.json", "metrics.parquet", "summary.json",
+        "model.safetensors", "training.safetensors", "config.toml", "rates.json", "metrics.parquet", "summary.json",
     }  # fmt: skip
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["missing"] == ["folder"]

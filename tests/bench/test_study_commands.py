@@ -312,6 +312,7 @@ def test_a_study_in_the_storage_that_is_not_there_or_not_finished(capsys, studie
     storage = optuna.storages.RDBStorage("sqlite:///runs/study/studies.db")
     optuna.delete_study(storage=storage, study_name="helpful-quick.report")
     optuna.create_study(storage=storage, study_name="helpful-quick.report")
+    optuna.load_study(storage=storage, study_name="helpful-quick").set_user_attr("said", {})
     storage.engine.dispose()
     failed = run(capsys, "show", "helpful-quick", status=2)
     assert 'study "helpful-quick" is not finished: 0 of' in failed.err

@@ -18,7 +18,7 @@ from lrdiff_bench.parity.training_command import find_job, run_job
 from lrdiff_bench.parity.training_pictures import draw_training_parity
 from lrdiff_core import PRESETS, load_table, make_config, set_up, train
 
-CONFIG = 'data = "seed"\nname = "short"\nepochs = 1\noptimizer = "{optimizer}"\n'
+CONFIG = 'data = "seed"\nname = "short"\nepochs = 1\nhidden = [5]\noptimizer = "{optimizer}"\n'
 
 
 @pytest.fixture

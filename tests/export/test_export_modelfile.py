@@ -151,7 +151,7 @@ def test_a_model_of_other_inputs_is_named() -> None:
     with pytest.raises(ModelFileError) as caught:
         OnnxPredictor(model.SerializeToString())
     assert caught.value.message == (
-        "the model takes ids: tensor(double), mask: tensor(double), not float32, integer or bool tensors"
+        "the model takes ids: tensor(double), mask: tensor(double), not float32, integer, bool or string tensors"
     )
 
 

@@ -345,13 +345,13 @@ def chaotic_job(first: float, last: float, momentum: float, steps: int) -> Train
 
 
 def test_a_chaotic_training_gets_a_budget_that_grows_and_still_catches_faults(plant: Any) -> None:
-    job = chaotic_job(0.3, 0.1, 0.9, steps=40)
+    job = chaotic_job(0.3, 0.1, 0.9, steps=60)  # after 40, whether it is still sharp depends on the processor
     report = check_training_parity(job, [Lane(implementation="ours"), Lane(implementation="torch-fused")], repeat=False)
     (budget,) = report.budgets
     assert all(later >= earlier for earlier, later in pairwise(budget.allowed))
     assert budget.allowed[-1] > 1e4 * budget.allowed[0]
     assert budget.blunt_from is not None  # and it says where it stops to mean anything
-    assert 10 < budget.blunt_from < 40
+    assert 10 < budget.blunt_from < 60
     assert report.passed
     wrong = run_one(job, plant(training_faults.IgnoresARate))
     assert wrong.departure is not None

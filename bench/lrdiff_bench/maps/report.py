@@ -194,7 +194,8 @@ def _provenance_lines(document: dict[str, Any]) -> list[str]:
     commit = made["commit"][:12] + (" with changes" if made["commit_has_changes"] == "True" else "")
     lines = [
         f"  trained by the {document['trained_by']}, in {_seconds(document)}",
-        f"  lrdiff {made['lrdiff']}, commit {commit}, torch {made['torch']}, {made['cpu']}",
+        f"  lrdiff {made['lrdiff']}, commit {commit}, torch {made['torch']}",
+        f"  {made['cpu']}",
     ]
     return lines
 

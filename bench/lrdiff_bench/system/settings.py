@@ -21,6 +21,9 @@ __all__ = ["gather", "settings_text", "write_settings"]
 EXAMPLES = {
     "model": "package.module:make",
     "target": "label",
+    "groups": "patient",
+    "time": "date",
+    "cv": 5,
     "hidden": [16],
     "batch_size": 32,
     "epochs": 50,
@@ -29,6 +32,7 @@ EXAMPLES = {
     "seeds": 200,
     "searches": 8,
     "tuning_seeds": 4,
+    "minutes": 2.0,
 }
 RATES = {"layer1": 0.01, "layer2": 0.001}
 

@@ -90,7 +90,7 @@ def tune_rates(
     Example:
         >>> from benchmarks.simulate_study import Planted
         >>> tuned = tune_rates(Planted(), TuneOptions(most_searches=40))  # no ratio helps there
-        >>> tuned.answer.word, tuned.document["gain"]["verdict"]
+        >>> tuned.answer.word, str(tuned.document["gain"]["verdict"])
         ('one rate', 'NO DIFFERENCE')
     """
     check_workload(workload)
