@@ -6,11 +6,11 @@ BIN := $(VENV)/bin
 SAMPLE ?= 100
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test slow lint check docs coverage lines mutation bench results gpu faults wheel smoke clean
+.PHONY: help demo test slow long lint check docs coverage lines mutation bench results gpu faults wheel smoke clean
 
 help:
 	@echo "make demo    train, compare, time, export and verify the built-in example"
-	@echo "make test    run the tests, but for the slow ones; make slow runs those"
+	@echo "make test    run the tests, but for the slow ones; make slow runs those, make long what CI has no time for"
 	@echo "make check   lint, types, import contracts, tests; CI runs this, the slow tests, the wheel and the demo"
 	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make coverage, make mutation    what the tests see; make lines counts lines by part"
@@ -23,11 +23,15 @@ demo: $(VENV)/.demo
 	$(BIN)/lrdiff run
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long"
 
 # Browsers, compilers, killed processes, real measurements: CI runs them, too.
 slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not long"
+
+# More of the same kinds, before a release: every architecture, every activation, more kills.
+long: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -43,11 +43,13 @@ EVERY_CASE = [
 ]
 # Compiling and exporting take seconds a case, on a busy machine a minute: one of each in the quick tests.
 SLOW = {"compiled"}
+LONG = {"encoder", "lora_bert"}  # and of these not even that, but before a release
 
 
 def marked(case) -> object:
     slow = SLOW & {str(value) for value in case.parameters.values()} or case.name in ("export", "command_start")
-    return pytest.param(case, id=case.label, marks=[pytest.mark.slow] if slow else [])
+    marks = [pytest.mark.long if LONG & {str(value) for value in case.parameters.values()} else pytest.mark.slow]
+    return pytest.param(case, id=case.label, marks=marks if slow else [])
 
 
 def test_registry() -> None:

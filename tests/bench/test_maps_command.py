@@ -147,6 +147,7 @@ def test_the_guides_model_can_be_mapped_as_it_says(tmp_path: Path) -> None:
     assert 0 < float(lowest) < 0.8
 
 
+@pytest.mark.long
 def test_the_guides_commands_are_read_by_the_command_line(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,7 @@ def held_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fi
         driver.communicate()
 
 
+@pytest.mark.long
 def test_a_killed_workers_tile_is_done_again(held_map: tuple[Path, str, subprocess.Popen[str]]) -> None:
     folder, target, driver = held_map
     workers = stopped_workers(folder)

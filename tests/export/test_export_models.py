@@ -124,7 +124,9 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], Callable[[], dict[str, np.nd
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # transformers, of its own deprecations
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "name", [name if name == "Bert" else pytest.param(name, marks=pytest.mark.long) for name in ARCHITECTURES]
+)
 def test_ten_architectures_of_transformers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     suffix, settings, inputs, output = ARCHITECTURES[name]

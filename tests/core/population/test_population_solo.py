@@ -94,10 +94,10 @@ def test_a_member_ends_where_the_loop_takes_it_alone(
     ("activation", "task", "outputs"),
     [
         (nn.ReLU, "multiclass", 3),
-        (nn.Tanh, "regression", 1),
+        pytest.param(nn.Tanh, "regression", 1, marks=pytest.mark.long),  # each compiles two kernels
         (nn.Sigmoid, "binary", 2),
-        (nn.SiLU, "multiclass", 3),
-        (nn.GELU, "regression", 2),
+        pytest.param(nn.SiLU, "multiclass", 3, marks=pytest.mark.long),
+        pytest.param(nn.GELU, "regression", 2, marks=pytest.mark.long),
     ],
 )
 def test_every_activation_and_task_agrees_with_a_plain_loop(
