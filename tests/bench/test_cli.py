@@ -453,7 +453,7 @@ def test_a_settings_file_is_accepted_as_it_is_and_with_every_line_set(here, caps
     write(
         "all.toml", re.sub(r"^# (\w+ = |\[)", r"\1", text, flags=re.MULTILINE).replace('optimizer = "adam"', momentum)
     )
-    write("all.toml", re.sub(r"^time = .*\n", "", Path("all.toml").read_text(), flags=re.MULTILINE))  # not beside groups
+    write("all.toml", re.sub(r"^time = .*\n", "", Path("all.toml").read_text(), flags=re.MULTILINE))  # groups is set
     everything = gather("all.toml", {})
     assert set(RunConfig.model_fields) - {"time"} <= everything.model_fields_set
     assert set(CompareConfig.model_fields) <= everything.compare.model_fields_set
