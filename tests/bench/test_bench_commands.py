@@ -248,7 +248,7 @@ def test_ab_of_implementations_finds_a_large_difference(tmp_path: Path, capsys) 
     assert len(store.read_run(store.find_run("latest", tmp_path))) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ab_of_commits_finds_a_planted_slow_down(tmp_path: Path, capsys) -> None:
     """Two commits of a scratch repository, real processes: the second one waits 1 ms in the step of 10 us."""
     from test_asv_config import PLANTED
@@ -290,7 +290,7 @@ def test_references_are_values_before_they_are_commits(tmp_path: Path) -> None:
         open_sides("1", "8", case, repository=tmp_path).__enter__()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_calibrate_keeps_the_band(tmp_path: Path, capsys) -> None:
     from lrdiff_bench.measure.command import calibrate
 

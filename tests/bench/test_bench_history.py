@@ -76,7 +76,7 @@ def test_by_default_asv_follows_what_a_quick_run_measures_and_all_of_it_when_ask
         assert wanted <= followed, wanted - followed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_asv_measures_a_case_once_for_its_time_and_its_error_and_refuses_a_wrong_one(tmp_path: Path) -> None:
     """Through asv's own classes: samples are the engine's, a case that is not here is skipped, wrong results fail."""
     script = """

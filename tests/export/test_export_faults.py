@@ -38,7 +38,7 @@ def test_there_are_twenty_models_and_five_faults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "seed"), [pytest.param(*one, marks=[pytest.mark.slow] if one[1] > SEEDS[0] else []) for one in MODELS]
+    ("kind", "seed"), [pytest.param(*one, marks=[pytest.mark.long] if one[1] > SEEDS[0] else []) for one in MODELS]
 )
 def test_every_fault_is_caught_and_the_healthy_file_is_not(kind: str, seed: int) -> None:
     converted, battery = prepared(kind, seed)

@@ -101,7 +101,7 @@ def cache() -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_row_of_onnxruntime_reads_what_the_table_says(probes: str) -> None:
     old_numpy = installed(cache() / "numpy", "numpy<2")
     rows = [row for row in rows_of_runtime("onnxruntime") if sys.version_info < (3, 12) or row.version >= "1.17"]
