@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lrdiff_core.errors import InputError
 
-__all__ = ["atomic_path", "write_bytes", "write_json", "write_text"]
+__all__ = ["atomic_path", "remove_unfinished", "write_bytes", "write_json", "write_text"]
+
+_unfinished: set[Path] = set()  # files that are being written beside their final names
 
 
 @contextmanager
@@ -36,21 +38,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         ['a.txt']
     """
     final = Path(path)
+    beside = final.parent / f".{final.name}.{secrets.token_hex(8)}.tmp{final.suffix}"
+    _unfinished.add(beside)  # before it is there: an interrupt may come between any two lines
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=f".tmp{final.suffix}", dir=final.parent)
+        os.close(os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except OSError as problem:
+        _unfinished.discard(beside)
         raise InputError(
             f"cannot write {final}: {problem.strerror}", help="name a folder that exists and that you may write to"
         ) from problem
-    os.close(handle)
-    beside = Path(name)
     try:
         yield beside
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        beside.chmod(0o666 & ~umask)  # mkstemp makes 0600; the reader expects the usual mode
+        beside.chmod(0o666 & ~umask)  # 0600 while it is written; the reader expects the usual mode
         try:
             os.replace(beside, final)
         except OSError as problem:
@@ -61,6 +64,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync_folder(final.parent)
     finally:
         beside.unlink(missing_ok=True)
+        _unfinished.discard(beside)
+
+
+def remove_unfinished() -> None:
+    """Remove what is being written beside its final name, where a process ends without coming back to it.
+
+    An interrupt may come between any two lines, those that clean up among them.
+    """
+    for beside in tuple(_unfinished):
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

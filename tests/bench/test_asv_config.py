@@ -233,7 +233,7 @@ def test_page_stays_as_it_is_without_npm(tmp_path: Path, monkeypatch) -> None:
     assert "https://" in (tmp_path / "html" / "index.html").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_asv_finds_a_regression_planted_between_two_commits(tmp_path: Path) -> None:
     """Run, publish and asv's regression page over a scratch repository whose second commit waits in the step.

@@ -47,13 +47,13 @@ def test_what_is_wrong_after_a_kill_is_found(tmp_path, changes, fault):
     assert [fault in one for one in found] == ([True] if fault else [])
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("count", [pytest.param(3, marks=pytest.mark.slow), pytest.param(12, marks=pytest.mark.long)])
 @pytest.mark.skipif(not Path("/proc/self/stat").exists() or not hasattr(os, "fork"), reason="Linux alone")
-def test_kills_lose_nothing(tmp_path):
+def test_kills_lose_nothing(count, tmp_path):
     import subprocess
 
     record = tmp_path / "faults.json"
-    command = ["--count", "12", "--jobs", "train,records", "--minutes", "2", "--out", str(record)]
+    command = ["--count", str(count), "--jobs", "train,records", "--minutes", "2", "--out", str(record)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.faults", *command], capture_output=True, text=True, check=False
     )

@@ -8,6 +8,9 @@ import time
 
 import pytest
 
+from lrdiff_bench.system.ownership import Owner, release_all
+from lrdiff_core.files import atomic_path, remove_unfinished
+
 COMMAND = """
 import subprocess, sys, time
 import lrdiff_bench.cli
@@ -84,3 +87,24 @@ def test_a_forked_child_is_ended_as_ever():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == (f"{int(signal.SIGTERM)}\n", "")
+
+
+def test_what_is_half_written_goes_when_a_process_ends_without_coming_back(tmp_path):
+    def half():
+        with atomic_path(tmp_path / "a.png") as beside:
+            beside.write_bytes(b"half")
+            yield
+
+    owner = Owner.of(tmp_path)
+    assert owner is not None
+    writing = half()
+    next(writing)
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_unfinished()
+    release_all()
+    assert list(tmp_path.iterdir()) == []
+    writing.close()
+    with atomic_path(tmp_path / "b.txt") as beside:
+        beside.write_text("whole")
+    remove_unfinished()  # what is whole stays
+    assert [file.name for file in tmp_path.iterdir()] == ["b.txt"]

@@ -99,7 +99,7 @@ def test_the_onnx_file_takes_raw_rows_in_any_batch_and_answers_as_the_checkpoint
 def test_the_summary_on_disk_is_the_summary_returned(full):
     result, _ = full
     assert json.loads((result.folder / "summary.json").read_text()) == result.summary
-    assert set(STAGES) < set(result.summary)
+    assert set(STAGES) - {"folds"} < set(result.summary)
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ def test_workloads_take_layer_decay_in_the_order_of_their_groups():
     assert decayed("d", 1 / 2.6, {"a": 0, "b": 2}).ratios["a"] == pytest.approx(2.6**-2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_compares_layer_decay_on_the_command_line(place, capsys):
     pytest.importorskip("optuna")
     arguments = ["study", "--model", "own_nets:net", *ROWS, "--layer-decay", "--quick", "--budget", "4", "--seeds", "3"]

@@ -138,7 +138,7 @@ def test_input_that_cannot_be_used(times: list, capsys, tmp_path, monkeypatch, a
     assert times == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_real_quick_run(capsys) -> None:
     assert main(["bench", "step", "--peers", "--quick", "--shape", "mlp", "--threads", "1", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

@@ -168,7 +168,7 @@ def mutated(seeds: list[bytes]) -> Iterator[bytes]:
         yield bytes(data)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_five_thousand_mutated_files_end_in_our_errors_within_the_stated_time(tmp_path: Path) -> None:
     seeds = [convert_to_onnx(ZOO[name].module(), example=ZOO[name].example(), output_names=ZOO[name].outputs)
              for name in ("main, binary", "two inputs", "LSTM")]  # fmt: skip

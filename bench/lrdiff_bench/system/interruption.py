@@ -13,6 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from lrdiff_bench.system.ownership import release_all
+from lrdiff_core.files import remove_unfinished
+
 __all__ = ["ends_on_signals", "received", "status_of_signal"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -90,13 +93,15 @@ def _watch(reading: int) -> None:
 
 
 def _leave(status: int) -> None:
-    """End now: nothing waits for threads, and no process that was started here stays."""
+    """End now: nothing waits for threads, no process that was started here stays, and no file that was half written."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()
     for process in reversed(_descendants(os.getpid())):
         with suppress(OSError):
             os.kill(process, signal.SIGKILL)
+    remove_unfinished()
+    release_all()
     os._exit(status)
 
 

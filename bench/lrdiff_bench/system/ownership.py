@@ -7,6 +7,7 @@ import os
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ try:
 except ImportError:  # Windows: the sign of life alone
     fcntl = None
 
-__all__ = ["OWNER", "Owner", "is_owned"]
+__all__ = ["OWNER", "Owner", "is_owned", "release_all"]
 
 OWNER = ".owner"
 # A number of a process says nothing on another machine, nor in another container: they see how old the file is.
@@ -24,6 +25,7 @@ _BEAT_SECONDS = 20.0
 _SILENT_SECONDS = 300.0
 _LOOKS = 4
 _LOOK_SECONDS = 0.01
+_held: set[Owner] = set()
 
 
 class Owner:
@@ -41,6 +43,7 @@ class Owner:
 
     def __init__(self, folder: Path, handle: int) -> None:
         self.folder, self._handle = folder, handle
+        _held.add(self)
         self._over = threading.Event()
         threading.Thread(target=self._beat, name="sign of life", daemon=True).start()
 
@@ -92,6 +95,7 @@ class Owner:
     def drop(self) -> None:
         """Let go of a folder that is gone, or that belongs to somebody else now."""
         self._over.set()
+        _held.discard(self)
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
@@ -102,6 +106,13 @@ class Owner:
                 os.utime(self._handle)
             except OSError:
                 return
+
+
+def release_all() -> None:
+    """Let go of every folder, where this process ends without coming back to what holds them."""
+    for owner in tuple(_held):
+        with suppress(OSError):
+            owner.release()
 
 
 def is_owned(folder: Path, *, done: bool = True) -> bool:
