@@ -330,6 +330,10 @@ def holm_adjusted(p: Numbers) -> Numbers:
     return adjusted.reshape(p.shape)
 
 
+def _more(searches: int) -> str:
+    return "1 more search" if searches == 1 else f"{searches} more searches"
+
+
 def _mean(single: Numbers, scheme: Numbers, draws: int) -> tuple[float, float, float] | tuple[None, None, None]:
     whole = np.isfinite(single) & np.isfinite(scheme)
     if (whole.sum(axis=1) < 2).any():
@@ -383,7 +387,7 @@ def _no_difference_but(found: Gain, shares: str, more: int, fewer: int, look: Lo
     for later in LOOKS:
         grown = later.searches / found.searches
         if grown > 1.0 and _sign_test(int(more * grown), int(fewer * grown)) <= later.error:
-            need = f"{later.searches - found.searches} more searches would settle that if the shares stay"
+            need = f"{_more(later.searches - found.searches)} would settle that if the shares stay"
             reason = f"{reason}; {need}"
             return replace(
                 found, verdict=Verdict.INCONCLUSIVE, p=1.0, reason=reason, searches_needed=later.searches
@@ -430,7 +434,7 @@ def _with_need(found: Gain, gain: Located) -> Gain:
     needed = next((int(n) for n, error in ways if gain.half_width(error, int(n)) <= room), MOST_SEARCHES + 1)
     if needed > MOST_SEARCHES:
         return replace(found, reason=f"{_TOO_CLOSE} number of searches will do")
-    reason = f"{needed - found.searches} more searches would settle it if the estimate stays"
+    reason = f"{_more(needed - found.searches)} would settle it if the estimate stays"
     if needed > last.searches:
         reason = f"{last.searches} searches, the last look, would not settle it; it would take about {needed}"
     return replace(found, searches_needed=needed, reason=reason)
