@@ -102,7 +102,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable ".[dev,docs,browser,interop,openvino,sign,maps,study]"
+	$(PIP) --editable ".[dev,docs,browser,interop,openvino,sign,maps,study,excel,zstd]"
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.mutation: $(VENV)/.dev
