@@ -47,7 +47,8 @@ def test_what_is_wrong_after_a_kill_is_found(tmp_path, changes, fault):
     assert [fault in one for one in found] == ([True] if fault else [])
 
 
-@pytest.mark.parametrize("count", [pytest.param(3, marks=pytest.mark.slow), pytest.param(12, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("count", [3, 12])
 @pytest.mark.skipif(not Path("/proc/self/stat").exists() or not hasattr(os, "fork"), reason="Linux alone")
 def test_kills_lose_nothing(count, tmp_path):
     import subprocess
