@@ -27,7 +27,15 @@ from lrdiff_core.config import RunConfig
 from lrdiff_core.data import Table
 from lrdiff_core.population import PopulationTask, population_task
 
-__all__ = ["RateComparison", "compare_single_rates", "describe_rates", "middle_of_best", "longer", "plan_of"]
+__all__ = [
+    "ComparisonProgress",
+    "RateComparison",
+    "compare_single_rates",
+    "describe_rates",
+    "longer",
+    "middle_of_best",
+    "plan_of",
+]
 
 SINGLE, RATIOS, CONFIGURED = "tuned single", "tuned ratios", "as configured"
 EXTENSIONS = 3  # how often the sweep is made longer where the best rate lies at its edge
@@ -168,7 +176,7 @@ def compare_single_rates(
             workload = replace(workload, untuned_settings=workload.untuned_settings[:1])
         train = train or train_together(workload)
         own_plan = replace(plan, budget=max(4, len(sweep)))
-        study = run_study(workload, own_plan, MemoryLedger(), train=train, watcher=_Progress(on_training))
+        study = run_study(workload, own_plan, MemoryLedger(), train=train, watcher=ComparisonProgress(on_training))
         sides = {side for searches in study.searches for _, side in searches.edges}
         if not sides or extension == EXTENSIONS:
             break
@@ -208,18 +216,19 @@ def describe_rates(rates: tuple[float, ...]) -> str:
     return f"{distinct[0]:g}" if len(distinct) == 1 else " / ".join(f"{rate:g}" for rate in rates)
 
 
-class _Progress:
+class ComparisonProgress:
     """Hands progress on; a sweep that is made longer shows in the section."""
 
     def __init__(self, on_training: Callable[[int, int], None] | None) -> None:
         self._on_training = on_training
 
     def progress(self, stage: str, done: int, total: int) -> None:
+        """Trainings of a stage that are done."""
         if self._on_training is not None:
             self._on_training(done, total)
 
     def news(self, text: str) -> None:
-        pass
+        """Nothing: see the section."""
 
 
 def _schemes(rates: Mapping[str, float]) -> tuple[Scheme, Scheme]:

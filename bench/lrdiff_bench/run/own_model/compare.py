@@ -22,6 +22,7 @@ from lrdiff_bench.run.compare.single_rates import (
     SINGLE,
     SIZES,
     SMALLER,
+    ComparisonProgress,
     RateComparison,
     longer,
 )
@@ -124,7 +125,7 @@ def compare_own(setup: OwnSetup, *, on_training: Callable[[int, int], None] | No
         if isinstance(chosen, str):
             return OwnComparison(found=None, why_not=chosen)
         workload, plan = chosen
-        study = _studied(workload, plan, _Progress(on_training))
+        study = _studied(workload, plan, ComparisonProgress(on_training))
         workload = cast(OwnWorkload, study.workload)
         seconds = time.perf_counter() - begun
     if not all(any(task is not None for task in one.winning_tasks) for one in study.searches):
@@ -296,15 +297,3 @@ def _still(workload: OwnWorkload, count: int) -> Trials:
         scheme=workload.schemes[0],
         judged_on="validation",
     )
-
-
-class _Progress(StudyWatcher):
-    def __init__(self, on_training: Callable[[int, int], None] | None) -> None:
-        self._on_training = on_training
-
-    def progress(self, stage: str, done: int, total: int) -> None:
-        if self._on_training is not None:
-            self._on_training(done, total)
-
-    def news(self, text: str) -> None:
-        pass
