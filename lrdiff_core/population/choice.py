@@ -75,7 +75,7 @@ def _misfit(layers: tuple[LinearLayer, ...], data: PopulationData) -> tuple[str,
         return f"inputs have the shape {shape}", f"the first layer takes [rows, {layers[0].fan_in}]"
     outputs = layers[-1].fan_out
     if data.loss is None and data.task == "multiclass":
-        for targets in (data.targets, data.held_targets):
+        for targets in (data.targets, data.held_targets, data.second_targets):
             if targets is not None and int(targets.max()) >= outputs:
                 return f"class {int(targets.max())} has no output", f"the last layer has {outputs}"
     elif data.loss is None and data.targets.shape[1:] != (outputs,):

@@ -22,7 +22,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.model import TabularNet
-from lrdiff_core.population.rows import loss_function, score
+from lrdiff_core.population.rows import ROWS, loss_function, score
 from lrdiff_core.population.tiles import numbers_a_row, rows_at_once
 from lrdiff_core.population.updates import UpdateRule
 from lrdiff_core.population.work import Tile, TileResult
@@ -104,6 +104,8 @@ def train_tile(tile: Tile, model: nn.Module, group_of: dict[str, int], device: t
         train_score=gather(1),
         held_loss=gather(2),
         held_score=gather(3),
+        second_loss=gather(4),
+        second_score=gather(5),
         step_loss=torch.stack(step_losses, dim=1).cpu() if step_losses else None,
         diverged_after=diverged.cpu(),
         weights={name: value.cpu() for name, value in parameters.items()} if settings.keep_weights else None,
@@ -122,7 +124,7 @@ class _Rows:
         at = {id(data): i for i, data in enumerate(sets)}
         self.set_of = torch.tensor([at[id(tile.data[seed])] for seed in tile.seeds])[tile.seed_of].to(device)
         self.parts: list[Tensor | None] = []
-        for name in ("inputs", "targets", "held_inputs", "held_targets"):
+        for name in ROWS:
             values = [getattr(data, name) for data in sets]
             self.parts.append(None if values[0] is None else torch.stack(values))
         orders = torch.stack([tile.seeded.order(seed) for seed in tile.seeds])
@@ -141,9 +143,9 @@ class _Rows:
         assert targets is not None
         return inputs[self.set_of[:, None], index], targets[self.set_of[:, None], index]
 
-    def split(self, held: bool) -> tuple[Tensor, Tensor] | None:
-        """All rows of a split, [sets, rows, ...] each."""
-        inputs, targets = self.parts[2 if held else 0], self.parts[3 if held else 1]
+    def split(self, number: int) -> tuple[Tensor, Tensor] | None:
+        """All rows of a split, [sets, rows, ...] each: 0 to learn from, 1 held out, 2 the second ones held out."""
+        inputs, targets = self.parts[2 * number : 2 * number + 2]
         return None if inputs is None or targets is None else (inputs, targets)
 
 
@@ -221,12 +223,12 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def _evaluate(
     rows: _Rows, outputs_of: Outputs, parameters: State, buffers: State, alive: Tensor, rows_each: int
 ) -> tuple[Tensor, ...]:
-    """Loss and score of both splits, [members] each; NaN for members that diverged, and where nothing is held out."""
+    """Loss and score of every split, [members] each; NaN for members that diverged, and where nothing is held out."""
     nothing = torch.full_like(alive, torch.nan, dtype=next(iter(parameters.values())).dtype)
     loss_of = loss_function(rows.first)
     found: list[Tensor] = []
-    for held in (False, True):
-        split = rows.split(held)
+    for number in range(3):
+        split = rows.split(number)
         if split is None:
             found += [nothing, nothing]
             continue

@@ -43,17 +43,18 @@ typedef Whole Mask __attribute__((vector_size(VECTOR_BYTES), may_alias));
 
 /* What one call works on. Everything that is there once a member is [members, ...]. */
 struct Job {
-    int64_t rows, held_rows, steps, batch, evaluations, optimizer, nesterov, groups;
+    int64_t rows, held_rows, second_rows, steps, batch, evaluations, optimizer, nesterov, groups;
     const int64_t *evaluate_after;  /* [evaluations] steps done, rising */
     const int64_t *group;           /* [2 * DEPTH] rate group of each weight and bias */
     const double *factor;           /* [steps] schedule */
     const double *rate, *decay, *beta1, *beta2, *eps; /* [members, groups]; SGD: beta1 is the momentum */
     const REAL *const *inputs, *const *targets, *const *held_inputs, *const *held_targets; /* [members] -> [rows, ...] */
+    const REAL *const *second_inputs, *const *second_targets;
     const int32_t *const *order;    /* [members] -> rows in the order of training, one epoch after the other */
     const REAL *class_weight;       /* [classes] of a row's loss; read where WEIGHTED */
     REAL *weights;                  /* [members, PARAMETERS] first and then last weights */
     REAL *step_loss;                /* [members, steps] or null */
-    double *loss, *score, *held_loss, *held_score; /* [members, evaluations] */
+    double *loss, *score, *held_loss, *held_score, *second_loss, *second_score; /* [members, evaluations] */
     int64_t *diverged;              /* [members] updates done before the loss was not finite, or -1 */
 };
 
@@ -412,10 +413,12 @@ static void update(Block &b, const Job &job, const Scalars *groups, Mask alive) 
 template <bool SHARED> static void train(Block &b, const Job &job, const int64_t *member, Scalars *scalars, double *powers) {
     const int64_t groups = job.groups;
     const REAL *inputs[LANES], *targets[LANES], *held_inputs[LANES], *held_targets[LANES];
+    const REAL *second_inputs[LANES], *second_targets[LANES];
     const int32_t *order[LANES];
     for (int l = 0; l < LANES; l++) {
         inputs[l] = job.inputs[member[l]], targets[l] = job.targets[member[l]], order[l] = job.order[member[l]];
         held_inputs[l] = job.held_inputs[member[l]], held_targets[l] = job.held_targets[member[l]];
+        second_inputs[l] = job.second_inputs[member[l]], second_targets[l] = job.second_targets[member[l]];
         for (int i = 0; i < PARAMETERS; i++) b.weight[i][l] = job.weights[member[l] * PARAMETERS + i];
         for (int64_t k = 0; k < groups; k++) powers[(2 * k) * LANES + l] = powers[(2 * k + 1) * LANES + l] = 1;
     }
@@ -423,7 +426,8 @@ template <bool SHARED> static void train(Block &b, const Job &job, const int64_t
     std::memset(b.first, 0, sizeof b.first);
     std::memset(b.second, 0, sizeof b.second);
 
-    const Members<SHARED> whole = {inputs, targets, nullptr, 0}, held = {held_inputs, held_targets, nullptr, 0};
+    const Members<SHARED> whole = {inputs, targets, nullptr, 0}, held = {held_inputs, held_targets, nullptr, 0},
+                          second = {second_inputs, second_targets, nullptr, 0};
     Mask alive = V{} == V{};
     int64_t died[LANES];
     for (int l = 0; l < LANES; l++) died[l] = -1;
@@ -447,6 +451,7 @@ template <bool SHARED> static void train(Block &b, const Job &job, const int64_t
         for (; e < job.evaluations && job.evaluate_after[e] == t; e++) {
             evaluate(whole, job.rows, job.loss, job.score, e);
             evaluate(held, job.held_rows, job.held_loss, job.held_score, e);
+            evaluate(second, job.second_rows, job.second_loss, job.second_score, e);
         }
         if (t == job.steps) break;
         const int64_t count = at + job.batch < job.rows ? job.batch : job.rows - at;
@@ -506,7 +511,9 @@ extern "C" int64_t lrdiff_train(const Job *job, int64_t begin, int64_t end) {
             shared &= job->order[member[l]] == job->order[start] && job->inputs[member[l]] == job->inputs[start] &&
                       job->targets[member[l]] == job->targets[start] &&
                       job->held_inputs[member[l]] == job->held_inputs[start] &&
-                      job->held_targets[member[l]] == job->held_targets[start];
+                      job->held_targets[member[l]] == job->held_targets[start] &&
+                      job->second_inputs[member[l]] == job->second_inputs[start] &&
+                      job->second_targets[member[l]] == job->second_targets[start];
         }
         if (shared) train<true>(*block, *job, member, scalars, powers);
         else train<false>(*block, *job, member, scalars, powers);

@@ -54,7 +54,9 @@ def train_tile(tile: Tile, layers: tuple[LinearLayer, ...], group_of: dict[str, 
     weights = initial[tile.seed_of].contiguous()  # [members, parameters]
     evaluated_after = torch.tensor(settings.evaluated_after(), dtype=torch.int64)
     shape = (members, len(evaluated_after))
-    loss, score, held_loss, held_score = (torch.full(shape, torch.nan, dtype=torch.float64) for _ in range(4))
+    loss, score, held_loss, held_score, second_loss, second_score = (
+        torch.full(shape, torch.nan, dtype=torch.float64) for _ in range(6)
+    )
     step_loss = torch.empty(members, settings.total_steps, dtype=settings.dtype) if settings.step_losses else None
     diverged = torch.empty(members, dtype=torch.int64)
     names_of_layers = [(layer.weight, layer.bias) for layer in layers]
@@ -65,13 +67,14 @@ def train_tile(tile: Tile, layers: tuple[LinearLayer, ...], group_of: dict[str, 
     def pointers(of: list[Tensor]) -> Tensor:  # one of each seed -> one of each member
         return torch.tensor([tensor.data_ptr() for tensor in of])[tile.seed_of].contiguous()
 
-    parts = [pointers([rows[seed][part] for seed in tile.seeds]) for part in range(4)]
+    parts = [pointers([rows[seed][part] for seed in tile.seeds]) for part in range(6)]
     order = pointers([tile.seeded.order(seed) for seed in tile.seeds])
     columns = tile.columns
     class_weight = None if first.class_weight is None else first.class_weight.to(settings.dtype).contiguous()
     job = Job(
         rows=first.rows,
         held_rows=first.held_rows,
+        second_rows=first.second_rows,
         steps=settings.total_steps,
         batch=settings.batch_size,
         evaluations=len(evaluated_after),
@@ -90,6 +93,8 @@ def train_tile(tile: Tile, layers: tuple[LinearLayer, ...], group_of: dict[str, 
         targets=parts[1].data_ptr(),
         held_inputs=parts[2].data_ptr(),
         held_targets=parts[3].data_ptr(),
+        second_inputs=parts[4].data_ptr(),
+        second_targets=parts[5].data_ptr(),
         order=order.data_ptr(),
         class_weight=class_weight.data_ptr() if class_weight is not None else None,
         weights=weights.data_ptr(),
@@ -98,6 +103,8 @@ def train_tile(tile: Tile, layers: tuple[LinearLayer, ...], group_of: dict[str, 
         score=score.data_ptr(),
         held_loss=held_loss.data_ptr(),
         held_score=held_score.data_ptr(),
+        second_loss=second_loss.data_ptr(),
+        second_score=second_score.data_ptr(),
         diverged=diverged.data_ptr(),
     )
     _run(kernel, job, members, threads)
@@ -107,6 +114,8 @@ def train_tile(tile: Tile, layers: tuple[LinearLayer, ...], group_of: dict[str, 
         train_score=loss if regression else score,
         held_loss=held_loss,
         held_score=held_loss if regression else held_score,
+        second_loss=second_loss,
+        second_score=second_loss if regression else second_score,
         step_loss=step_loss,
         diverged_after=diverged,
         weights=_named(weights, tile, names) if settings.keep_weights else None,
@@ -132,13 +141,12 @@ def _run(kernel: Library, job: Job, members: int, threads: int) -> None:
             raise
 
 
-def _numeric(data: PopulationData, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows and targets as plain numbers; without held-out rows the training rows stand in and are not read."""
-    held = (data.inputs, data.targets) if data.held_inputs is None else (data.held_inputs, data.held_targets)
-    inputs, targets, held_inputs, held_targets = (
-        values.to(dtype).contiguous() for values in (data.inputs, data.targets, *held) if values is not None
-    )
-    return inputs, targets, held_inputs, held_targets
+def _numeric(data: PopulationData, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Rows and targets as plain numbers; training rows stand in for held-out rows that are not there, unread."""
+    whole = (data.inputs, data.targets)
+    held = whole if data.held_inputs is None else (data.held_inputs, data.held_targets)
+    second = whole if data.second_inputs is None else (data.second_inputs, data.second_targets)
+    return tuple(v.to(dtype).contiguous() for v in (*whole, *held, *second) if v is not None)
 
 
 def _flat(state: dict[str, Tensor], names: list[str]) -> Tensor:

@@ -38,14 +38,15 @@ class Job(ctypes.Structure):
     """What one call works on; the fields are explained in ``kernel.cpp``."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("rows", "held_rows", "steps", "batch", "evaluations")),
+        *((name, ctypes.c_int64) for name in ("rows", "held_rows", "second_rows", "steps", "batch", "evaluations")),
         *((name, ctypes.c_int64) for name in ("optimizer", "nesterov", "groups")),
         *((name, ctypes.c_void_p) for name in ("evaluate_after", "group", "factor")),
         *((name, ctypes.c_void_p) for name in ("rate", "decay", "beta1", "beta2", "eps")),
-        *((name, ctypes.c_void_p) for name in ("inputs", "targets", "held_inputs", "held_targets", "order")),
-        ("class_weight", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("inputs", "targets", "held_inputs", "held_targets")),
+        *((name, ctypes.c_void_p) for name in ("second_inputs", "second_targets", "order", "class_weight")),
         *((name, ctypes.c_void_p) for name in ("weights", "step_loss")),
-        *((name, ctypes.c_void_p) for name in ("loss", "score", "held_loss", "held_score", "diverged")),
+        *((name, ctypes.c_void_p) for name in ("loss", "score", "held_loss", "held_score")),
+        *((name, ctypes.c_void_p) for name in ("second_loss", "second_score", "diverged")),
     ]
 
 

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lrdiff_core.population.rows import PopulationData
 from lrdiff_core.population.settings import Settings
 from lrdiff_core.population.work import Tile, TileResult
 
 __all__ = ["Collected", "Population"]
+
+SCORED = {"train_score": "targets", "held_score": "held_targets", "second_score": "second_targets"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,7 @@ class Population:
         evaluated_after: [evaluations] steps done at each evaluation.
         train_loss, train_score: [members, evaluations] over all training rows.
         held_loss, held_score: [members, evaluations] over the held-out rows; None without such rows.
+        second_loss, second_score: the same over the second held-out rows.
         step_loss: [members, steps] mean loss of each step's batch before the update; None unless asked for.
         diverged_after: [members], steps done when the loss was first not finite, -1 for members that stayed finite.
         weights: final parameters by name, [members, ...] each; None unless asked for.
@@ -47,6 +51,8 @@ class Population:
     train_score: Tensor
     held_loss: Tensor | None
     held_score: Tensor | None
+    second_loss: Tensor | None
+    second_score: Tensor | None
     step_loss: Tensor | None
     diverged_after: Tensor
     weights: dict[str, Tensor] | None
@@ -74,12 +80,13 @@ class Collected:
 
     def put(self, members: Tensor, result: TileResult, tile: Tile) -> None:
         """Copy a tile's results to the places of its members."""
-        for name in ("train_loss", "train_score", "held_loss", "held_score", "step_loss"):
+        losses = ("train_loss", "held_loss", "second_loss", "step_loss")
+        for name in (*losses, "train_score", "held_score", "second_score"):
             values: Tensor | None = getattr(result, name)
             if values is None:
                 continue
             if name.endswith("score"):
-                values = _r2(values, tile, held=name.startswith("held"))
+                values = _r2(values, tile, SCORED[name])
             self._store(self.parts, name, members, values)
         for name, weights in (result.weights or {}).items():
             self._store(self.weights, name, members, weights)
@@ -87,10 +94,17 @@ class Collected:
         self.done += len(members)
 
     def population(
-        self, rates: Tensor, seeds: Sequence[int], groups: tuple[tuple[str, ...], ...], *, held: bool, path: str
+        self,
+        rates: Tensor,
+        seeds: Sequence[int],
+        groups: tuple[tuple[str, ...], ...],
+        *,
+        data: PopulationData,
+        path: str,
     ) -> Population:
-        """Hand back everything, with what was asked for; ``held``: whether there are held-out rows."""
+        """Hand back everything, with what was asked for; ``data``: rows of a seed, which tell what is held out."""
         settings, parts = self._settings, self.parts
+        held, second = data.held_rows > 0, data.second_rows > 0
         return Population(
             rates=rates,
             seeds=torch.tensor(seeds),
@@ -101,6 +115,8 @@ class Collected:
             train_score=parts["train_score"],
             held_loss=parts["held_loss"] if held else None,
             held_score=parts["held_score"] if held else None,
+            second_loss=parts["second_loss"] if second else None,
+            second_score=parts["second_score"] if second else None,
             step_loss=parts.get("step_loss"),
             diverged_after=self.diverged,
             weights=self.weights if settings.keep_weights else None,
@@ -113,15 +129,14 @@ class Collected:
         into[name][members] = values.to(self._settings.dtype)
 
 
-def _r2(values: Tensor, tile: Tile, *, held: bool) -> Tensor:
+def _r2(values: Tensor, tile: Tile, of: str) -> Tensor:
     """For regression, the coefficient of determination from the squared error; for other tasks the score itself."""
     data = tile.data[tile.seeds[0]]
-    if data.task != "regression" or data.loss is not None or (held and data.held_targets is None):
+    if data.task != "regression" or data.loss is not None or getattr(data, of) is None:
         return values
     spreads = []
     for seed in tile.seeds:
-        targets = tile.data[seed].held_targets if held else tile.data[seed].targets
-        assert targets is not None
+        targets: Tensor = getattr(tile.data[seed], of)
         spread = (targets - targets.mean()).square().mean().item()
         spreads.append(spread if spread > 0 else math.nan)
     return 1 - values / torch.tensor(spreads, dtype=values.dtype)[tile.seed_of][:, None]

@@ -13,10 +13,11 @@ from lrdiff_core.errors import ConfigError, DataError
 from lrdiff_core.loop import loss_function as task_loss
 from lrdiff_core.setup import Prepared
 
-__all__ = ["TASKS", "Loss", "PopulationData", "by_seed", "loss_function", "score"]
+__all__ = ["ROWS", "TASKS", "Loss", "PopulationData", "by_seed", "loss_function", "score"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 TASKS = ("binary", "multiclass", "regression")
+ROWS = ("inputs", "targets", "held_inputs", "held_targets", "second_inputs", "second_targets")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class PopulationData:
         inputs: [rows, ...], as the first layer takes them (standardized: no preprocessing happens here).
         targets: see above.
         held_inputs, held_targets: rows that are only evaluated on.
+        second_inputs, second_targets: others, evaluated on by themselves: test rows beside validation rows.
         task: ``"binary"``, ``"multiclass"`` or ``"regression"``.
         class_weight: [classes], what a row of each counts in the loss; None: all count one. The same for every seed.
         loss: another mean loss of (outputs [batch, ...], targets [batch, ...]); scores are NaN then.
@@ -53,6 +55,8 @@ class PopulationData:
     targets: Tensor
     held_inputs: Tensor | None = None
     held_targets: Tensor | None = None
+    second_inputs: Tensor | None = None
+    second_targets: Tensor | None = None
     task: Literal["binary", "multiclass", "regression"] = "binary"
     loss: Loss | None = None
     class_weight: Tensor | None = None
@@ -63,18 +67,20 @@ class PopulationData:
         if self.class_weight is not None and (self.task == "regression" or self.loss is not None):
             what = "the loss is the user's own" if self.loss is not None else "a regression has no classes"
             raise DataError(f"class_weight is set, and {what}", help="leave class_weight out")
-        if (self.held_inputs is None) != (self.held_targets is None):
-            raise DataError("held-out rows need inputs and targets", help="give both, or neither")
+        for inputs, targets in ((self.held_inputs, self.held_targets), (self.second_inputs, self.second_targets)):
+            if (inputs is None) != (targets is None):
+                raise DataError("held-out rows need inputs and targets", help="give both, or neither")
         for what, inputs, targets in (
             ("training", self.inputs, self.targets),
             ("held-out", self.held_inputs, self.held_targets),
+            ("second held-out", self.second_inputs, self.second_targets),
         ):
             if inputs is not None and targets is not None:
                 self._check(what, inputs, targets)
 
     @classmethod
-    def of(cls, prepared: Prepared, *, held: str = "validation") -> PopulationData:
-        """Take the rows of :func:`lrdiff_core.prepare`, with one of its other splits held out.
+    def of(cls, prepared: Prepared, *, held: str = "validation", second: str | None = None) -> PopulationData:
+        """Take the rows of :func:`lrdiff_core.prepare`, with one or two of its other splits held out.
 
         Example:
             >>> from lrdiff_core import load_table, make_config, set_up
@@ -87,6 +93,8 @@ class PopulationData:
             targets=prepared.targets["train"],
             held_inputs=prepared.inputs[held],
             held_targets=prepared.targets[held],
+            second_inputs=None if second is None else prepared.inputs[second],
+            second_targets=None if second is None else prepared.targets[second],
             task=prepared.table.task,
             class_weight=prepared.class_weight,
         )
@@ -101,6 +109,11 @@ class PopulationData:
         """Rows held out."""
         return 0 if self.held_inputs is None else len(self.held_inputs)
 
+    @property
+    def second_rows(self) -> int:
+        """Second rows held out."""
+        return 0 if self.second_inputs is None else len(self.second_inputs)
+
     def to(self, device: torch.device, dtype: torch.dtype) -> PopulationData:
         """Return the rows on ``device``, what is a real number in ``dtype``."""
 
@@ -109,10 +122,7 @@ class PopulationData:
                 return None
             return values.to(device, dtype if values.is_floating_point() else None).contiguous()
 
-        moved = {
-            name: move(getattr(self, name))
-            for name in ("inputs", "targets", "held_inputs", "held_targets", "class_weight")
-        }
+        moved = {name: move(getattr(self, name)) for name in (*ROWS, "class_weight")}
         return replace(self, **moved)  # type: ignore[arg-type]
 
     def _check(self, what: str, inputs: Tensor, targets: Tensor) -> None:
@@ -153,7 +163,7 @@ def by_seed(data: PopulationData | Mapping[int, PopulationData], seeds: list[int
     first = data[seeds[0]]
     for seed in seeds:
         other = data[seed]
-        for name in ("inputs", "targets", "held_inputs", "held_targets"):
+        for name in ROWS:
             shapes = [None if (v := getattr(d, name)) is None else tuple(v.shape) for d in (first, other)]
             if shapes[0] != shapes[1]:
                 raise DataError(

@@ -56,6 +56,10 @@ class PopulationTask:
         """The rows of a seed, standardized by its training rows; ``held``: the split that is evaluated on."""
         return self._of(seed).rows[held]
 
+    def rows_of_both(self, seed: int) -> PopulationData:
+        """The same with the validation rows held out, and the test rows as the second ones."""
+        return self._of(seed).rows["both"]
+
     def prepared(self, seed: int) -> Prepared:
         """The rows of a seed as the training loop takes them."""
         return self._of(seed).prepared
@@ -107,6 +111,7 @@ class PopulationTask:
                 prepare(net, table, split, device=cpu, impute=config.impute), class_weight=self.class_weight
             )
             rows = {part: PopulationData.of(prepared, held=part) for part in ("validation", "test")}
+            rows["both"] = PopulationData.of(prepared, second="test")
         return _Seeded(net=net, prepared=prepared, rows=rows)
 
 

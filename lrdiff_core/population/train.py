@@ -108,9 +108,7 @@ def train_population(
             results.put(members, result, tile)
             if on_tile is not None:
                 on_tile(results.done, len(seeds))
-    return results.population(
-        table, seeds, names, held=bool(first_rows.held_rows), path="kernel" if layers else "general"
-    )
+    return results.population(table, seeds, names, data=first_rows, path="kernel" if layers else "general")
 
 
 def _device(settings: Settings) -> torch.device:

@@ -96,6 +96,8 @@ class TileResult:
     train_score: Tensor
     held_loss: Tensor
     held_score: Tensor
+    second_loss: Tensor
+    second_score: Tensor
     step_loss: Tensor | None
     diverged_after: Tensor
     weights: dict[str, Tensor] | None

@@ -208,6 +208,29 @@ def test_all_of_them_with_holm_over_workloads(capsys, suite, studies):
     assert text.count("![") == 11
 
 
+def test_a_page_is_written_again_from_records_without_the_storage(capsys, suite, studies):
+    run(capsys, "export", "--out", "first.md", "--no-pictures")
+    run(capsys, "export", "helpful-quick", "nothing-quick", "--records", "kept", "--out", "some.md", "--no-pictures")
+    assert sorted(file.name for file in Path("kept").iterdir()) == ["helpful-quick.json.gz", "nothing-quick.json.gz"]
+    both = Path("some.md").read_text()
+    run(capsys, "export", "endless-quick", "--records", "kept", "--out", "one.md", "--no-pictures")
+    assert "| nothing" not in Path("one.md").read_text()
+    elsewhere = ("--from", "nowhere", "--records", "kept", "--no-pictures")
+    run(capsys, "export", *elsewhere, "--out", "again.md")
+
+    def rows(page: str) -> str:
+        return page.partition("\n| ")[2].replace(" QUICK", "")  # the command above it is another
+
+    assert rows(Path("again.md").read_text()) == rows(Path("first.md").read_text())
+    run(capsys, "export", "helpful-quick", "nothing-quick", *elsewhere, "--out", "again.md")
+    assert rows(Path("again.md").read_text()) == rows(both)
+    for names, said in ((["helpfull-quick"], 'there is no study "helpfull-quick"'), ([], "is no record of a study")):
+        if not names:
+            Path("kept/nothing-quick.json.gz").write_bytes(Path("kept/nothing-quick.json.gz").read_bytes()[:-9])
+        assert main(["study", "export", *names, *elsewhere, "--out", "again.md"]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_a_replication_has_other_seeds_another_name_and_the_same_verdict(capsys, studies):
     again = run(capsys, "helpful", "--quick", "--seeds-from", "7000", "--searches", "4")
     assert "HELPS" in again.out

@@ -21,12 +21,14 @@ from lrdiff_bench.study.analysis.document import document_of, seconds_a_search, 
 from lrdiff_bench.study.folder import (
     MUST_AGREE,
     facts_of,
+    list_names,
     list_studies,
     read_study,
     said_of,
     study_name,
     workload_from,
 )
+from lrdiff_bench.study.records import keep_records, read_records
 from lrdiff_bench.study.search.engine import StudyResult, check_workload, run_study, trainings
 from lrdiff_bench.study.search.ledger import StorageLedger
 from lrdiff_bench.study.search.optuna_storage import default_url, hidden, storage_trouble
@@ -35,6 +37,7 @@ from lrdiff_bench.study.workloads.workload import Workload
 from lrdiff_bench.system.factory import user_code
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import write_json, write_text
+from lrdiff_core.text import nearest
 
 __all__ = [
     "DEFAULT_FOLDER",
@@ -173,8 +176,16 @@ def verdict(name: str, *, storage: str | None, out: Path | None, json: bool) -> 
     return 0
 
 
-def export(names: Sequence[str], *, to: Path, storage: str | None, source: Path | None, pictures: bool) -> int:
-    """Write finished studies as one page with its pictures beside it."""
+def export(
+    names: Sequence[str],
+    *,
+    to: Path,
+    storage: str | None,
+    source: Path | None,
+    records: Path | None = None,
+    pictures: bool,
+) -> int:
+    """Write finished studies as one page with its pictures beside it, and those whose records are kept."""
     from lrdiff_bench.study.page import studies_page
     from lrdiff_bench.study.pictures import draw_document, draw_suite_pictures
 
@@ -182,7 +193,9 @@ def export(names: Sequence[str], *, to: Path, storage: str | None, source: Path 
         raise ConfigError(f"--out is {to}", help="name a Markdown file, such as docs/results/convergence.md")
     if not to.parent.is_dir():
         raise ConfigError(f"there is no folder {to.parent}", help="make it, or name another file")
-    documents = _documents(names, storage, source)
+    documents = (
+        _documents(names, storage, source) if records is None else _with_records(names, storage, source, records)
+    )
     suite = suite_of(documents)
     files: list[Path] = []
     if pictures:
@@ -387,6 +400,26 @@ def own_settings(own: dict[str, Any]) -> dict[str, Any]:
     stem = str(own.get("model") or own.get("data") or "own").rpartition(":")[2]
     settings["name"] = name_from(Path(stem).stem).replace(".", "-")[:60]
     return settings
+
+
+def _with_records(
+    names: Sequence[str], storage: str | None, source: Path | None, records: Path
+) -> list[dict[str, Any]]:
+    """Finished studies of the storage, which are kept as records now, and those that were kept before."""
+    kept = read_records(records)
+    url = storage or default_url(source or DEFAULT_FOLDER)
+    there = list_names(url) if storage is not None or not kept or _has_storage(source) else []
+    if unknown := [name for name in names if name not in there and name not in kept]:
+        raise ConfigError(f'there is no study "{unknown[0]}"', help=nearest(unknown[0], [*there, *kept], "studies"))
+    wanted = [name for name in names if name in there]
+    fresh = _documents(wanted, storage, source) if wanted or (there and not names) else []
+    keep_records(fresh, records)
+    kept |= {document["name"]: document for document in fresh}
+    return [kept[name] for name in sorted(kept) if not names or name in names]
+
+
+def _has_storage(source: Path | None) -> bool:
+    return ((source or DEFAULT_FOLDER) / "studies.db").is_file()
 
 
 def _documents(names: Sequence[str], storage: str | None, out: Path | None) -> list[dict[str, Any]]:

@@ -27,6 +27,10 @@ StorageOption = Annotated[str | None, typer.Option("--storage", metavar="URL", h
 OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The folder of the studies. Default: runs/study.")
 ]
+RecordsOption = Annotated[
+    Path | None,
+    typer.Option("--records", metavar="DIR", help="Keep a small record of each study there, and take other studies from their records."),
+]  # fmt: skip
 FromOption = Annotated[
     Path | None, typer.Option("--from", metavar="DIR", help="The folder that holds the studies. Default: runs/study.")
 ]
@@ -105,12 +109,15 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="FILE.md", help="The page; pictures go beside it.")] = Path("convergence.md"),
     source: FromOption = None,
     storage: StorageOption = None,
+    records: RecordsOption = None,
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Write only the page.")] = False,
 ) -> int:  # fmt: skip
     """Write finished studies as one page with pictures."""
     from lrdiff_bench.study import command
 
-    return command.export(names or [], to=out, storage=storage, source=source, pictures=not no_pictures)
+    return command.export(
+        names or [], to=out, storage=storage, source=source, records=records, pictures=not no_pictures
+    )
 
 
 def claims(
@@ -118,13 +125,15 @@ def claims(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Write a page instead of showing them.")] = None,
     source: FromOption = None,
     storage: StorageOption = None,
+    records: RecordsOption = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Show published claims about rates, and what finished studies say of them."""
     from lrdiff_bench.study.claims import command
     from lrdiff_bench.study.command import DEFAULT_FOLDER
 
-    return command.claims(names or [], folder=source or DEFAULT_FOLDER, storage=storage, out=out, json=json)
+    folder = source or DEFAULT_FOLDER
+    return command.claims(names or [], folder=folder, storage=storage, records=records, out=out, json=json)
 
 
 def add_study_commands(app: typer.Typer) -> None:

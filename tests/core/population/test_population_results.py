@@ -70,6 +70,27 @@ def test_the_score_of_a_regression_is_r2(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_second_rows_are_judged_as_if_they_were_held_out_alone(path: str, task: str) -> None:
+    outputs = 3 if task == "multiclass" else 1
+    first, other = (rows_for(task, outputs=outputs, seed=seed) for seed in (0, 1))
+    assert other.held_inputs is not None
+    assert other.held_targets is not None
+    fewer = {"second_inputs": other.held_inputs[:-2], "second_targets": other.held_targets[:-2]}
+    alone = {"held_inputs": fewer["second_inputs"], "held_targets": fewer["second_targets"]}
+    settings = {"model": chain(nn.Tanh, outputs), "epochs": 3, "batch_size": 9, "path": path}
+    both = train_members(data=replace(first, **fewer), **settings)
+    held, second = (train_members(data=data, **settings) for data in (first, replace(first, **alone)))
+    assert held.second_loss is held.second_score is None
+    for name in ("train_loss", "held_loss", "held_score"):
+        assert torch.equal(getattr(both, name), getattr(held, name))
+    for found, wanted in ((both.second_loss, second.held_loss), (both.second_score, second.held_score)):
+        assert found is not None
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+        assert not torch.allclose(found, both.held_loss)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     ("evaluate", "wanted"), [("epoch", [6, 12, 14]), ("end", [14]), ("never", []), (5, [5, 10, 14])]
 )

@@ -40,7 +40,8 @@ __all__ = [
 SINGLE, RATIOS, CONFIGURED = "tuned single", "tuned ratios", "as configured"
 EXTENSIONS = 3  # how often the sweep is made longer where the best rate lies at its edge
 OPERATIONS = 4e11  # that a comparison may take, about five seconds of two cores in the population kernel
-TUNING = 2e11  # where it takes longer trainings, which are evaluated after every epoch
+TUNING = 1e11  # where it takes longer trainings, which are evaluated after every epoch
+TUNING_ALONE = 2e11  # where, besides, they are trained one by one
 A_STEP = 2e6  # that the loop takes for a step besides its arithmetic, where models are trained one by one
 
 ADAPTIVE = (0.0003, 0.001, 0.003, 0.01, 0.03)  # where Adam's best rate lies, nearly always; else the sweep gets longer
@@ -281,12 +282,11 @@ def plan_of(config: RunConfig, task: PopulationTask, rates: int) -> Plan:
     stops, alone = config.epochs_of_patience(rows) > 0, bool(trained_one_by_one(config))
     given = {"searches": config.compare.searches, "tuning_seeds": config.compare.tuning_seeds}
     changes = {key: value for key, value in {**given, "seeds": config.compare.seeds}.items() if value}
-    held = 2 if stops and not alone else 1  # populations, each with one part held out
     for size in SMALLER if stops or alone else SIZES:
         sizes = {**size, **changes}
         tried = rates * sizes["tuning_seeds"] + sizes["finalists"] * sizes["final_seeds"]
-        cost = held * (2 * sizes["searches"] * tried + 6 * sizes["seeds"]) * a_training
-        if cost <= (TUNING if stops or alone else OPERATIONS):
+        cost = (2 * sizes["searches"] * tried + 6 * sizes["seeds"]) * a_training
+        if cost <= (OPERATIONS if not stops and not alone else TUNING_ALONE if alone else TUNING):
             break
     sizes["report_seeds"] = max(3, -(-sizes.pop("seeds") // sizes["searches"]))  # shared out among the searches
     return Plan(budget=max(4, rates), target_seeds=0, widenings=0, seeds_from=config.seed % 2**62, **sizes)

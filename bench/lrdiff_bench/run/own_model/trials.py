@@ -102,20 +102,16 @@ class OwnWorkload(Workload):
             device=self.config.device,
         )
 
-        def held(part: str) -> Any:
-            return train_population(
-                lambda seed: copy.deepcopy(setups[seed].module),
-                {seed: self.population_data(one, part) for seed, one in setups.items()},
-                trials.rates,
-                [int(seed) for seed in trials.seeds],
-                options,
-                groups=dict(self.columns),
-            )
-
-        # Trained alike twice: one is judged on the validation rows, which choose the epoch, one on those asked for.
-        chosen = held("validation")
-        judged = "test" if self.patience else trials.judged_on
-        return self._kept(Courses.of(chosen, chosen if judged == "validation" else held(judged)))
+        judged = "test" if self.patience else trials.judged_on  # the epoch is chosen on the validation rows
+        trained = train_population(
+            lambda seed: copy.deepcopy(setups[seed].module),
+            {seed: self.population_data(one, judged) for seed, one in setups.items()},
+            trials.rates,
+            [int(seed) for seed in trials.seeds],
+            options,
+            groups=dict(self.columns),
+        )
+        return self._kept(Courses.of(trained))
 
     @cached_property
     def _setups(self) -> dict[int, OwnSetup]:
@@ -131,13 +127,16 @@ class OwnWorkload(Workload):
         """Rows of one seed in the form that a population takes."""
         from lrdiff_core.population import PopulationData
 
-        train, held = (_whole(setup, name) for name in ("train", judged_on))
+        train, held = (_whole(setup, name) for name in ("train", "validation"))
+        second = None if judged_on == "validation" else _whole(setup, judged_on)
         task: Any = setup.task.kind if setup.task.kind != "own" else "regression"
         return PopulationData(
             inputs=train.tensors()[0],
             targets=train.targets,
             held_inputs=held.tensors()[0],
             held_targets=held.targets,
+            second_inputs=None if second is None else second.tensors()[0],
+            second_targets=None if second is None else second.targets,
             task=task,
             loss=setup.user.options.get("loss") if setup.task.kind == "own" else None,
         )

@@ -16,6 +16,7 @@ from lrdiff_bench.study.claims.claim import load_claims
 from lrdiff_bench.study.claims.judge import Finding, judge
 from lrdiff_bench.study.describe import column_rows
 from lrdiff_bench.study.folder import list_names, read_study
+from lrdiff_bench.study.records import read_records
 from lrdiff_bench.study.search.optuna_storage import default_url
 from lrdiff_core.errors import CheckpointError, ConfigError
 from lrdiff_core.files import write_text
@@ -25,13 +26,22 @@ __all__ = ["claims"]
 FORMAT = "lrdiff claims 1"
 
 
-def claims(names: Sequence[str], *, folder: Path, storage: str | None, out: Path | None, json: bool) -> int:
+def claims(
+    names: Sequence[str],
+    *,
+    folder: Path,
+    storage: str | None,
+    records: Path | None = None,
+    out: Path | None,
+    json: bool,
+) -> int:
     """Show claims with their verdicts, or write them as a page.
 
     Args:
         names: of claims, or files; none: all that come with the project.
         folder: that holds the studies.
         storage: of the studies, where it is not the folder's.
+        records: folder of studies that were kept as records.
         out: the page to write, a Markdown file.
         json: print one JSON document and nothing else.
 
@@ -42,7 +52,8 @@ def claims(names: Sequence[str], *, folder: Path, storage: str | None, out: Path
         raise ConfigError(f"--out is {out}", help="name a Markdown file in a folder that is there")
     chosen = load_claims(list(names))
     wanted = {study for claim in chosen for study in claim.studies}
-    findings = judge(chosen, _documents(wanted, folder, storage))
+    kept = {} if records is None else read_records(records)
+    findings = judge(chosen, {**kept, **_documents(wanted, folder, storage)})
     if json:
         print_json({"format": FORMAT, "findings": [_record(one) for one in findings]})
         return 0

@@ -165,7 +165,7 @@ class RunWorkload(PopulationWorkload):
 
     @override
     def rows(self, seed: int, judged_on: str) -> PopulationData:
-        return self.task.rows(seed, judged_on)
+        return self.task.rows_of_both(seed) if self.patience else self.task.rows(seed, judged_on)
 
     @override
     def network(self, trials: Trials) -> ModelFactory:
@@ -186,13 +186,7 @@ class RunWorkload(PopulationWorkload):
         return train(trials).kept(self.patience)
 
     def _together(self, trials: Trials) -> Courses:
-        """Two populations that are trained alike: one is judged on the validation rows, one on those asked for."""
-
-        def held(part: str) -> Population:
-            return self.population_of(self.task.model, replace(trials, judged_on=part), evaluate="epoch")
-
-        chosen = held("validation")
-        return Courses.of(chosen, chosen if trials.judged_on == "validation" else held(trials.judged_on))
+        return Courses.of(self.population_of(self.task.model, trials, evaluate="epoch"))
 
     def _one_by_one(self, trials: Trials) -> Courses:
         """Every trial by the loop of a run: for what a population cannot train."""

@@ -61,15 +61,16 @@ class Courses:
     evaluated_after: np.ndarray
 
     @classmethod
-    def of(cls, chosen: Population, held: Population) -> Courses:
-        """From two populations that were trained alike, with the validation rows held out and those to be judged on."""
-        assert chosen.held_loss is not None
-        assert held.held_loss is not None
-        assert held.held_score is not None
-        values = (chosen.held_loss, held.held_loss, held.held_score, held.train_loss)
-        first, *others = (one.double().numpy() for one in values)
-        names = ("held", "score", "train")
-        return cls(chosen=first, evaluated_after=held.evaluated_after.numpy(), **dict(zip(names, others, strict=True)))
+    def of(cls, trained: Population) -> Courses:
+        """From a population with the validation rows held out, and as second ones those to be judged on, if others."""
+        found = {"chosen": trained.held_loss, "held": trained.second_loss, "score": trained.second_score}
+        if trained.second_loss is None:
+            found |= {"held": trained.held_loss, "score": trained.held_score}
+        found["train"] = trained.train_loss
+        return cls(
+            evaluated_after=trained.evaluated_after.numpy(),
+            **{name: one.double().numpy() for name, one in found.items() if one is not None},
+        )
 
     def kept(self, patience: int) -> Outcomes:
         """What the weights have that :func:`lrdiff_core.train` would have kept after each evaluation.
