@@ -73,6 +73,7 @@ bench: $(VENV)/.dev
 # The pages that are measured. Studies have their storage and maps their folders: `lrdiff study export`, `lrdiff map`.
 results: $(VENV)/.dev
 	$(BIN)/lrdiff bench --to docs/results/benchmarks.md
+	$(BIN)/lrdiff bench step --training --out docs/results/training.md
 	$(BIN)/lrdiff bench step --peers --out docs/results/step.md
 	$(BIN)/lrdiff bench population --out docs/results/population.md
 	$(BIN)/lrdiff parity --out docs/results

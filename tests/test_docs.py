@@ -180,6 +180,30 @@ def test_the_readmes_rows_are_those_of_the_studies():
         assert verdicts()[tuple(map(float, medians))] == verdict
 
 
+def test_the_readmes_speeds_are_those_of_whole_training_steps():
+    page = (ROOT / "docs" / "results" / "training.md").read_text(encoding="utf-8")
+    measured = [
+        [cell.strip() for cell in line.split("|")[4:8]] for line in page.splitlines() if re.search(r"\d \[", line)
+    ]
+    ratios = {tuple(cell.split(" [")[0] for cell in row[1:3]): row[3] for row in measured}
+    intervals = [
+        tuple(map(float, re.findall(r"[\d.]+", cell.partition("[")[2]))) for row in measured for cell in row[1:3]
+    ]
+    rows = re.findall(
+        r"^\|.*\| ([\d.]+) times \| ([\d.]+) times \| (.+ %) \|$",
+        README.read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
+    assert len(rows) == 3
+    for default, fused, shares in rows:
+        assert ratios[default, fused] == shares
+    none = re.search(
+        r"^\| (.*) \| no difference measured \| no difference measured \|", README.read_text(), re.MULTILINE
+    )
+    assert none is not None
+    assert sum(low <= 1 <= high for low, high in intervals) >= 2 * len(none[1].split(", "))
+
+
 def test_every_page_is_in_the_site():
     listed = set(re.findall(r"((?:guide/|results/)?[\w-]+\.md)", (ROOT / "mkdocs.yml").read_text()))
     for file in (ROOT / "docs").rglob("*.md"):
