@@ -179,6 +179,9 @@ def test_rare_classes_that_are_never_predicted_and_lost_baselines_are_said_every
     assert (own["accuracy"], own["balanced accuracy"]) == (pytest.approx(0.99), 0.5)
     card = {p.key: p.value for p in onnx.load(out / "model.onnx").metadata_props}
     assert json.loads(card["lrdiff.warnings"]) == summary["warnings"]
+    later = tmp_path / "later.onnx"
+    assert main(["export", str(out), "--out", str(later)]) == 0
+    assert {p.key: p.value for p in onnx.load(later).metadata_props}["lrdiff.warnings"] == card["lrdiff.warnings"]
     assert main(["run", "--rates", "given"]) == 2
     assert "as-given" in capsys.readouterr().err
 

@@ -24,6 +24,7 @@ __all__ = [
     "RunFolder",
     "cannot_write",
     "make_folder",
+    "kept_warnings",
     "new_run_folder",
     "next_free",
     "read_document",
@@ -194,6 +195,15 @@ def read_summary(run: Path) -> dict[str, Any]:
         what="the summary of a run",
         help="run again with `lrdiff run`",
     )
+
+
+def kept_warnings(run: Path) -> list[str]:
+    """What a run's summary says that users of its model must know; nothing in runs that know no such warnings.
+
+    Raises:
+        CheckpointError: as :func:`read_summary`.
+    """
+    return [str(text) for text in read_summary(run).get("warnings", [])]
 
 
 def read_document(file: Path, *, format: str, version: int, what: str, help: str) -> dict[str, Any]:

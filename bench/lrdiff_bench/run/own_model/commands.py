@@ -17,7 +17,7 @@ from lrdiff_bench.run.own_model.summary import trace_of
 from lrdiff_bench.run.own_model.tasks import first_output
 from lrdiff_bench.run.ship import with_words
 from lrdiff_bench.system.batches import Batch
-from lrdiff_bench.system.run_folder import read_summary
+from lrdiff_bench.system.run_folder import kept_warnings, read_summary
 from lrdiff_bench.system.user_code import their_fault, user_code
 from lrdiff_core.errors import CheckpointError, DataError, LrdiffError
 
@@ -106,7 +106,7 @@ def export_own_run(run: Path, out: Path, options: Mapping[str, Any], *, words: b
 
     setup = open_own(run)
     own = {k: v for k, v in setup.user.export_options().items() if k not in ("rows", "labels", "score")}
-    options = {**export_options(setup), **own, **options}
+    options = {**export_options(setup, kept_warnings(run)), **own, **options}
     if setup.table is not None:
         options = with_words(setup.shipped, options, words=words)
     with user_code():

@@ -18,6 +18,7 @@ from lrdiff_bench.run.use.onnx_rows import names_of, rows_for
 from lrdiff_bench.run.use.open_run import held_out, open_run, shipped, verify_against_run
 from lrdiff_bench.run.use.predictions import predictions_table
 from lrdiff_bench.system.factory import is_factory, load_model, user_code
+from lrdiff_bench.system.run_folder import kept_warnings
 from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_core.model import TabularNet
 
@@ -93,7 +94,16 @@ def export_model(
     net, _, config = open_run(run)
     assert isinstance(net, TabularNet)
     rows, targets = held_out(net, config)
-    return export_net(net, rows, targets, out or run / "model.onnx", config=config, words=words, **options)
+    return export_net(
+        net,
+        rows,
+        targets,
+        out or run / "model.onnx",
+        config=config,
+        words=words,
+        warnings=kept_warnings(run),
+        **options,
+    )
 
 
 def verify_model(model: Path, run: Path | None = None, runtime: str = "onnxruntime") -> dict[str, Any]:
