@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, NoReturn, TextIO, cast
 
 import typer
 
+from lrdiff_bench.boost.options import add_boost_command
 from lrdiff_bench.lesson.command import add_lesson_command
 from lrdiff_bench.maps.command import add_map_command
 from lrdiff_bench.measure.options import BenchGroup, add_bench_commands
@@ -32,7 +33,7 @@ class Commands(WholeHelpGroup):
     """The commands by what people do."""
 
     headings: ClassVar = {
-        "Train": ("init", "run", "train", "predict", "rates", "lr-find"),
+        "Train": ("init", "run", "train", "predict", "rates", "lr-find", "boost"),
         "Measure": ("study", "tune", "map", "bench"),
         "Ship": ("export", "verify", "parity", "latency", "targets"),
         "Look": ("report", "lesson", "runs", "trace", "audit", "doctor"),
@@ -65,6 +66,7 @@ add_lesson_command(app)
 add_parity_command(app)
 add_rates_commands(app)
 add_run_commands(app)
+add_boost_command(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+collect_ignore_glob = ["boost_scripts/*"]  # what test_boost_trainers.py runs is no module of the tests
+
 
 @pytest.fixture(autouse=True)
 def one_thread():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lrdiff_bench.system.factory import their_fault
+from lrdiff_bench.system.script import as_main
 from lrdiff_core.audit import Report, audit
 from lrdiff_core.errors import InputError
 
@@ -30,7 +31,7 @@ def audit_script(script: Path, arguments: Sequence[str] = (), *, every: int = 50
     if not script.is_file():
         raise InputError(f"there is no script {script}", help="write the path of a Python file: lrdiff audit train.py")
     prints = contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext()
-    with _as_main(script, arguments), prints, audit(every=every) as report:
+    with as_main(str(script), arguments, script.resolve().parent), prints, audit(every=every) as report:
         try:
             runpy.run_path(str(script), run_name="__main__")
         except SystemExit as end:
@@ -41,14 +42,3 @@ def audit_script(script: Path, arguments: Sequence[str] = (), *, every: int = 50
         except Exception as problem:
             raise their_fault(str(script), problem) from problem
     return report.report
-
-
-@contextlib.contextmanager
-def _as_main(script: Path, arguments: Sequence[str]) -> Iterator[None]:
-    """Arguments and import path as a script finds them; ours again afterwards."""
-    before = sys.argv, list(sys.path)
-    sys.argv, sys.path[0] = [str(script), *arguments], str(script.resolve().parent)
-    try:
-        yield
-    finally:
-        sys.argv, sys.path[:] = before[0], before[1]

@@ -1,0 +1,20 @@
+"""The largest second moment, uphill."""
+
+# boost: 1 of 1
+import sys
+
+import torch
+from torch import nn
+
+steps = int(sys.argv[1]) if len(sys.argv) > 1 else 6
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16))
+x = torch.randn(64, 16)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, amsgrad=True, maximize=True)
+for _ in range(steps):
+    gain = -(model(x) - x.sin()).square().mean()
+    optimizer.zero_grad()
+    gain.backward()
+    optimizer.step()
+    print(repr(gain.item()))

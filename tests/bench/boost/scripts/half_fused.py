@@ -1,0 +1,21 @@
+"""Parameters in half precision, torch's fused step asked for."""
+
+# boost: 1 of 1
+import sys
+
+import torch
+from torch import nn
+
+steps = int(sys.argv[1]) if len(sys.argv) > 1 else 6
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16))
+x = torch.randn(64, 16)
+x = x.bfloat16()
+optimizer = torch.optim.AdamW(model.bfloat16().parameters(), lr=1e-2, fused=True)
+for _ in range(steps):
+    loss = (model(x) - x.sin()).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    print(repr(loss.item()))
