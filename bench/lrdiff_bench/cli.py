@@ -12,6 +12,7 @@ import typer
 from lrdiff_bench.boost.options import add_boost_command
 from lrdiff_bench.lesson.command import add_lesson_command
 from lrdiff_bench.maps.command import add_map_command
+from lrdiff_bench.measure.foreign.options import add_ab_command
 from lrdiff_bench.measure.options import BenchGroup, add_bench_commands
 from lrdiff_bench.parity.options import add_parity_command
 from lrdiff_bench.rates.options import add_rates_commands
@@ -34,7 +35,7 @@ class Commands(WholeHelpGroup):
 
     headings: ClassVar = {
         "Train": ("init", "run", "train", "predict", "rates", "lr-find", "boost"),
-        "Measure": ("study", "tune", "map", "bench"),
+        "Measure": ("study", "tune", "map", "bench", "ab"),
         "Ship": ("export", "verify", "parity", "latency", "targets"),
         "Look": ("report", "lesson", "runs", "trace", "audit", "doctor"),
     }
@@ -59,6 +60,7 @@ bench_app = typer.Typer(
 )
 add_bench_commands(bench_app)
 app.add_typer(bench_app, name="bench")
+add_ab_command(app)
 add_study_commands(app)
 add_tune_command(app)
 add_map_command(app)

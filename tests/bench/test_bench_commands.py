@@ -14,9 +14,9 @@ import pytest
 
 from lrdiff_bench.cli import main
 from lrdiff_bench.measure.engine import store
-from lrdiff_bench.measure.engine.ab import open_sides
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.registry import CASES
+from lrdiff_bench.measure.engine.sides import open_sides
 from lrdiff_bench.measure.engine.suite import choose_cases
 from lrdiff_core.errors import CheckFailed, ConfigError
 
@@ -244,7 +244,7 @@ def test_ab_of_implementations_finds_a_large_difference(tmp_path: Path, capsys) 
     # Two pairs of processes on a busy machine may differ too much for a verdict, but not for a wrong one.
     assert (status, document["verdict"]) in ((1, "slower"), (0, "unresolved"))
     assert document["a"]["label"] == "implementation=ours"
-    assert "pair 2 of 2" in err
+    assert "processes 2 of 2" in err
     assert len(store.read_run(store.find_run("latest", tmp_path))) == 2
 
 
@@ -290,9 +290,62 @@ def test_references_are_values_before_they_are_commits(tmp_path: Path) -> None:
         open_sides("1", "8", case, repository=tmp_path).__enter__()
 
 
+def test_the_working_tree_is_the_one_that_one_stands_in_or_refused(tmp_path: Path) -> None:
+    case = CASES["main_step"].case()
+    with pytest.raises(ConfigError, match="is in none of this project\nhelp: run this in a clone"):
+        open_sides(".", ".", case, repository=tmp_path).__enter__()
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    with pytest.raises(ConfigError, match="is in none of this project"):
+        open_sides(".", ".", case, repository=tmp_path).__enter__()
+    (tmp_path / "lrdiff_core").mkdir()
+    (tmp_path / "lrdiff_core" / "__init__.py").write_text("")
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["add", "-A"], ["commit", "-q", "-m", "one"]):
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True)
+    (tmp_path / "lrdiff_core" / "__init__.py").write_text("CHANGED = True\n")
+    inside = tmp_path / "lrdiff_core"
+    with open_sides("HEAD", ".", case, repository=inside) as (a, b):
+        assert (a.dirty, b.dirty, a.commit) == (False, True, b.commit)
+        assert b.label == f"working tree ({a.commit[:12]}, changed)"
+        assert b.path[0] == tmp_path  # not what is installed
+        assert "CHANGED" not in (a.path[0] / "lrdiff_core" / "__init__.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "text"),
+    [
+        ("code", {"torch": "9.9"}, "torch {torch} and 9.9"),
+        ("code", {"python": "3.99"}, "and 3.99"),
+        ("conditions", {"threads": 7}, "1 and 7 threads"),
+        ("conditions", {"environment": {"LRDIFF_KERNEL": "0"}}, "LRDIFF_KERNEL=(unset) and 0"),
+    ],
+)
+def test_what_differs_beside_the_code_is_named_and_refused(
+    where: str, change: dict, text: str, runs: Path, tmp_path: Path, capsys
+) -> None:
+    here, there = store.new_run(tmp_path), store.new_run(tmp_path)
+    for record in store.read_run(store.find_run("latest", runs)):
+        plain = record.model_copy(update={"conditions": replace(record.conditions, environment={})})
+        store.append_record(here, plain)
+        store.append_record(there, plain.model_copy(update={where: replace(getattr(plain, where), **change)}))
+    told = text.format(torch=record.code.torch)
+    given = ["bench", "compare", str(here), str(there), "--from", str(tmp_path)]
+    assert main(given) == 2
+    error = said(capsys)[1]
+    assert "error: more than the code differs: " in error
+    assert told in error
+    assert "add --anyway" in error
+    assert main([*given, "--anyway"]) == 0
+    shown = said(capsys)[0]
+    assert "differs: " in shown
+    assert told in shown
+    assert main([*given, "--anyway", "--json"]) == 0
+    assert any(told in one for one in json.loads(said(capsys)[0])[0]["differences"])
+
+
 @pytest.mark.long
 def test_calibrate_keeps_the_band(tmp_path: Path, capsys) -> None:
-    from lrdiff_bench.measure.command import calibrate
+    from lrdiff_bench.measure.ab_command import calibrate
 
     why = None
     try:

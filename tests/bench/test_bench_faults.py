@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import offline_page
 from lrdiff_bench.cli import main
-from lrdiff_bench.measure import command, pictures
+from lrdiff_bench.measure import command, conditions, pictures
 from lrdiff_bench.measure.engine import store, suite
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.record import Record
@@ -75,7 +75,7 @@ def test_a_busy_machine_is_warned_of_on_stderr_and_the_page_names_the_command(
     monkeypatch.setattr(
         command, "measure_cases", lambda cases, *_, **__: (CaseRun(one, record=record) for one in cases)
     )
-    monkeypatch.setattr(command, "load_average", lambda: 1000.0)
+    monkeypatch.setattr(conditions, "load_average", lambda: 1000.0)
     page = tmp_path / "page.md"
     given = ["bench", "main_step", "--param", "rates=2", "--quick", "--out", str(tmp_path)]
     assert main([*given, "--to", str(page)]) == 0

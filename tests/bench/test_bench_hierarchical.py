@@ -66,7 +66,7 @@ def compare(slow_down: float, seed: int, *, processes: int = PROCESSES, rounds: 
         drift[0] = 1.0
         return Planted(slow_down if side is b else 1.0, generator, drift)
 
-    return compare_sides(a, b, effort, band=band, seed=seed, launch=launch)
+    return compare_sides(a, b, effort, band=band, control=False, seed=seed, launch=launch)
 
 
 def verdicts(slow_down: float, comparisons: int, **options: Any) -> Counter:

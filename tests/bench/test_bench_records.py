@@ -61,7 +61,7 @@ def test_a_record_is_immutable_and_survives_its_json(record: Record) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"schema_version": 1}, "schema 2: schema_version"),
+        ({"schema_version": 1}, "schema 3: schema_version"),
         ({"format": "other"}, "format"),
         ({"surprise": 1}, "surprise: Extra inputs"),
         ({"machine": None}, "machine"),

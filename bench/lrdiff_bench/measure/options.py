@@ -101,13 +101,16 @@ def compare(
     run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="The run to compare with.")],
     run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The run to judge.")] = "latest",
     across_machines: Annotated[bool, typer.Option("--across-machines", help="Compare runs of different machines anyway.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Compare runs with another torch, Python, kernel or number of threads anyway; what differs is named.")] = False,
     source: FromOption = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Compare two runs, case by case; the exit status is 1 if a case got slower."""
     from lrdiff_bench.measure import records_command
 
-    return records_command.compare(run_a, run_b, across_machines=across_machines, folder=source, json=json)
+    return records_command.compare(
+        run_a, run_b, across_machines=across_machines, anyway=anyway, folder=source, json=json
+    )
 
 
 def calibrate(
@@ -119,9 +122,9 @@ def calibrate(
     json: JsonOption = False,
 ) -> int:
     """Measure this machine's A/A band: how much two measurements of the same code differ."""
-    from lrdiff_bench.measure import command
+    from lrdiff_bench.measure import ab_command
 
-    return command.calibrate(case, param or [], processes=processes, affinity=affinity, folder=out, json=json)
+    return ab_command.calibrate(case, param or [], processes=processes, affinity=affinity, folder=out, json=json)
 
 
 def ab(
@@ -130,7 +133,7 @@ def ab(
     case: Annotated[str, typer.Argument(metavar="CASE", help="The case to measure.")],
     param: ParamOption = None,
     device: DeviceOption = None,
-    processes: Annotated[int, typer.Option("--processes", metavar="N", help="Pairs of fresh processes.")] = 8,
+    processes: Annotated[int | None, typer.Option("--processes", metavar="N", help="Fresh processes per side. Default: 8; 5 with --quick.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter blocks.")] = False,
     repository: Annotated[Path, typer.Option("--repository", metavar="DIR", help="The repository of the commits; a bare one is enough.")] = Path(),
     affinity: AffinityOption = None,
@@ -138,9 +141,9 @@ def ab(
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Compare two commits, or two implementations, in one case; the exit status is 1 if REF_B is slower."""
-    from lrdiff_bench.measure import command
+    from lrdiff_bench.measure import ab_command
 
-    return command.ab(
+    return ab_command.ab(
         ref_a, ref_b, case, param or [], device=device, processes=processes, quick=quick, repository=repository,
         affinity=affinity, folder=out, json=json,
     )  # fmt: skip

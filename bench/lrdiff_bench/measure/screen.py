@@ -6,17 +6,20 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Group
+from rich.padding import Padding
 from rich.text import Text
 
 from lrdiff_bench.measure.engine.case import Case
+from lrdiff_bench.measure.engine.comparison import ClockSays, Comparison
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.suite import CaseRun
-from lrdiff_bench.report.tables import plain_table, seconds
+from lrdiff_bench.report.tables import INDENT, plain_table, seconds
 from lrdiff_bench.stats.hierarchical import Outcome
 
 __all__ = [
     "brief_outcome",
-    "describe_outcome",
+    "comparison_table",
+    "price",
     "outcome_document",
     "record_cells",
     "run_table",
@@ -130,24 +133,63 @@ def _notes(record: Record) -> list[str]:
     return notes
 
 
-def describe_outcome(outcome: Outcome) -> Text:
-    """Verdict, ratio with interval, and what is missing for a verdict."""
-    ratio = outcome.ratio
-    text = Text(outcome.verdict, style=_COLORS[outcome.verdict])
-    if outcome.processes == 1:
-        text.append(f", ratio {ratio.estimate:.3f}; one process a side cannot tell: --processes 8", style="none")
-        return text
-    inside = f"{ratio.low:.3f} to {ratio.high:.3g}"
-    text.append(f", ratio {ratio.estimate:.3f} (95 %: {inside}), band {100 * outcome.band:.1f} %", style="none")
-    if outcome.verdict == "unresolved":
-        more = outcome.more_processes
-        missing = (
-            "too close to the edge of the band for any number of samples"
-            if more is None
-            else f"about {more} more processes ({outcome.more_samples} samples) would tell"
-        )
-        text.append(f"; {missing}", style="none")
-    return text
+def comparison_table(one: Comparison, *, errors: Sequence[str] = ("", "")) -> Group:
+    """A comparison: both sides by both clocks, what each clock says, the verdict, and what it was measured beside.
+
+    Args:
+        one: the comparison.
+        errors: of either side, as text.
+    """
+    table = plain_table("side", "wall", "processor", "error")
+    for side, error in zip((one.a, one.b), errors, strict=True):
+        processor = "" if side.processor is None else seconds(side.processor)
+        table.add_row(side.label, seconds(side.wall), processor, error)
+    text = Text.assemble(f"{one.b.label} against {one.a.label}: ", (one.verdict, _COLORS[one.verdict]))
+    if one.high is None:
+        text.append(f", ratio {one.ratio:.3f}; one process a side cannot tell: --processes 8")
+        return Group(table, Padding(text, (0, 0, 0, len(INDENT))))
+    text.append(f", ratio {one.ratio:.3f} [{one.low:.3f}, {one.high:.3g}]")
+    lines = [f"by the {_CLOCKS[one.clock]}: {one.why}"]
+    for name, says in (("wall", one.wall), ("processor", one.processor)):
+        if says is not None:
+            lines.append(f"{_CLOCKS[name]}: {_says(says)}")
+    if one.doubt is not None:
+        lines.append(f"held back: {one.doubt}")
+    if one.verdict == "unresolved":
+        lines.append(price(one.minutes, one.more_processes))
+    lines.append(f"{one.processes} processes a side, {one.rounds} rounds, {one.seconds:.0f} s{_load(one.load)}")
+    shown = [text, *(Text(line, style="dim") for line in lines)]
+    return Group(table, *(Padding(one, (0, 0, 0, len(INDENT))) for one in shown))
+
+
+_CLOCKS = {"wall": "wall clock", "processor": "processor's clock"}
+
+
+def _says(says: ClockSays) -> str:
+    high = "inf" if says.high is None else f"{says.high:.3g}"
+    told = f"{says.ratio:.3f} [{says.low:.3f}, {high}], {says.verdict}"
+    if says.same_ratio is not None:
+        band = "unknown" if says.same_band is None else f"{100 * says.same_band:.1f} %"
+        told += f"; A/A {says.same_ratio:.3f}, band {band}"
+    return told
+
+
+def _load(load: float | None) -> str:
+    return "" if load is None else f", load {load:.1f} before"
+
+
+def price(minutes: float | None, more_processes: int | None) -> str:
+    """What settling an unresolved comparison would take.
+
+    Example:
+        >>> price(None, None), price(0.4, 3)
+        ('no number of processes would settle it: it lies on the edge', 'to settle it: about 24 s (3 more processes)')
+    """
+    if minutes is None or more_processes is None:
+        return "no number of processes would settle it: it lies on the edge"
+    time = f"{60 * minutes:.0f} s" if minutes < 1 else f"{minutes:.0f} minutes" if minutes < 120 else (
+        f"{minutes / 60:.0f} hours")  # fmt: skip
+    return f"to settle it: about {time} ({more_processes} more processes)"
 
 
 def brief_outcome(outcome: Outcome) -> Text:

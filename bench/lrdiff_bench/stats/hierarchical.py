@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lrdiff_bench.stats.intervals import LEVEL, Interval, widening
+from lrdiff_bench.stats.intervals import LEVEL, Interval, t_quantile, widening
 from lrdiff_bench.stats.verdict import BAND, Verdict, speed_verdict
 from lrdiff_core.errors import DataError
 
-__all__ = ["Outcome", "compare_paired", "compare_unpaired"]
+__all__ = ["Outcome", "compare_paired", "compare_unpaired", "same_code_band"]
 
 DRAWS = 2000
 MOST_MORE = 1000.0  # an unresolved comparison that needs so many times more is not worth it
@@ -57,12 +57,13 @@ class Outcome:
         return None if self.more_processes is None else math.ceil(self.more_processes * self.values / self.processes)
 
 
-def compare_paired(ratios: Groups, *, band: float = BAND, seed: int = 0) -> Outcome:
+def compare_paired(ratios: Groups, *, band: float = BAND, level: float = LEVEL, seed: int = 0) -> Outcome:
     """Judge ratios that were taken in pairs, a pair being blocks of both sides right after one another.
 
     Args:
         ratios: time of ``b`` over time of ``a``. [processes][pairs]
         band: relative difference that is of no consequence.
+        level: of the interval; more than 0.95 where it is looked at several times.
         seed: of the bootstrap's draws.
 
     Raises:
@@ -76,10 +77,31 @@ def compare_paired(ratios: Groups, *, band: float = BAND, seed: int = 0) -> Outc
     medians = np.array([np.median(group) for group in logs])
     estimate = float(medians.mean())
     if len(logs) == 1:
-        return _outcome(estimate, math.inf, math.inf, band, logs)
+        return _outcome(estimate, math.inf, math.inf, band, logs, level)
     draws = _draw(logs, np.random.default_rng(seed))
-    low, high = _widened(draws, estimate, len(logs))
-    return _outcome(estimate, low, high, band, logs)
+    low, high = _widened(draws, estimate, len(logs), level)
+    return _outcome(estimate, low, high, band, logs, level)
+
+
+def same_code_band(ratios: Groups, *, seed: int = 0) -> float:
+    """How far a comparison of as many processes of one and the same code lies from 1, in 95 of 100.
+
+    Args:
+        ratios: of times of one and the same code, taken in pairs. [processes][pairs]
+        seed: of the bootstrap's draws.
+
+    Returns:
+        A relative difference: 0.02 is 2 %. Infinite with one process.
+
+    Example:
+        >>> 0.005 < same_code_band([[0.99, 0.99], [1.01, 1.0], [1.0, 0.99], [1.01, 1.01]]) < 0.05
+        True
+    """
+    logs = _logarithms(ratios)
+    if len(logs) == 1:
+        return math.inf
+    draws = np.abs(_draw(logs, np.random.default_rng(seed)))
+    return math.expm1(min(float(np.quantile(draws, LEVEL)) * widening(len(logs)), 700.0))
 
 
 def compare_unpaired(a: Groups, b: Groups, *, band: float = BAND, seed: int = 0) -> Outcome:
@@ -129,18 +151,24 @@ def _draw(groups: Sequence[NDArray[np.float64]], generator: np.random.Generator)
     return np.asarray(medians.mean(axis=1))
 
 
-def _widened(draws: NDArray[np.float64], estimate: float, processes: int) -> tuple[float, float]:
-    """Distances below and above the estimate: percentiles, widened for few processes."""
+def _widened(draws: NDArray[np.float64], estimate: float, processes: int, level: float = LEVEL) -> tuple[float, float]:
+    """Distances below and above the estimate: percentiles, widened for few processes and for a higher level."""
     tail = (1.0 - LEVEL) / 2.0
     low, high = np.quantile(draws, (tail, 1.0 - tail))
-    factor = widening(processes)
+    # Draws of few processes have no tails to take a higher level from: t has.
+    factor = widening(processes) * t_quantile(level, processes - 1) / t_quantile(LEVEL, processes - 1)
     return max(0.0, estimate - float(low)) * factor, max(0.0, float(high) - estimate) * factor
 
 
 def _outcome(
-    estimate: float, below: float, above: float, band: float, groups: Sequence[NDArray[np.float64]]
+    estimate: float,
+    below: float,
+    above: float,
+    band: float,
+    groups: Sequence[NDArray[np.float64]],
+    level: float = LEVEL,
 ) -> Outcome:
-    ratio = Interval(math.exp(estimate), math.exp(estimate - below), math.exp(min(estimate + above, 700.0)), LEVEL)
+    ratio = Interval(math.exp(estimate), math.exp(estimate - below), math.exp(min(estimate + above, 700.0)), level)
     verdict = speed_verdict(ratio, band)
     processes = len(groups)
     more = None

@@ -1,36 +1,36 @@
 """One case, two sides, fresh processes, block against block: what a change costs.
 
-A side is a commit, the working tree (``.``), or a value of one of the case's parameters. For every pair of processes
-both sides are built and warmed up, then measured in rounds of four blocks, a b b a or b a a b by lot, each block in
-its side's own process while the other one waits: a drift of the machine hits both. Then both processes end and the
-next pair begins, because two processes differ although they run the same code.
+A side is a commit, the working tree (``.``), or a value of one of the case's parameters. For every group of processes
+all are built and warmed up, then measured in rounds that run forwards and backwards: a b b a, or with a control, which
+is a second process of side ``a``, a b c c b a, in an order drawn by lot. Each block is taken in its own process while
+the others wait: a drift of the machine hits all of them. Then these processes end and the next group begins, because
+two processes differ although they run the same code.
+
+Copies of one warm process would start faster, but they share its memory layout and hash seed, and would repeat what is
+only that one's luck: they are no independent evidence, and are not taken here.
 """
 
 from __future__ import annotations
 
 import random
-import subprocess
-import tarfile
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
 from lrdiff_bench.measure.engine.case import Case
-from lrdiff_bench.measure.engine.process import Effort, MeasuringProcess, code_path
+from lrdiff_bench.measure.engine.judge import WIDEST, ClockRounds, Judgement, judge
+from lrdiff_bench.measure.engine.process import Effort, MeasuringProcess
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.record_builder import RecordBuilder
-from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.engine.timer import Sample
-from lrdiff_bench.stats.hierarchical import Outcome, compare_paired
+from lrdiff_bench.stats.hierarchical import Outcome
+from lrdiff_bench.stats.intervals import LEVEL
 from lrdiff_bench.stats.verdict import BAND
-from lrdiff_core.errors import ConfigError, UnavailableError
 
-__all__ = ["Pairing", "Side", "compare_sides", "open_sides"]
+__all__ = ["Comparing", "Measured", "Pairing", "Side", "compare_sides"]
 
 LEAST_ROUNDS = 3  # taken even where the time is up
 
@@ -44,12 +44,14 @@ class Side:
         case: what is measured.
         path: folders of the code, where it is not the installed one.
         commit: of that code.
+        dirty: whether the code differs from that commit.
     """
 
     label: str
     case: Case
     path: tuple[Path, ...] = ()
     commit: str | None = None
+    dirty: bool = False
 
 
 class Measured(Protocol):
@@ -73,14 +75,126 @@ class Pairing:
     """Two sides, measured.
 
     Args:
-        outcome: b judged against a.
-        ratios: time of b over time of a, one a round. [processes][rounds]
-        records: of a and of b, with every sample.
+        judgement: b judged against a.
+        ratios: wall time of b over that of a, one a round. [processes][rounds]
+        records: of a and of b, with every sample; that of a has the control's, too.
+        seconds: that one more group of processes takes.
     """
 
-    outcome: Outcome
+    judgement: Judgement
     ratios: tuple[tuple[float, ...], ...]
     records: tuple[Record, Record]
+    seconds: float
+
+    @property
+    def outcome(self) -> Outcome:
+        """Of the clock that judged."""
+        return self.judgement.outcome
+
+    @property
+    def minutes(self) -> float | None:
+        """What settling an unresolved comparison would take; None where it is settled, or no time would do."""
+        more = self.outcome.more_processes
+        return None if more is None else more * self.seconds / 60
+
+
+class Comparing:
+    """A comparison on its way: group after group of processes, judged whenever one likes.
+
+    Args:
+        a, b: the sides; the same side twice is an A/A comparison.
+        effort: its samples are the rounds of a group.
+        control: whether side a gets a second process in every group, for the A/A band of this very run.
+        seed: of the order of blocks.
+        launch: starts a process for a side.
+    """
+
+    def __init__(
+        self,
+        a: Side,
+        b: Side,
+        effort: Effort,
+        *,
+        launch: Callable[[Side], Measured],
+        control: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.sides = (a, b, a) if control else (a, b)
+        self.effort, self.launch, self.control = effort, launch, control
+        self.seconds = 0.0
+        self.groups = 0
+        self._lot = random.Random(seed)
+        self._building = RecordBuilder(a.case), RecordBuilder(b.case)
+        # By clock: what each process of a group took in each round. [groups][rounds][processes]
+        self._wall: list[list[list[float]]] = []
+        self._processor: list[list[list[float | None]]] = []
+        self._busy: list[list[bool | None]] = [[], []]
+        self._order = 0
+
+    def measure(self) -> None:
+        """Measure one more group of fresh processes.
+
+        Raises:
+            LrdiffError: what a measuring process says.
+        """
+        whole = time.perf_counter()
+        count = len(self.sides)
+        wall: list[list[float]] = []
+        processor: list[list[float | None]] = []
+        blocks = [0] * count
+        with ExitStack() as stack:
+            processes = [self.launch(side) for side in self.sides]  # they load side by side
+            for process in processes:
+                stack.callback(process.close)
+            for i in self._lot.sample(range(count), count):
+                processes[i].start(self.sides[i].case, self.effort)
+            began = time.perf_counter()
+            while len(wall) < self.effort.samples and (
+                len(wall) < LEAST_ROUNDS or time.perf_counter() - began < self.effort.most_seconds
+            ):
+                forwards = self._lot.sample(range(count), count)
+                seconds: list[list[Sample]] = [[] for _ in range(count)]
+                for i in (*forwards, *reversed(forwards)):
+                    taken = processes[i].block()
+                    seconds[i].append(taken)
+                    self._keep(taken, i, blocks[i])
+                    blocks[i] += 1
+                wall.append([sum(one.seconds for one in two) for two in seconds])
+                processor.append([_sum([one.processor for one in two]) for two in seconds])
+            for i, process in enumerate(processes):
+                self._building[i % 2].finish(self._process(i), process.end())
+        self._wall.append(wall)
+        self._processor.append(processor)
+        self.groups += 1
+        self.seconds += time.perf_counter() - whole
+
+    def judge(self, *, band: float = BAND, widest: float = WIDEST, level: float = LEVEL) -> Judgement:
+        """What the groups measured so far say; the arguments are those of :func:`judge`."""
+        every = [time for group in self._processor for row in group for time in row]
+        known = [[[time for time in row if time] for row in group] for group in self._processor]
+        busy = [None if not side or None in side else sum(map(bool, side)) / len(side) for side in self._busy]
+        return judge(
+            _rounds(self._wall), _rounds(known) if all(every) else None, busy, band=band, widest=widest, level=level
+        )  # fmt: skip
+
+    def pairing(self, *, band: float = BAND, widest: float = WIDEST, level: float = LEVEL) -> Pairing:
+        """The verdict with everything that was measured; the arguments are those of :meth:`judge`."""
+        a, b = (_of_commit(building.record(), side) for building, side in zip(self._building, self.sides, strict=False))
+        return Pairing(
+            judgement=self.judge(band=band, widest=widest, level=level),
+            ratios=tuple(map(tuple, _rounds(self._wall).ratios)),
+            records=(a, b),
+            seconds=self.seconds / max(1, self.groups),
+        )
+
+    def _process(self, i: int) -> int:
+        """Number of a group's process in its side's record: that of side a holds the control's, too."""
+        return 2 * self.groups + i // 2 if self.control and i % 2 == 0 else self.groups
+
+    def _keep(self, taken: Sample, i: int, block: int) -> None:
+        self._building[i % 2].add(taken, process=self._process(i), block=block, order=self._order)
+        self._busy[i % 2].append(taken.busy)
+        self._order += 1
 
 
 def compare_sides(
@@ -89,6 +203,8 @@ def compare_sides(
     effort: Effort,
     *,
     band: float = BAND,
+    widest: float = WIDEST,
+    control: bool = True,
     seed: int = 0,
     affinity: Sequence[int] = (),
     launch: Callable[[Side], Measured] | None = None,
@@ -98,131 +214,43 @@ def compare_sides(
 
     Args:
         a, b: the sides; the same side twice is an A/A comparison.
-        effort: pairs of processes; its samples are the rounds of a pair.
+        effort: groups of processes; its samples are the rounds of a group.
         band: relative difference that is of no consequence.
+        widest: the A/A band of this run may be so wide for "equivalent" to be said.
+        control: whether side a gets a second process in every group, for that band.
         seed: of the order of blocks.
         affinity: processors to keep to.
         launch: starts a process for a side; another one only in tests.
-        watch: called after every pair with the number of pairs done.
+        watch: called after every group with the number of groups done.
 
     Raises:
         LrdiffError: what a measuring process says.
     """
-    launch = launch or (lambda side: MeasuringProcess(path=side.path, affinity=affinity))
-    lot = random.Random(seed)
-    building = RecordBuilder(a.case), RecordBuilder(b.case)
-    ratios: list[tuple[float, ...]] = []
-    order = 0
-    for index in range(effort.processes):
-        with ExitStack() as stack:
-            pair = [launch(side) for side in (a, b)]
-            for process in pair:
-                stack.callback(process.close)
-            for i in lot.sample((0, 1), 2):
-                pair[i].start((a, b)[i].case, effort)
-            rounds: list[float] = []
-            blocks = [0, 0]
-            began = time.perf_counter()
-            while len(rounds) < effort.samples and (
-                len(rounds) < LEAST_ROUNDS or time.perf_counter() - began < effort.most_seconds
-            ):
-                seconds = [0.0, 0.0]
-                first = lot.randrange(2)
-                for i in (first, 1 - first, 1 - first, first):
-                    taken = pair[i].block()
-                    building[i].add(taken, process=index, block=blocks[i], order=order)
-                    seconds[i] += taken.seconds
-                    blocks[i] += 1
-                    order += 1
-                rounds.append(seconds[1] / seconds[0])
-            ratios.append(tuple(rounds))
-            for i in (0, 1):
-                building[i].finish(index, pair[i].end())
-        watch(index + 1)
-    return Pairing(
-        outcome=compare_paired(ratios, band=band),
-        ratios=tuple(ratios),
-        records=(_of_commit(building[0].record(), a), _of_commit(building[1].record(), b)),
-    )
+    comparing = Comparing(
+        a, b, effort, control=control, seed=seed,
+        launch=launch or (lambda side: MeasuringProcess(path=side.path, affinity=affinity)),
+    )  # fmt: skip
+    for _ in range(effort.processes):
+        comparing.measure()
+        watch(comparing.groups)
+    return comparing.pairing(band=band, widest=widest)
 
 
-@contextmanager
-def open_sides(ref_a: str, ref_b: str, case: Case, *, repository: Path) -> Iterator[tuple[Side, Side]]:
-    """The two sides that a command line names; checkouts of commits are gone afterwards.
-
-    A reference is a value of one of the case's parameters (``ours``, or ``implementation=ours`` where two parameters
-    have that value), ``.`` for the code as it is installed, or anything git takes for a commit.
-
-    Raises:
-        ConfigError: a reference that is none of these, or could be several.
-        UnavailableError: there is no git.
-    """
-    with tempfile.TemporaryDirectory(prefix="lrdiff-ab-") as scratch:
-        sides = []
-        for i, ref in enumerate((ref_a, ref_b)):
-            key = _parameter(ref, case, other=(ref_b, ref_a)[i])
-            if key is not None:
-                value = CASES[case.name].parse(key, ref.removeprefix(f"{key}="))
-                sides.append(
-                    Side(label=f"{key}={value}", case=CASES[case.name].case(**{**case.parameters, key: value}))
-                )
-            elif ref == ".":
-                sides.append(Side(label="as installed", case=case))
-            else:
-                commit = _commit(repository, ref)
-                checkout = Path(scratch, f"{'ab'[i]}-{commit[:12]}")
-                _extract(repository, commit, checkout)
-                sides.append(Side(label=f"{ref} ({commit[:12]})", case=case, path=code_path(checkout), commit=commit))
-        yield sides[0], sides[1]
+def _rounds(groups: list[list[list[float]]]) -> ClockRounds:
+    """Ratios of b over a, or over the geometric mean of a and its control; and of the control over a."""
+    if len(groups[0][0]) == 2:
+        return ClockRounds([[b / a for a, b in group] for group in groups], None)
+    ratios = [[b / (a * c) ** 0.5 for a, b, c in group] for group in groups]
+    return ClockRounds(ratios, [[c / a for a, _, c in group] for group in groups])
 
 
-def _parameter(ref: str, case: Case, *, other: str) -> str | None:
-    """The parameter that ``ref`` is a value of, None where it is none's."""
-    family = CASES[case.name]
-    key, equals, value = ref.partition("=")
-    if equals:
-        family.parse(key, value)
-        return key
-
-    def having(text: str) -> list[str]:
-        return [key for key, values in family.parameters.items() if text in map(str, values)]
-
-    found = [key for key in having(ref) if key in having(other)]
-    if len(found) > 1:
-        raise ConfigError(f"{ref} is a value of {' and of '.join(found)}", help=f"write {found[0]}={ref}")
-    return found[0] if found else None
-
-
-def _commit(repository: Path, ref: str) -> str:
-    done = _git(repository, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
-    if done.returncode != 0:
-        raise ConfigError(
-            f"{ref!r} is neither a commit of {repository.name or repository} nor a value of the case's parameters",
-            help="name a commit, . for what is installed, or key=value",
-        )
-    return done.stdout.decode().strip()
-
-
-def _extract(repository: Path, commit: str, folder: Path) -> None:
-    # An archive, not a worktree: nothing is left in the repository, and a bare clone will do.
-    done = _git(repository, "archive", "--format=tar", commit)
-    with tarfile.open(fileobj=BytesIO(done.stdout)) as archive:
-        archive.extractall(folder, filter="data")
-    if not (folder / "lrdiff_core").is_dir():
-        raise ConfigError(f"commit {commit[:12]} holds no lrdiff_core", help="name a commit of this project")
-
-
-def _git(repository: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
-    try:
-        return subprocess.run(["git", "-C", str(repository), *command], capture_output=True, check=False)
-    except FileNotFoundError as problem:
-        raise UnavailableError(
-            "git is not installed", help="install git, or compare values of a parameter"
-        ) from problem
+def _sum(times: Sequence[float | None]) -> float | None:
+    known = [time for time in times if time is not None]
+    return sum(known) if len(known) == len(times) else None
 
 
 def _of_commit(record: Record, side: Side) -> Record:
     """Say which commit was measured: the process saw files without a repository."""
     if side.commit is None:
         return record
-    return record.model_copy(update={"code": replace(record.code, commit=side.commit, dirty=False)})
+    return record.model_copy(update={"code": replace(record.code, commit=side.commit, dirty=side.dirty)})

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lrdiff_bench.measure.engine.ab import Pairing
+from lrdiff_bench.measure.engine.judge import WIDEST
 from lrdiff_bench.measure.engine.record import Part
 from lrdiff_bench.measure.engine.store import DEFAULT_FOLDER
 from lrdiff_bench.report.json import write_document
@@ -18,22 +19,24 @@ from lrdiff_bench.stats.intervals import widening
 from lrdiff_bench.stats.verdict import BAND
 from lrdiff_core.errors import CheckFailed, DataError
 
-__all__ = ["Calibration", "band_for", "calibration_of", "store_calibration"]
+__all__ = ["Calibration", "band_for", "calibration_for", "calibration_of", "store_calibration"]
 
 FILE = "calibration.json"
 LEVEL = 0.95
 # A wider band finds nothing that is worth finding: it was measured beside something else, and is not kept. Sides that
 # are not measured in turn differ by more.
-WIDEST, WIDEST_APART = 0.1, 0.25
+WIDEST_APART = 0.25
+OLD_DAYS = 30  # machines change: systems are updated, neighbours move in
 DRAWS = 10_000
 
 
 class Calibration(Part):
     """The A/A band of one machine.
 
-    ``paired`` holds for ``lrdiff bench ab``, where both sides are measured in turn; ``apart`` for ``lrdiff bench
-    compare``, where they are not: it comes from the same blocks with the pairs broken up, so what the machine does
-    from one day to the next is not in it. Both are relative: 0.02 is 2 %.
+    ``paired`` is how far sides lie apart that are measured in turn; it is told, and ``lrdiff bench ab`` measures its
+    own. ``apart`` is what ``lrdiff bench compare`` judges by, whose sides are not measured in turn: it comes from the
+    same blocks with the pairs broken up, so what the machine does from one day to the next is not in it. Both are
+    relative: 0.02 is 2 %.
     """
 
     machine: str
@@ -44,6 +47,18 @@ class Calibration(Part):
     processes: int  # a comparison was simulated to have
     paired: float
     apart: float
+
+    @property
+    def days(self) -> float:
+        """Its age."""
+        return (datetime.now(UTC) - datetime.fromisoformat(self.created)).total_seconds() / 86400
+
+    def __str__(self) -> str:
+        """Band, age and load in one line."""
+        age = "today" if self.days < 1 else f"{self.days:.0f} day{'' if round(self.days) == 1 else 's'} ago"
+        load = "" if self.load is None else f" at load {self.load:.1f}"
+        old = "; that is long ago: measure it again" if self.days > OLD_DAYS else ""
+        return f"{100 * self.apart:.1f} %, calibrated {age}{load}{old}"
 
 
 def calibration_of(pairing: Pairing, *, processes: int, seed: int = 0) -> Calibration:
@@ -101,8 +116,14 @@ def band_for(machine: str, folder: Path = DEFAULT_FOLDER, *, paired: bool) -> fl
 
     It is never over 10 %, or 25 % for sides that are not measured in turn.
     """
-    found = [one.paired if paired else one.apart for one in _read(folder) if one.machine == machine]
+    one = calibration_for(machine, folder)
+    found = [] if one is None else [one.paired if paired else one.apart]
     return min(WIDEST if paired else WIDEST_APART, max([BAND, *found]))
+
+
+def calibration_for(machine: str, folder: Path = DEFAULT_FOLDER) -> Calibration | None:
+    """The calibration that is kept of a machine; None where there is none."""
+    return next((one for one in _read(folder) if one.machine == machine), None)
 
 
 def _read(folder: Path) -> list[Calibration]:

@@ -30,7 +30,7 @@ __all__ = [
     "worst_parity",
 ]
 
-SCHEMA: Literal[2] = 2
+SCHEMA: Literal[3] = 3
 
 
 class Part(BaseModel):
@@ -49,6 +49,7 @@ class SampleRow(Part):
     launch: float | None = None
     device: float | None = None
     processor: float | None = None
+    busy: bool | None = None  # one thread's own computing and nothing else
 
 
 class ProcessResult(Part):
@@ -79,7 +80,7 @@ class Record(Part):
     """One case, measured in one or several processes of one run on one machine."""
 
     format: Literal["lrdiff.bench.record"] = "lrdiff.bench.record"
-    schema_version: Literal[2] = SCHEMA
+    schema_version: Literal[2, 3] = SCHEMA  # 2 is 3 without `busy`
     id: str
     created: str  # ISO 8601, UTC
     case: str  # label
@@ -100,6 +101,12 @@ class Record(Part):
     def median(self) -> float:
         """Seconds a step, over all samples."""
         return float(np.median([sample.seconds for sample in self.samples]))
+
+    @property
+    def processor_median(self) -> float | None:
+        """Seconds a step by the processor's clock; None where a sample has none."""
+        times = [sample.processor for sample in self.samples if sample.processor is not None]
+        return float(np.median(times)) if times and len(times) == len(self.samples) else None
 
     @property
     def quartiles(self) -> tuple[float, float]:

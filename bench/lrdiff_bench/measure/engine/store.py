@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from lrdiff_bench.measure.engine.comparison import Comparison, is_comparison, parse_comparison
 from lrdiff_bench.measure.engine.record import Record, parse_record
 from lrdiff_core.errors import DataError, InputError
 from lrdiff_core.files import write_text
@@ -19,6 +20,7 @@ __all__ = [
     "append_record",
     "find_run",
     "new_run",
+    "read_comparisons",
     "read_run",
     "replace_record",
     "run_files",
@@ -45,8 +47,8 @@ def new_run(folder: Path = DEFAULT_FOLDER) -> Path:
     return folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}{SUFFIX}"
 
 
-def append_record(path: Path, record: Record) -> None:
-    """Append a record, whole: under a lock, in one write, flushed to the disk.
+def append_record(path: Path, record: Record | Comparison) -> None:
+    """Append a record or a comparison, whole: under a lock, in one write, flushed to the disk.
 
     A line that a killed process left unfinished has never been a record and is cut off first.
     """
@@ -62,22 +64,36 @@ def replace_record(path: Path, record: Record) -> None:
     """Put a record into a run in place of those of the same case and machine; for one writer at a time."""
     others = read_run(path) if path.is_file() else []
     rest = [one for one in others if (one.case, one.machine.id) != (record.case, record.machine.id)]
-    write_text(path, "".join(one.model_dump_json() + "\n" for one in [*rest, record]))
+    kept = read_comparisons(path) if path.is_file() else []
+    write_text(path, "".join(one.model_dump_json() + "\n" for one in [*rest, *kept, record]))
 
 
 def read_run(path: Path) -> list[Record]:
-    """Read the records of a run, in the order they were appended.
+    """Read the records of a run, in the order they were appended; comparisons are left out.
 
     An unfinished last line (its writer was killed) is no record and is left out; every other fault is an error.
 
     Raises:
         DataError: there is no such file, or a line is not a record of this schema.
     """
+    return [parse_record(line, where=where) for where, line in _lines(path) if not is_comparison(line)]
+
+
+def read_comparisons(path: Path) -> list[Comparison]:
+    """Read the comparisons of a run, in the order they were appended.
+
+    Raises:
+        DataError: there is no such file, or a line that says it is a comparison is none.
+    """
+    return [parse_comparison(line, where=where) for where, line in _lines(path) if is_comparison(line)]
+
+
+def _lines(path: Path) -> list[tuple[str, bytes]]:
     if not path.is_file():
         raise DataError(f"no run at {path}", help="see `lrdiff bench ls`")
     # Not splitlines(): JSON leaves line separators of Unicode as they are.
     lines = path.read_bytes().split(b"\n")[:-1]
-    return [parse_record(line, where=f"{path.name} line {i}") for i, line in enumerate(lines, start=1)]
+    return [(f"{path.name} line {i}", line) for i, line in enumerate(lines, start=1)]
 
 
 def run_files(folder: Path = DEFAULT_FOLDER) -> list[Path]:

@@ -25,6 +25,7 @@ import numpy as np
 
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.device import DeviceClock, device_clock
+from lrdiff_bench.measure.engine.usage import Usage
 from lrdiff_bench.system.memory import peak_or_none
 from lrdiff_core.errors import ConfigError
 
@@ -52,14 +53,17 @@ class Sample(NamedTuple):
         seconds: by the host's clock, from an idle device to an idle device.
         launch: what the host took to hand the steps over; None on the CPU, where that is the whole.
         device: by the device's own clock; None where it has none.
-        processor: of this process on all processors, which a busy neighbour cannot lengthen by taking them away; None
-            where steps are timed one by one.
+        processor: of this process on all processors, which a busy neighbour cannot lengthen by taking them away.
+        busy: whether the block was nothing but one thread's own computing: it never waited for anything, no other
+            thread and no other process worked for it, and no device. Only then is the processor's time the whole
+            time. None where the system does not tell.
     """
 
     seconds: float
     launch: float | None = None
     device: float | None = None
     processor: float | None = None
+    busy: bool | None = None
 
 
 class Timer:
@@ -121,7 +125,10 @@ class Timer:
     def sample(self) -> Sample:
         """Measure one block; return and keep its times a step."""
         block = self._block()
-        self.samples.append(Sample(*(None if one is None else one / self.number for one in block)))  # type: ignore[arg-type]
+        launch, device, processor = (
+            None if one is None else one / self.number for one in (block.launch, block.device, block.processor)
+        )
+        self.samples.append(Sample(block.seconds / self.number, launch, device, processor, block.busy))
         return self.samples[-1]
 
     @property
@@ -149,6 +156,7 @@ class Timer:
         begin = device.mark()
         if workload.before is not None:
             return self._one_by_one(workload.before)
+        usage = Usage()
         processor = time.process_time()
         start = clock()
         for _ in repeat(None, self.number):
@@ -160,24 +168,29 @@ class Timer:
         self._whole = clock() - start
         processor = time.process_time() - processor
         if not device.behind:
-            return Sample(self._whole, processor=processor)
-        return Sample(self._whole, launched - start, device.between(begin, end), processor)
+            return Sample(self._whole, processor=processor, busy=usage.busy())
+        return Sample(self._whole, launched - start, device.between(begin, end), processor, busy=False)
 
     def _one_by_one(self, before: Callable[[], object]) -> Sample:
         step, sync, device, clock = self.workload.step, self.workload.sync, self.device, self.clock
-        begin, steps = clock(), []
+        begin, steps, processors = clock(), [], []
+        usage = Usage()
         for _ in repeat(None, self.number):
             before()
             sync()
             device.wait()
+            processor = time.process_time()
             start = clock()
             step()
             sync()
             device.wait()
             steps.append(clock() - start)
+            processors.append(time.process_time() - processor)
         self._whole = clock() - begin
+        busy = False if device.behind else usage.busy()  # what comes before a step counts, too
         # The median: a neighbour that takes the processor away in one step shows in no other.
-        return Sample(max(float(np.median(steps)) - self.clock_cost, 0.0) * self.number)
+        of_step, of_processor = (max(float(np.median(one)) - self.clock_cost, 0.0) for one in (steps, processors))
+        return Sample(of_step * self.number, processor=of_processor * self.number, busy=busy)
 
     def _calibrate(self) -> None:
         """Find the number of steps that makes a block long enough."""

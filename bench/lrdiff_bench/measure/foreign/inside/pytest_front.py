@@ -1,0 +1,170 @@
+"""pytest-benchmark's suites: pytest runs the one test, and where it calls ``benchmark``, blocks are measured instead.
+
+The fixture is pytest-benchmark's own; its two ways of measuring, ``benchmark(...)`` and ``benchmark.pedantic(...)``,
+are replaced. The test waits there while the other side's blocks are taken, and then goes on to its assertions.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lrdiff_bench.measure.foreign.inside.blocks import Work
+from lrdiff_bench.measure.foreign.inside.refusal import Refused
+
+__all__ = ["find_all", "run_test"]
+
+Serve = Callable[[Work], None]
+
+
+def find_all(suite: Path) -> list[dict[str, Any]]:
+    """Every test of the suite that asks for the fixture ``benchmark``."""
+    pytest: Any = _pytest()
+    found: list[dict[str, Any]] = []
+
+    class Collect:
+        @pytest.hookimpl(tryfirst=True)  # type: ignore[untyped-decorator]
+        def pytest_configure(self, config: Any) -> None:
+            _let_all_through(config)
+
+        def pytest_collection_finish(self, session: Any) -> None:
+            for item in session.items:
+                if "benchmark" in getattr(item, "fixturenames", ()):
+                    _, _, rest = item.nodeid.partition("::")
+                    _name, bracket, _ = rest.partition("[")
+                    parameters = getattr(getattr(item, "callspec", None), "params", {})
+                    found.append(
+                        {
+                            "id": item.nodeid,
+                            "name": f"{os.path.relpath(item.path)}::{rest}",
+                            "parameters": {key: _plain(value) for key, value in parameters.items()} if bracket else {},
+                            "index": None,
+                            "cache": None,
+                        }
+                    )
+
+    status = pytest.main([str(suite), "--collect-only", "-q", *_options()], plugins=[Collect()])
+    if int(status) not in (0, 5):
+        raise Refused(
+            f"pytest could not collect {suite.name}, it ended with status {int(status)}",
+            "its output is above; where a compiled module is missing, build it: --install COMMAND",
+        )
+    return found
+
+
+def run_test(name: str, serve: Serve) -> str | None:
+    """Run one test; ``serve`` is called with its work when it measures.
+
+    Args:
+        name: file and test, as pytest takes them.
+        serve: returns when no more blocks are wanted.
+
+    Returns:
+        Why it was skipped or failed, or None.
+    """
+    pytest = _pytest()
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+    served: list[bool] = []
+    said: list[str] = []
+
+    def measure(work: Work) -> None:
+        if served:
+            raise RuntimeError("the fixture benchmark can be used once in a test")
+        served.append(True)
+        serve(work)
+
+    def call(self: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._mode = "benchmark(...)"
+        measure(Work(lambda: function(*args, **kwargs), collect=True))
+        return function(*args, **kwargs)
+
+    def pedantic(
+        self: Any, target: Callable[..., Any], args: Any = (), kwargs: Any = None, setup: Any = None,
+        teardown: Any = None, rounds: int = 1, warmup_rounds: int = 0, iterations: int = 1,
+    ) -> Any:  # fmt: skip
+        self._mode = "benchmark.pedantic(...)"
+        if setup is not None and iterations > 1:
+            raise ValueError("Can't use more than 1 `iterations` with a `setup` function.")
+        given: list[Any] = [args, kwargs or {}]
+        taken: list[bool] = []
+
+        def finish() -> None:
+            if taken and teardown is not None:
+                teardown(*given[0], **given[1])
+            taken.clear()
+
+        def before() -> None:
+            finish()
+            made = None if setup is None else setup()
+            if made:
+                if args or kwargs:
+                    raise TypeError("Can't use `args` or `kwargs` if `setup` returns the arguments.")
+                given[:] = made
+            taken.append(True)
+
+        def run() -> Any:
+            return target(*given[0], **given[1])
+
+        measure(Work(run, before, iterations, collect=True))
+        before()
+        result = run()
+        finish()
+        return result
+
+    for name_, function in (("__call__", call), ("pedantic", pedantic)):
+        setattr(BenchmarkFixture, name_, function)
+
+    class Watch:
+        @pytest.hookimpl(tryfirst=True)  # type: ignore[untyped-decorator]
+        def pytest_configure(self, config: Any) -> None:
+            _let_all_through(config)
+
+        def pytest_runtest_logreport(self, report: Any) -> None:
+            if report.skipped:
+                said.append(f"skipped: {report.longrepr[-1] if report.longrepr else ''}")
+            elif report.failed:
+                crash = getattr(getattr(report.longrepr, "reprcrash", None), "message", None)
+                said.append(str(crash or report.longrepr).strip().splitlines()[0])
+
+        def pytest_collectreport(self, report: Any) -> None:
+            if report.failed:
+                said.append(str(report.longrepr).strip().splitlines()[-1])
+
+    pytest.main([name, "-q", *_options()], plugins=[Watch()])
+    return said[0] if said else None
+
+
+def _options() -> list[str]:
+    """One process, nothing written into the checkout, output to where it is kept."""
+    options = ["-p", "no:cacheprovider", "--capture=no"]
+    if os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD"):
+        return options
+    if importlib.util.find_spec("xdist"):
+        options.append("-n0")
+    if importlib.util.find_spec("pytest_cov"):
+        options.append("--no-cov")
+    return options
+
+
+def _let_all_through(config: Any) -> None:
+    """Undo what a project's addopts say about when benchmarks run: now they are asked for."""
+    for option in ("benchmark_skip", "benchmark_only", "benchmark_disable"):
+        if hasattr(config.option, option):
+            setattr(config.option, option, False)
+
+
+def _pytest() -> Any:
+    for name in ("pytest", "pytest_benchmark"):
+        if importlib.util.find_spec(name) is None:
+            raise Refused(f"{name} is not installed beside the suite", f"pip install {name.replace('_', '-')}", 3)
+    import pytest
+
+    return pytest
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
