@@ -6,15 +6,15 @@ BIN := $(VENV)/bin
 SAMPLE ?= 100
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test slow long lint check docs coverage lines mutation bench results gpu faults wheel smoke clean
+.PHONY: help demo test slow long lint audit check docs coverage lines mutation bench results gpu faults wheel smoke clean
 
 help:
 	@echo "make demo    train, compare, time, export and verify the built-in example"
 	@echo "make test    run the tests, but for the slow ones; make slow runs those, make long what CI has no time for"
-	@echo "make check   lint, types, import contracts, tests; CI runs this, the slow tests, the wheel and the demo"
+	@echo "make check   lint, types, import contracts, licences and known vulnerabilities, tests; CI runs this, the slow tests, the wheel and the demo"
 	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make coverage, make mutation    what the tests see; make lines counts lines by part"
-	@echo "make faults  kill every command at random moments, fill disks, take folders away: what is lost? Counts, 1000 kills"
+	@echo "make faults  kill commands at random moments, fill disks, damage files, make inputs up: what is lost, what is said?"
 	@echo "make bench   time the benchmark cases on this machine"
 	@echo "make results write the measured pages of docs/results anew: an hour, on a quiet machine"
 	@echo "make gpu     all that needs an accelerator, under 8 minutes; with your own torch: make gpu PYTHON=python3.12"
@@ -42,7 +42,11 @@ lint: $(VENV)/.dev
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/claim.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
-check: lint test
+# Known vulnerabilities and licences of what an installation brings; without a network it says so and goes on.
+audit: $(VENV)/.audit
+	$(BIN)/python -m benchmarks.dependencies
+
+check: lint audit test
 
 # The documentation as a site in build/site: references from the code, a broken link or a name without a docstring fails.
 docs: $(VENV)/.dev
@@ -105,6 +109,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable ".[dev,docs,browser,interop,openvino,sign,maps,study,excel,zstd]"
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.audit: $(VENV)/.dev
+	-$(PIP) --editable ".[audit]"
+	@touch $@
 
 $(VENV)/.mutation: $(VENV)/.dev
 	$(PIP) --editable ".[mutation]"

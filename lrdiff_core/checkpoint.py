@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +21,8 @@ from lrdiff_core.errors import CheckpointError
 from lrdiff_core.files import write_bytes
 from lrdiff_core.loop import Best, Observation, TrainingState
 from lrdiff_core.model import ModelSpec, TabularNet
+from lrdiff_core.sealed import SEAL, digest_of_document
+from lrdiff_core.text import count
 
 __all__ = [
     "TrainingFile",
@@ -44,8 +49,7 @@ def save_weights(path: str | os.PathLike[str], weights: Mapping[str, torch.Tenso
         weights: a ``state_dict``, on any device; weights that share memory are written once for each name.
         info: JSON to keep in the header.
     """
-    header = {"version": VERSION, "own": True, "info": info}
-    write_bytes(path, safetensors.torch.save(_copies(weights), metadata={FORMAT: json.dumps(header)}))
+    _write(path, FORMAT, {"version": VERSION, "own": True, "info": info}, _copies(weights))
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -78,8 +82,7 @@ def save_checkpoint(path: str | os.PathLike[str], net: TabularNet, *, info: dict
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     header = {"version": VERSION, "model": net.spec.to_dict(), "info": info or {}}
-    # One key only: safetensors writes several in random order, and the same model must give the same bytes.
-    write_bytes(path, safetensors.torch.save(tensors, metadata={FORMAT: json.dumps(header)}))
+    _write(path, FORMAT, header, tensors)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[TabularNet, dict[str, Any]]:
@@ -105,12 +108,35 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[TabularNet, dict[str,
         raise CheckpointError(
             f"{file} holds the weights of a model of your own", help="name its run folder: its factory makes the model"
         )
+    info = header.get("info", {})
     try:
-        net = TabularNet(ModelSpec.from_dict(header["model"]))
-    except (KeyError, TypeError, ValueError) as problem:
+        spec = ModelSpec.from_dict(header["model"])
+        if not isinstance(info, dict):
+            raise TypeError("info is no table")
+    except (AttributeError, KeyError, TypeError, ValueError) as problem:
         raise CheckpointError(f"{file} has a damaged header: {problem}", help=AGAIN) from problem
+    _check_sizes(spec, tensors, file)
+    net = TabularNet(spec)
     _load(net, tensors, file, AGAIN)
-    return net.eval(), header.get("info", {})
+    return net.eval(), info
+
+
+def _check_sizes(spec: ModelSpec, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Hold what a file says of its network against the tensors that it has, before anything is allocated."""
+    there = sum(re.fullmatch(r"layer\d+\.weight", name) is not None for name in tensors)
+    layers = len(spec.hidden) + 1
+    if there != layers:
+        raise CheckpointError(
+            f"{file} does not fit its own model: it has {there} of {count(layers, 'layer')}", help=AGAIN
+        )
+    for number, (fan_in, fan_out) in enumerate(itertools.pairwise(spec.sizes), start=1):
+        for name, shape in ((f"layer{number}.bias", (fan_out,)), (f"layer{number}.weight", (fan_out, fan_in))):
+            if name not in tensors:
+                raise CheckpointError(f"{file} does not fit its own model: {name} is missing", help=AGAIN)
+            if tuple(tensors[name].shape) != shape:
+                raise CheckpointError(
+                    f"{file} does not fit its own model: {name} is {tuple(tensors[name].shape)}", help=AGAIN
+                )
 
 
 def _copies(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -126,16 +152,7 @@ def _read_checkpoint(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
     metadata, tensors = _read(file, AGAIN)
     if FORMAT not in metadata:
         raise CheckpointError(f"{file} is a safetensors file, but not a checkpoint of lrdiff", help=AGAIN)
-    try:
-        header = json.loads(metadata[FORMAT])
-        version = header["version"]
-    except (KeyError, TypeError, ValueError) as problem:
-        raise CheckpointError(f"{file} has a damaged header: {problem}", help=AGAIN) from problem
-    if version != VERSION:
-        raise CheckpointError(
-            f"{file} has checkpoint version {version}, this program reads {VERSION}",
-            help="use the lrdiff that wrote it, or train again",
-        )
+    header = _header(metadata[FORMAT], tensors, file, VERSION)
     return tensors, header
 
 
@@ -191,8 +208,7 @@ def save_training(
         "schedule": None if state.schedule is None else state.schedule.state_dict(),
         "info": info or {},
     }
-    whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    write_bytes(path, safetensors.torch.save(whole, metadata={TRAINING: json.dumps(header)}))
+    _write(path, TRAINING, header, _copies(tensors))
 
 
 class TrainingFile:
@@ -201,6 +217,7 @@ class TrainingFile:
     Attributes:
         epoch: epochs done.
         info: what was kept with it.
+        tensors: by name, as they are in the file: ``net/layer1.weight`` and so on.
 
     Raises:
         CheckpointError: no such file, damaged, or of another kind or version.
@@ -210,13 +227,13 @@ class TrainingFile:
         self._file, self._again = Path(path), AGAIN
         if not self._file.is_file():
             raise CheckpointError(f"there is no {self._file}", help=self._again)
-        metadata, self._tensors = _read(self._file, self._again)
+        metadata, self.tensors = _read(self._file, self._again)
+        if TRAINING not in metadata:
+            raise self._damaged("it is a safetensors file of something else")
+        self._header = _header(metadata[TRAINING], self.tensors, self._file, TRAINING_VERSION)
         try:
-            self._header = json.loads(metadata[TRAINING])
-            if self._header["version"] != TRAINING_VERSION:
-                raise self._damaged(f"version {self._header['version']}, this program reads {TRAINING_VERSION}")
             self.epoch, self.info = int(self._header["epoch"]), dict(self._header["info"])
-        except (KeyError, TypeError, ValueError) as problem:
+        except (KeyError, TypeError, ValueError, OverflowError) as problem:
             raise self._damaged(str(problem)) from problem
 
     def restore(self, net: nn.Module, state: TrainingState) -> None:
@@ -233,14 +250,14 @@ class TrainingFile:
                 raise self._damaged("it has a schedule" if state.schedule is None else "it has no schedule")
             if state.schedule is not None:
                 state.schedule.load_state_dict(header["schedule"])
-            state.order.set_state(self._tensors["order"])
+            state.order.set_state(self.tensors["order"])
             state.epoch = self.epoch
             state.observations = [Observation(**row) for row in header["observations"]]
             if header["best"] is not None:
                 device = next(net.parameters()).device
                 weights = {name: value.to(device) for name, value in self._under("best/").items()}
                 state.best = Best(**header["best"], weights=weights)
-        except (KeyError, TypeError, ValueError, RuntimeError) as problem:
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError, RuntimeError) as problem:
             raise self._damaged(str(problem).partition("\n")[0]) from problem
 
     def _restore_optimizer(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -264,10 +281,42 @@ class TrainingFile:
         optimizer.load_state_dict(whole)
 
     def _under(self, prefix: str) -> Mapping[str, Tensor]:
-        return {name.removeprefix(prefix): value for name, value in self._tensors.items() if name.startswith(prefix)}
+        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
 
     def _damaged(self, why: str) -> CheckpointError:
         return CheckpointError(f"{self._file} is not the state of this training: {why}", help=self._again)
+
+
+def _write(path: str | os.PathLike[str], kind: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write tensors and a header, with a checksum of both in it."""
+    header = header | {SEAL: _digest(header, tensors)}
+    # One key only: safetensors writes several in random order, and the same model must give the same bytes.
+    write_bytes(path, safetensors.torch.save(tensors, metadata={kind: json.dumps(header)}))
+
+
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(digest_of_document(header).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _header(text: str, tensors: Mapping[str, Tensor], file: Path, version: int) -> dict[str, Any]:
+    """The header of a file, if it and the tensors are what was written; earlier files have no checksum."""
+    try:
+        header = json.loads(text)
+        found = header["version"]
+    except (KeyError, TypeError, ValueError, RecursionError) as problem:
+        raise CheckpointError(f"{file} has a damaged header: {problem}", help=AGAIN) from problem
+    if not isinstance(header, dict) or found != version:
+        raise CheckpointError(
+            f"{file} has checkpoint version {found!r:.40}, this program reads {version}",
+            help="use the lrdiff that wrote it, or train again",
+        )
+    if SEAL in header and header[SEAL] != _digest(header, tensors):
+        raise CheckpointError(f"{file} is damaged: its content is not what was written", help=AGAIN)
+    return header
 
 
 def _read(file: Path, again: str) -> tuple[dict[str, str], dict[str, Tensor]]:

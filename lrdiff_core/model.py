@@ -16,6 +16,7 @@ from lrdiff_core.data.encode import Encode, needs_encoding
 from lrdiff_core.data.spec import ColumnSpec, encoded_names, scaled_columns
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.seeds import make_generator
+from lrdiff_core.text import count
 
 __all__ = ["ModelSpec", "Predictor", "Standardize", "TabularNet", "TraceStep", "build_model", "constant_columns"]
 
@@ -73,13 +74,35 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, document: dict[str, Any]) -> ModelSpec:
-        """Build a spec from :meth:`to_dict`'s result."""
+        """Build a spec from :meth:`to_dict`'s result, which anyone may have written.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not that, or says what cannot be.
+        """
         plain = dict(document)
         for key in ("hidden", "feature_names", "classes"):
             plain[key] = tuple(plain[key])
         plain["ids"] = tuple(plain.get("ids", ()))
         plain["columns"] = tuple(ColumnSpec.from_dict(column) for column in plain.get("columns", ()))
-        return cls(**plain)
+        spec = cls(**plain)
+        spec._check()
+        return spec
+
+    def _check(self) -> None:
+        texts = (self.target_name, *self.feature_names, *self.classes, *self.ids)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a name is no text")
+        for size in (self.features, self.outputs, *self.hidden):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ValueError(f"{size!r:.40} is no size of a layer")
+        if not self.features == len(self.feature_names) == (len(self.columns) or self.features):
+            raise ValueError(f"{self.features} features have {len(self.feature_names)} names")
+        fits = {"binary": (1, 2), "multiclass": (self.outputs, self.outputs), "regression": (self.outputs, 0)}
+        if fits.get(self.task) != (self.outputs, len(self.classes)):
+            raise ValueError(
+                f"{self.task!r:.40} with {count(self.outputs, 'output')} and "
+                f"{count(len(self.classes), 'class', 'classes')}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

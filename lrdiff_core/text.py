@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Container, Iterable, Sequence
 from difflib import SequenceMatcher, get_close_matches
 from numbers import Integral
 
 from lrdiff_core.errors import ConfigError
 
-__all__ = ["closest", "check_choice", "check_seed", "count", "listed", "nearest", "nearest_first", "quoted", "unlike"]
+__all__ = [
+    "closest",
+    "check_choice",
+    "check_seed",
+    "count",
+    "listed",
+    "nearest",
+    "nearest_first",
+    "quoted",
+    "unlike",
+    "visible",
+]
 
 _LONGEST_VALUE = 40  # characters shown of one value
 _LONGEST_LIST = 10  # names shown of one list
+
+
+# C0 but tab and line feed, DEL, C1, and what turns the direction of writing.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    r"""``text`` with what a terminal would obey written out, line ends and tabs left as they are.
+
+    Example:
+        >>> print(visible("head\x1b[2J, \u202eabc"))
+        head\x1b[2J, \u202eabc
+    """
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def quoted(text: str) -> str:

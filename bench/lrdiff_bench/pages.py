@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from lrdiff_bench.report import parts
 from lrdiff_bench.report.page import as_given
@@ -33,7 +34,10 @@ def write_report(folders: Sequence[Path], out: Path | None) -> Path:
     if out is None:
         out = folders[0] / "report.html" if len(folders) == 1 and folders[0].is_dir() else Path("report.html")
     title = found[0].title if len(found) == 1 else "Report"
-    parts.write_report(out, found, title=title, command=as_given())
+    from lrdiff_bench.system.manifest import rewriting
+
+    with rewriting(out.parent, out.name):
+        parts.write_report(out, found, title=title, command=as_given())
     return out
 
 
@@ -71,12 +75,23 @@ def _studies(folder: Path) -> list[parts.Part]:
     from lrdiff_bench.study.section import study_part, suite_part
 
     files = [folder / "study.json"] if (folder / "study.json").is_file() else sorted(folder.glob("*/study.json"))
-    documents = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    for file, document in zip(files, documents, strict=True):
-        if document.get("format") != FORMAT:
-            raise CheckpointError(f"{file} is not of this version", help="write it anew with the same `lrdiff study`")
+    documents = [_study(file, FORMAT) for file in files]
     suite = suite_of(documents)
     return [*([] if suite is None else [suite_part(documents, suite)]), *map(study_part, documents)]
+
+
+def _study(file: Path, format: str) -> dict[str, Any]:
+    from lrdiff_bench.system.manifest import check_seal
+
+    help = "write it anew with the same `lrdiff study`"
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as problem:
+        raise CheckpointError(f"{file} is damaged: {problem}", help=help) from problem
+    if not isinstance(document, dict) or document.get("format") != format:
+        raise CheckpointError(f"{file} is not of this version", help=help)
+    check_seal(document, file, help=help)
+    return document
 
 
 def _benchmarks(folder: Path) -> list[parts.Part]:
@@ -89,6 +104,7 @@ def _benchmarks(folder: Path) -> list[parts.Part]:
 
 def _parity(folder: Path) -> list[parts.Part]:
     from lrdiff_bench.parity.section import parity_part, training_parity_part
+    from lrdiff_bench.system.manifest import check_seal
     from lrdiff_bench.system.run_folder import read_document
 
     found = []
@@ -98,6 +114,7 @@ def _parity(folder: Path) -> list[parts.Part]:
     ):
         if (folder / name).is_file():
             document = read_document(folder / name, format=format, version=version, what="of lrdiff parity", help=HELP)
+            check_seal(document, folder / name, help="write it anew with the same `lrdiff parity`")
             found.append(part(document, folder.name))
     return found
 

@@ -1,13 +1,18 @@
-"""What is lost, half-written or left running when commands are killed, disks are full and folders vanish.
+"""What is lost, half-written or left running when commands are killed, disks are full and folders vanish; what is
+said of files that are damaged, and of inputs that nobody would write.
 
 ::
 
     python -m benchmarks.faults --count 1000            # make faults
     python -m benchmarks.faults --count 40 --jobs train,export --seed 7
+    python -m benchmarks.faults --parts damage,fuzz --count 10000
 
 Every kill is SIGKILL, SIGTERM or SIGINT at a random moment of a command, or of the command that goes on with what an
 earlier kill left; a finished one is compared with an undisturbed one. Processes are forked from this one, in which
 everything is imported, so that moments fall into the work and not into the imports; one in twenty starts anew.
+
+A damaged file is refused in one line, or what reads it answers as before, or it is told; a silent change, a traceback,
+"a fault in lrdiff" and ten seconds without an answer are faults. So it is with what hypothesis makes up.
 """
 
 from __future__ import annotations
@@ -22,13 +27,17 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.faults.damage import damaged
 from benchmarks.faults.disks import crowds, full_disks, vanished
+from benchmarks.faults.fuzz import fuzzed
 from benchmarks.faults.jobs import JOBS, differences
 from benchmarks.faults.kills import faults_of, fresh_folder, kill_at, start
 
+PARTS = ("fuzz", "damage", "kills")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FRESH = 0.05  # share of kills that start a new interpreter
 
@@ -36,19 +45,36 @@ FRESH = 0.05  # share of kills that start a new interpreter
 def main(arguments: list[str] | None = None) -> int:
     """Print the counts; the status is 1 where anything was found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, default=1000, help="kills; disks and folders get a tenth of it")
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=1000,
+        help="kills, damaged files, and fuzzed inputs a kind; disks and folders get a tenth",
+    )
+    parser.add_argument("--parts", default=",".join(PARTS), help="names separated by commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", default=",".join(JOBS), help="names separated by commas")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin nothing new after so long")
     parser.add_argument("--out", type=Path, help="a JSON record of everything")
     asked = parser.parse_args(arguments)
-    names = asked.jobs.split(",")
+    names, parts = asked.jobs.split(","), asked.parts.split(",")
+    if unknown := {*parts} - {*PARTS}:
+        parser.error(f"no part {', '.join(sorted(unknown))}; parts: {', '.join(PARTS)}")
     draw, begun = random.Random(asked.seed), time.monotonic()
     _import_all()
     record = _Record()
     with tempfile.TemporaryDirectory(prefix="lrdiff-faults-") as name:
         scratch = Path(name)
+        if "fuzz" in parts:
+            record.fuzz(fuzzed(asked.count, asked.seed, fresh_folder(scratch / "fuzz")))
+        if {*parts} == {"fuzz"}:
+            return _tell(record, begun, asked)
         prepared = _prepared(scratch)
+        if "damage" in parts:
+            for kind, outcome, found in damaged(draw, scratch, prepared, asked.count):
+                record.add(f"damage, {kind}: {outcome}", f"damage, {kind}", found)
+        if "kills" not in parts:
+            return _tell(record, begun, asked)
         whole = {name: _undisturbed(name, scratch, prepared, record) for name in names}
         plan = draw.choices(names, [JOBS[name].weight for name in names], k=10 * asked.count)
         going: dict[str, bool] = {}
@@ -66,6 +92,10 @@ def main(arguments: list[str] | None = None) -> int:
                 record.add(what.split(",")[0], what, found)
                 if time.monotonic() - begun > 60 * asked.minutes:
                     break
+    return _tell(record, begun, asked)
+
+
+def _tell(record: _Record, begun: float, asked: argparse.Namespace) -> int:
     record.seconds = time.monotonic() - begun
     print(record.text())
     if asked.out is not None:
@@ -87,6 +117,11 @@ class _Record:
         for fault in found:
             self.found.append({"case": what, "fault": fault})
             print(f"FOUND  {what}: {fault}", file=sys.stderr, flush=True)
+
+    def fuzz(self, kinds: Iterable[tuple[str, int, list[str]]]) -> None:
+        for kind, tried, found in kinds:
+            self.add(f"fuzz, {kind}", f"fuzz, {kind}", found)
+            self.counts[f"fuzz, {kind}"] = tried
 
     def text(self) -> str:
         lines = [f"{count:6d}  {kind}" for kind, count in sorted(self.counts.items())]

@@ -39,6 +39,7 @@ _OF_THE_MOMENT = {
     "wall",
     "step_cost",
     "parity",
+    "sha256",
 }
 
 

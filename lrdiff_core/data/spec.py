@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 __all__ = ["ColumnKind", "ColumnSpec", "encoded_names", "scaled_columns", "wishes_of"]
 
@@ -80,9 +80,19 @@ class ColumnSpec:
 
     @classmethod
     def from_dict(cls, document: dict[str, Any]) -> ColumnSpec:
-        """Build a column from :meth:`to_dict`'s result."""
+        """Build a column from :meth:`to_dict`'s result, which anyone may have written.
+
+        Raises:
+            TypeError, ValueError: it is not that.
+        """
         lists = {key: tuple(document.get(key, ())) for key in ("categories", "missing")}
-        return cls(**{**document, **lists})
+        spec = cls(**{**document, **lists})
+        texts = (spec.name, spec.format, spec.source, spec.rule, *spec.categories, *spec.missing)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"column {spec.name!r:.60} is described by something else than text")
+        if spec.kind not in get_args(ColumnKind):
+            raise ValueError(f"column {spec.name!r:.60} is of the kind {spec.kind!r:.60}")
+        return spec
 
 
 def encoded_names(columns: Sequence[ColumnSpec]) -> tuple[str, ...]:

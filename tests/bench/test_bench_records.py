@@ -138,6 +138,28 @@ def test_a_line_of_a_killed_writer_is_no_record_and_the_next_one_replaces_it(rec
     assert [one.id for one in store.read_run(path)] == [record.id, "second"]
 
 
+def test_a_changed_a_missing_and_an_earlier_line_are_told(record: Record, tmp_path, capsys) -> None:
+    path = store.new_run(tmp_path)
+    for id in ("a", "b", "c"):
+        store.append_record(path, record.model_copy(update={"id": id}))
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    assert [one.id for one in store.read_run(path)] == ["a", "b", "c"]
+    path.write_bytes(first + second.replace(b'"id":"b"', b'"id":"x"') + third)
+    with pytest.raises(DataError, match="line 2 was changed or damaged"):
+        store.read_run(path)
+    for lines in (first + third, second + third):
+        path.write_bytes(lines)
+        with pytest.raises(DataError, match=f"a record before {path.name} line [12] is missing"):
+            store.read_run(path)
+    assert capsys.readouterr().err == ""
+    path.write_bytes((record.model_dump_json() + "\n").encode() + first)  # two files, one after the other
+    assert len(store.read_run(path)) == 2
+    assert "has no checksums (an earlier lrdiff wrote it)" in capsys.readouterr().err
+    path.write_bytes(first + second[:-9])
+    assert len(store.read_run(path)) == 1
+    assert "the last line of" in capsys.readouterr().err
+
+
 def test_a_fault_in_the_middle_is_named_with_its_line(record: Record, tmp_path) -> None:
     path = store.new_run(tmp_path)
     store.append_record(path, record)

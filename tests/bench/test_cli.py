@@ -279,8 +279,8 @@ def damaged(trained, here, name, data):
         ("summary.json", b"{", "run/summary.json is damaged: "),
         ("summary.json", b"{}", "run/summary.json is not the summary of a run"),
         ("summary.json", b'{"format": "lrdiff.run", "version": 9}', "run/summary.json has version 9, this program"),
-        ("model.safetensors", b"\x80\x04pickle", "run/model.safetensors is damaged or not a safetensors file: "),
-        ("config.toml", b"[[[", "run/config.toml is not TOML: "),
+        ("model.safetensors", b"\x80\x04pickle", "run/model.safetensors was changed or damaged after it was written; "),
+        ("config.toml", b"[[[", "run/config.toml was changed or damaged after it was written; "),
     ],
 )
 def test_a_damaged_run(trained, here, capsys, command, name, data, what):
@@ -300,6 +300,10 @@ def test_a_checkpoint_that_does_not_belong_to_the_run_is_noticed(trained, here, 
     assert main(["train", "--data", "rows.csv", "--target", "y", "--seed", "9", "--out", "other"]) == 0
     shutil.copytree(trained / "run", here / "run")
     shutil.copy("other/model.safetensors", "run/model.safetensors")
+    capsys.readouterr()
+    assert "was changed or damaged" in refused(capsys, ["trace", "run"])[0]
+    Path("run/manifest.json").unlink()
+    assert main(["trace", "run"]) == 2  # and now with a word: it is read unchecked
     capsys.readouterr()
     assert "its summary says" in refused(capsys, ["trace", "run"])[0]
 

@@ -2,12 +2,15 @@
 
 import json
 import os
+import random
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import strategies as some
 
-from benchmarks.faults import whole
+from benchmarks.faults import damage, fuzz, whole
 from benchmarks.faults.__main__ import main
 from benchmarks.faults.kills import Ended, faults_of
 
@@ -47,12 +50,75 @@ def test_what_is_wrong_after_a_kill_is_found(tmp_path, changes, fault):
     assert [fault in one for one in found] == ([True] if fault else [])
 
 
+ERROR = "error: x is damaged\nhelp: y\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome"),
+    [
+        ({"status": 2, "err": ERROR}, "refused"),
+        ({"status": 1, "err": ERROR}, "refused"),
+        ({"out": "0.25, in 3.1 s"}, "same answer"),
+        ({"out": "0.5, in 3.0 s"}, "silent change"),
+        ({"out": "0.5, in 3.0 s", "err": "note: left out\n"}, "told"),
+        ({"status": 2, "err": "Traceback (most recent call last)"}, "traceback"),
+        ({"status": 1, "err": "error: a fault in lrdiff, KeyError"}, "traceback"),
+        ({"status": 2, "err": ""}, "traceback"),
+        ({"status": -11}, "traceback"),
+        ({"signal": 9, "status": -9}, "hang"),
+    ],
+)
+def test_what_is_said_of_a_damaged_file_is_judged(changes, outcome):
+    right = {"status": 0, "signal": 0, "seconds": 1.0, "after": 0.0, "out": "0.25, in 3.0 s", "err": "", "stayed": 0}
+    assert damage.judge(Ended(**right | changes), "", Ended(**right), "") == outcome
+    assert damage.judge(Ended(**right), "page", Ended(**right), "another") == "silent change"
+
+
+def test_bytes_are_damaged_in_three_ways(tmp_path):
+    file, draw = tmp_path / "a", random.Random(0)
+    data = bytes(range(1, 256)) * 8
+    for way in damage.WAYS:
+        file.write_bytes(data)
+        damage.damage(file, way, draw)
+        found = file.read_bytes()
+        assert found != data
+        assert (len(found) < len(data)) == (way == "cut")
+        assert (0 in found) == (way == "zero")
+
+
+def test_inputs_that_are_made_up_are_taken_or_refused(tmp_path):
+    found = {kind: (tried, faults) for kind, tried, faults in fuzz.fuzzed(25, 0, tmp_path)}
+    assert found.keys() == fuzz.KINDS.keys()
+    assert {kind: faults for kind, (_, faults) in found.items() if faults} == {}
+    assert min(tried for tried, _ in found.values()) >= 10
+
+
+def test_a_planted_fault_is_found_and_made_small(tmp_path, monkeypatch):
+    def planted(scratch):
+        return some.integers(), lambda number: 1 // (0 if number > 1000 else 1)
+
+    monkeypatch.setitem(fuzz.KINDS, "planted", planted)
+    ((_, _, faults),) = fuzz.fuzzed(200, 0, tmp_path, ["planted"])
+    assert len(faults) == 1
+    assert faults[0].startswith("ZeroDivisionError")
+    assert faults[0].endswith("of 1001")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/stat").exists() or not hasattr(os, "fork"), reason="Linux alone")
+def test_damage_is_refused_or_told(tmp_path):
+    record = tmp_path / "faults.json"
+    command = [sys.executable, "-m", "benchmarks.faults", "--parts", "damage", "--count", "40", "--out", str(record)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = json.loads(record.read_text())
+    assert found["found"] == [], done.stderr
+    assert sum(count for kind, count in found["counts"].items() if kind.startswith("damage")) == 40
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("count", [3, 12])
 @pytest.mark.skipif(not Path("/proc/self/stat").exists() or not hasattr(os, "fork"), reason="Linux alone")
 def test_kills_lose_nothing(count, tmp_path):
-    import subprocess
-
     record = tmp_path / "faults.json"
     command = ["--count", str(count), "--jobs", "train,records", "--minutes", "2", "--out", str(record)]
     done = subprocess.run(

@@ -66,6 +66,7 @@ def test_the_folder_holds_what_it_should_and_nothing_else(full):
         "config.toml", "rates.json", "metrics.parquet", "model.safetensors", "model.onnx", "verification.json",
         "model.golden.npz", "model.golden.json",
         "parity.json", "metrics.png", "metrics.svg", "comparison.png", "comparison.svg", "report.html", "summary.json",
+        "manifest.json",
     ])  # fmt: skip
     assert sorted(result.summary["folder"]["files"]) == sorted(entry.name for entry in result.folder.iterdir())
     for name in ("metrics.png", "comparison.png"):

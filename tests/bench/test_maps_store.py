@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import xarray
-from map_helpers import computed, same, small, write_own
+from map_helpers import computed, planted, same, small, write_own
 
-from lrdiff_bench.maps import MapRequest, compute_map, make_plan, open_map, run, store
+from lrdiff_bench.maps import MapRequest, compute_map, make_plan, open_map, report, run, store
 from lrdiff_bench.maps.pool import run_tiles
 from lrdiff_bench.maps.store import hold_folder
 from lrdiff_core.errors import CheckFailed, CheckpointError, InputError
@@ -230,3 +233,53 @@ def test_a_store_that_cannot_be_written_leaves_its_tiles_alone(tmp_path: Path, m
     assert len(list((tmp_path / "tiles").iterdir())) == len(plan.tiles)
     assert compute_map(plan, tmp_path, workers=0) is None  # nothing is trained again
     assert (tmp_path / "map.zarr").is_dir()
+
+
+def test_a_damaged_store_is_refused_by_the_name_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planted(tmp_path / "m", monkeypatch, lambda rates, seeds: np.full((len(rates), len(seeds)), 0.5), size=6, seeds=2)
+    store = tmp_path / "m" / "map.zarr"
+    assert open_map(tmp_path / "m").sizes["seed"] == 2
+    files = [one for one in store.rglob("*") if one.is_file() and one.name != ".zmanifest"]
+    for file in (store / ".zmetadata", next(one for one in files if one.name == "0.0.0"), store / "seed" / "0"):
+        data = file.read_bytes()
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        with pytest.raises(CheckpointError, match=re.escape(f"{file} was changed or damaged after it was written; ")):
+            open_map(tmp_path / "m")
+        file.write_bytes(data)
+    (store / "extra").mkdir()
+    (store / "extra" / "0").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="was added after the folder was written"):
+        open_map(store)
+    shutil.rmtree(store / "extra")
+    assert capsys.readouterr().err == ""
+    (store / ".zmanifest").unlink()  # as of an earlier version
+    assert open_map(store).sizes["seed"] == 2
+    assert "has no .zmanifest (an earlier lrdiff wrote it): it is read unchecked" in capsys.readouterr().err
+    for text in ("{", "{}", "[" * 100_000, "null"):
+        (store / ".zmetadata").write_text(text)
+        with pytest.raises(CheckpointError, match=f"{store} is damaged: "):
+            open_map(store)
+
+
+def test_what_a_map_says_of_itself_is_checked(tmp_path: Path) -> None:
+    plan, _ = computed(tmp_path / "m")
+    file = tmp_path / "m" / "map.json"
+    document = json.loads(file.read_text())
+    for changed in (document | {"settings": {}}, document | {"sha256": "x"}):
+        file.write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match="map.json was changed or damaged after it was written"):
+            compute_map(plan, tmp_path / "m", workers=0)
+    file.write_text(json.dumps({"format": "lrdiff.map", "version": 1}))
+    with pytest.raises(CheckpointError, match="map.json lacks what it says of a map"):
+        compute_map(plan, tmp_path / "m", workers=0)
+
+
+def test_a_map_stays_in_its_folder_whatever_its_workload_is_called(tmp_path: Path) -> None:
+    plan = make_plan(small())
+    for name in ("../../x", "/etc/x", "a/../../b", "..", "\x1b[2J"):
+        other = dataclasses.replace(plan, workload=dataclasses.replace(plan.workload, name=name))
+        folder = Path("runs") / report._folder_name(other, small())
+        assert folder.parent == Path("runs")
+        assert folder.name.isprintable()

@@ -3,10 +3,12 @@
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -415,3 +417,45 @@ def test_a_study_that_was_killed_before_it_said_what_it_is_about_does_not_hide_t
     for name in ("broken", "broken.report"):
         optuna.create_study(storage=storage, study_name=name)
     assert [one["name"] for one in list_studies(url)] == ["planted"]
+
+
+def test_changed_numbers_of_a_trial_are_refused(url, tmp_path, capsys):
+    workload = Slow(**WORKLOAD)
+    run_study(workload, PLAN, ledger(url, workload))
+    assert list_studies(url)[0]["state"] not in ("damaged", "not finished")
+
+    def change(key, old, new):
+        with closing(sqlite3.connect(tmp_path / "studies.db")) as opened, opened:
+            table = "study_user_attributes" if key != "row" else "trial_user_attributes"
+            found = opened.execute(f"SELECT rowid, value_json FROM {table} WHERE key = ?", (key,)).fetchall()
+            rowid, text = found[0]
+            assert old in text
+            opened.execute(f"UPDATE {table} SET value_json = ? WHERE rowid = ?", (text.replace(old, new, 1), rowid))
+
+    change("row", '"final": [', '"final": [1')
+    with pytest.raises(CheckpointError, match='trial 0 of study "planted" was changed or damaged'):
+        read_study(url, "planted")
+    with pytest.raises(CheckpointError, match="was changed or damaged"):  # going on with it is no way round
+        run_study(workload, PLAN, ledger(url, workload))
+    change("row", '"final": [1', '"final": [')
+    read_study(url, "planted")
+    change("plan", '"budget": 8', '"budget": 9')
+    with pytest.raises(CheckpointError, match='what study "planted" says of itself was changed or damaged'):
+        read_study(url, "planted")
+    assert list_studies(url)[0]["state"] == "damaged"
+    change("plan", '"budget": 9', '"bud')
+    with pytest.raises(CheckpointError, match='study "planted" is damaged: '):
+        read_study(url, "planted")
+    assert "unchecked" not in capsys.readouterr().err
+
+
+def test_broken_pages_of_a_database_are_told(url, tmp_path):
+    workload = Slow(**WORKLOAD)
+    run_study(workload, PLAN, ledger(url, workload))
+    data = bytearray((tmp_path / "studies.db").read_bytes())
+    data[4096:4608] = bytes(512)
+    (tmp_path / "studies.db").write_bytes(data)
+    for suffix in ("-wal", "-shm"):
+        (tmp_path / f"studies.db{suffix}").unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match="studies.db is damaged: "):
+        list_studies(url)

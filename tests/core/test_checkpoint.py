@@ -66,12 +66,36 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path):
     assert refusal(file) == f"{file} is a safetensors file, but not a checkpoint of lrdiff"
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "3", "[]", "null", '{"version": 1}', '{"version": 1, "model": []}'])
+def test_a_header_that_is_none_is_refused(net, tmp_path, text):
+    file = tmp_path / "m.safetensors"
+    safetensors.torch.save_file(dict(net.state_dict()), file, metadata={"lrdiff.checkpoint": text})
+    assert "has a damaged header: " in refusal(file)
+
+
+def test_a_changed_byte_is_noticed(net, tmp_path):
+    file = tmp_path / "m.safetensors"
+    save_checkpoint(file, net, info={"impute": "mean"})
+    data = file.read_bytes()
+    for at in (len(data) - 1, len(data) - 40, data.index(b"impute") + 12):
+        file.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        assert refusal(file) == f"{file} is damaged: its content is not what was written"
+
+
+def test_a_file_of_an_earlier_version_has_no_checksum(net, tmp_path):
+    file = tmp_path / "m.safetensors"
+    save_checkpoint(file, net)
+    rewrite(file, lambda header, tensors: None)
+    assert load_checkpoint(file)[0].spec == net.spec
+
+
 def rewrite(file, change):
     """Write the checkpoint again with a changed header and the same tensors."""
     with safetensors.safe_open(file, framework="pt") as opened:
         metadata, names = opened.metadata(), list(opened.keys())
         tensors = {name: opened.get_tensor(name) for name in names}
     header = json.loads(metadata["lrdiff.checkpoint"])
+    del header["sha256"]
     change(header, tensors)
     safetensors.torch.save_file(tensors, file, metadata={"lrdiff.checkpoint": json.dumps(header)})
 
@@ -85,6 +109,18 @@ def rewrite(file, change):
         (lambda h, t: t.pop("layer1.bias"), "does not fit its own model: layer1.bias"),
         (lambda h, t: h["model"].update(hidden=[4]), "does not fit its own model: layer1.bias is (3,)"),
         (lambda h, t: t.update({"layer1.bias": torch.ones(3, dtype=torch.float64)}), "does not fit its own model"),
+        (lambda h, t: h["model"].update(hidden=[-1]), "has a damaged header: -1 is no size of a layer"),
+        (lambda h, t: h["model"].update(hidden=[10**9]), "does not fit its own model: layer1.bias is (3,)"),
+        (lambda h, t: h["model"].update(hidden=[1] * 100_000), "does not fit its own model: it has 2 of 100001 layers"),
+        (lambda h, t: h["model"].update(features=10**9), "damaged header: 1000000000 features have 2 names"),
+        (lambda h, t: h["model"].update(classes=["0"]), "damaged header: 'binary' with 1 output and 1 class"),
+        (lambda h, t: h["model"].update(task="multiclass"), "damaged header: 'multiclass' with 1 output and 2 classes"),
+        (lambda h, t: h["model"].update(task="regression"), "damaged header: 'regression' with 1 output and 2 classes"),
+        (lambda h, t: h["model"].update(task=["binary"]), "damaged header: "),
+        (lambda h, t: h["model"].update(classes=[0, 1]), "damaged header: a name is no text"),
+        (lambda h, t: h["model"].update(columns=[3, 4]), "damaged header: "),
+        (lambda h, t: h["model"].update(columns=[{"name": "a", "kind": "spell"}] * 2), "is of the kind 'spell'"),
+        (lambda h, t: h.update(info=[]), "damaged header: info is no table"),
     ],
 )  # fmt: skip
 def test_a_header_that_does_not_fit_is_refused(net, tmp_path, change, said):

@@ -221,10 +221,16 @@ def test_labels_are_exact_whatever_is_allowed(tmp_path: Path) -> None:
     export(sample.module(), sample.example(), out=file, rows=sample.rows["rows"], output_names=sample.outputs)
     document = golden_paths(file)[1]
     said = json.loads(document.read_text())
-    said["outputs"][1]["allowed"] = 1.0
-    document.write_text(json.dumps(said))
-    with pytest.raises(ModelFileError, match="1 elements of label may differ, and int64 is exact"):
-        verify_golden(file)
+    label = dict(said["outputs"][1])
+    for key, value, message in (
+        ("allowed", 1.0, "1 elements of label may differ"),
+        ("unit", math.nan, "elements of label may be off by nan"),
+        ("unit", 2.0, "elements of label may be off by 2"),
+    ):
+        said["outputs"][1] = label | {key: value}
+        document.write_text(json.dumps(said))
+        with pytest.raises(ModelFileError, match=f"{message}, and int64 is exact"):
+            verify_golden(file)
 
 
 @pytest.mark.slow

@@ -18,10 +18,13 @@ from lrdiff_bench.maps.plan import MapPlan, MapRequest, make_plan
 from lrdiff_bench.maps.run import compute_map
 from lrdiff_bench.maps.store import open_map
 from lrdiff_bench.maps.tiles import CELLS, COLUMNS, run_job
+from lrdiff_bench.report.errors import write_out
 from lrdiff_bench.report.json import json_ready, print_json
 from lrdiff_bench.report.tables import make_console
+from lrdiff_core.config import name_from
 from lrdiff_core.errors import UnavailableError
 from lrdiff_core.files import write_json, write_text
+from lrdiff_core.sealed import sealed
 
 __all__ = ["drive", "plan_document", "plan_text"]
 
@@ -67,7 +70,7 @@ def sum_up(folder: Path) -> tuple[dict[str, Any], list[Path]]:
     document: dict[str, Any] = json_ready(found.document)
     draw_map(found, folder / "map")
     draw_cuts(found, folder / "cuts")
-    write_json(folder / "findings.json", document)
+    write_json(folder / "findings.json", sealed(document))
     write_text(folder / "findings.txt", whole_text(document) + "\n")
     names = ("map.zarr", "map.png", "map.svg", "cuts.png", "cuts.svg", "findings.json", "findings.txt")
     return document, [folder / name for name in names]
@@ -181,7 +184,7 @@ class _ProgressBar:
 
 def _folder_name(plan: MapPlan, request: MapRequest) -> str:
     zoom = "" if request.zoom is None else f"-zoom-{request.zoom.replace(':', '-')}"
-    return f"{plan.workload.name}-map{zoom}"
+    return f"{name_from(plan.workload.name)}-map{zoom}"
 
 
 def whole_text(document: dict[str, Any]) -> str:
@@ -233,4 +236,4 @@ def _print(document: dict[str, Any], text: str, json: bool) -> None:
     if json:
         print_json(document)
     else:
-        print(text, flush=True)
+        write_out(text + "\n")

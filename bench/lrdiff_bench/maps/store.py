@@ -4,7 +4,8 @@
 
     OUT/map.json          what the map is of; two runs must agree in it
     OUT/tiles/00012.npz   a tile, there only when it is whole
-    OUT/map.zarr          the map, there only when it is complete; the tiles are gone then
+    OUT/map.zarr          the map, there only when it is complete; the tiles are gone then; .zmanifest in it has the
+                          checksum of every file
     OUT/map.png ...       pictures and findings
 
 One process at a time holds the folder; the lock ends with the process, however it ends.
@@ -16,6 +17,7 @@ import json
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,13 +29,16 @@ import numpy as np
 from lrdiff_bench.maps.plan import MapPlan
 from lrdiff_bench.maps.tiles import CELLS, COLUMNS, MARKED, REFERENCE, SINGLE, Tile
 from lrdiff_bench.system.machine import describe_code, describe_machine
+from lrdiff_bench.system.manifest import check_files, check_seal, write_manifest
 from lrdiff_bench.system.run_folder import make_folder, read_document
 from lrdiff_core.errors import CheckpointError, InputError
 from lrdiff_core.files import atomic_path, write_json
+from lrdiff_core.sealed import sealed, unsealed
 
 __all__ = ["MapFolder", "hold_folder", "open_map"]
 
 FORMAT, VERSION = "lrdiff.map", 1
+STORE_MANIFEST = ".zmanifest"  # hidden from those who read the store as Zarr
 
 
 @contextmanager
@@ -55,7 +60,7 @@ def hold_folder(folder: Path, plan: MapPlan) -> Iterator[MapFolder]:
         if there is not None and begun:
             _same_map(folder, there, plan)
         else:
-            write_json(manifest, _manifest(plan))
+            write_json(manifest, sealed(_manifest(plan)))
         yield MapFolder(folder, plan)
 
 
@@ -91,7 +96,7 @@ class MapFolder:
         try:
             with np.load(self._file(tile)) as stored:
                 found = {name: stored[name] for name in COLUMNS}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
             return None
         return found if all(values.shape == shape for values in found.values()) else None
 
@@ -110,6 +115,7 @@ class MapFolder:
         shutil.rmtree(beside, ignore_errors=True)
         try:
             self._write_store(beside, seconds)
+            write_manifest(beside, name=STORE_MANIFEST)
             beside.rename(self.zarr)
         finally:
             shutil.rmtree(beside, ignore_errors=True)  # on a full disk it would stand in its own way
@@ -200,8 +206,10 @@ class MapFolder:
 def open_map(folder: str | os.PathLike[str]) -> Any:
     """The map of a folder as an :class:`xarray.Dataset`, read when its numbers are asked for.
 
+    Every file of it is held against the store's manifest first.
+
     Raises:
-        CheckpointError: there is no complete map.
+        CheckpointError: there is no complete map, or it was changed or damaged after it was written.
     """
     import xarray
 
@@ -209,7 +217,15 @@ def open_map(folder: str | os.PathLike[str]) -> Any:
     store = path if path.suffix == ".zarr" else path / "map.zarr"
     if not store.is_dir():
         raise CheckpointError(f"no complete map at {path}", help="name a folder that `lrdiff map` has finished")
-    return xarray.open_zarr(store)
+    check_files(store, whole=True, manifest=STORE_MANIFEST)
+    try:
+        opened = xarray.open_zarr(store)
+        if opened.attrs.get("format") != FORMAT:
+            raise ValueError("its attributes are not those of a map")
+        return opened
+    except Exception as problem:  # metadata of a store without a manifest fails in many ways
+        said = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        raise CheckpointError(f"{store} is damaged: {said}", help="compute it again with `lrdiff map`") from problem
 
 
 def _manifest(plan: MapPlan) -> dict[str, Any]:
@@ -232,7 +248,12 @@ def _manifest(plan: MapPlan) -> dict[str, Any]:
 
 
 def _read_manifest(file: Path) -> dict[str, Any]:
-    return read_document(file, format=FORMAT, version=VERSION, what="of a map", help="name another folder with --out")
+    help = "name another folder with --out, or remove that one"
+    document = read_document(file, format=FORMAT, version=VERSION, what="of a map", help=help)
+    check_seal(document, file, help=help)
+    if not isinstance(document.get("settings"), dict) or not isinstance(document.get("provenance"), dict):
+        raise CheckpointError(f"{file} lacks what it says of a map", help=help)
+    return unsealed(document)
 
 
 def _same_map(folder: Path, manifest: Mapping[str, Any], plan: MapPlan) -> None:

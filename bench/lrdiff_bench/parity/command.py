@@ -23,6 +23,7 @@ from lrdiff_core import __version__
 from lrdiff_core.devices import torch_threads
 from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
 from lrdiff_core.files import write_text
+from lrdiff_core.sealed import sealed
 from lrdiff_export import BACKENDS, ParityReport, Subject, check_subjects
 from lrdiff_export.parity.layers import layer_errors
 from lrdiff_export.runtimes import find_backends
@@ -127,7 +128,7 @@ def _write(out: Path, document: dict[str, Any]) -> None:
     if document["layers"]:
         title = "Error by layer against float64: layers as separate outputs, nothing fused across them"
         pictures.draw_layers(out / "parity-layers", document["layers"], title)
-    write_document(out / "parity.json", document)
+    write_document(out / "parity.json", sealed(document))
     guide = (out / ".." / "guide" / "parity.md").is_file()
     write_text(out / "parity.md", parity_page({**document, "guide": guide}, as_given()))
 

@@ -28,7 +28,9 @@ from lrdiff_core.devices import device_status
 from lrdiff_core.errors import ConfigError, DataError, UnavailableError
 from lrdiff_core.files import write_text
 from lrdiff_core.loop import loss_function
+from lrdiff_core.sealed import sealed
 from lrdiff_core.seeds import make_generator
+from lrdiff_core.text import visible
 from lrdiff_export.records import first_line
 from lrdiff_export.training import (
     ARITHMETICS,
@@ -81,7 +83,7 @@ def training_parity(
 
         def tell(lane: Lane, result: LaneResult, job: TrainingJob = job) -> None:
             if sys.stderr.isatty():
-                print(f"{job.name}: {lane}: {result.status}", file=sys.stderr)
+                print(visible(f"{job.name}: {lane}: {result.status}"), file=sys.stderr)
 
         with user_code():
             report = check_training_parity(job, lanes, on_lane=tell).to_dict()
@@ -102,7 +104,7 @@ def training_parity(
         "reports": reports,
     }
     if out is not None:
-        write_document(out / "training-parity.json", document)
+        write_document(out / "training-parity.json", sealed(document))
         guide = (out / ".." / "guide" / "training-parity.md").is_file()
         page = training_parity_page({**document, "guide": guide}, as_given())
         write_text(out / "training-parity.md", page)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from lrdiff_bench.system import factory
+from lrdiff_bench.system.manifest import MANIFEST, check_files
 from lrdiff_bench.system.rate_settings import make_plan
 from lrdiff_core.errors import CheckpointError, InputError, RateError
 from lrdiff_core.rates import RatePlan, layer_depths, list_parameters
@@ -65,9 +66,11 @@ def read_plan(path: Path) -> RatePlan:
     file = path / "rates.json" if path.is_dir() else path
     if not file.is_file():
         raise CheckpointError(f"no rate plan at {path}", help=HOW_TO_NAME)
+    if (path / MANIFEST).is_file():
+        check_files(path, file.name)
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise CheckpointError(f"{file} is damaged: {problem}", help="run again with `lrdiff run`") from problem
     return RatePlan.from_dict(data)
 

@@ -6,6 +6,7 @@ import sys
 from typing import Any, TextIO
 
 from lrdiff_bench.report.json import print_json
+from lrdiff_core.text import visible
 
 __all__ = ["NOTHING_LEFT", "Interrupted", "WatchedOutput", "print_error", "way_on", "write_out"]
 
@@ -44,7 +45,7 @@ def print_error(message: str, help: str, status: int = 1) -> int:
 
     Where stdout is a :class:`WatchedOutput` without a document so far, the error becomes its document.
     """
-    message, help = " ".join(message.split()), " ".join(help.split())
+    message, help = (visible(" ".join(text.split())) for text in (message, help))
     print(f"error: {message}\nhelp: {help}", file=sys.stderr)
     if isinstance(sys.stdout, WatchedOutput) and not sys.stdout.wrote:
         error = {"message": message, "help": help, "status": status}
@@ -52,7 +53,12 @@ def print_error(message: str, help: str, status: int = 1) -> int:
     return status
 
 
-def write_out(text: str) -> None:
-    """Write to stdout, now: a reader that has left is noticed here."""
-    sys.stdout.write(text)
+def write_out(text: str, *, data: bool = False) -> None:
+    """Write to stdout, now: a reader that has left is noticed here.
+
+    Args:
+        text: nothing in it reaches a terminal that this would obey.
+        data: it goes as it is to whoever else reads it.
+    """
+    sys.stdout.write(text if data and not sys.stdout.isatty() else visible(text))
     sys.stdout.flush()

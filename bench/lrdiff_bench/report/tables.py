@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 from typing_extensions import override
 
-from lrdiff_core.text import quoted
+from lrdiff_core.text import quoted, visible
 
 __all__ = [
     "INDENT",
@@ -40,7 +41,15 @@ _NARROWEST = 26  # of a column whose words may wrap
 
 
 class PatientConsole(Console):
-    """A console whose reader may leave, as in ``lrdiff trace RUN | head``: that ends the program, without an error."""
+    """A console whose reader may leave, as in ``lrdiff trace RUN | head``: that ends the program, without an error.
+
+    Names that come from files hold what a terminal obeys no more when they are on it.
+    """
+
+    @override
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for one in super().render(renderable, options):
+            yield one if one.control or one.text.isprintable() else Segment(visible(one.text), one.style)
 
     def on_broken_pipe(self) -> None:
         try:

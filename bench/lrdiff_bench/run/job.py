@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from lrdiff_bench.report import figures
-from lrdiff_bench.report.json import json_ready, write_document
+from lrdiff_bench.report.json import json_ready, json_text, write_document
 from lrdiff_bench.report.parts import write_report
 from lrdiff_bench.run.compare.chosen_rates import warnings_of
 from lrdiff_bench.run.comparison_screen import curves_of
@@ -29,9 +29,10 @@ from lrdiff_bench.run.files.resuming import (
     kept_settings,
     settings_to_keep,
 )
-from lrdiff_bench.run.files.training_log import TrainingLog, training_logs, values_of
+from lrdiff_bench.run.files.training_log import LOG_FOLDERS, TrainingLog, training_logs, values_of
 from lrdiff_bench.run.kinds import Kind, kind_of
 from lrdiff_bench.run.section import run_part
+from lrdiff_bench.system.manifest import MANIFEST, write_manifest
 from lrdiff_bench.system.ownership import OWNER
 from lrdiff_bench.system.run_folder import (
     SUMMARY_FORMAT,
@@ -268,8 +269,12 @@ class _Record:
         """Nothing is missing any more."""
         folder = self.place.path
         files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-        self.summary["folder"] = {"files": [*sorted(files - {"summary.json", OWNER, TRAINING_FILE}), "summary.json"]}
+        last = ["summary.json", MANIFEST]
+        self.summary["folder"] = {"files": [*sorted(files - {*last, OWNER, TRAINING_FILE}), *last]}
         self.summary["missing"] = []
+        # The manifest first, with the hash of a summary to come: a kill in between leaves an unfinished run.
+        whole = {"summary.json": json_text(self.summary).encode()}
+        write_manifest(folder, leave_out=[TRAINING_FILE, *LOG_FOLDERS], to_come=whole)
         self.save()
         (folder / TRAINING_FILE).unlink(missing_ok=True)
 

@@ -221,6 +221,7 @@ def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL.onnx", help="A run folder, or an ONNX file exported from one.")],
     data: Annotated[str, typer.Option("--data", metavar="FILE_OR_-", help="Rows to predict, in a file as for `lrdiff run`; - reads standard input.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The file to write, its format by its suffix: .csv, .parquet, .arrow, .jsonl. Default: CSV on standard output.")] = None,
+    quote_formulas: Annotated[bool, typer.Option("--quote-formulas", help="In CSV, put ' before text that a spreadsheet would take for a formula: = + - @.")] = False,
 ) -> None:  # fmt: skip
     """Predict the rows of a file with a trained run or an exported ONNX file."""
     from lrdiff_bench.run.use.predictions import write_predictions
@@ -233,7 +234,7 @@ def predict(
         from lrdiff_bench.run.use.open_run import predict_file
 
         table = predict_file(run, data)
-    write_predictions(table, out)
+    write_predictions(table, out, quote_formulas=quote_formulas)
 
 
 def export(
@@ -313,6 +314,7 @@ def runs(
 def trace(run: RunFolder, json: JsonOption = False) -> None:
     """Show again what a finished run printed."""
     from lrdiff_bench.run.use.open_run import retrace
+    from lrdiff_core.errors import CheckpointError
 
     summary = retrace(run)
     if json:
@@ -324,7 +326,12 @@ def trace(run: RunFolder, json: JsonOption = False) -> None:
     console = make_console()
     for number, name in enumerate((name for name in summary if name in TITLES), start=1):
         heading(console, number, TITLES[name])
-        DRAW[name](console, summary[name])
+        try:
+            DRAW[name](console, summary[name])
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as problem:
+            raise CheckpointError(
+                f"{run / 'summary.json'} lacks what a run's summary holds: {name}", help="run again with `lrdiff run`"
+            ) from problem
     if summary.get("missing"):
         draw_unfinished(console, run, summary["missing"])
 

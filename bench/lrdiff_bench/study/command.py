@@ -37,6 +37,7 @@ from lrdiff_bench.study.workloads.workload import Workload
 from lrdiff_bench.system.factory import user_code
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import write_json, write_text
+from lrdiff_core.sealed import sealed
 from lrdiff_core.text import nearest
 
 __all__ = [
@@ -342,7 +343,7 @@ def write_study(document: dict[str, Any], folder: Path) -> None:
 
     own = folder / document["name"]
     own.mkdir(parents=True, exist_ok=True)
-    write_json(own / "study.json", document)
+    write_json(own / "study.json", sealed(document))
     draw_document(document, own)
 
 

@@ -14,12 +14,14 @@ from lrdiff_bench.study.analysis.analyse import analyse
 from lrdiff_bench.study.analysis.document import document_of
 from lrdiff_bench.study.search.engine import run_study
 from lrdiff_bench.study.search.ledger import TrainBatches
-from lrdiff_bench.study.search.optuna_storage import hidden, open_storage, optuna_module
+from lrdiff_bench.study.search.optuna_storage import hidden, open_storage, optuna_module, storage_trouble
 from lrdiff_bench.study.search.plan import FEWEST_SEARCHES, Plan
+from lrdiff_bench.study.search.seals import FACTS_SEAL, check_facts, checked_row, facts_seal, whole_or_damaged
 from lrdiff_bench.study.search.tasks import Task, TaskResult
 from lrdiff_bench.study.search.trial_rows import TrialRows
 from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, Workload
 from lrdiff_core.errors import CheckpointError, ConfigError
+from lrdiff_core.sealed import is_whole, sealed
 
 __all__ = [
     "MUST_AGREE",
@@ -74,7 +76,8 @@ def facts_of(workload: Workload, plan: Plan, source: Mapping[str, Any]) -> dict[
             "begun": datetime.now(UTC).strftime("%Y-%m-%d"),
         },
     }
-    return dict(json.loads(json.dumps(facts)))  # as it comes back from the storage
+    facts = dict(json.loads(json.dumps(facts)))  # as it comes back from the storage
+    return facts | {FACTS_SEAL: facts_seal(facts)}
 
 
 def _fixed(plan: Plan) -> dict[str, Any]:
@@ -177,7 +180,8 @@ class _Reader:
             for trial in optuna.load_study(storage=storage, study_name=study).get_trials(deepcopy=False):
                 id = trial.user_attrs.get("task")
                 if trial.state == complete and id is not None:
-                    self.results[id] = TaskResult.from_dict(id, trial.user_attrs["row"], trial.number)
+                    row = checked_row(id, trial.user_attrs.get("row"), trial.number, study)
+                    self.results[id] = TaskResult.from_dict(id, row, trial.number)
 
     def complete(
         self, batches: Sequence[Sequence[Task]], train: TrainBatches, on_done: Callable[[int], None]
@@ -210,11 +214,13 @@ def read_study(url: str, name: str, *, curves: bool = True) -> dict[str, Any]:
     names = _names(optuna, storage)
     if name not in names:
         raise ConfigError(f'there is no study "{name}" in {hidden(url)}', help=f"studies: {', '.join(names) or 'none'}")
-    facts = optuna.load_study(storage=storage, study_name=name).user_attrs
-    if "spec" not in facts or "plan" not in facts:
-        raise ConfigError(f'study "{name}" is not one of `lrdiff study`', help=f"studies: {', '.join(names)}")
-    study = run_study(_stored(facts["spec"]), plan_from(facts, name), _Reader(optuna, storage, name))
-    return document_of(study, analyse(study, curves=curves), facts)
+    with storage_trouble(url), whole_or_damaged(name):
+        facts = optuna.load_study(storage=storage, study_name=name).user_attrs
+        if "spec" not in facts or "plan" not in facts:
+            raise ConfigError(f'study "{name}" is not one of `lrdiff study`', help=f"studies: {', '.join(names)}")
+        check_facts(facts, name)
+        study = run_study(_stored(facts["spec"]), plan_from(facts, name), _Reader(optuna, storage, name))
+        return document_of(study, analyse(study, curves=curves), facts)
 
 
 def list_names(url: str) -> list[str]:
@@ -228,18 +234,21 @@ def list_names(url: str) -> list[str]:
 
 def said_of(document: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of a verdict for the list of studies, and what it rests on: the searches, and the court's rules."""
-    return {"verdict": document["gain"]["verdict"], "searches": document["plan"]["searches"], "court": COURT}
+    return sealed({"verdict": document["gain"]["verdict"], "searches": document["plan"]["searches"], "court": COURT})
 
 
 def _state(url: str, name: str, facts: Mapping[str, Any]) -> str:
     """The verdict as it was kept; read from the trials where it was not, or rests on something else."""
     said = facts.get("said", {})
-    if facts["lrdiff"] == PROTOCOL and (said.get("searches"), said.get("court")) == (facts.get("searches"), COURT):
+    rests = (said.get("searches"), said.get("court")) == (facts.get("searches"), COURT)
+    if facts["lrdiff"] == PROTOCOL and rests and is_whole(said) is not False:
         return str(said["verdict"])
     try:
         return str(read_study(url, name, curves=False)["gain"]["verdict"])
     except CheckpointError as problem:
-        return "earlier protocol" if "earlier protocol" in str(problem) else "not finished"
+        if "damaged" in problem.message:
+            return "damaged"
+        return "earlier protocol" if "earlier protocol" in problem.message else "not finished"
 
 
 def list_studies(url: str) -> list[dict[str, Any]]:
@@ -256,20 +265,28 @@ def list_studies(url: str) -> list[dict[str, Any]]:
         return found
     rows = TrialRows(storage)
     for name in names:
-        study = optuna.load_study(storage=storage, study_name=name)
-        facts = study.user_attrs
-        if not facts.keys() >= {"plan", "spec", "source"}:
-            continue  # somebody else's, or one that was killed before it had written what it is about
-        found.append(
-            {
-                "name": name,
-                "mode": Plan(**{**facts["plan"], "searches": facts.get("searches", FEWEST_SEARCHES)}).mode,
-                "state": _state(url, name, facts),
-                "trials": rows.count(study._study_id),
-                "title": facts["spec"]["title"],
-            }
-        )
+        try:
+            with storage_trouble(url), whole_or_damaged(name):
+                row = _listed(url, name, optuna.load_study(storage=storage, study_name=name), rows)
+        except CheckpointError:  # one that is damaged does not hide the others
+            row = {"name": name, "mode": "quick", "state": "damaged", "trials": 0, "title": ""}
+        found += [] if row is None else [row]
     return found
+
+
+def _listed(url: str, name: str, study: Any, rows: TrialRows) -> dict[str, Any] | None:
+    """A study as it stands in the list; None for somebody else's, or one that was killed before it said what it is."""
+    facts = study.user_attrs
+    if not facts.keys() >= {"plan", "spec", "source"}:
+        return None
+    check_facts(facts, name)
+    return {
+        "name": name,
+        "mode": Plan(**{**facts["plan"], "searches": facts.get("searches", FEWEST_SEARCHES)}).mode,
+        "state": _state(url, name, facts),
+        "trials": rows.count(study._study_id),
+        "title": facts["spec"]["title"],
+    }
 
 
 def _names(optuna: Any, storage: Any) -> list[str]:

@@ -10,11 +10,12 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lrdiff_bench.system.manifest import check_files
 from lrdiff_bench.system.ownership import OWNER, Owner, is_owned
 from lrdiff_core.errors import CheckpointError, InputError
 
@@ -34,6 +35,7 @@ __all__ = [
 
 SUMMARY_FORMAT = "lrdiff.run"
 SUMMARY_VERSION = 2
+EVIDENCE = ("summary.json", "config.toml", "rates.json", "model.safetensors")  # what commands read of a run
 
 _ATTEMPTS = 100
 _LOOKS = 5
@@ -179,22 +181,30 @@ def _place(beside: Path, final: Path) -> Path:
     raise AssertionError("numbers do not end")
 
 
-def read_summary(run: Path) -> dict[str, Any]:
-    """Read and check ``summary.json`` of a run folder.
+def read_summary(run: Path, *, check: Sequence[str] = EVIDENCE) -> dict[str, Any]:
+    """Read and check ``summary.json`` of a run folder, and hold files of a finished run against its manifest.
+
+    Args:
+        run: its folder.
+        check: files that must be as the run wrote them.
 
     Raises:
-        CheckpointError: no run there, damaged, or of a version this program does not read.
+        CheckpointError: no run there, damaged, changed after it was written, or of a version this program does not
+            read.
     """
     file = run / "summary.json"
     if not file.is_file():
         raise CheckpointError(f"no run at {run}", help="name a folder made by `lrdiff run` or `lrdiff train`")
-    return read_document(
+    summary = read_document(
         file,
         format=SUMMARY_FORMAT,
         version=SUMMARY_VERSION,
         what="the summary of a run",
         help="run again with `lrdiff run`",
     )
+    if check and not summary.get("missing"):  # the manifest is written when nothing is
+        check_files(run, *check)
+    return summary
 
 
 def kept_warnings(run: Path) -> list[str]:
@@ -220,7 +230,7 @@ def read_document(file: Path, *, format: str, version: int, what: str, help: str
     """
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise CheckpointError(f"{file} is damaged: {problem}", help=help) from problem
     if not isinstance(document, dict) or document.get("format") != format:
         raise CheckpointError(f"{file} is not {what}", help=help)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Golden",
     "GoldenReport",
+    "check_beside",
     "earlier_golden_kept",
     "golden_paths",
     "make_golden",
@@ -203,6 +204,29 @@ def _paths_of(model: Path) -> tuple[Path, Path]:
     return golden_paths(model)
 
 
+def check_beside(model: str | os.PathLike[str]) -> bool:
+    """Hold a file against the hash in the golden vectors beside it; whether there are any.
+
+    Raises:
+        ModelFileError: it is not the file that they were written for, or they are damaged.
+    """
+    path = Path(model)
+    document = _paths_of(path)[1] if path.is_file() else golden_paths(path)[1]
+    if not document.is_file():
+        return False
+    said = _read_document(document)
+    data = said.get("data")
+    hashes = {path: said.get("model_sha256")}
+    if isinstance(data, dict) and is_plain(str(data.get("name"))):
+        hashes[path.with_name(str(data["name"]))] = data.get("sha256")
+    for file, wanted in hashes.items():
+        if sha256_of(file, through_links=True) != wanted:
+            raise ModelFileError(
+                f"{file} was changed or damaged: it is not the file that {document.name} was written for", help=_HELP
+            )
+    return True
+
+
 def make_golden(
     battery: Battery,
     *,
@@ -322,6 +346,8 @@ def _check_budget(name: str, answer: np.ndarray, budget: Budget) -> None:
     if dtype.kind != "f":
         if budget.allowed != 0:
             raise ValueError(f"{budget.allowed:g} elements of {name} may differ, and {dtype} is exact")
+        if budget.unit not in (0, 1):  # NaN is neither, and would compare with nothing
+            raise ValueError(f"elements of {name} may be off by {budget.unit:g}, and {dtype} is exact")
         return
     info = np.finfo(dtype)
     largest = float(np.abs(answer[np.isfinite(answer)]).max(initial=0.0))

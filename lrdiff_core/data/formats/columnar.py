@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrdiff_core.data.formats.names import first_line
+from lrdiff_core.data.formats.room import check_room
 from lrdiff_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -53,8 +54,10 @@ def _read(path: Path, data: bytes, kind: str) -> pl.DataFrame:
 
     try:
         if kind == "Parquet":
+            _check(path, data, pl.scan_parquet(io.BytesIO(data)))
             return pl.read_parquet(io.BytesIO(data))
         if data.startswith(b"ARROW1"):
+            _check(path, data, pl.scan_ipc(io.BytesIO(data)))
             return pl.read_ipc(io.BytesIO(data))
         return pl.read_ipc_stream(io.BytesIO(data))  # .arrow names both layouts
     except DuplicateError as problem:
@@ -72,3 +75,11 @@ def _read(path: Path, data: bytes, kind: str) -> pl.DataFrame:
             f"{path} is not a complete {kind} file: {first_line(problem)}",
             help="write the file again, or give it the suffix of its real format",
         ) from problem
+
+
+def _check(path: Path, data: bytes, lazy: pl.LazyFrame) -> None:
+    """Read of a file how many rows of what it has, and nothing else."""
+    import polars as pl
+
+    rows = int(lazy.select(pl.len()).collect().item())
+    check_room(path, size=len(data), rows=rows, kinds=lazy.collect_schema().dtypes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -12,8 +13,10 @@ from typing import IO
 
 from lrdiff_bench.measure.engine.comparison import Comparison, is_comparison, parse_comparison
 from lrdiff_bench.measure.engine.record import Record, parse_record
+from lrdiff_bench.system.manifest import say_once
 from lrdiff_core.errors import DataError, InputError
-from lrdiff_core.files import write_text
+from lrdiff_core.files import write_bytes
+from lrdiff_core.sealed import SEAL, is_whole, sealed, unsealed
 
 __all__ = [
     "DEFAULT_FOLDER",
@@ -29,6 +32,7 @@ __all__ = [
 
 DEFAULT_FOLDER = Path("runs") / "bench"
 SUFFIX = ".jsonl"
+AFTER = "after"  # the checksum of the line before; empty on a first line
 
 
 def new_run(folder: Path = DEFAULT_FOLDER) -> Path:
@@ -52,10 +56,9 @@ def append_record(path: Path, record: Record | Comparison) -> None:
 
     A line that a killed process left unfinished has never been a record and is cut off first.
     """
-    line = (record.model_dump_json() + "\n").encode()
     with open(path, "a+b") as file, _locked(file):
-        _cut_unfinished_line(file)
-        file.write(line)
+        before = _cut_unfinished_line(file)
+        file.write(_line(record, before))
         file.flush()
         os.fsync(file.fileno())
 
@@ -65,16 +68,22 @@ def replace_record(path: Path, record: Record) -> None:
     others = read_run(path) if path.is_file() else []
     rest = [one for one in others if (one.case, one.machine.id) != (record.case, record.machine.id)]
     kept = read_comparisons(path) if path.is_file() else []
-    write_text(path, "".join(one.model_dump_json() + "\n" for one in [*rest, *kept, record]))
+    lines: list[bytes] = []
+    for one in [*rest, *kept, record]:
+        lines.append(_line(one, lines[-1] if lines else b""))
+    write_bytes(path, b"".join(lines))
 
 
 def read_run(path: Path) -> list[Record]:
     """Read the records of a run, in the order they were appended; comparisons are left out.
 
-    An unfinished last line (its writer was killed) is no record and is left out; every other fault is an error.
+    An unfinished last line (its writer was killed) is no record and is left out with a word; every other fault is an
+    error. A line has a checksum of itself and names that of the line before: what was changed or taken out is seen, but
+    for lines at the end that are gone as a whole.
 
     Raises:
-        DataError: there is no such file, or a line is not a record of this schema.
+        DataError: there is no such file, a line is not a record of this schema, was changed, or one before it is
+            missing.
     """
     return [parse_record(line, where=where) for where, line in _lines(path) if not is_comparison(line)]
 
@@ -92,8 +101,52 @@ def _lines(path: Path) -> list[tuple[str, bytes]]:
     if not path.is_file():
         raise DataError(f"no run at {path}", help="see `lrdiff bench ls`")
     # Not splitlines(): JSON leaves line separators of Unicode as they are.
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [(f"{path.name} line {i}", line) for i, line in enumerate(lines, start=1)]
+    *lines, rest = path.read_bytes().split(b"\n")
+    if rest:
+        say_once(f"the last line of {path} is unfinished (its writer was killed, or it was cut): it is left out")
+    found, before = [], b""
+    for number, line in enumerate(lines, start=1):
+        found.append((f"{path.name} line {number}", _checked(line, before, path, number)))
+        before = line
+    return found
+
+
+def _line(record: Record | Comparison, before: bytes) -> bytes:
+    """A record on a line with its seal, behind the line before."""
+    document = json.loads(record.model_dump_json()) | {AFTER: _seal_of(before)}
+    return (json.dumps(sealed(document), separators=(",", ":")) + "\n").encode()
+
+
+def _seal_of(line: bytes) -> str:
+    """The checksum that a line carries; nothing for no line, and for one of an earlier version."""
+    try:
+        document = json.loads(line or b"{}")
+        return str(document.get(SEAL, "")) if isinstance(document, dict) else ""
+    except (ValueError, RecursionError):  # whoever reads it says so
+        return ""
+
+
+def _checked(line: bytes, before: bytes, path: Path, number: int) -> bytes:
+    """The line without its seal, if it is what was written; as it is where it has none."""
+    where = f"{path.name} line {number}"
+    help = f"the records before it hold; get a whole copy of {path}, or measure again with `lrdiff bench`"
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError):  # whoever reads it says why it is no record
+        return line
+    if not isinstance(document, dict):
+        return line
+    whole = is_whole(document)
+    if whole is None:
+        say_once(f"{path} has no checksums (an earlier lrdiff wrote it): it is read unchecked")
+        return line
+    if not whole:
+        raise DataError(f"{where} was changed or damaged after it was written", help=help)
+    after = document.get(AFTER)
+    if after and after != _seal_of(before):
+        raise DataError(f"a record before {where} is missing", help=help)
+    plain = {key: value for key, value in unsealed(document).items() if key != AFTER}
+    return json.dumps(plain, separators=(",", ":")).encode()
 
 
 def run_files(folder: Path = DEFAULT_FOLDER) -> list[Path]:
@@ -163,14 +216,16 @@ def _locked(file: IO[bytes]) -> Iterator[None]:
     yield
 
 
-def _cut_unfinished_line(file: IO[bytes]) -> None:
+def _cut_unfinished_line(file: IO[bytes]) -> bytes:
+    """Take an unfinished line away; returns the last whole one."""
     end = file.seek(0, os.SEEK_END)
     position = end
     tail = b""
-    while position > 0 and b"\n" not in tail:
+    while position > 0 and tail.count(b"\n") < 2:
         position = max(0, position - 65536)
         file.seek(position)
         tail = file.read(end - position)
     keep = position + tail.rfind(b"\n") + 1
     if keep < end:
         file.truncate(keep)
+    return tail[: keep - position].rstrip(b"\n").rpartition(b"\n")[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ def kept_settings(run: Path, given: RunConfig | None = None) -> tuple[RunConfig,
     except (KeyError, TypeError) as problem:
         raise CheckpointError(f"{run / TRAINING_FILE} has no settings", help="run again with `lrdiff run`") from problem
     config = make_config(settings, where=str(run / TRAINING_FILE))
+    _check_layers(config, training, run / TRAINING_FILE)
     if given is not None:
         wanted, had = json_ready(given.model_dump(mode="json")), json_ready(config.model_dump(mode="json"))
         for name in sorted(given.model_fields_set - {"name"}):
@@ -112,6 +114,18 @@ def kept_settings(run: Path, given: RunConfig | None = None) -> tuple[RunConfig,
                 help="leave it out to go on with that run, or leave out --resume to begin another",
             )
     return config, training
+
+
+def _check_layers(config: RunConfig, training: TrainingFile, file: Path) -> None:
+    """Hold the sizes that the settings ask for against the tensors that are there, before a network is made."""
+    if config.model is not None or config.hidden is None:
+        return
+    rows = {name: len(value) for name, value in training.tensors.items() if re.fullmatch(r"net/layer\d+\.bias", name)}
+    there = [rows.get(f"net/layer{number}.bias") for number in range(1, len(rows))]
+    if list(config.hidden) != there:
+        raise CheckpointError(
+            f"{file} does not fit its own settings: hidden layers of {there}", help="run again with `lrdiff run`"
+        )
 
 
 def check_rows(run: Path, training: TrainingFile, name: str, rows: str) -> None:
@@ -140,7 +154,7 @@ def choose_unfinished(place: Path | None, folder: Path = Path("runs"), name: str
         ConfigError: that run is finished.
     """
     if place is not None:
-        if not read_summary(place).get("missing"):
+        if not read_summary(place, check=()).get("missing"):
             raise ConfigError(f"{place} is finished", help="name a run that `lrdiff runs` calls unfinished")
         return place
     found = []
@@ -149,7 +163,7 @@ def choose_unfinished(place: Path | None, folder: Path = Path("runs"), name: str
         if name is not None and run.name.rstrip("0123456789").rstrip("-") != name and run.name != name:
             continue
         try:
-            unfinished = bool(read_summary(run).get("missing")) and not is_owned(run)
+            unfinished = bool(read_summary(run, check=()).get("missing")) and not is_owned(run)
         except CheckpointError:
             continue
         if unfinished:

@@ -17,9 +17,10 @@ from lrdiff_core.files import write_text
 from lrdiff_core.loop import TrainingState, score_name
 from lrdiff_core.text import check_choice
 
-__all__ = ["LOGS", "TrainingLog", "training_logs", "values_of"]
+__all__ = ["LOGS", "LOG_FOLDERS", "TrainingLog", "training_logs", "values_of"]
 
 EXPERIMENT = "lrdiff"  # of MLflow
+LOG_FOLDERS = ("tensorboard",)  # in a run's folder, and another library's to write
 
 
 class TrainingLog(Protocol):

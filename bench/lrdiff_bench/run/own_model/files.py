@@ -129,6 +129,12 @@ def _filled(module: nn.Module, weights: dict[str, torch.Tensor], info: dict[str,
     module.load_state_dict(own)
     if "table" not in info:
         return module
-    shipped = OnTable(TabularNet(ModelSpec.from_dict(info["table"])), module)
-    shipped.table.load_state_dict(table)
+    try:
+        spec = ModelSpec.from_dict(info["table"])
+        shipped = OnTable(TabularNet(replace(spec, hidden=())), module)  # its layers are taken away
+        shipped.table.load_state_dict(table)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as problem:
+        said = str(problem).partition("\n")[0]
+        raise CheckpointError(f"the checkpoint of {run} does not fit its table: {said}", help="run again") from problem
+    shipped.spec = spec
     return shipped

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from lrdiff_bench.run.use.onnx_rows import names_of, rows_for
 from lrdiff_bench.run.use.open_run import held_out, open_run, shipped, verify_against_run
 from lrdiff_bench.run.use.predictions import predictions_table
 from lrdiff_bench.system.factory import is_factory, load_model, user_code
+from lrdiff_bench.system.manifest import rewriting, say_once
 from lrdiff_bench.system.run_folder import kept_warnings
 from lrdiff_core.errors import ConfigError, ModelFileError
 from lrdiff_core.model import TabularNet
@@ -89,21 +92,22 @@ def export_model(
         return {**report.to_dict(), "passed": True, "preprocessing": False, "rows_are": rows_are}
     run = Path(source)
     if is_own(run):
-        with doing() as options["watch"]:
+        with doing() as options["watch"], _unnamed(run, out):
             return export_own_run(run, out or run / "model.onnx", options, words=words)
     net, _, config = open_run(run)
     assert isinstance(net, TabularNet)
     rows, targets = held_out(net, config)
-    return export_net(
-        net,
-        rows,
-        targets,
-        out or run / "model.onnx",
-        config=config,
-        words=words,
-        warnings=kept_warnings(run),
-        **options,
-    )
+    options |= {"config": config, "words": words, "warnings": kept_warnings(run)}
+    with _unnamed(run, out):
+        return export_net(net, rows, targets, out or run / "model.onnx", **options)
+
+
+def _unnamed(run: Path, out: Path | None) -> AbstractContextManager[None]:
+    """While files of a run's own model are written, its manifest does not name them."""
+    file = out or run / "model.onnx"
+    inside = file.parent.resolve() == run.resolve()
+    stem = glob.escape(file.stem)
+    return rewriting(run, f"{stem}.*", f"{stem}-*") if inside else nullcontext()
 
 
 def verify_model(model: Path, run: Path | None = None, runtime: str = "onnxruntime") -> dict[str, Any]:
@@ -142,9 +146,12 @@ def predict_onnx(model: Path, data: str) -> pl.DataFrame:
         DataError: the rows cannot be used.
     """
     from lrdiff_export import Sandbox, read_model_card
+    from lrdiff_export.verify.golden import check_beside
 
     with Sandbox() as sandbox:
         ports = sandbox.inspect(model)
+        if not check_beside(model):
+            say_once(f"{model} has no golden vectors beside it: whether it was changed cannot be told")
         card = read_model_card(model)
         classes = names_of(card, "classes", model)
         feeds, ids = rows_for(data, card, ports, model)

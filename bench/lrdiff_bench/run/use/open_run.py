@@ -14,12 +14,13 @@ from lrdiff_bench.run.own_model.commands import predict_own, retrace_own, verify
 from lrdiff_bench.run.own_model.files import is_own, load_shipped
 from lrdiff_bench.run.own_model.on_table import OnTable
 from lrdiff_bench.run.use.predictions import predictions_table
+from lrdiff_bench.system.manifest import MANIFEST, check_files
 from lrdiff_bench.system.ownership import is_owned
 from lrdiff_bench.system.run_folder import read_summary
 from lrdiff_core.checkpoint import load_checkpoint
 from lrdiff_core.config import RunConfig, load_config, make_config
 from lrdiff_core.data import read_rows
-from lrdiff_core.errors import CheckpointError
+from lrdiff_core.errors import CheckpointError, ModelFileError
 from lrdiff_core.model import Predictor, TabularNet
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 def _describe(file: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"run": str(file.parent), "ended": file.stat().st_mtime}
     try:
-        summary = read_summary(file.parent)
+        summary = read_summary(file.parent, check=())
+        if not summary.get("missing") and (file.parent / MANIFEST).is_file():  # no word about each earlier run
+            check_files(file.parent, file.name)
         row |= {"missing": summary.get("missing", []), "running": is_owned(file.parent)}
         metrics = summary.get("metrics", {"score": None, "observations": []})
         test: dict[str, Any] = next((one for one in metrics["observations"] if one["split"] == "test"), {})
@@ -135,13 +138,24 @@ def verify_against_run(model: Path, run: Path) -> dict[str, Any]:
     with Sandbox() as sandbox:
         ports = sandbox.inspect(model)  # before the run is opened: a bad file is the more likely mistake
         if is_own(run) and (report := verify_own(model, run, sandbox)) is not None:
-            return {"file": str(model), **report.to_dict()}
+            return _with_hash(model, report.to_dict())
         net, _, config = open_run(run)
         rows, _ = held_out(net, config)
         predictor = shipped(net)
         text = text_inputs_of(predictor, output_names=[name for name, *_ in ports.outputs])
         report = verify_onnx(model, predictor, rows=rows, sandbox=sandbox, text=text if ports.takes_words else None)
-    return {"file": str(model), **report.to_dict()}
+    return _with_hash(model, report.to_dict())
+
+
+def _with_hash(model: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """A report, failed where the file is not the one that the golden vectors beside it are of."""
+    from lrdiff_export.verify.golden import check_beside
+
+    try:
+        check_beside(model)
+    except ModelFileError as problem:
+        report |= {"passed": False, "problems": [*report["problems"], problem.message]}
+    return {"file": str(model), **report}
 
 
 def held_out(net: TabularNet | OnTable, config: RunConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -169,16 +183,24 @@ def retrace(run: Path) -> dict[str, Any]:
     assert isinstance(net, TabularNet)
     if "prediction" not in summary:  # interrupted before it
         return summary
-    values = summary["data"]["sample"]["values"]
-    row = torch.tensor([math.nan if one is None else one for one in values], dtype=torch.float32)  # JSON has no NaN
-    trace = net.trace(row)
-    stored = summary["prediction"]["trace"][-1]["values"]
+    try:
+        values = summary["data"]["sample"]["values"]
+        row = torch.tensor([math.nan if one is None else one for one in values], dtype=torch.float32)  # JSON has no NaN
+        trace = net.trace(row)
+        stored = np.array(summary["prediction"]["trace"][-1]["values"], np.float64)
+        pairs = list(zip(trace, summary["prediction"]["trace"], strict=True))
+        if stored.shape != (len(trace[-1].values),):
+            raise ValueError("another number of answers")
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as problem:
+        raise CheckpointError(
+            f"{run / 'summary.json'} lacks what a run's summary holds: its sample row", help="run again"
+        ) from problem
     if not np.allclose(trace[-1].values, stored, rtol=1e-5, atol=1e-6):
         raise CheckpointError(
-            f"{run / 'model.safetensors'} predicts {trace[-1].values}, its summary says {stored}",
+            f"{run / 'model.safetensors'} predicts {trace[-1].values}, its summary says {stored.tolist()}",
             help="the folder was changed after the run; run again",
         )
-    for step, written in zip(trace, summary["prediction"]["trace"], strict=True):
+    for step, written in pairs:
         written["values"] = list(step.values)
     if "folder" in summary:
         summary["folder"] = {**summary["folder"], "path": str(run)}

@@ -10,13 +10,14 @@ import numpy as np
 
 from lrdiff_bench.report.errors import write_out
 from lrdiff_core.data.formats import encode_frame
+from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import write_bytes
 from lrdiff_core.text import unlike
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["predictions_table", "write_predictions"]
+__all__ = ["predictions_table", "without_formulas", "write_predictions"]
 
 
 def predictions_table(
@@ -54,19 +55,45 @@ def predictions_table(
     return pl.DataFrame(columns)
 
 
-def write_predictions(table: pl.DataFrame, out: Path | None) -> None:
+def without_formulas(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with ``'`` before every text that a spreadsheet takes for a formula, in its head and in its cells.
+
+    That is text that begins with ``= + - @``, a tab or a carriage return; numbers stay numbers.
+
+    Example:
+        >>> import polars as pl
+        >>> without_formulas(pl.DataFrame({"@a": ["=1+1", "no"], "b": [-1.0, 2.0]})).to_dict(as_series=False)
+        {"'@a": ["'=1+1", 'no'], 'b': [-1.0, 2.0]}
+    """
+    import polars as pl
+
+    words = pl.col(pl.String)
+    quoted = pl.when(words.str.contains(r"^[=+\-@\t\r]")).then("'" + words).otherwise(words).name.keep()
+    renamed = {name: f"'{name}" for name in table.columns if name.startswith(tuple("=+-@\t\r"))}
+    return table.with_columns(quoted).rename(renamed)
+
+
+def write_predictions(table: pl.DataFrame, out: Path | None, *, quote_formulas: bool = False) -> None:
     """Write them.
 
     Args:
         table: of :func:`predictions_table`.
         out: a file whose suffix says its format; None: CSV on standard output.
+        quote_formulas: see :func:`without_formulas`.
 
     Raises:
+        ConfigError: formulas are to be quoted in a format that no spreadsheet takes for text.
         DataError: no format that is written has that suffix.
         InputError: the file cannot be written.
     """
+    if quote_formulas:
+        if out is not None and not {".csv", ".tsv"} & {suffix.lower() for suffix in out.suffixes}:
+            raise ConfigError(
+                f"--quote-formulas is for CSV, and {out} is none", help="leave it out: cells there have types"
+            )
+        table = without_formulas(table)
     if out is None:
-        write_out(encode_frame(table, Path("predictions.csv")).decode())
+        write_out(encode_frame(table, Path("predictions.csv")).decode(), data=True)
         return
     write_bytes(out, encode_frame(table, out))
     write_out(f"wrote {out}\n")

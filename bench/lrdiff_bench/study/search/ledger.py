@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lrdiff_bench.study.search.optuna_storage import open_storage, optuna_module
+from lrdiff_bench.study.search.seals import check_facts, checked_row, sealed_row
 from lrdiff_bench.study.search.tasks import Task, TaskResult
 from lrdiff_bench.study.search.trial_rows import TrialRows
 from lrdiff_core.errors import ConfigError
@@ -106,6 +107,7 @@ class StorageLedger:
             for part, full in (("search", name), ("report", f"{name}.report"))
         }  # fmt: skip
         kept = self._studies["search"].user_attrs
+        check_facts(kept, name)
         for key in must_agree:
             if key in kept and kept[key] != facts[key]:
                 raise ConfigError(
@@ -146,7 +148,7 @@ class StorageLedger:
                 on_done(len(done - told))
                 told |= done
                 if len(done) == len(tasks):
-                    return {id: _row_of(id, trial) for id, trial in trials.items()}
+                    return {id: _row_of(id, trial, study.study_name) for id, trial in trials.items()}
                 idle = True
                 for start in range(0, len(batches), self.at_a_time):
                     claimed = self._claim(study, batches[start : start + self.at_a_time], trials)
@@ -224,7 +226,7 @@ class StorageLedger:
             finite = row.final[~_isnan(row.final)]
             diverged = 1.0 - len(finite) / len(row.final)
             value = float(finite.mean()) if len(finite) == len(row.final) else worst
-            told[trial._trial_id] = (value, "row", {**row.to_dict(), "diverged": diverged})
+            told[trial._trial_id] = (value, "row", sealed_row(row.id, {**row.to_dict(), "diverged": diverged}))
         self._rows.complete(told)
 
     def _new_trial(self, task: Task) -> tuple[dict[str, float], str, dict[str, Any]]:
@@ -285,8 +287,8 @@ class StorageLedger:
             thread.join()
 
 
-def _row_of(id: str, trial: Any) -> TaskResult:
-    return TaskResult.from_dict(id, trial.user_attrs["row"], trial.number)
+def _row_of(id: str, trial: Any, study: str) -> TaskResult:
+    return TaskResult.from_dict(id, checked_row(id, trial.user_attrs["row"], trial.number, study), trial.number)
 
 
 def _isnan(values: Any) -> Any:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from lrdiff_core.errors import ConfigError, InputError, UnavailableError
+from lrdiff_core.errors import CheckpointError, ConfigError, InputError, UnavailableError
 
 __all__ = ["default_url", "hidden", "open_storage", "optuna_module", "storage_trouble"]
 
@@ -64,6 +65,7 @@ def open_storage(url: str, *, create: bool = True) -> Any:
             file.parent.mkdir(parents=True, exist_ok=True)
         elif not file.is_file():
             raise ConfigError(f"there are no studies at {file}", help="run one: lrdiff study NAME --quick")
+        _check_pages(file)
     engine_options = {"connect_args": {"timeout": _PATIENCE}} if file is not None else {}
     for attempt in range(_TRIES):
         try:
@@ -91,6 +93,32 @@ def open_storage(url: str, *, create: bool = True) -> Any:
             warnings.simplefilter("ignore", ResourceWarning)
             storage.engine.dispose()  # connections from before the listeners
     return storage
+
+
+def _check_pages(file: Path) -> None:
+    """SQLite's own check of a database: broken pages, indices that do not fit their tables.
+
+    Raises:
+        CheckpointError: it finds some.
+    """
+    if not file.is_file() or not file.stat().st_size:
+        return
+    address = f"{file.resolve().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE)) as opened:
+            (said,) = opened.execute("PRAGMA integrity_check(1)").fetchone()
+    except sqlite3.OperationalError:  # it is told when it is opened to be written
+        return
+    except sqlite3.DatabaseError as problem:
+        if "not a database" in str(problem):
+            return
+        said = str(problem)
+    if said != "ok":
+        said = said.strip().splitlines()[-1]
+        raise CheckpointError(
+            f"{file} is damaged: {said}",
+            help=f"get a whole copy; what can be read: sqlite3 {file} .recover",
+        )
 
 
 @contextmanager

@@ -20,8 +20,10 @@ from lrdiff_bench.study.tune.proof import TUNED, answer_of, plan_of
 from lrdiff_bench.study.tune.search import find_rates
 from lrdiff_bench.study.workloads.workload import Workload
 from lrdiff_bench.system.factory import user_code
+from lrdiff_bench.system.manifest import say_once
 from lrdiff_core.errors import ConfigError, InputError
 from lrdiff_core.files import write_json
+from lrdiff_core.sealed import is_whole, sealed
 
 __all__ = ["tune"]
 
@@ -119,17 +121,22 @@ def _found(workload: Workload, count: int, seeds_from: int, file: Path, console:
     asked = {"trainings": count, "seeds_from": seeds_from, "groups": list(workload.groups)}
     asked["fingerprint"] = workload.fingerprint()
     if file.is_file():
-        kept = json_module.loads(file.read_text(encoding="utf-8"))
-        if kept["asked"] == asked:
-            del kept["found"]["rates"]
-            return FoundRates(**kept["found"])
+        try:
+            kept = json_module.loads(file.read_text(encoding="utf-8"))
+            if is_whole(kept) is False:
+                raise ValueError("it was changed after it was written")
+            if kept["asked"] == asked:
+                del kept["found"]["rates"]
+                return FoundRates(**kept["found"])
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as problem:
+            say_once(f"{file} is damaged ({problem}): the search is made again")
     watcher = screen.SearchWatcher(console, workload, count)
     try:
         found = find_rates(workload, count, seeds_from=seeds_from, told=watcher)
     finally:
         watcher.close()
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"asked": asked, "found": found.to_dict()})
+    write_json(file, sealed({"asked": asked, "found": found.to_dict()}))
     return found
 
 
