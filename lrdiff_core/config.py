@@ -275,6 +275,8 @@ def load_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         settings = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as problem:
         raise ConfigError(f"no such file: {file}", help="name a TOML file, or leave it out for the preset") from problem
+    except RecursionError as problem:
+        raise ConfigError(f"{file} is not TOML: it nests too deeply", help="write lists of numbers") from problem
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
         if has_suffix(file) and file.is_file():
             raise ConfigError(

@@ -1,15 +1,20 @@
 """What is changed or damaged after it was written is refused in one line that names it, or told."""
 
+import hashlib
 import json
+import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from lrdiff_bench.cli import main
 from lrdiff_bench.system import manifest
+from lrdiff_core.errors import ModelFileError
 from lrdiff_core.sealed import is_whole, sealed
+from lrdiff_export.verify.golden import read_golden
 
 SETTINGS = """
 name = "small"
@@ -24,11 +29,10 @@ layer2 = 0.001
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A finished run with its ONNX file, and rows to predict."""
+    """A finished training, and rows to predict."""
     folder = tmp_path_factory.mktemp("damage")
     (folder / "small.toml").write_text(SETTINGS)
     assert main(["train", str(folder / "small.toml"), "--out", str(folder / "r")]) == 0
-    assert main(["export", str(folder / "r")]) == 0
     names = json.loads((folder / "r" / "summary.json").read_text())["data"]["feature_names"]
     (folder / "rows.csv").write_text(",".join(names) + "\n" + ",".join("1" for _ in names) + "\n")
     return folder
@@ -53,13 +57,12 @@ def refused(capsys, *command, status=2):
 
 
 def test_a_whole_run_is_read_without_a_word(place, capsys):
-    for command in (["trace", "r"], ["predict", "r", "--data", "rows.csv"], ["rates", "r"], ["verify", "r/model.onnx"]):
+    for command in (["trace", "r"], ["predict", "r", "--data", "rows.csv"], ["rates", "r"]):
         assert main(command) == 0
     assert capsys.readouterr().err == ""
     known = json.loads(Path("r/manifest.json").read_text())
     assert is_whole(known)
-    assert {"summary.json", "config.toml", "rates.json", "model.safetensors", "model.onnx"} <= set(known["files"])
-    assert {"model.golden.json", "report.html", "metrics.parquet"} <= set(known["files"])  # those of export, too
+    assert {"summary.json", "config.toml", "rates.json", "model.safetensors", "report.html"} <= set(known["files"])
     assert "manifest.json" in json.loads(Path("r/summary.json").read_text())["folder"]["files"]
 
 
@@ -101,20 +104,26 @@ def test_a_run_of_an_earlier_version_is_read_with_a_word_once(place, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_what_export_and_report_write_into_a_run_is_theirs(place, capsys):
     Path("r/config.toml.bak").write_text("mine")  # nobody's: not named, not checked
     assert main(["export", "r", "--variant", "fp32,fp16"]) == 0
     assert main(["report", "r"]) == 0
     known = json.loads(Path("r/manifest.json").read_text())["files"]
+    assert {"model.onnx", "model.golden.json", "model.golden.npz"} <= set(known)
     assert known["model.fp16.onnx"] == manifest.sha256_of(Path("r/model.fp16.onnx"))
     assert known["report.html"] == manifest.sha256_of(Path("r/report.html"))
     assert "config.toml.bak" not in known
     manifest.check_files(Path("r"), *known)
 
 
+@pytest.mark.slow
 def test_an_onnx_file_that_was_changed_is_refused_by_predict_and_fails_verification(place, capsys):
     import onnx
 
+    assert main(["export", "r"]) == 0
+    assert main(["predict", "r/model.onnx", "--data", "rows.csv"]) == 0
+    assert "note" not in capsys.readouterr().err
     model = onnx.load("r/model.onnx")
     model.metadata_props.add(key="author", value="somebody")
     onnx.save(model, "r/model.onnx")
@@ -162,50 +171,60 @@ def test_documents_carry_their_checksum():
     assert sealed(document) == document
 
 
+class Planted:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return (Path.touch, (self.file,))
+
+
 def test_no_pickle_is_read(place, capsys, tmp_path):
     """A pickle in the place of every kind of file that is loaded: nothing of it runs."""
-    import pickle
-
-    class Planted:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "ran",))
-
-    payloads = {"pickle": pickle.dumps(Planted()), "torch": b"", "npz": b""}
-    torch.save({"x": Planted()}, tmp_path / "p.pt")
-    payloads["torch"] = (tmp_path / "p.pt").read_bytes()
-    import numpy as np
-
-    np.savez(tmp_path / "p.npz", input0=np.array([Planted()], object), loss=np.array([Planted()], object))
-    payloads["npz"] = (tmp_path / "p.npz").read_bytes()
-    commands = {
-        "r/model.safetensors": ["predict", "r", "--data", "rows.csv"],
-        "r/summary.json": ["trace", "r"],
-        "r/rates.json": ["rates", "r"],
-        "r/config.toml": ["predict", "r", "--data", "rows.csv"],
-        "r/model.onnx": ["predict", "r/model.onnx", "--data", "rows.csv"],
-        "r/model.golden.npz": ["verify", "r/model.onnx"],
-        "r/model.golden.json": ["verify", "r/model.onnx"],
-        "bench/20260101T000000Z-a.jsonl": ["bench", "show", "latest", "--from", "bench"],
-        "m/map.json": ["report", "m"],
-        "s/study.json": ["report", "s"],
-        "s/studies.db": ["study", "ls", "--from", "s"],
-        "rows.parquet": ["predict", "r", "--data", "rows.parquet"],
-        "rows.arrow": ["predict", "r", "--data", "rows.arrow"],
-        "rows.csv": ["predict", "r", "--data", "rows.csv"],
-        "alone.toml": ["train", "alone.toml"],
+    one = Planted(tmp_path / "ran")
+    plain = pickle.dumps(one)
+    torch.save({"x": one}, tmp_path / "p.pt")
+    np.savez(tmp_path / "p.npz", input0=np.array([one], object), output0=np.array([one], object), loss=[one])
+    archive, arrays = (tmp_path / "p.pt").read_bytes(), (tmp_path / "p.npz").read_bytes()
+    predict = ["predict", "r", "--data", "rows.csv"]
+    planted = {
+        "r/model.safetensors": (archive, predict),
+        "r/summary.json": (plain, ["trace", "r"]),
+        "r/rates.json": (plain, ["rates", "r"]),
+        "r/config.toml": (plain, predict),
+        "bench/20260101T000000Z-a.jsonl": (plain + b"\n", ["bench", "show", "latest", "--from", "bench"]),
+        "m/map.json": (plain, ["report", "m"]),
+        "s/study.json": (plain, ["report", "s"]),
+        "s/studies.db": (plain, ["study", "ls", "--from", "s"]),
+        "rows.parquet": (plain, ["predict", "r", "--data", "rows.parquet"]),
+        "rows.arrow": (archive, ["predict", "r", "--data", "rows.arrow"]),
+        "rows.csv": (plain, predict),
+        "alone.toml": (plain, ["train", "alone.toml"]),
     }
     Path("r/manifest.json").unlink()
-    Path("bench").mkdir()
-    Path("m").mkdir()
-    Path("s").mkdir()
-    for name, command in commands.items():
+    for folder in ("bench", "m", "s"):
+        Path(folder).mkdir()
+    for name, (payload, command) in planted.items():
         file = Path(name)
         before = file.read_bytes() if file.exists() else None
-        for payload in payloads.values():
-            file.write_bytes(payload)
-            assert main(command) != 0, (name, command)
-            assert "a fault in lrdiff" not in capsys.readouterr().err, name
-            assert not (tmp_path / "ran").exists(), name
+        file.write_bytes(payload)
+        assert main(command) != 0, name
+        assert "a fault in lrdiff" not in capsys.readouterr().err, name
+        assert not (tmp_path / "ran").exists(), name
         file.unlink()
         if before is not None:
             file.write_bytes(before)
+    for payload in (arrays, plain, archive):  # golden vectors whose document fits, and a tile of a map
+        (tmp_path / "model.golden.npz").write_bytes(payload)
+        said = {"format": "lrdiff.golden", "version": 1, "model_sha256": "", "inputs": [{"name": "x"}]}
+        said |= {"vectors_sha256": hashlib.sha256(payload).hexdigest()}
+        said["outputs"] = [{"name": "y", "dtype": "float32", "allowed": 1, "unit": 1e-7}]
+        (tmp_path / "model.golden.json").write_text(json.dumps(said))
+        (tmp_path / "model.onnx").write_bytes(b"x")
+        with pytest.raises(ModelFileError):
+            read_golden(tmp_path / "model.onnx")
+        assert not (tmp_path / "ran").exists()
+    with pytest.raises(ValueError, match="allow_pickle"):
+        np.load(tmp_path / "p.npz")["loss"]  # so tiles are read

@@ -131,7 +131,7 @@ def load_study_settings(path: Path) -> StudySettings:
         raise ConfigError(f"cannot read {path}: {problem}", help="name a TOML file in UTF-8") from problem
     try:
         settings = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
+    except (tomllib.TOMLDecodeError, RecursionError) as problem:
         raise ConfigError(
             f"{path} is not TOML: {problem}", help='lines look like: data = "digits", or in [groups]: head = "layer3.*"'
         ) from problem

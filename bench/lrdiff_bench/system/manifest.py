@@ -23,7 +23,6 @@ __all__ = ["MANIFEST", "check_files", "check_seal", "rewriting", "say_once", "wr
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "lrdiff.manifest", 1
-_BLOCK = 2**20
 _HELP = "put it back as it was, or make the folder again; without its manifest.json the folder is read unchecked"
 _said: set[str] = set()  # what was told in this process already
 
@@ -148,11 +147,8 @@ def say_once(text: str) -> None:
 
 def sha256_of(file: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal digits."""
-    digest = hashlib.sha256()
     with open(file, "rb") as opened:
-        while block := opened.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _holds(file: Path, sha256: str) -> bool:

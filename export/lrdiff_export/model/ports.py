@@ -141,7 +141,7 @@ def read_ports(path: str | os.PathLike[str]) -> tuple[Port, ...]:
     try:
         with Path(path).open("rb") as file:
             document = tomllib.load(file)
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise ConfigError(
             f"{path} is not a TOML file: {first_line(problem)}", help="write [features], then range = [0, 1]"
         ) from problem

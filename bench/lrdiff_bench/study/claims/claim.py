@@ -94,7 +94,7 @@ def load_claim(path: Path) -> Claim:
 def _read(text: str, where: str) -> Claim:
     try:
         return Claim(**{"name": where.removesuffix(".toml"), **tomllib.loads(text)})
-    except tomllib.TOMLDecodeError as problem:
+    except (tomllib.TOMLDecodeError, RecursionError) as problem:
         raise ConfigError(f"{where} is not TOML: {problem}", help='lines look like: scheme = "head 10x"') from problem
     except ValidationError as problem:
         first = problem.errors()[0]
