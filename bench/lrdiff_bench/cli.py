@@ -161,6 +161,7 @@ def _run(given: list[str]) -> int:
         if isinstance(problem, LrdiffError):
             return print_error(problem.message, problem.help, problem.exit_status)
         if isinstance(problem, OSError):
+            _let_go_of_a_full_disk()
             where = f"{problem.filename}: " if problem.filename else ""
             return print_error(
                 f"{where}{problem.strerror or problem}",
@@ -190,8 +191,20 @@ def _interrupted(problem: Exception | None = None) -> int:
 
 
 def _reader_left() -> NoReturn:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at exit
+    _drop_stdout()
     sys.exit(0)
+
+
+def _let_go_of_a_full_disk() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_stdout()
+
+
+def _drop_stdout() -> None:
+    """What is left to be written goes nowhere, or Python complains again at exit, with a status of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage_help(problem: Any) -> str:

@@ -228,3 +228,18 @@ def test_no_pickle_is_read(place, capsys, tmp_path):
         assert not (tmp_path / "ran").exists()
     with pytest.raises(ValueError, match="allow_pickle"):
         np.load(tmp_path / "p.npz")["loss"]  # so tiles are read
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone")
+def test_a_full_disk_behind_stdout_is_an_error():
+    import subprocess
+    import sys
+
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "lrdiff_bench", "targets"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    error, help = done.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert "No space left on device" in error
+    assert help.startswith("help: ")

@@ -18,6 +18,7 @@ from lrdiff_bench.maps import MapRequest, compute_map, make_plan, open_map, repo
 from lrdiff_bench.maps.pool import run_tiles
 from lrdiff_bench.maps.store import hold_folder
 from lrdiff_core.errors import CheckFailed, CheckpointError, InputError
+from lrdiff_core.sealed import sealed
 
 
 def test_the_store_opens_in_one_line_and_says_what_it_holds(tmp_path: Path) -> None:
@@ -145,14 +146,14 @@ def test_other_versions_do_not_go_on_with_a_map_and_may_read_one(
         run_tiles(None, {tile: plan.job(tile, None)}, held.write)
     manifest = json.loads((folder / "map.json").read_text())
     manifest["settings"]["torch"] = "1.0"
-    (folder / "map.json").write_text(json.dumps(manifest))
+    (folder / "map.json").write_text(json.dumps(sealed(manifest)))
     with pytest.raises(InputError, match=r"holds a map with torch 1\.0, now asked for"):
         compute_map(plan, folder, workers=0)
     manifest["settings"]["torch"] = torch.__version__
-    (folder / "map.json").write_text(json.dumps(manifest))
+    (folder / "map.json").write_text(json.dumps(sealed(manifest)))
     compute_map(plan, folder, workers=0)
     manifest["settings"]["torch"] = "1.0"
-    (folder / "map.json").write_text(json.dumps(manifest))
+    (folder / "map.json").write_text(json.dumps(sealed(manifest)))
     assert compute_map(plan, folder, workers=0) is None
 
 

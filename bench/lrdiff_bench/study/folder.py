@@ -211,10 +211,10 @@ def read_study(url: str, name: str, *, curves: bool = True) -> dict[str, Any]:
     """
     optuna = optuna_module()
     storage = open_storage(url, create=False)
-    names = _names(optuna, storage)
+    names = _names(optuna, storage, url)
     if name not in names:
         raise ConfigError(f'there is no study "{name}" in {hidden(url)}', help=f"studies: {', '.join(names) or 'none'}")
-    with storage_trouble(url), whole_or_damaged(name):
+    with storage_trouble(url), whole_or_damaged(f'study "{name}"'):
         facts = optuna.load_study(storage=storage, study_name=name).user_attrs
         if "spec" not in facts or "plan" not in facts:
             raise ConfigError(f'study "{name}" is not one of `lrdiff study`', help=f"studies: {', '.join(names)}")
@@ -229,7 +229,7 @@ def list_names(url: str) -> list[str]:
     Raises:
         ConfigError: no such storage.
     """
-    return _names(optuna_module(), open_storage(url, create=False))
+    return _names(optuna_module(), open_storage(url, create=False), url)
 
 
 def said_of(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,13 +260,13 @@ def list_studies(url: str) -> list[dict[str, Any]]:
     optuna = optuna_module()
     storage = open_storage(url, create=False)
     found: list[dict[str, Any]] = []
-    names = _names(optuna, storage)
+    names = _names(optuna, storage, url)
     if not names:
         return found
     rows = TrialRows(storage)
     for name in names:
         try:
-            with storage_trouble(url), whole_or_damaged(name):
+            with storage_trouble(url), whole_or_damaged(f'study "{name}"'):
                 row = _listed(url, name, optuna.load_study(storage=storage, study_name=name), rows)
         except CheckpointError:  # one that is damaged does not hide the others
             row = {"name": name, "mode": "quick", "state": "damaged", "trials": 0, "title": ""}
@@ -289,7 +289,8 @@ def _listed(url: str, name: str, study: Any, rows: TrialRows) -> dict[str, Any] 
     }
 
 
-def _names(optuna: Any, storage: Any) -> list[str]:
+def _names(optuna: Any, storage: Any, url: str) -> list[str]:
     """Studies of ours, in the order in which they were begun."""
-    every = optuna.get_all_study_names(storage)
+    with whole_or_damaged(f"the storage {hidden(url)}"):
+        every = optuna.get_all_study_names(storage)
     return [name for name in every if f"{name}.report" in every]

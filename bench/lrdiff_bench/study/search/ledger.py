@@ -28,8 +28,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from lrdiff_bench.study.search.optuna_storage import open_storage, optuna_module
-from lrdiff_bench.study.search.seals import check_facts, checked_row, sealed_row
+from lrdiff_bench.study.search.optuna_storage import hidden, open_storage, optuna_module
+from lrdiff_bench.study.search.seals import check_facts, checked_row, sealed_row, whole_or_damaged
 from lrdiff_bench.study.search.tasks import Task, TaskResult
 from lrdiff_bench.study.search.trial_rows import TrialRows
 from lrdiff_core.errors import ConfigError
@@ -99,14 +99,15 @@ class StorageLedger:
             optuna.distributions.FloatDistribution(1e-12, 1e12, log=True)
         )
         self._gone = optuna.exceptions.UpdateFinishedTrialError
-        self._studies = {
-            part: optuna.create_study(
-                storage=self.storage, study_name=full, direction=direction, load_if_exists=True,
-                sampler=optuna.samplers.RandomSampler(seed=0),
-            )
-            for part, full in (("search", name), ("report", f"{name}.report"))
-        }  # fmt: skip
-        kept = self._studies["search"].user_attrs
+        with whole_or_damaged(f"the storage {hidden(url)}"):
+            self._studies = {
+                part: optuna.create_study(
+                    storage=self.storage, study_name=full, direction=direction, load_if_exists=True,
+                    sampler=optuna.samplers.RandomSampler(seed=0),
+                )
+                for part, full in (("search", name), ("report", f"{name}.report"))
+            }  # fmt: skip
+            kept = self._studies["search"].user_attrs
         check_facts(kept, name)
         for key in must_agree:
             if key in kept and kept[key] != facts[key]:

@@ -65,8 +65,11 @@ def checked_row(id: str, row: Any, trial: int, study: str) -> Mapping[str, Any]:
 
 
 @contextmanager
-def whole_or_damaged(study: str) -> Iterator[None]:
+def whole_or_damaged(what: str) -> Iterator[None]:
     """Tell in one line what a storage provokes whose cells are no longer what was written.
+
+    Args:
+        what: is read, for the message.
 
     Raises:
         CheckpointError: something in it cannot be read.
@@ -77,4 +80,4 @@ def whole_or_damaged(study: str) -> Iterator[None]:
         raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as problem:
         said = (str(problem).splitlines() or [""])[0][:120]
-        raise CheckpointError(f'study "{study}" is damaged: {type(problem).__name__}: {said}', help=_HELP) from problem
+        raise CheckpointError(f"{what} is damaged: {type(problem).__name__}: {said}", help=_HELP) from problem
