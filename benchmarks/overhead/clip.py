@@ -1,7 +1,8 @@
 """Clip, step and zero: ours against torch's ``clip_grad_norm_``, fused AdamW and ``zero_grad``, paired in one run.
 
 ``hot`` has fresh gradients put in place before each turn, ``loop`` comes after a forward and backward pass; only what
-follows is timed. ``python benchmarks/overhead/clip.py`` prints torch's time over ours: the larger the better.
+follows is timed. Ours is ``clipped_step``, or with ``--calls 3`` the three calls. Running this file prints torch's time
+over ours: the larger the better.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lrdiff_bench.measure.cases.models import MODELS
 from lrdiff_bench.measure.cases.state import rate_groups
 from lrdiff_bench.stats.intervals import bootstrap_interval
 from lrdiff_bench.system.machine import pinned
-from lrdiff_core.optim import AdamW, clip_grad_norms_
+from lrdiff_core.optim import AdamW, clip_grad_norms_, clipped_step
 
 LINE = "{:<18} {:>6} {:<5} {:<9} {:<5} {:>10} {:>10}  {}"
 NAMES = ("mlp", "transformer", "convolution", "splats")
@@ -34,16 +35,25 @@ def theirs(optimizer: torch.optim.Optimizer, by: str, limit: float) -> None:
         for group in optimizer.param_groups:
             clip_grad_norm_(group["params"], limit)
 
+    optimizer.step()
+    optimizer.zero_grad()
 
-def ours(optimizer: torch.optim.Optimizer, by: str, limit: float) -> None:
+
+def in_three(optimizer: torch.optim.Optimizer, by: str, limit: float) -> None:
     clip_grad_norms_(optimizer, limit, by=by)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def in_one(optimizer: torch.optim.Optimizer, by: str, limit: float) -> None:
+    clipped_step(optimizer, limit, by=by)
 
 
 class Side:
     """One model in training."""
 
-    def __init__(self, name: str, make: Callable[..., torch.optim.Optimizer], clip: Callable[..., None], where: str):
-        self.model, self.clip, self.where = MODELS[name](), clip, where
+    def __init__(self, name: str, make: Callable[..., torch.optim.Optimizer], take: Callable[..., None], where: str):
+        self.model, self.take, self.where = MODELS[name](), take, where
         self.optimizer = make(rate_groups(self.model.trainable(), "layers"))
         self.model.backward()
         having = [(param, param.grad) for param in self.model.trainable().values() if param.grad is not None]
@@ -57,9 +67,7 @@ class Side:
         else:
             self.model.backward()
         began = time.perf_counter()
-        self.clip(self.optimizer, by, limit)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.take(self.optimizer, by, limit)
         return time.perf_counter() - began
 
 
@@ -68,12 +76,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=NAMES, choices=list(MODELS))
     parser.add_argument("--rounds", type=int, default=60, help="of two turns each [60]")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--calls", type=int, default=1, choices=[1, 3], help="ours: clipped_step, or three calls [1]")
     given = parser.parse_args()
     print(LINE.format("model", "groups", "norm", "", "", "torch", "ours", "torch / ours"))
     with pinned(given.threads):
         for name in given.models:
             for where in ("hot", "loop"):
-                a = Side(name, AdamW, ours, where)
+                a = Side(name, AdamW, in_one if given.calls == 1 else in_three, where)
                 b = Side(name, partial(torch.optim.AdamW, fused=True), theirs, where)
                 for by in ("all", "group"):
                     for kind, limit in LIMITS.items():

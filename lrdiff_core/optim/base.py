@@ -10,7 +10,8 @@ How a step goes
 Which form a group's tensors get is a fixed rule (:meth:`OnePass.forms` tells what was chosen):
     * torch: the group is stepped by PyTorch's own class, exactly as there, if ``foreach`` or ``fused`` is given, if
       ``differentiable`` is on, or ``capturable`` off CUDA, or a number is held on a device without ``capturable``, or
-      if a parameter, gradient or state is sparse, complex, a tensor subclass, repeated, overlapping another parameter,
+      if a parameter, gradient or state is sparse, complex, a tensor subclass (a DTensor is stepped by its local part if
+      gradient and state are divided as it is, none a sum still to be made), repeated, overlapping another parameter,
       on a device other than CPU or CUDA, or (CPU) of a dtype not named below; on the CPU also if a parameter leaves
       gaps in its memory, or its state lies in another order than itself (rows, channels last, transposed);
     * kernel: CPU and float32, where the C compiler is here;
@@ -31,14 +32,17 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.nn import Parameter
 from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import Optimizer
 
 from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim import restore
+from lrdiff_core.optim.guard import Guard
 from lrdiff_core.optim.layout import is_dense, is_lazy_view, is_usable, memory_span, ordered_alike
 from lrdiff_core.optim.prepared import Preparable, Prepared
+from lrdiff_core.optim.shards import divided_alike, is_sharded, local_parts
 
 __all__ = ["OnePass"]
 
@@ -49,6 +53,8 @@ class OnePass(Preparable):
     _torch_class: ClassVar[type[Optimizer]]
     _fused_dtypes: ClassVar[frozenset[torch.dtype]]  # that torch's fused CPU kernel steps correctly
     _prepared: Prepared | None = None  # no part of the state: made anew after unpickling and deep copies
+    _quick: Guard | None = None  # likewise
+    _clipped: object | None = None  # what clipped.py prepared, likewise
     _clip: object | None = None  # what clip.py prepared, likewise
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -60,7 +66,15 @@ class OnePass(Preparable):
         Returns:
             What the closure returned; None without one.
         """
-        if torch.compiler.is_compiling() or _observed(self):
+        if is_compiling():
+            return self._observed_step() if closure is None else self._observed_step(closure)
+        if closure is None and self._quick is not None:
+            stepped = self._quick.step(self)
+            if stepped:
+                return None
+            if stepped is False:
+                self._quick = None  # to be made anew, once a closer look finds nothing
+        if _observed(self):
             return self._observed_step() if closure is None else self._observed_step(closure)
         return self._bare_step(closure)
 
@@ -69,17 +83,24 @@ class OnePass(Preparable):
     step.hooked = True  # type: ignore[attr-defined]
 
     def _bare_step(self, closure: Callable[[], Any] | None = None) -> Any:
-        if torch.compiler.is_compiling() or not _plain(self):
+        if is_compiling() or not _plain(self):
             return self._torch_step(closure)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+            if self._quick is not None:
+                stepped = self._quick.step(self)
+                if stepped:
+                    return loss
+                if stepped is False:
+                    self._quick = None
         groups, grad_enabled = self.param_groups, torch.is_grad_enabled()
         try:
             prepared = self._prepared
             grads = prepared.gather(self) if prepared is not None else None
             if prepared is None or grads is None:
+                self._quick = None
                 prepared = self._prepared = Prepared(self, self._covered())
                 grads = prepared.lay_out()
                 assert grads is not None, "only usable gradients are covered"
@@ -89,6 +110,8 @@ class OnePass(Preparable):
                 prepared.run(grads, self)
             if prepared.left:
                 self._torch_groups(prepared.left)
+            if prepared.fitted and self._quick is None:
+                self._quick = prepared.watch(self)
         except BaseException:  # a signal handler may raise between any two operations
             self.param_groups = groups  # a block of finally, and torch.no_grad(), may be broken off, too
             torch.set_grad_enabled(grad_enabled)
@@ -123,8 +146,7 @@ class OnePass(Preparable):
         spans = sorted(
             (*memory_span(param), i)
             for i in covered
-            for param in self.param_groups[i]["params"]
-            if param.grad is not None
+            for param in local_parts(p for p in self.param_groups[i]["params"] if p.grad is not None)
         )
         # Threads would step numbers that two parameters share at the same time; torch steps one after the other.
         shared: set[int] = set()
@@ -149,14 +171,19 @@ class OnePass(Preparable):
         return all(self._covers_param(p, capturable, needed) for p in group["params"] if p.grad is not None)
 
     def _covers_param(self, param: Tensor, capturable: bool, needed: Set[str]) -> bool:
-        grad = param.grad
+        grad, state = param.grad, self.state.get(param, {})
+        if is_sharded(param):
+            others = [grad, *(value for name, value in state.items() if name != "step")]
+            if not all(divided_alike(param, other) for other in others):
+                return False
+            param, grad = local_parts([param, grad])
+            state = dict(zip(state, local_parts(state.values()), strict=True))
         if type(param) not in _PLAIN or param.is_inference() or is_lazy_view(param) or not is_usable(grad, param):
             return False
         if param.device.type == "cuda":
             shaped = param.is_floating_point()
         else:
             shaped = param.device.type == "cpu" and param.dtype in self._fused_dtypes and is_dense(param)
-        state = self.state.get(param, {})
         if state and not needed <= state.keys():  # as after amsgrad is turned on mid-run: torch's step raises
             return False
         return shaped and all(self._covers_state(param, capturable, *item) for item in state.items())
@@ -241,7 +268,7 @@ class OnePass(Preparable):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._prepared = None
+        self._prepared = self._quick = self._clip = self._clipped = None
 
 
 _PLAIN = (Tensor, Parameter)

@@ -23,7 +23,7 @@ from lrdiff_core.optim.forms import GRAIN, PIECE, data_ptr
 from lrdiff_core.optim.layout import is_dense, is_lazy_view, kind_check
 from lrdiff_core.text import listed, nearest, unlike
 
-__all__ = ["clip_grad_norms_"]
+__all__ = ["TOTAL", "CompiledClip", "check_finite", "clip_grad_norms_", "limits_of", "names_of_groups"]
 
 TOTAL = "all"  # what one norm over all groups is called
 
@@ -81,12 +81,12 @@ def clip_grad_norms_(
         )
     parts = [[param for param in group["params"] if param.grad is not None] for group in groups]
     if by == "group":
-        names = _names(groups)
+        names = names_of_groups(groups)
     elif by == "all":
         names, parts = [TOTAL], [[param for part in parts for param in part]]
     else:
         raise OptimizerError(f"by is {by!r}", help='write "group" or "all"')
-    limits = _limits(max_norm, names, by)
+    limits = limits_of(max_norm, names, by)
     grads = [[param.grad for param in part] for part in parts]
     flat = [grad for part in grads for grad in part]
     norm_type = float(norm_type)
@@ -100,7 +100,7 @@ def clip_grad_norms_(
             grads = [[grad for grad in part if grad.numel()] for part in grads]
         norms = [get_total_norm(part, norm_type, foreach=foreach) for part in grads]
     if error_if_nonfinite:
-        _check_finite(names, norms)
+        check_finite(names, norms)
     if compiled is not None:
         compiled.scale(flat, _factors(stacked, limits))
     else:
@@ -110,14 +110,15 @@ def clip_grad_norms_(
     return dict(zip(names, norms, strict=True))
 
 
-def _names(groups: Iterable[Mapping[str, Any]]) -> list[str]:
+def names_of_groups(groups: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the groups are called, each unlike the others."""
     names: dict[str, None] = {}
     for number, group in enumerate(groups):
         names[unlike(str(group.get("name", f"group_{number}")), names)] = None
     return list(names)
 
 
-def _limits(max_norm: float | Mapping[str, float], names: Sequence[str], by: str) -> list[float | None]:
+def limits_of(max_norm: float | Mapping[str, float], names: Sequence[str], by: str) -> list[float | None]:
     """The limit of each name; None where there is none."""
     if not isinstance(max_norm, Mapping):
         return [_limit("max_norm", max_norm)] * len(names)
@@ -142,7 +143,8 @@ def _limit(what: str, value: float) -> float:
     return limit
 
 
-def _check_finite(names: Sequence[str], norms: Sequence[Tensor]) -> None:
+def check_finite(names: Sequence[str], norms: Sequence[Tensor]) -> None:
+    """Raises an OptimizerError that names the norms which are infinite or NaN."""
     found = [name for name, norm in zip(names, norms, strict=True) if torch.logical_or(norm.isnan(), norm.isinf())]
     if found:
         raise OptimizerError(
@@ -189,15 +191,19 @@ class CompiledClip:
         }
         addresses = {name: ctypes.addressof(array) for name, array in self._arrays.items()}
         self._table = kernel.Table(count=count, threads=1, piece=PIECE, **addresses)
-        self._address = ctypes.addressof(self._table)
+        self.address, self.grads = ctypes.addressof(self._table), ctypes.addressof(self._grad)
+
+    def count_threads(self) -> None:
+        """Takes over how many threads torch has now."""
+        if self._most_threads > 1:
+            self._table.threads = min(self._most_threads, torch.get_num_threads())
 
     def norms(self, grads: list[Tensor], *, largest: bool) -> Tensor:
         """The norm of each part, [parts], in float32."""
         self._grad[:] = list(map(data_ptr, grads))
-        if self._most_threads > 1:
-            self._table.threads = min(self._most_threads, torch.get_num_threads())
+        self.count_threads()
         ctypes.memset(self._norm, 0, ctypes.sizeof(self._norm))
-        self._library.lrdiff_norm(self._address, largest)
+        self._library.lrdiff_norm(self.address, largest)
         found = self._norm[:] if largest else map(math.sqrt, self._norm)
         return torch.tensor(list(found), dtype=torch.float32, device="cpu")
 
@@ -209,7 +215,7 @@ class CompiledClip:
         if self._table.threads > 1 and self._overlap():
             self._table.threads = 1  # numbers that two gradients share are scaled twice, as torch does
         self._factor[:] = factors
-        self._library.lrdiff_scale(self._address)
+        self._library.lrdiff_scale(self.address)
         torch.autograd.graph.increment_version(scaled)
 
     def _overlap(self) -> bool:

@@ -26,6 +26,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lrdiff_core.optim import kernel
+from lrdiff_core.optim.guard import Places
 
 __all__ = [
     "Columns",
@@ -139,6 +140,18 @@ class KernelForm(Form):
         self._table = kernel.Table(count=count, threads=1, piece=PIECE, **addresses)
         self._address = ctypes.addressof(self._table)
         self.tune(settings, columns_of(update, settings))
+
+    @property
+    def places(self) -> Places:
+        """Where things lie, for what calls the kernel without Python."""
+        return Places(
+            run=ctypes.cast(self._call, ctypes.c_void_p).value or 0,
+            table=self._address,
+            grad=ctypes.addressof(self._grad),
+            lr=ctypes.addressof(self._columns["lr"]),
+            threads=self._address + kernel.Table.threads.offset,
+            most_threads=self._most_threads,
+        )
 
     @override
     def tune(self, settings: Sequence[Setting], columns: Columns) -> bool:

@@ -25,7 +25,7 @@
 typedef struct {
     int64_t count;           /* tensors */
     int64_t threads;
-    int64_t piece;           /* elements that a thread takes at a time, a multiple of 16 */
+    int64_t piece;           /* the fewest elements that a thread takes at a time, a multiple of 16 */
     float *const *param;     /* [count] */
     float *const *grad;      /* [count] */
     float *const *first;     /* [count] exp_avg, or momentum_buffer */
@@ -42,10 +42,10 @@ typedef struct {
     const int64_t *size;     /* [count] elements */
     double *partial;         /* [pieces] scratch */
     double *norm;            /* [settings] */
-    const float *factor;     /* [settings] */
+    const float *factor;     /* [settings] gradients are multiplied by it; in a step NULL where they are taken as they are */
 } Table;
 
-enum { DECOUPLED = 1, AMSGRAD = 2, MAXIMIZE = 4, NESTEROV = 8 };
+enum { DECOUPLED = 1, AMSGRAD = 2, MAXIMIZE = 4, NESTEROV = 8, CLIPPED = 16 /* set where a factor is not one */ };
 enum { SCALARS = 8 };
 
 typedef void (*Rule)(const Table *, int64_t tensor, int64_t from, int64_t to);
@@ -65,6 +65,7 @@ static void span(const Table *t, Rule rule, int64_t begin, int64_t end) {
 }
 
 enum { MOST_HELPERS = 63 };
+enum { SHARES = 4, MOST_TAKEN = 1 << 20 }; /* of what is left a thread takes a quarter of its share, elements at most */
 
 /* How this thread rounds and whether it flushes denormal numbers (torch.set_flush_denormal, which sets it for the
  * calling thread alone). Helpers take it over from the caller: a result must not depend on who computed it. */
@@ -101,12 +102,20 @@ static struct {
     int busy;                   /* a caller owns the helpers */
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .posted = PTHREAD_COND_INITIALIZER, .left = PTHREAD_COND_INITIALIZER};
 
+/* Many pieces at a time while much is left: each new place costs the memory a start in every array. At the end few, so
+ * that no thread is waited for long. */
 static void take_pieces(Job *job) {
-    const int64_t total = job->table->offset[job->table->count];
+    const int64_t total = job->table->offset[job->table->count], piece = job->piece;
     for (;;) {
-        const int64_t begin = atomic_fetch_add_explicit(&job->next, job->piece, memory_order_relaxed);
-        if (begin >= total) return;
-        span(job->table, job->rule, begin, begin + job->piece < total ? begin + job->piece : total);
+        int64_t begin = atomic_load_explicit(&job->next, memory_order_relaxed), taken;
+        do {
+            if (begin >= total) return;
+            taken = (total - begin) / (SHARES * job->table->threads);
+            if (taken > MOST_TAKEN) taken = MOST_TAKEN;
+            taken = taken < piece ? piece : taken / piece * piece;
+        } while (!atomic_compare_exchange_weak_explicit(&job->next, &begin, begin + taken, memory_order_relaxed,
+                                                        memory_order_relaxed));
+        span(job->table, job->rule, begin, begin + taken < total ? begin + taken : total);
     }
 }
 
@@ -188,10 +197,11 @@ static inline float lerp(float from, float to, float weight) {
 
 static inline __attribute__((always_inline)) void adam_loop(
     float *restrict p, const float *restrict g, float *restrict m, float *restrict v, float *restrict top,
-    const float *s, int64_t n, int decoupled, int amsgrad, int maximize) {
+    const float *s, int64_t n, int decoupled, int amsgrad, int maximize, int clipped, float factor) {
     const float decay = s[0], weight = s[1], beta2 = s[2], rest2 = s[3], size = s[4], root = s[5], eps = s[6];
     for (int64_t i = 0; i < n; i++) {
-        float grad = maximize ? -g[i] : g[i], param = p[i];
+        float grad = clipped ? g[i] * factor : g[i], param = p[i];
+        if (maximize) grad = -grad;
         if (decoupled) param = param * decay;
         else grad = fmaf(param, decay, grad);
         m[i] = lerp(m[i], grad, weight);
@@ -205,17 +215,25 @@ static inline __attribute__((always_inline)) void adam_loop(
 static void adam_rule(const Table *t, int64_t j, int64_t from, int64_t to) {
     const int32_t k = t->setting[j];
     /* Without decay both branches agree but for infinities; decoupled is then a multiplication by one. */
-    const int flags = t->flags[k] | (t->weight_decay[k] == 0 ? DECOUPLED : 0);
+    const float factor = t->factor ? t->factor[k] : 1.0f;
+    const int flags = t->flags[k] | (t->weight_decay[k] == 0 ? DECOUPLED : 0) | (factor != 1.0f ? CLIPPED : 0);
     float *p = t->param[j] + from, *m = t->first[j] + from, *v = t->second[j] + from;
     const float *g = t->grad[j] + from, *s = t->scalars + j * SCALARS;
     float *top = flags & AMSGRAD ? t->largest[j] + from : v;
 #define CASE(bits) \
-    case bits: adam_loop(p, g, m, v, top, s, to - from, (bits) & DECOUPLED, (bits) & AMSGRAD, (bits) & MAXIMIZE); break;
-    switch (flags) { CASE(0) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) }
+    case bits: \
+        adam_loop(p, g, m, v, top, s, to - from, (bits) & DECOUPLED, (bits) & AMSGRAD, (bits) & MAXIMIZE, \
+                  (bits) & CLIPPED, factor); \
+        break;
+    switch (flags) {
+        CASE(0) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
+        CASE(16) CASE(17) CASE(18) CASE(19) CASE(20) CASE(21) CASE(22) CASE(23)
+    }
 #undef CASE
 }
 
-void lrdiff_adam(const Table *t) {
+/* Every step returns 0: it was taken (see lrdiff_clipped). */
+int lrdiff_adam(const Table *t) {
     int32_t last = -1;
     float counted = 0;
     for (int64_t j = 0; j < t->count; j++) {
@@ -237,14 +255,16 @@ void lrdiff_adam(const Table *t) {
         s[6] = (float)t->eps[k];
     }
     every(t, adam_rule);
+    return 0;
 }
 
 static inline __attribute__((always_inline)) void sgd_loop(
     float *restrict p, const float *restrict g, float *restrict buf, const float *s, int64_t n,
     int maximize, int decays, int momentum, int fresh, int nesterov) {
-    const float rate = s[0], decay = s[1], keep = s[2], take = s[3];
+    const float rate = s[0], decay = s[1], keep = s[2], take = s[3], factor = s[4];
     for (int64_t i = 0; i < n; i++) {
-        float grad = maximize ? -g[i] : g[i], param = p[i];
+        float grad = g[i] * factor, param = p[i]; /* by one where nothing is clipped */
+        if (maximize) grad = -grad;
         if (decays) grad = fmaf(param, decay, grad);
         if (momentum) {
             float b = fresh ? grad : fmaf(grad, take, buf[i] * keep);
@@ -258,7 +278,8 @@ static inline __attribute__((always_inline)) void sgd_loop(
 static void sgd_rule(const Table *t, int64_t j, int64_t from, int64_t to) {
     const int32_t k = t->setting[j];
     const int flags = t->flags[k], momentum = t->beta1[k] != 0, nesterov = momentum && flags & NESTEROV;
-    const float s[4] = {(float)-t->lr[k], (float)t->weight_decay[k], (float)t->beta1[k], (float)(1.0 - t->beta2[k])};
+    const float s[5] = {(float)-t->lr[k], (float)t->weight_decay[k], (float)t->beta1[k], (float)(1.0 - t->beta2[k]),
+                        t->factor ? t->factor[k] : 1.0f};
     float *p = t->param[j] + from, *buf = momentum ? t->first[j] + from : p;
     const float *g = t->grad[j] + from;
     const int64_t n = to - from;
@@ -269,7 +290,10 @@ static void sgd_rule(const Table *t, int64_t j, int64_t from, int64_t to) {
     else sgd_loop(p, g, buf, s, n, maximize, decays, 1, 0, 0);
 }
 
-void lrdiff_sgd(const Table *t) { every(t, sgd_rule); }
+int lrdiff_sgd(const Table *t) {
+    every(t, sgd_rule);
+    return 0;
+}
 
 /* Norms of gradients, in double: squares of floats neither overflow nor vanish there. A tensor's pieces are summed each by
  * itself and then in order, so that a norm does not depend on who took which piece. */
@@ -323,3 +347,37 @@ static void scale_rule(const Table *t, int64_t j, int64_t from, int64_t to) {
 }
 
 void lrdiff_scale(const Table *t) { every(t, scale_rule); }
+
+typedef struct {
+    const Table *measured, *stepped; /* the same gradients */
+    const double *limit;             /* [parts] NaN: none */
+    float *told;                     /* [parts] the norms */
+    float *factor;                   /* [settings] */
+    int64_t parts;                   /* one, or as many as settings */
+    int64_t settings;
+    int64_t largest;                 /* the norm is the largest number */
+    int64_t finite;                  /* refuses norms that are not */
+    int (*step)(const Table *);
+} Clipping;
+
+/* Norms, then the step on gradients as scaled by clip_grad_norm_, which are written nowhere. Returns 1 for a refusal. */
+int lrdiff_clipped(const Clipping *c) {
+    int refused = 0;
+    for (int64_t k = 0; k < c->parts; k++) c->measured->norm[k] = 0;
+    lrdiff_norm(c->measured, (int)c->largest);
+    for (int64_t k = 0; k < c->parts; k++) {
+        c->told[k] = (float)(c->largest ? c->measured->norm[k] : sqrt(c->measured->norm[k]));
+        refused |= c->finite && !isfinite(c->told[k]);
+    }
+    if (refused) return 1;
+    for (int64_t k = 0; k < c->settings; k++) {
+        const int64_t part = c->parts == 1 ? 0 : k;
+        const double limit = c->limit[part];
+        float factor = (1.0f / (c->told[part] + 1e-6f)) * (float)limit; /* torch's operations, of float32 */
+        if (factor > 1.0f) factor = 1.0f;                               /* NaN stays */
+        c->factor[k] = limit != limit ? 1.0f : factor;
+    }
+    Table stepped = *c->stepped;
+    stepped.factor = c->factor;
+    return c->step(&stepped);
+}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from lrdiff_core.optim import kernel
+from lrdiff_core.optim import guard, kernel
 from lrdiff_core.optim.forms import (
     Columns,
     ForeachForm,
@@ -30,6 +30,7 @@ from lrdiff_core.optim.forms import (
     data_ptr,
 )
 from lrdiff_core.optim.layout import is_usable, kind_check, laid_out_as, layout_of, never_alike
+from lrdiff_core.optim.shards import divided_alike, is_sharded, local_parts
 
 __all__ = ["Preparable", "Prepared", "forced_form"]
 
@@ -81,12 +82,12 @@ class Prepared:
         self._read = operator.itemgetter(*update.setting._fields)
         self.count = len(optimizer.param_groups)
         groups = [optimizer.param_groups[i] for i in covered]
-        self.settings: list[Setting] = list(map(self._read, groups))
+        self.settings: list[Setting] | None = list(map(self._read, groups))  # None: others have been taken over since
         columns = columns_of(update, self.settings) if groups else None
         self.structure = () if columns is None else update.structure(columns)
         self.floating = columns is not None and self._can_move(columns)
         self.ids = list(map(id, chain.from_iterable(map(_params, groups))))
-        self.params, state, group, fresh = [], [], [], []
+        owners, state, group, fresh = [], [], [], []
         self.unfilled: dict[Tensor, dict[str, Tensor]] = {}
         for number, entry in enumerate(groups):
             for param in entry["params"]:
@@ -96,7 +97,7 @@ class Prepared:
                         optimizer.state[param].update(begun)
                     elif begun:
                         self.unfilled[param] = begun
-                    self.params.append(param)
+                    owners.append(param)
                     fresh.append(not filled)
                     # get: asking a defaultdict would make one
                     state.append(optimizer.state.get(param, {}) if filled else begun)
@@ -105,6 +106,9 @@ class Prepared:
         self.passing = bool(self.unfilled)
         self.state_ids = list(map(id, optimizer.state.values()))
         self.states = state
+        self.owners: list[Tensor] = owners  # as the optimizer has them
+        self.params = local_parts(owners)  # as they are stepped
+        self.sharded = any(map(is_sharded, owners))
         self.present = [param.grad is not None for param in chain.from_iterable(map(_params, groups))]
         self.absent = not all(self.present)
         self.on_device = not all(param.is_cpu for param in self.params)
@@ -114,38 +118,42 @@ class Prepared:
         names = sorted(set(chain.from_iterable(state)))
         self.tensors = Tensors(
             params=self.params,
-            state={name: [entry.get(name) for entry in state] for name in names},  # type: ignore[misc]
+            state={name: local_parts(entry.get(name) for entry in state) for name in names},
             group=group,
             fresh=fresh,
         )
-        self.forms = self._forms(optimizer._symbol)
+        self.forms = self._forms(optimizer._symbol, self.settings)
+        self.fitted = False  # the step before had all tensors as they were
 
     def _pointers(self) -> list[int]:
-        return list(map(data_ptr, chain(self.params, chain.from_iterable(map(dict.values, self.states)))))
+        held = chain(self.owners, chain.from_iterable(map(dict.values, self.states)))
+        return list(map(data_ptr, local_parts(held) if self.sharded else held))
 
-    def _forms(self, symbol: str) -> list[tuple[str, Form, list[int] | None]]:
+    def _forms(self, symbol: str, settings: list[Setting]) -> list[tuple[str, Form, list[int] | None]]:
         """Name, form and positions (None: all in order) of each set of tensors that runs together."""
         chosen: dict[tuple[str, torch.device, torch.dtype], list[int]] = {}
         for i, param in enumerate(self.params):
-            chosen.setdefault((_form_of(param, self.states[i]), param.device, param.dtype), []).append(i)
+            state = {name: values[i] for name, values in self.tensors.state.items() if values[i] is not None}
+            chosen.setdefault((_form_of(param, state), param.device, param.dtype), []).append(i)
         forms: list[tuple[str, Form, list[int] | None]] = []
         for (name, _, _), positions in chosen.items():
             part = self.tensors.part(positions)
             form: Form
             if name == "kernel":
-                form = KernelForm(part, self._update, self.settings, symbol)
+                form = KernelForm(part, self._update, settings, symbol)
             elif name == "triton":
                 from lrdiff_core.optim.triton_adam import TritonForm
 
-                form = TritonForm(part, self._update, self.settings)
+                form = TritonForm(part, self._update, settings)
             else:
-                form = (FusedForm if name == "fused" else ForeachForm)(part, self._update, self.settings)
+                form = (FusedForm if name == "fused" else ForeachForm)(part, self._update, settings)
             forms.append((name, form, None if len(chosen) == 1 else positions))
         return forms
 
     def gather(self, optimizer: Preparable) -> list[Tensor] | None:
         """The gradients of this step, numbers brought up to date; None if what was prepared no longer fits."""
         groups = optimizer.param_groups
+        self.fitted = False
         if len(groups) != self.count or self.passing:
             return None
         if self.left:
@@ -163,10 +171,48 @@ class Prepared:
             if [grad is not None for grad in found] != self.present:
                 return None
             found = list(compress(found, self.present))
+        if self.sharded:
+            if not all(map(operator.is_, local_parts(self.owners), self.params)):
+                return None
+            found = self._local(found)
         if self.fits(*self.params, *found):
+            self.fitted = True
             return found  # type: ignore[return-value]
         # Data transposed in place keeps its pointer.
         return self.lay_out(found) if list(map(layout_of, self.params)) == self.layouts else None
+
+    def retune(self, optimizer: Preparable) -> tuple[list[Setting], bool] | None:
+        """Takes the groups' options over; None if more than numbers changed. Tells them, and whether they can move."""
+        settings = list(map(self._read, optimizer.param_groups))
+        if (settings != self.settings or self.floating) and not self._tune(settings):
+            return None
+        return settings, self.floating
+
+    def watch(self, optimizer: Preparable) -> guard.Guard | None:
+        """The compiled check, made after a step for which all was as before; None where it has no place.
+
+        It steps all tensors in one call of the kernel, gradients as they are.
+        """
+        if not self.fitted or self.left or self.sharded or len(self.forms) != 1:
+            return None
+        form, made = self.forms[0][1], guard.load()
+        if made is None or not isinstance(form, KernelForm) or self.settings is None:
+            return None
+        groups = optimizer.param_groups
+        return guard.make(
+            made,
+            params=list(chain.from_iterable(map(_params, groups))),
+            sizes=list(map(len, map(_params, groups))),
+            present=self.present,
+            states=self.states,
+            pointers=self.pointers,
+            every_state=list(optimizer.state.values()),
+            names=self._update.setting._fields,
+            settings=self.settings,
+            prepared=self,
+            floating=self.floating,
+            places=form.places,
+        )
 
     def lay_out(self, found: Sequence[Tensor | None] | None = None) -> list[Tensor] | None:
         """The gradients in memory as their parameters are (on the CPU); None if a form of ours cannot take them.
@@ -174,7 +220,7 @@ class Prepared:
         Args:
             found: the gradients; None takes those that the parameters hold now.
         """
-        found = list(map(_grad, self.params)) if found is None else found
+        found = self._local(list(map(_grad, self.owners))) if found is None else found
         grads = [grad for param, grad in zip(self.params, found, strict=True) if is_usable(grad, param)]
         if len(grads) < len(found):
             return None
@@ -183,14 +229,26 @@ class Prepared:
             self.fits = kind_check([*self.params, *grads])
         return laid_out
 
+    def _local(self, found: list[Tensor | None]) -> list[Tensor | None]:
+        """The local parts of gradients that are divided as their parameters are; None for the others."""
+        if not self.sharded:
+            return found
+        pairs = zip(self.owners, found, strict=True)
+        return local_parts(
+            grad if not is_sharded(param) or divided_alike(param, grad) else None for param, grad in pairs
+        )
+
     def _tune(self, settings: list[Setting]) -> bool:
         """Takes new numbers; False if more than numbers changed."""
         columns = columns_of(self._update, settings)
         if self._update.structure(columns) != self.structure:
             return False
-        self.settings = settings
+        self.settings = None  # should a signal break off what follows
+        if not all(form.tune(settings, columns) for _, form, _ in self.forms):
+            return False
         self.floating = self._can_move(columns)
-        return all(form.tune(settings, columns) for _, form, _ in self.forms)
+        self.settings = settings
+        return True
 
     def _can_move(self, columns: Columns) -> bool:
         """Whether some numbers are held in tensors, arrays or lists, which change without becoming other objects."""
@@ -203,6 +261,8 @@ class Prepared:
         kept = [optimizer.state[param] for param in self.unfilled] if self.unfilled else None
         for _, form, positions in self.forms:
             form.run(grads if positions is None else [grads[i] for i in positions])
+        if self.sharded:  # the forms told autograd of the local parts
+            torch.autograd.graph.increment_version(self.owners)
         if kept:  # only now, and in one call: a step that is broken off leaves no empty buffer
             collections.deque(map(dict.update, kept, self.unfilled.values()), maxlen=0)
 

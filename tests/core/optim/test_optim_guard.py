@@ -1,0 +1,298 @@
+"""The compiled check before a step: it sees what the check in Python sees, and steps as that does."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import test_optim_notices as notices
+import torch
+from optim_pairs import PAIRS, feed, params_of, same_bits, walk
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
+
+from lrdiff_core.optim import SGD, Adam, AdamW, guard, kernel
+from lrdiff_core.optim.prepared import Prepared
+
+needs_guard = pytest.mark.skipif(guard.load() is None, reason=f"no compiled check: {guard.missing_reason()}")
+Kinds = tuple[type[Optimizer], type[Optimizer]]
+
+
+def guarded(pair: Kinds, **options: Any) -> tuple[Any, Any]:
+    """Ours with its check, and torch's, three steps on."""
+    both = notices._both(pair, **options)
+    walk(*both, 3)  # the first fills momentum, the second prepares anew
+    assert both[0]._quick is not None  # type: ignore[attr-defined]
+    return both
+
+
+@pytest.fixture
+def no_closer_look(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Call it, and from then on a closer look is an error."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a closer look was taken")
+
+    return lambda: monkeypatch.setattr(Prepared, "gather", refuse)
+
+
+@needs_guard
+def test_steps_without_a_closer_look(pair: Kinds, no_closer_look: Callable[[], None]) -> None:
+    ours, theirs = guarded(pair)
+    no_closer_look()
+    walk(ours, theirs, 3)
+    same_bits(ours, theirs)
+    assert ours.forms() == {"kernel": 5}
+
+
+@needs_guard
+def test_a_closure_is_evaluated_and_the_check_asked_after_it(pair: Kinds, no_closer_look: Callable[[], None]) -> None:
+    ours, theirs = guarded(pair)
+    no_closer_look()
+    for seed in range(3):
+        told = []
+        for optimizer in (ours, theirs):
+
+            def closure(optimizer: Optimizer = optimizer, seed: int = seed) -> float:
+                feed(params_of(optimizer), seed=seed)
+                return seed + 0.5
+
+            told.append(optimizer.step(closure))
+        assert told == [seed + 0.5] * 2
+    same_bits(ours, theirs)
+
+
+@needs_guard
+@pytest.mark.parametrize(
+    ("schedule", "alone"),
+    [
+        (lambda o: CosineAnnealingLR(o, T_max=5), True),
+        (lambda o: OneCycleLR(o, max_lr=[0.1, 0.5], total_steps=8), False),
+    ],
+    ids=["rates alone", "betas and momentum, too"],
+)
+def test_a_schedule_needs_no_closer_look(
+    schedule: Any, alone: bool, pair: Kinds, no_closer_look: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = guarded(pair)
+    schedulers = [schedule(optimizer) for optimizer in (ours, theirs)]
+    no_closer_look()
+    if alone:
+        monkeypatch.setattr(Prepared, "_tune", lambda *_: pytest.fail("rates are taken over by the check itself"))
+    for i in range(5):
+        walk(ours, theirs, 1, seed=i)
+        for scheduler in schedulers:
+            scheduler.step()
+    same_bits(ours, theirs)
+
+
+@needs_guard
+def test_a_rate_that_goes_back_is_seen_by_the_other_check(pair: Kinds) -> None:
+    """The check in Python compares with rates that the compiled one has taken over since."""
+    ours, theirs = guarded(pair)
+    for rate, off in ((0.7, False), (0.1, True), (0.7, True), (0.1, False)):
+        for optimizer in (ours, theirs):
+            optimizer.param_groups[0]["lr"] = rate
+        with guard.switched_off() if off else nullcontext():
+            if off:
+                ours._quick = None
+            walk(ours, theirs, 2)
+    same_bits(ours, theirs)
+
+
+@pytest.mark.parametrize("name", notices.CHANGES)
+def test_change_is_noticed_in_python(name: str, pair: Kinds, form: str) -> None:
+    with guard.switched_off():
+        notices.test_change_is_noticed(name, pair, form)
+
+
+class Tagged(torch.Tensor):
+    pass
+
+
+def _swap_tensors(optimizer: Optimizer) -> None:
+    param = optimizer.param_groups[0]["params"][2]
+    other = torch.nn.Parameter(param.detach() + 1)
+    other.grad = torch.ones_like(other)
+    torch.utils.swap_tensors(param, other)
+
+
+def _swap_tensors_of_state(optimizer: Optimizer) -> None:
+    (state, *_) = optimizer.state.values()
+    name = next(name for name in state if name != "step")
+    torch.utils.swap_tensors(state[name], torch.zeros_like(state[name]))
+
+
+def _share_lazily(optimizer: Optimizer) -> None:
+    """The parameter's memory belongs to a copy, too, until one of the two is written."""
+    param = optimizer.param_groups[0]["params"][0]
+    optimizer.kept_copy = torch._lazy_clone(param.detach())  # type: ignore[attr-defined]
+
+
+def _grad(make_grad: Callable[[torch.Tensor], Any]) -> Callable[[Optimizer], None]:
+    def change(optimizer: Optimizer) -> None:
+        param = optimizer.param_groups[0]["params"][2]
+        param.grad = make_grad(param.grad)
+
+    return change
+
+
+def _transpose(optimizer: Optimizer) -> None:
+    param = optimizer.param_groups[0]["params"][2]
+    param.data = param.data.t()
+
+
+def _set_found_inf(optimizer: Optimizer) -> None:
+    optimizer.found_inf = torch.zeros(1)  # type: ignore[attr-defined]
+
+
+# Taken over, and stepped.
+NUMBERS = {"rate", "rate to zero", "rate to tensor", "weight decay", "state edited"}
+SEEN: dict[str, Callable[[Optimizer], Any]] = {
+    **{name: change for name, change in notices.CHANGES.items() if name not in NUMBERS},
+    "no gradient": _grad(lambda grad: None),
+    "a gradient in columns": _grad(lambda grad: grad.t().contiguous().t()),
+    "a gradient of another class": _grad(lambda grad: grad.as_subclass(Tagged)),
+    "a negated gradient": _grad(lambda grad: torch._neg_view(-grad)),
+    "a gradient without memory": _grad(lambda grad: torch._efficientzerotensor(grad.shape)),
+    "a sparse gradient": _grad(lambda grad: grad.to_sparse()),
+    "a parameter in columns": _transpose,
+    "tensors exchanged": _swap_tensors,
+    "tensors of state exchanged": _swap_tensors_of_state,
+    "a lazy copy": _share_lazily,
+    "one more thing in a state": lambda o: next(iter(o.state.values())).update(extra=torch.zeros(1)),
+    "a state for something else": lambda o: o.state.update({"else": {}}),
+    "an option gone": lambda o: o.param_groups[0].pop("maximize"),
+}  # fmt: skip
+WATCHED: dict[str, Callable[[Optimizer], Any]] = {
+    "a hook before": lambda o: o.register_step_pre_hook(lambda *_: None),
+    "a hook after": lambda o: o.register_step_post_hook(lambda *_: None),
+    "a scaler's word": _set_found_inf,
+}
+
+
+@needs_guard
+@pytest.mark.parametrize("name", [*SEEN, *WATCHED])
+def test_it_refuses_and_does_nothing(name: str, pair: Kinds) -> None:
+    ours, _ = guarded(pair)
+    check = ours._quick
+    feed(params_of(ours), seed=9)
+    (SEEN | WATCHED)[name](ours)
+    before = [param.detach().clone() for param in params_of(ours)]
+    assert check.step(ours) is (False if name in SEEN else None)
+    assert all(map(torch.equal, params_of(ours), before))
+
+
+@needs_guard
+def test_a_lazy_copy_keeps_its_numbers(pair: Kinds) -> None:
+    ours, theirs = guarded(pair)
+    for optimizer in (ours, theirs):
+        _share_lazily(optimizer)
+    kept = params_of(ours)[0].detach().clone()
+    walk(ours, theirs, 2)
+    assert torch.equal(ours.kept_copy, kept)
+    same_bits(ours, theirs)
+
+
+@needs_guard
+@pytest.mark.parametrize("watch", ["profiler", "dispatch mode", "global hook"])
+def test_what_watches_sees_the_step(watch: str) -> None:
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*args, **(kwargs or {}))
+
+    ours, _ = guarded(PAIRS["AdamW"])
+    feed(params_of(ours), seed=0)
+    check = ours._quick
+    if watch == "profiler":
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+            assert check.step(ours) is None
+    elif watch == "dispatch mode":
+        with Mode():
+            assert check.step(ours) is None
+    else:
+        handle = register_optimizer_step_pre_hook(lambda *_: None)
+        assert check.step(ours) is None
+        handle.remove()
+    assert check.step(ours) is True
+    assert ours._quick is check
+
+
+@needs_guard
+def test_gradients_that_change_their_order_for_good_get_a_check_again() -> None:
+    ours, theirs = guarded(PAIRS["AdamW"])
+    for i in range(5):
+        feed(params_of(ours), params_of(theirs), seed=i)
+        if i == 2:
+            _grad(lambda grad: grad.t().contiguous().t())(ours)
+        ours.step()
+        theirs.step()
+        assert (ours._quick is None) == (i in (2,))
+    same_bits(ours, theirs)
+
+
+@needs_guard
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
+def test_an_optimizer_in_a_circle_is_let_go(kind: type[Optimizer]) -> None:
+    """A parameter that holds its optimizer, which holds the check, which holds the parameter."""
+    param: Any = torch.nn.Parameter(torch.ones(3))
+    optimizer = kind([param], lr=0.1)
+    param.held = optimizer
+    param.register_hook(lambda _, held=optimizer: None)
+    for _ in range(3):
+        feed([param], seed=0)
+        optimizer.step()
+    assert optimizer._quick is not None  # type: ignore[attr-defined]
+    gone = weakref.ref(optimizer)
+    del param, optimizer
+    gc.collect()
+    assert gone() is None
+
+
+@needs_guard
+def test_the_check_counts_no_references_too_many() -> None:
+    import sys
+
+    ours, _ = guarded(PAIRS["AdamW"])
+    param = params_of(ours)[0]
+    counted = [sys.getrefcount(thing) for thing in (None, True, param, param.grad, ours, ours.state)]
+    for i in range(100):
+        ours.param_groups[0]["lr"] = 0.1 + i
+        ours.step()
+        ours._quick.step(ours)
+    after = [sys.getrefcount(thing) for thing in (None, True, param, param.grad, ours, ours.state)]
+    assert all(abs(a - b) < 50 for a, b in zip(counted, after, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"CXX": "/nonexistent/c++"}, "/nonexistent/c++ did not build it: "),
+        ({"CXX": "false"}, "false did not build it: "),
+    ],
+)
+def test_without_it_steps_are_checked_in_python(
+    variables: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    if kernel.load() is None:
+        pytest.skip("no C compiler here")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    guard.attempt.cache_clear()
+    try:
+        both = notices._both(PAIRS["AdamW"])
+        walk(*both, 4)
+        assert both[0]._quick is None  # type: ignore[attr-defined]
+        assert str(guard.missing_reason()).startswith(reason)
+        same_bits(*both)
+    finally:
+        monkeypatch.undo()
+        guard.attempt.cache_clear()
