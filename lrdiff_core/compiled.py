@@ -1,7 +1,11 @@
-"""Small libraries compiled on first use: finding a compiler, and a cache that repairs itself."""
+"""Small libraries of C, brought by the wheel or compiled on first use, for the processor that is here.
+
+The wheel's build hook (``hatch_build.py``) reads this file by its path, so it imports nothing of the project.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -10,12 +14,26 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["build_first", "find_compiler", "open_cached", "processor"]
+__all__ = [
+    "FLAGS",
+    "VARIANTS",
+    "Variant",
+    "brought",
+    "brought_name",
+    "build_first",
+    "find_compiler",
+    "open_cached",
+    "processor",
+    "processor_features",
+]
 
 CPUINFO = Path("/proc/cpuinfo")
+FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
+BROUGHT = "libraries"  # the folder beside a source that holds what the wheel brings
 
 Library = TypeVar("Library")
 
@@ -36,6 +54,69 @@ def find_compiler(variable: str, *names: str) -> list[str]:
         return [given] if Path(given).is_file() else shlex.split(given)
     found = next(filter(None, map(shutil.which, names)), None)
     return [found] if found else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One kind of processor that a library is built for when the wheel is made.
+
+    Args:
+        name: of the level, as compilers know it.
+        machines: as ``platform.machine()`` names them.
+        features: that the processor must have, as ``/proc/cpuinfo`` names them.
+    """
+
+    name: str
+    machines: tuple[str, ...]
+    features: frozenset[str] = frozenset()
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """For the compiler."""
+        return (*FLAGS, f"-march={self.name}")
+
+
+_V3 = frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"})
+_V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+# The best first. x86-64 without FMA is left out: a fused multiply-add is a slow library call there, and torch's own
+# kernels are faster than ours would be.
+VARIANTS = (
+    Variant(name="x86-64-v4", machines=("x86_64",), features=_V4),
+    Variant(name="x86-64-v3", machines=("x86_64",), features=_V3),
+    Variant(name="armv8-a", machines=("aarch64", "arm64")),
+)
+
+
+def brought_name(source: Path, variant: Variant) -> str:
+    """What a variant's library is called: by source and flags, so that none of an older source is taken."""
+    parts = (source.read_text(encoding="utf-8"), *variant.flags)
+    return f"{source.stem}-{variant.name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:12]}.so"
+
+
+def brought(source: Path) -> list[tuple[Variant, Path]]:
+    """The libraries that the wheel brought for a source and that this processor can run, the best first.
+
+    Example:
+        >>> brought(Path(__file__))
+        []
+    """
+    folder = source.parent / BROUGHT
+    if not folder.is_dir():
+        return []
+    here, features = platform.machine(), processor_features()
+    fitting = [one for one in VARIANTS if here in one.machines and one.features <= features]
+    found = [(one, folder / brought_name(source, one)) for one in fitting]
+    return [(one, file) for one, file in found if file.is_file()]
+
+
+def processor_features() -> frozenset[str]:
+    """What every processor here can do, as Linux names it; nothing where it does not say."""
+    try:
+        lines = CPUINFO.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    listed = [frozenset(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))]
+    return frozenset.intersection(*listed) if listed else frozenset()
 
 
 def processor() -> str:

@@ -26,13 +26,13 @@ def diagnose() -> dict[str, Any]:
         ['lrdiff', 'python']
     """
     from lrdiff_bench.measure.asv_config import asv_config_entry
-    from lrdiff_core.optim.kernel import missing_reason
+    from lrdiff_core.optim.kernel import missing_reason, origin
     from lrdiff_export import describe_runtimes
 
     entries = [{"name": "lrdiff", "version": __version__, "detail": "", "reason": None, "available": True}]
     entries += [entry.to_dict() for entry in describe_runtimes()]
     reason = missing_reason()
-    detail = "compiled: one pass over all rates" if reason is None else ""
+    detail = f"one pass over all rates; {origin()}" if reason is None else ""
     entries.append(
         {"name": "optimizer kernel", "version": None, "detail": detail, "reason": reason, "available": reason is None}
     )

@@ -1,8 +1,10 @@
-"""The compiled CPU kernel: built once by the C compiler that is here, kept in the user's cache, called by pointer.
+"""The compiled CPU kernel, called by pointer: brought by the wheel, or built once by the C compiler that is here.
 
 ``kernel.c`` knows nothing of Python or PyTorch, so it compiles in well under a second and fits every torch version.
-Without a compiler, or with ``LRDIFF_KERNEL=0`` in the environment, :func:`load` returns ``None`` and the optimizers
-use PyTorch's fused kernels instead: same results to the last bits, more time with many distinct rates.
+A wheel for a platform brings it built for several kinds of processors (``compiled.py``). Where it does not, or with
+``LRDIFF_KERNEL=compile`` in the environment, the compiler builds it for this processor, into the user's cache. Without
+a compiler, or with ``LRDIFF_KERNEL=0``, :func:`load` returns ``None`` and the optimizers use PyTorch's fused kernels
+instead: same results to the last bits, more time with many distinct rates.
 """
 
 from __future__ import annotations
@@ -14,16 +16,17 @@ import os
 import shlex
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lrdiff_core.compiled import build_first, find_compiler, open_cached, processor
+from lrdiff_core.compiled import FLAGS, brought, build_first, find_compiler, open_cached, processor
 
 __all__ = [
     "Table",
     "file_name",
     "load",
     "missing_reason",
+    "origin",
     "switched_off",
     "DECOUPLED",
     "AMSGRAD",
@@ -36,7 +39,6 @@ DECOUPLED, AMSGRAD, MAXIMIZE, NESTEROV = 1, 2, 4, 8
 SCALARS = 8  # floats of scratch a tensor, as in kernel.c
 
 _SOURCE = Path(__file__).with_name("kernel.c")
-_COMPILE = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 # Tried in order: some compilers for ARM do not know -march=native.
 _VARIANTS = (("-march=native",), ("-mcpu=native",), ())
 _PATIENCE_S = 60.0
@@ -79,13 +81,28 @@ def missing_reason() -> str | None:
     return attempt()[1]
 
 
+def origin() -> str | None:
+    """Where the kernel comes from, in a few words; ``None`` if there is none (``lrdiff doctor`` shows it)."""
+    library = attempt()[0]
+    if library is None:
+        return None
+    name = Path(library._name).name
+    variants = [variant.name for variant, path in brought(_SOURCE) if path.name == name]
+    return f"from the wheel, built for {variants[0]}" if variants else "built here, for this processor"
+
+
 @functools.cache
 def attempt() -> tuple[ctypes.CDLL | None, str | None]:
     """Try once in a process: the kernel, or why there is none."""
-    if os.environ.get("LRDIFF_KERNEL") == "0":
+    chosen = os.environ.get("LRDIFF_KERNEL")
+    if chosen == "0":
         return None, "switched off by LRDIFF_KERNEL=0"
     if os.name != "posix":
         return None, f"not built on {os.name}"
+    if chosen != "compile":
+        for _, library in brought(_SOURCE):
+            with suppress(OSError, AttributeError):  # of another libc, say: built here then
+                return _link(library), None
     compiler = find_compiler("CC", "cc", "gcc", "clang")
     if not compiler:
         return None, "no C compiler found (cc, gcc or clang, or set CC)"
@@ -107,11 +124,11 @@ def _link(path: Path) -> ctypes.CDLL:
 def _build(compiler: Sequence[str], scratch: Path) -> Path:
     library = scratch / "kernel.so"
     rest = (str(_SOURCE), "-o", str(library), "-lm")
-    build_first([[*compiler, *_COMPILE, *flags, *rest] for flags in _VARIANTS], patience_s=_PATIENCE_S)
+    build_first([[*compiler, *FLAGS, *flags, *rest] for flags in _VARIANTS], patience_s=_PATIENCE_S)
     return library
 
 
 def file_name(compiler: Sequence[str]) -> str:
     """The kernel's name in the cache, from all that the machine code depends on: source, flags, compiler, processor."""
-    parts = (_SOURCE.read_text(), *_COMPILE, str(_VARIANTS), *compiler, processor())
+    parts = (_SOURCE.read_text(), *FLAGS, str(_VARIANTS), *compiler, processor())
     return f"kernel-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.so"

@@ -40,6 +40,8 @@ def ratio_of_steps(records: Sequence[Record]) -> float | str:
     """
     whole = sum(record.seconds for record in records)
     timed = sorted((r for r in records if r.layout and r.seconds), key=lambda r: -r.seconds)[:MOST_TIMED]
+    if any(record.left for record in records):
+        return "some tensors of the same steps are left to torch"
     if not whole or sum(record.seconds for record in timed) < COVERED * whole:
         return "too many optimizers took the steps to time them one by one"
     free = _free_bytes()

@@ -94,7 +94,9 @@ def _ended(run: Callable[[], object]) -> int:
     """How it ended, as an exit status; what it raised is printed."""
     try:
         run()
+        sys.stdout.flush()  # before anything is said of it
     except SystemExit as end:
+        sys.stdout.flush()
         if end.code is None or isinstance(end.code, int):
             return int(end.code or 0)
         print(end.code, file=sys.stderr)
