@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.abc
 import importlib.util
+import operator
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -178,16 +179,23 @@ class Boosting:
         if record.steps < self.check:
             self._checked(twin, record)
         else:
-            began = self.clock()
+            before, began = twin.laid_out, self.clock()
             twin.take_step()
             record.last = self.clock()
+            record.seconds += record.last - began
             if record.first is None:
                 record.first = record.last
-            else:
-                record.seconds += record.last - began
+            if record.steps < _NOTED and any(map(operator.is_not, before, twin.laid_out)):
+                self._begin_anew(record.last)
         record.steps += 1
         if twin._prepared is not stepper.noted and (record.steps < _NOTED or record.steps % _NOTED == 0):
             self._note(stepper, twin)
+
+    def _begin_anew(self, now: float) -> None:
+        """Time from here on: a first step prepares, and may compile what the machine has not had yet."""
+        for record in self.records:
+            if record.first is not None:
+                record.first, record.seconds = now, 0.0
 
     def _stepper(self, optimizer: Optimizer) -> _Stepper:
         found: _Stepper | None = optimizer.__dict__.get(_PLACE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lrdiff_bench.boost.record import Checked, Record
@@ -98,7 +98,8 @@ class Report:
 
 
 def report_of(records: Sequence[Record], status: int) -> Report:
-    """What the records of a script show."""
+    """What the records of a script show, as they are now: what steps afterwards is no part of it."""
+    records = [replace(record) for record in records]
     timed = [r for r in records if r.replaced and r.first is not None and r.last is not None and r.steps > 1]
     firsts, lasts = [r.first for r in timed if r.first is not None], [r.last for r in timed if r.last is not None]
     seconds = max(lasts) - min(firsts) if timed else 0.0

@@ -33,7 +33,18 @@ class Twin(OnePass):
 
     def take_step(self) -> None:
         """One step, without hooks: those of the optimizer have run, or are about to."""
+        if self._quick is not None:
+            stepped = self._quick.step(self)
+            if stepped:
+                return
+            if stepped is False:
+                self._quick = None
         self._bare_step()
+
+    @property
+    def laid_out(self) -> tuple[object, object]:
+        """What was prepared, and the check that it still fits: other objects where a step made them anew."""
+        return self._prepared, self._quick
 
     @override
     def _torch_step(self, closure: Callable[[], Any] | None = None) -> Any:

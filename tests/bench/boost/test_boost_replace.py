@@ -12,7 +12,7 @@ import torch
 
 from lrdiff_bench.boost.replace import Boosting, when_imported
 from lrdiff_bench.boost.report import report_of
-from lrdiff_core.optim import AdamW, kernel
+from lrdiff_core.optim import AdamW, guard, kernel
 
 
 @pytest.fixture
@@ -50,12 +50,30 @@ def test_an_optimizer_ends_when_the_script_lets_it_go(boosting):
     try:
         optimizer = torch.optim.AdamW(parameters())
         torch.optim.lr_scheduler.StepLR(optimizer, 1)
-        optimizer.step()
+        for _ in range(4):
+            optimizer.step()
         alive, weight = weakref.ref(optimizer), weakref.ref(optimizer.param_groups[0]["params"][0])
         del optimizer
         assert (alive(), weight()) == (None, None)
     finally:
         gc.enable()
+
+
+@pytest.mark.skipif(guard.load() is None, reason="no C++ compiler, or no headers of Python")
+def test_the_compiled_check_before_a_step_is_ours_too(boosting):
+    """It reads the dictionary of torch's optimizer, and sees what the script changes there."""
+    params = parameters(1)
+    optimizer = torch.optim.SGD(params, lr=1.0)
+    for _ in range(4):
+        optimizer.step()
+    assert vars(optimizer)["_lrdiff_boost"].twin._quick is not None
+    optimizer.param_groups[0]["lr"] = 2.0
+    optimizer.step()
+    torch.testing.assert_close(params[0].data, torch.linspace(-1, 1, 16) - 6)
+    optimizer.param_groups[0]["params"] = swapped = parameters(1)
+    optimizer.step()
+    torch.testing.assert_close(swapped[0].data, torch.linspace(-1, 1, 16) - 2)
+    torch.testing.assert_close(params[0].data, torch.linspace(-1, 1, 16) - 6)
 
 
 def test_copies_and_files_hold_nothing_of_ours(boosting):
