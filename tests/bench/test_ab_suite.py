@@ -138,6 +138,8 @@ def project(tmp_path_factory) -> Path:
         (root / folder).mkdir()
         (root / folder / name).write_text(text)
     (root / "benchmarks" / "__init__.py").write_text("")
+    (root / "benchmarks" / "absent.py").write_text("import not_here\n")
+    (root / "tests" / "test_absent.py").write_text("import not_here  # benchmark\n")
     return root
 
 
@@ -159,7 +161,8 @@ def test_both_trees_hold_their_own_package_and_the_same_suite(project: Path, sid
 
 
 def test_asv_cases_have_asvs_names_and_each_is_set_up_as_asv_does(project: Path, sides) -> None:
-    cases = list_cases(sides[1].place)
+    cases, broken = list_cases(sides[1].place)
+    assert broken == {"benchmarks.absent": "ModuleNotFoundError: No module named 'not_here'"}
     ids = [one.id for one in cases]
     assert ids[:2] == ["speed.Total.time_total(100, 'a')", "speed.Total.time_total(100, 'b')"]
     assert {"speed.time_plain", "speed.time_broken"} < set(ids)
@@ -189,7 +192,9 @@ def test_asv_cases_have_asvs_names_and_each_is_set_up_as_asv_does(project: Path,
 def test_pytest_cases_are_measured_inside_their_test(project: Path, monkeypatch) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # this project's own take seconds to load
     with open_checkouts("HEAD~1", "HEAD", find_suite(project / "tests"), python=sys.executable) as (a, _):
-        known = {one.id: one for one in list_cases(a.place)}
+        cases, broken = list_cases(a.place)
+        assert broken == {"tests/test_absent.py": "ModuleNotFoundError: No module named 'not_here'"}
+        known = {one.id: one for one in cases}
         assert [name.partition("::")[2] for name in known] == [
             "test_total[100]", "test_total[1000]", "test_pedantic", "test_skipped", "test_fails_before",
         ]  # fmt: skip
@@ -250,7 +255,7 @@ def test_cases_are_interleaved_and_end_when_they_are_settled() -> None:
     assert rows[2].reason == "as planted (leave it)"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_looks_together_keep_their_promise() -> None:
     """200 comparisons of the same code and 40 of planted 5 %: the looks of the job, without processes."""
     same = run({f"case{i}": 1.0 for i in range(200)})

@@ -61,7 +61,14 @@ def judge_suite(
         ref_a, ref_b, found, python=python or sys.executable, install=install, import_from=import_from,
         affinity=cpu_list(affinity),
     ) as (a, b):  # fmt: skip
-        known = list_cases(b.place)
+        known, broken = list_cases(b.place)
+        for name, why in broken.items():
+            console.print(Text(f"left out, {name}: {why}", style="yellow"), soft_wrap=True)
+        if not known and broken:
+            name, why = next(iter(broken.items()))
+            raise InputError(
+                f"{name} cannot be read: {why}", help="where a compiled module is missing: --install COMMAND"
+            )
         if not known:
             raise InputError(
                 f"{suite} holds no benchmark that is timed", help="time_ functions, or tests with benchmark"

@@ -161,11 +161,11 @@ class ForeignProcess:
             self._process = None
         self._log.close()
 
-    def list(self) -> list[ForeignCase]:
-        """Every benchmark that the suite has here."""
+    def list(self) -> tuple[list[ForeignCase], dict[str, str]]:
+        """Every benchmark that the suite has here, and what of it cannot be read, with the reason."""
         self._open(self.place.tree)
         told = self._ask({**self.place.request(), "do": "list"})
-        return [ForeignCase(**one) for one in told["cases"]]
+        return [ForeignCase(**one) for one in told["cases"]], told["broken"]
 
     def _folder(self, one: ForeignCase) -> Path:
         """Where the benchmark runs: pytest in the checkout, asv where its setup_cache has left what it made."""
@@ -223,8 +223,8 @@ class ForeignProcess:
         return ": " + " | ".join(lines) if lines else ""
 
 
-def list_cases(place: Place) -> list[ForeignCase]:
-    """Every benchmark that the suite has in a place.
+def list_cases(place: Place) -> tuple[list[ForeignCase], dict[str, str]]:
+    """Every benchmark that the suite has in a place, and what of it cannot be read, with the reason.
 
     Raises:
         LrdiffError: the suite cannot be read there.

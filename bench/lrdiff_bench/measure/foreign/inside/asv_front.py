@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import pickle
 import time
 import timeit
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ CLOCKS = {timeit.default_timer, time.perf_counter, time.process_time, time.time,
 CACHE = "cache.pickle"
 
 
-def find_all(root: Path) -> list[dict[str, Any]]:
-    """Every timing of the suite, a row for each choice of parameters."""
+def find_all(root: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Every timing of the suite, a row for each choice of parameters; and modules that cannot be read, with the reason."""
     discovery = _discovery(root)
-    rows = []
-    for benchmark in discovery.disc_benchmarks(str(root), True):
+    rows: list[dict[str, Any]] = []
+    broken: dict[str, str] = {}
+    for benchmark in _benchmarks(discovery, root, broken):
         if getattr(benchmark, "type", None) != "time" or type(benchmark).__name__ != "TimeBenchmark":
             continue
         values = list(itertools.product(*benchmark._params))
@@ -39,7 +42,26 @@ def find_all(root: Path) -> list[dict[str, Any]]:
                     "cache": benchmark.setup_cache_key,
                 }
             )
-    return rows
+    return rows, broken
+
+
+def _benchmarks(discovery: Any, root: Path, broken: dict[str, str]) -> Iterator[Any]:
+    """asv's own discovery, module by module, going on after one that cannot be imported."""
+    importing = importlib.import_module
+
+    def told(name: str) -> Any:
+        try:
+            return importing(name)
+        except BaseException as problem:
+            if name.partition(".")[0] == root.name:
+                broken[name] = f"{type(problem).__name__}: {problem}".splitlines()[0]
+            raise
+
+    importlib.import_module = told  # type: ignore[assignment]
+    try:
+        yield from discovery.disc_benchmarks(str(root), True)
+    finally:
+        importlib.import_module = importing
 
 
 def fill_cache(root: Path, name: str) -> None:

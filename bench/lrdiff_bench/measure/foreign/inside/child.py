@@ -36,7 +36,8 @@ def main() -> int:
     root = Path(request["suite"])
     try:
         if request["do"] == "list":
-            answer({"cases": asv.find_all(root) if request["kind"] == "asv" else pytest_.find_all(root)})
+            cases, broken = asv.find_all(root) if request["kind"] == "asv" else pytest_.find_all(root)
+            answer({"cases": cases, "broken": broken})
         elif request["do"] == "cache":
             asv.fill_cache(root, request["name"])
             answer({"ready": True})

@@ -20,15 +20,20 @@ __all__ = ["find_all", "run_test"]
 Serve = Callable[[Work], None]
 
 
-def find_all(suite: Path) -> list[dict[str, Any]]:
-    """Every test of the suite that asks for the fixture ``benchmark``."""
+def find_all(suite: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Every test of the suite that asks for the fixture ``benchmark``; and files that cannot be read, with the reason."""
     pytest: Any = _pytest()
     found: list[dict[str, Any]] = []
+    broken: dict[str, str] = {}
 
     class Collect:
         @pytest.hookimpl(tryfirst=True)  # type: ignore[untyped-decorator]
         def pytest_configure(self, config: Any) -> None:
             _let_all_through(config)
+
+        def pytest_collectreport(self, report: Any) -> None:
+            if report.failed:
+                broken[report.nodeid] = _last_line(report.longrepr)
 
         def pytest_collection_finish(self, session: Any) -> None:
             for item in session.items:
@@ -46,13 +51,14 @@ def find_all(suite: Path) -> list[dict[str, Any]]:
                         }
                     )
 
-    status = pytest.main([str(suite), "--collect-only", "-q", *_options()], plugins=[Collect()])
-    if int(status) not in (0, 5):
+    options = [*_options(), "--collect-only", "--continue-on-collection-errors"]
+    status = pytest.main([str(suite), "-q", *options], plugins=[Collect()])
+    if int(status) not in (0, 5) and not broken:
         raise Refused(
             f"pytest could not collect {suite.name}, it ended with status {int(status)}",
-            "its output is above; where a compiled module is missing, build it: --install COMMAND",
+            "run `pytest --collect-only` there",
         )
-    return found
+    return found, broken
 
 
 def run_test(name: str, serve: Serve) -> str | None:
@@ -132,7 +138,7 @@ def run_test(name: str, serve: Serve) -> str | None:
 
         def pytest_collectreport(self, report: Any) -> None:
             if report.failed:
-                said.append(str(report.longrepr).strip().splitlines()[-1])
+                said.append(_last_line(report.longrepr))
 
     pytest.main([name, "-q", *_options()], plugins=[Watch()])
     return said[0] if said else None
@@ -148,6 +154,13 @@ def _options() -> list[str]:
     if importlib.util.find_spec("pytest_cov"):
         options.append("--no-cov")
     return options
+
+
+def _last_line(longrepr: Any) -> str:
+    """What an error is about: pytest marks those lines with E."""
+    lines = [line.strip() for line in str(longrepr).splitlines() if line.strip()]
+    told = [line.removeprefix("E").strip() for line in lines if line.startswith("E ")]
+    return (told or lines or ["unknown"])[-1]
 
 
 def _let_all_through(config: Any) -> None:
