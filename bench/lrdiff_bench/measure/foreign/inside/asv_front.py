@@ -22,7 +22,7 @@ CACHE = "cache.pickle"
 
 
 def find_all(root: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Every timing of the suite, a row for each choice of parameters; and modules that cannot be read, with the reason."""
+    """Every timing of the suite, one by choice of parameters; and modules that cannot be read, with the reason."""
     discovery = _discovery(root)
     rows: list[dict[str, Any]] = []
     broken: dict[str, str] = {}

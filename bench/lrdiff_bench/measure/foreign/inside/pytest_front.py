@@ -21,7 +21,7 @@ Serve = Callable[[Work], None]
 
 
 def find_all(suite: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Every test of the suite that asks for the fixture ``benchmark``; and files that cannot be read, with the reason."""
+    """Every test that asks for the fixture ``benchmark``; and files that cannot be read, with the reason."""
     pytest: Any = _pytest()
     found: list[dict[str, Any]] = []
     broken: dict[str, str] = {}
