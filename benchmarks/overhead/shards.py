@@ -29,6 +29,8 @@ def groups(count: int, rates: int, size: int, wrap: Callable[[torch.Tensor], tor
     for _ in range(count):
         param = torch.nn.Parameter(wrap(torch.randn(size, size, generator=generator)))
         param.grad = wrap(torch.randn(size, size, generator=generator))
+        if hasattr(param, "_spec"):
+            param.grad._spec = param._spec  # as FSDP does
         params.append(param)
     return [{"params": params[i::rates], "lr": 1e-3 / (i + 1)} for i in range(rates)]
 

@@ -84,14 +84,16 @@ class OnePassClip:
     Args:
         guard: checks and calls.
         form: whose table is stepped.
-        parts: how many of its tensors belong to each norm, in order.
-        settings: how many groups there are.
+        params: of that table.
+        by: "group", or "all" for one norm.
+        counts: how many of them each group has, in order.
     """
 
-    def __init__(self, guard: Guard, form: KernelForm, params: list[Tensor], parts: list[int], settings: int) -> None:
+    def __init__(self, guard: Guard, form: KernelForm, params: list[Tensor], by: str, counts: list[int]) -> None:
         library = kernel.load()
         assert library is not None, "there is a kernel form"
-        self.guard, self.parts = guard, parts
+        self.guard, self.by = guard, by
+        settings, parts = len(counts), counts if by == "group" else [sum(counts)]
         self._measured = CompiledClip(params, parts)  # of the gradients' sizes
         self._limit = (ctypes.c_double * len(parts))()
         self._told = (ctypes.c_float * len(parts))()
@@ -146,16 +148,16 @@ def _in_one_pass(
 
 def _job_of(optimizer: OnePass, by: str) -> OnePassClip | None:
     guard, prepared, kept = optimizer._quick, optimizer._prepared, optimizer._clipped
-    if isinstance(kept, OnePassClip) and kept.guard is guard and (len(kept.parts) == 1 or by == "group"):
+    if isinstance(kept, OnePassClip) and kept.guard is guard and kept.by == by:
         return kept
     if guard is None or prepared is None or len(prepared.forms) != 1:
         return None
     form = prepared.forms[0][1]
-    if not isinstance(form, KernelForm) or not prepared.params:
+    # The norm of a sharded gradient is a sum over processes: torch's functions make it.
+    if not isinstance(form, KernelForm) or not prepared.params or prepared.sharded is not None:
         return None
-    settings = len(optimizer.param_groups)
-    parts = [0] * settings
+    counts = [0] * len(optimizer.param_groups)
     for group in prepared.tensors.group:
-        parts[group] += 1
-    optimizer._clipped = OnePassClip(guard, form, prepared.params, parts if by == "group" else [sum(parts)], settings)
+        counts[group] += 1
+    optimizer._clipped = OnePassClip(guard, form, prepared.params, by, counts)
     return optimizer._clipped

@@ -11,6 +11,7 @@
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <structmember.h>
 
 #include <c10/core/TensorImpl.h>
 #include <c10/core/UndefinedTensorImpl.h>
@@ -34,9 +35,10 @@ struct Object { /* how torch's Python tensors begin */
 
 TensorImpl *impl_of(PyObject *tensor) { return reinterpret_cast<Object *>(tensor)->impl; }
 
-/* A tensor that stays from step to step, and where its numbers lie. */
+/* A tensor that stays from step to step, and where its numbers lie: of a sharded one (a DTensor) its local part. */
 struct Held {
-    PyObject *object;
+    PyObject *owner; /* the optimizer's own tensor */
+    PyObject *object; /* its local part, or the same */
     TensorImpl *impl;
     const c10::StorageImpl *storage;
     const void *data;
@@ -50,6 +52,7 @@ struct Parameter {
     const void *meta, *counter; /* of autograd, to be asked for ahead */
     c10::DispatchKeySet keys, grad_keys;
     PyTypeObject *kind;
+    PyObject *spec; /* how the gradient is sharded, as the parameter is; nullptr where it is not */
     size_t rank, layout; /* sizes, strides, strides of the gradient: rank numbers each, from `layout` on */
     PyObject *entry; /* its state, a dict with the values [first, last) */
     const void *entry_keys;
@@ -76,7 +79,8 @@ struct Content {
     std::vector<PyObject *> entries; /* all of the optimizer's state, covered here or not */
     std::vector<int64_t> layouts;
     std::vector<TensorImpl *> grads; /* of this step */
-    PyTypeObject *tensor = nullptr;
+    PyTypeObject *tensor = nullptr, *sharded = nullptr;
+    Py_ssize_t local_part = 0, spec = 0; /* where a sharded tensor's object has these */
     caffe2::TypeMeta dtype = caffe2::TypeMeta::Make<float>();
     bool floating = false;
     Py_ssize_t rate = 0; /* which of the names is lr */
@@ -98,7 +102,12 @@ constexpr int LINES = (sizeof(TensorImpl) + 63) / 64 + 1; /* that an unaligned o
 constexpr int TAIL = sizeof(TensorImpl) - 64;             /* where offset and numel are, behind sizes and strides */
 constexpr size_t BLOCK = 8; /* parameters that are asked for at a time */
 
+PyObject *slot(PyObject *object, Py_ssize_t offset) {
+    return *reinterpret_cast<PyObject **>(reinterpret_cast<char *>(object) + offset);
+}
+
 void ask_held(const Held &held) {
+    if (held.owner != held.object) ask(held.owner);
     const char *impl = reinterpret_cast<const char *>(held.impl);
     ask(held.object);
     ask(impl + 16);
@@ -120,7 +129,8 @@ void ask_for(const Content &c, size_t begin, size_t end) {
     }
 }
 
-inline bool stays(const Held &held) {
+inline bool stays(const Content &c, const Held &held) {
+    if (held.owner != held.object && slot(held.owner, c.local_part) != held.object) return false;
     const TensorImpl *impl = held.impl;
     if (impl_of(held.object) != impl || impl->unsafe_storage().unsafeGetStorageImpl() != held.storage) return false;
     if (impl->storage_offset() != held.offset || impl->numel() != held.numel) return false;
@@ -147,6 +157,14 @@ TensorImpl *grad_of(const TensorImpl *param) { /* nullptr: none */
     return grad == static_cast<TensorImpl *>(c10::UndefinedTensorImpl::singleton()) ? nullptr : grad;
 }
 
+/* The local part of a sharded gradient; nullptr if it is sharded in another way, or not there yet. */
+TensorImpl *local_grad(const Content &c, const Parameter &p, const TensorImpl *grad) {
+    PyObject *object = grad->pyobj_slot()->load_pyobj();
+    if (!object || Py_TYPE(object) != c.sharded || slot(object, c.spec) != p.spec) return nullptr;
+    PyObject *local = slot(object, c.local_part);
+    return local && Py_TYPE(local) == c.tensor ? impl_of(local) : nullptr;
+}
+
 void drop_grad(TensorImpl *param) {
     reinterpret_cast<c10::intrusive_ptr<TensorImpl, c10::UndefinedTensorImpl> *>(&param->autograd_meta()->mutable_grad())->reset();
 }
@@ -155,22 +173,23 @@ void drop_grad(TensorImpl *param) {
 bool params_stay(Content &c, size_t begin, size_t end) {
     for (size_t i = begin; i < end; i++) {
         const Parameter &p = c.params[i];
-        TensorImpl *impl = impl_of(p.held.object);
-        TensorImpl *grad = c.grads[i] = grad_of(impl);
+        TensorImpl *grad = grad_of(impl_of(p.held.owner)), *impl = p.held.impl;
         if ((grad != nullptr) != p.present) return false;
+        if (p.present && p.spec && !(grad = local_grad(c, p, grad))) return false;
+        c.grads[i] = grad;
         if (!p.present) continue;
         ask_lines(grad, LINES);
         const int64_t *sizes = c.layouts.data() + p.layout;
-        if (Py_TYPE(p.held.object) != p.kind || !stays(p.held)) return false;
+        if (Py_TYPE(p.held.object) != p.kind || !stays(c, p.held)) return false;
         if (!alike(impl, p.keys, c.dtype, p.rank, sizes, sizes + p.rank)) return false;
         PyObject *value;
         Py_ssize_t at = 0;
         size_t j = p.first;
         while (PyDict_Next(p.entry, &at, nullptr, &value))
-            if (j == p.last || c.values[j++].object != value) return false;
+            if (j == p.last || c.values[j++].owner != value) return false;
         if (j != p.last) return false;
         for (j = p.first; j < p.last; j++)
-            if (!stays(c.values[j])) return false;
+            if (!stays(c, c.values[j])) return false;
     }
     return true;
 }
@@ -275,7 +294,7 @@ bool members_fit(const Content &c, PyObject *groups, PyObject *state) {
         const size_t first = c.groups[g].first, count = c.groups[g].last - first;
         if (!params || !PyList_CheckExact(params) || PyList_GET_SIZE(params) != static_cast<Py_ssize_t>(count)) return false;
         for (size_t i = 0; i < count; i++)
-            if (PyList_GET_ITEM(params, i) != c.params[first + i].held.object) return false;
+            if (PyList_GET_ITEM(params, i) != c.params[first + i].held.owner) return false;
     }
     PyObject *entry;
     Py_ssize_t at = 0;
@@ -317,8 +336,11 @@ int take_step(Content &c, int (*run)(const void *), const void *job) {
     Py_BEGIN_ALLOW_THREADS
     refused = run(job);
     Py_END_ALLOW_THREADS
-    for (size_t i = 0; i < c.params.size(); i++) /* autograd has to learn that the parameters changed */
-        if (!refused && c.params[i].present) c.params[i].held.impl->bump_version();
+    for (const Parameter &p : c.params) { /* autograd has to learn that the parameters changed */
+        if (refused || !p.present) continue;
+        p.held.impl->bump_version();
+        if (p.spec) impl_of(p.held.owner)->bump_version();
+    }
     for (TensorImpl *&grad : c.grads) {
         if (grad) c10::raw::intrusive_ptr::decref(grad);
         grad = nullptr;
@@ -373,7 +395,7 @@ PyObject *clipped_step(PyObject *self, PyObject *args) {
     const int refused = take_step(*c, reinterpret_cast<int (*)(const void *)>(run), reinterpret_cast<const void *>(job));
     if (!refused)
         for (const Parameter &p : c->params)
-            if (p.present) drop_grad(p.held.impl);
+            if (p.present) drop_grad(impl_of(p.held.owner));
     return PyLong_FromLong(refused);
 }
 
@@ -405,33 +427,48 @@ void dealloc(PyObject *self) {
     Py_DECREF(type);
 }
 
+/* Where the objects of a class have this one of its __slots__; 0 where it is not one. */
+Py_ssize_t slot_of(PyObject *described) {
+    if (!Py_IS_TYPE(described, &PyMemberDescr_Type)) return 0;
+    const PyMemberDef *member = reinterpret_cast<PyMemberDescrObject *>(described)->d_member;
+    return member->type == T_OBJECT_EX ? member->offset : 0;
+}
+
 /* The object's tensor, if it is where torch said; its data pointer likewise. */
-bool hold(Held &held, PyObject *object, PyObject *address, PyObject *data) {
+bool hold(const Content &c, Held &held, PyObject *owner, PyObject *object, PyObject *address, PyObject *data) {
     TensorImpl *impl = static_cast<TensorImpl *>(PyLong_AsVoidPtr(address));
     if (PyErr_Occurred() || impl_of(object) != impl) return false;
+    if (owner != object && (Py_TYPE(owner) != c.sharded || slot(owner, c.local_part) != object)) return false;
     if (!impl->has_storage() || PyLong_AsVoidPtr(data) != impl->mutable_data() || PyErr_Occurred()) return false;
     const c10::StorageImpl *storage = impl->unsafe_storage().unsafeGetStorageImpl();
     const at::DataPtr &numbers = storage->data_ptr();
-    held = {object, impl, storage, numbers.get(), numbers.get_deleter(), impl->storage_offset(), impl->numel()};
+    held = {owner, object, impl, storage, numbers.get(), numbers.get_deleter(), impl->storage_offset(), impl->numel()};
     return true;
 }
 
 /* Reads what guard.py hands over; false if something is not as this file takes it to be. */
 bool fill(Content &c, PyObject *kept) {
-    PyObject *params, *addresses, *present, *sizes, *entries, *values, *value_addresses, *pointers, *every, *settings, *kind;
+    PyObject *params, *locals, *addresses, *present, *sizes, *entries, *values, *value_locals, *value_addresses, *pointers;
+    PyObject *every, *settings, *kind, *sharded, *local_part, *spec;
     unsigned long long run, table, grad, rates, threads, most;
     int floating;
-    if (!PyArg_ParseTuple(kept, "O!O!O!O!O!O!O!O!O!O!OOOOOOpKKKKKK", &PyList_Type, &params, &PyList_Type, &addresses,
-                          &PyList_Type, &present, &PyList_Type, &sizes, &PyList_Type, &entries, &PyList_Type, &values,
-                          &PyList_Type, &value_addresses, &PyList_Type, &pointers, &PyList_Type, &every, &PyList_Type,
-                          &settings, &c.names, &c.prepared, &c.hooks, &c.profiling, &c.thread_count, &kind, &floating, &run,
-                          &table, &grad, &rates, &threads, &most)) {
+    if (!PyArg_ParseTuple(kept, "O!O!O!O!O!O!O!O!O!O!O!O!OOOOOOOOOpKKKKKK", &PyList_Type, &params, &PyList_Type, &locals,
+                          &PyList_Type, &addresses, &PyList_Type, &present, &PyList_Type, &sizes, &PyList_Type, &entries,
+                          &PyList_Type, &values, &PyList_Type, &value_locals, &PyList_Type, &value_addresses, &PyList_Type,
+                          &pointers, &PyList_Type, &every, &PyList_Type, &settings, &c.names, &c.prepared, &c.hooks,
+                          &c.profiling, &c.thread_count, &kind, &sharded, &local_part, &spec, &floating, &run, &table,
+                          &grad, &rates, &threads, &most)) {
         c.names = c.prepared = c.hooks = c.profiling = c.thread_count = nullptr;
         return false;
     }
     c.keep = Py_NewRef(kept);
     Py_INCREF(c.names), Py_INCREF(c.prepared), Py_INCREF(c.hooks), Py_INCREF(c.profiling), Py_INCREF(c.thread_count);
     c.tensor = reinterpret_cast<PyTypeObject *>(kind);
+    if (sharded != Py_None) {
+        c.sharded = reinterpret_cast<PyTypeObject *>(sharded);
+        c.local_part = slot_of(local_part), c.spec = slot_of(spec);
+        if (!c.local_part || !c.spec) return false;
+    }
     c.floating = floating;
     c.run = reinterpret_cast<int (*)(const void *)>(run);
     c.table = reinterpret_cast<const void *>(table);
@@ -452,34 +489,40 @@ bool fill(Content &c, PyObject *kept) {
     if (PyErr_Occurred() || !remember(c, settings)) return false;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(every); i++) c.entries.push_back(PyList_GET_ITEM(every, i));
     const Py_ssize_t count = PyList_GET_SIZE(params), covered = PyList_GET_SIZE(entries), states = PyList_GET_SIZE(values);
-    if (static_cast<size_t>(count) != first || PyList_GET_SIZE(addresses) != count || PyList_GET_SIZE(present) != count ||
-        PyList_GET_SIZE(value_addresses) != states || PyList_GET_SIZE(pointers) != covered + states)
+    if (static_cast<size_t>(count) != first || PyList_GET_SIZE(locals) != covered || PyList_GET_SIZE(addresses) != covered ||
+        PyList_GET_SIZE(present) != count || PyList_GET_SIZE(value_locals) != states ||
+        PyList_GET_SIZE(value_addresses) != states || PyList_GET_SIZE(pointers) < covered + states)
         return false;
     for (Py_ssize_t i = 0; i < states; i++) {
         c.values.emplace_back();
-        if (!hold(c.values.back(), PyList_GET_ITEM(values, i), PyList_GET_ITEM(value_addresses, i),
-                  PyList_GET_ITEM(pointers, covered + i)))
+        if (!hold(c, c.values.back(), PyList_GET_ITEM(values, i), PyList_GET_ITEM(value_locals, i),
+                  PyList_GET_ITEM(value_addresses, i), PyList_GET_ITEM(pointers, covered + i)))
             return false;
     }
     size_t at = 0;
     for (Py_ssize_t i = 0, k = 0; i < count; i++) {
-        PyObject *object = PyList_GET_ITEM(params, i);
-        TensorImpl *impl = static_cast<TensorImpl *>(PyLong_AsVoidPtr(PyList_GET_ITEM(addresses, i)));
-        if (PyErr_Occurred() || impl_of(object) != impl) return false;
+        PyObject *owner = PyList_GET_ITEM(params, i);
         c.params.emplace_back();
         Parameter &p = c.params.back();
-        p.held.object = object, p.held.impl = impl;
-        p.meta = impl->autograd_meta();
+        p.held.owner = p.held.object = owner, p.held.impl = impl_of(owner); /* looked into only where one is held, below */
         p.present = PyList_GET_ITEM(present, i) == Py_True;
-        TensorImpl *g = grad_of(impl);
-        if ((g != nullptr) != p.present) return false;
         if (!p.present) continue;
-        if (k == covered || !hold(p.held, object, PyList_GET_ITEM(addresses, i), PyList_GET_ITEM(pointers, k))) return false;
+        if (k == covered || !hold(c, p.held, owner, PyList_GET_ITEM(locals, k), PyList_GET_ITEM(addresses, k),
+                                  PyList_GET_ITEM(pointers, k)))
+            return false;
+        TensorImpl *impl = p.held.impl, *g = grad_of(impl_of(owner));
+        if (!g) return false;
+        p.meta = impl_of(owner)->autograd_meta();
+        if (owner != p.held.object) {
+            PyObject *whole = g->pyobj_slot()->load_pyobj();
+            p.spec = whole && Py_TYPE(whole) == c.sharded ? slot(whole, c.spec) : nullptr;
+            if (!p.spec || !(g = local_grad(c, p, g)) || PyList_Append(locals, p.spec)) return false; /* kept alive */
+        }
         PyObject *entry = PyList_GET_ITEM(entries, k++);
         /* VersionCounter: what a version is counted in, to be asked for ahead; an address that is wrong does no harm. */
         std::memcpy(&p.counter, &impl->version_counter(), sizeof p.counter);
         p.keys = impl->key_set(), p.grad_keys = g->key_set();
-        p.kind = Py_TYPE(object);
+        p.kind = Py_TYPE(p.held.object);
         p.rank = impl->dim(), p.layout = c.layouts.size();
         for (const auto &numbers : {impl->sizes(), impl->strides(), g->strides()})
             c.layouts.insert(c.layouts.end(), numbers.begin(), numbers.end());

@@ -26,6 +26,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from lrdiff_core.compiled import build_first, find_compiler, open_cached
 from lrdiff_core.optim import kernel
+from lrdiff_core.optim.shards import is_sharded, local_parts, shard_slots
 
 __all__ = ["Guard", "Places", "attempt", "load", "make", "missing_reason", "switched_off"]
 
@@ -156,6 +157,7 @@ def make(
     kind: type[Any],
     *,
     params: list[Tensor],
+    locals_: list[Tensor],
     sizes: list[int],
     present: list[bool],
     states: list[dict[str, Tensor]],
@@ -172,6 +174,7 @@ def make(
     Args:
         kind: what :func:`load` gave.
         params: of all groups in order.
+        locals_: those with a gradient, of sharded ones the local parts.
         sizes: how many each group has.
         present: which of the parameters have a gradient.
         states: the state of those which have.
@@ -187,12 +190,14 @@ def make(
         None where something is not as ``guard.cpp`` takes it to be.
     """
     values = list(chain.from_iterable(map(dict.values, states)))
+    value_locals = local_parts(values)
+    sharded = any(map(is_sharded, params))
     with suppress(ValueError, TypeError, AttributeError):
         made: Guard = kind(
-            params, [param._cdata for param in params], present, sizes, states,
-            values, [value._cdata for value in values], pointers, every_state, settings,
+            params, list(locals_), [param._cdata for param in locals_], present, sizes, states,
+            values, value_locals, [value._cdata for value in value_locals], pointers, every_state, settings,
             names, prepared, vars(torch_optimizer), torch._C._autograd._profiler_enabled, torch.get_num_threads,
-            Tensor, floating, *places[:5], places.most_threads,
+            Tensor, *(shard_slots() if sharded else (None, None, None)), floating, *places[:5], places.most_threads,
         )  # fmt: skip
         return made
     return None

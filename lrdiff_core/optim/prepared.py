@@ -30,7 +30,7 @@ from lrdiff_core.optim.forms import (
     data_ptr,
 )
 from lrdiff_core.optim.layout import is_usable, kind_check, laid_out_as, layout_of, never_alike
-from lrdiff_core.optim.shards import divided_alike, is_sharded, local_parts
+from lrdiff_core.optim.shards import Divisions, is_sharded, local_parts
 
 __all__ = ["Preparable", "Prepared", "forced_form"]
 
@@ -108,7 +108,7 @@ class Prepared:
         self.states = state
         self.owners: list[Tensor] = owners  # as the optimizer has them
         self.params = local_parts(owners)  # as they are stepped
-        self.sharded = any(map(is_sharded, owners))
+        self.sharded = Divisions(owners) if any(map(is_sharded, owners)) else None
         self.present = [param.grad is not None for param in chain.from_iterable(map(_params, groups))]
         self.absent = not all(self.present)
         self.on_device = not all(param.is_cpu for param in self.params)
@@ -126,8 +126,11 @@ class Prepared:
         self.fitted = False  # the step before had all tensors as they were
 
     def _pointers(self) -> list[int]:
-        held = chain(self.owners, chain.from_iterable(map(dict.values, self.states)))
-        return list(map(data_ptr, local_parts(held) if self.sharded else held))
+        values = chain.from_iterable(map(dict.values, self.states))
+        if self.sharded is None:
+            return list(map(data_ptr, chain(self.owners, values)))
+        parts = local_parts(self.owners)
+        return [*map(data_ptr, chain(parts, local_parts(values))), *map(id, parts)]
 
     def _forms(self, symbol: str, settings: list[Setting]) -> list[tuple[str, Form, list[int] | None]]:
         """Name, form and positions (None: all in order) of each set of tensors that runs together."""
@@ -171,10 +174,8 @@ class Prepared:
             if [grad is not None for grad in found] != self.present:
                 return None
             found = list(compress(found, self.present))
-        if self.sharded:
-            if not all(map(operator.is_, local_parts(self.owners), self.params)):
-                return None
-            found = self._local(found)
+        if self.sharded is not None:
+            found = self.sharded.local_grads(found)
         if self.fits(*self.params, *found):
             self.fitted = True
             return found  # type: ignore[return-value]
@@ -193,7 +194,7 @@ class Prepared:
 
         It steps all tensors in one call of the kernel, gradients as they are.
         """
-        if not self.fitted or self.left or self.sharded or len(self.forms) != 1:
+        if not self.fitted or self.left or len(self.forms) != 1:
             return None
         form, made = self.forms[0][1], guard.load()
         if made is None or not isinstance(form, KernelForm) or self.settings is None:
@@ -202,6 +203,7 @@ class Prepared:
         return guard.make(
             made,
             params=list(chain.from_iterable(map(_params, groups))),
+            locals_=self.params,
             sizes=list(map(len, map(_params, groups))),
             present=self.present,
             states=self.states,
@@ -220,7 +222,9 @@ class Prepared:
         Args:
             found: the gradients; None takes those that the parameters hold now.
         """
-        found = self._local(list(map(_grad, self.owners))) if found is None else found
+        if found is None:
+            found = list(map(_grad, self.owners))
+            found = found if self.sharded is None else self.sharded.local_grads(found)
         grads = [grad for param, grad in zip(self.params, found, strict=True) if is_usable(grad, param)]
         if len(grads) < len(found):
             return None
@@ -228,15 +232,6 @@ class Prepared:
         if all(map(operator.is_, laid_out, grads)):
             self.fits = kind_check([*self.params, *grads])
         return laid_out
-
-    def _local(self, found: list[Tensor | None]) -> list[Tensor | None]:
-        """The local parts of gradients that are divided as their parameters are; None for the others."""
-        if not self.sharded:
-            return found
-        pairs = zip(self.owners, found, strict=True)
-        return local_parts(
-            grad if not is_sharded(param) or divided_alike(param, grad) else None for param, grad in pairs
-        )
 
     def _tune(self, settings: list[Setting]) -> bool:
         """Takes new numbers; False if more than numbers changed."""
@@ -261,7 +256,7 @@ class Prepared:
         kept = [optimizer.state[param] for param in self.unfilled] if self.unfilled else None
         for _, form, positions in self.forms:
             form.run(grads if positions is None else [grads[i] for i in positions])
-        if self.sharded:  # the forms told autograd of the local parts
+        if self.sharded is not None:  # the forms told autograd of the local parts
             torch.autograd.graph.increment_version(self.owners)
         if kept:  # only now, and in one call: a step that is broken off leaves no empty buffer
             collections.deque(map(dict.update, kept, self.unfilled.values()), maxlen=0)

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 
-__all__ = ["divided_alike", "is_sharded", "local_parts"]
+__all__ = ["Divisions", "divided_alike", "is_sharded", "local_parts", "shard_slots"]
 
 _MODULE = "torch.distributed.tensor"
 _local: Callable[[Any], Tensor] = operator.attrgetter("_local_tensor")
+_AS_THEY_ARE = {Tensor, Parameter, type(None)}
 
 
 def is_sharded(tensor: object) -> bool:
@@ -32,7 +34,13 @@ def local_parts(tensors: Iterable[Any]) -> list[Any]:
         return list(tensors)
     kind = module.DTensor
     parts = [_local(tensor) if type(tensor) is kind else tensor for tensor in tensors]
-    return [part if type(part) is Tensor else _waited_for(part) for part in parts]
+    return parts if set(map(type, parts)) <= _AS_THEY_ARE else list(map(_waited_for, parts))
+
+
+def shard_slots() -> tuple[type[Any], Any, Any]:
+    """The class of sharded tensors, and the descriptors of its local part and of how it is divided."""
+    kind = sys.modules[_MODULE].DTensor
+    return kind, vars(kind)["_local_tensor"], vars(kind)["_spec"]
 
 
 def _waited_for(part: Any) -> Any:
@@ -45,6 +53,27 @@ def divided_alike(param: Any, other: Any) -> bool:
     if not is_sharded(other):
         return False
     a, b = param._spec, other._spec
-    if a is not b and (a.placements != b.placements or a.mesh != b.mesh or param.shape != other.shape):
+    if a is not b and (a.placements != b.placements or a.mesh != b.mesh or a.shape != b.shape):
         return False
     return not any(placement.is_partial() for placement in a.placements)
+
+
+class Divisions:
+    """How gradients were divided last, so that the same divisions are judged once."""
+
+    def __init__(self, params: list[Any]) -> None:
+        self._params = params
+        self._judged: list[object] = []
+
+    def local_grads(self, grads: list[Any]) -> list[Any]:
+        """The local parts of gradients that are divided as their parameters are; None for the others."""
+        specs = [getattr(grad, "_spec", None) for grad in grads]
+        if len(specs) != len(self._judged) or not all(map(operator.is_, specs, self._judged)):
+            fits = [
+                divided_alike(param, grad) if is_sharded(param) else not is_sharded(grad)
+                for param, grad in zip(self._params, grads, strict=True)
+            ]
+            if not all(fits):
+                return local_parts(grad if fit else None for grad, fit in zip(grads, fits, strict=True))
+            self._judged = specs
+        return local_parts(grads)

@@ -100,6 +100,17 @@ def test_groups_without_a_limit_and_parameters_without_gradients(threads: int, m
             _only_one_pass(monkeypatch)
 
 
+@needs_guard
+def test_one_norm_and_a_norm_for_each_group_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, three = _made(AdamW), _made(AdamW)
+    for i, by in enumerate(["all", "all", "all", "group", "all", "group"]):
+        feed(params_of(one), params_of(three), seed=i)
+        assert clipped_step(one, 0.1, by=by) == _in_three(three, 0.1, by=by)
+        _same(one, three)
+        if i == 2:
+            _only_one_pass(monkeypatch)
+
+
 def test_numbers_are_those_of_torch(pair: Kinds, form: str) -> None:
     ours, theirs = (_made(kind) for kind in pair)
     for i in range(6):

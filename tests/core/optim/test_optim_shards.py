@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor, init_device_mesh
 from torch.optim import Optimizer
 
-from lrdiff_core.optim import shards
+from lrdiff_core.optim import clipped_step, guard, shards
 
 Kinds = tuple[type[Optimizer], type[Optimizer]]
 SHAPES = [(8, 16), (6,), (4, 3), (1, 2)]
@@ -82,6 +82,48 @@ def test_the_local_parts_are_stepped(placement: Placement, pair: Kinds, mesh: An
     _walk(ours, plain, 4)
     assert ours.forms() == {form: len(SHAPES)}
     _same_bits(ours, plain)
+
+
+@pytest.mark.skipif(guard.load() is None, reason=f"no compiled check: {guard.missing_reason()}")
+@pytest.mark.parametrize("name", [None, "another local part", "data of the local part", "no gradient", "division"])
+def test_the_compiled_check_knows_shards(name: str | None, pair: Kinds, mesh: Any) -> None:
+    """It steps them while nothing has changed, and refuses what has."""
+    ours, plain = _both(pair, mesh, Shard(0))
+    spec = params_of(ours)[0]._spec  # type: ignore[attr-defined]
+    for i in range(6):
+        _feed_shards(ours, seed=i)
+        feed(params_of(plain), seed=i)
+        for param in params_of(ours):  # as FSDP does
+            param.grad._spec = param._spec  # type: ignore[union-attr, attr-defined]
+        check = ours._quick
+        assert i < 3 or check is not None
+        if i < 5:
+            ours.step()
+            plain.step()
+            assert i < 3 or ours._quick is check
+    _same_bits(ours, plain)
+    version = params_of(ours)[0]._version
+    if name == "division":
+        params_of(ours)[0].grad._spec = copy.copy(spec)  # type: ignore[union-attr, attr-defined]
+    elif name is not None:
+        CHANGES[name](params_of(ours)[0])
+    assert check.step(ours) is (name is None)
+    if name is None:
+        assert params_of(ours)[0]._version == version + 1
+        plain.step()
+        _same_bits(ours, plain)
+
+
+def test_clipping_by_one_norm_over_all_processes(pair: Kinds, mesh: Any) -> None:
+    ours, plain = _both(pair, mesh, Shard(0))
+    for i in range(6):
+        _feed_shards(ours, seed=i)
+        feed(params_of(plain), seed=i)
+        (mine,), (other,) = (clipped_step(optimizer, 0.5, by="all").values() for optimizer in (ours, plain))
+        assert isinstance(mine, DTensor)  # torch's function made it
+        torch.testing.assert_close(mine.full_tensor(), other)
+    for sharded, param in zip(params_of(ours), params_of(plain), strict=True):
+        torch.testing.assert_close(sharded.full_tensor(), param, rtol=1e-5, atol=1e-6)  # type: ignore[attr-defined]
 
 
 def test_numbers_are_those_of_torch(pair: Kinds, mesh: Any, form: str) -> None:
