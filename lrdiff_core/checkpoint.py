@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_core.errors import CheckpointError
-from lrdiff_core.files import write_bytes
+from lrdiff_core.files import SEAL, digest_of_document, write_bytes
 from lrdiff_core.loop import Best, Observation, TrainingState
 from lrdiff_core.model import ModelSpec, TabularNet
-from lrdiff_core.sealed import SEAL, digest_of_document
 from lrdiff_core.text import count
 
 __all__ = [

@@ -1,18 +1,32 @@
-"""Files that are whole or not there: write beside, flush, rename."""
+"""Files that are whole or not there: write beside, flush, rename; documents that carry a checksum of their content."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lrdiff_core.errors import InputError
 
-__all__ = ["atomic_path", "remove_unfinished", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "SEAL",
+    "atomic_path",
+    "digest_of_document",
+    "is_whole",
+    "remove_unfinished",
+    "sealed",
+    "unsealed",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+SEAL = "sha256"
 
 _unfinished: set[Path] = set()  # files that are being written beside their final names
 
@@ -105,3 +119,39 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def digest_of_document(document: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON document, its seal left out; order of keys and white space do not matter.
+
+    Example:
+        >>> digest_of_document({"a": 1, "b": [2.0]}) == digest_of_document({"b": (2.0,), "a": 1})
+        True
+    """
+    plain = {key: value for key, value in document.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with its checksum under the key ``sha256``, at its end.
+
+    Example:
+        >>> is_whole(sealed({"loss": 0.5}))
+        True
+    """
+    return {**unsealed(document), SEAL: digest_of_document(document)}
+
+
+def unsealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document without its checksum."""
+    return {key: value for key, value in document.items() if key != SEAL}
+
+
+def is_whole(document: Mapping[str, Any]) -> bool | None:
+    """Whether a document is as it was sealed; None where it has no seal, as those of earlier versions.
+
+    Example:
+        >>> is_whole({**sealed({"loss": 0.5}), "loss": 0.4}), is_whole({"loss": 0.5})
+        (False, None)
+    """
+    return None if SEAL not in document else document[SEAL] == digest_of_document(document)

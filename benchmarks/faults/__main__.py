@@ -31,7 +31,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.damage import damaged
+from benchmarks.faults.damage import KINDS, damaged
 from benchmarks.faults.disks import crowds, full_disks, vanished
 from benchmarks.faults.fuzz import fuzzed
 from benchmarks.faults.jobs import JOBS, differences
@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         default=1000,
         help="kills, damaged files, and fuzzed inputs a kind; disks and folders get a tenth",
     )
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of damaged files; names separated by commas")
     parser.add_argument("--parts", default=",".join(PARTS), help="names separated by commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", default=",".join(JOBS), help="names separated by commas")
@@ -71,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _tell(record, begun, asked)
         prepared = _prepared(scratch)
         if "damage" in parts:
-            for kind, outcome, found in damaged(draw, scratch, prepared, asked.count):
+            for kind, outcome, found in damaged(draw, scratch, prepared, asked.count, asked.kinds.split(",")):
                 record.add(f"damage, {kind}: {outcome}", f"damage, {kind}", found)
         if "kills" not in parts:
             return _tell(record, begun, asked)

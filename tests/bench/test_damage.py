@@ -13,7 +13,7 @@ import torch
 from lrdiff_bench.cli import main
 from lrdiff_bench.system import manifest
 from lrdiff_core.errors import ModelFileError
-from lrdiff_core.sealed import is_whole, sealed
+from lrdiff_core.files import is_whole, sealed
 from lrdiff_export.verify.golden import read_golden
 
 SETTINGS = """

@@ -18,7 +18,7 @@ from lrdiff_bench.maps import MapRequest, compute_map, make_plan, open_map, repo
 from lrdiff_bench.maps.pool import run_tiles
 from lrdiff_bench.maps.store import hold_folder
 from lrdiff_core.errors import CheckFailed, CheckpointError, InputError
-from lrdiff_core.sealed import sealed
+from lrdiff_core.files import sealed
 
 
 def test_the_store_opens_in_one_line_and_says_what_it_holds(tmp_path: Path) -> None:

@@ -23,8 +23,7 @@ from lrdiff_bench.report.json import json_ready, print_json
 from lrdiff_bench.report.tables import make_console
 from lrdiff_core.config import name_from
 from lrdiff_core.errors import UnavailableError
-from lrdiff_core.files import write_json, write_text
-from lrdiff_core.sealed import sealed
+from lrdiff_core.files import sealed, write_json, write_text
 
 __all__ = ["drive", "plan_document", "plan_text"]
 

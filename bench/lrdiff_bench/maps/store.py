@@ -32,8 +32,7 @@ from lrdiff_bench.system.machine import describe_code, describe_machine
 from lrdiff_bench.system.manifest import check_files, check_seal, write_manifest
 from lrdiff_bench.system.run_folder import make_folder, read_document
 from lrdiff_core.errors import CheckpointError, InputError
-from lrdiff_core.files import atomic_path, write_json
-from lrdiff_core.sealed import sealed, unsealed
+from lrdiff_core.files import atomic_path, sealed, unsealed, write_json
 
 __all__ = ["MapFolder", "hold_folder", "open_map"]
 

@@ -22,8 +22,7 @@ from lrdiff_bench.system.run_folder import make_folder
 from lrdiff_core import __version__
 from lrdiff_core.devices import torch_threads
 from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
-from lrdiff_core.files import write_text
-from lrdiff_core.sealed import sealed
+from lrdiff_core.files import sealed, write_text
 from lrdiff_export import BACKENDS, ParityReport, Subject, check_subjects
 from lrdiff_export.parity.layers import layer_errors
 from lrdiff_export.runtimes import find_backends

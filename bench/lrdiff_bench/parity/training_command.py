@@ -26,9 +26,8 @@ from lrdiff_core import __version__, set_up
 from lrdiff_core.config import RunConfig
 from lrdiff_core.devices import device_status
 from lrdiff_core.errors import ConfigError, DataError, UnavailableError
-from lrdiff_core.files import write_text
+from lrdiff_core.files import sealed, write_text
 from lrdiff_core.loop import loss_function
-from lrdiff_core.sealed import sealed
 from lrdiff_core.seeds import make_generator
 from lrdiff_core.text import visible
 from lrdiff_export.records import first_line

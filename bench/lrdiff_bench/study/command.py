@@ -36,8 +36,7 @@ from lrdiff_bench.study.search.plan import Plan, make_plan
 from lrdiff_bench.study.workloads.workload import Workload
 from lrdiff_bench.system.factory import user_code
 from lrdiff_core.errors import ConfigError
-from lrdiff_core.files import write_json, write_text
-from lrdiff_core.sealed import sealed
+from lrdiff_core.files import sealed, write_json, write_text
 from lrdiff_core.text import nearest
 
 __all__ = [

@@ -21,7 +21,7 @@ from lrdiff_bench.study.search.tasks import Task, TaskResult
 from lrdiff_bench.study.search.trial_rows import TrialRows
 from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, Workload
 from lrdiff_core.errors import CheckpointError, ConfigError
-from lrdiff_core.sealed import is_whole, sealed
+from lrdiff_core.files import is_whole, sealed
 
 __all__ = [
     "MUST_AGREE",

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdiff_core.errors import CheckpointError
-from lrdiff_core.files import write_json
-from lrdiff_core.sealed import is_whole, sealed
+from lrdiff_core.files import is_whole, sealed, write_json
 from lrdiff_core.text import count, visible
 
 __all__ = ["MANIFEST", "check_files", "check_seal", "rewriting", "say_once", "write_manifest"]

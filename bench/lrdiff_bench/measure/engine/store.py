@@ -15,8 +15,7 @@ from lrdiff_bench.measure.engine.comparison import Comparison, is_comparison, pa
 from lrdiff_bench.measure.engine.record import Record, parse_record
 from lrdiff_bench.system.manifest import say_once
 from lrdiff_core.errors import DataError, InputError
-from lrdiff_core.files import write_bytes
-from lrdiff_core.sealed import SEAL, is_whole, sealed, unsealed
+from lrdiff_core.files import SEAL, is_whole, sealed, unsealed, write_bytes
 
 __all__ = [
     "DEFAULT_FOLDER",

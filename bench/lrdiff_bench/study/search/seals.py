@@ -11,7 +11,7 @@ from typing import Any
 
 from lrdiff_bench.system.manifest import say_once
 from lrdiff_core.errors import CheckpointError, LrdiffError
-from lrdiff_core.sealed import digest_of_document, is_whole, sealed
+from lrdiff_core.files import digest_of_document, is_whole, sealed
 
 __all__ = ["FACTS_SEAL", "check_facts", "checked_row", "facts_seal", "sealed_row", "whole_or_damaged"]
 

@@ -22,8 +22,7 @@ from lrdiff_bench.study.workloads.workload import Workload
 from lrdiff_bench.system.factory import user_code
 from lrdiff_bench.system.manifest import say_once
 from lrdiff_core.errors import ConfigError, InputError
-from lrdiff_core.files import write_json
-from lrdiff_core.sealed import is_whole, sealed
+from lrdiff_core.files import is_whole, sealed, write_json
 
 __all__ = ["tune"]
 
