@@ -67,6 +67,7 @@ class Place:
         packages: top-level names that must come from there.
         scratch: for what the suite itself writes.
         affinity: processors to keep to.
+        planted: turns of an empty loop after every call, by the case's id: what `benchmarks.ab_counts` is to find.
     """
 
     kind: Kind
@@ -78,6 +79,7 @@ class Place:
     packages: tuple[str, ...]
     scratch: Path
     affinity: tuple[int, ...] = ()
+    planted: Mapping[str, int] = field(default_factory=dict)
 
     def request(self) -> dict[str, Any]:
         """What every request says."""
@@ -118,6 +120,7 @@ class ForeignProcess:
                 "do": "measure",
                 "name": one.name,
                 "index": one.index,
+                "planted": self.place.planted.get(one.id),
                 "block_seconds": effort.block_seconds,
                 "warmup_seconds": effort.warmup_seconds,
             }

@@ -16,7 +16,7 @@ from typing import Any
 
 from lrdiff_bench.measure.engine.usage import Usage
 
-__all__ = ["Blocks", "Work"]
+__all__ = ["Blocks", "Work", "planted"]
 
 MOST_CALLS = 10_000_000
 WINDOW, SETTLED = 3, 0.05
@@ -142,6 +142,18 @@ class Blocks:
             else:
                 growth = min(growth, max(1.0, 1.2 * LONGEST_SETUP / whole))
                 self.repeats = max(self.repeats + 1, math.ceil(self.repeats * growth))
+
+
+def planted(call: Callable[[], object], turns: int) -> Callable[[], object]:
+    """The call with so many turns of an empty loop after it: a slow-down whose size is known."""
+
+    def slower() -> object:
+        result = call()
+        for _ in repeat(None, turns):
+            pass
+        return result
+
+    return slower
 
 
 def _settled(times: list[float]) -> bool:

@@ -88,6 +88,8 @@ class Serving:
     def __call__(self, work: Any) -> None:
         """Warm up, answer every request for a block, and tell the rest at the end."""
         request = self.request
+        if request.get("planted") is not None:
+            work.call = self.blocks.planted(work.call, request["planted"])
         timed = self.blocks.Blocks(
             work, block_seconds=request["block_seconds"], warmup_seconds=request["warmup_seconds"]
         )

@@ -1,0 +1,37 @@
+"""Busy loops that come and go: what a shared machine is like."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LONGEST = 5.0  # seconds that a neighbour works or rests
+LOOP = "while True: pass"
+
+
+@contextmanager
+def neighbours(count: int, *, seed: int = 0) -> Iterator[None]:
+    """So many processes that compute for up to five seconds, rest for up to five, and so on."""
+    ended = threading.Event()
+
+    def come_and_go(lot: random.Random) -> None:
+        while not ended.is_set():
+            process = subprocess.Popen([sys.executable, "-c", LOOP])
+            ended.wait(lot.uniform(0.5, LONGEST))
+            process.kill()
+            process.wait()
+            ended.wait(lot.uniform(0.5, LONGEST))
+
+    threads = [threading.Thread(target=come_and_go, args=(random.Random(f"{seed} {i}"),)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,67 @@
+"""The page of the counts: every number from the records."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.ab_counts.suites import SUITES
+from lrdiff_bench.system.machine import provenance
+
+KINDS = {"same": (0.0, 200), "five": (0.05, 100), "twenty": (0.20, 100)}
+"""By name: what is planted, and how often."""
+
+FALSE, FOUND, SECONDS = 2, 95, 60.0  # the bar: of 200, of 100, a case of 20 %
+
+
+def write_counts(rows: Sequence[dict[str, Any]]) -> tuple[str, bool]:
+    """The page, and whether the bar is held by all that it asks for."""
+    by = {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
+    false = sum(row["verdict"] in ("faster", "slower") for row in by["same"])
+    found = {kind: sum(row["verdict"] == "slower" for row in by[kind]) for kind in ("five", "twenty")}
+    slow = sorted(row["seconds"] for row in by["twenty"] if row["verdict"] == "slower")
+    longest = slow[-1] if slow else None
+    whole = all(len(by[kind]) >= count for kind, (_, count) in KINDS.items())
+    quick = longest is not None and longest < SECONDS
+    held = whole and false <= FALSE and min(found.values()) >= FOUND and quick
+    said = provenance("asv_runner", "pytest-benchmark")
+    lines = [
+        "# How often `lrdiff ab` is wrong",
+        "",
+        f"Written by `python -m benchmarks.ab_counts {shlex.join(sys.argv[1:])}`: {len(rows)} comparisons beside",
+        "busy loops that come and go. Both sides are one commit; what is planted is an empty loop after each call.",
+        "",
+        f"- machine: {said['machine']['cpu']}, {said['machine']['cpus']} CPUs; versions: "
+        + ", ".join(f"{name} {version}" for name, version in said["versions"].items()),
+        f"- commit: {said['commit']}",
+        *(f"- {one.name}: {one.url} at {one.commit[:12]}, `{one.path}`" for one in SUITES),
+        "",
+        "| planted | comparisons | faster | slower | equivalent | unresolved | asv's rule | compare-fail min:5% "
+        "| compare-fail median:5% |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for kind, (share, _) in KINDS.items():
+        words = [sum(row["verdict"] == word for row in by[kind]) for word in
+                 ("faster", "slower", "equivalent", "unresolved")]  # fmt: skip
+        asv = sum(row["asv"] in (("faster", "slower") if kind == "same" else ("slower",)) for row in by[kind])
+        fails = [sum(row[f"fail_{field}"] for row in by[kind]) for field in ("min", "median")]
+        cells = [f"{100 * share:.0f} %" if share else "nothing", len(by[kind]), *words, asv, *fails]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += [
+        "",
+        "asv's rule and compare-fail judge the same blocks by the wall clock: how often they call the second side",
+        "slower (asv, where nothing is planted: or faster). By themselves they would not take these blocks in turn.",
+        "",
+        "## The bar",
+        "",
+        f"- false verdicts: {false} of {len(by['same'])} ({FALSE} of {KINDS['same'][1]} are allowed)",
+        f"- planted 5 % found: {found['five']} of {len(by['five'])} ({FOUND} of {KINDS['five'][1]} are asked for)",
+        f"- planted 20 % found: {found['twenty']} of {len(by['twenty'])}, the longest in "
+        + ("none" if longest is None else f"{longest:.0f} s")
+        + f" (under {SECONDS:.0f} s are asked for)",
+        f"- {'held' if held else 'not held' if whole else 'not yet all measured'}",
+        "",
+    ]
+    return "\n".join(lines), held

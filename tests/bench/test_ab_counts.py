@@ -1,0 +1,94 @@
+"""The campaign that counts how often `lrdiff ab` is wrong: its rules, its page, and that it goes on where it ended."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.ab_counts import __main__ as counts, rules
+from benchmarks.ab_counts.neighbours import neighbours
+from benchmarks.ab_counts.page import KINDS, write_counts
+from benchmarks.ab_counts.suites import SUITES
+from lrdiff_bench.measure.foreign.inside.blocks import planted
+
+
+def row(kind: str, number: int, verdict: str, **more) -> dict:
+    return {"kind": kind, "number": number, "verdict": verdict, "seconds": 30.0, "asv": "same", "fail_min": False,
+            "fail_median": False, **more}  # fmt: skip
+
+
+def whole(same: str = "equivalent", wrong: int = 2, missed: int = 5, **more) -> list[dict]:
+    rows = [row("same", i, "slower" if i < wrong else same) for i in range(200)]
+    rows += [row("five", i, "unresolved" if i < missed else "slower") for i in range(100)]
+    return rows + [row("twenty", i, "slower", **more) for i in range(100)]
+
+
+def test_the_bar_is_held_only_where_all_of_it_is() -> None:
+    assert write_counts(whole())[1]
+    for rows in (whole(wrong=3), whole(missed=6), whole(seconds=61.0), whole()[:-1]):
+        assert not write_counts(rows)[1]
+    text, _ = write_counts(whole(asv="slower", fail_min=True))
+    assert "| nothing | 200 | 0 | 2 | 198 | 0 | 0 | 0 | 0 |" in text
+    assert "| 20 % | 100 | 0 | 100 | 0 | 0 | 100 | 100 | 0 |" in text
+    assert "- false verdicts: 2 of 200 (2 of 200 are allowed)" in text
+    assert all(one.commit[:12] in text for one in SUITES)
+    assert "not yet all measured" in write_counts([])[0]
+
+
+def test_rules_of_others() -> None:
+    steady = [1.0, 1.01, 0.99, 1.0] * 5
+    assert rules.asv_rule(steady, [1.3 * x for x in steady]) == "slower"
+    assert rules.asv_rule(steady, [0.7 * x for x in steady]) == "faster"
+    assert rules.asv_rule(steady, [1.05 * x for x in steady]) == "same"  # below its factor
+    assert rules.compare_fail([1.0, 2.0], [1.06, 2.0], "min")
+    assert not rules.compare_fail([1.0, 2.0], [1.06, 2.0], "mean")
+
+
+def test_what_is_planted_takes_time() -> None:
+    assert planted(lambda: 7, 10)() == 7
+    assert 1e-9 < counts.turn_seconds() < 1e-6
+
+
+def test_the_campaign_goes_on_where_it_ended(tmp_path: Path, monkeypatch) -> None:
+    measured: list[tuple[str, int]] = []
+
+    def compare(case, pair, turns, *, seed):
+        measured.append((case, turns))
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return {"verdict": "equivalent", "seconds": 30.0}
+
+    class Case(str):
+        id = "case"
+
+    monkeypatch.setattr(counts, "compare", compare)
+    monkeypatch.setattr(counts, "find_suite", lambda path: None)
+    monkeypatch.setattr(counts, "quick_cases", lambda suite, side: [(Case(), 1e-4)])
+    monkeypatch.setattr(counts, "open_checkouts", lambda *_, **__: neighbours(0))
+    monkeypatch.setattr(counts, "KINDS", {"same": (0.0, 3), "five": (0.05, 1)})
+    monkeypatch.setattr(counts.ExitStack, "enter_context", lambda self, one: (None, None))
+    records = tmp_path / "counts.jsonl"
+
+    def run(ends: float | None = None) -> None:
+        counts.measure(SUITES, tmp_path, records, ends=ends, load=0)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert len(counts.read(records)) == 2
+    run(ends=time.monotonic() - 1)
+    assert len(counts.read(records)) == 2
+    run()
+    kept = [(one["kind"], one["number"]) for one in counts.read(records)]
+    assert sorted(kept) == [("five", 0), ("same", 0), ("same", 1), ("same", 2)]
+    assert len(measured) == 5
+
+
+def test_neighbours_come_and_are_gone_afterwards() -> None:
+    with neighbours(2, seed=1):
+        time.sleep(0.2)
+        seen = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True, check=True).stdout
+        assert "while True: pass" in seen
+    assert sum(count for _, count in KINDS.values()) == 400
