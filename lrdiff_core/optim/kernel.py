@@ -115,7 +115,7 @@ def attempt() -> tuple[ctypes.CDLL | None, str | None]:
 
 def _link(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    for function in (library.lrdiff_adam, library.lrdiff_sgd, library.lrdiff_scale):
+    for function in (library.lrdiff_adam, library.lrdiff_sgd, library.lrdiff_scale, library.lrdiff_clipped):
         function.argtypes, function.restype = (ctypes.c_void_p,), None
     library.lrdiff_norm.argtypes, library.lrdiff_norm.restype = (ctypes.c_void_p, ctypes.c_int), None
     return library

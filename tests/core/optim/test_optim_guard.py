@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -185,6 +186,43 @@ def test_it_refuses_and_does_nothing(name: str, pair: Kinds) -> None:
     before = [param.detach().clone() for param in params_of(ours)]
     assert check.step(ours) is (False if name in SEEN else None)
     assert all(map(torch.equal, params_of(ours), before))
+
+
+# After which torch's own step raises, or random sequences have nothing to say.
+NOT_IN_SEQUENCES = {"data swapped for another dtype", "an option gone", "a state for something else"} | {
+    "tensors exchanged"
+}
+
+
+@needs_guard
+@pytest.mark.parametrize("seed", range(12))
+def test_sequences_of_changes_end_in_the_same_bits_under_both_checks(seed: int, pair: Kinds) -> None:
+    """Ours with the compiled check beside ours with that in Python, numbers and all else changing at random."""
+    chance = random.Random(seed)
+    names = sorted((notices.CHANGES.keys() | SEEN.keys()) - NOT_IN_SEQUENCES)
+    both = notices._both(pair)[0], notices._both(pair)[0]
+    with_check = 0
+    for i in range(24):
+        feed(*map(params_of, both), seed=i)
+        name = chance.choice(names) if chance.random() < 0.4 and i > 3 else None
+        told = []
+        for optimizer, off in zip(both, (False, True), strict=True):
+            torch.manual_seed(i)
+            with guard.switched_off() if off else nullcontext():
+                try:
+                    if name is not None:
+                        (notices.CHANGES | SEEN)[name](optimizer)
+                    optimizer.step()
+                    told.append("stepped")
+                except (RuntimeError, KeyError, IndexError, AttributeError, TypeError) as error:
+                    told.append(f"{type(error).__name__} {error}")
+        assert told[0] == told[1], (i, name)
+        if told[0] != "stepped":  # torch's step cannot go on from here either
+            break
+        same_bits(*both)
+        with_check += both[0]._quick is not None  # type: ignore[attr-defined]
+        assert both[1]._quick is None  # type: ignore[attr-defined]
+    assert with_check > 0
 
 
 @needs_guard
