@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,26 +23,31 @@ from lrdiff_export.onnx_file.load import parse_onnx
 from lrdiff_export.runtimes.predictor import open_session
 
 HELP = "write one with lrdiff export, or with torch.onnx.export(..., external_data=False)"
-DATA = convert_to_onnx(seeded(Classifier), example=torch.zeros(1, 10), output_names=["probability"])
+
+
+@functools.cache
+def good() -> bytes:
+    """An ONNX file; made when the first test needs it, not when tests are collected."""
+    return convert_to_onnx(seeded(Classifier), example=torch.zeros(1, 10), output_names=["probability"])
 
 
 def unknown_operator() -> bytes:
-    model = onnx.ModelProto.FromString(DATA)
+    model = onnx.ModelProto.FromString(good())
     model.graph.node[0].op_type = "Nonsense"
     return model.SerializeToString()
 
 
 def without_graph() -> bytes:
-    model = onnx.ModelProto.FromString(DATA)
+    model = onnx.ModelProto.FromString(good())
     model.ClearField("graph")
     return model.SerializeToString()
 
 
 def test_a_whole_model_is_read_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
-    file.write_bytes(DATA)
-    assert load_onnx(file) == DATA
-    assert load_onnx(str(file)) == DATA
+    file.write_bytes(good())
+    assert load_onnx(file) == good()
+    assert load_onnx(str(file)) == good()
 
 
 @pytest.mark.parametrize(
@@ -50,19 +57,19 @@ def test_a_whole_model_is_read_as_it_is(tmp_path: Path) -> None:
         (b"hello\n", "{file} is not an ONNX file"),
         (b"a,b,label\n1,2,0\n", "{file} is not an ONNX file"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "{file} is not an ONNX file"),
-        (gzip.compress(DATA, mtime=0), "{file} is not an ONNX file"),
-        (DATA[:-20], "{file} is not an ONNX file"),
+        (lambda: gzip.compress(good(), mtime=0), "{file} is not an ONNX file"),
+        (lambda: good()[:-20], "{file} is not an ONNX file"),
         (bytes(64), "{file} is not an ONNX file"),
-        (without_graph(), "{file} holds no graph"),
+        (without_graph, "{file} holds no graph"),
         (
-            unknown_operator(),
+            unknown_operator,
             "{file} is not a valid ONNX model: No Op registered for Nonsense with domain_version of 20",
         ),
     ],
 )
-def test_what_is_no_model_is_named(data: bytes, message: str, tmp_path: Path) -> None:
+def test_what_is_no_model_is_named(data: bytes | Callable[[], bytes], message: str, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
-    file.write_bytes(data)
+    file.write_bytes(data() if callable(data) else data)
     with pytest.raises(ModelFileError) as caught:
         load_onnx(file)
     assert caught.value.message == message.format(file=file)
@@ -82,7 +89,7 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_damaged_bytes_end_in_one_of_our_errors_or_parse(data: st.DataObject) -> None:
-    damaged = bytearray(DATA)
+    damaged = bytearray(good())
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(damaged) - 1))
         damaged[place] = data.draw(st.integers(0, 255))
@@ -94,7 +101,7 @@ def test_damaged_bytes_end_in_one_of_our_errors_or_parse(data: st.DataObject) ->
 
 def test_the_predictor_answers_by_name_as_the_module_does(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
-    file.write_bytes(DATA)
+    file.write_bytes(good())
     predictor = OnnxPredictor(file)
     assert predictor.input_name == "features"
     assert predictor.input_shape == ("batch", 10)
@@ -127,14 +134,14 @@ def test_the_predictor_names_several_outputs() -> None:
 )
 def test_rows_that_do_not_fit_are_named(rows: np.ndarray, message: str) -> None:
     with pytest.raises(DataError) as caught:
-        OnnxPredictor(DATA).run(rows)
+        OnnxPredictor(good()).run(rows)
     assert caught.value.message.split(": '")[0].split(": np")[0] == message  # how NumPy writes the value varies
 
 
 @pytest.mark.parametrize("threads", [0, -1, True, 1.0])
 def test_a_wrong_number_of_threads_is_named(threads: int) -> None:
     with pytest.raises(ConfigError) as caught:
-        OnnxPredictor(DATA, threads=threads)
+        OnnxPredictor(good(), threads=threads)
     assert caught.value.message == f"threads is {threads!r}, not a whole number of 1 or more"
 
 
@@ -157,7 +164,7 @@ def test_a_model_of_other_inputs_is_named() -> None:
 
 def test_a_provider_that_is_not_here_is_an_error_never_the_cpu() -> None:
     with pytest.raises(UnavailableError) as caught:
-        open_session(DATA, provider="CUDAExecutionProvider_")
+        open_session(good(), provider="CUDAExecutionProvider_")
     assert caught.value.message == "onnxruntime has no CUDAExecutionProvider_ here"
     assert "CPUExecutionProvider" in caught.value.help
 
@@ -174,4 +181,4 @@ def test_a_session_that_fell_back_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", FellBack)
     with pytest.raises(LrdiffError, match=r"^asked onnxruntime for CUDAExecutionProvider, got CPUExecutionProvider"):
-        open_session(DATA, provider="CUDAExecutionProvider")
+        open_session(good(), provider="CUDAExecutionProvider")
