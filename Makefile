@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SAMPLE ?= 100
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test slow long lint audit check docs coverage lines mutation bench results gpu faults wheel smoke clean
+.PHONY: help demo test slow long distributed lint audit check docs coverage lines mutation bench results gpu faults wheel smoke clean
 
 help:
 	@echo "make demo    train, compare, time, export and verify the built-in example"
@@ -15,6 +15,7 @@ help:
 	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make coverage, make mutation    what the tests see; make lines counts lines by part"
 	@echo "make faults  kill commands at random moments, fill disks, damage files, make inputs up: what is lost, what is said?"
+	@echo "make distributed    several processes by torchrun, a Dask cluster, a PostgreSQL server; parts of each are killed"
 	@echo "make bench   time the benchmark cases on this machine"
 	@echo "make results write the measured pages of docs/results anew: an hour, on a quiet machine"
 	@echo "make gpu     all that needs an accelerator, under 8 minutes; with your own torch: make gpu PYTHON=python3.12"
@@ -32,6 +33,10 @@ slow: $(VENV)/.dev
 # More of the same kinds, before a release: every architecture, every activation, more kills.
 long: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
+
+# Real processes and servers on this machine, parts of each killed; what is not here is skipped, with the reason.
+distributed: $(VENV)/.dev
+	$(BIN)/python -m pytest tests -n 2 --dist loadscope -m distributed
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

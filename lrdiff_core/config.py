@@ -29,6 +29,9 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Columns = Annotated[tuple[str, ...], Field(strict=False)]
 ClassWeight = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICE = r"^(auto|cpu|cuda(:\d+)?|mps)$"
+
 STEPS = 6000  # of a training whose epochs are left open: it stops by itself
 MANY_ROWS = 1_000_000  # beyond them one epoch may be enough
 EPOCHS = (10, 200)  # however few or many rows there are
@@ -144,8 +147,8 @@ class RunConfig(BaseModel):
     """What a row counts in the loss, by its class: balanced (all classes count alike) or a table of weights."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the split, the first weights and the order of rows."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """auto (the fastest that is here), cpu, cuda or mps."""
+    device: Annotated[str, Field(pattern=DEVICE)] = "auto"
+    """auto (the fastest that is here), cpu, cuda (or cuda:1, the GPU of that number) or mps."""
     compile: bool = False
     """Train with torch.compile."""
     threads: PositiveInt = 1
@@ -332,6 +335,8 @@ def _readable(problem: ValidationError, where: str) -> ConfigError:
         fields = CompareConfig.model_fields if path[0] == "compare" and len(path) > 1 else RunConfig.model_fields
         return ConfigError(f'unknown key "{key}" in {where}', help=nearest(path[-1], fields, "keys", most=len(fields)))
     value = first["input"]
+    if path == ["device"]:
+        return ConfigError(f"{key} in {where} is {value!r}", help=nearest(str(value), DEVICES, "one of"))
     field = RunConfig.model_fields.get(path[0])
     choices = get_args(field.annotation) if field is not None else ()
     if first["type"] == "literal_error" and choices:

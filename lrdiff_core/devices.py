@@ -13,7 +13,16 @@ import torch
 from lrdiff_core.compiled import find_compiler
 from lrdiff_core.errors import UnavailableError
 
-__all__ = ["DeviceStatus", "choose_device", "compiler_status", "device_status", "repeatable", "torch_threads"]
+__all__ = [
+    "DeviceStatus",
+    "choose_device",
+    "compiler_status",
+    "device_parts",
+    "device_status",
+    "repeatable",
+    "torch_threads",
+]
+DEVICES = ("cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +40,7 @@ class DeviceStatus:
 
 
 def device_status(name: str) -> DeviceStatus:
-    """Say whether ``"cpu"``, ``"cuda"`` or ``"mps"`` can be used, and if not, why.
+    """Say whether ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"`` can be used, and if not, why.
 
     Example:
         >>> device_status("cpu").available
@@ -39,9 +48,15 @@ def device_status(name: str) -> DeviceStatus:
     """
     if name == "cpu":
         return DeviceStatus(name=name, detail=f"{os.cpu_count()} cores, {torch.get_num_threads()} threads in torch")
-    if name == "cuda":
+    kind, number = device_parts(name)
+    if kind == "cuda":
         if torch.cuda.is_available():
-            return DeviceStatus(name=name, detail=torch.cuda.get_device_name())
+            if number is None:
+                return DeviceStatus(name=name, detail=torch.cuda.get_device_name())
+            if number < (here := torch.cuda.device_count()):
+                return DeviceStatus(name=name, detail=torch.cuda.get_device_name(number))
+            last = "" if here == 1 else f" to cuda:{here - 1}"
+            return DeviceStatus(name=name, detail="", reason=f"here {'is' if here == 1 else 'are'} cuda:0{last}")
         built = torch.version.cuda is not None
         reason = "no NVIDIA GPU or driver found" if built else f"torch {torch.__version__} is built without CUDA"
         return DeviceStatus(name=name, detail="", reason=reason)
@@ -51,7 +66,18 @@ def device_status(name: str) -> DeviceStatus:
         built = torch.backends.mps.is_built()
         reason = "no Apple GPU found" if built else f"torch {torch.__version__} is built without MPS"
         return DeviceStatus(name=name, detail="", reason=reason)
-    raise UnavailableError(f"unknown device {name!r}", help="devices: auto, cpu, cuda, mps")
+    raise UnavailableError(f"unknown device {name!r}", help=f"devices: auto, {', '.join(DEVICES)}, cuda:1")
+
+
+def device_parts(name: str) -> tuple[str, int | None]:
+    """The kind of a device, and the number of a GPU that its name may have.
+
+    Example:
+        >>> device_parts("cuda:1"), device_parts("cpu"), device_parts("cuda:one")
+        (('cuda', 1), ('cpu', None), ('cuda:one', None))
+    """
+    kind, colon, number = name.partition(":")
+    return (kind, int(number)) if kind == "cuda" and colon and number.isdecimal() else (name, None)
 
 
 def choose_device(name: str) -> torch.device:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from lrdiff_core.devices import repeatable
 from lrdiff_core.model import TabularNet
+from lrdiff_core.processes.group import ALONE, Processes, lost
 from lrdiff_core.schedules import Schedule
 from lrdiff_core.seeds import derive_seed, make_generator
 from lrdiff_core.setup import Prepared, Setup, make_optimizer
@@ -27,6 +29,7 @@ __all__ = [
     "loss_function",
     "run_epochs",
     "score_name",
+    "seen_by_all",
     "train",
     "train_epoch",
 ]
@@ -147,6 +150,7 @@ def fit(
     on_epoch: Callable[[int, Sequence[Observation]], None] | None = None,
     state: TrainingState | None = None,
     on_state: Callable[[TabularNet, TrainingState], None] | None = None,
+    processes: Processes = ALONE,
 ) -> list[Observation]:
     """Train ``net`` in place and return the metrics of train and validation for every epoch.
 
@@ -164,25 +168,32 @@ def fit(
         on_epoch: called after each epoch with its number and observations.
         state: where to go on from, updated in place; left out, training begins.
         on_state: called after each epoch, with what :func:`~lrdiff_core.checkpoint.save_training` takes.
+        processes: that train together, each its share of the rows of every step.
     """
     loss_of = loss_function(rows.table.task, rows.class_weight)
     # dynamic: the last, smaller batch must not compile the network a second time
-    network = torch.compile(net.network, dynamic=True) if compile else net.network
+    network: Callable[[Tensor], Tensor] = torch.compile(net.network, dynamic=True) if compile else net.network
+    if processes.count > 1:
+        inputs, targets = rows.inputs["train"][:2], rows.targets["train"][:2]
+        network = processes.data_parallel(_Network(net, network), lambda module: loss_of(module(inputs), targets))
+    own = f" of process {processes.rank}" if processes.rank else ""
     state = state or TrainingState(optimizer=optimizer, order=make_generator(seed, "order"), schedule=schedule)
 
     def one_epoch(epoch: int) -> None:
-        with _dropping(net, derive_seed(seed, f"dropout {epoch}")):
+        with _dropping(net, derive_seed(seed, f"dropout {epoch}{own}")):
             for inputs, targets in _blocks(rows):
                 permutation = torch.randperm(len(inputs), generator=state.order).to(inputs.device)
                 train_epoch(
-                    network, optimizer, loss_of, inputs, targets, permutation.split(batch_size), schedule=state.schedule
-                )
+                    network, optimizer, loss_of, inputs, targets, permutation.split(batch_size),
+                    schedule=state.schedule, processes=processes,
+                )  # fmt: skip
 
     def look(epoch: int) -> list[Observation]:
         return [evaluate(net, rows, part, epoch=epoch) for part in ("train", "validation")]
 
     run_epochs(
-        net, state, one_epoch, look, epochs=epochs, patience=patience, on_epoch=on_epoch, on_state=on_state
+        net, state, one_epoch, look, epochs=epochs, patience=patience, on_epoch=on_epoch, on_state=on_state,
+        processes=processes,
     )  # fmt: skip
     return state.observations
 
@@ -197,6 +208,7 @@ def run_epochs(
     patience: int = 0,
     on_epoch: Callable[[int, Sequence[Observation]], None] | None = None,
     on_state: Callable[[Any, TrainingState], None] | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Train until all epochs are done, or ``patience`` of them without a better loss; the best one's weights are kept.
 
@@ -209,12 +221,14 @@ def run_epochs(
         patience: as for :func:`fit`.
         on_epoch: as for :func:`fit`.
         on_state: as for :func:`fit`.
+        processes: that train together; the first looks, the others take what it saw.
     """
     net.train()
     while not state.is_done(epochs=epochs, patience=patience):
         epoch = state.epoch + 1
         one_epoch(epoch)
-        news = look(epoch)
+        processes.check_same(net)
+        news = seen_by_all(processes, partial(look, epoch))
         state.epoch = epoch
         state.observations += news
         if patience:
@@ -225,6 +239,25 @@ def run_epochs(
             on_state(net, state)
     if state.best is not None:
         net.load_state_dict(state.best.weights)
+
+
+def seen_by_all(processes: Processes, look: Callable[[], list[Observation]]) -> list[Observation]:
+    """What the first process sees, so that all come to the same decisions."""
+    if processes.count == 1:
+        return look()
+    return [Observation(**row) for row in processes.told(lambda: [asdict(one) for one in look()])]
+
+
+class _Network(nn.Module):
+    """What a network does with rows that are standardized already, as a module."""
+
+    def __init__(self, net: TabularNet, network: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net = net
+        self._network = network
+
+    def forward(self, rows: Tensor) -> Tensor:  # [batch, features] -> [batch, outputs]
+        return self._network(rows)
 
 
 def _blocks(rows: Prepared) -> Iterator[tuple[Tensor, Tensor]]:
@@ -262,6 +295,7 @@ def train_epoch(
     batches: Sequence[Tensor],
     *,
     schedule: Schedule | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Take one step for each batch of row numbers.
 
@@ -273,13 +307,17 @@ def train_epoch(
         targets: of all rows.
         batches: row numbers of each step.
         schedule: takes a step after each of the optimizer.
+        processes: each of which takes its share of a batch.
     """
-    for batch in batches:
-        optimizer.zero_grad()
-        loss_of(network(inputs[batch]), targets[batch]).backward()
-        optimizer.step()
-        if schedule is not None:
-            schedule.step()
+    with lost():
+        for batch in batches:
+            optimizer.zero_grad()
+            share = processes.share(len(batch))
+            mine = batch[share.begin : share.end]
+            share.weighted(loss_of(network(inputs[mine]), targets[mine])).backward()
+            optimizer.step()
+            if schedule is not None:
+                schedule.step()
 
 
 @torch.no_grad()
@@ -306,6 +344,7 @@ def train(
     on_epoch: Callable[[int, Sequence[Observation]], None] | None = None,
     on_state: Callable[[TabularNet, TrainingState], None] | None = None,
     go_on: Callable[[TabularNet, TrainingState], None] | None = None,
+    processes: Processes = ALONE,
 ) -> Trained:
     """Train the main model.
 
@@ -320,6 +359,7 @@ def train(
         go_on: called before the first epoch, to put in what an interrupted training had come to:
             :meth:`lrdiff_core.checkpoint.TrainingFile.restore`. The end is then bit for bit that of a training that
             nobody interrupted.
+        processes: that train together, from :func:`~lrdiff_core.processes.group.joined`; all of them call this.
 
     Example:
         >>> from lrdiff_core import load_table, make_config, set_up
@@ -349,6 +389,7 @@ def train(
             on_epoch=on_epoch,
             state=state,
             on_state=on_state,
+            processes=processes,
         )
         kept = state.epoch if state.best is None else state.best.epoch
         test = evaluate(setup.net, setup.rows, "test", epoch=kept)

@@ -303,7 +303,7 @@ def set_up(
             "batch_size": config.rows_per_step(rows.training_rows),
             "epochs": config.most_epochs(rows.training_rows),
             "patience": config.epochs_of_patience(rows.training_rows),
-            "device": device.type,
+            "device": str(device),
             "seed": seed,
             **(wishes_of(table.columns, table.left_out, config.numeric) if table.columns else {}),
         }

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NoReturn, TextIO, cast
 
@@ -23,10 +26,13 @@ from lrdiff_bench.run.options import add_run_commands
 from lrdiff_bench.study.options import add_study_commands
 from lrdiff_bench.study.tune.options import add_tune_command
 from lrdiff_bench.system.interruption import received, status_of_signal
+from lrdiff_core.processes.launch import Launch, launched
 
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
+TOGETHER = ("run", "train")  # commands that the processes of torchrun do as one
+_WAIT_SECONDS = 10.0  # that a process which fails leaves the first to say so: it mostly fails in the same way
 _LONGEST = 300  # characters of an error that is not ours
 
 
@@ -135,9 +141,35 @@ def main(arguments: list[str] | None = None) -> int:
     if "--json" in sys.argv:
         sys.stdout = cast(TextIO, WatchedOutput(stdout))
     try:
-        return _run(sys.argv[1:])
+        launch = launched()
+        if launch is None:
+            return _run(sys.argv[1:])
+        return _run_as_one_of(launch, sys.argv[1:])
     finally:
         sys.argv, sys.stdout = before, stdout
+
+
+def _run_as_one_of(launch: Launch, given: list[str]) -> int:
+    """One of several processes that were started together: the first speaks, the others only where they alone fail."""
+    command = next((word for word in given if not word.startswith("-")), None)
+    if command is not None and command not in TOGETHER:
+        return print_error(
+            f"{launch}: lrdiff {command} is not done by several processes, as torchrun starts them",
+            f"start it once, without torchrun; commands for torchrun: {', '.join(TOGETHER)}",
+            2,
+        )
+    if launch.rank == 0:
+        return _run(given)
+    said = StringIO()
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(said):
+            status = _run(given)
+        if status and received() is None:
+            time.sleep(_WAIT_SECONDS)
+            sys.stderr.write("".join(f"{launch}: {line}" for line in said.getvalue().splitlines(keepends=True)))
+    except KeyboardInterrupt:  # the first process has failed, and says so
+        return status_of_signal()
+    return status
 
 
 def _run(given: list[str]) -> int:

@@ -151,8 +151,8 @@ def test_many_trials_at_once_are_what_optunas_own_calls_write(url):
     told = [0.5, -2.0, math.inf, -math.inf, 0.25]
     rows, ours = TrialRows(storage), studies[0]
     one = ({"base rate": 0.01}, optuna.distributions.distribution_to_json(distribution), {"task": "a", "n": [1, 2]})
-    rows.add(ours._study_id, [one] * 3)
-    rows.add(ours._study_id, [({}, "", {"task": "b"})] * 4)
+    rows.add(ours._study_id, [one] * 3, once="task")
+    rows.add(ours._study_id, [({}, "", {"task": "b"})] * 4, once="task")
     ids = [trial._trial_id for trial in ours.get_trials(deepcopy=False)]
     assert rows.claim(ids[:6]) == set(ids[:6])
     assert rows.claim(ids[5:]) == {ids[6]}
@@ -181,7 +181,7 @@ def test_many_trials_at_once_are_what_optunas_own_calls_write(url):
 def test_a_claimant_that_stopped_giving_signs_on_another_machine_is_given_up(url, uninterrupted, monkeypatch):
     own = ledger(url, Slow(**WORKLOAD))
     study = own._studies["search"]
-    own._rows.add(study._study_id, [own._new_trial(next(iter(uninterrupted.tasks.values())))])
+    own._rows.add(study._study_id, [own._new_trial(next(iter(uninterrupted.tasks.values())))], once="task")
     trial = study.get_trials(deepcopy=False)[0]
 
     def orphan(beat):
@@ -215,7 +215,7 @@ def test_a_claimant_that_was_only_slow_drops_what_it_has(url, uninterrupted):
     task = uninterrupted.searches[0].tasks[0][0]
     row = uninterrupted.results[task.id]
     study = first._studies["search"]
-    first._rows.add(study._study_id, [first._new_trial(task)])
+    first._rows.add(study._study_id, [first._new_trial(task)], once="task")
     slow = study.get_trials(deepcopy=False)[0]
     first.storage.set_trial_state_values(slow._trial_id, STATE.RUNNING)
     second._give_up(slow)
@@ -224,11 +224,46 @@ def test_a_claimant_that_was_only_slow_drops_what_it_has(url, uninterrupted):
     assert states == [STATE.FAIL]
 
 
-def test_two_processes_that_put_the_same_tasks_in_leave_one_of_each(url, uninterrupted):
+def test_a_task_is_put_in_once_and_anew_after_it_failed(url, uninterrupted):
+    """Both processes have seen that it is missing; the second looks again under the lock."""
+    first, second = ledger(url, Slow(**WORKLOAD)), ledger(url, Slow(**WORKLOAD))
+    study = first._studies["search"]
+    tasks = uninterrupted.searches[0].tasks[0][:2]
+    first._rows.add(study._study_id, [first._new_trial(tasks[0])], once="task")
+    second._rows.add(study._study_id, [second._new_trial(task) for task in tasks], once="task")
+    there = study.get_trials(deepcopy=False)
+    assert [trial.user_attrs["task"] for trial in there] == [task.id for task in tasks]
+    first._give_up(there[0])
+    second._rows.add(study._study_id, [second._new_trial(tasks[0])], once="task")
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    assert states == [STATE.FAIL, STATE.WAITING, STATE.WAITING]
+
+
+def test_a_trial_that_another_process_claimed_first_is_given_up_when_that_one_is_dead(url, uninterrupted):
+    """Both said that they claim it, and one got it; the other must not wait for itself."""
+    first, second = ledger(url, Slow(**WORKLOAD)), ledger(url, Slow(**WORKLOAD))
+    study = first._studies["search"]
+    task = uninterrupted.searches[0].tasks[0][0]
+    with first._heart(study), second._heart(study):
+        view = first._current(study, {task.id: task})
+        assert first._claim(study, [[task]], view)
+        assert not second._claim(study, [[task]], view)
+        signs = dict(study.user_attrs)
+        trial = study.get_trials(deepcopy=False)[0]
+        assert not second._is_orphan(trial, {name: signs[name] for name in (first.worker, second.worker)})
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        dead = {**signs[first.worker], "pid": gone.pid}
+        assert second._is_orphan(trial, {first.worker: dead, second.worker: signs[second.worker]})
+        third = ledger(url, Slow(**WORKLOAD))
+        assert third._is_orphan(trial, {first.worker: dead, second.worker: signs[second.worker]})
+
+
+def test_two_trials_of_one_task_from_an_earlier_version_leave_one(url, uninterrupted):
     own = ledger(url, Slow(**WORKLOAD))
     study = own._studies["search"]
     task = uninterrupted.searches[0].tasks[0][0]
-    own._rows.add(study._study_id, [own._new_trial(task)] * 2)
+    own._rows.add(study._study_id, [own._new_trial(task)] * 2, once="task")
     current = own._current(study, {task.id: task})
     assert current[task.id].number == 0
     assert [trial.state for trial in study.get_trials(deepcopy=False)] == [STATE.WAITING, STATE.FAIL]
@@ -315,8 +350,8 @@ def test_a_driver_that_is_not_installed_is_named(monkeypatch):
 def test_batches_can_be_trained_by_dask(uninterrupted, url, monkeypatch):
     """Through a scheduler of this process's own, at an address on loopback."""
     distributed = pytest.importorskip("distributed")
-    from lrdiff_bench.study.remote import train_remotely, workers_of
-    from lrdiff_bench.system.cluster import connect
+    from lrdiff_bench.study.remote import workers_for
+    from lrdiff_bench.system.cluster import connect, disconnect
 
     monkeypatch.setattr("lrdiff_bench.study.folder.workload_from", lambda source: Slow(**WORKLOAD))
     with distributed.LocalCluster(
@@ -325,17 +360,19 @@ def test_batches_can_be_trained_by_dask(uninterrupted, url, monkeypatch):
         client = connect(cluster.scheduler_address)
         try:
             own = ledger(url, Slow(**WORKLOAD))
-            own.at_a_time = workers_of(client)
-            assert own.at_a_time == 2
-            run_study(Slow(**WORKLOAD), PLAN, own, train=train_remotely(client, {"kind": "test"}))
+            workers = workers_for(client, {"kind": "test"})
+            assert len(workers.names) == 2
+            assert (workers.together, workers.seconds) == (None, None)
+            own.at_a_time = 2
+            run_study(Slow(**WORKLOAD), PLAN, own, train=workers.train())
         finally:
-            client.close()
+            disconnect(client)
     assert_whole(url, uninterrupted)
 
 
 def test_a_scheduler_without_workers_is_not_waited_for_without_end(monkeypatch):
     distributed = pytest.importorskip("distributed")
-    from lrdiff_bench.study.remote import workers_of
+    from lrdiff_bench.study.remote import workers_for
     from lrdiff_bench.system import cluster
 
     monkeypatch.setattr(cluster, "WAIT_FOR_WORKERS_S", 1)
@@ -346,7 +383,7 @@ def test_a_scheduler_without_workers_is_not_waited_for_without_end(monkeypatch):
         distributed.Client(empty, set_as_default=False) as client,
         pytest.raises(UnavailableError, match="has had no worker for 1 s"),
     ):
-        workers_of(client)
+        workers_for(client, {"kind": "test"})
 
 
 @pytest.mark.parametrize(
@@ -366,7 +403,7 @@ def test_a_cluster_that_fails_half_way_is_told_in_two_lines(monkeypatch, uninter
     from distributed.client import FutureCancelledError
     from distributed.scheduler import KilledWorker
 
-    from lrdiff_bench.study.remote import train_remotely
+    from lrdiff_bench.study.remote import Workers
 
     problems = {
         "FutureCancelledError": FutureCancelledError("key", "lost"),
@@ -375,7 +412,7 @@ def test_a_cluster_that_fails_half_way_is_told_in_two_lines(monkeypatch, uninter
     }
 
     class Client:
-        loop = None
+        loop, key = None, "one"
 
         def submit(self, *_, **__):
             return self
@@ -383,10 +420,20 @@ def test_a_cluster_that_fails_half_way_is_told_in_two_lines(monkeypatch, uninter
         def result(self):
             raise problems[problem]
 
-    monkeypatch.setattr(distributed, "as_completed", lambda futures, loop: futures)
+        def has_ready(self):
+            return True
+
+        def add(self, future):
+            self.future = future
+
+        def __next__(self):
+            return self.future
+
+    monkeypatch.setattr(distributed, "as_completed", lambda loop: Client())
     task = next(iter(uninterrupted.tasks.values()))
+    workers = Workers(client=Client(), source={"kind": "test"}, names=(), together=None, seconds=None)
     with pytest.raises(UnavailableError, match=said) as caught:
-        train_remotely(Client(), {"kind": "test"})([[task]], lambda *_: None)
+        workers.train()([[task]], lambda *_: None)
     assert caught.value.help.startswith(help)
 
 

@@ -27,7 +27,7 @@ def map_rates(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The folder of the map. Default: runs/NAME-map.")] = None,
     scheduler: Annotated[str | None, typer.Option("--scheduler", metavar="ADDRESS", help="The address of a Dask scheduler. Default: processes on this machine.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", metavar="N", help="Processes on this machine. Default: one per core; 0 trains in this process.")] = None,
-    device: Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.")] = None,
+    device: Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", metavar="TYPE", help="float32 or float64.")] = None,
     tile: Annotated[int | None, typer.Option("--tile", metavar="N", help="Cells along the edge of a tile.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only show what would be computed and how long it would take.")] = False,

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from lrdiff_bench.maps.tiles import Job, Tile, run_job
-from lrdiff_bench.system.cluster import cluster_trouble, connect, wait_for_workers
+from lrdiff_bench.system.cluster import Tasks, cluster_trouble, connect, disconnect, wait_for_workers
 from lrdiff_bench.system.machine import usable_cpus
 from lrdiff_core.errors import ConfigError
 
@@ -68,17 +68,24 @@ def open_pool(scheduler: str | None, workers: int | None, tiles: int) -> Iterato
             client = Client(stack.enter_context(cluster), set_as_default=False)
         else:
             client = connect(scheduler)
-        stack.callback(client.close)
+        stack.callback(disconnect, client)
         yield client
 
 
-def run_tiles(pool: Pool, jobs: Mapping[Tile, Job], done: Callable[[Tile, dict[str, Any]], None]) -> None:
+def run_tiles(
+    pool: Pool,
+    jobs: Mapping[Tile, Job],
+    done: Callable[[Tile, dict[str, Any]], None],
+    *,
+    tell: Callable[[str], None] | None = None,
+) -> None:
     """Train tiles, and hand each on once, as soon as it is there.
 
     Args:
         pool: from :func:`open_pool`.
         jobs: what to do.
         done: called in this process with the tile and what :func:`run_job` returned.
+        tell: gets a line about a worker that gives no sign of life.
 
     Raises:
         LrdiffError: a tile cannot be trained.
@@ -88,31 +95,29 @@ def run_tiles(pool: Pool, jobs: Mapping[Tile, Job], done: Callable[[Tile, dict[s
         for tile, job in jobs.items():
             done(tile, run_job(job, threads=usable_cpus()))
         return
-    _run_on_cluster(pool, jobs, done)
+    _run_on_cluster(pool, jobs, done, tell)
 
 
-def _run_on_cluster(client: Any, jobs: Mapping[Tile, Job], done: Callable[[Tile, dict[str, Any]], None]) -> None:
-    from distributed import as_completed
-
+def _run_on_cluster(
+    client: Any,
+    jobs: Mapping[Tile, Job],
+    done: Callable[[Tile, dict[str, Any]], None],
+    tell: Callable[[str], None] | None,
+) -> None:
     wait_for_workers(client)
     run = uuid.uuid4().hex[:12]
     left = iter(jobs.items())
-    tile_of: dict[str, Tile] = {}
-    going = as_completed(loop=client.loop)
+    tasks = Tasks(client, tell)
 
     def send(count: int) -> None:
         for _, (tile, job) in zip(range(count), left, strict=False):
-            future = client.submit(run_job, job, key=f"lrdiff-map-{run}-{tile.number}", pure=False)
-            tile_of[future.key] = tile
-            going.add(future)
+            tasks.send(tile, run_job, job, key=f"lrdiff-map-{run}-{tile.number}")
 
     with cluster_trouble(what="whole tiles are kept", smaller="try a smaller --tile"):
         send(_ahead(client))
-        for future in going:
-            found = future.result()
-            done(tile_of.pop(future.key), found)
-            del future  # the cluster forgets the result
-            send(max(1, _ahead(client) - len(tile_of)))
+        for tile, found in tasks.results():
+            done(tile, found)
+            send(max(1, _ahead(client) - len(tasks)))
 
 
 @contextmanager

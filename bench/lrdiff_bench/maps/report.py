@@ -51,7 +51,7 @@ def drive(
         return
     folder = out or Path("runs") / _folder_name(plan, request)
     with _ProgressBar() as bar:
-        seconds = compute_map(plan, folder, scheduler=scheduler, workers=workers, on_tile=bar.advance)
+        seconds = compute_map(plan, folder, scheduler=scheduler, workers=workers, on_tile=bar.advance, tell=bar.say)
     document, files = sum_up(folder)
     document |= {"seconds": seconds, "computed_now": seconds is not None, "files": [str(file) for file in files]}
     _print(document, "\n".join([whole_text(document), *_files_lines(document)]), json)
@@ -165,6 +165,10 @@ class _ProgressBar:
             a_tile = (time.perf_counter() - self._first[1]) / (done - self._first[0])
             self.console.print(f"{done} of {total} tiles, {_duration(a_tile * (total - done))} left")
             self._last = percent
+
+    def say(self, text: str) -> None:
+        """A line about a worker."""
+        self.console.print(text, style="yellow", highlight=False)
 
     def _draw(self, done: int, total: int, before: int) -> None:
         if self._bar is None:

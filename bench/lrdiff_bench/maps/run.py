@@ -29,6 +29,7 @@ def compute_map(
     scheduler: str | None = None,
     workers: int | None = None,
     on_tile: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> float | None:
     """Compute what is missing of a map and write its store; a complete map is left as it is.
 
@@ -38,6 +39,7 @@ def compute_map(
         scheduler: address of a Dask cluster; None starts processes here.
         workers: processes to start; None takes one a processor, 0 trains in this process.
         on_tile: told of the progress.
+        tell: gets a line about a worker that gives no sign of life.
 
     Returns:
         Seconds that training took here, the start of processes not counted; None where nothing was trained.
@@ -55,7 +57,7 @@ def compute_map(
             return None
         whole = held.whole()
         fresh = not whole
-        seconds = _train(plan, held, whole, scheduler, workers, on_tile)
+        seconds = _train(plan, held, whole, scheduler, workers, on_tile, tell)
         held.assemble(seconds if fresh else None)
     return seconds
 
@@ -67,6 +69,7 @@ def _train(
     scheduler: str | None,
     workers: int | None,
     on_tile: Progress | None,
+    tell: Callable[[str], None] | None,
 ) -> float | None:
     left = [tile for tile in plan.tiles if tile.number not in whole]
     before = len(plan.tiles) - len(left)
@@ -86,10 +89,10 @@ def _train(
         started = time.perf_counter()
         first, rest = plan.tiles[0], [tile for tile in left if tile.number != 0]
         if first in left:  # all others need its losses
-            run_tiles(pool, {first: plan.job(first, None)}, keep)
+            run_tiles(pool, {first: plan.job(first, None)}, keep, tell=tell)
         reference = held.read(first)
         assert reference is not None
-        run_tiles(pool, {tile: plan.job(tile, reference) for tile in rest}, keep)
+        run_tiles(pool, {tile: plan.job(tile, reference) for tile in rest}, keep, tell=tell)
         return time.perf_counter() - started
 
 

@@ -48,8 +48,9 @@ from lrdiff_core.checkpoint import TrainingFile
 from lrdiff_core.config import RunConfig
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.loop import Observation, TrainingState, score_name
+from lrdiff_core.processes.group import ALONE, Processes
 
-__all__ = ["STAGES", "RunResult", "Watcher", "default_folder", "resume_job", "run_job"]
+__all__ = ["STAGES", "RunResult", "Watcher", "default_folder", "follow_job", "resume_job", "run_job"]
 
 STAGES = (
     "data",
@@ -117,6 +118,7 @@ def run_job(
     stages: Sequence[str] = STAGES,
     log: Sequence[str] = (),
     watcher: Watcher | None = None,
+    processes: Processes = ALONE,
 ) -> RunResult:
     """Run the main job and write its folder.
 
@@ -128,6 +130,7 @@ def run_job(
         log: where losses, scores and the rate of every group go after every epoch: ``"csv"``, ``"tensorboard"``,
             ``"mlflow"``.
         watcher: told of every stage as it is done.
+        processes: that train with this one, which is their first; the others call :func:`follow_job`.
 
     Returns:
         The folder, its summary and the trained model. ``passed`` is false if verification or parity failed; the folder
@@ -155,12 +158,37 @@ def run_job(
                 f"{out} holds a run already", help="add --overwrite to replace it, or name another folder"
             )
         final = next_free(final)
-    record, kind = _Record(config, watcher), kind_of(config)
-    setup = record.timed("data", lambda: kind.set_up(config))
+    record, kind = _Record(config, watcher, processes), kind_of(config)
+    setup = record.timed("data", lambda: kind.set_up(processes.placed(config)))
     with new_run_folder(final, overwrite=overwrite) as place:
         record.begin(place, stages)
         with training_logs(log, config) as logs:
             return _all_stages(record, kind, setup, settings_to_keep(config, kind.digest(setup)), logs)
+
+
+def follow_job(config: RunConfig, folder: Path | None = None, *, resume: bool = False, processes: Processes) -> None:
+    """Take part in the training of a run that another process, the first, calls :func:`run_job` for.
+
+    Args:
+        config: as that one has it.
+        folder: of the run, where it goes on with one.
+        resume: whether it does.
+        processes: this one and the others.
+
+    Raises:
+        LrdiffError: as for :func:`run_job`.
+    """
+    training = None
+    if resume:
+        assert folder is not None  # the first process has chosen one
+        config, training = kept_settings(folder, config)
+    kind = kind_of(config)
+    setup = kind.set_up(processes.placed(config))
+    if training is not None and folder is not None:
+        check_rows(folder, training, kind.name_of(setup), kind.digest(setup))
+    setup = _tuned(kind, setup, processes, dict)
+    kind.train(setup, go_on=None if training is None else training.restore, processes=processes)
+    processes.leave()
 
 
 def resume_job(
@@ -170,6 +198,7 @@ def resume_job(
     stages: Sequence[str] = STAGES,
     log: Sequence[str] = (),
     watcher: Watcher | None = None,
+    processes: Processes = ALONE,
 ) -> RunResult:
     """Go on with an interrupted run: from its last epoch that was kept, then with the stages that are missing.
 
@@ -182,6 +211,7 @@ def resume_job(
         stages: which of the missing stages to do now.
         log: as for :func:`run_job`.
         watcher: told of every stage as it is done.
+        processes: as for :func:`run_job`; they need not be as many as before.
 
     Raises:
         CheckpointError, InputError: there is no run, or nothing to go on from, or another process writes it.
@@ -190,8 +220,8 @@ def resume_job(
     name = given.name if given is not None and "name" in given.model_fields_set else None
     folder = choose_unfinished(folder, name=name)
     config, training = kept_settings(folder, given)
-    record, kind = _Record(config, watcher or Silent()), kind_of(config)
-    setup = record.timed("data", lambda: kind.set_up(config))
+    record, kind = _Record(config, watcher or Silent(), processes), kind_of(config)
+    setup = record.timed("data", lambda: kind.set_up(processes.placed(config)))
     check_rows(folder, training, kind.name_of(setup), kind.digest(setup))
     with unfinished_run(folder) as place:
         record.go_on(place, stages)
@@ -233,8 +263,8 @@ class _Record:
     place: RunFolder
     now: set[str]  # stages that this process is to do
 
-    def __init__(self, config: RunConfig, watcher: Watcher) -> None:
-        self.watcher, self.begun = watcher, time.monotonic()
+    def __init__(self, config: RunConfig, watcher: Watcher, processes: Processes) -> None:
+        self.watcher, self.processes, self.begun = watcher, processes, time.monotonic()
         self.summary: dict[str, Any] = {
             "format": SUMMARY_FORMAT,
             "version": SUMMARY_VERSION,
@@ -245,6 +275,8 @@ class _Record:
             "seconds": {},
             "checks": {},
         }
+        if processes.launch is not None:
+            self.summary["launch"] = processes.launch.id  # what is started again finds its run by it
 
     def begin(self, place: RunFolder, stages: Sequence[str]) -> None:
         """From here on there is a folder, and these stages are to be done."""
@@ -255,7 +287,8 @@ class _Record:
         """This folder is there already, with all that its summary has."""
         self.place, self.now = place, {*ALWAYS, *stages}
         before = read_summary(place.path)
-        self.summary = before | {"seconds": before["seconds"] | self.summary["seconds"]}
+        now = {"seconds": before["seconds"] | self.summary["seconds"]}
+        self.summary = before | now | ({"launch": self.summary["launch"]} if "launch" in self.summary else {})
 
     def is_last(self, name: str) -> bool:
         """Whether nothing but this is missing any more."""
@@ -308,11 +341,21 @@ class _Record:
 
 def _tune(record: _Record, kind: Kind, setup: Any) -> Any:
     """Compare rates before training, and take those that did best; nothing where rates are kept as they are given."""
+
+    def chosen() -> dict[str, float] | None:
+        record.stage("comparison", lambda: kind.compare(setup, _trainings_to(record.watcher)))
+        found = record.summary.get("comparison", {}).get("chosen")  # none where the stage was not asked for
+        return None if found is None else dict(found["rates"])
+
+    return _tuned(kind, setup, record.processes, chosen)
+
+
+def _tuned(kind: Kind, setup: Any, processes: Processes, chosen: Callable[[], dict[str, float] | None]) -> Any:
+    """The setup with the rates that the first process has chosen."""
     if kind.tuned is None or not setup.config.tune:
         return setup
-    record.stage("comparison", lambda: kind.compare(setup, _trainings_to(record.watcher)))
-    chosen = record.summary.get("comparison", {}).get("chosen")  # none where the stage was not asked for
-    return setup if chosen is None else kind.tuned(setup, chosen["rates"])
+    rates = processes.told(chosen)
+    return setup if rates is None else kind.tuned(setup, rates)
 
 
 def _train(
@@ -324,8 +367,9 @@ def _train(
     training: TrainingFile | None,
 ) -> Any:
     """The stages that every run has; what was trained is kept before anything else is done."""
-    place = record.place
-    record.show([("training", kind.training_section(setup))])
+    place, processes = record.place, record.processes
+    shared = {} if processes.count == 1 else {"processes": processes.count, "backend": processes.backend}
+    record.show([("training", kind.training_section(setup) | shared)])
     # Not every kind has all of these.
     record.summary["missing"] = [one for one in record.summary["missing"] if one not in BEFORE_TRAINING]
     task = record.summary["data"]["task"]
@@ -347,8 +391,10 @@ def _train(
             on_epoch=_epochs_to(record.watcher, setup, task),
             on_state=keep,
             go_on=None if training is None else training.restore,
+            processes=processes,
         ),
     )
+    processes.leave()
     keeper.write()
     kind.write(place.path, trained)
     record.save()

@@ -47,7 +47,7 @@ OutOption = Annotated[
         help="The run folder. Default: runs/NAME, or runs/NAME-2 and so on where there are runs already.",
     ),
 ]
-DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")]
 CompileOption = Annotated[bool, typer.Option("--compile", help="Train with torch.compile.")]
 SeedOption = Annotated[
@@ -396,21 +396,23 @@ def _job(
     log: Sequence[str] = (),
 ) -> int:
     from lrdiff_bench.report.tables import make_console
-    from lrdiff_bench.run.job import STAGES, resume_job, run_job
+    from lrdiff_bench.run.job import STAGES
     from lrdiff_bench.run.screen import Screen
+    from lrdiff_bench.run.together import run_together
 
     # With --json the stages still show, but on stderr.
     screen = Screen(make_console(stderr=json))
     stages = STAGES if stages is None else stages
     try:
-        if resume:
-            result = resume_job(config, out, stages=stages, log=log, watcher=screen)
-        else:
-            result = run_job(config, out=out, overwrite=overwrite, stages=stages, log=log, watcher=screen)
+        result = run_together(
+            config, out, overwrite=overwrite, stages=stages, resume=resume, log=log, watcher=screen
+        )  # fmt: skip
     except KeyboardInterrupt as stop:
         raise Interrupted(stop) from stop
     finally:
         screen.close()
+    if result is None:  # a process that took part in the training of another one's run
+        return 0
     if json:
         print_json(result.summary)
     if result.passed:

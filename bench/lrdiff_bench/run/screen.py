@@ -139,6 +139,9 @@ def draw_training(console: Console, s: dict[str, Any]) -> None:
         f"{s['optimizer']}, {most}{s['epochs']} epochs of {s['batch_size']} rows a step{steps}; "
         f"{s['device']}{compiled}, {s['threads']} thread{'s' if s['threads'] > 1 else ''}, seed {s['seed']}",
     )
+    if s.get("processes"):  # older runs have none
+        rows = -(-s["batch_size"] // s["processes"])
+        line(console, f"{s['processes']} processes ({s['backend']}), up to {rows} rows of every step each")
     if more := training_extras(s):
         line(console, "; ".join(more))
 

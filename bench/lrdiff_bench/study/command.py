@@ -34,6 +34,7 @@ from lrdiff_bench.study.search.ledger import StorageLedger
 from lrdiff_bench.study.search.optuna_storage import default_url, hidden, storage_trouble
 from lrdiff_bench.study.search.plan import Plan, make_plan
 from lrdiff_bench.study.workloads.workload import Workload
+from lrdiff_bench.system.cluster import connect, disconnect
 from lrdiff_bench.system.factory import user_code
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.files import sealed, write_json, write_text
@@ -256,6 +257,33 @@ def run_one(
         must_agree=MUST_AGREE,
     )
     plan = replace(plan, searches=max(plan.searches, ledger.facts["searches"]))  # as far as it has come
+    client = None if scheduler is None else connect(scheduler)
+    try:
+        return _run(source, workload, plan, ledger, console, client, growth, of=of)
+    finally:
+        if client is not None:
+            disconnect(client)
+
+
+def _run(
+    source: dict[str, Any],
+    workload: Any,
+    plan: Plan,
+    ledger: StorageLedger,
+    console: Any,
+    client: Any,
+    growth: Growth | None,
+    *,
+    of: str,
+) -> dict[str, Any]:
+    name, workers = study_name(workload, plan), None
+    if client is not None:
+        from lrdiff_bench.study.remote import workers_for
+
+        workers = workers_for(client, source)
+        workload, ledger.at_a_time = workers.workload(workload), len(workers.names)
+        if workers.seconds is not None and not ledger.facts.get("seconds_of_training"):
+            ledger.note("seconds_of_training", workers.seconds)
     counts = trainings(workload, plan)
     price = _price(workload, counts, ledger)
     mode = f" - {describe.MODES[plan.mode]}" if plan.mode != "full" else ""
@@ -270,17 +298,9 @@ def run_one(
     if price:
         line(console, price)
     watcher = screen.LiveWatcher(console)
+    train = None if workers is None else workers.train(watcher.news)
     begin = time.perf_counter()
-    client = None
     try:
-        train = None
-        if scheduler is not None:
-            from lrdiff_bench.study.remote import train_remotely, workers_of
-            from lrdiff_bench.system.cluster import connect
-
-            client = connect(scheduler)
-            ledger.at_a_time = workers_of(client)
-            train = train_remotely(client, source)
         done = 0
         while True:
             at = time.perf_counter()
@@ -292,8 +312,6 @@ def run_one(
             done, plan = plan.searches, replace(plan, searches=further)
     finally:
         watcher.close()
-        if client is not None:
-            client.close()
     document = document_of(finished, analyse(finished), ledger.facts)
     ledger.note("said", said_of(document))
     line(console, f"{name}: {time.perf_counter() - begin:.0f} s", "dim")

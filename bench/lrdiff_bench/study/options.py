@@ -52,7 +52,7 @@ def run(
     target: Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")] = None,
     groups: Annotated[str | None, typer.Option("--groups", metavar="NAME=PATTERN,...", help="The groups of parameters that share a rate, such as body=layers.*,head=fc.")] = None,
     layer_decay: Annotated[bool, typer.Option("--layer-decay", help="For your own model: compare layer-wise decay (0.8, 0.95, 1/2.6 and tuned) with a single rate.")] = False,
-    device: Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="The device for your own model: auto, cpu, cuda or mps.")] = None,
+    device: Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="The device for your own model: auto, cpu, cuda, cuda:1 or mps.")] = None,
     storage: StorageOption = None,
     scheduler: Annotated[str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Train on the workers of a Dask scheduler.")] = None,
     out: OutOption = None,

@@ -2,56 +2,126 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lrdiff_bench.study.search.ledger import TrainBatches
 from lrdiff_bench.study.search.tasks import Task, TaskResult, results_of, trials_of
-from lrdiff_bench.system.cluster import cluster_trouble, wait_for_workers
+from lrdiff_bench.system.cluster import Tasks, cluster_trouble, wait_for_workers
 from lrdiff_bench.system.factory import user_code
+from lrdiff_core.errors import UnavailableError
 
-__all__ = ["train_remotely", "workers_of"]
+__all__ = ["Workers", "workers_for"]
 
 _WORKLOADS: dict[str, Any] = {}  # of a worker: making one may load data
+_KEPT = {"what": "what is trained is kept", "smaller": "train smaller models, or give them more"}
 
 
-def workers_of(client: Any) -> int:
-    """How many batches can run at once, as soon as one can.
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Those workers of a cluster that have the device of a study.
 
-    Raises:
-        UnavailableError: no worker comes.
+    Attributes:
+        client: of Dask's.
+        source: of the workload, see :func:`lrdiff_bench.study.folder.workload_from`: workers make their own.
+        names: their addresses.
+        together: whether trainings go side by side there; None for workloads that do not ask.
+        seconds: of one training there, where they come one after the other.
     """
-    wait_for_workers(client)
-    return max(1, len(client.scheduler_info()["workers"]))
+
+    client: Any
+    source: Mapping[str, Any]
+    names: tuple[str, ...]
+    together: bool | None
+    seconds: float | None
+
+    def workload(self, workload: Any) -> Any:
+        """The driver's own workload, with what depends on the device answered by the workers."""
+        return workload if self.together is None else replace(workload, together=self.together)
+
+    def train(self, tell: Callable[[str], None] | None = None) -> TrainBatches:
+        """Train batches on them; ``tell`` gets a line about one that gives no sign of life."""
+
+        def train(batches: Sequence[Sequence[Task]], on_batch: Callable[[int, list[TaskResult]], None]) -> None:
+            run, tasks = uuid.uuid4().hex[:12], Tasks(self.client, tell)
+            where: dict[str, Any] = {} if self._any_will_do else {"workers": list(self.names)}
+            with cluster_trouble(**_KEPT):
+                for i, batch in enumerate(batches):
+                    key = f"lrdiff-study-{run}-{i}"
+                    tasks.send(i, train_batch, dict(self.source), list(batch), key=key, **where)
+                for i, rows in tasks.results():
+                    on_batch(i, rows)
+
+        return train
+
+    @property
+    def _any_will_do(self) -> bool:
+        """Workers that come later have a CPU, too."""
+        return device_of(self.source) in ("auto", "cpu")
 
 
-def train_remotely(client: Any, source: Mapping[str, Any]) -> TrainBatches:
-    """Train batches on the workers.
+def workers_for(client: Any, source: Mapping[str, Any]) -> Workers:
+    """Ask the workers of a cluster what they say of a study, as soon as there is one.
 
     Args:
         client: of Dask's.
-        source: of the workload, see :func:`lrdiff_bench.study.folder.workload_from`: workers make their own.
+        source: of the workload.
+
+    Raises:
+        UnavailableError: no worker comes, or none has the device.
     """
-    from distributed import as_completed
+    wait_for_workers(client)
+    device = device_of(source)
+    with cluster_trouble(**_KEPT):
+        reasons: dict[str, str | None] = client.run(missing, device)
+        able = tuple(sorted(name for name, reason in reasons.items() if reason is None))
+        if not able:
+            name, reason = min(reasons.items())
+            raise UnavailableError(
+                f"none of {len(reasons)} workers can train on {device}; {name}: {reason}",
+                help="start workers where the device is, or leave --device out",
+            )
+        together, seconds = client.submit(about, dict(source), pure=False, workers=able).result()
+    return Workers(client=client, source=source, names=able, together=together, seconds=seconds)
 
-    def train(batches: Sequence[Sequence[Task]], on_batch: Callable[[int, list[TaskResult]], None]) -> None:
-        # pure=False: a task that was trained and lost is trained again, not looked up
-        futures = {
-            client.submit(train_batch, dict(source), list(batch), pure=False): i for i, batch in enumerate(batches)
-        }
-        with cluster_trouble(what="what is trained is kept", smaller="train smaller models, or give them more"):
-            for future in as_completed(list(futures), loop=client.loop):
-                on_batch(futures[future], future.result())
 
-    return train
+def device_of(source: Mapping[str, Any]) -> str:
+    """The device that a study asks for."""
+    return str(source.get("settings", {}).get("device", "auto"))
+
+
+def missing(device: str) -> str | None:
+    """Why a worker does not have a device, or None; runs on the worker."""
+    from lrdiff_core.devices import choose_device
+
+    try:
+        choose_device(device)
+    except UnavailableError as problem:
+        return problem.message
+    return None
+
+
+def about(source: dict[str, Any]) -> tuple[bool | None, float | None]:
+    """Whether trainings go side by side on a worker, and the seconds of one that does not; runs on the worker."""
+    with user_code():
+        workload = _workload(source)
+        side_by_side = getattr(workload, "side_by_side", None)
+        return None if side_by_side is None else bool(side_by_side()), workload.seconds_of_training()
 
 
 def train_batch(source: dict[str, Any], batch: list[Task]) -> list[TaskResult]:
     """What a worker does."""
+    with user_code():
+        workload = _workload(source)
+        return results_of(batch, workload.train(trials_of(batch)))
+
+
+def _workload(source: dict[str, Any]) -> Any:
     from lrdiff_bench.study.folder import workload_from
 
     key = repr(sorted(source.items(), key=str))
-    with user_code():
-        if key not in _WORKLOADS:
-            _WORKLOADS[key] = workload_from(source)
-        return results_of(batch, _WORKLOADS[key].train(trials_of(batch)))
+    if key not in _WORKLOADS:
+        _WORKLOADS[key] = workload_from(source)
+    return _WORKLOADS[key]

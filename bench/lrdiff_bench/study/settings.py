@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lrdiff_bench.study.workloads.workload import Scheme, Workload, decayed, usual_schemes
+from lrdiff_core.config import DEVICE, DEVICES
 from lrdiff_core.errors import ConfigError, RateError
 from lrdiff_core.text import nearest
 
@@ -91,8 +92,8 @@ class StudySettings(_Part):
     """Steps of every training."""
     evaluations: PositiveInt = 10
     """How often a training is evaluated."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """auto, cpu, cuda or mps."""
+    device: Annotated[str, Field(pattern=DEVICE)] = "auto"
+    """auto, cpu, cuda (or cuda:1) or mps."""
     metric: Literal["loss", "accuracy"] = "loss"
     """What is compared: loss or accuracy."""
     smallest_difference: Positive | None = None
@@ -311,5 +312,9 @@ def _readable(problem: ValidationError, where: str) -> ConfigError:
         return ConfigError(f'unknown key "{key}" in {where}', help=nearest(path[-1], fields, "keys", most=40))
     if first["type"] == "missing":
         return ConfigError(f"{key} is missing in {where}", help=f"keys: {', '.join(fields)}")
+    if path == ["device"]:
+        return ConfigError(
+            f"{key} in {where} is {first['input']!r}", help=nearest(str(first["input"]), DEVICES, "one of")
+        )
     reason = first["msg"][0].lower() + first["msg"][1:]
     return ConfigError(f"{key} in {where} is {first['input']!r:.80}", help=reason)

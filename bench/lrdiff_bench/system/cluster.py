@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+import socket
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from lrdiff_core.errors import UnavailableError
+from lrdiff_core.errors import ConfigError, UnavailableError
 
-__all__ = ["cluster_trouble", "connect", "wait_for_workers"]
+__all__ = ["Tasks", "cluster_trouble", "connect", "disconnect", "wait_for_workers"]
 
 CONNECT_S = 15
 WAIT_FOR_WORKERS_S = 60
+SILENT_S = 20.0  # without a sign of life, which workers give about twice a second
+SCHEDULER_SILENT_S = 60.0
+LOOK_S = 2.0
+_CLOSE_S = 2
+_LOUD = ("distributed", "tornado.application", "asyncio")  # they log tracebacks of what is told in two lines here
 
 
 def connect(address: str) -> Any:
-    """A client of the scheduler at ``address``.
+    """A client of the scheduler at ``address``; :func:`disconnect` ends it.
 
     Raises:
+        ConfigError: it is no address of Dask's, or lacks what encryption needs.
         UnavailableError: Dask is not installed, or nothing answers there.
     """
     try:
@@ -26,13 +35,91 @@ def connect(address: str) -> Any:
         raise UnavailableError(
             "--scheduler needs Dask, which is not installed", help="pip install dask distributed"
         ) from problem
+    _be_quiet()
     try:
+        _check_address(address)
         return Client(address, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as problem:
+    except (OSError, TimeoutError, ValueError, TypeError, ImportError, RuntimeError) as problem:
         raise UnavailableError(
             f"there is no Dask scheduler at {address}: {' '.join(str(problem).split())[:200]}",
             help="start one with `dask scheduler` and give the address it prints",
         ) from problem
+
+
+def disconnect(client: Any) -> None:
+    """Close a client, soon, and without a word about a scheduler that is gone."""
+    with suppress(Exception):
+        client.close(timeout=_CLOSE_S)
+    client.status = "closed"  # or it would try once more when Python ends, and complain
+
+
+def _check_address(address: str) -> None:
+    """Refuse what no scheduler can be at, before anything waits for it."""
+    from distributed.comm.registry import backends, get_backend
+    from distributed.security import Security
+
+    scheme, found, rest = address.partition("://")
+    scheme, rest = (scheme, rest) if found else ("tcp", address)
+    try:
+        get_backend(scheme).get_connector()
+    except (ValueError, ImportError, RuntimeError, TypeError) as problem:
+        known = sorted(name for name in backends if name not in ("inproc", "ucx"))
+        raise ConfigError(
+            f"{address} is no address of a Dask scheduler: {scheme}:// is not among {', '.join(known)}",
+            help="write tcp://HOST:PORT, as `dask scheduler` prints it",
+        ) from problem
+    host, _, port = rest.rpartition(":")
+    if scheme in ("tcp", "tls") and (not host or not port.isdecimal() or not 0 < int(port) < 2**16):
+        raise ConfigError(
+            f"{address} is no address of a Dask scheduler: it has no {'host' if port.isdecimal() else 'port'}",
+            help="write tcp://HOST:PORT, as `dask scheduler` prints it",
+        )
+    if scheme == "tls" and Security().get_connection_args("client").get("ssl_context") is None:
+        raise ConfigError(
+            f"{address} is encrypted, and Dask's configuration names no certificates",
+            help="set distributed.comm.tls.ca-file, .client.cert and .client.key in ~/.config/dask, or use tcp://",
+        )
+
+    if scheme in ("tcp", "tls"):
+        _wait_for_an_answer(host.strip("[]"), int(port), speaks=scheme == "tcp")
+
+
+def _wait_for_an_answer(host: str, port: int, *, speaks: bool) -> None:
+    """Wait until something is there, and says something, as a scheduler does at once: Dask waits without end for that.
+
+    Raises:
+        OSError: nothing is there, or it says nothing.
+    """
+    deadline = time.monotonic() + CONNECT_S
+    while True:
+        left = max(0.1, deadline - time.monotonic())
+        try:
+            with socket.create_connection((host, port), timeout=left) as connection:
+                connection.settimeout(max(0.1, deadline - time.monotonic()))
+                if speaks and not connection.recv(1):
+                    raise ConnectionError("what is there closes the connection")
+                return
+        except TimeoutError as problem:
+            raise TimeoutError(f"no answer within {CONNECT_S} s") from problem
+        except OSError:
+            if time.monotonic() > deadline or not _is_known(host):
+                raise
+            time.sleep(0.2)  # it may be starting
+
+
+def _is_known(host: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False
+
+
+def _be_quiet() -> None:
+    import distributed  # noqa: F401 (it gives each of its loggers a level of its own, when it is imported)
+
+    theirs = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("distributed", "tornado")]
+    for name in (*theirs, *_LOUD):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def wait_for_workers(client: Any) -> None:
@@ -50,6 +137,107 @@ def wait_for_workers(client: Any) -> None:
         ) from problem
 
 
+class Tasks:
+    """Tasks that workers do, and their results as they come.
+
+    A worker that gives no sign of life is told of, and the others are given its tasks, too; the first result of each
+    counts. (Dask itself waits five minutes for it.)
+
+    Args:
+        client: of Dask's.
+        tell: gets a line about a worker that is silent.
+    """
+
+    def __init__(self, client: Any, tell: Callable[[str], None] | None = None) -> None:
+        from distributed import as_completed
+
+        self._client, self._tell = client, tell or (lambda text: None)
+        self._going = as_completed(loop=client.loop)
+        self._labels: dict[Any, Hashable] = {}  # by the key of each future
+        self._again: dict[Hashable, Callable[[str, list[str]], Any]] = {}  # of each label that is not done
+        self._futures: dict[Any, Any] = {}
+        self._seen: dict[str, tuple[float, float]] = {}
+        self._silent: set[str] = set()
+        self._answered = time.monotonic()
+        self._next_look = self._answered + LOOK_S
+
+    def __len__(self) -> int:
+        """How many have no result yet."""
+        return len(self._again)
+
+    def send(self, label: Hashable, function: Callable[..., Any], *arguments: Any, key: str, **more: Any) -> None:
+        """Have one done; ``label`` comes back with its result.
+
+        Args:
+            label: of the task.
+            function, arguments: what to do.
+            key: under which the cluster knows it; no other task has it.
+            more: for ``Client.submit``.
+        """
+
+        def submit(end: str, workers: list[str]) -> Any:
+            where = {"workers": workers} if workers else {}
+            # pure=False: a task that was trained and lost is trained again, not looked up
+            return self._client.submit(function, *arguments, key=key + end, pure=False, **{**more, **where})
+
+        self._again[label] = submit
+        self._follow(label, submit("", []))
+
+    def _follow(self, label: Hashable, future: Any) -> None:
+        self._labels[future.key], self._futures[future.key] = label, future
+        self._going.add(future)
+
+    def results(self) -> Iterator[tuple[Any, Any]]:
+        """Each label with its result, until none is open; more may be sent meanwhile."""
+        while self._again:
+            future = self._next()
+            label = self._labels.pop(future.key)
+            self._futures.pop(future.key)
+            if label not in self._again:
+                continue  # another worker was faster
+            result = future.result()
+            del self._again[label], future  # the cluster forgets the result
+            for key in [key for key, other in self._labels.items() if other == label]:
+                self._futures[key].cancel()
+            yield label, result
+
+    def _next(self) -> Any:
+        while not self._going.has_ready():
+            if time.monotonic() >= self._next_look:
+                self._look()
+                self._next_look = time.monotonic() + LOOK_S
+            with self._going.thread_condition:
+                self._going.thread_condition.wait(timeout=0.1)
+        return next(self._going)
+
+    def _look(self) -> None:
+        """Give the tasks of silent workers to the others, too."""
+        try:
+            found = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=LOOK_S)
+        except TimeoutError:
+            if time.monotonic() - self._answered > SCHEDULER_SILENT_S:
+                raise
+            return
+        now, workers = time.monotonic(), found["workers"]
+        self._answered = now
+        for name, worker in workers.items():
+            if name not in self._seen or self._seen[name][0] != worker["last_seen"]:
+                self._seen[name] = (worker["last_seen"], now)
+                self._silent.discard(name)
+        others = [name for name in workers if now - self._seen[name][1] <= SILENT_S]
+        for name in workers:
+            if name in others or name in self._silent:
+                continue
+            self._silent.add(name)
+            waits = "there is no other, so they wait" if not others else "the others do them, too"
+            keys = [key for key in self._client.processing([name])[name] if key in self._labels]
+            self._tell(f"worker {name} is silent for {SILENT_S:g} s with {len(keys)} tasks; {waits}")
+            for key in keys if others else ():
+                label = self._labels[key]
+                if label in self._again:
+                    self._follow(label, self._again[label](f"-not-on-{len(self._silent)}-{now:.0f}", others))
+
+
 @contextmanager
 def cluster_trouble(*, what: str, smaller: str) -> Iterator[None]:
     """Tell in two lines that workers die, lack the code, or are gone with their scheduler.
@@ -61,6 +249,8 @@ def cluster_trouble(*, what: str, smaller: str) -> Iterator[None]:
     Raises:
         UnavailableError: one of these.
     """
+    from concurrent.futures import CancelledError
+
     from distributed.client import FutureCancelledError
     from distributed.comm.core import CommClosedError
     from distributed.scheduler import KilledWorker
@@ -78,5 +268,8 @@ def cluster_trouble(*, what: str, smaller: str) -> Iterator[None]:
             f"a worker cannot import {problem.name}",
             help="install the same libraries, and the same lrdiff, for all workers",
         ) from problem
-    except (FutureCancelledError, CommClosedError, ConnectionError, TimeoutError) as problem:  # not a disk that is full
+    except (FutureCancelledError, CancelledError, CommClosedError, OSError) as problem:
+        theirs = isinstance(problem, ConnectionError | TimeoutError) or getattr(problem, "errno", None) is None
+        if not theirs:  # such as a disk that is full
+            raise
         raise UnavailableError("the Dask cluster was lost", help=f"start it again; {on}") from problem

@@ -15,6 +15,7 @@ from typing import Any
 
 from lrdiff_bench.system.ownership import release_all
 from lrdiff_core.files import remove_unfinished
+from lrdiff_core.processes.launch import launched
 
 __all__ = ["ends_on_signals", "received", "status_of_signal"]
 
@@ -86,8 +87,10 @@ def _watch(reading: int) -> None:
         if numbers[0] in _SIGNALS:
             time.sleep(_GRACE_SECONDS)
             _state.setdefault("signal", numbers[0])
+            launch = launched()
             with suppress(OSError):
-                os.write(2, b"error: interrupted\nhelp: what was being written beside is left; start it again\n")
+                if launch is None or launch.rank == 0:  # the first of several speaks
+                    os.write(2, b"error: interrupted\nhelp: what was being written beside is left; start it again\n")
             _leave(status_of_signal())
     os.close(reading)
 

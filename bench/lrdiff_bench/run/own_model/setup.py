@@ -180,7 +180,7 @@ def set_up_own(config: RunConfig, *, seed: int | None = None, rows: Development 
     plan = _plan(module, user, config).apply_freeze(statistics="stop")
     epochs, patience = _length(config, user, parts["train"].rows, size)
     resolved = config.model_copy(
-        update={"batch_size": size, "epochs": epochs, "device": device.type, "seed": seed}
+        update={"batch_size": size, "epochs": epochs, "device": str(device), "seed": seed}
         | ({"task": table.rows.table.task} if table is not None else {"data": ""})
     )
     return OwnSetup(

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lrdiff_bench.run.own_model.setup import OwnSetup
 from lrdiff_bench.run.own_model.tasks import Tally, loss_fault
-from lrdiff_bench.system.batches import Batch, Part
+from lrdiff_bench.system.batches import Batch, Part, stacked
 from lrdiff_bench.system.user_code import their_fault, user_code
 from lrdiff_core.devices import torch_threads
 from lrdiff_core.errors import LrdiffError
-from lrdiff_core.loop import Observation, TrainingState, run_epochs
+from lrdiff_core.loop import Observation, TrainingState, run_epochs, seen_by_all
+from lrdiff_core.processes.group import ALONE, Processes, lost
 from lrdiff_core.schedules import Schedule
 from lrdiff_core.seeds import derive_seed, make_generator
 from lrdiff_core.setup import make_optimizer
 
 __all__ = ["OwnTrained", "evaluate_own", "fit_own", "train_own"]
 
+MOST_TRIED = 4  # rows of the passes before the first step of several processes
 MOST_WATCHED = 2048  # training rows that the loss is taken on after an epoch
 
 OnEpoch = Callable[[int, Sequence[Observation]], None]
@@ -57,6 +61,7 @@ def train_own(
     on_epoch: OnEpoch | None = None,
     on_state: OnState | None = None,
     go_on: OnState | None = None,
+    processes: Processes = ALONE,
 ) -> OwnTrained:
     """Train in place.
 
@@ -65,13 +70,15 @@ def train_own(
         on_epoch: called after each epoch with its number and its observations.
         on_state: called after each epoch with the module and what the next one depends on.
         go_on: puts both as they were where a training goes on.
+        processes: that train together, each its share of the rows of every step.
 
     Raises:
         InputError: the user's code raises.
     """
     with user_code(), torch_threads(setup.config.threads):
-        observations, kept = fit_own(setup, on_epoch=on_epoch, on_state=on_state, go_on=go_on)
-        observations = [*observations, evaluate_own(setup, "test", epoch=kept)]
+        observations, kept = fit_own(setup, on_epoch=on_epoch, on_state=on_state, go_on=go_on, processes=processes)
+        test = seen_by_all(processes, lambda: [evaluate_own(setup, "test", epoch=kept)])
+        observations = [*observations, *test]
     setup.shipped.cpu().eval()
     return OwnTrained(setup=setup, observations=tuple(observations), kept_epoch=kept)
 
@@ -86,6 +93,7 @@ def fit_own(
     on_epoch: OnEpoch | None = None,
     on_state: OnState | None = None,
     go_on: OnState | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[list[Observation], int]:
     """Train the module of a setup in place, and say which epoch's weights it has.
 
@@ -94,7 +102,7 @@ def fit_own(
         rates: of each parameter by name, in place of the plan's; 0 lets it stand still.
         epochs, patience: in place of the setup's.
         judged_on: the part that is looked at beside the training rows.
-        on_epoch, on_state, go_on: as for :func:`train_own`.
+        on_epoch, on_state, go_on, processes: as for :func:`train_own`.
     """
     module, seed = setup.module, setup.config.seed
     epochs = setup.epochs if epochs is None else epochs
@@ -111,10 +119,14 @@ def fit_own(
     if go_on is not None:
         go_on(module, state)
 
+    network = _shared(setup, processes)
+
     def one_epoch(epoch: int) -> None:
         module.train()
         with _seeded(setup.device, derive_seed(seed, f"epoch {epoch}")):
-            _steps(setup, setup.parts["train"].batches(setup.batch_size, order), state)
+            own = derive_seed(seed, f"epoch {epoch} of process {processes.rank}")
+            draws = nullcontext() if processes.count == 1 else _Draws(setup.device, own)
+            _steps(setup, network, setup.parts["train"].batches(setup.batch_size, order), state, processes, draws)
 
     def look(epoch: int) -> list[Observation]:
         parts = ("train", judged_on)
@@ -122,7 +134,7 @@ def fit_own(
 
     run_epochs(
         module, state, one_epoch, look, epochs=epochs, patience=setup.patience if patience is None else patience,
-        on_epoch=on_epoch, on_state=on_state,
+        on_epoch=on_epoch, on_state=on_state, processes=processes,
     )  # fmt: skip
     return state.observations, state.epoch if state.best is None else state.best.epoch
 
@@ -155,16 +167,42 @@ def _by_rate(group: dict[str, Any], rates: Mapping[str, float]) -> list[dict[str
     ]
 
 
-def _steps(setup: OwnSetup, batches: Iterable[Batch], state: TrainingState) -> None:
+def _shared(setup: OwnSetup, processes: Processes) -> nn.Module:
+    """The module, its gradients those of all processes."""
+    if processes.count == 1:
+        return setup.module
+    rows = setup.held.rows_from(0, MOST_TRIED) if setup.table is None else stacked(setup.parts["train"], MOST_TRIED)
+    batch = rows.to(setup.device)
+    return processes.data_parallel(setup.module, lambda module: _loss(setup, _answer(setup, module, batch), batch))
+
+
+def _steps(
+    setup: OwnSetup,
+    network: nn.Module,
+    batches: Iterable[Batch],
+    state: TrainingState,
+    processes: Processes,
+    draws: AbstractContextManager[None],
+) -> None:
+    fewest = 2
+    if processes.count > 1 and any(isinstance(one, _BatchNorm) for one in setup.module.modules()):
+        fewest = 2 * processes.count
     for number, batch in enumerate(batches):
-        if batch.rows == 1 and number:
+        if batch.rows < fewest and number:
             continue  # what is left of an epoch: batch norm has no statistics of one row
+        if processes.count > 1:
+            share = processes.share(batch.rows)
+            batch = batch.rows_from(share.begin, share.end)
         batch = batch.to(setup.device)
         state.optimizer.zero_grad()
-        outputs = _answer(setup, setup.module, batch)
-        loss = _loss(setup, outputs, batch)
+        with draws:
+            outputs = _answer(setup, network, batch)
+            loss = _loss(setup, outputs, batch)
+        if processes.count > 1:
+            loss = share.weighted(loss)
         try:
-            loss.backward()
+            with lost():
+                loss.backward()
         except RuntimeError as problem:
             raise their_fault(f"the backward pass of {setup.user.source}", problem) from problem
         state.optimizer.step()
@@ -174,7 +212,8 @@ def _steps(setup: OwnSetup, batches: Iterable[Batch], state: TrainingState) -> N
 
 def _answer(setup: OwnSetup, module: nn.Module, batch: Batch) -> Any:
     try:
-        return batch.answer(module)
+        with lost():
+            return batch.answer(module)
     except LrdiffError:
         raise
     except Exception as problem:  # the user's forward
@@ -207,3 +246,20 @@ class _seeded:  # noqa: N801 (used as a function)
 
     def __exit__(self, *problem: Any) -> None:
         self._fork.__exit__(*problem)
+
+
+class _Draws:
+    """What a process's own forward passes draw from on the CPU; loaders go on drawing what all processes draw."""
+
+    def __init__(self, device: torch.device, seed: int) -> None:
+        self._state = torch.Generator().manual_seed(seed).get_state()
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def __enter__(self) -> None:
+        self._before = torch.get_rng_state()
+        torch.set_rng_state(self._state)
+
+    def __exit__(self, *problem: Any) -> None:
+        self._state = torch.get_rng_state()
+        torch.set_rng_state(self._before)

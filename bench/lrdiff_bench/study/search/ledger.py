@@ -3,8 +3,8 @@
 A task is one trial of Optuna's, in the state WAITING, RUNNING or COMPLETE, and its user attributes hold the numbers.
 Several processes may put the same tasks in, claim them, die and come back:
 
-- a task may have more than one trial when two processes put it in at once: the one with the lowest number counts, and
-  whoever meets another marks it FAIL;
+- a task is put in once: whoever puts tasks in locks the study's row, and looks again what is there. (Studies of earlier
+  versions may have two trials of one task: the one with the lowest number counts, the other is marked FAIL.);
 - a trial is claimed by the storage's own compare-and-set from WAITING to RUNNING;
 - a claimant says what it claims in an attribute of the study and counts it up while it lives. A RUNNING trial whose
   claimant is gone
@@ -123,6 +123,7 @@ class StorageLedger:
         self.worker = f"worker-{uuid.uuid4().hex[:12]}"
         self._seen: dict[str, tuple[int, float]] = {}
         self._sign: dict[str, Any] = {"beat": 0, "claims": []}
+        self._held: set[int] = set()  # trials that this process has claimed and not told
         self._lock = threading.Lock()
 
     def complete(
@@ -194,7 +195,7 @@ class StorageLedger:
             missing = [task for id, task in tasks.items() if id not in found]
             if not missing:
                 return {id: found[id] for id in tasks}
-            self._rows.add(study._study_id, [self._new_trial(task) for task in missing])
+            self._rows.add(study._study_id, [self._new_trial(task) for task in missing], once="task")
 
     def _claim(
         self, study: Any, batches: Sequence[Sequence[Task]], trials: Mapping[str, Any]
@@ -207,12 +208,16 @@ class StorageLedger:
         # said before it is done: a claim that nobody has said would have to be waited for
         self._say(study, [trial._trial_id for batch in waiting for _, trial in batch])
         mine = self._rows.claim([trial._trial_id for batch in waiting for _, trial in batch])
+        self._held |= mine
+        if lost := [claim for claim in self._sign["claims"] if claim not in mine]:
+            # Another process has them: said on, they would be waited for after that one is dead.
+            self._say(study, sorted(mine), even_none=bool(lost))
         claimed = [[one for one in batch if one[1]._trial_id in mine] for batch in waiting]
         return [batch for batch in claimed if batch]
 
-    def _say(self, study: Any, claims: list[int]) -> None:
-        """Write which trials this process claims; nothing is written where there are none."""
-        if claims:
+    def _say(self, study: Any, claims: list[int], *, even_none: bool = False) -> None:
+        """Write which trials this process claims; nothing is written where there are none, unless that is news."""
+        if claims or even_none:
             with self._lock:
                 self._sign["claims"] = claims
                 study.set_user_attr(self.worker, self._sign)
@@ -229,6 +234,7 @@ class StorageLedger:
             value = float(finite.mean()) if len(finite) == len(row.final) else worst
             told[trial._trial_id] = (value, "row", sealed_row(row.id, {**row.to_dict(), "diverged": diverged}))
         self._rows.complete(told)
+        self._held -= set(told)
 
     def _new_trial(self, task: Task) -> tuple[dict[str, float], str, dict[str, Any]]:
         about = {"kind": task.kind, "search": task.search, "space": task.space, "rates": list(task.rates)}
@@ -250,7 +256,9 @@ class StorageLedger:
         claimants = {name: sign for name, sign in signs.items() if trial._trial_id in sign["claims"]}
         for name, sign in claimants.items():
             if name == self.worker:
-                return False
+                if trial._trial_id in self._held:
+                    return False
+                continue  # it was claimed, and another process was faster
             if sign["host"] == _host() and not _is_alive(sign["pid"], sign["started"]):
                 continue
             if not self._stands_still(name, int(sign["beat"])):

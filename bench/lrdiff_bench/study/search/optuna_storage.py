@@ -78,8 +78,9 @@ def open_storage(url: str, *, create: bool = True) -> Any:
                 help=_DRIVERS.get(missing or "", f"pip install {missing}" if missing else "install its driver"),
             ) from problem
         except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, ValueError) as problem:
-            # Two processes that open a new file at once both make its tables; the second finds them the next time.
-            if file is None or attempt == _TRIES - 1 or "not a database" in str(problem):
+            # Two processes that open a new storage at once both make its tables; the second finds them the next time.
+            at_once = file is not None or "already exists" in str(problem)
+            if not at_once or attempt == _TRIES - 1 or "not a database" in str(problem):
                 first = str(getattr(problem, "orig", None) or problem).strip().splitlines()[0]
                 raise ConfigError(
                     f"cannot open the storage {hidden(url)}: {first}",

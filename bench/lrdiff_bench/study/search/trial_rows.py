@@ -42,8 +42,17 @@ class TrialRows:
             wanted = sql.select(sql.func.count()).select_from(table).where(table.c.study_id == study_id)
             return int(connection.execute(wanted).scalar_one())
 
-    def add(self, study_id: int, trials: Sequence[tuple[Mapping[str, float], str, Mapping[str, Any]]]) -> None:
-        """Put in trials that wait: parameters, their distribution as JSON, and user attributes."""
+    def add(
+        self, study_id: int, trials: Sequence[tuple[Mapping[str, float], str, Mapping[str, Any]]], *, once: str
+    ) -> None:
+        """Put in trials that wait: parameters, their distribution as JSON, and user attributes.
+
+        Args:
+            study_id: of the study.
+            trials: to be put in.
+            once: an attribute; what another process has put in meanwhile with the same value, and has not failed, is
+                not put in again.
+        """
         sql, table = self._sql, self._trials
         with self._begin() as connection:
             # Optuna's own lock: numbers are counted, and two processes must not count the same
@@ -51,6 +60,10 @@ class TrialRows:
                 sql.select(self._studies.c.study_id).where(self._studies.c.study_id == study_id).with_for_update()
             )
             mine = table.c.study_id == study_id
+            there = self._values_of(connection, study_id, once, [own[once] for _, _, own in trials])
+            trials = [one for one in trials if one[2][once] not in there]
+            if not trials:
+                return
             first = connection.execute(sql.select(sql.func.count()).select_from(table).where(mine)).scalar_one()
             numbers = range(first, first + len(trials))
             connection.execute(
@@ -71,6 +84,22 @@ class TrialRows:
                 sql.insert(self._attributes),
                 [_attribute(id, key, value) for id, (_, _, own) in pairs for key, value in own.items()],
             )
+
+    def _values_of(self, connection: Any, study_id: int, key: str, wanted: Sequence[str]) -> set[str]:
+        """Which of these values an attribute has among the trials of a study that have not failed."""
+        trials, attributes, found = self._trials, self._attributes, set()
+        both = attributes.join(trials, trials.c.trial_id == attributes.c.trial_id)
+        for start in range(0, len(wanted), _AT_ONCE):
+            some = [json.dumps(value) for value in wanted[start : start + _AT_ONCE]]
+            where = (
+                trials.c.study_id == study_id,
+                trials.c.state != "FAIL",
+                attributes.c.key == key,
+                attributes.c.value_json.in_(some),
+            )
+            read = self._sql.select(attributes.c.value_json).select_from(both).where(*where)
+            found |= {json.loads(value) for value in connection.execute(read).scalars()}
+        return found
 
     def claim(self, ids: Sequence[int]) -> set[int]:
         """Put waiting trials to RUNNING; the ids of those that nobody else had claimed."""

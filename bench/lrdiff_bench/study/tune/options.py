@@ -17,7 +17,7 @@ def tune(
     data: Annotated[str | None, typer.Option("--data", metavar="FILE_OR_NAME", help="The rows your model learns from: CSV, Parquet or Arrow.")] = None,
     column: Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict.")] = None,
     groups: Annotated[str | None, typer.Option("--groups", metavar="NAME=PATTERN,...", help="The groups of parameters that share a rate. Default: each layer, or first, middle and last where there are many.")] = None,
-    device: Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="The device for your own model: auto, cpu, cuda or mps.")] = None,
+    device: Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="The device for your own model: auto, cpu, cuda, cuda:1 or mps.")] = None,
     trainings: Annotated[int | None, typer.Option("--trainings", metavar="N", help="Trainings of the search. Default: 56 where they run side by side, 12 where they do not.")] = None,
     searches: Annotated[int | None, typer.Option("--searches", metavar="R", help="Searches of the verdict: 16, 24, 40, 64 or 100. Default: 16, or 5 where a training is dear.")] = None,
     until_resolved: Annotated[bool, typer.Option("--until-resolved", help="Go on until the verdict is settled; at most --searches, or 100.")] = False,

@@ -1,0 +1,1 @@
+"""Several processes that train one model: how they were started, and what each of them does."""
