@@ -88,6 +88,7 @@ results: $(VENV)/.dev
 	$(BIN)/lrdiff parity --out docs/results
 	$(BIN)/lrdiff parity --training --out docs/results
 	$(BIN)/python benchmarks/optimizers_table.py --out docs/results/optimizers.md
+	$(BIN)/python -m benchmarks.boost --out docs/results/boost.md
 
 # With the Python and the torch that are there, and nothing from the network: a torch that knows the GPU is not ours to install.
 GPU_DEVICE ?= auto

@@ -44,8 +44,8 @@ def plain(script: Path, arguments: Sequence[str] = ()) -> str:
     return text
 
 
-def fused(script: Path, arguments: Sequence[str] = ()) -> str:
-    with torch_fused():
+def fused(script: Path, arguments: Sequence[str] = (), *, lasting: bool = False) -> str:
+    with torch_fused(lasting=lasting):
         return plain(script, arguments)
 
 
@@ -60,8 +60,12 @@ def numbers(text: str) -> list[float]:
 
 
 @contextlib.contextmanager
-def torch_fused() -> Iterator[None]:
-    """Torch's optimizers with ``fused=True`` in every group that says nothing and can have it: none of our code."""
+def torch_fused(*, lasting: bool = False) -> Iterator[None]:
+    """Torch's optimizers with ``fused=True`` in every group that says nothing and can have it: none of our code.
+
+    Args:
+        lasting: a group keeps what its first step was given, which costs later ones nothing, and a script can see it.
+    """
     homes = (*KINDS, torch.optim.AdamW)
     before = [dict(vars(kind)) for kind in homes]
     for kind in KINDS:
@@ -70,6 +74,8 @@ def torch_fused() -> Iterator[None]:
 
         @functools.wraps(theirs)
         def step(self: Any, closure: Any = None, theirs: Any = theirs, kind: type = kind) -> Any:
+            if lasting and vars(self).get("_decided") == len(self.param_groups):
+                return theirs(self, closure)
             loss = None
             if closure is not None:
                 with torch.enable_grad():
@@ -81,7 +87,8 @@ def torch_fused() -> Iterator[None]:
                 theirs(self)
             finally:
                 for group in chosen:
-                    group["fused"] = None
+                    group["fused"] = True if lasting else None
+                self._decided = len(self.param_groups)
             return loss
 
         kind.step = step
