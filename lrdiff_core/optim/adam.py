@@ -37,6 +37,7 @@ class AdamUpdate(Update):
 
     setting: type[Any] = AdamSetting
     required: tuple[str, ...] = ("lr", "weight_decay", "betas", "eps")
+    buffers: tuple[str, str, str] = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     @override
     def structure(self, columns: AdamSetting) -> tuple[Any, ...]:

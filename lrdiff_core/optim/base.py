@@ -14,7 +14,8 @@ Which form a group's tensors get is a fixed rule (:meth:`OnePass.forms` tells wh
       gradient and state are divided as it is, none a sum still to be made), repeated, overlapping another parameter,
       on a device other than CPU or CUDA, or (CPU) of a dtype not named below; on the CPU also if a parameter leaves
       gaps in its memory, or its state lies in another order than itself (rows, channels last, transposed);
-    * kernel: CPU and float32, where the C compiler is here;
+    * kernel: CPU and float32, where the C compiler is here
+      (RMSprop has no other form);
     * fused: CPU otherwise; float32 and float64, and bfloat16 and float16 for Adam and AdamW;
     * foreach: CUDA, Adam and AdamW; with ``capturable``, and for SGD, fused;
     * triton: CUDA, Adam and AdamW, float32, with ``LRDIFF_TRITON=1`` in the environment.
@@ -38,7 +39,7 @@ from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import Optimizer
 
 from lrdiff_core.errors import OptimizerError
-from lrdiff_core.optim import restore
+from lrdiff_core.optim import kernel, restore
 from lrdiff_core.optim.guard import Guard
 from lrdiff_core.optim.layout import is_dense, is_lazy_view, is_usable, memory_span, ordered_alike
 from lrdiff_core.optim.prepared import Preparable, Prepared
@@ -52,6 +53,7 @@ class OnePass(Preparable):
 
     _torch_class: ClassVar[type[Optimizer]]
     _fused_dtypes: ClassVar[frozenset[torch.dtype]]  # that torch's fused CPU kernel steps correctly
+    _kernel_alone: ClassVar[bool] = False  # only kernel.c has the rule; all else is torch's own step
     _prepared: Prepared | None = None  # no part of the state: made anew after unpickling and deep copies
     _quick: Guard | None = None  # likewise
     _clipped: object | None = None  # what clipped.py prepared, likewise
@@ -160,7 +162,9 @@ class OnePass(Preparable):
 
     def _covers(self, group: dict[str, Any]) -> bool:
         """Whether nothing about the group itself asks for torch's own code."""
-        if group["foreach"] is not None or group["fused"] is not None or group["differentiable"]:
+        if group["foreach"] is not None or group.get("fused") is not None or group["differentiable"]:
+            return False
+        if self._kernel_alone and (kernel.load() is None or group.get("capturable")):
             return False
         capturable, needed = bool(group.get("capturable")), self._needed_state(group)
         held = [v for v in (*group.values(), *group.get("betas", ())) if isinstance(v, Tensor)]
@@ -180,7 +184,7 @@ class OnePass(Preparable):
             state = dict(zip(state, local_parts(state.values()), strict=True))
         if type(param) not in _PLAIN or param.is_inference() or is_lazy_view(param) or not is_usable(grad, param):
             return False
-        if param.device.type == "cuda":
+        if param.device.type == "cuda" and not self._kernel_alone:
             shaped = param.is_floating_point()
         else:
             shaped = param.device.type == "cpu" and param.dtype in self._fused_dtypes and is_dense(param)

@@ -80,6 +80,7 @@ class Update(Protocol):
 
     setting: type[Any]  # a NamedTuple: the group options watched every step, in the names that torch gives them
     required: tuple[str, ...]  # those of them that are numbers, which every group of the kind has had at all times
+    buffers: tuple[str, str, str]  # of the state, as ``first``, ``second`` and ``largest`` of ``kernel.c``
 
     def structure(self, columns: Columns) -> tuple[Any, ...]:
         """What of the settings decides what is prepared; a change of anything else is only a new number."""
@@ -125,9 +126,10 @@ class KernelForm(Form):
         self._arrays: dict[str, ctypes.Array[Any]] = {
             "param": _pointers(tensors.params, count),
             "grad": self._grad,
-            "first": _pointers(state.get("exp_avg") or state.get("momentum_buffer") or [], count),
-            "second": _pointers(state.get("exp_avg_sq") or [], count),
-            "largest": _pointers(state.get("max_exp_avg_sq") or [], count),
+            **{
+                place: _pointers(state.get(name) or [], count)
+                for place, name in zip(("first", "second", "largest"), update.buffers, strict=True)
+            },
             "step": _pointers(state.get("step") or [], count),
             "offset": (ctypes.c_int64 * (count + 1))(*offsets),
             "setting": (ctypes.c_int32 * count)(*tensors.group),

@@ -36,7 +36,7 @@ typedef struct {
     const int32_t *setting;  /* [count] which column entry below applies */
     const uint8_t *fresh;    /* [count] momentum_buffer holds nothing yet */
     const int32_t *flags;    /* [settings] */
-    const double *lr, *weight_decay, *beta1, *beta2, *eps;  /* [settings]; SGD: beta1 momentum, beta2 dampening */
+    const double *lr, *weight_decay, *beta1, *beta2, *eps;  /* [settings]; SGD: beta1 momentum, beta2 dampening; RMSprop: beta1 momentum, beta2 alpha */
     float *scalars;          /* [count * SCALARS] scratch */
     /* For norms and clipping only. There each tensor begins a new piece: offset is rounded up to whole pieces. */
     const int64_t *size;     /* [count] elements */
@@ -45,7 +45,7 @@ typedef struct {
     const float *factor;     /* [settings] gradients are multiplied by it; in a step NULL where they are taken as they are */
 } Table;
 
-enum { DECOUPLED = 1, AMSGRAD = 2, MAXIMIZE = 4, NESTEROV = 8, CLIPPED = 16 /* set where a factor is not one */ };
+enum { DECOUPLED = 1, AMSGRAD = 2, MAXIMIZE = 4, NESTEROV = 8, CLIPPED = 16 /* set where a factor is not one */, CENTERED = 32 };
 enum { SCALARS = 8 };
 
 typedef void (*Rule)(const Table *, int64_t tensor, int64_t from, int64_t to);
@@ -292,6 +292,51 @@ static void sgd_rule(const Table *t, int64_t j, int64_t from, int64_t to) {
 
 int lrdiff_sgd(const Table *t) {
     every(t, sgd_rule);
+    return 0;
+}
+
+static inline __attribute__((always_inline)) void rmsprop_loop(
+    float *restrict p, const float *restrict g, float *restrict buf, float *restrict v, float *restrict mean,
+    const float *s, int64_t n, int maximize, int decays, int momentum, int centered) {
+    const float rate = s[0], decay = s[1], keep = s[2], alpha = s[3], rest = s[4], eps = s[5], factor = s[6];
+    for (int64_t i = 0; i < n; i++) {
+        float grad = g[i] * factor, param = p[i]; /* by one where nothing is clipped */
+        if (maximize) grad = -grad;
+        if (decays) grad = fmaf(param, decay, grad);
+        float square = v[i] = fmaf(rest * grad, grad, v[i] * alpha);
+        if (centered) {
+            mean[i] = lerp(mean[i], grad, rest);
+            square = fmaf(-mean[i], mean[i], square);
+        }
+        const float root = sqrtf(square) + eps;
+        if (momentum) {
+            buf[i] = buf[i] * keep + grad / root;
+            p[i] = fmaf(buf[i], rate, param);
+        } else {
+            p[i] = param + rate * grad / root;
+        }
+    }
+}
+
+static void rmsprop_rule(const Table *t, int64_t j, int64_t from, int64_t to) {
+    const int32_t k = t->setting[j];
+    const int flags = t->flags[k], momentum = t->beta1[k] > 0, centered = flags & CENTERED, maximize = flags & MAXIMIZE;
+    const float s[7] = {(float)-t->lr[k], (float)t->weight_decay[k], (float)t->beta1[k], (float)t->beta2[k],
+                        (float)(1.0 - t->beta2[k]), (float)t->eps[k], t->factor ? t->factor[k] : 1.0f};
+    float *p = t->param[j] + from, *v = t->second[j] + from;
+    float *buf = momentum ? t->first[j] + from : v, *mean = centered ? t->largest[j] + from : v;
+    const float *g = t->grad[j] + from;
+    const int64_t n = to - from;
+    const int decays = s[1] != 0;
+    if (momentum && centered) rmsprop_loop(p, g, buf, v, mean, s, n, maximize, decays, 1, 1);
+    else if (momentum) rmsprop_loop(p, g, buf, v, mean, s, n, maximize, decays, 1, 0);
+    else if (centered) rmsprop_loop(p, g, buf, v, mean, s, n, maximize, decays, 0, 1);
+    else rmsprop_loop(p, g, buf, v, mean, s, n, maximize, decays, 0, 0);
+}
+
+int lrdiff_rmsprop(const Table *t) {
+    for (int64_t j = 0; j < t->count; j++) *t->step[j] += 1.0f;
+    every(t, rmsprop_rule);
     return 0;
 }
 

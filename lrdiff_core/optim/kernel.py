@@ -32,10 +32,11 @@ __all__ = [
     "AMSGRAD",
     "MAXIMIZE",
     "NESTEROV",
+    "CENTERED",
     "SCALARS",
 ]
 
-DECOUPLED, AMSGRAD, MAXIMIZE, NESTEROV = 1, 2, 4, 8
+DECOUPLED, AMSGRAD, MAXIMIZE, NESTEROV, CENTERED = 1, 2, 4, 8, 32
 SCALARS = 8  # floats of scratch a tensor, as in kernel.c
 
 _SOURCE = Path(__file__).with_name("kernel.c")
@@ -115,7 +116,8 @@ def attempt() -> tuple[ctypes.CDLL | None, str | None]:
 
 def _link(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    for function in (library.lrdiff_adam, library.lrdiff_sgd, library.lrdiff_scale, library.lrdiff_clipped):
+    for name in ("adam", "sgd", "rmsprop", "scale", "clipped"):
+        function = getattr(library, f"lrdiff_{name}")
         function.argtypes, function.restype = (ctypes.c_void_p,), None
     library.lrdiff_norm.argtypes, library.lrdiff_norm.restype = (ctypes.c_void_p, ctypes.c_int), None
     return library

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["sgd", "adam", "muon"]
+__all__ = ["sgd", "adam", "rmsprop", "muon"]
 
 State = dict[str, Any]
 
@@ -58,6 +58,30 @@ def adam(
     if amsgrad:
         v = state["max_exp_avg_sq"] = torch.maximum(state.get("max_exp_avg_sq", zero), v)
     stepped: Tensor = param - lr * (m / (1 - betas[0] ** t)) / ((v / (1 - betas[1] ** t)).sqrt() + eps)
+    return stepped
+
+
+def rmsprop(
+    param: Tensor, grad: Tensor, state: State, *, lr: float, alpha: float = 0.99, eps: float = 1e-8,
+    weight_decay: float = 0.0, momentum: float = 0.0, centered: bool = False, maximize: bool = False,
+) -> Tensor:  # fmt: skip
+    """The parameter after one step of RMSprop; ``state`` begins empty and is updated.
+
+    Example:
+        >>> rmsprop(torch.tensor(1.0), torch.tensor(2.0), {}, lr=0.1, alpha=0.0, eps=0.0)
+        tensor(0.9000, dtype=torch.float64)
+    """
+    param = param.double()
+    grad = (-1 if maximize else 1) * grad.double() + weight_decay * param
+    zero = torch.zeros_like(param)
+    variance = state["square_avg"] = alpha * state.get("square_avg", zero) + (1 - alpha) * grad**2
+    if centered:
+        state["grad_avg"] = alpha * state.get("grad_avg", zero) + (1 - alpha) * grad
+        variance = variance - state["grad_avg"] ** 2
+    move = grad / (variance.sqrt() + eps)
+    if momentum:
+        move = state["momentum_buffer"] = momentum * state.get("momentum_buffer", zero) + move
+    stepped: Tensor = param - lr * move
     return stepped
 
 

@@ -35,6 +35,7 @@ class SGDUpdate(Update):
 
     setting: type[Any] = SGDSetting
     required: tuple[str, ...] = ("lr", "weight_decay", "momentum", "dampening")
+    buffers: tuple[str, str, str] = ("momentum_buffer", "", "")
 
     @override
     def structure(self, columns: SGDSetting) -> tuple[Any, ...]:

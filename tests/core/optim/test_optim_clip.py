@@ -18,12 +18,13 @@ from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_
 
 from lrdiff_core import param_groups
 from lrdiff_core.errors import OptimizerError
-from lrdiff_core.optim import SGD, AdamW, MuonAdamW, clip_grad_norms_, kernel
+from lrdiff_core.optim import SGD, AdamW, MuonAdamW, RMSprop, clip_grad_norms_, kernel
 from lrdiff_core.rates import Rule
 
 OURS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     **{name: ours for name, (ours, _) in PAIRS.items()},
     "MuonAdamW": MuonAdamW,
+    "RMSprop": RMSprop,
 }
 SIZE = st.sampled_from([(0,), (), (1,), (7,), (16, 3), (40,)])
 EMPTY = SHAPES.index((0,))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from optim_pairs import SHAPES, feed, make, params_of
 
-from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW, reference
+from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW, RMSprop, reference
 
 CASES: list[tuple[type[torch.optim.Optimizer], Callable[..., torch.Tensor], dict[str, Any]]] = [
     (SGD, reference.sgd, {"lr": 0.1}),
@@ -19,6 +19,10 @@ CASES: list[tuple[type[torch.optim.Optimizer], Callable[..., torch.Tensor], dict
     (Adam, reference.adam, {"lr": 0.1, "weight_decay": 0.3, "betas": (0.5, 0.7), "eps": 1e-3, "maximize": True}),
     (Adam, reference.adam, {"lr": 0.1, "weight_decay": 0.3, "amsgrad": True, "betas": (0.6, 0.5)}),
     (AdamW, reference.adam, {"lr": 0.1, "weight_decay": 0.3}),
+    (RMSprop, reference.rmsprop, {"lr": 0.01}),
+    (RMSprop, reference.rmsprop, {"lr": 0.01, "momentum": 0.5, "weight_decay": 0.1, "maximize": True}),
+    (RMSprop, reference.rmsprop, {"lr": 0.01, "centered": True, "alpha": 0.7, "eps": 1e-2}),
+    (RMSprop, reference.rmsprop, {"lr": 0.01, "centered": True, "momentum": 0.9, "alpha": 0.4, "eps": 1e-2}),
     (AdamW, reference.adam, {"lr": 0.1, "weight_decay": 0.3, "amsgrad": True, "maximize": True, "betas": (0.6, 0.5)}),
 ]
 
