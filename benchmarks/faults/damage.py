@@ -18,6 +18,7 @@ __all__ = ["KINDS", "damaged", "judge"]
 
 WAYS = ("flip", "cut", "zero")
 _PATIENCE = 60.0
+_TELLS = re.compile(r"damaged|no\s+record|is\s+missing|lacks")
 _OF_THE_MOMENT = re.compile(r"\d+(\.\d+)? (s|ms|µs|ns)\b|\d{4}-\d\d-\d\d[T ][0-9:]+\S*|sha256 \w+")
 
 
@@ -138,7 +139,8 @@ def judge(ended: Ended, answer: str, right: Ended, right_answer: str) -> str:
     same = _plain(ended.out) == _plain(right.out) and answer == right_answer
     if same:
         return "same answer"
-    return "told" if ended.err != right.err or "damaged" in ended.out else "silent change"
+    told = ended.err != right.err or len(_TELLS.findall(ended.out)) > len(_TELLS.findall(right.out))
+    return "told" if told else "silent change"
 
 
 def _plain(text: str) -> str:

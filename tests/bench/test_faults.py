@@ -61,6 +61,7 @@ ERROR = "error: x is damaged\nhelp: y\n"
         ({"out": "0.25, in 3.1 s"}, "same answer"),
         ({"out": "0.5, in 3.0 s"}, "silent change"),
         ({"out": "0.5, in 3.0 s", "err": "note: left out\n"}, "told"),
+        ({"out": "a: line 2 holds no\nrecord"}, "told"),
         ({"status": 2, "err": "Traceback (most recent call last)"}, "traceback"),
         ({"status": 1, "err": "error: a fault in lrdiff, KeyError"}, "traceback"),
         ({"status": 2, "err": ""}, "traceback"),
