@@ -26,6 +26,18 @@ def test_a_licence_that_is_not_on_the_list_fails(licence, monkeypatch, capsys):
         ("", "urllib3: no route to host", 0, "not looked for, the index was not reached: urllib3: no route to host"),
         ('{"dependencies": [{"name": "a", "version": "1", "vulns": []}]}', "", 0, "vulnerabilities: 0"),
         (
+            '{"dependencies": [{"name": "a", "skip_reason": "no"}]}',
+            "",
+            0,
+            "the index knows nothing of the 1 distributions",
+        ),
+        (
+            '{"dependencies": [{"name": "a", "skip_reason": "no"}, {"name": "b", "version": "1", "vulns": []}]}',
+            "",
+            0,
+            "not looked for in 1 distributions\nvulnerabilities: 0",
+        ),
+        (
             '{"dependencies": [{"name": "a", "version": "1", "vulns": [{"id": "PYSEC-1", "fix_versions": ["2"]}]}]}',
             "",
             1,
