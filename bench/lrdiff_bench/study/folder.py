@@ -20,8 +20,10 @@ from lrdiff_bench.study.search.seals import FACTS_SEAL, check_facts, checked_row
 from lrdiff_bench.study.search.tasks import Task, TaskResult
 from lrdiff_bench.study.search.trial_rows import TrialRows
 from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, Workload
+from lrdiff_core.config import name_from
 from lrdiff_core.errors import CheckpointError, ConfigError
 from lrdiff_core.files import is_whole, sealed
+from lrdiff_core.text import quoted
 
 __all__ = [
     "MUST_AGREE",
@@ -219,6 +221,8 @@ def read_study(url: str, name: str, *, curves: bool = True) -> dict[str, Any]:
         if "spec" not in facts or "plan" not in facts:
             raise ConfigError(f'study "{name}" is not one of `lrdiff study`', help=f"studies: {', '.join(names)}")
         check_facts(facts, name)
+        if name_from(str(facts["name"])) != facts["name"]:  # files and folders are called by it
+            raise CheckpointError(f"study {quoted(name)} calls itself {quoted(facts['name'])}", help="rename it")
         study = run_study(_stored(facts["spec"]), plan_from(facts, name), _Reader(optuna, storage, name))
         return document_of(study, analyse(study, curves=curves), facts)
 

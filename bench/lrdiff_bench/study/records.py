@@ -15,11 +15,12 @@ from typing import Any
 
 from lrdiff_bench.report.json import json_ready
 from lrdiff_core.errors import CheckpointError, ConfigError
-from lrdiff_core.files import write_bytes
+from lrdiff_core.files import is_whole, sealed, unsealed, write_bytes
 
 __all__ = ["keep_records", "read_records"]
 
 ENDING = ".json.gz"
+_DAMAGED = (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 DIGITS = 7  # of a number in a record: float32 has no more
 
 
@@ -33,7 +34,8 @@ def keep_records(documents: Sequence[Mapping[str, Any]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for document in documents:
         schemes = [{key: value for key, value in one.items() if key != "points"} for one in document["schemes"]]
-        text = json.dumps(_rounded(json_ready({**document, "schemes": schemes})), separators=(",", ":"))
+        record = sealed(_rounded(json_ready({**document, "schemes": schemes})))
+        text = json.dumps(record, separators=(",", ":"))
         write_bytes(folder / f"{document['name']}{ENDING}", gzip.compress(text.encode(), mtime=0))
 
 
@@ -50,8 +52,12 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
     for file in sorted(folder.glob(f"*{ENDING}")):
         try:
             document = json.loads(gzip.decompress(file.read_bytes()))
-            found[str(document["name"])] = document
-        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as problem:
+            if is_whole(document) is False:  # earlier ones have gzip's own checksum alone
+                raise ValueError("it was changed after it was written")
+            if file.name != f"{document['name']}{ENDING}":  # pictures are called by it
+                raise ValueError("its name is another one")
+            found[str(document["name"])] = unsealed(document)
+        except _DAMAGED as problem:
             raise CheckpointError(
                 f"{file} is no record of a study: {problem}",
                 help="remove it, and write it again from its study: lrdiff study export NAME --records FOLDER",
