@@ -443,6 +443,7 @@ def test_a_factory_that_changed_is_not_taken_for_the_runs(place):
     folder = train(place, "two").folder
     text = (folder / "config.toml").read_text()
     (folder / "config.toml").write_text(text.replace("own_zoo:two", "own_zoo:own_loss"))
+    (folder / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match="no longer"):
         open_own(folder)
 
