@@ -141,7 +141,7 @@ def _paired_effort(processes: int, *, quick: bool) -> Effort:
         samples=15 if quick else 30,
         block_seconds=0.005 if quick else 0.01,
         warmup_seconds=0.2 if quick else 1.0,
-        most_seconds=1.5 if quick else 10.0,
+        most_seconds=4.0 if quick else 10.0,
     )
 
 

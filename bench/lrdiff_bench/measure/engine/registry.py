@@ -26,6 +26,7 @@ MODULES = (
     "lrdiff_bench.measure.cases.training",
     "lrdiff_bench.measure.cases.short_training",
     "lrdiff_bench.measure.cases.shipping",
+    "lrdiff_bench.measure.cases.around",
     "lrdiff_bench.parity.cases",
 )
 # The commands of `lrdiff bench`: a case of that name could not be asked for.

@@ -89,8 +89,8 @@ def choose(cases: Sequence[ForeignCase], only: Sequence[str]) -> list[ForeignCas
 
 
 def foreign_effort(groups: int) -> Effort:
-    """What is spent on one group of processes: about a second and a half where calls are fast."""
-    return Effort(processes=groups, samples=10, block_seconds=0.01, warmup_seconds=0.1, most_seconds=1.5)
+    """What is spent on one group of processes: about a second where calls are fast; beside load, as long as a start."""
+    return Effort(processes=groups, samples=10, block_seconds=0.01, warmup_seconds=0.1, most_seconds=4.0)
 
 
 def run_cases(
