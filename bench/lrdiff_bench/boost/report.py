@@ -43,8 +43,10 @@ class Report:
 
     @property
     def share(self) -> float | None:
-        """Of the training that the replaced optimizers took."""
-        return sum(record.seconds for record in self.replaced) / self.seconds if self.seconds else None
+        """Of the training that the replaced optimizers took; None where nobody can say."""
+        if not self.seconds or any(record.checked for record in self.records):  # what is checked is not timed
+            return None
+        return sum(record.seconds for record in self.replaced) / self.seconds
 
     @property
     def share_before(self) -> float | None:
@@ -80,10 +82,10 @@ class Report:
                 "no optimizer of torch was made in this process",
                 "a script that starts others (torchrun, spawn) is boosted in each: lrdiff boost inside of it",
             ]
+        checks = [_checked(record.name, record.checked) for record in self.records if record.checked]
         found = [f"{len(self.replaced)} of {count(len(self.records), 'optimizer')} replaced"]
-        alike: Counter[str] = Counter(_words(record) for record in self.records)
-        found += [f"{words}" + (f" ({number} alike)" if number > 1 else "") for words, number in alike.items()]
-        if self.share is not None and self.replaced:
+        found += _counted([_words(record) for record in self.records])
+        if self.share is not None:
             found.append(f"the steps took {self.share:.1%} of {self.seconds:.3g} s of training")
             if self.share_before is not None and isinstance(self.slower, float):
                 gain = (1 - self.share) + self.share * self.slower
@@ -93,8 +95,7 @@ class Report:
                 )
             elif isinstance(self.slower, str):
                 found[-1] += f"; what torch's own would have taken is not known: {self.slower}"
-        found += [_checked(record.name, record.checked) for record in self.records if record.checked]
-        return found
+        return [*found, *_counted(checks)]
 
 
 def report_of(records: Sequence[Record], status: int) -> Report:
@@ -132,7 +133,13 @@ def _words(record: Record) -> str:
     return f"{record.name}: left to torch: {record.reason}"
 
 
+def _counted(lines: Sequence[str]) -> list[str]:
+    return [f"{text} ({number} alike)" if number > 1 else text for text, number in Counter(lines).items()]
+
+
 def _checked(name: str, checked: Checked) -> str:
+    if not checked.steps:
+        return f"{name}: no step could be taken by torch's fused kernel on copies"
     steps = f"{name}: {count(checked.steps, 'step')} taken by torch's fused kernel, too"
     if checked.where:
         return f"{steps}: {checked.outside} of {checked.numbers} numbers differ; first: {checked.where}"

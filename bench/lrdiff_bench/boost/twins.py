@@ -118,7 +118,7 @@ def reason_against(optimizer: Optimizer) -> str | None:
         return "lrdiff's own already"
     kind = kind_of(optimizer)
     if kind is None:
-        return "another rule than SGD, Adam and AdamW"
+        return "none of SGD, Adam and AdamW"
     prepares = getattr(type(optimizer)._init_group, "__module__", None)  # type: ignore[attr-defined]
     if prepares != kind.__module__ or "_init_group" in vars(optimizer):
         return "its class prepares the step in a way of its own"

@@ -57,6 +57,7 @@ def test_a_document_and_nothing_else(tmp_path, capsys):
     (optimizer,) = document["optimizers"]
     assert (optimizer["name"], optimizer["steps"], optimizer["check"]["steps"]) == ("AdamW", 5, 3)
     assert optimizer["check"]["other"] == 0
+    assert document["share"] is None
     assert err == "trained\n"
 
 
