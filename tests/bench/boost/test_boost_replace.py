@@ -237,3 +237,35 @@ def test_a_callback_waits_for_an_import(tmp_path, monkeypatch):
     stop()
     assert not any(type(finder).__name__ == "_Watcher" for finder in sys.meta_path)
     assert isinstance(sys.modules.pop("waited_for"), types.ModuleType)
+
+
+@pytest.mark.parametrize("direction", ["written with ours", "read with ours"])
+def test_checkpoints_cross_over(direction):
+    """Half of a training with ours and half with torch's fused step: the bits of one with the latter alone."""
+
+    def steps(optimizer, params, first):
+        for i in range(first, first + 3):
+            for param in params:
+                param.grad = torch.full_like(param, 0.1 * (i + 1))
+            optimizer.step()
+
+    def half(params, first, ours, state=None):
+        boosting = Boosting()
+        if ours:
+            boosting.install()
+        try:
+            optimizer = torch.optim.AdamW(params, lr=0.1, fused=True)
+            if state is not None:
+                optimizer.load_state_dict(state)
+            steps(optimizer, params, first)
+        finally:
+            boosting.remove()
+        assert [record.replaced for record in boosting.records] == [True] * ours
+        return optimizer.state_dict()
+
+    whole, crossed = parameters(), parameters()
+    half(whole, 3, False, half(whole, 0, False))
+    written = direction == "written with ours"
+    half(crossed, 3, not written, half(crossed, 0, written))
+    for mine, other in zip(crossed, whole, strict=True):
+        assert torch.equal(mine, other)
