@@ -264,13 +264,57 @@ def test_a_history_says_what_failed_and_ends_with_status_1(tmp_path: Path, monke
     report = {
         "page": str(tmp_path / "html" / "index.html"), "offline": None, "commits": 2, "seconds": 90.0,
         "regressions": [],
+        "withdrawn": [{"case": "some.Case", "commit": "c" * 40, "factor": 3.4}],
         "failures": [{"case": "cases.track_export", "commit": "0123456789abcdef"}] * 3,
     }  # fmt: skip
     monkeypatch.setattr(history, "measure_history", lambda *_, **__: report)
     assert main(["bench", "history", "--out", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert "commits: 2 in 1.5 minutes, regressions: 0" in said.out
+    assert "some.Case: not slower when cccccccccccc was measured again" in said.out
     assert "error: not measured: cases.track_export of 0123456789ab and 2 more\nhelp: " in said.err
     report["failures"] = []
     assert main(["bench", "history", "--json", "--out", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["failures"] == []
+
+
+@pytest.mark.parametrize("still_there", [False, True])
+def test_a_suspected_regression_is_measured_again_before_it_is_told(
+    still_there: bool, tmp_path: Path, monkeypatch
+) -> None:
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        done = subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *words], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    git("init", "-q", "-b", "main")
+    for name in ("one", "two", "three"):
+        git("commit", "-q", "--allow-empty", "-m", name)
+    newest, parent, _ = git("rev-list", "HEAD").split()
+    suspect = {"case": "main_job.MainStep.time_step(1)", "factor": 3.4, "commit": newest}
+    told = [[suspect], [suspect] if still_there else []]
+    calls: list[tuple[str, ...]] = []
+    measured: list[list[str]] = []
+
+    def asv(command: str, *arguments: str, config: Path, **_) -> None:
+        calls.append((command, *arguments))
+        if command == "run":
+            measured.append(Path(arguments[0].removeprefix("HASHFILE:")).read_text().split())
+
+    monkeypatch.setattr(history, "_asv", asv)
+    monkeypatch.setattr(history, "_make_offline", lambda page: None)
+    monkeypatch.setattr(history, "read_regressions", lambda page: told.pop(0))
+    monkeypatch.setattr(history, "derive_config", lambda **_: {"launch_method": "spawn"})
+    report = history.measure_history("HEAD -n 2", repository=tmp_path, out=tmp_path / "out", again=still_there)
+    assert measured == [[newest, parent], [newest, parent]]
+    first, second = [call for call in calls if call[0] == "run"]
+    assert ("--skip-existing-successful" in first) == (not still_there)  # --again
+    assert "--skip-existing-successful" not in second
+    assert second[-1] == r"--bench=^main_job\.MainStep\.time_step"
+    assert report["regressions"] == ([suspect] if still_there else [])
+    assert report["withdrawn"] == ([] if still_there else [suspect])
+    told[:] = [[], []]
+    history.measure_history("HEAD -n 1", repository=tmp_path, out=tmp_path / "out")
+    assert len(measured) == 3  # nothing suspected, nothing again

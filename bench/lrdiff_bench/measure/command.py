@@ -105,6 +105,7 @@ def history(
     device: str,
     quick: bool,
     whole: bool,
+    again: bool,
     affinity: str | None,
     repository: Path,
     out: Path,
@@ -116,7 +117,7 @@ def history(
 
     warn_of_load(make_console(stderr=True))
     report = measure_history(
-        range_, repository=repository, out=out, cases=cases, device=device, quick=quick, whole=whole,
+        range_, repository=repository, out=out, cases=cases, device=device, quick=quick, whole=whole, again=again,
         affinity=cpu_list(affinity),
     )  # fmt: skip
     if json:
@@ -131,6 +132,8 @@ def history(
             print(f"the page needs the network: {report['offline']}")
         for one in report["regressions"]:
             print(f"    {one['case']}: {one['factor']:.2f} times slower since {one['commit'][:12]}")
+        for one in report["withdrawn"]:
+            print(f"    {one['case']}: not slower when {one['commit'][:12]} was measured again")
     if show:
         open_page(Path(report["page"]))
     if report["failures"]:

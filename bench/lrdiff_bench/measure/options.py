@@ -155,6 +155,7 @@ def history(
     device: DeviceOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few samples: only a check that it works.")] = False,
     whole: Annotated[bool, typer.Option("--all", help="Measure every case, not only those of a quick run.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure commits that have results, too.")] = False,
     affinity: AffinityOption = None,
     repository: Annotated[Path, typer.Option("--repository", metavar="DIR", help="The repository to measure; a bare clone is enough.")] = Path(),
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of asv's environments, results and page.")] = Path("runs", "history"),
@@ -165,7 +166,7 @@ def history(
     from lrdiff_bench.measure import command
 
     return command.history(
-        range_, cases=case or [], device=device or "cpu", quick=quick, whole=whole, affinity=affinity,
+        range_, cases=case or [], device=device or "cpu", quick=quick, whole=whole, again=again, affinity=affinity,
         repository=repository, out=out, show=show, json=json,
     )  # fmt: skip
 

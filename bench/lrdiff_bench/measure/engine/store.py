@@ -67,8 +67,9 @@ def replace_record(path: Path, record: Record) -> None:
     others = read_run(path) if path.is_file() else []
     rest = [one for one in others if (one.case, one.machine.id) != (record.case, record.machine.id)]
     kept = read_comparisons(path) if path.is_file() else []
+    together: list[Record | Comparison] = [*rest, *kept, record]
     lines: list[bytes] = []
-    for one in [*rest, *kept, record]:
+    for one in together:
         lines.append(_line(one, lines[-1] if lines else b""))
     write_bytes(path, b"".join(lines))
 
