@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,19 @@ NO_EFFECT = {
 _PAIR = re.compile(r"(\w+)=([^\s()]+)")
 
 
+def other_code(root: Path) -> Path | None:
+    """Where the code would be imported from, if that is not this checkout: pytest-benchmark names this one's commit."""
+    spec = find_spec("lrdiff_core")
+    place = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+    return None if place is None or place.is_relative_to(root.resolve()) else place.parent
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if other := other_code(Path(__file__).parents[1]):
+        raise pytest.UsageError(
+            f"this checkout's benchmarks would measure {other}: install the checkout itself, "
+            "or set PYTHONPATH=.:export:bench"
+        )
     # pytest's -k knows no "=": a pair becomes a word that only the items with this very value have.
     config.option.keyword = _PAIR.sub(r":\1:\2:", config.option.keyword)
     for option, why in NO_EFFECT.items():

@@ -196,3 +196,11 @@ def test_pytest_benchmarks_options_work_or_are_refused(tmp_path: Path) -> None:
         refused = options(option)
         assert refused.returncode == 4
         assert f"{option.partition('=')[0]} has no effect here: the engine" in refused.stderr
+
+
+def test_a_checkout_that_is_not_the_one_installed_is_refused(tmp_path: Path) -> None:
+    """Else pytest-benchmark's file names the commit of the checkout, and the record that of the code."""
+    from benchmarks import conftest
+
+    assert conftest.other_code(ROOT) is None
+    assert conftest.other_code(tmp_path) == ROOT / "lrdiff_core"

@@ -108,8 +108,8 @@ def measure_history(
         # A busy minute looks like a regression. What is one is still there when commit and parent are measured again.
         doubtful = [one["commit"] for one in suspected]
         write_text(hashes, "".join(f"{one}\n" for one in with_parents(doubtful, repository)))
-        cases = dict.fromkeys(one["case"].partition("(")[0] for one in suspected)
-        names = [f"--bench=^{re.escape(name)}" for name in cases]
+        suspects = dict.fromkeys(str(one["case"]).partition("(")[0] for one in suspected)
+        names = [f"--bench=^{re.escape(name)}" for name in suspects]
         _asv("run", f"HASHFILE:{hashes.resolve()}", *options, *names, config=config, variables=variables)
         _asv("publish", config=config)
         write_text(hashes, "".join(f"{commit}\n" for commit in commits))
