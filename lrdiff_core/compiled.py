@@ -1,6 +1,6 @@
 """Small libraries of C, brought by the wheel or compiled on first use, for the processor that is here.
 
-The wheel's build hook (``hatch_build.py``) reads this file by its path, so it imports nothing of the project.
+The wheel's build hook (``.ci/build_kernel.py``) reads this file by its path, so it imports nothing of the project.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name in (*names, f"{names[-1]}.interface"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     sys.modules[f"{names[-1]}.interface"].BuildHookInterface = object  # type: ignore[attr-defined]
-    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    spec = importlib.util.spec_from_file_location("build_kernel", ROOT / ".ci" / "build_kernel.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
