@@ -33,7 +33,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.nn import Parameter
 from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import Optimizer
@@ -68,15 +68,13 @@ class OnePass(Preparable):
         Returns:
             What the closure returned; None without one.
         """
-        if is_compiling():
-            return self._observed_step() if closure is None else self._observed_step(closure)
-        if closure is None and self._quick is not None:
+        if not is_dynamo_compiling() and closure is None and self._quick is not None:
             stepped = self._quick.step(self)
             if stepped:
                 return None
             if stepped is False:
                 self._quick = None  # to be made anew, once a closer look finds nothing
-        if _observed(self):
+        if is_compiling() or _observed(self):
             return self._observed_step() if closure is None else self._observed_step(closure)
         return self._bare_step(closure)
 

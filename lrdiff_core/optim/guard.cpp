@@ -16,6 +16,7 @@
 #include <c10/core/TensorImpl.h>
 #include <c10/core/UndefinedTensorImpl.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <cstring>
 #include <vector>
@@ -71,7 +72,7 @@ struct Guard {
 struct Content {
     /* Keeps everything alive that is compared by its address. */
     PyObject *keep = nullptr, *prepared = nullptr;
-    PyObject *names = nullptr, *hooks = nullptr, *profiling = nullptr, *thread_count = nullptr;
+    PyObject *names = nullptr, *hooks = nullptr, *compiler = nullptr, *thread_count = nullptr;
     std::vector<PyObject *> settings; /* owned; [groups][names] */
     std::vector<Group> groups;
     std::vector<Parameter> params;
@@ -79,6 +80,7 @@ struct Content {
     std::vector<PyObject *> entries; /* all of the optimizer's state, covered here or not */
     std::vector<int64_t> layouts;
     std::vector<TensorImpl *> grads; /* of this step */
+    int64_t numbers = 0;             /* in the parameters */
     PyTypeObject *tensor = nullptr, *sharded = nullptr;
     Py_ssize_t local_part = 0, spec = 0; /* where a sharded tensor's object has these */
     caffe2::TypeMeta dtype = caffe2::TypeMeta::Make<float>();
@@ -92,7 +94,7 @@ struct Content {
 };
 
 PyObject *word(const char *text) { return PyUnicode_InternFromString(text); }
-PyObject *PARAMS, *GROUPS, *STATE, *FOUND_INF, *BEFORE, *AFTER, *BEFORE_ALL, *AFTER_ALL, *RETUNE, *SETTINGS;
+PyObject *PARAMS, *GROUPS, *STATE, *FOUND_INF, *BEFORE, *AFTER, *BEFORE_ALL, *AFTER_ALL, *RETUNE, *SETTINGS, *COMPILING;
 
 inline void ask(const void *address) { __builtin_prefetch(address); }
 inline void ask_lines(const void *address, int lines) {
@@ -233,13 +235,12 @@ bool empty(PyObject *dict, PyObject *name) {
     return hooks && PyDict_Check(hooks) && PyDict_GET_SIZE(hooks) == 0;
 }
 
-/* Whether a hook, a profiler or a mode wants to see the step, or a scaler has left word. */
+/* Whether no hook, profiler, mode or export wants to see the step, and no scaler has left word. */
 bool unobserved(const Content &c, PyObject *own) {
     if (!empty(own, BEFORE) || !empty(own, AFTER) || !empty(c.hooks, BEFORE_ALL) || !empty(c.hooks, AFTER_ALL)) return false;
-    if (c10::impl::TorchDispatchModeTLS::stack_len() || PyDict_GetItemWithError(own, FOUND_INF)) return false;
-    PyObject *profiling = PyObject_CallNoArgs(c.profiling);
-    Py_XDECREF(profiling);
-    return profiling == Py_False;
+    if (PyDict_GetItemWithError(c.compiler, COMPILING) != Py_False || PyDict_GetItemWithError(own, FOUND_INF)) return false;
+    return !c10::impl::TorchDispatchModeTLS::stack_len() &&
+           !c10::ThreadLocalDebugInfo::get(c10::DebugInfoKind::PROFILER_STATE);
 }
 
 bool remember(Content &c, PyObject *settings) {
@@ -328,14 +329,20 @@ Answer compare(Content &c, PyObject *optimizer) {
     return fine ? AS_BEFORE : OTHERWISE;
 }
 
+constexpr int64_t FEW = 1 << 16; /* numbers that are stepped sooner than Python's lock is handed on and back */
+
 /* The step, others running meanwhile. Returns what the kernel returned: 0 for a step that was taken. */
 int take_step(Content &c, int (*run)(const void *), const void *job) {
     for (TensorImpl *grad : c.grads)
         if (grad) c10::raw::intrusive_ptr::incref(grad);
     int refused;
-    Py_BEGIN_ALLOW_THREADS
-    refused = run(job);
-    Py_END_ALLOW_THREADS
+    if (c.numbers < FEW) {
+        refused = run(job);
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        refused = run(job);
+        Py_END_ALLOW_THREADS
+    }
     for (const Parameter &p : c.params) { /* autograd has to learn that the parameters changed */
         if (refused || !p.present) continue;
         p.held.impl->bump_version();
@@ -414,7 +421,7 @@ int clear(PyObject *self) {
     reinterpret_cast<Guard *>(self)->content = nullptr;
     if (!c) return 0;
     for (PyObject *held : c->settings) Py_XDECREF(held);
-    for (PyObject *held : {c->keep, c->prepared, c->names, c->hooks, c->profiling, c->thread_count}) Py_XDECREF(held);
+    for (PyObject *held : {c->keep, c->prepared, c->names, c->hooks, c->compiler, c->thread_count}) Py_XDECREF(held);
     delete c;
     return 0;
 }
@@ -456,13 +463,13 @@ bool fill(Content &c, PyObject *kept) {
                           &PyList_Type, &addresses, &PyList_Type, &present, &PyList_Type, &sizes, &PyList_Type, &entries,
                           &PyList_Type, &values, &PyList_Type, &value_locals, &PyList_Type, &value_addresses, &PyList_Type,
                           &pointers, &PyList_Type, &every, &PyList_Type, &settings, &c.names, &c.prepared, &c.hooks,
-                          &c.profiling, &c.thread_count, &kind, &sharded, &local_part, &spec, &floating, &run, &table,
+                          &c.compiler, &c.thread_count, &kind, &sharded, &local_part, &spec, &floating, &run, &table,
                           &grad, &rates, &threads, &most)) {
-        c.names = c.prepared = c.hooks = c.profiling = c.thread_count = nullptr;
+        c.names = c.prepared = c.hooks = c.compiler = c.thread_count = nullptr;
         return false;
     }
     c.keep = Py_NewRef(kept);
-    Py_INCREF(c.names), Py_INCREF(c.prepared), Py_INCREF(c.hooks), Py_INCREF(c.profiling), Py_INCREF(c.thread_count);
+    Py_INCREF(c.names), Py_INCREF(c.prepared), Py_INCREF(c.hooks), Py_INCREF(c.compiler), Py_INCREF(c.thread_count);
     c.tensor = reinterpret_cast<PyTypeObject *>(kind);
     if (sharded != Py_None) {
         c.sharded = reinterpret_cast<PyTypeObject *>(sharded);
@@ -518,6 +525,7 @@ bool fill(Content &c, PyObject *kept) {
             p.spec = whole && Py_TYPE(whole) == c.sharded ? slot(whole, c.spec) : nullptr;
             if (!p.spec || !(g = local_grad(c, p, g)) || PyList_Append(locals, p.spec)) return false; /* kept alive */
         }
+        c.numbers += p.held.numel;
         PyObject *entry = PyList_GET_ITEM(entries, k++);
         /* VersionCounter: what a version is counted in, to be asked for ahead; an address that is wrong does no harm. */
         std::memcpy(&p.counter, &impl->version_counter(), sizeof p.counter);
@@ -568,7 +576,7 @@ PyMODINIT_FUNC PyInit_lrdiff_guard() {
     PARAMS = word("params"), GROUPS = word("param_groups"), STATE = word("state"), FOUND_INF = word("found_inf");
     BEFORE = word("_optimizer_step_pre_hooks"), AFTER = word("_optimizer_step_post_hooks");
     BEFORE_ALL = word("_global_optimizer_pre_hooks"), AFTER_ALL = word("_global_optimizer_post_hooks");
-    RETUNE = word("retune"), SETTINGS = word("settings");
+    RETUNE = word("retune"), SETTINGS = word("settings"), COMPILING = word("_is_compiling_flag");
     PyObject *module = PyModule_Create(&MODULE), *type = PyType_FromSpec(&SPEC);
     if (!module || !type || PyModule_AddObject(module, "Guard", type)) return nullptr;
     return module;

@@ -196,7 +196,7 @@ def make(
         made: Guard = kind(
             params, list(locals_), [param._cdata for param in locals_], present, sizes, states,
             values, value_locals, [value._cdata for value in value_locals], pointers, every_state, settings,
-            names, prepared, vars(torch_optimizer), torch._C._autograd._profiler_enabled, torch.get_num_threads,
+            names, prepared, vars(torch_optimizer), vars(torch.compiler), torch.get_num_threads,
             Tensor, *(shard_slots() if sharded else (None, None, None)), floating, *places[:5], places.most_threads,
         )  # fmt: skip
         return made
