@@ -113,7 +113,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable ".[dev,docs,browser,interop,openvino,sign,maps,study,excel,zstd]"
+	$(PIP) --editable ".[dev,docs,browser,interop,openvino,sign,maps,study,postgres,excel,zstd]"
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.audit: $(VENV)/.dev

@@ -12,6 +12,7 @@ from lrdiff_bench.study.search.tasks import Task, TaskResult, results_of, trials
 from lrdiff_bench.system.cluster import Tasks, cluster_trouble, wait_for_workers
 from lrdiff_bench.system.factory import user_code
 from lrdiff_core.errors import UnavailableError
+from lrdiff_core.text import count
 
 __all__ = ["Workers", "workers_for"]
 
@@ -75,12 +76,13 @@ def workers_for(client: Any, source: Mapping[str, Any]) -> Workers:
     wait_for_workers(client)
     device = device_of(source)
     with cluster_trouble(**_KEPT):
-        reasons: dict[str, str | None] = client.run(missing, device)
+        # on_error: one that is dying just now is no reason to stop
+        reasons: dict[str, Any] = client.run(missing, device, on_error="return")
         able = tuple(sorted(name for name, reason in reasons.items() if reason is None))
         if not able:
             name, reason = min(reasons.items())
             raise UnavailableError(
-                f"none of {len(reasons)} workers can train on {device}; {name}: {reason}",
+                f"none of {count(len(reasons), 'worker')} can train on {device}; {name}: {reason}",
                 help="start workers where the device is, or leave --device out",
             )
         together, seconds = client.submit(about, dict(source), pure=False, workers=able).result()
