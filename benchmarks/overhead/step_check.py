@@ -18,7 +18,8 @@ from lrdiff_bench.measure.cases.state import rate_groups
 from lrdiff_bench.stats.intervals import bootstrap_interval
 from lrdiff_bench.system.machine import pinned
 from lrdiff_core.optim import AdamW, guard
-from lrdiff_core.optim.forms import KernelForm, data_ptr
+from lrdiff_core.optim.forms import KernelForm
+from lrdiff_core.optim.memory.layout import data_ptr
 
 LINE = "{:<18} {:>7} {:<8} {:>10} {:>10}  {}"
 NAMES = ("mlp", "transformer", "convolution", "splats")

@@ -5,12 +5,11 @@
 
 from lrdiff_core.optim.adam import Adam
 from lrdiff_core.optim.adamw import AdamW
-from lrdiff_core.optim.clip import clip_grad_norms_
-from lrdiff_core.optim.clipped import clipped_step
+from lrdiff_core.optim.clipping import clip_grad_norms_, clipped_step
+from lrdiff_core.optim.loading import LoadReport, load_state_only
 from lrdiff_core.optim.muon import MuonAdamW
 from lrdiff_core.optim.rmsprop import RMSprop
 from lrdiff_core.optim.sgd import SGD
-from lrdiff_core.optim.transfer import LoadReport, load_state_only
 
 __all__ = [
     "SGD", "Adam", "AdamW", "LoadReport", "MuonAdamW", "RMSprop", "clip_grad_norms_", "clipped_step", "load_state_only",

@@ -39,11 +39,12 @@ from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import Optimizer
 
 from lrdiff_core.errors import OptimizerError
-from lrdiff_core.optim import kernel, restore
+from lrdiff_core.optim import kernel
 from lrdiff_core.optim.guard import Guard
-from lrdiff_core.optim.layout import is_dense, is_lazy_view, is_usable, memory_span, ordered_alike
+from lrdiff_core.optim.loading import restore
+from lrdiff_core.optim.memory.layout import is_dense, is_lazy_view, is_usable, memory_span, ordered_alike
+from lrdiff_core.optim.memory.shards import divided_alike, is_sharded, local_parts
 from lrdiff_core.optim.prepared import Preparable, Prepared
-from lrdiff_core.optim.shards import divided_alike, is_sharded, local_parts
 
 __all__ = ["OnePass"]
 

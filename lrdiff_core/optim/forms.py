@@ -16,7 +16,7 @@ of the optimizer, no copies.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from typing_extensions import override
 
 from lrdiff_core.optim import kernel
 from lrdiff_core.optim.guard import Places
+from lrdiff_core.optim.memory.layout import data_ptr
 
 __all__ = [
     "Columns",
@@ -38,11 +39,7 @@ __all__ = [
     "ForeachForm",
     "Setting",
     "columns_of",
-    "data_ptr",
 ]
-
-# Mapped over a list, a method of the class costs half of what asking each tensor for it does.
-data_ptr: Callable[[Tensor], int] = torch._C.TensorBase.data_ptr
 
 Setting = Any  # the watched options of one parameter group: the named tuple that Update.setting makes of them
 Columns = Any  # the same named tuple, each field holding that option of all groups

@@ -26,7 +26,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from lrdiff_core.compiled import build_first, find_compiler, open_cached
 from lrdiff_core.optim import kernel
-from lrdiff_core.optim.shards import is_sharded, local_parts, shard_slots
+from lrdiff_core.optim.memory.shards import is_sharded, local_parts, shard_slots
 
 __all__ = ["Guard", "Places", "attempt", "load", "make", "missing_reason", "switched_off"]
 

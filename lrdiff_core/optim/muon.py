@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim.adamw import AdamW
-from lrdiff_core.optim.restore import label
+from lrdiff_core.optim.loading.restore import label
 
 __all__ = ["MuonAdamW", "as_matrices", "orthogonalize"]
 

@@ -27,10 +27,9 @@ from lrdiff_core.optim.forms import (
     Tensors,
     Update,
     columns_of,
-    data_ptr,
 )
-from lrdiff_core.optim.layout import is_usable, kind_check, laid_out_as, layout_of, never_alike
-from lrdiff_core.optim.shards import Divisions, is_sharded, local_parts
+from lrdiff_core.optim.memory.layout import data_ptr, is_usable, kind_check, laid_out_as, layout_of, never_alike
+from lrdiff_core.optim.memory.shards import Divisions, is_sharded, local_parts
 
 __all__ = ["Preparable", "Prepared", "forced_form"]
 

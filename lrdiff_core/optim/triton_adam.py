@@ -20,7 +20,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from lrdiff_core.optim import kernel
-from lrdiff_core.optim.forms import Columns, Form, Setting, Tensors, Update, columns_of, data_ptr
+from lrdiff_core.optim.forms import Columns, Form, Setting, Tensors, Update, columns_of
+from lrdiff_core.optim.memory.layout import data_ptr
 
 try:
     import triton

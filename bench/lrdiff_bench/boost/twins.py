@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from lrdiff_core.optim import SGD, Adam
 from lrdiff_core.optim.base import OnePass
-from lrdiff_core.optim.layout import is_dense, is_lazy_view
+from lrdiff_core.optim.memory.layout import is_dense, is_lazy_view
 
 __all__ = ["KINDS", "Twin", "kind_of", "reason_against", "reason_left", "twin_of"]
 

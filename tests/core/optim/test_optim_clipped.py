@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from lrdiff_core.errors import OptimizerError
-from lrdiff_core.optim import SGD, AdamW, MuonAdamW, clip_grad_norms_, clipped, clipped_step, guard
+from lrdiff_core.optim import SGD, AdamW, MuonAdamW, clip_grad_norms_, clipped_step, guard
+from lrdiff_core.optim.clipping import clipped
 
 needs_guard = pytest.mark.skipif(guard.load() is None, reason=f"no compiled check: {guard.missing_reason()}")
 Kinds = tuple[type[Optimizer], type[Optimizer]]

@@ -13,7 +13,8 @@ from optim_pairs import DTYPES_AND_FORMS, feed, make, params_of, same_bits
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lrdiff_core.optim import Adam, AdamW, layout
+from lrdiff_core.optim import Adam, AdamW
+from lrdiff_core.optim.memory import layout
 
 Kinds = tuple[type[Optimizer], type[Optimizer]]
 ORDERS: dict[str, Callable[[], Tensor]] = {

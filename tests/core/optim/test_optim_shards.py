@@ -17,7 +17,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor, init_device_mesh
 from torch.optim import Optimizer
 
-from lrdiff_core.optim import clipped_step, guard, shards
+from lrdiff_core.optim import clipped_step, guard
+from lrdiff_core.optim.memory import shards
 
 Kinds = tuple[type[Optimizer], type[Optimizer]]
 SHAPES = [(8, 16), (6,), (4, 3), (1, 2)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from lrdiff_core.errors import OptimizerError
-from lrdiff_core.optim.restore import aligned_twins, names_of, shown
+from lrdiff_core.optim.loading.restore import aligned_twins, names_of, shown
 from lrdiff_core.rates.names import canonical_name
 from lrdiff_core.text import count
 

@@ -13,7 +13,14 @@ from torch.optim import Optimizer
 
 from lrdiff_core.optim import kernel
 from lrdiff_core.optim.base import OnePass
-from lrdiff_core.optim.clip import TOTAL, CompiledClip, check_finite, clip_grad_norms_, limits_of, names_of_groups
+from lrdiff_core.optim.clipping.clip import (
+    TOTAL,
+    CompiledClip,
+    check_finite,
+    clip_grad_norms_,
+    limits_of,
+    names_of_groups,
+)
 from lrdiff_core.optim.forms import KernelForm
 from lrdiff_core.optim.guard import Guard
 

@@ -19,8 +19,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim import kernel
 from lrdiff_core.optim.base import OnePass
-from lrdiff_core.optim.forms import GRAIN, PIECE, data_ptr
-from lrdiff_core.optim.layout import is_dense, is_lazy_view, kind_check
+from lrdiff_core.optim.forms import GRAIN, PIECE
+from lrdiff_core.optim.memory.layout import data_ptr, is_dense, is_lazy_view, kind_check
 from lrdiff_core.text import listed, nearest, unlike
 
 __all__ = ["TOTAL", "CompiledClip", "check_finite", "clip_grad_norms_", "limits_of", "names_of_groups"]

@@ -8,9 +8,8 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from lrdiff_core.optim.forms import data_ptr
-
 __all__ = [
+    "data_ptr",
     "is_dense",
     "is_usable",
     "is_lazy_view",
@@ -21,6 +20,9 @@ __all__ = [
     "never_alike",
     "ordered_alike",
 ]
+
+# Mapped over a list, a method of the class costs half of what asking each tensor for it does.
+data_ptr: Callable[[Tensor], int] = torch._C.TensorBase.data_ptr
 
 
 def memory_span(param: Tensor) -> tuple[int, int]:
