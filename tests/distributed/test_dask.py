@@ -114,6 +114,7 @@ def assert_whole(folder, target):
     assert same(one, other)
 
 
+@pytest.mark.long
 def test_a_killed_worker_changes_nothing(held, tmp_path):
     _, target, driver = held
     psutil.Process(min(standing(tmp_path))).send_signal(signal.SIGKILL)
@@ -146,6 +147,7 @@ def test_a_killed_scheduler_is_told_in_two_lines_and_the_map_goes_on_elsewhere(h
     assert_whole(tmp_path, target)
 
 
+@pytest.mark.long
 def test_a_stopped_worker_is_told_of_and_the_other_does_its_tiles(held, tmp_path):
     _, target, driver = held
     stopped = psutil.Process(min(standing(tmp_path)))
@@ -173,6 +175,7 @@ device = "{device}"
 """
 
 
+@pytest.mark.long
 def test_a_study_asks_the_workers_for_its_device(cluster, tmp_path):
     (tmp_path / "tiny.toml").write_text(STUDY.format(device="cuda:7"))
     ended = run(tmp_path, "study", "tiny.toml", "--quick", "--scheduler", cluster.address)
@@ -181,6 +184,7 @@ def test_a_study_asks_the_workers_for_its_device(cluster, tmp_path):
     assert re.match(r"error: none of \d workers? can train on cuda:7; tcp://127.0.0.1:\d+: device cuda:7", lines[-2])
 
 
+@pytest.mark.long
 def test_a_study_on_two_workers_one_of_which_is_killed(cluster, tmp_path):
     (tmp_path / "tiny.toml").write_text(STUDY.format(device="cpu"))
     command = [sys.executable, "-m", "lrdiff_bench", "study", "tiny.toml", "--quick", "--scheduler", cluster.address]

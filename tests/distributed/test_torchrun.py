@@ -75,6 +75,7 @@ def test_two_processes_end_where_one_does(by_two, case):
     assert_near(found, alone.net.state_dict(), steps, max(alone.setup.rates.values()), rounded=rounded)
 
 
+@pytest.mark.long
 def test_the_command_trains_once_and_the_first_process_speaks(tmp_path):
     ended = torchrun(tmp_path, 2, "train", *SETTINGS, "--out", "run", module=True)
     assert ended.returncode == 0, ended.stderr
@@ -102,7 +103,7 @@ def whole(tmp_path_factory):
     return folder / "run"
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_killed_process_is_started_again_and_nothing_changes(tmp_path, whole, rank):
     ended = torchrun(tmp_path, 2, "kill", 4, rank, "train", *SETTINGS, "--out", "run", restarts=1)
     assert ended.returncode == 0, ended.stderr
@@ -111,6 +112,7 @@ def test_a_killed_process_is_started_again_and_nothing_changes(tmp_path, whole, 
     assert digits_of(tmp_path / "run") == digits_of(whole)
 
 
+@pytest.mark.long
 def test_saved_by_two_gone_on_with_by_one_and_by_four(tmp_path, whole):
     ended = torchrun(tmp_path, 2, "kill", 4, 1, "train", *SETTINGS, "--out", "run")
     assert ended.returncode != 0
@@ -145,6 +147,7 @@ def make():
 """
 
 
+@pytest.mark.long
 def test_run_compares_in_the_first_process_and_trains_a_model_of_ones_own_in_both(tmp_path):
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "run.toml").write_text(
@@ -157,7 +160,7 @@ def test_run_compares_in_the_first_process_and_trains_a_model_of_ones_own_in_bot
     assert (tmp_path / "run" / "model.onnx").is_file()
 
 
-@pytest.mark.parametrize("words", [("study", "ls"), ("map",), ("bench", "step")])
+@pytest.mark.parametrize("words", [("study", "ls"), pytest.param(("bench", "step"), marks=pytest.mark.long)])
 def test_what_is_not_done_by_several_processes_is_refused_by_each(tmp_path, words):
     ended = torchrun(tmp_path, 2, *words, module=True)
     assert ended.returncode != 0
@@ -166,6 +169,7 @@ def test_what_is_not_done_by_several_processes_is_refused_by_each(tmp_path, word
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_wrong_input_is_told_once(tmp_path):
     ended = torchrun(tmp_path, 2, "train", "--data", "nothing.csv", "--target", "y", module=True)
     assert ended.returncode != 0
@@ -174,11 +178,13 @@ def test_wrong_input_is_told_once(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_devices_that_processes_cannot_share(tmp_path):
     ended = torchrun(tmp_path, 2, "train", "--device", "cuda:1", module=True)
     assert "error: device is cuda:1, and 2 processes train together" in ended.stderr
 
 
+@pytest.mark.long
 def test_an_interrupt_ends_all(tmp_path):
     """As Ctrl-C in a terminal: torchrun hands it on."""
     command = [

@@ -23,6 +23,7 @@ NEEDS = {
     "keras": ["keras"],
     "tracking": ["tensorboard"],
 }
+HEAVY = ("lightning", "hugging-face", "accelerate", "fastai")  # to import
 PATIENCE_S = 240
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
@@ -33,7 +34,7 @@ def test_every_page_with_a_program_is_run():
     assert pages == set(NEEDS)
 
 
-@pytest.mark.parametrize("page", NEEDS)
+@pytest.mark.parametrize("page", [pytest.param(one, marks=pytest.mark.long) if one in HEAVY else one for one in NEEDS])
 def test_the_program_of_a_page_prints_what_the_page_says(page, tmp_path):
     for library in NEEDS[page]:
         if not find_spec(library):

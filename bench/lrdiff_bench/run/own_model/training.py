@@ -125,7 +125,9 @@ def fit_own(
         module.train()
         with _seeded(setup.device, derive_seed(seed, f"epoch {epoch}")):
             own = derive_seed(seed, f"epoch {epoch} of process {processes.rank}")
-            draws = nullcontext() if processes.count == 1 else _Draws(setup.device, own)
+            draws: AbstractContextManager[None] = nullcontext()
+            if processes.count > 1:
+                draws = _Draws(setup.device, own)
             _steps(setup, network, setup.parts["train"].batches(setup.batch_size, order), state, processes, draws)
 
     def look(epoch: int) -> list[Observation]:
