@@ -441,3 +441,10 @@ def test_blocks_keep_to_what_a_suite_fixes() -> None:
     assert free.number > 100
     assert free.block()["seconds"] < 1e-4
     assert math.isfinite(free.first_call)
+
+
+def test_looks_never_spend_more_than_all_of_them_may() -> None:
+    for groups in range(4, 25):
+        before = sum(look.error for look in job.LOOKS if look.searches < groups)
+        assert before + 1.0 - job.level_of(groups, last=True) == pytest.approx(job.ERROR)
+        assert job.level_of(groups, last=True) <= job.level_of(groups, last=False) + 1e-12

@@ -183,10 +183,10 @@ def price(minutes: float | None, more_processes: int | None) -> str:
 
     Example:
         >>> price(None, None), price(0.4, 3)
-        ('no number of processes would settle it: it lies on the edge', 'to settle it: about 24 s (3 more processes)')
+        ('it lies too near the edge to be settled in any time', 'to settle it: about 24 s (3 more processes)')
     """
     if minutes is None or more_processes is None:
-        return "no number of processes would settle it: it lies on the edge"
+        return "it lies too near the edge to be settled in any time"
     time = f"{60 * minutes:.0f} s" if minutes < 1 else f"{minutes:.0f} minutes" if minutes < 120 else (
         f"{minutes / 60:.0f} hours")  # fmt: skip
     return f"to settle it: about {time} ({more_processes} more processes)"

@@ -25,7 +25,7 @@ from lrdiff_bench.stats.verdict import BAND, Verdict
 from lrdiff_core.errors import ConfigError, LrdiffError
 from lrdiff_core.text import nearest
 
-__all__ = ["ERROR", "LOOKS", "CaseResult", "choose", "foreign_effort", "run_cases"]
+__all__ = ["ERROR", "LOOKS", "CaseResult", "choose", "foreign_effort", "level_of", "run_cases"]
 
 LOOKS = (Look(4, 0.002), Look(6, 0.002), Look(9, 0.003), Look(13, 0.003), Look(18, 0.005), Look(24, 0.005))
 """Groups of processes after which a case is judged, and the error that each look may spend."""
@@ -150,7 +150,7 @@ def run_cases(
             except LrdiffError as problem:
                 row.reason, row.failed = f"{problem.message} ({problem.help})", problem.exit_status != 3
                 if row.comparing.groups >= LEAST_GROUPS:
-                    _settle(row, band, widest)
+                    _settle(row, level_of(row.comparing.groups, last=True), band, widest)
             else:
                 late = row.comparing.seconds >= case_seconds and group >= LEAST_GROUPS
                 if group == groups or late or group in [look.searches for look in LOOKS]:
@@ -160,18 +160,27 @@ def run_cases(
 
 
 def _look(row: CaseResult, last: bool, band: float, widest: float) -> None:
-    level = _level(row.comparing.groups)
+    level = level_of(row.comparing.groups, last=last)
     verdict = row.comparing.judge(band=band, widest=widest, level=level).outcome.verdict
     if last or verdict != Verdict.UNRESOLVED:
-        _settle(row, band, widest)
+        _settle(row, level, band, widest)
 
 
-def _settle(row: CaseResult, band: float, widest: float) -> None:
-    pairing = row.comparing.pairing(band=band, widest=widest, level=_level(row.comparing.groups))
+def _settle(row: CaseResult, level: float, band: float, widest: float) -> None:
+    pairing = row.comparing.pairing(band=band, widest=widest, level=level)
     row.records = pairing.records
     row.comparison = comparison_of(pairing, row.comparing.sides[0], row.comparing.sides[1])
 
 
-def _level(groups: int) -> float:
-    """Of the look that these groups are at; between two looks, what the next one may spend."""
-    return 1.0 - next((look.error for look in LOOKS if groups <= look.searches), LOOKS[-1].error)
+def level_of(groups: int, *, last: bool) -> float:
+    """Of the look after so many groups: what the plan says, or at the last one all that no look before has spent.
+
+    That time is up says nothing about the code, so the rest may be spent then.
+
+    Example:
+        >>> level_of(4, last=False), level_of(4, last=True), round(level_of(24, last=True), 4)
+        (0.998, 0.98, 0.995)
+    """
+    if last:
+        return 1.0 - (ERROR - sum(look.error for look in LOOKS if look.searches < groups))
+    return 1.0 - next(look.error for look in LOOKS if groups <= look.searches)
