@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import string
 import time
@@ -74,7 +76,7 @@ def _tried(strategy: Any, take: Callable[[Any], object], count: int, seed: int) 
 def _fault(take: Callable[[Any], object], one: Any) -> str | None:
     begun = time.monotonic()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # notes of what is unchecked
             warnings.simplefilter("ignore")
             take(one)
     except LrdiffError as problem:
