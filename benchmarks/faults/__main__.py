@@ -37,7 +37,7 @@ from benchmarks.faults.fuzz import fuzzed
 from benchmarks.faults.jobs import JOBS, differences
 from benchmarks.faults.kills import faults_of, fresh_folder, kill_at, start
 
-PARTS = ("fuzz", "damage", "kills")
+PARTS = ("damage", "kills", "fuzz")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FRESH = 0.05  # share of kills that start a new interpreter
 
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--count",
         type=int,
         default=1000,
-        help="kills, damaged files, and fuzzed inputs a kind; disks and folders get a tenth",
+        help="kills, and fuzzed inputs a kind; damaged files get a quarter of it, disks and folders a tenth",
     )
     parser.add_argument("--kinds", default=",".join(KINDS), help="of damaged files; names separated by commas")
     parser.add_argument("--parts", default=",".join(PARTS), help="names separated by commas")
@@ -66,34 +66,49 @@ def main(arguments: list[str] | None = None) -> int:
     record = _Record()
     with tempfile.TemporaryDirectory(prefix="lrdiff-faults-") as name:
         scratch = Path(name)
-        if "fuzz" in parts:
+        if {*parts} - {"fuzz"}:
+            _forked(parts, names, draw, begun, asked, scratch, record)
+        if "fuzz" in parts:  # last: it computes here, and what has threads cannot be forked
             record.fuzz(fuzzed(asked.count, asked.seed, fresh_folder(scratch / "fuzz")))
-        if {*parts} == {"fuzz"}:
-            return _tell(record, begun, asked)
-        prepared = _prepared(scratch)
-        if "damage" in parts:
-            for kind, outcome, found in damaged(draw, scratch, prepared, asked.count, asked.kinds.split(",")):
-                record.add(f"damage, {kind}: {outcome}", f"damage, {kind}", found)
-        if "kills" not in parts:
-            return _tell(record, begun, asked)
-        whole = {name: _undisturbed(name, scratch, prepared, record) for name in names}
-        plan = draw.choices(names, [JOBS[name].weight for name in names], k=10 * asked.count)
-        going: dict[str, bool] = {}
-        for job_name in plan:
-            if record.kills >= asked.count or time.monotonic() - begun > 60 * asked.minutes:
-                break
-            _kill(job_name, scratch, prepared, whole[job_name], draw, going, record)
-        tenth = max(asked.count // 10, 2)
-        for cases in (
-            full_disks(draw, scratch, prepared, tenth),
-            vanished(draw, scratch, prepared, tenth),
-            crowds(scratch, (2, 20) if asked.count >= 200 else (2,)),
-        ):
-            for what, found in cases:
-                record.add(what.split(",")[0], what, found)
-                if time.monotonic() - begun > 60 * asked.minutes:
-                    break
     return _tell(record, begun, asked)
+
+
+def _forked(
+    parts: list[str],
+    names: list[str],
+    draw: random.Random,
+    begun: float,
+    asked: argparse.Namespace,
+    scratch: Path,
+    record: _Record,
+) -> None:
+    """What is done to processes that are forked from this one."""
+    prepared = _prepared(scratch)
+    if "damage" in parts:
+        count = max(asked.count // 4, 1)
+        for kind, outcome, found in damaged(draw, scratch, prepared, count, asked.kinds.split(",")):
+            record.add(f"damage, {kind}: {outcome}", f"damage, {kind}", found)
+            if time.monotonic() - begun > 60 * asked.minutes:
+                break
+    if "kills" not in parts:
+        return
+    whole = {name: _undisturbed(name, scratch, prepared, record) for name in names}
+    plan = draw.choices(names, [JOBS[name].weight for name in names], k=10 * asked.count)
+    going: dict[str, bool] = {}
+    for job_name in plan:
+        if record.kills >= asked.count or time.monotonic() - begun > 60 * asked.minutes:
+            break
+        _kill(job_name, scratch, prepared, whole[job_name], draw, going, record)
+    tenth = max(asked.count // 10, 2)
+    for cases in (
+        full_disks(draw, scratch, prepared, tenth),
+        vanished(draw, scratch, prepared, tenth),
+        crowds(scratch, (2, 20) if asked.count >= 200 else (2,)),
+    ):
+        for what, found in cases:
+            record.add(what.split(",")[0], what, found)
+            if time.monotonic() - begun > 60 * asked.minutes:
+                break
 
 
 def _tell(record: _Record, begun: float, asked: argparse.Namespace) -> int:

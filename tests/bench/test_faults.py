@@ -109,7 +109,7 @@ def test_a_planted_fault_is_found_and_made_small(tmp_path, monkeypatch):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists() or not hasattr(os, "fork"), reason="Linux alone")
 def test_damage_is_refused_or_told(tmp_path):
     record = tmp_path / "faults.json"
-    command = [sys.executable, "-m", "benchmarks.faults", "--parts", "damage", "--count", "40", "--out", str(record)]
+    command = [sys.executable, "-m", "benchmarks.faults", "--parts", "damage", "--count", "160", "--out", str(record)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = json.loads(record.read_text())
     assert found["found"] == [], done.stderr
@@ -121,7 +121,18 @@ def test_damage_is_refused_or_told(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists() or not hasattr(os, "fork"), reason="Linux alone")
 def test_kills_lose_nothing(count, tmp_path):
     record = tmp_path / "faults.json"
-    command = ["--count", str(count), "--jobs", "train,records", "--minutes", "2", "--out", str(record)]
+    command = [
+        "--parts",
+        "kills",
+        "--count",
+        str(count),
+        "--jobs",
+        "train,records",
+        "--minutes",
+        "2",
+        "--out",
+        str(record),
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.faults", *command], capture_output=True, text=True, check=False
     )
