@@ -121,20 +121,12 @@ def test_damage_is_refused_or_told(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists() or not hasattr(os, "fork"), reason="Linux alone")
 def test_kills_lose_nothing(count, tmp_path):
     record = tmp_path / "faults.json"
-    command = [
-        "--parts",
-        "kills",
-        "--count",
-        str(count),
-        "--jobs",
-        "train,records",
-        "--minutes",
-        "2",
-        "--out",
-        str(record),
-    ]
+    command = ["--parts", "kills", "--count", str(count), "--jobs", "train,records", "--minutes", "2"]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.faults", *command], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "benchmarks.faults", *command, "--out", str(record)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     found = json.loads(record.read_text())
     assert found["found"] == [], done.stderr
