@@ -95,7 +95,8 @@ def test_a_schedule_needs_no_closer_look(
 def test_a_rate_that_goes_back_is_seen_by_the_other_check(pair: Kinds) -> None:
     """The check in Python compares with rates that the compiled one has taken over since."""
     ours, theirs = guarded(pair)
-    for rate, off in ((0.7, False), (0.1, True), (0.7, True), (0.1, False)):
+    first = ours.param_groups[0]["lr"]  # that the check in Python knows
+    for rate, off in ((0.7, False), (first, True), (0.7, True), (first, False)):
         for optimizer in (ours, theirs):
             optimizer.param_groups[0]["lr"] = rate
         with guard.switched_off() if off else nullcontext():
@@ -162,6 +163,7 @@ SEEN: dict[str, Callable[[Optimizer], Any]] = {
     "a gradient without memory": _grad(lambda grad: torch._efficientzerotensor(grad.shape)),
     "a sparse gradient": _grad(lambda grad: grad.to_sparse()),
     "a parameter in columns": _transpose,
+    "a state emptied": lambda o: next(iter(next(iter(o.state.values())).values())).resize_(0),
     "tensors exchanged": _swap_tensors,
     "tensors of state exchanged": _swap_tensors_of_state,
     "a lazy copy": _share_lazily,
@@ -189,9 +191,10 @@ def test_it_refuses_and_does_nothing(name: str, pair: Kinds) -> None:
 
 
 # After which torch's own step raises, or random sequences have nothing to say.
-NOT_IN_SEQUENCES = {"data swapped for another dtype", "an option gone", "a state for something else"} | {
-    "tensors exchanged"
-}
+NOT_IN_SEQUENCES = {
+    "data swapped for another dtype", "an option gone", "a state for something else", "tensors exchanged",
+    "a state emptied",
+}  # fmt: skip
 
 
 @needs_guard
