@@ -64,7 +64,7 @@ def write(name: str, text: str) -> None:
 def copy_pages() -> None:
     """The Markdown and pictures of the project; links that leave ``docs/`` lead to their copies, or become code."""
     for source in sorted((ROOT / "docs").rglob("*")):
-        if source.suffix in (".png", ".svg"):
+        if source.suffix in (".png", ".svg", ".yml"):
             target = OUT / source.relative_to(ROOT / "docs")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)

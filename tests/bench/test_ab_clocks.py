@@ -13,10 +13,10 @@ from test_bench_hierarchical import Planted, case
 
 from lrdiff_bench.cli import main
 from lrdiff_bench.measure.engine import store
-from lrdiff_bench.measure.engine.ab import Pairing, Side, compare_sides
 from lrdiff_bench.measure.engine.case import Case, Workload
-from lrdiff_bench.measure.engine.comparison import Comparison, comparison_of
-from lrdiff_bench.measure.engine.judge import ClockRounds, judge
+from lrdiff_bench.measure.engine.pairs.ab import Pairing, Side, compare_sides
+from lrdiff_bench.measure.engine.pairs.comparison import Comparison, comparison_of
+from lrdiff_bench.measure.engine.pairs.judge import ClockRounds, judge
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.timer import Sample, Timer
 from lrdiff_bench.measure.engine.usage import Usage

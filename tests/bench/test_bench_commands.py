@@ -14,9 +14,9 @@ import pytest
 
 from lrdiff_bench.cli import main
 from lrdiff_bench.measure.engine import store
+from lrdiff_bench.measure.engine.pairs.sides import open_sides
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.registry import CASES
-from lrdiff_bench.measure.engine.sides import open_sides
 from lrdiff_bench.measure.engine.suite import choose_cases
 from lrdiff_core.errors import CheckFailed, ConfigError
 

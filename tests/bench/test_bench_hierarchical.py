@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lrdiff_bench.measure.engine.ab import Side, compare_sides
 from lrdiff_bench.measure.engine.calibration import band_for, calibration_of, store_calibration
 from lrdiff_bench.measure.engine.case import Case, Workload
+from lrdiff_bench.measure.engine.pairs.ab import Side, compare_sides
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.timer import Sample
 from lrdiff_bench.stats.hierarchical import compare_paired, compare_unpaired

@@ -10,13 +10,13 @@ from rich.console import Console
 from lrdiff_bench.measure import screen
 from lrdiff_bench.measure.conditions import cpu_list, warn_of_load
 from lrdiff_bench.measure.engine import store
-from lrdiff_bench.measure.engine.ab import Side, compare_sides
 from lrdiff_bench.measure.engine.calibration import calibration_of, store_calibration
 from lrdiff_bench.measure.engine.case import Case
-from lrdiff_bench.measure.engine.comparison import comparison_of
+from lrdiff_bench.measure.engine.pairs.ab import Side, compare_sides
+from lrdiff_bench.measure.engine.pairs.comparison import comparison_of
+from lrdiff_bench.measure.engine.pairs.sides import open_sides
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.registry import CASES
-from lrdiff_bench.measure.engine.sides import open_sides
 from lrdiff_bench.measure.engine.suite import choose_cases
 from lrdiff_bench.report.errors import print_error
 from lrdiff_bench.report.json import print_json

@@ -11,7 +11,7 @@ from lrdiff_bench.measure.differences import differences, same_conditions
 from lrdiff_bench.measure.engine import store
 from lrdiff_bench.measure.engine.calibration import band_for, calibration_for
 from lrdiff_bench.measure.engine.case import Case
-from lrdiff_bench.measure.engine.comparison import Comparison
+from lrdiff_bench.measure.engine.pairs.comparison import Comparison
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.measure.engine.suite import CaseRun

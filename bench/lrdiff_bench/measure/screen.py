@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from lrdiff_bench.measure.engine.case import Case
-from lrdiff_bench.measure.engine.comparison import ClockSays, Comparison
+from lrdiff_bench.measure.engine.pairs.comparison import ClockSays, Comparison
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.suite import CaseRun
 from lrdiff_bench.report.tables import INDENT, plain_table, seconds

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lrdiff_bench.measure.engine.ab import Pairing
-from lrdiff_bench.measure.engine.judge import WIDEST
+from lrdiff_bench.measure.engine.pairs.ab import Pairing
+from lrdiff_bench.measure.engine.pairs.judge import WIDEST
 from lrdiff_bench.measure.engine.record import Part
 from lrdiff_bench.measure.engine.store import DEFAULT_FOLDER
 from lrdiff_bench.report.json import write_document

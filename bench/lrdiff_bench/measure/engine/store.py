@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from lrdiff_bench.measure.engine.comparison import Comparison, is_comparison, parse_comparison
+from lrdiff_bench.measure.engine.pairs.comparison import Comparison, is_comparison, parse_comparison
 from lrdiff_bench.measure.engine.record import Record, parse_record
 from lrdiff_bench.system.manifest import say_once
 from lrdiff_core.errors import DataError, InputError

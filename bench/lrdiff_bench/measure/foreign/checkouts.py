@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lrdiff_bench.measure.asv_config import read_asv_config
-from lrdiff_bench.measure.engine.sides import git, resolve_commit
+from lrdiff_bench.measure.engine.pairs.sides import git, resolve_commit
 from lrdiff_bench.measure.foreign.process import Kind, Place
 from lrdiff_core.errors import CheckFailed, ConfigError, InputError
 

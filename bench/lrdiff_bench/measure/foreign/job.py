@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from lrdiff_bench.measure.engine.ab import Comparing, Measured, Side
-from lrdiff_bench.measure.engine.comparison import Comparison, comparison_of
-from lrdiff_bench.measure.engine.judge import WIDEST
+from lrdiff_bench.measure.engine.pairs.ab import Comparing, Measured, Side
+from lrdiff_bench.measure.engine.pairs.comparison import Comparison, comparison_of
+from lrdiff_bench.measure.engine.pairs.judge import WIDEST
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.foreign.checkouts import Checkout

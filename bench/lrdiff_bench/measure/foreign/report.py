@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.padding import Padding
 from rich.text import Text
 
-from lrdiff_bench.measure.engine.comparison import Comparison
+from lrdiff_bench.measure.engine.pairs.comparison import Comparison
 from lrdiff_bench.measure.foreign.job import CaseResult
 from lrdiff_bench.measure.screen import price
 from lrdiff_bench.report.tables import INDENT, plain_table, seconds

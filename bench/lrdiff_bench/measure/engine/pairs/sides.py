@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from lrdiff_bench.measure.engine.ab import Side
 from lrdiff_bench.measure.engine.case import Case
+from lrdiff_bench.measure.engine.pairs.ab import Side
 from lrdiff_bench.measure.engine.process import code_path
 from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_core.errors import ConfigError, UnavailableError

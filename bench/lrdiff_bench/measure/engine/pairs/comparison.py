@@ -8,8 +8,8 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from lrdiff_bench.measure.engine.ab import Pairing, Side
-from lrdiff_bench.measure.engine.judge import ClockOutcome
+from lrdiff_bench.measure.engine.pairs.ab import Pairing, Side
+from lrdiff_bench.measure.engine.pairs.judge import ClockOutcome
 from lrdiff_bench.measure.engine.record import Part, Record
 from lrdiff_bench.stats.verdict import Verdict
 from lrdiff_core.errors import DataError

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lrdiff_bench.measure.engine.case import Case
-from lrdiff_bench.measure.engine.judge import WIDEST, ClockRounds, Judgement, judge
+from lrdiff_bench.measure.engine.pairs.judge import WIDEST, ClockRounds, Judgement, judge
 from lrdiff_bench.measure.engine.process import Effort, MeasuringProcess
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.record_builder import RecordBuilder
