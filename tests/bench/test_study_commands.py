@@ -241,7 +241,8 @@ def test_a_replication_has_other_seeds_another_name_and_the_same_verdict(capsys,
         assert second["seeds"][kind][0] == first["seeds"][kind][0] + 7000
     assert second["gain"]["verdict"] == first["gain"]["verdict"]
     assert second["gain"]["estimate"] != first["gain"]["estimate"]
-    assert second["gain"]["low"] <= 0.1 <= second["gain"]["high"]  # what was planted
+    # what was planted, to the smallest difference: one interval in twenty leaves it out, on one machine or another
+    assert second["gain"]["estimate"] == pytest.approx(0.1, abs=0.02)
 
 
 def test_a_toml_file_tests_a_claim(capsys):
