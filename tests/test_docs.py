@@ -205,7 +205,7 @@ def test_the_readmes_speeds_are_those_of_whole_training_steps():
 
 
 def test_every_page_is_in_the_site():
-    listed = set(re.findall(r"((?:guide/|results/)?[\w-]+\.md)", (ROOT / "mkdocs.yml").read_text()))
+    listed = set(re.findall(r"((?:[\w-]+/)*[\w-]+\.md)", (ROOT / "mkdocs.yml").read_text()))
     for file in (ROOT / "docs").rglob("*.md"):
         assert str(file.relative_to(ROOT / "docs")) in listed, f"{file.name} is not in the navigation of mkdocs.yml"
 
