@@ -26,16 +26,11 @@ def diagnose() -> dict[str, Any]:
         ['lrdiff', 'python']
     """
     from lrdiff_bench.measure.asv_config import asv_config_entry
-    from lrdiff_core.optim.kernel import missing_reason, origin
     from lrdiff_export import describe_runtimes
 
     entries = [{"name": "lrdiff", "version": __version__, "detail": "", "reason": None, "available": True}]
     entries += [entry.to_dict() for entry in describe_runtimes()]
-    reason = missing_reason()
-    detail = f"one pass over all rates; {origin()}" if reason is None else ""
-    entries.append(
-        {"name": "optimizer kernel", "version": None, "detail": detail, "reason": reason, "available": reason is None}
-    )
+    entries += _step_entries()
     entries.append(asv_config_entry())
     for name in LIBRARIES:
         entries.append(
@@ -43,6 +38,23 @@ def diagnose() -> dict[str, Any]:
         )
     entries.append(_maps_entry())
     return {"format": "lrdiff.doctor", "version": 1, "entries": entries}
+
+
+def _step_entries() -> list[dict[str, Any]]:
+    """How our optimizers step on a CPU, and check before a step that all is as it was."""
+    from lrdiff_core.optim import guard, kernel
+
+    no_kernel, no_check = kernel.missing_reason(), guard.missing_reason()
+    if no_check and not no_kernel:
+        no_check += "; it is made in Python, slower"
+    rows = (
+        ("optimizer kernel", no_kernel, f"one pass over all rates; {kernel.origin()}"),
+        ("check of a step", no_check, "compiled against this torch"),
+    )
+    return [
+        {"name": name, "version": None, "detail": "" if reason else detail, "reason": reason, "available": not reason}
+        for name, reason, detail in rows
+    ]
 
 
 def _maps_entry() -> dict[str, Any]:

@@ -128,7 +128,16 @@ def test_doctor_lists_what_is_here_and_why_the_rest_is_not(capsys):
     assert main(["doctor", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)["entries"]
     names = {entry["name"] for entry in entries}
-    assert {"lrdiff", "torch", "onnxruntime", "cuda", "mps", "C++ compiler"} <= names
+    assert {
+        "lrdiff",
+        "torch",
+        "onnxruntime",
+        "cuda",
+        "mps",
+        "C++ compiler",
+        "optimizer kernel",
+        "check of a step",
+    } <= names
     for entry in entries:
         assert entry["available"] == (entry["reason"] is None)
         assert entry["name"] in table
