@@ -181,7 +181,7 @@ def joined(device: str = "auto") -> Iterator[Processes]:
     try:
         # A store of each start's own: torchrun's is that of the start before, with the addresses of dead processes.
         store, rank, count = next(rendezvous("env://"))
-        own = dist.PrefixStore(f"lrdiff/{launch.restarts}", store)
+        own = dist.PrefixStore(f"lrdiff/{launch.restarts}", store)  # type: ignore[attr-defined]  # documented there
         backend = "cpu:gloo,cuda:nccl" if name == "cuda" else "gloo"
         dist.init_process_group(backend, store=own, rank=rank, world_size=count)
         control = dist.new_group(backend="gloo", timeout=PATIENCE)
