@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ __all__ = [
     "atomic_path",
     "digest_of_document",
     "is_whole",
+    "remove_left_behind",
     "remove_unfinished",
     "sealed",
     "unsealed",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 SEAL = "sha256"
+_BESIDE = re.compile(r"\..+\.[0-9a-f]{16}\.tmp(\..*)?")  # as atomic_path names what it writes
 
 _unfinished: set[Path] = set()  # files that are being written beside their final names
 
@@ -89,6 +92,26 @@ def remove_unfinished() -> None:
     for beside in tuple(_unfinished):
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def remove_left_behind(folder: Path) -> None:
+    """Remove what a killed process was writing beside a final name in ``folder``, which nobody else may be writing.
+
+    Args:
+        folder: with all below it.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("a.txt", ".a.txt.0123456789abcdef.tmp.txt"):
+        ...     _ = (folder / name).write_text("")
+        >>> remove_left_behind(folder)
+        >>> [file.name for file in folder.iterdir()]
+        ['a.txt']
+    """
+    for file in folder.rglob(".*.tmp*"):
+        if _BESIDE.fullmatch(file.name) and file.is_file():
+            file.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from lrdiff_bench.system.manifest import check_files
 from lrdiff_bench.system.ownership import OWNER, Owner, is_owned
 from lrdiff_core.errors import CheckpointError, InputError
+from lrdiff_core.files import remove_left_behind
 
 __all__ = [
     "SUMMARY_FORMAT",
@@ -149,6 +150,7 @@ def unfinished_run(folder: Path) -> Iterator[RunFolder]:
     run = RunFolder(folder, folder, owner, overwrite=True)
     run.kept = True
     try:
+        remove_left_behind(folder)
         yield run
     except BaseException as problem:
         problem.add_note(_GO_ON.format(folder))
