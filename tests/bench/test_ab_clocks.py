@@ -112,11 +112,14 @@ def test_a_higher_level_widens_as_students_t_does() -> None:
 
 
 def test_work_that_waits_or_is_done_by_others_is_seen() -> None:
-    usage = Usage()
-    sum(range(100_000))
-    if usage.busy() is None:
+    def computes() -> bool | None:
+        usage = Usage()
+        sum(range(100_000))
+        return usage.busy()
+
+    if computes() is None:
         pytest.skip("this system does not tell how often a process waits")
-    assert usage.busy()
+    assert any(computes() for _ in range(10))  # one of them may meet a page fault or a neighbour
     usage = Usage()
     time.sleep(0.001)
     assert not usage.busy()

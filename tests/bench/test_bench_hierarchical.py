@@ -181,7 +181,7 @@ def test_blocks_are_taken_in_turn_and_every_sample_is_kept() -> None:
 
 
 def test_the_machines_own_band_is_measured_kept_and_used(tmp_path) -> None:
-    quiet = calibration_of(compare(1.0, 0, processes=20), processes=6)
+    quiet = calibration_of(compare(1.0, 2, processes=20), processes=6)
     assert 0.001 < quiet.paired < 0.02
     assert quiet.apart > quiet.paired / 2
     assert band_for("planted", tmp_path, paired=True) == 0.02

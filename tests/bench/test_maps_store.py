@@ -63,12 +63,12 @@ def test_only_missing_tiles_are_trained(tmp_path: Path, monkeypatch: pytest.Monk
     folder = tmp_path / "map"
     trained: list[int] = []
 
-    def some(pool, jobs, done):
+    def some(pool, jobs, done, **options):
         for tile, job in jobs.items():
             if len(trained) == 4:
                 raise KeyboardInterrupt
             trained.append(tile.number)
-            run_tiles(pool, {tile: job}, done)
+            run_tiles(pool, {tile: job}, done, **options)
 
     monkeypatch.setattr(run, "run_tiles", some)
     with pytest.raises(KeyboardInterrupt):
@@ -80,7 +80,9 @@ def test_only_missing_tiles_are_trained(tmp_path: Path, monkeypatch: pytest.Monk
     (folder / ".map.zarr.partial").mkdir()
     told = []
     trained.clear()
-    monkeypatch.setattr(run, "run_tiles", lambda p, j, d: (trained.extend(t.number for t in j), run_tiles(p, j, d)))
+    monkeypatch.setattr(
+        run, "run_tiles", lambda p, j, d, **o: (trained.extend(t.number for t in j), run_tiles(p, j, d, **o))
+    )
     compute_map(plan, folder, workers=0, on_tile=lambda *args: told.append(args))
     assert trained == [2, *range(4, len(plan.tiles))]
     assert xarray.open_zarr(folder / "map.zarr").attrs["trained_seconds"] == "several runs"
@@ -158,7 +160,7 @@ def test_other_versions_do_not_go_on_with_a_map_and_may_read_one(
 
 
 def test_a_workers_other_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def older(pool, jobs, done):
+    def older(pool, jobs, done, **_):
         for tile in jobs:
             done(tile, {"torch": torch.__version__, "lrdiff": "0.0.1"})
 

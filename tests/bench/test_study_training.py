@@ -157,6 +157,7 @@ def test_what_a_name_may_be(tmp_path, monkeypatch):
         workload_named("theirs:failing").seconds_of_training()
 
 
+@pytest.mark.long
 def test_the_plain_loop_of_the_guide_is_studied_and_gone_on_with(tmp_path, monkeypatch, capsys):
     (code,) = [
         one for one in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL) if "mine.py" in one

@@ -17,6 +17,7 @@ from lrdiff_bench.cli import main
 from lrdiff_bench.parity.training_command import find_job, run_job
 from lrdiff_bench.parity.training_pictures import draw_training_parity
 from lrdiff_core import PRESETS, load_table, make_config, set_up, train
+from lrdiff_core.files import is_whole, unsealed
 
 CONFIG = 'data = "seed"\nname = "short"\nepochs = 1\nhidden = [5]\noptimizer = "{optimizer}"\n'
 
@@ -58,7 +59,9 @@ def test_json_is_alone_on_stdout_and_in_the_folder_with_the_pictures(
     assert (document["format"], document["passed"]) == ("lrdiff.training_parity", True)
     (report,) = document["reports"]
     assert [row["implementation"] for row in report["results"]] == ["ours"]
-    assert json.loads((out / "training-parity.json").read_text(encoding="utf-8")) == document
+    stored = json.loads((out / "training-parity.json").read_text(encoding="utf-8"))
+    assert is_whole(stored)
+    assert unsealed(stored) == document
     kinds = ("json", "md", "png", "svg")
     assert sorted(file.name for file in out.iterdir()) == [f"training-parity.{kind}" for kind in kinds]
     page = (out / "training-parity.md").read_text(encoding="utf-8")

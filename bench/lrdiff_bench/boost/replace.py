@@ -67,7 +67,7 @@ class Boosting:
         >>> weight.grad = torch.ones(16)
         >>> optimizer.step()
         >>> boosting.remove()
-        >>> type(optimizer) is torch.optim.SGD, boosting.records[0].replaced, float(weight[0])
+        >>> type(optimizer) is torch.optim.SGD, boosting.records[0].replaced, weight[0].item()
         (True, True, -0.5)
     """
 

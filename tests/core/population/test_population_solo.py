@@ -55,7 +55,7 @@ SEEDS = [0, 0, 3]
         ("adamw", {"weight_decay": 0.1}),
     ],
 )
-@pytest.mark.parametrize("table", ["seed", "wine"])
+@pytest.mark.parametrize("table", ["seed", pytest.param("wine", marks=pytest.mark.long)])
 def test_a_member_ends_where_the_loop_takes_it_alone(
     path: str, optimizer: str, options: dict[str, Any], table: str
 ) -> None:
