@@ -312,6 +312,7 @@ def test_ls_before_anything(capsys):
         (["--data", "wine", "--groups", "body"], '--groups has "body"', "NAME=PATTERN"),
         (["--data", "no.csv"], "no.csv", ""),
         (["helpful", "--storage", "nonsense"], "cannot open the storage", "postgresql://"),
+        (["--model", "mine:make"], "no rows are named to train on", "add --data FILE"),
         (["export", "--out", "page.txt"], "--out is page.txt", "Markdown"),
         (["export", "--out", "no/page.md"], "there is no folder no", "make it"),
     ],
@@ -417,7 +418,8 @@ def test_a_study_grows_until_every_comparison_is_settled_and_keeps_what_it_said(
     assert "on to 24 for" in told
     done = flat(run(capsys, "faint", *small, "--until-resolved").out)
     assert "3 schemes x 4 points x 24 searches" in done  # goes on from there
-    assert "24 searches: 0 of 2 comparisons settled; on to 40 for ratio 0.1, ratio 10" in done
+    # which of the two is settled by then differs with the last bits of a processor's arithmetic
+    assert re.search(r"24 searches: [01] of 2 comparisons settled; on to 40 for ratio", done)
     assert "40 searches: 2 of 2 comparisons settled" in done
     assert re.search(r"NO DIFFERENCE: tuned ratio 0.1 .* settled after 40 searches", done)
     document, told = looks(capsys, "faint")

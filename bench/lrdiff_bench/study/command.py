@@ -367,7 +367,7 @@ def write_study(document: dict[str, Any], folder: Path) -> None:
 def sources_of(targets: Sequence[str], every: bool, own: dict[str, Any]) -> list[dict[str, Any]]:
     """How to make each workload that was asked for."""
     from lrdiff_bench.study.own_training import workload_named
-    from lrdiff_bench.study.settings import check_study_settings, load_study_settings
+    from lrdiff_bench.study.settings import COMMAND_LINE, check_study_settings, load_study_settings
     from lrdiff_bench.study.workloads.registry import workload_names
 
     if every and (targets or own):
@@ -380,12 +380,12 @@ def sources_of(targets: Sequence[str], every: bool, own: dict[str, Any]) -> list
     if every:
         return [{"kind": "workload", "name": name} for name in workload_names()]
     if own:
-        checked = check_study_settings(own_settings(own), where="the command line")
+        checked = check_study_settings(own_settings(own), where=COMMAND_LINE)
         return [
             {
                 "kind": "claim",
                 "settings": checked.model_dump(mode="json", exclude_unset=True),
-                "where": "the command line",
+                "where": COMMAND_LINE,
             }
         ]
     sources: list[dict[str, Any]] = []

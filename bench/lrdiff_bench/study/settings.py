@@ -16,6 +16,7 @@ from lrdiff_core.errors import ConfigError, RateError
 from lrdiff_core.text import nearest
 
 __all__ = [
+    "COMMAND_LINE",
     "DESCRIBES_TRAINING",
     "StudySettings",
     "SchemeTable",
@@ -23,6 +24,8 @@ __all__ = [
     "check_study_settings",
     "workload_of",
 ]
+
+COMMAND_LINE = "the command line"  # where settings come from that stand in no file
 
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -173,6 +176,12 @@ def check_study_settings(settings: Mapping[str, Any], *, where: str) -> StudySet
             help=f"the workload says how it trains: leave out {', '.join(given)}",
         )
     if checked.workload is None and checked.data is None:
+        if where == COMMAND_LINE:
+            raise ConfigError(
+                "no rows are named to train on",
+                help="add --data FILE; a model that brings its own rows is compared by `lrdiff run MODULE:FACTORY` and "
+                "studied as a function of yours: docs/guide/own-training.md",
+            )
         raise ConfigError(f"{where} has no rows", help='add data = "FILE" (or digits, wine, ...), or workload = "NAME"')
     if checked.momentum and checked.optimizer != "sgd":
         raise ConfigError(
