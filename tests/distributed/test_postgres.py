@@ -101,7 +101,7 @@ def _connections_end():
     """The driver complains of those that Python finds open."""
     yield
     for one in gc.get_objects():
-        if isinstance(one, sqlalchemy.Engine):
+        if issubclass(type(one), sqlalchemy.Engine):  # isinstance asks objects, and torch's may warn
             one.dispose()
     gc.collect()
 
