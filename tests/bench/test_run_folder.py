@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from lrdiff_bench.report.json import json_ready
-from lrdiff_bench.system.run_folder import new_run_folder, read_summary
+from lrdiff_bench.system.ownership import OWNER
+from lrdiff_bench.system.run_folder import RunFolder, new_run_folder, read_summary
 from lrdiff_core.errors import CheckpointError, InputError
 
 SUMMARY = {"format": "lrdiff.run", "version": 2}
@@ -64,6 +65,23 @@ def test_a_run_that_ended_meanwhile_is_replaced(tmp_path):
         (folder.path / "summary.json").write_text(json.dumps({**SUMMARY, "text": "last"}))
     assert read_summary(tmp_path / "a")["text"] == "last"
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize("taken", [True, False])
+def test_an_interrupt_right_after_the_rename_leaves_no_sign_of_an_owner(tmp_path, monkeypatch, overwrite, taken):
+    if taken:
+        with new_run_folder(tmp_path / "run") as folder:
+            (folder.path / "summary.json").write_text("{}")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "_is_at", interrupted)
+    with pytest.raises(KeyboardInterrupt), new_run_folder(tmp_path / "run", overwrite=overwrite) as folder:
+        (folder.path / "summary.json").write_text("{}")
+    assert (tmp_path / "run" / "summary.json").is_file()
+    assert not list(tmp_path.rglob(OWNER))
 
 
 def test_runs_that_end_at_once_leave_one_whole(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
@@ -87,9 +88,11 @@ class Owner:
         _write(self._handle, done=True)
 
     def release(self) -> None:
-        """Let go of the folder."""
+        """Let go of the folder, also where it was renamed and an interrupt came before that was noted."""
         self._over.set()
-        (self.folder / OWNER).unlink(missing_ok=True)
+        places = itertools.chain([self.folder / OWNER], self.folder.parent.glob(f"*/{OWNER}"))
+        if (file := next(filter(self._holds, places), None)) is not None:
+            file.unlink(missing_ok=True)
         self.drop()
 
     def drop(self) -> None:
@@ -99,6 +102,12 @@ class Owner:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+    def _holds(self, file: Path) -> bool:
+        try:
+            return self._handle >= 0 and os.path.samestat(os.fstat(self._handle), file.stat())
+        except OSError:
+            return False
 
     def _beat(self) -> None:
         while not self._over.wait(_BEAT_SECONDS):
