@@ -27,6 +27,7 @@ __all__ = [
     "build_first",
     "find_compiler",
     "open_cached",
+    "open_or_reason",
     "processor",
     "processor_features",
 ]
@@ -168,6 +169,17 @@ def open_cached(name: str, build: Callable[[Path], Path], link: Callable[[Path],
                 os.fsync(file.fileno())
             os.replace(built, path)  # two processes may build at once: each file is whole, the later one stays
         return link(path)
+
+
+def open_or_reason(
+    compiler: Sequence[str], name: str, build: Callable[[Path], Path], link: Callable[[Path], Library]
+) -> tuple[Library | None, str | None]:
+    """As :func:`open_cached`; where that fails, None and the first line of what the compiler said."""
+    try:
+        return open_cached(name, build, link), None
+    except (OSError, subprocess.SubprocessError, AttributeError) as problem:
+        output = (getattr(problem, "stderr", None) or str(problem).encode()).decode(errors="replace").strip()
+        return None, f"{shlex.join(compiler)} did not build it: {output.partition(chr(10))[0][:120]}"
 
 
 @contextmanager

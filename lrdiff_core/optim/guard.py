@@ -10,8 +10,6 @@ import functools
 import hashlib
 import importlib.machinery
 import importlib.util
-import shlex
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -24,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
-from lrdiff_core.compiled import build_first, find_compiler, open_cached
+from lrdiff_core.compiled import build_first, find_compiler, open_or_reason
 from lrdiff_core.optim import kernel
 from lrdiff_core.optim.memory.shards import is_sharded, local_parts, shard_slots
 
@@ -90,11 +88,7 @@ def attempt() -> tuple[type[Any] | None, str | None]:
     compiler = find_compiler("CXX", "g++", "clang++")
     if not compiler:
         return None, "no C++ compiler found (g++ or clang++, or set CXX)"
-    try:
-        return open_cached(_file_name(compiler), functools.partial(_build, compiler), _link), None
-    except (OSError, subprocess.SubprocessError, AttributeError) as problem:
-        output = (getattr(problem, "stderr", None) or str(problem).encode()).decode(errors="replace").strip()
-        return None, f"{shlex.join(compiler)} did not build it: {output.partition(chr(10))[0][:120]}"
+    return open_or_reason(compiler, _file_name(compiler), functools.partial(_build, compiler), _link)
 
 
 def _places() -> tuple[str, ...]:

@@ -13,13 +13,11 @@ import ctypes
 import functools
 import hashlib
 import os
-import shlex
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lrdiff_core.compiled import FLAGS, brought, build_first, find_compiler, open_cached, processor
+from lrdiff_core.compiled import FLAGS, brought, build_first, find_compiler, open_or_reason, processor
 
 __all__ = [
     "Table",
@@ -107,11 +105,7 @@ def attempt() -> tuple[ctypes.CDLL | None, str | None]:
     compiler = find_compiler("CC", "cc", "gcc", "clang")
     if not compiler:
         return None, "no C compiler found (cc, gcc or clang, or set CC)"
-    try:
-        return open_cached(file_name(compiler), functools.partial(_build, compiler), _link), None
-    except (OSError, subprocess.SubprocessError, AttributeError) as problem:
-        output = (getattr(problem, "stderr", None) or str(problem).encode()).decode(errors="replace").strip()
-        return None, f"{shlex.join(compiler)} did not build it: {output.partition(chr(10))[0][:120]}"
+    return open_or_reason(compiler, file_name(compiler), functools.partial(_build, compiler), _link)
 
 
 def _link(path: Path) -> ctypes.CDLL:

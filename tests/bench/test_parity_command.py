@@ -155,7 +155,7 @@ def test_arrays_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert document_of(capsys)["models"]["mine_to_compare:make"]["rows"] == 4
     wanted = {
         "none.npy": "error: none.npy does not exist\n",
-        "mine_to_compare.py": "error: mine_to_compare.py cannot be read: ",
+        "mine_to_compare.py": "error: mine_to_compare.py is no file of arrays",
     }
     for file, message in wanted.items():
         assert main(["parity", "mine_to_compare:plain", *common, file]) == 2

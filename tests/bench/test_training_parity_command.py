@@ -194,7 +194,11 @@ def test_rows_and_targets_of_a_file(factories: Path) -> None:
         (["--backends", " ,"], "error: --backends names none", 2),
         (["seed", "--out", "parity_factories.py/out"], "error: cannot write parity_factories.py/out: ", 2),
         (["parity_factories:plain", "--data", "none.npz"], "error: none.npz does not exist", 2),
-        (["parity_factories:plain", "--data", "parity_factories.py"], "error: parity_factories.py cannot be read", 2),
+        (
+            ["parity_factories:plain", "--data", "parity_factories.py"],
+            "error: parity_factories.py is no file of arrays",
+            2,
+        ),
         (["parity_factories:unequal"], "error: parity_factories:unequal: inputs and targets have 32, 5 rows", 2),
         (["parity_factories:integers"], "error: parity_factories:integers gives Tensor first, not a floating", 2),
     ],

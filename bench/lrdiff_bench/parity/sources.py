@@ -12,6 +12,7 @@ from lrdiff_bench.run.own_model.files import is_own, open_own
 from lrdiff_bench.run.own_model.ship import rows_of
 from lrdiff_bench.run.ship import decider, test_rows
 from lrdiff_bench.run.use.open_run import held_out, open_run, shipped
+from lrdiff_bench.system.arrays import read_arrays
 from lrdiff_bench.system.factory import is_factory, load_model
 from lrdiff_core import PRESETS, Predictor, load_table, make_config, set_up, train
 from lrdiff_core.data import read_features
@@ -20,7 +21,6 @@ from lrdiff_export import Subject, inspect_untrusted, subject_of_file, subject_o
 from lrdiff_export.examples import ZOO
 from lrdiff_export.model.signature import as_tensors
 from lrdiff_export.publish.export import rows_around
-from lrdiff_export.records import first_line
 
 __all__ = ["BUILTIN", "find_subjects"]
 
@@ -86,7 +86,7 @@ def _find(source: str, data: Path | None) -> Subject:
 
 def _of_factory(source: str, data: Path | None) -> Subject:
     model = load_model(source, needs=("example",))
-    given = model.options.get("rows") if data is None else _read_arrays(data)
+    given = model.options.get("rows") if data is None else read_arrays(data)
     rows = _by_input(rows_around(model.example) if given is None else given, model.example)
     return subject_of_module(model.module, rows, output_names=model.options.get("output_names"))
 
@@ -105,22 +105,6 @@ def _by_input(given: Any, example: Any) -> Any:
             f"rows are given for {len(arrays)} inputs, the example has {inputs}", help="give one array per input"
         )
     return tuple(arrays) if names is None else dict(zip(names, arrays, strict=True))
-
-
-def _read_arrays(path: Path) -> Any:
-    """Arrays of a file, by name or in its order."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist", help="name a .npy or .npz file") from None
-    except Exception as problem:  # a damaged archive fails in many ways
-        raise DataError(
-            f"{path} cannot be read: {first_line(problem)}", help="name a .npy file, or .npz with one array per input"
-        ) from problem
 
 
 def _trained(settings: Mapping[str, Any]) -> Subject:

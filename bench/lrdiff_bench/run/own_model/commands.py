@@ -16,6 +16,7 @@ from lrdiff_bench.run.own_model.ship import example_of, export_options, rows_of
 from lrdiff_bench.run.own_model.summary import trace_of
 from lrdiff_bench.run.own_model.tasks import first_output
 from lrdiff_bench.run.ship import with_words
+from lrdiff_bench.system.arrays import read_arrays
 from lrdiff_bench.system.batches import Batch
 from lrdiff_bench.system.run_folder import kept_warnings, read_summary
 from lrdiff_bench.system.user_code import their_fault, user_code
@@ -42,7 +43,7 @@ def predict_own(run: Path, data: str) -> pl.DataFrame | None:
     module, _, config = load_shipped(run)
     if isinstance(module, OnTable):
         return None
-    arrays = _arrays(Path(data))
+    arrays = read_arrays(Path(data))
     names = list(arrays) if isinstance(arrays, Mapping) else None
     tensors = [torch.from_numpy(np.ascontiguousarray(one)) for one in (arrays.values() if names else [arrays])]
     if len({len(one) for one in tensors}) != 1:
@@ -131,20 +132,3 @@ def _answer(module: torch.nn.Module, rows: list[torch.Tensor], names: list[str] 
     if first is None or first.ndim == 0:
         raise DataError(f"{source} gives no tensor of rows", help="nothing can be written of it")
     return first.reshape(len(first), -1).numpy()
-
-
-def _arrays(path: Path) -> Any:
-    if path.suffix not in (".npy", ".npz"):
-        raise DataError(
-            f"{path} is no file of arrays", help="this run's model takes tensors: name a .npy file, or .npz"
-        )
-    if not path.is_file():
-        raise DataError(f"{path} does not exist", help="name a .npy or .npz file")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except Exception as problem:  # a damaged archive fails in many ways
-        raise DataError(f"{path} cannot be read: {problem}", help="name a .npy file, or .npz") from problem
