@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -30,6 +31,7 @@ __all__ = [
     "open_or_reason",
     "processor",
     "processor_features",
+    "source_text",
 ]
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -88,9 +90,16 @@ VARIANTS = (
 )
 
 
+def source_text(source: Path) -> str:
+    """A source with the files of its own that it includes, whose change makes another library."""
+    text = source.read_text(encoding="utf-8")
+    included = re.findall(r'^#include "(.+)"', text, re.MULTILINE)
+    return "".join([text, *(source_text(source.parent / name) for name in included)])
+
+
 def brought_name(source: Path, variant: Variant) -> str:
     """What a variant's library is called: by source and flags, so that none of an older source is taken."""
-    parts = (source.read_text(encoding="utf-8"), *variant.flags)
+    parts = (source_text(source), *variant.flags)
     return f"{source.stem}-{variant.name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:12]}.so"
 
 

@@ -13,7 +13,10 @@ PUBLIC = {
         compiler_status constant_columns device_status evaluate fit layer_rates load_checkpoint load_config load_table
         make_config param_groups prepare read_features repeatable save_checkpoint score_name set_up split_table train
     """,
-    "lrdiff_core.optim": "SGD Adam AdamW LoadReport MuonAdamW RMSprop clip_grad_norms_ clipped_step load_state_only",
+    "lrdiff_core.optim": """
+        LAMB SGD Adagrad Adam AdamW Lion LoadReport MuonAdamW NAdam RAdam RMSprop ScheduleFreeAdamW clip_grad_norms_
+        clipped_step load_state_only
+    """,
     "lrdiff_core.population": """
         Gain Population PopulationData PopulationOptions PopulationTask population_task train_population
     """,

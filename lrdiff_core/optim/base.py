@@ -15,7 +15,7 @@ Which form a group's tensors get is a fixed rule (:meth:`OnePass.forms` tells wh
       on a device other than CPU or CUDA, or (CPU) of a dtype not named below; on the CPU also if a parameter leaves
       gaps in its memory, or its state lies in another order than itself (rows, channels last, transposed);
     * kernel: CPU and float32, where the C compiler is here
-      (RMSprop has no other form);
+      (the rules of ``kernel_rule.py`` have no other form);
     * fused: CPU otherwise; float32 and float64, and bfloat16 and float16 for Adam and AdamW;
     * foreach: CUDA, Adam and AdamW; with ``capturable``, and for SGD, fused;
     * triton: CUDA, Adam and AdamW, float32, with ``LRDIFF_TRITON=1`` in the environment.
@@ -55,6 +55,7 @@ class OnePass(Preparable):
     _torch_class: ClassVar[type[Optimizer]]
     _fused_dtypes: ClassVar[frozenset[torch.dtype]]  # that torch's fused CPU kernel steps correctly
     _kernel_alone: ClassVar[bool] = False  # only kernel.c has the rule; all else is torch's own step
+    _cuda: ClassVar[bool] = True  # the pass has a form there
     _prepared: Prepared | None = None  # no part of the state: made anew after unpickling and deep copies
     _quick: Guard | None = None  # likewise
     _clipped: object | None = None  # what clipped.py prepared, likewise
@@ -161,7 +162,7 @@ class OnePass(Preparable):
 
     def _covers(self, group: dict[str, Any]) -> bool:
         """Whether nothing about the group itself asks for torch's own code."""
-        if group["foreach"] is not None or group.get("fused") is not None or group["differentiable"]:
+        if any(group.get(name) is not None for name in ("foreach", "fused")) or group.get("differentiable"):
             return False
         if self._kernel_alone and (kernel.load() is None or group.get("capturable")):
             return False
@@ -174,16 +175,16 @@ class OnePass(Preparable):
         return all(self._covers_param(p, capturable, needed) for p in group["params"] if p.grad is not None)
 
     def _covers_param(self, param: Tensor, capturable: bool, needed: Set[str]) -> bool:
-        grad, state = param.grad, self.state.get(param, {})
+        grad, state, counters = param.grad, self.state.get(param, {}), self._update.counters
         if is_sharded(param):
-            others = [grad, *(value for name, value in state.items() if name != "step")]
+            others = [grad, *(value for name, value in state.items() if name not in counters)]
             if not all(divided_alike(param, other) for other in others):
                 return False
             param, grad = local_parts([param, grad])
             state = dict(zip(state, local_parts(state.values()), strict=True))
         if type(param) not in _PLAIN or param.is_inference() or is_lazy_view(param) or not is_usable(grad, param):
             return False
-        if param.device.type == "cuda" and not self._kernel_alone:
+        if param.device.type == "cuda" and self._cuda:
             shaped = param.is_floating_point()
         else:
             shaped = param.device.type == "cpu" and param.dtype in self._fused_dtypes and is_dense(param)
@@ -191,11 +192,10 @@ class OnePass(Preparable):
             return False
         return shaped and all(self._covers_state(param, capturable, *item) for item in state.items())
 
-    @staticmethod
-    def _covers_state(param: Tensor, capturable: bool, name: str, value: Any) -> bool:
+    def _covers_state(self, param: Tensor, capturable: bool, name: str, value: Any) -> bool:
         if type(value) is not Tensor or value.layout is not torch.strided or value.is_inference():
             return False
-        if name == "step":
+        if name in self._update.counters:
             placed = value.device == param.device if capturable else value.is_cpu
             return placed and value.dtype is torch.float32 and value.numel() == 1
         alike = value.dtype is param.dtype and value.device == param.device and value.shape == param.shape

@@ -78,12 +78,14 @@ class Update(Protocol):
     setting: type[Any]  # a NamedTuple: the group options watched every step, in the names that torch gives them
     required: tuple[str, ...]  # those of them that are numbers, which every group of the kind has had at all times
     buffers: tuple[str, str, str]  # of the state, as ``first``, ``second`` and ``largest`` of ``kernel.c``
+    whole_pieces: bool = False  # each tensor begins a new piece, for norms that threads change no bit of
+    counters: tuple[str, ...] = ("step",)  # states of one number each, as ``step``, ``number1`` and ``number2`` there
 
     def structure(self, columns: Columns) -> tuple[Any, ...]:
         """What of the settings decides what is prepared; a change of anything else is only a new number."""
 
     def numbers(self, columns: Columns) -> tuple[Sequence[Any], ...]:
-        """lr, weight_decay, beta1, beta2, eps (as ``kernel.c`` reads them), each with one entry a setting."""
+        """lr, weight_decay, beta1, ... (``kernel.COLUMNS``, as many as are read), each with one entry a setting."""
 
     def flags(self, setting: Setting) -> int:
         """The bits that ``kernel.c`` reads."""
@@ -112,13 +114,15 @@ class KernelForm(Form):
         library = kernel.load()
         assert library is not None, "the kernel form is chosen only where the kernel loads"
         count = len(tensors.params)
-        offsets = [0, *accumulate(p.numel() for p in tensors.params)]
+        sizes = [p.numel() for p in tensors.params]
+        whole = update.whole_pieces
+        offsets = [0, *accumulate(-(-size // PIECE) * PIECE if whole else size for size in sizes)]
         self._update = update
         self._tensors = tensors
         self._call = getattr(library, symbol)
-        self._most_threads = max(1, offsets[-1] // GRAIN)
+        self._most_threads = max(1, sum(sizes) // GRAIN)
         self._grad = (ctypes.c_void_p * count)()
-        self._columns = {name: (ctypes.c_double * len(settings))() for name in _COLUMNS}
+        self._columns = {name: (ctypes.c_double * len(settings))() for name in kernel.COLUMNS}
         state = tensors.state
         self._arrays: dict[str, ctypes.Array[Any]] = {
             "param": _pointers(tensors.params, count),
@@ -127,12 +131,17 @@ class KernelForm(Form):
                 place: _pointers(state.get(name) or [], count)
                 for place, name in zip(("first", "second", "largest"), update.buffers, strict=True)
             },
-            "step": _pointers(state.get("step") or [], count),
+            **{
+                place: _pointers(state.get(name) or [], count)
+                for place, name in zip(kernel.NUMBERS, update.counters, strict=False)
+            },
             "offset": (ctypes.c_int64 * (count + 1))(*offsets),
             "setting": (ctypes.c_int32 * count)(*tensors.group),
             "fresh": (ctypes.c_uint8 * count)(*tensors.fresh),
             "flags": (ctypes.c_int32 * len(settings))(*[update.flags(update.setting(*s)) for s in settings]),
             "scalars": (ctypes.c_float * (kernel.SCALARS * count))(),
+            "size": (ctypes.c_int64 * count)(*sizes),
+            "partial": (ctypes.c_double * (2 * offsets[-1] // PIECE if whole else 0))(),
             **self._columns,
         }
         addresses = {name: ctypes.addressof(array) for name, array in self._arrays.items()}
@@ -154,7 +163,7 @@ class KernelForm(Form):
 
     @override
     def tune(self, settings: Sequence[Setting], columns: Columns) -> bool:
-        for array, numbers in zip(self._columns.values(), self._update.numbers(columns), strict=True):
+        for array, numbers in zip(self._columns.values(), self._update.numbers(columns), strict=False):
             array[:] = list(numbers)
         return True
 
@@ -166,9 +175,6 @@ class KernelForm(Form):
         self._call(self._address)
         # Autograd has to learn that the parameters changed, as it would from any operation in place.
         torch.autograd.graph.increment_version(self._tensors.params)
-
-
-_COLUMNS = ("lr", "weight_decay", "beta1", "beta2", "eps")
 
 
 def _pointers(tensors: Sequence[Tensor | None], count: int) -> ctypes.Array[ctypes.c_void_p]:

@@ -32,13 +32,15 @@ typedef struct {
     float *const *second;    /* [count] exp_avg_sq */
     float *const *largest;   /* [count] max_exp_avg_sq */
     float *const *step;      /* [count] one number each */
+    float *const *number1, *const *number2; /* [count] what else a rule keeps one of; it says what */
     const int64_t *offset;   /* [count + 1] elements before each tensor */
     const int32_t *setting;  /* [count] which column entry below applies */
     const uint8_t *fresh;    /* [count] momentum_buffer holds nothing yet */
     const int32_t *flags;    /* [settings] */
     const double *lr, *weight_decay, *beta1, *beta2, *eps;  /* [settings]; SGD: beta1 momentum, beta2 dampening; RMSprop: beta1 momentum, beta2 alpha */
+    const double *more1, *more2, *more3; /* [settings] as a rule says */
     float *scalars;          /* [count * SCALARS] scratch */
-    /* For norms and clipping only. There each tensor begins a new piece: offset is rounded up to whole pieces. */
+    /* For norms and clipping, and rules with norms of their own. There each tensor begins a new piece: offset is rounded up to whole pieces. */
     const int64_t *size;     /* [count] elements */
     double *partial;         /* [pieces] scratch */
     double *norm;            /* [settings] */
@@ -392,6 +394,14 @@ static void scale_rule(const Table *t, int64_t j, int64_t from, int64_t to) {
 }
 
 void lrdiff_scale(const Table *t) { every(t, scale_rule); }
+
+#include "rules/common.h"
+#include "rules/adagrad.h"
+#include "rules/lamb.h"
+#include "rules/lion.h"
+#include "rules/nadam.h"
+#include "rules/radam.h"
+#include "rules/schedule_free.h"
 
 typedef struct {
     const Table *measured, *stepped; /* the same gradients */

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lrdiff_core.compiled import FLAGS, brought, build_first, find_compiler, open_or_reason, processor
+from lrdiff_core.compiled import FLAGS, brought, build_first, find_compiler, open_or_reason, processor, source_text
 
 __all__ = [
     "Table",
@@ -32,12 +32,17 @@ __all__ = [
     "NESTEROV",
     "CENTERED",
     "SCALARS",
+    "COLUMNS",
+    "NUMBERS",
 ]
 
 DECOUPLED, AMSGRAD, MAXIMIZE, NESTEROV, CENTERED = 1, 2, 4, 8, 32
 SCALARS = 8  # floats of scratch a tensor, as in kernel.c
+COLUMNS = ("lr", "weight_decay", "beta1", "beta2", "eps", "more1", "more2", "more3")  # of a setting
+NUMBERS = ("step", "number1", "number2")  # that a tensor has one of
 
 _SOURCE = Path(__file__).with_name("kernel.c")
+RULES = ("adam", "sgd", "rmsprop", "adagrad", "lamb", "lion", "nadam", "radam", "schedule_free")
 # Tried in order: some compilers for ARM do not know -march=native.
 _VARIANTS = (("-march=native",), ("-mcpu=native",), ())
 _PATIENCE_S = 60.0
@@ -50,9 +55,10 @@ class Table(ctypes.Structure):
         ("count", ctypes.c_int64),
         ("threads", ctypes.c_int64),
         ("piece", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("param", "grad", "first", "second", "largest", "step")),
+        *((name, ctypes.c_void_p) for name in ("param", "grad", "first", "second", "largest")),
+        *((name, ctypes.c_void_p) for name in NUMBERS),
         *((name, ctypes.c_void_p) for name in ("offset", "setting", "fresh", "flags")),
-        *((name, ctypes.c_void_p) for name in ("lr", "weight_decay", "beta1", "beta2", "eps", "scalars")),
+        *((name, ctypes.c_void_p) for name in (*COLUMNS, "scalars")),
         *((name, ctypes.c_void_p) for name in ("size", "partial", "norm", "factor")),
     ]
 
@@ -110,7 +116,7 @@ def attempt() -> tuple[ctypes.CDLL | None, str | None]:
 
 def _link(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    for name in ("adam", "sgd", "rmsprop", "scale", "clipped"):
+    for name in (*RULES, "scale", "clipped"):
         function = getattr(library, f"lrdiff_{name}")
         function.argtypes, function.restype = (ctypes.c_void_p,), None
     library.lrdiff_norm.argtypes, library.lrdiff_norm.restype = (ctypes.c_void_p, ctypes.c_int), None
@@ -126,5 +132,5 @@ def _build(compiler: Sequence[str], scratch: Path) -> Path:
 
 def file_name(compiler: Sequence[str]) -> str:
     """The kernel's name in the cache, from all that the machine code depends on: source, flags, compiler, processor."""
-    parts = (_SOURCE.read_text(), *FLAGS, str(_VARIANTS), *compiler, processor())
+    parts = (source_text(_SOURCE), *FLAGS, str(_VARIANTS), *compiler, processor())
     return f"kernel-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.so"

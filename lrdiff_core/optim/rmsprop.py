@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
 from typing_extensions import override
 
 from lrdiff_core.optim import kernel
-from lrdiff_core.optim.base import OnePass
-from lrdiff_core.optim.forms import Tensors, Update
+from lrdiff_core.optim.kernel_rule import KernelRule, KernelUpdate
 
 __all__ = ["RMSprop", "RMSpropUpdate"]
 
@@ -31,7 +29,7 @@ class RMSpropSetting(NamedTuple):
     differentiable: Any
 
 
-class RMSpropUpdate(Update):
+class RMSpropUpdate(KernelUpdate):
     """The rule of RMSprop, which the compiled kernel alone applies: torch has no fused one."""
 
     setting: type[Any] = RMSpropSetting
@@ -52,16 +50,8 @@ class RMSpropUpdate(Update):
     def flags(self, setting: RMSpropSetting) -> int:
         return kernel.CENTERED * bool(setting.centered) | kernel.MAXIMIZE * bool(setting.maximize)
 
-    @override
-    def fused(self, tensors: Tensors, grads: list[Tensor], setting: RMSpropSetting) -> None:
-        raise NotImplementedError("torch has no fused RMSprop")
 
-    @override
-    def foreach(self, tensors: Tensors, grads: list[Tensor], settings: Sequence[RMSpropSetting]) -> None:
-        raise NotImplementedError("where the kernel has no place, torch's own class steps")
-
-
-class RMSprop(OnePass, torch.optim.RMSprop):
+class RMSprop(KernelRule, torch.optim.RMSprop):
     r"""RMSprop: same arguments, options, state and results as :class:`torch.optim.RMSprop`, one pass for all rates.
 
     .. math::
@@ -104,23 +94,7 @@ class RMSprop(OnePass, torch.optim.RMSprop):
     _update = RMSpropUpdate()
     _symbol = "lrdiff_rmsprop"
     _torch_class: ClassVar[type[torch.optim.Optimizer]] = torch.optim.RMSprop
-    _kernel_alone = True
-    _fused_dtypes = frozenset({torch.float32})
 
-    def _needed_state(self, group: Mapping[str, Any]) -> Set[str]:
-        wanted = {"momentum_buffer": group.get("momentum", 0) > 0, "grad_avg": group.get("centered", False)}
-        return {"step", "square_avg", *(name for name, needed in wanted.items() if needed)}
-
-    def _begin(self, param: Tensor, group: dict[str, Any]) -> tuple[dict[str, Tensor], bool]:
-        if self.state.get(param):
-            return {}, True
-        names = sorted(self._needed_state(group) - {"step"}, reverse=True)  # in torch's order
-        buffers = {name: torch.zeros_like(param, memory_format=torch.preserve_format) for name in names}
-        return {"step": torch.zeros((), dtype=torch.float32, device="cpu"), **buffers}, True
-
-    def _drop_half_begun(self) -> None:
-        for group in self.param_groups:
-            for param in group["params"]:
-                state = self.state.get(param)
-                if state and not self._needed_state(group) <= state.keys() and not state.get("step"):
-                    state.clear()
+    def _buffers(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        momentum, centered = group.get("momentum", 0) > 0, group.get("centered", False)
+        return ("square_avg", *["momentum_buffer"] * momentum, *["grad_avg"] * bool(centered))

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer
 
 from lrdiff_core.errors import OptimizerError, OptimizerWarning, warn
 from lrdiff_core.rates.names import canonical_name
@@ -25,7 +25,7 @@ _SHOWN = 5  # names listed in a message before it only counts
 SAME_RATIO = 1e-6  # float32 rates that one scheduler moved agree to this
 
 
-def load(optimizer: Optimizer, load_by_position: Callable[[Any], None], state_dict: Mapping[str, Any]) -> None:
+def load(optimizer: Any, load_by_position: Callable[[Any], None], state_dict: Mapping[str, Any]) -> None:
     """Loads by name where both sides have names, else by position; keeps the tensor objects that hold rates.
 
     ``foreach`` and ``fused`` stay as they are, too: they say what runs and not what is computed, and a checkpoint of
@@ -45,7 +45,13 @@ def load(optimizer: Optimizer, load_by_position: Callable[[Any], None], state_di
     before = [_planned(group) for group in optimizer.param_groups]
     same_groups = _layout(optimizer.param_groups) == _layout(state_dict["param_groups"])
     # After the hooks that the user registered, which may be there to mend the names.
-    hook = optimizer.register_load_state_dict_pre_hook(_fit)
+    accepted: list[dict[str, Any]] = []
+
+    def fit(one: Any, state: dict[str, Any]) -> dict[str, Any]:
+        accepted.append(_fit(one, state))
+        return accepted[-1]
+
+    hook = optimizer.register_load_state_dict_pre_hook(fit)
     try:
         load_by_position(state_dict)
     finally:
@@ -56,11 +62,21 @@ def load(optimizer: Optimizer, load_by_position: Callable[[Any], None], state_di
         if isinstance(rate, Tensor):
             rate.detach().copy_(loaded) if isinstance(loaded, Tensor) else rate.detach().fill_(loaded)
             group["lr"] = rate
-    for values in optimizer.state.values():
-        step = values.get("step") if isinstance(values, dict) else None
-        if isinstance(step, Tensor) and step.is_floating_point():
-            values["step"] = step.float()  # torch counts in its default dtype, which may be float64
+    _keep_counters(optimizer, accepted[-1])
     _warn_of_other_settings(optimizer.param_groups, before, same_groups=same_groups)
+
+
+def _keep_counters(optimizer: Any, accepted: Mapping[str, Any]) -> None:
+    """Counters as they were saved, in float32: torch counts in its default dtype, and loads in the parameter's."""
+    positions = [position for group in accepted["param_groups"] for position in group["params"]]
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for param, position in zip(params, positions, strict=True):
+        loaded, saved = optimizer.state.get(param), accepted["state"].get(position)
+        for name in optimizer._update.counters if isinstance(loaded, dict) and saved else ():
+            number = loaded.get(name)
+            if isinstance(number, Tensor) and number.is_floating_point():
+                kept = saved[name] if isinstance(saved.get(name), Tensor) else number
+                loaded[name] = kept.to(number.device, torch.float32)
 
 
 def _fit(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:

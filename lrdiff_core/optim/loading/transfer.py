@@ -20,7 +20,7 @@ __all__ = ["LoadReport", "load_state_only"]
 LIKE_THE_PARAMETER = frozenset(
     (
         *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer"),
-        *("square_avg", "grad_avg", "acc_delta", "sum", "ax", "prev", "step_size"),
+        *("square_avg", "grad_avg", "acc_delta", "sum", "ax", "prev", "step_size", "z"),
     )
 )
 # Not reported as kept: labels, what a scheduler notes, and what says how a step is run.

@@ -2,14 +2,148 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from lrdiff_core.optim import SGD, Adam, AdamW
+from lrdiff_core.optim import (
+    LAMB,
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    Lion,
+    NAdam,
+    RAdam,
+    RMSprop,
+    ScheduleFreeAdamW,
+    reference,
+)
 
 PAIRS = {"SGD": (SGD, torch.optim.SGD), "Adam": (Adam, torch.optim.Adam), "AdamW": (AdamW, torch.optim.AdamW)}
+
+
+class LionAsPublished(Optimizer):
+    """Lion in the operations of its authors' code for PyTorch (google/automl, lion), one after the other."""
+
+    def __init__(self, params: Any, lr: float, betas: Any = (0.9, 0.99), weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            (a, b), lr = group["betas"], group["lr"]
+            for p in group["params"]:
+                m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                p.mul_(1 - lr * group["weight_decay"])
+                p.add_(torch.sign(m * a + p.grad * (1 - a)), alpha=-lr)
+                m.mul_(b).add_(p.grad, alpha=1 - b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A rule that the compiled kernel has and torch has no fused kernel for, or has one on the CPU alone.
+
+    Args:
+        ours: our class.
+        twin: the plain float64 rule.
+        options: to be tried.
+        oracle: torch's class, or its authors'; None where it is not installed.
+        bits: whether ours has the oracle's bits, given these options more.
+        divided: whether shards can be stepped each by itself.
+    """
+
+    ours: type[Optimizer]
+    twin: Callable[..., Tensor]
+    options: tuple[dict[str, Any], ...]
+    oracle: Callable[..., Optimizer] | None
+    bits: dict[str, Any] | None = None
+    divided: bool = True
+
+    @property
+    def slow(self) -> type[Optimizer]:
+        """What steps where the kernel does not."""
+        return self.ours._torch_class  # type: ignore[attr-defined, no-any-return]
+
+
+def _schedule_free() -> Callable[..., Optimizer] | None:
+    if find_spec("schedulefree") is None:
+        return None
+    from schedulefree import AdamWScheduleFree
+
+    return AdamWScheduleFree  # type: ignore[no-any-return]
+
+
+_ADAM: tuple[dict[str, Any], ...] = (
+    {},
+    {"weight_decay": 0.3, "betas": (0.5, 0.7), "eps": 1e-3, "maximize": True},
+    {"weight_decay": 0.3, "decoupled_weight_decay": True, "betas": (0.8, 0.95)},
+)
+RULES = {
+    "NAdam": Rule(
+        ours=NAdam, twin=reference.nadam, options=(*_ADAM, {"momentum_decay": 0.1}), oracle=torch.optim.NAdam
+    ),
+    "RAdam": Rule(ours=RAdam, twin=reference.radam, options=_ADAM, oracle=torch.optim.RAdam),
+    "RMSprop": Rule(
+        ours=RMSprop,
+        twin=reference.rmsprop,
+        options=(
+            {"momentum": 0.5, "weight_decay": 0.1, "maximize": True},
+            {"centered": True, "alpha": 0.7, "eps": 1e-2},
+            {"centered": True, "momentum": 0.9, "alpha": 0.4, "eps": 1e-2},
+        ),
+        oracle=torch.optim.RMSprop,
+    ),
+    "Adagrad": Rule(
+        ours=Adagrad,
+        twin=reference.adagrad,
+        options=(
+            {},
+            {"initial_accumulator_value": 0.5, "eps": 1e-3},
+            {"weight_decay": 0.1, "lr_decay": 0.2, "maximize": True},
+        ),
+        oracle=torch.optim.Adagrad,
+        bits={"fused": True},
+    ),
+    "LAMB": Rule(
+        ours=LAMB,
+        twin=reference.lamb,
+        options=({}, {"weight_decay": 0.3, "betas": (0.5, 0.7), "eps": 1e-3, "maximize": True}),
+        oracle=LAMB._torch_class,
+        divided=False,
+    ),
+    "Lion": Rule(
+        ours=Lion,
+        twin=reference.lion,
+        options=({}, {"weight_decay": 0.3, "betas": (0.8, 0.7)}),
+        oracle=LionAsPublished,
+        bits={},
+    ),
+    "ScheduleFreeAdamW": Rule(
+        ours=ScheduleFreeAdamW,
+        twin=reference.schedule_free,
+        options=({}, {"weight_decay": 0.3, "betas": (0.8, 0.9), "warmup_steps": 4, "r": 0.5}),
+        oracle=_schedule_free(),
+    ),
+}
+
+
+def trained(
+    kind: Callable[..., Any], params: Sequence[Tensor], rates: Sequence[float] = (0.01, 0.001, 0.02), **options: Any
+) -> Any:
+    """An optimizer over groups of different rates, ready to train."""
+    groups = [{"params": list(params[i :: len(rates)]), "lr": rate} for i, rate in enumerate(rates)]
+    made = kind(groups, lr=0.01, **options)
+    if hasattr(made, "train"):
+        made.train()
+    return made
+
+
 # The compiled kernel takes float32 alone: with another dtype its being there changes nothing.
 DTYPES_AND_FORMS = [
     (torch.float32, "kernel"),

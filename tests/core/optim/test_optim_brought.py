@@ -28,6 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A place with the kernel's source and no libraries, an empty cache, a loader that has loaded nothing."""
     source = tmp_path / "kernel.c"
     shutil.copy(kernel._SOURCE, source)
+    shutil.copytree(kernel._SOURCE.parent / "rules", tmp_path / "rules")
     monkeypatch.setattr(kernel, "_SOURCE", source)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("LRDIFF_KERNEL", raising=False)

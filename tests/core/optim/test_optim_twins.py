@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from optim_pairs import SHAPES, feed, make, params_of
+from optim_pairs import RULES, SHAPES, feed, make, params_of
 
-from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW, RMSprop, reference
+from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW, reference
 
 CASES: list[tuple[type[torch.optim.Optimizer], Callable[..., torch.Tensor], dict[str, Any]]] = [
     (SGD, reference.sgd, {"lr": 0.1}),
@@ -19,10 +19,7 @@ CASES: list[tuple[type[torch.optim.Optimizer], Callable[..., torch.Tensor], dict
     (Adam, reference.adam, {"lr": 0.1, "weight_decay": 0.3, "betas": (0.5, 0.7), "eps": 1e-3, "maximize": True}),
     (Adam, reference.adam, {"lr": 0.1, "weight_decay": 0.3, "amsgrad": True, "betas": (0.6, 0.5)}),
     (AdamW, reference.adam, {"lr": 0.1, "weight_decay": 0.3}),
-    (RMSprop, reference.rmsprop, {"lr": 0.01}),
-    (RMSprop, reference.rmsprop, {"lr": 0.01, "momentum": 0.5, "weight_decay": 0.1, "maximize": True}),
-    (RMSprop, reference.rmsprop, {"lr": 0.01, "centered": True, "alpha": 0.7, "eps": 1e-2}),
-    (RMSprop, reference.rmsprop, {"lr": 0.01, "centered": True, "momentum": 0.9, "alpha": 0.4, "eps": 1e-2}),
+    *((rule.ours, rule.twin, {"lr": 0.01, **options}) for rule in RULES.values() for options in rule.options),
     (AdamW, reference.adam, {"lr": 0.1, "weight_decay": 0.3, "amsgrad": True, "maximize": True, "betas": (0.6, 0.5)}),
 ]
 
@@ -38,10 +35,14 @@ def test_steps_as_its_twin(
     form: str,
 ) -> None:
     """Ten steps, three rates; float32 within a few hundred roundings, float64 within the same number of its own."""
+    if dtype is torch.float64 and len(kind._update.counters) > 1:  # type: ignore[attr-defined]
+        tolerance = 1e-9  # a counter that is no whole number is kept in float32, by torch, too
     params = make(dtype=dtype)
     rates = [options["lr"] * factor for factor in (1.0, 0.1, 2.0)]
     optimizer = kind([{"params": params[i::3], "lr": rate} for i, rate in enumerate(rates)], **options)
     twin_options = options | ({"decoupled_weight_decay": True} if kind is AdamW else {})
+    if hasattr(optimizer, "train"):
+        optimizer.train()
     twins = [p.detach().double().clone() for p in params_of(optimizer)]
     states: list[dict[str, Any]] = [{} for _ in twins]
     of = [group["lr"] for group in optimizer.param_groups for _ in group["params"]]
