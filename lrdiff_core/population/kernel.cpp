@@ -35,7 +35,7 @@ constexpr int UNITS = REGISTERS == 32 ? 5 : 4; /* UNITS * ROWS sums + ROWS input
 
 enum { IDENTITY, RELU, TANH, SIGMOID, SILU, GELU };
 enum { BINARY, MULTICLASS, REGRESSION };
-enum { SGD, ADAM, ADAMW };
+enum { SGD, ADAM, ADAMW, RMSPROP };
 
 typedef std::conditional_t<sizeof(REAL) == 4, int32_t, int64_t> Whole;
 typedef REAL V __attribute__((vector_size(VECTOR_BYTES), may_alias));
@@ -47,7 +47,7 @@ struct Job {
     const int64_t *evaluate_after;  /* [evaluations] steps done, rising */
     const int64_t *group;           /* [2 * DEPTH] rate group of each weight and bias */
     const double *factor;           /* [steps] schedule */
-    const double *rate, *decay, *beta1, *beta2, *eps; /* [members, groups]; SGD: beta1 is the momentum */
+    const double *rate, *decay, *beta1, *beta2, *eps; /* [members, groups]; SGD: beta1 is the momentum; RMSprop: and beta2 is alpha */
     const REAL *const *inputs, *const *targets, *const *held_inputs, *const *held_targets; /* [members] -> [rows, ...] */
     const REAL *const *second_inputs, *const *second_targets;
     const int32_t *const *order;    /* [members] -> rows in the order of training, one epoch after the other */
@@ -393,6 +393,13 @@ static void update(Block &b, const Job &job, const Scalars *groups, Mask alive) 
                 const V kept = b.first[i] * s.beta1 + g;
                 b.first[i] = kept;
                 next = p - s.rate * (job.nesterov ? g + s.beta1 * kept : kept);
+            } else if (job.optimizer == RMSPROP) {
+                g = p * s.decay + g;
+                const V v = b.second[i] * s.beta2 + s.rest2 * g * g;
+                const V kept = b.first[i] * s.beta1 + g / (root(v) + s.eps);
+                b.first[i] = kept;
+                b.second[i] = v;
+                next = p - s.rate * kept;
             } else {
                 if (job.optimizer == ADAM) g = p * s.decay + g;
                 const V m = b.first[i] * s.beta1 + s.rest1 * g, v = b.second[i] * s.beta2 + s.rest2 * g * g;
@@ -474,7 +481,7 @@ template <bool SHARED> static void train(Block &b, const Job &job, const int64_t
                     const int64_t c = member[l] * groups + k;
                     const double rate = job.rate[c] * job.factor[t];
                     p1[l] *= job.beta1[c], p2[l] *= job.beta2[c];
-                    const bool adam = job.optimizer != SGD;
+                    const bool adam = job.optimizer == ADAM || job.optimizer == ADAMW;
                     s.rate[l] = REAL(adam ? rate / (1 - p1[l]) : rate);
                     s.decay[l] = REAL(job.optimizer == ADAMW ? 1 - rate * job.decay[c] : job.decay[c]);
                     s.root[l] = REAL(adam ? 1 / std::sqrt(1 - p2[l]) : 1);

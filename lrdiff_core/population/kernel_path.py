@@ -29,11 +29,11 @@ from torch import Tensor
 from lrdiff_core.population.native import Job, Library, library
 from lrdiff_core.population.network import LinearLayer
 from lrdiff_core.population.rows import PopulationData
-from lrdiff_core.population.settings import OPTIMIZERS
 from lrdiff_core.population.work import Tile, TileResult
 
 __all__ = ["train_tile"]
 
+CODES = ("sgd", "adam", "adamw", "rmsprop")  # in the order of kernel.cpp
 _SHARES = 16  # pieces a thread: an uneven machine then loses at most one piece
 
 
@@ -78,7 +78,7 @@ def train_tile(tile: Tile, layers: tuple[LinearLayer, ...], group_of: dict[str, 
         steps=settings.total_steps,
         batch=settings.batch_size,
         evaluations=len(evaluated_after),
-        optimizer=OPTIMIZERS.index(settings.optimizer),
+        optimizer=CODES.index(settings.optimizer),
         nesterov=settings.nesterov,
         groups=columns.rate.shape[1],
         evaluate_after=evaluated_after.data_ptr(),

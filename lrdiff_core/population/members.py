@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lrdiff_core.errors import ConfigError, RateError
+from lrdiff_core.optimizers import OPTIMIZERS
 from lrdiff_core.population.settings import PopulationOptions
 from lrdiff_core.rates import RatePlan
 from lrdiff_core.seeds import derive_seed, make_generator
@@ -30,8 +31,8 @@ class Hyperparameters:
 
     rate: Tensor
     weight_decay: Tensor
-    beta1: Tensor  # SGD: momentum
-    beta2: Tensor
+    beta1: Tensor  # SGD and RMSprop: momentum
+    beta2: Tensor  # RMSprop: alpha
     eps: Tensor
 
     def take(self, members: Tensor) -> Hyperparameters:
@@ -141,7 +142,7 @@ def hyperparameters(rates: Tensor, options: PopulationOptions) -> Hyperparameter
 
     Args:
         rates: [members, groups] float64.
-        options: ``"sgd"`` takes momentum, ``"adam"`` and ``"adamw"`` take betas and eps.
+        options: ``"sgd"`` takes momentum, ``"adam"`` and ``"adamw"`` betas and eps, ``"rmsprop"`` momentum, alpha, eps.
 
     Raises:
         RateError: a rate that is negative or not finite.
@@ -154,7 +155,7 @@ def hyperparameters(rates: Tensor, options: PopulationOptions) -> Hyperparameter
             f"rate of member {member} in group {group} is {float(rates[member, group])}",
             help="write finite numbers of 0 or more (0 keeps a group as it is)",
         )
-    sgd, betas = options.optimizer == "sgd", options.betas
+    pushed, betas = OPTIMIZERS[options.optimizer].momentum, options.betas
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise ConfigError(f"betas is {betas!r}", help="write a pair, such as (0.9, 0.999)")
     spread = {
@@ -163,9 +164,10 @@ def hyperparameters(rates: Tensor, options: PopulationOptions) -> Hyperparameter
         "beta1": _spread("betas[0]", betas[0], rates, 1.0, _UNIT),
         "beta2": _spread("betas[1]", betas[1], rates, 1.0, _UNIT),
         "eps": _spread("eps", options.eps, rates, math.inf, _LOWEST),
+        "alpha": _spread("alpha", options.alpha, rates, 1.0, _UNIT),
     }
     has_momentum = bool((spread["momentum"] > 0).any())
-    if not sgd and has_momentum:
+    if not pushed and has_momentum:
         raise ConfigError(
             f"momentum is set, and {options.optimizer} takes none", help='write optimizer="sgd", or betas'
         )
@@ -179,8 +181,8 @@ def hyperparameters(rates: Tensor, options: PopulationOptions) -> Hyperparameter
     return Hyperparameters(
         rate=with_frozen(rates, 0.0),
         weight_decay=with_frozen(spread["weight_decay"], 0.0),
-        beta1=with_frozen(spread["momentum" if sgd else "beta1"], 0.0),
-        beta2=with_frozen(spread["beta2"], 0.0),
+        beta1=with_frozen(spread["momentum" if pushed else "beta1"], 0.0),
+        beta2=with_frozen(spread["alpha" if options.optimizer == "rmsprop" else "beta2"], 0.0),
         eps=with_frozen(spread["eps"], 1.0),
     )
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from lrdiff_core.errors import ConfigError
+from lrdiff_core.optimizers import STACKED
 from lrdiff_core.schedules import Shape, as_shape
 
-__all__ = ["OPTIMIZERS", "PATHS", "PopulationOptions", "Settings"]
+__all__ = ["PATHS", "PopulationOptions", "Settings"]
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
 PATHS = ("auto", "kernel", "general")
 DTYPES = (torch.float32, torch.float64)
 
@@ -25,11 +25,12 @@ class PopulationOptions:
         batch_size: rows a step.
         epochs: the length, counted in epochs.
         steps: the length, counted in steps; give one of the two.
-        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
-        weight_decay: one number, [members], or [members, groups], as the three that follow.
-        momentum: of SGD.
+        optimizer: ``"sgd"``, ``"adam"``, ``"adamw"`` or ``"rmsprop"``.
+        weight_decay: one number, [members], or [members, groups], as the four that follow.
+        momentum: of SGD and RMSprop.
         betas: of Adam and AdamW, two of these.
-        eps: of Adam and AdamW.
+        eps: of all but SGD.
+        alpha: of RMSprop.
         nesterov: SGD with Nesterov's momentum, for all members.
         schedule: a shape or its name; it multiplies every rate.
         evaluate: when losses and scores of both splits are taken: ``"epoch"`` (after each), ``"end"``, ``"never"``,
@@ -61,6 +62,7 @@ class PopulationOptions:
     momentum: Any = 0.0
     betas: tuple[Any, Any] = (0.9, 0.999)
     eps: Any = 1e-8
+    alpha: Any = 0.99
     nesterov: bool = False
     schedule: Shape | str | None = None
     evaluate: str | int = "epoch"
@@ -74,7 +76,7 @@ class PopulationOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (("optimizer", OPTIMIZERS), ("path", PATHS)):
+        for name, choices in (("optimizer", STACKED), ("path", PATHS)):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", help=f"write one of: {', '.join(choices)}")
         if self.dtype not in DTYPES:

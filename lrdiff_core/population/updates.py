@@ -1,4 +1,4 @@
-"""The update rules of SGD, Adam and AdamW over a stack of members, each with its own hyperparameters."""
+"""The update rules of SGD, Adam, AdamW and RMSprop over a stack of members, each with its own hyperparameters."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ __all__ = ["UpdateRule"]
 class UpdateRule:
     r"""One optimizer for every member of a tile, on the tile's device.
 
-    With :math:`\gamma, \lambda, \mu, \beta_1, \beta_2, \epsilon` of the member and the parameter's group, the updates
-    are those of :class:`lrdiff_core.optim.SGD`, :class:`~lrdiff_core.optim.Adam` and
-    :class:`~lrdiff_core.optim.AdamW`. Scalars of a step are computed in float64 on the CPU.
+    With :math:`\gamma, \lambda, \mu, \alpha, \beta_1, \beta_2, \epsilon` of the member and the parameter's group, the
+    updates are those of :class:`lrdiff_core.optim.SGD`, :class:`~lrdiff_core.optim.Adam`,
+    :class:`~lrdiff_core.optim.AdamW` and :class:`~lrdiff_core.optim.RMSprop`. Scalars of a step are computed in float64
+    on the CPU.
 
     Args:
-        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
+        optimizer: a name in :data:`lrdiff_core.optimizers.STACKED`.
         columns: [members, groups + 1] each.
         group_of: column of each parameter.
         factor: [steps] what the schedule multiplies rates by.
@@ -59,7 +60,7 @@ class UpdateRule:
         """What the update needs at ``step`` (from 0, each once, rising), [members, groups + 1] on the device."""
         c = self.columns
         rate = c.rate * self.factor[step]
-        if self.optimizer == "sgd":
+        if self.optimizer in ("sgd", "rmsprop"):
             return {**self._fixed, "rate": self._place(rate)}
         self._power1 *= c.beta1
         self._power2 *= c.beta2
@@ -92,6 +93,12 @@ class UpdateRule:
                 first = torch.addcmul(grad, first, s["beta1"])
                 direction = torch.addcmul(grad, first, s["beta1"]) if self.nesterov else first
                 moved = value - s["rate"] * direction
+            elif self.optimizer == "rmsprop":
+                grad = torch.addcmul(grad, value, s["weight_decay"])
+                second = moments["second"][name] * s["beta2"] + grad * grad * s["rest2"]
+                new_moments["second"][name] = second
+                first = torch.addcmul(grad / (second.sqrt() + s["eps"]), first, s["beta1"])
+                moved = value - s["rate"] * first
             else:
                 if self.optimizer == "adam":
                     grad = torch.addcmul(grad, value, s["weight_decay"])

@@ -76,6 +76,7 @@ def step_alone(
     steps: int,
     batch_size: int,
     schedule: Any = None,
+    decays: Any = None,
     **options: Any,
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Final weights and step losses of a plain loop with torch's own optimizer, for models the project's loop has no
@@ -87,6 +88,8 @@ def step_alone(
         {"params": [p for n, p in model.named_parameters() if n.rpartition(".")[0] == layer], "lr": rate}
         for layer, rate in zip(layers, rates, strict=True)
     ]
+    for group, decay in zip(groups, decays or (), strict=False):
+        group["weight_decay"] = decay
     optimizer = kind(groups, **options)
     mover = None if schedule is None else Schedule(optimizer, total_steps=steps, shape=schedule)
     order = make_generator(seed, "order")

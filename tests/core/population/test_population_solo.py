@@ -25,6 +25,7 @@ from population_models import (
 )
 from torch import nn
 
+from lrdiff_core.optimizers import STACKED
 from lrdiff_core.population import Population, PopulationData
 from lrdiff_core.population.native import kernel_status
 
@@ -38,9 +39,11 @@ PATHS = [
     ),
     "general",
 ]
-KINDS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+KINDS = {
+    "sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop
+}  # fmt: skip
 RATES = {"sgd": [[0.5, 0.05], [0.1, 0.1], [0.02, 0.3]], "adam": [[0.01, 0.001], [0.001, 0.01], [0.02, 0.02]]}
-RATES["adamw"] = RATES["adam"]
+RATES["adamw"] = RATES["rmsprop"] = RATES["adam"]
 SEEDS = [0, 0, 3]
 
 
@@ -53,6 +56,7 @@ SEEDS = [0, 0, 3]
         ("adam", {}),
         ("adam", {"weight_decay": 0.01}),
         ("adamw", {"weight_decay": 0.1}),
+        ("rmsprop", {"momentum": 0.5, "weight_decay": 0.01}),
     ],
 )
 @pytest.mark.parametrize("table", ["seed", pytest.param("wine", marks=pytest.mark.long)])
@@ -137,12 +141,14 @@ def test_every_activation_and_task_agrees_with_a_plain_loop(
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", STACKED)
 def test_hyperparameters_of_one_member_land_on_that_member(path: str, optimizer: str) -> None:
     factory, data = chain(nn.Tanh), rows_for("regression")
     rates = [[0.02, 0.01, 0.03]] * 3
     decay, mu, b1, b2, eps = [0.0, 0.1, 0.3], [0.1, 0.5, 0.9], [0.5, 0.8, 0.9], [0.9, 0.99, 0.95], [1e-8, 1e-3, 0.1]
-    own: dict[str, Any] = {"momentum": mu} if optimizer == "sgd" else {"betas": (b1, b2), "eps": eps}
+    own: dict[str, Any] = {
+        "sgd": {"momentum": mu}, "rmsprop": {"momentum": mu, "alpha": b2, "eps": eps}
+    }.get(optimizer, {"betas": (b1, b2), "eps": eps})  # fmt: skip
     found = train_members(
         model=factory,
         data=data,
@@ -158,7 +164,7 @@ def test_hyperparameters_of_one_member_land_on_that_member(path: str, optimizer:
         **own,
     )
     for i in range(3):
-        options = {"momentum": mu[i]} if optimizer == "sgd" else {"betas": (b1[i], b2[i]), "eps": eps[i]}
+        options = {key: tuple(one[i] for one in v) if key == "betas" else v[i] for key, v in own.items()}
         exact, _ = step_alone(
             factory,
             data,
@@ -170,6 +176,22 @@ def test_hyperparameters_of_one_member_land_on_that_member(path: str, optimizer:
             batch_size=10,
             weight_decay=decay[i],
             **options,
+        )
+        assert distance(member(found.weights, i), exact) < EXACT
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("optimizer", STACKED)
+def test_weight_decay_of_one_group_lands_on_that_group(path: str, optimizer: str) -> None:
+    factory, data, common = chain(nn.Tanh), rows_for("regression"), {"steps": 11, "batch_size": 10}
+    rates, decays = [[0.02, 0.01, 0.03], [0.01, 0.02, 0.01]], [[0.3, 0.0, 0.1], [0.0, 0.2, 0.4]]
+    found = train_members(
+        model=factory, data=data, rates=rates, seeds=5, optimizer=optimizer, weight_decay=decays, path=path,
+        dtype=torch.float64, keep_weights=True, **common,
+    )  # fmt: skip
+    for i in range(2):
+        exact, _ = step_alone(
+            factory, data, rates[i], 5, torch.float64, kind=KINDS[optimizer], decays=decays[i], **common
         )
         assert distance(member(found.weights, i), exact) < EXACT
 
