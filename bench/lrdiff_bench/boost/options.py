@@ -22,7 +22,7 @@ def boost(
     estimate: Annotated[bool, typer.Option("--estimate/--no-estimate", help="Time torch's own step afterwards, on copies, to tell what was gained; takes a few seconds.")] = True,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
-    """Run your training script unchanged with torch's SGD, Adam and AdamW stepped by ours where the result is the same."""
+    """Run your training script unchanged with torch's SGD, Adam, AdamW and Adagrad stepped by ours where the result is the same."""
     from lrdiff_bench.boost.command import boost_script
 
     return boost_script(script, check=check, estimate=estimate, json=json)

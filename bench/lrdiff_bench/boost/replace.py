@@ -1,4 +1,4 @@
-"""The step of torch.optim's SGD, Adam and AdamW, replaced where it stands, in the classes, while a script runs.
+"""The step of torch.optim's SGD, Adam, AdamW and Adagrad, replaced where it stands, while a script runs.
 
 Nothing else of torch's classes is touched. Every call decides anew: a step that torch.compile traces, or an optimizer
 that no twin can step, goes the way that it would go without us.

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 from typing_extensions import override
 
-from lrdiff_core.optim import SGD, Adam
+from lrdiff_core.optim import SGD, Adagrad, Adam
 from lrdiff_core.optim.base import OnePass
 from lrdiff_core.optim.memory.layout import is_dense, is_lazy_view
 
@@ -88,7 +88,18 @@ class SGDTwin(Twin, SGD):
     _torch_class: ClassVar[type[Optimizer]] = torch.optim.SGD
 
 
-KINDS: dict[type[Optimizer], type[Twin]] = {torch.optim.Adam: AdamTwin, torch.optim.SGD: SGDTwin}
+class AdagradTwin(Twin, Adagrad):
+    """Of torch's Adagrad."""
+
+    __slots__ = _OWN
+    _torch_class: ClassVar[type[Optimizer]] = torch.optim.Adagrad
+
+
+KINDS: dict[type[Optimizer], type[Twin]] = {
+    torch.optim.Adam: AdamTwin,
+    torch.optim.SGD: SGDTwin,
+    torch.optim.Adagrad: AdagradTwin,
+}
 
 
 def kind_of(optimizer: Optimizer) -> type[Optimizer] | None:
@@ -103,7 +114,7 @@ def kind_of(optimizer: Optimizer) -> type[Optimizer] | None:
 
 
 def twin_of(optimizer: Optimizer) -> Twin:
-    """A twin of one of torch's SGD, Adam or AdamW, to be given its ``__dict__``; ask :func:`reason_against` first."""
+    """A twin of one of torch's optimizers, to be given its ``__dict__``; ask :func:`reason_against` first."""
     kind = kind_of(optimizer)
     assert kind is not None, "asked before"
     twin = KINDS[kind].__new__(KINDS[kind])
@@ -118,7 +129,7 @@ def reason_against(optimizer: Optimizer) -> str | None:
         return "lrdiff's own already"
     kind = kind_of(optimizer)
     if kind is None:
-        return "none of SGD, Adam and AdamW"
+        return "none of SGD, Adam, AdamW and Adagrad"
     prepares = getattr(type(optimizer)._init_group, "__module__", None)  # type: ignore[attr-defined]
     if prepares != kind.__module__ or "_init_group" in vars(optimizer):
         return "its class prepares the step in a way of its own"
@@ -146,6 +157,8 @@ def reason_left(twin: Twin, group: dict[str, Any]) -> str:
     if any(param.dtype in HALVES for param in trained):
         if isinstance(twin, SGDTwin):
             return "half precision: torch's fused SGD is wrong there"
+        if isinstance(twin, AdagradTwin):
+            return "half precision, which our Adagrad does not step"
         if not group["fused"]:
             return "half precision, where torch's loop and fused kernel round apart (fused=True says which)"
     if twin._covers(group):

@@ -269,3 +269,18 @@ def test_checkpoints_cross_over(direction):
     half(crossed, 3, not written, half(crossed, 0, written))
     for mine, other in zip(crossed, whole, strict=True):
         assert torch.equal(mine, other)
+
+
+def test_adagrad_has_the_bits_of_torchs_fused_step():
+    boosting = Boosting(check=3)
+    boosting.install()
+    try:
+        optimizer = torch.optim.Adagrad(parameters(), lr=0.1, lr_decay=0.1, weight_decay=0.1)
+        for _ in range(4):
+            optimizer.step()
+    finally:
+        boosting.remove()
+    (record,) = boosting.records
+    assert record.replaced
+    assert record.tensors == {"kernel" if kernel.load() is not None else "fused": 2}
+    assert (record.checked.steps, record.checked.other, record.checked.outside) == (3, 0, 0)

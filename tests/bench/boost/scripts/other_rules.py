@@ -1,6 +1,6 @@
 """Rules that are not ours."""
 
-# boost: 0 of 2: none of SGD, Adam and AdamW
+# boost: 0 of 2: none of SGD, Adam, AdamW and Adagrad
 import sys
 
 import torch
