@@ -37,7 +37,8 @@ VERSION = 1
 AGAIN = "train again with `lrdiff run` or `lrdiff train`"
 TRAINING = "lrdiff.training"
 TRAINING_VERSION = 1
-_MOVED = ("lr", "initial_lr", "weight_decay", "momentum")  # what schedules and rules move; the rest is the settings'
+# What schedules, rules and evaluations move; the rest is the settings'.
+_MOVED = ("lr", "initial_lr", "weight_decay", "momentum", "train_mode")
 
 
 def save_weights(path: str | os.PathLike[str], weights: Mapping[str, torch.Tensor], *, info: dict[str, Any]) -> None:

@@ -12,15 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lrdiff_core.data.formats import STANDARD_INPUT, has_suffix
 from lrdiff_core.errors import ConfigError
+from lrdiff_core.optimizers import OptimizerName, check_momentum
 from lrdiff_core.text import nearest
 
 if TYPE_CHECKING:
     from lrdiff_core.data import Split, Table
     from lrdiff_core.schedules import Shape
 
-__all__ = ["PRESETS", "CompareConfig", "Impute", "OptimizerName", "RunConfig", "load_config", "make_config"]
+__all__ = ["PRESETS", "CompareConfig", "Impute", "RunConfig", "load_config", "make_config"]
 
-OptimizerName = Literal["sgd", "adam", "adamw", "muon"]
 ScheduleName = Literal["constant", "linear", "cosine", "1-sqrt", "inverse_sqrt"]
 Impute = Literal["auto", "none", "mean", "median", "drop"]
 
@@ -126,11 +126,11 @@ class RunConfig(BaseModel):
     tune: bool = True
     """Compare rates first and train with those that did best; false keeps the rates as they are given."""
     optimizer: OptimizerName = "adam"
-    """sgd, adam, adamw or muon (hidden matrices by Muon, the rest by AdamW)."""
+    """sgd, adam, adamw, rmsprop, nadam, radam, adagrad, lamb, lion, schedule_free or muon (on hidden matrices)."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Momentum of sgd; the others take none."""
+    """Momentum of sgd and rmsprop; the others take none."""
     weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
-    """Weight decay of all parameters: decoupled in adamw and muon, added to the gradient in sgd and adam."""
+    """Weight decay of all parameters: decoupled in adamw, lion, schedule_free, muon, else in the gradient."""
     batch_size: PositiveInt | None = None
     """Rows a step; left out: the training rows over 28, at least 16, at most 1024."""
     epochs: PositiveInt | None = None
@@ -257,11 +257,7 @@ def make_config(settings: Mapping[str, Any], *, where: str = "settings") -> RunC
             f"groups and time are both set in {where}, and rows of one group happen at many times",
             help="set one of them: groups where rows of one source are alike, time where the future is predicted",
         )
-    if config.momentum and config.optimizer != "sgd":
-        raise ConfigError(
-            f"momentum is set in {where}, and optimizer {config.optimizer!r} takes none",
-            help='set optimizer = "sgd", or leave momentum out',
-        )
+    check_momentum(config.optimizer, config.momentum, where)
     return config
 
 

@@ -17,7 +17,7 @@ from lrdiff_core.model import TabularNet
 from lrdiff_core.processes.group import ALONE, Processes, lost
 from lrdiff_core.schedules import Schedule
 from lrdiff_core.seeds import derive_seed, make_generator
-from lrdiff_core.setup import Prepared, Setup, make_optimizer
+from lrdiff_core.setup import Prepared, Setup, make_optimizer, set_mode
 
 __all__ = [
     "Best",
@@ -226,7 +226,9 @@ def run_epochs(
     net.train()
     while not state.is_done(epochs=epochs, patience=patience):
         epoch = state.epoch + 1
+        set_mode(state.optimizer, "train")
         one_epoch(epoch)
+        set_mode(state.optimizer, "eval")
         processes.check_same(net)
         news = seen_by_all(processes, partial(look, epoch))
         state.epoch = epoch

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lrdiff_core import optim
 from lrdiff_core.data import Split, Table
 from lrdiff_core.data.spec import encoded_names, wishes_of
 from lrdiff_core.devices import choose_device, compiler_status, repeatable
 from lrdiff_core.errors import ConfigError, UnavailableError
 from lrdiff_core.model import ModelSpec, TabularNet, build_model
-from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW
+from lrdiff_core.optimizers import OPTIMIZERS
 from lrdiff_core.rates import MuonRouter, RatePlan, layer_rates
 from lrdiff_core.streaming import fit_stream, target_tensor, training_blocks
 from lrdiff_core.text import nearest
 
 if TYPE_CHECKING:  # names of types alone: the loop trains where pydantic is not installed
-    from lrdiff_core.config import OptimizerName, RunConfig
+    from lrdiff_core.config import RunConfig
+    from lrdiff_core.optimizers import OptimizerName
 
 __all__ = [
     "Prepared",
@@ -33,6 +35,7 @@ __all__ = [
     "plan_rates",
     "prepare",
     "rate_table",
+    "set_mode",
     "set_up",
     "with_rates",
 ]
@@ -117,11 +120,24 @@ def default_rates(layer_names: Sequence[str]) -> dict[str, float]:
 def make_optimizer(
     name: OptimizerName, groups: list[dict[str, Any]], *, momentum: float = 0.0
 ) -> torch.optim.Optimizer:
-    """Build the optimizer called ``name`` over parameter groups that carry their own rates and decay."""
-    if name == "sgd":
-        return SGD(groups, momentum=momentum)
-    kinds: dict[str, type[Adam]] = {"adam": Adam, "adamw": AdamW, "muon": MuonAdamW}
-    return kinds[name](groups)
+    """Build the optimizer called ``name`` over parameter groups that carry their own rates and decay.
+
+    Args:
+        name: one of :data:`lrdiff_core.optimizers.OPTIMIZERS`.
+        groups: as a plan gives them.
+        momentum: for those that take it.
+    """
+    entry = OPTIMIZERS[name]
+    options = {"momentum": momentum} if entry.momentum else {}
+    made: torch.optim.Optimizer = getattr(optim, entry.kind)(groups, **options)
+    set_mode(made, "train")
+    return made
+
+
+def set_mode(optimizer: torch.optim.Optimizer, mode: Literal["train", "eval"]) -> None:
+    """Let parameters be what is trained or what is to be evaluated, for optimizers that tell the two apart."""
+    if hasattr(optimizer, mode):
+        getattr(optimizer, mode)()
 
 
 def plan_rates(net: TabularNet, rates: Mapping[str, float], config: RunConfig) -> RatePlan:

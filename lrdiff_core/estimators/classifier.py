@@ -31,8 +31,8 @@ class LrdiffClassifier(ClassifierMixin, LrdiffEstimator):  # type: ignore[misc] 
         rates: learning rate of each layer by name, ``{"layer1": 0.01, "layer2": 0.001}``; left out: 0.01 for every
             layer but the last, 0.001 for the last. ``"tuned"``: chosen by validation loss among single rates and the
             default ratios, which takes a few seconds more.
-        optimizer: ``sgd``, ``adam``, ``adamw`` or ``muon``.
-        momentum: of ``sgd``.
+        optimizer: a name in :data:`lrdiff_core.optimizers.OPTIMIZERS`, such as ``adam``, ``sgd`` or ``adamw``.
+        momentum: of ``sgd`` and ``rmsprop``.
         weight_decay: of all parameters.
         batch_size: rows a step; left out: it follows the number of rows.
         epochs: passes over the training rows, at most; left out: it follows the number of rows.

@@ -9,6 +9,7 @@ import numpy as np
 from lrdiff_core.config import RunConfig
 from lrdiff_core.data import Table
 from lrdiff_core.errors import EstimatorError
+from lrdiff_core.optimizers import STACKED
 from lrdiff_core.population import PopulationOptions, population_task, train_population
 from lrdiff_core.setup import default_rates
 
@@ -35,7 +36,7 @@ def tuned_rates(table: Table, config: RunConfig) -> dict[str, float]:
     Raises:
         EstimatorError: populations do not train this.
     """
-    for name, odd in (("muon", config.optimizer == "muon"), ("dropout", config.dropout > 0)):
+    for name, odd in ((config.optimizer, config.optimizer not in STACKED), ("dropout", config.dropout > 0)):
         if odd:
             raise EstimatorError(
                 f'rates="tuned" trains a population, which has no {name}', help=f"give rates, or leave {name} out"

@@ -167,7 +167,7 @@ def test_models_and_groups_that_do_not_fit(settings, kind, message, help, models
         ({"schemes": [{"ratios": {}}]}, "schemes.0.name is missing", "keys: name, ratios, free"),
         ({"smallest_difference": 0}, "smallest_difference in mine.toml is 0", "greater than 0"),
         ({"schemes": [{"name": "x", "ratios": {"layer1": -1.0}}]}, "ratios.layer1", "greater than or equal to 0"),
-        ({"optimizer": "adma"}, "optimizer in mine.toml is 'adma'", "'sgd', 'adam' or 'adamw'"),
+        ({"optimizer": "adma"}, "optimizer in mine.toml is 'adma'", "'sgd', 'adam', 'adamw'"),
         ({"momentum": 0.9}, "momentum is set", 'set optimizer = "sgd"'),
         ({"workload": "seed-adam"}, "names a workload and sets data", "leave out data"),
         ({"name": "a b"}, "name in mine.toml is 'a b'", "pattern"),

@@ -155,7 +155,7 @@ def test_dropout_and_muon_are_tuned_by_the_loop_of_the_run():
     for changes in ({"dropout": 0.3}, {"optimizer": "muon", "hidden": [8, 8]}):
         config = small(epochs=2, **changes)
         found = compare_single_rates(config, configured=False)
-        assert found.section()["one_by_one"] in ("dropout", "Muon")
+        assert found.section()["one_by_one"] in ("dropout", "muon")
         assert [column.name for column in found.analysis.columns] == ["as configured", "tuned single", "tuned ratios"]
 
 

@@ -67,7 +67,7 @@ def test_sizes_follow_the_data_unless_they_are_given():
         ({"weight_decay": "0"}, "weight_decay in my.toml is '0'", "write a number, such as 0.1"),
         ({"compare": 3}, "compare in my.toml is 3", "write a table of its own, such as [compare] with seeds = 20"),
         ({"compare": {"sweep": [0.1]}}, "compare.sweep in my.toml is [0.1]", "write a list of at least 2 entries"),
-        ({"optimizer": "adm"}, "optimizer in my.toml is 'adm'", 'did you mean adam? one of: adam, adamw, sgd'),
+        ({"optimizer": "adm"}, "optimizer in my.toml is 'adm'", 'did you mean adam? one of: adam, radam, nadam, adamw'),
         ({"device": "tpu"}, "device in my.toml is 'tpu'", "one of: auto, cpu, cuda, mps"),
         ({"impute": "zero"}, "impute in my.toml is 'zero'", "one of: auto, none, mean, median, drop"),
         ({"validation": 0.7}, "validation in my.toml is 0.7", "write a number below 0.5"),
@@ -79,7 +79,7 @@ def test_sizes_follow_the_data_unless_they_are_given():
         (
             {"optimizer": "adam", "momentum": 0.9},
             "momentum is set in my.toml, and optimizer 'adam' takes none",
-            'set optimizer = "sgd", or leave momentum out',
+            'set optimizer = "sgd" or "rmsprop", or leave momentum out',
         ),
     ],
 )  # fmt: skip

@@ -20,7 +20,6 @@ from lrdiff_core.errors import ConfigError, RateError
 from lrdiff_core.files import write_json
 from lrdiff_core.loop import loss_function
 from lrdiff_core.lr_find import RateCurve, lr_find, lr_find_each
-from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW
 from lrdiff_core.seeds import make_generator
 from lrdiff_core.setup import make_optimizer, set_up
 
@@ -176,7 +175,7 @@ def find_model_rates(target: str, *, each: bool = False, steps: int = 100) -> Fo
             | dict(group.options)
             for group in job.groups
         ]
-        optimizer = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "muon": MuonAdamW}[job.optimizer](groups)
+        optimizer = make_optimizer(job.optimizer, groups)
         watched = tuple(one[:WATCHED_ROWS] for one in (*model.rows(), model.options["targets"]))
         closure = _closure(lambda *batch: job.loss(job.module, *batch), optimizer, job.batches, watched)
         name = name_from(target.replace(":", "-").replace(".", "-"))

@@ -11,6 +11,7 @@ import typer
 from lrdiff_bench.report.errors import Interrupted, print_error, write_out
 from lrdiff_bench.report.help import OWN_MODEL, JsonOption
 from lrdiff_bench.report.json import print_json
+from lrdiff_core.optimizers import either
 
 if TYPE_CHECKING:
     from lrdiff_core.config import RunConfig
@@ -58,7 +59,7 @@ RatesOption = Annotated[
     str | None,
     typer.Option("--rates", metavar="HOW", help="tuned (compare first, train with what did best) or as-given."),
 ]
-OptimizerOption = Annotated[str | None, typer.Option("--optimizer", metavar="NAME", help="sgd, adam, adamw or muon.")]
+OptimizerOption = Annotated[str | None, typer.Option("--optimizer", metavar="NAME", help=f"{either()}.")]
 EpochsOption = Annotated[int | None, typer.Option("--epochs", metavar="N", help="Train so many epochs at most.")]
 PatienceOption = Annotated[
     int | None,

@@ -17,12 +17,12 @@ from lrdiff_core.model import TabularNet
 from lrdiff_core.population.members import row_order
 from lrdiff_core.population.rows import loss_function, score
 from lrdiff_core.rates import Rule, param_groups
-from lrdiff_core.setup import make_optimizer
+from lrdiff_core.setup import make_optimizer, set_mode
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from lrdiff_core.config import OptimizerName
+    from lrdiff_core.optimizers import OptimizerName
     from lrdiff_core.population import PopulationData
 
 __all__ = ["LoneTraining", "TrainingCourse", "group_columns", "network_of", "train_alone"]
@@ -111,7 +111,9 @@ def train_alone(
             optimizer.step()
             spent, done = spent + time.perf_counter() - begin, step + 1
             if done == after[at]:
+                set_mode(optimizer, "eval")
                 losses[at], metric[at] = _evaluate(model, network, data, how.metric)
+                set_mode(optimizer, "train")
                 at += 1
                 if stop is not None and stop(done, float(metric[at - 1])):
                     break

@@ -6,13 +6,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lrdiff_bench.study.workloads.workload import Scheme, Workload, decayed, usual_schemes
 from lrdiff_core.config import DEVICE, DEVICES
 from lrdiff_core.errors import ConfigError, RateError
+from lrdiff_core.optimizers import OPTIMIZERS, check_momentum
 from lrdiff_core.text import nearest
 
 __all__ = [
@@ -33,9 +34,11 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=60)]
 Pair = Annotated[tuple[Positive, Positive], Field(strict=False)]
 
-# Where nothing is said. Wide on purpose: a winner at the edge widens the interval, a narrow one costs nothing but that.
-BASE_RATES = {"sgd": (1e-3, 10.0), "adam": (1e-5, 1.0), "adamw": (1e-5, 1.0)}
-DEFAULT_RATES = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001}  # torch's documentation; SGD's has no default before 2.2
+
+if TYPE_CHECKING:
+    Unrouted = str
+else:
+    Unrouted = Literal[tuple(name for name, entry in OPTIMIZERS.items() if not entry.routed)]
 
 
 class _Part(BaseModel):
@@ -83,10 +86,10 @@ class StudySettings(_Part):
     """``module:factory``; left out, the project's own network with ``hidden``."""
     hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False)] | None = None
     """Hidden sizes of the project's own network."""
-    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
-    """sgd, adam or adamw."""
+    optimizer: Unrouted = "adam"
+    """sgd, adam, adamw, rmsprop, nadam, radam, adagrad, lamb, lion or schedule_free."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Momentum of sgd."""
+    """Momentum of sgd and rmsprop."""
     weight_decay: Ratio = 0.0
     """Weight decay of all parameters."""
     batch_size: PositiveInt = 32
@@ -104,7 +107,7 @@ class StudySettings(_Part):
     base_rates: Pair | None = None
     """Between what the base rate is searched; left out: by the optimizer."""
     default_rate: Positive | None = None
-    """The rate of the untuned column; left out: the optimizer's default in torch."""
+    """The rate of the untuned column; left out: the optimizer's own default."""
     report_seeds: Annotated[int, Field(ge=3, le=10_000)] | None = None
     """Fresh seeds that results are reported on; left out: 200."""
     groups: dict[str, str | list[str]] = {}
@@ -183,11 +186,7 @@ def check_study_settings(settings: Mapping[str, Any], *, where: str) -> StudySet
                 "studied as a function of yours: docs/guide/own-training.md",
             )
         raise ConfigError(f"{where} has no rows", help='add data = "FILE" (or digits, wine, ...), or workload = "NAME"')
-    if checked.momentum and checked.optimizer != "sgd":
-        raise ConfigError(
-            f"momentum is set in {where}, and {checked.optimizer} takes none",
-            help='set optimizer = "sgd", or leave it out',
-        )
+    check_momentum(checked.optimizer, checked.momentum, where)
     return checked
 
 
@@ -220,8 +219,8 @@ def workload_of(settings: StudySettings) -> Workload:
         schemes=_schemes(settings, groups),
         groups=groups,
         metric=settings.metric,
-        base_rates=settings.base_rates or BASE_RATES[optimizer],
-        default_rate=settings.default_rate or DEFAULT_RATES[optimizer],
+        base_rates=settings.base_rates or OPTIMIZERS[optimizer].rates,
+        default_rate=settings.default_rate or OPTIMIZERS[optimizer].rate,
         smallest_difference=settings.smallest_difference or 0.01,
         steps=settings.steps,
         report_seeds=settings.report_seeds or 30,

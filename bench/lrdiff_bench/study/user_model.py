@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lrdiff_bench.study.one_model import TrainingCourse
-    from lrdiff_core.config import OptimizerName
+    from lrdiff_core.optimizers import OptimizerName
     from lrdiff_core.population import PopulationData, PopulationTask
 
 __all__ = ["UserModelWorkload"]

@@ -21,6 +21,7 @@ from lrdiff_core.data import Table
 from lrdiff_core.devices import choose_device
 from lrdiff_core.errors import ConfigError, InputError, LrdiffError, RateError
 from lrdiff_core.loop import loss_function, score_name
+from lrdiff_core.optimizers import OPTIMIZERS
 from lrdiff_core.population.members import build
 from lrdiff_core.rates import LayerDecay, MuonRouter, RatePlan, param_groups
 from lrdiff_core.seeds import make_generator
@@ -36,8 +37,6 @@ __all__ = [
 ]
 
 DECAY = 0.8  # of a plan that nobody gave
-FIRST_RATES = {"sgd": 0.01}  # of the last layer, where nobody gives one
-FIRST_RATE = 1e-3
 HELD_ROWS = 256  # test rows that files and backends are compared on
 OF_THE_NETWORK = ("hidden", "dropout", "compile", "cv")  # settings of the project's own network
 OF_TABLES = ("target", "task", "impute", "groups", "time", "class_weight")
@@ -311,7 +310,7 @@ def _task(user: UserModel, module: nn.Module, part: Part, table: Setup | None, d
 
 def _plan(module: nn.Module, user: UserModel, config: RunConfig) -> RatePlan:
     """The plan of ``[rates]``, else the factory's, else layer-wise decay."""
-    rate = FIRST_RATES.get(config.optimizer, FIRST_RATE)
+    rate = OPTIMIZERS[config.optimizer].rate  # of the last layer, where nobody gives one
     more: dict[str, Any] = {"weight_decay": config.weight_decay}
     if config.optimizer == "muon":
         base = float((config.rates or {}).get("lr", rate))

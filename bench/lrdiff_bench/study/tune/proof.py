@@ -17,6 +17,7 @@ from lrdiff_bench.study.search.plan import FEWEST_SEARCHES, Plan, make_plan
 from lrdiff_bench.study.tune.found import FoundRates, rounded
 from lrdiff_bench.study.workloads.common import RunWorkload
 from lrdiff_bench.study.workloads.workload import Scheme, Workload
+from lrdiff_core.optimizers import OPTIMIZERS
 
 __all__ = ["ONE_RATE", "OPEN", "RATES", "TUNED", "Answer", "answer_of", "judged_workload", "plan_of"]
 
@@ -127,16 +128,17 @@ def _patterns(workload: Workload, rates: Mapping[str, float]) -> dict[str, float
 
 
 def _python(workload: Workload, named: Mapping[str, float]) -> str:
-    name = {"sgd": "SGD", "adamw": "AdamW"}.get(getattr(workload, "optimizer", "adam"), "Adam")
+    name = OPTIMIZERS[getattr(workload, "optimizer", "adam")].kind
     momentum = getattr(workload, "momentum", 0.0)
     more = f", momentum={momentum:g}" if momentum else ""
+    imported, made = f"from lrdiff_core.optim import {name}", f"optimizer = {name}(plan.groups(){more})"
     values = list(dict.fromkeys(named.values()))
     if len(values) == 1:
         plan = f"plan = param_groups(model, lr={values[0]:g})"
-        return f"from lrdiff_core import {name}, param_groups\n{plan}\noptimizer = {name}(plan.groups(){more})"
+        return f"from lrdiff_core import param_groups\n{imported}\n{plan}\n{made}"
     rules = ", ".join(f"Rule({_match(one)}, lr={rate:g})" for one, rate in named.items())
     plan = f"plan = param_groups(model, lr={values[0]:g}, rules=[{rules}])"
-    return f"from lrdiff_core import {name}, Rule, param_groups\n{plan}\noptimizer = {name}(plan.groups(){more})"
+    return f"from lrdiff_core import Rule, param_groups\n{imported}\n{plan}\n{made}"
 
 
 def _match(pattern: str) -> str:

@@ -16,6 +16,7 @@ from typing_extensions import override
 from lrdiff_bench.study.workloads.outcomes import Courses, outcomes, time_compiling, time_step
 from lrdiff_bench.study.workloads.workload import Outcomes, Trials, UntunedSetting, Workload
 from lrdiff_core.errors import ConfigError
+from lrdiff_core.optimizers import STACKED
 
 if TYPE_CHECKING:
     from lrdiff_core.config import RunConfig
@@ -32,7 +33,7 @@ class PopulationWorkload(Workload):
     Subclasses give the rows of a seed and the network; everything drawn must follow from the seed.
 
     Args:
-        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
+        optimizer: a name in :data:`lrdiff_core.optimizers.STACKED`.
         batch_size: rows a step.
         evaluations: how often the metric is taken, evenly over the steps.
         timed: measure the seconds of a step and of compiling; without, they are NaN.
@@ -235,7 +236,7 @@ def trained_one_by_one(config: RunConfig) -> str:
         >>> trained_one_by_one(make_config({"dropout": 0.1})), trained_one_by_one(make_config({}))
         ('dropout', '')
     """
-    return "dropout" if config.dropout else "Muon" if config.optimizer == "muon" else ""
+    return "dropout" if config.dropout else "" if config.optimizer in STACKED else config.optimizer
 
 
 def check_trials(workload: Workload, trials: Trials) -> None:
