@@ -7,10 +7,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lrdiff_core.optim import kernel
 from lrdiff_core.optim.base import OnePass
+from lrdiff_core.optim.formats.state import begin, told
 from lrdiff_core.optim.forms import Tensors, Update
 
 __all__ = ["Adam", "AdamUpdate"]
@@ -113,7 +115,7 @@ def _decayed(grads: list[Tensor], params: list[Tensor], decays: list[float]) -> 
 
 
 class Adam(OnePass, torch.optim.Adam):
-    r"""Adam: same arguments, options, state and results as :class:`torch.optim.Adam`, one pass for all rates.
+    r"""Adam: arguments, options, state and results of :class:`torch.optim.Adam`, one pass for all rates.
 
     .. math::
         g_t &= \nabla f(\theta_{t-1}) + \lambda \theta_{t-1} \\
@@ -132,12 +134,20 @@ class Adam(OnePass, torch.optim.Adam):
         capturable: keeps the step on the device, so that a CUDA graph can hold it.
         differentiable: stepped by PyTorch's own implementation.
         decoupled_weight_decay: decays as AdamW does.
+        state_format: what the moments are kept in: ``None``, as torch does, in the parameter's dtype; ``"float32"``;
+            ``"bfloat16"``; ``"8-bit"``, codes with an exponent for each 256 numbers. A group may say its own. On the
+            CPU, of float32 and bfloat16 parameters; not with ``amsgrad`` and the options that name an implementation.
+            In fewer bits than float32, what is kept is rounded up or down by chance, and so are bfloat16 parameters;
+            with ``"float32"`` these have the other half of a float32 in the state, and no update is lost.
 
     State, for each parameter: ``step`` (float32, no dimensions), ``exp_avg``, ``exp_avg_sq`` and, with ``amsgrad``,
-    ``max_exp_avg_sq`` (shape and dtype of the parameter).
+    ``max_exp_avg_sq`` (shape and dtype of the parameter). With ``state_format`` the moments are of that dtype, beside
+    ``param_low`` (int16), or in 8 bits ``exp_avg_codes``, ``exp_avg_exponents``, ``exp_avg_sq_codes`` and
+    ``exp_avg_sq_exponents`` (uint8). Loading converts from any of these.
 
     Raises:
         ValueError: an option out of its interval (torch's own checks).
+        OptimizerError: a ``state_format`` that is unknown, or that these parameters or options cannot have.
 
     Example:
         >>> import torch
@@ -157,6 +167,31 @@ class Adam(OnePass, torch.optim.Adam):
     _symbol = "lrdiff_adam"
     _torch_class: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     _fused_dtypes = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+    _has_formats = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        state_format: str | None = None,
+    ) -> None:
+        self._state_format = state_format
+        torch.optim.Adam.__init__(
+            self, params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize,
+            capturable=capturable, differentiable=differentiable, fused=fused,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )  # fmt: skip
 
     def _needed_state(self, group: Mapping[str, Any]) -> Set[str]:
         return {"step", "exp_avg", "exp_avg_sq"} | ({"max_exp_avg_sq"} if group.get("amsgrad") else set())
@@ -164,6 +199,8 @@ class Adam(OnePass, torch.optim.Adam):
     def _begin(self, param: Tensor, group: dict[str, Any]) -> tuple[dict[str, Tensor], bool]:
         if self.state.get(param):
             return {}, True
+        if "state_format" in group:
+            return begin(param, group["state_format"]), True
         step = torch.zeros((), dtype=torch.float32, device=param.device if group["capturable"] else "cpu")
         names = ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else []))
         moments = {name: torch.zeros_like(param, memory_format=torch.preserve_format) for name in names}
@@ -173,5 +210,5 @@ class Adam(OnePass, torch.optim.Adam):
         for group in self.param_groups:
             for param in group["params"]:
                 state = self.state.get(param)
-                if state and not self._needed_state(group) <= state.keys() and not state.get("step"):
+                if state and not self._needed_state(group) <= told(state) and not state.get("step"):
                     state.clear()

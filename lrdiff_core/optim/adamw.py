@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from lrdiff_core.optim.adam import Adam
 
@@ -10,7 +12,7 @@ __all__ = ["AdamW"]
 
 
 class AdamW(Adam, torch.optim.AdamW):
-    r"""AdamW: same arguments, options, state and results as :class:`torch.optim.AdamW`, one pass for all rates.
+    r"""AdamW: arguments, options, state and results of :class:`torch.optim.AdamW`, one pass for all rates.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
@@ -28,11 +30,13 @@ class AdamW(Adam, torch.optim.AdamW):
         maximize: ascends.
         capturable: keeps the step on the device, so that a CUDA graph can hold it.
         differentiable: stepped by PyTorch's own implementation.
+        state_format: what the moments are kept in, see :class:`~lrdiff_core.optim.Adam`.
 
     State, for each parameter: as :class:`~lrdiff_core.optim.Adam`.
 
     Raises:
         ValueError: an option out of its interval (torch's own checks).
+        OptimizerError: a ``state_format`` that is unknown, or that these parameters or options cannot have.
 
     Example:
         >>> import torch
@@ -48,3 +52,25 @@ class AdamW(Adam, torch.optim.AdamW):
     """
 
     _torch_class = torch.optim.AdamW
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_format: str | None = None,
+    ) -> None:
+        self._state_format = state_format
+        torch.optim.AdamW.__init__(
+            self, params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, foreach=foreach,
+            capturable=capturable, differentiable=differentiable, fused=fused,
+        )  # fmt: skip

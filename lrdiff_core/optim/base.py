@@ -18,7 +18,9 @@ Which form a group's tensors get is a fixed rule (:meth:`OnePass.forms` tells wh
       (the rules of ``kernel_rule.py`` have no other form);
     * fused: CPU otherwise; float32 and float64, and bfloat16 and float16 for Adam and AdamW;
     * foreach: CUDA, Adam and AdamW; with ``capturable``, and for SGD, fused;
-    * triton: CUDA, Adam and AdamW, float32, with ``LRDIFF_TRITON=1`` in the environment.
+    * triton: CUDA, Adam and AdamW, float32, with ``LRDIFF_TRITON=1`` in the environment;
+    * a group with ``state_format`` (``formats/``): kernel, or plain operations where no compiler is; what neither takes
+      is refused.
 A rule that takes each number by itself can step memory in whatever order, as long as parameter, state and gradient
 share it. A gradient in another order (or a view that its memory does not tell: negated, ZeroTensor) is copied into the
 parameter's.
@@ -40,6 +42,7 @@ from torch.optim.optimizer import Optimizer
 
 from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim import kernel
+from lrdiff_core.optim.formats import state as formats
 from lrdiff_core.optim.guard import Guard
 from lrdiff_core.optim.loading import restore
 from lrdiff_core.optim.memory.layout import is_dense, is_lazy_view, is_usable, memory_span, ordered_alike
@@ -54,8 +57,10 @@ class OnePass(Preparable):
 
     _torch_class: ClassVar[type[Optimizer]]
     _fused_dtypes: ClassVar[frozenset[torch.dtype]]  # that torch's fused CPU kernel steps correctly
+    _state_format: str | None = None  # of groups that do not say, while they are added
     _kernel_alone: ClassVar[bool] = False  # only kernel.c has the rule; all else is torch's own step
     _cuda: ClassVar[bool] = True  # the pass has a form there
+    _has_formats: ClassVar[bool] = False
     _prepared: Prepared | None = None  # no part of the state: made anew after unpickling and deep copies
     _quick: Guard | None = None  # likewise
     _clipped: object | None = None  # what clipped.py prepared, likewise
@@ -125,6 +130,11 @@ class OnePass(Preparable):
 
     def _torch_step(self, closure: Callable[[], Any] | None = None) -> Any:
         """PyTorch's own step, without the wrapper that would run hooks a second time."""
+        if any("state_format" in group for group in self.param_groups):
+            raise OptimizerError(
+                "groups with state_format cannot be stepped under torch.compile, a gradient scaler or a dispatch mode",
+                help="step outside of it, or leave state_format out",
+            )
         step: Any = self._torch_class.step
         return (step.__wrapped__ if getattr(step, "hooked", False) else step)(self, closure)
 
@@ -144,6 +154,9 @@ class OnePass(Preparable):
 
     def _covered(self) -> list[int]:
         """The groups that get a form of ours, by the rule at the head of this file."""
+        for i, group in enumerate(self.param_groups):
+            if "state_format" in group:
+                formats.require(group, self.state, restore.label(group, i))
         covered = [i for i, group in enumerate(self.param_groups) if self._covers(group)]
         spans = sorted(
             (*memory_span(param), i)
@@ -158,10 +171,18 @@ class OnePass(Preparable):
                 shared |= {i, owner}
             if end > reach:
                 reach, owner = end, i
+        for i in shared:
+            if "state_format" in self.param_groups[i]:
+                raise OptimizerError(
+                    f"{restore.label(self.param_groups[i], i)} has state_format, and shares memory with others",
+                    help="leave state_format out of that group",
+                )
         return [i for i in covered if i not in shared]
 
     def _covers(self, group: dict[str, Any]) -> bool:
         """Whether nothing about the group itself asks for torch's own code."""
+        if "state_format" in group:
+            return True
         if any(group.get(name) is not None for name in ("foreach", "fused")) or group.get("differentiable"):
             return False
         if self._kernel_alone and (kernel.load() is None or group.get("capturable")):
@@ -215,7 +236,7 @@ class OnePass(Preparable):
             for position in group["params"]:
                 held = state_dict["state"].get(position)
                 if held:
-                    missing += sorted(self._needed_state(group) - set(held))
+                    missing += sorted(self._needed_state(group) - formats.told(held))
             if missing:
                 raise OptimizerError(
                     f"{restore.label(own, number)} was saved by another kind of optimizer: "
@@ -255,9 +276,9 @@ class OnePass(Preparable):
 
         By parameter name where both sides carry names (groups made from ``named_parameters()``), whatever the
         grouping; by position otherwise, as torch does. Rates held as tensors stay the same objects; ``foreach`` and
-        ``fused`` stay as this optimizer has them. Settings are the checkpoint's, as in torch; where they replace those
-        of a plan, an :class:`~lrdiff_core.errors.OptimizerWarning` says so, and
-        :func:`~lrdiff_core.optim.load_state_only` keeps the plan's.
+        ``fused`` stay as this optimizer has them, and ``state_format``, to which state is converted. Settings are the
+        checkpoint's, as in torch; where they replace those of a plan, an :class:`~lrdiff_core.errors.OptimizerWarning`
+        says so, and :func:`~lrdiff_core.optim.load_state_only` keeps the plan's.
 
         Args:
             state_dict: what ``state_dict()`` returned.
@@ -267,7 +288,26 @@ class OnePass(Preparable):
                 groups, or the state of another kind of optimizer.
             ValueError: (by position) the groups differ in number or size.
         """
-        restore.load(self, super().load_state_dict, state_dict)
+        formats.settle(self, restore.load(self, super().load_state_dict, state_dict))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, as torch does; refuses a ``state_format`` that the class or its tensors cannot have."""
+        if self._state_format is not None:
+            self.defaults["state_format"] = self._state_format
+        super().add_param_group(param_group)
+        if param_group.get("state_format") is None:
+            param_group.pop("state_format", None)
+            return
+        number = len(self.param_groups) - 1
+        try:
+            if not self._has_formats:
+                raise OptimizerError(
+                    f"{type(self).__name__} has no state_format", help="use Adam or AdamW, or leave state_format out"
+                )
+            formats.check(param_group, restore.label(param_group, number))
+        except OptimizerError:
+            self.param_groups.pop()
+            raise
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

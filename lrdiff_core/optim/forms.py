@@ -108,15 +108,33 @@ class Form(Protocol):
 
 
 class KernelForm(Form):
-    """One call of the compiled kernel: a table of pointers, filled once; each step brings the gradients' pointers."""
+    """One call of the compiled kernel: a table of pointers, filled once; each step brings the gradients' pointers.
 
-    def __init__(self, tensors: Tensors, update: Update, settings: Sequence[Setting], symbol: str) -> None:
+    Args:
+        tensors, update, settings: what is stepped.
+        symbol: the function.
+        buffers: of the state; left out, the update's.
+        unit: numbers that no piece divides.
+        formats: how numbers are kept, for ``states.h``.
+    """
+
+    def __init__(
+        self,
+        tensors: Tensors,
+        update: Update,
+        settings: Sequence[Setting],
+        symbol: str,
+        *,
+        buffers: Sequence[str] | None = None,
+        unit: int = 1,
+        formats: ctypes.Structure | None = None,
+    ) -> None:
         library = kernel.load()
         assert library is not None, "the kernel form is chosen only where the kernel loads"
         count = len(tensors.params)
-        sizes = [p.numel() for p in tensors.params]
-        whole = update.whole_pieces
-        offsets = [0, *accumulate(-(-size // PIECE) * PIECE if whole else size for size in sizes)]
+        sizes = [param.numel() for param in tensors.params]
+        unit = PIECE if update.whole_pieces else unit
+        offsets = [0, *accumulate(-(-size // unit) * unit for size in sizes)]
         self._update = update
         self._tensors = tensors
         self._call = getattr(library, symbol)
@@ -129,7 +147,7 @@ class KernelForm(Form):
             "grad": self._grad,
             **{
                 place: _pointers(state.get(name) or [], count)
-                for place, name in zip(("first", "second", "largest"), update.buffers, strict=True)
+                for place, name in zip(("first", "second", "largest"), buffers or update.buffers, strict=False)
             },
             **{
                 place: _pointers(state.get(name) or [], count)
@@ -141,11 +159,14 @@ class KernelForm(Form):
             "flags": (ctypes.c_int32 * len(settings))(*[update.flags(update.setting(*s)) for s in settings]),
             "scalars": (ctypes.c_float * (kernel.SCALARS * count))(),
             "size": (ctypes.c_int64 * count)(*sizes),
-            "partial": (ctypes.c_double * (2 * offsets[-1] // PIECE if whole else 0))(),
+            "partial": (ctypes.c_double * (2 * offsets[-1] // PIECE if update.whole_pieces else 0))(),
             **self._columns,
         }
         addresses = {name: ctypes.addressof(array) for name, array in self._arrays.items()}
-        self._table = kernel.Table(count=count, threads=1, piece=PIECE, **addresses)
+        if formats is not None:
+            self._formats = formats
+            addresses["formats"] = ctypes.addressof(formats)
+        self._table = kernel.Table(count=count, threads=1, piece=-(-PIECE // unit) * unit, **addresses)
         self._address = ctypes.addressof(self._table)
         self.tune(settings, columns_of(update, settings))
 

@@ -531,6 +531,7 @@ bool fill(Content &c, PyObject *kept) {
         std::memcpy(&p.counter, &impl->version_counter(), sizeof p.counter);
         p.keys = impl->key_set(), p.grad_keys = g->key_set();
         p.kind = Py_TYPE(p.held.object);
+        if (k == 1) c.dtype = impl->dtype(); /* of all */
         p.rank = impl->dim(), p.layout = c.layouts.size();
         for (const auto &numbers : {impl->sizes(), impl->strides(), g->strides()})
             c.layouts.insert(c.layouts.end(), numbers.begin(), numbers.end());

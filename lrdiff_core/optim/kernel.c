@@ -45,6 +45,7 @@ typedef struct {
     double *partial;         /* [pieces] scratch */
     double *norm;            /* [settings] */
     const float *factor;     /* [settings] gradients are multiplied by it; in a step NULL where they are taken as they are */
+    const void *formats;     /* how numbers are kept, for formats/states.h */
 } Table;
 
 enum { DECOUPLED = 1, AMSGRAD = 2, MAXIMIZE = 4, NESTEROV = 8, CLIPPED = 16 /* set where a factor is not one */, CENTERED = 32 };
@@ -234,8 +235,8 @@ static void adam_rule(const Table *t, int64_t j, int64_t from, int64_t to) {
 #undef CASE
 }
 
-/* Every step returns 0: it was taken (see lrdiff_clipped). */
-int lrdiff_adam(const Table *t) {
+/* Counts a step of every tensor, and writes down what it multiplies by. */
+static void adam_scalars(const Table *t) {
     int32_t last = -1;
     float counted = 0;
     for (int64_t j = 0; j < t->count; j++) {
@@ -256,6 +257,11 @@ int lrdiff_adam(const Table *t) {
         s[5] = (float)sqrt(1.0 - pow(beta2, (double)step));
         s[6] = (float)t->eps[k];
     }
+}
+
+/* Every step returns 0: it was taken (see lrdiff_clipped). */
+int lrdiff_adam(const Table *t) {
+    adam_scalars(t);
     every(t, adam_rule);
     return 0;
 }
@@ -402,6 +408,7 @@ void lrdiff_scale(const Table *t) { every(t, scale_rule); }
 #include "rules/nadam.h"
 #include "rules/radam.h"
 #include "rules/schedule_free.h"
+#include "formats/states.h"
 
 typedef struct {
     const Table *measured, *stepped; /* the same gradients */

@@ -1,10 +1,10 @@
 """The compiled CPU kernel, called by pointer: brought by the wheel, or built once by the C compiler that is here.
 
-``kernel.c`` knows nothing of Python or PyTorch, so it compiles in well under a second and fits every torch version.
-A wheel for a platform brings it built for several kinds of processors (``compiled.py``). Where it does not, or with
-``LRDIFF_KERNEL=compile`` in the environment, the compiler builds it for this processor, into the user's cache. Without
-a compiler, or with ``LRDIFF_KERNEL=0``, :func:`load` returns ``None`` and the optimizers use PyTorch's fused kernels
-instead: same results to the last bits, more time with many distinct rates.
+``kernel.c``, with the files that it includes, knows nothing of Python or PyTorch, so it compiles in well under a second
+and fits every torch version. A wheel for a platform brings it built for several kinds of processors (``compiled.py``).
+Where it does not, or with ``LRDIFF_KERNEL=compile`` in the environment, the compiler builds it for this processor, into
+the user's cache. Without a compiler, or with ``LRDIFF_KERNEL=0``, :func:`load` returns ``None`` and the optimizers use
+PyTorch's fused kernels instead: same results to the last bits, more time with many distinct rates.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Table(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in NUMBERS),
         *((name, ctypes.c_void_p) for name in ("offset", "setting", "fresh", "flags")),
         *((name, ctypes.c_void_p) for name in (*COLUMNS, "scalars")),
-        *((name, ctypes.c_void_p) for name in ("size", "partial", "norm", "factor")),
+        *((name, ctypes.c_void_p) for name in ("size", "partial", "norm", "factor", "formats")),
     ]
 
 
@@ -116,7 +116,7 @@ def attempt() -> tuple[ctypes.CDLL | None, str | None]:
 
 def _link(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    for name in (*RULES, "scale", "clipped"):
+    for name in (*RULES, "adam_formats", "scale", "clipped"):
         function = getattr(library, f"lrdiff_{name}")
         function.argtypes, function.restype = (ctypes.c_void_p,), None
     library.lrdiff_norm.argtypes, library.lrdiff_norm.restype = (ctypes.c_void_p, ctypes.c_int), None

@@ -95,6 +95,8 @@ class MuonAdamW(AdamW):
     https://arxiv.org/abs/2502.16982
     """
 
+    _has_formats = False
+
     def __init__(
         self,
         params: Any,

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from lrdiff_core.optim import guard, kernel
+from lrdiff_core.optim.formats.form import form_in
 from lrdiff_core.optim.forms import (
     Columns,
     ForeachForm,
@@ -85,6 +86,7 @@ class Prepared:
         columns = columns_of(update, self.settings) if groups else None
         self.structure = () if columns is None else update.structure(columns)
         self.floating = columns is not None and self._can_move(columns)
+        self.formats = [group.get("state_format") for group in groups]
         self.ids = list(map(id, chain.from_iterable(map(_params, groups))))
         owners, state, group, fresh = [], [], [], []
         self.unfilled: dict[Tensor, dict[str, Tensor]] = {}
@@ -133,15 +135,19 @@ class Prepared:
 
     def _forms(self, symbol: str, settings: list[Setting]) -> list[tuple[str, Form, list[int] | None]]:
         """Name, form and positions (None: all in order) of each set of tensors that runs together."""
-        chosen: dict[tuple[str, torch.device, torch.dtype], list[int]] = {}
-        for i, param in enumerate(self.params):
+        chosen: dict[tuple[str, torch.device, torch.dtype, str | None], list[int]] = {}
+        for i, (param, group) in enumerate(zip(self.params, self.tensors.group, strict=True)):
             state = {name: values[i] for name, values in self.tensors.state.items() if values[i] is not None}
-            chosen.setdefault((_form_of(param, state), param.device, param.dtype), []).append(i)
+            kept = self.formats[group]
+            name = _form_of(param, state) if kept is None else ""
+            chosen.setdefault((name, param.device, param.dtype, kept), []).append(i)
         forms: list[tuple[str, Form, list[int] | None]] = []
-        for (name, _, _), positions in chosen.items():
+        for (name, _, _, kept), positions in chosen.items():
             part = self.tensors.part(positions)
             form: Form
-            if name == "kernel":
+            if kept is not None:
+                name, form = form_in(kept, part, self._update, settings, symbol)
+            elif name == "kernel":
                 form = KernelForm(part, self._update, settings, symbol)
             elif name == "triton":
                 from lrdiff_core.optim.triton_adam import TritonForm

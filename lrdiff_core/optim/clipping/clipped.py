@@ -163,6 +163,8 @@ def _job_of(optimizer: OnePass, by: str) -> OnePassClip | None:
     # The norm of a sharded gradient is a sum over processes: torch's functions make it.
     if not isinstance(form, KernelForm) or not prepared.params or prepared.sharded is not None:
         return None
+    if prepared.params[0].dtype is not torch.float32:  # of bfloat16 gradients, too
+        return None
     counts = [0] * len(optimizer.param_groups)
     for group in prepared.tensors.group:
         counts[group] += 1

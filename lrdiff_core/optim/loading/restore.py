@@ -20,12 +20,13 @@ __all__ = ["aligned_twins", "by_name", "label", "load", "names_of", "shown"]
 Groups = Sequence[Mapping[str, Any]]
 
 _IMPLEMENTATION = ("foreach", "fused")  # what runs, not what is computed
-_OWN = ("lr", "name", "param_names", *_IMPLEMENTATION)  # what a group keeps; of the rate, the tensor that holds it
+# What a group keeps; of the rate, the tensor that holds it.
+_OWN = ("lr", "name", "param_names", "state_format", *_IMPLEMENTATION)
 _SHOWN = 5  # names listed in a message before it only counts
 SAME_RATIO = 1e-6  # float32 rates that one scheduler moved agree to this
 
 
-def load(optimizer: Any, load_by_position: Callable[[Any], None], state_dict: Mapping[str, Any]) -> None:
+def load(optimizer: Any, load_by_position: Callable[[Any], None], state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Loads by name where both sides have names, else by position; keeps the tensor objects that hold rates.
 
     ``foreach`` and ``fused`` stay as they are, too: they say what runs and not what is computed, and a checkpoint of
@@ -36,6 +37,9 @@ def load(optimizer: Any, load_by_position: Callable[[Any], None], state_dict: Ma
         optimizer: receives the state.
         load_by_position: torch's own ``load_state_dict``, bound.
         state_dict: what ``state_dict()`` of this or torch's class returned.
+
+    Returns:
+        The state dict as torch got it, after all hooks.
 
     Raises:
         OptimizerError: names that are missing or left over, options that differ within one of our groups, or the
@@ -58,12 +62,14 @@ def load(optimizer: Any, load_by_position: Callable[[Any], None], state_dict: Ma
         hook.remove()
     for group, own in zip(optimizer.param_groups, held, strict=True):
         rate, loaded = own.pop("lr"), group["lr"]
+        group.pop("state_format", None)
         group.update(own)
         if isinstance(rate, Tensor):
             rate.detach().copy_(loaded) if isinstance(loaded, Tensor) else rate.detach().fill_(loaded)
             group["lr"] = rate
     _keep_counters(optimizer, accepted[-1])
     _warn_of_other_settings(optimizer.param_groups, before, same_groups=same_groups)
+    return accepted[-1]
 
 
 def _keep_counters(optimizer: Any, accepted: Mapping[str, Any]) -> None:
@@ -184,7 +190,7 @@ def _regrouped(
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key not in ("params", "param_names", "name")}
+    return {key: value for key, value in group.items() if key not in ("params", "param_names", "name", "state_format")}
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from lrdiff_core.errors import OptimizerError
+from lrdiff_core.optim.formats.state import told
 from lrdiff_core.optim.loading.restore import aligned_twins, names_of, shown
 from lrdiff_core.rates.names import canonical_name
 from lrdiff_core.text import count
@@ -21,6 +22,7 @@ LIKE_THE_PARAMETER = frozenset(
     (
         *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer"),
         *("square_avg", "grad_avg", "acc_delta", "sum", "ax", "prev", "step_size", "z"),
+        *("param_low", "exp_avg_codes", "exp_avg_sq_codes"),
     )
 )
 # Not reported as kept: labels, what a scheduler notes, and what says how a step is run.
@@ -230,7 +232,7 @@ def _misfit(optimizer: Any, group: Mapping[str, Any], param: Tensor, state: Mapp
         if not alike:
             return f"saved with the shape {list(value.shape)}, here {list(param.shape)}"
     needed = optimizer._needed_state(group) if hasattr(optimizer, "_needed_state") else optimizer.state.get(param, {})
-    missing = sorted(set(needed) - set(state))
+    missing = sorted(set(needed) - told(state))
     if missing:
         return f"saved by another kind of optimizer, without {shown(missing)}"
     return None

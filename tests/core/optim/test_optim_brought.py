@@ -16,6 +16,7 @@ from optim_pairs import feed, make, params_of
 
 from lrdiff_core import compiled
 from lrdiff_core.optim import SGD, AdamW, kernel
+from lrdiff_core.optim.formats.state import FORMATS
 
 ROOT = Path(__file__).parents[3]
 RUNNABLE = [one for one in compiled.VARIANTS if platform.machine() in one.machines]
@@ -28,7 +29,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A place with the kernel's source and no libraries, an empty cache, a loader that has loaded nothing."""
     source = tmp_path / "kernel.c"
     shutil.copy(kernel._SOURCE, source)
-    shutil.copytree(kernel._SOURCE.parent / "rules", tmp_path / "rules")
+    for included in kernel._SOURCE.parent.glob("*/*.h"):
+        (tmp_path / included.parent.name).mkdir(exist_ok=True)
+        shutil.copy(included, tmp_path / included.parent.name)
     monkeypatch.setattr(kernel, "_SOURCE", source)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("LRDIFF_KERNEL", raising=False)
@@ -53,10 +56,16 @@ def trained() -> list[torch.Tensor]:
     seen: list[torch.Tensor] = []
     for kind, options in (
         (AdamW, {"amsgrad": True}),
+        *(
+            (AdamW, {"state_format": name, "dtype": dtype})
+            for name in FORMATS
+            for dtype in (torch.float32, torch.bfloat16)
+        ),
         (AdamW, {}),
         (SGD, {"momentum": 0.9, "nesterov": True, "lr": 0.1}),
     ):
-        optimizer = kind(make(), weight_decay=0.1, **options)  # type: ignore[operator]
+        options = {"dtype": torch.float32, **options}
+        optimizer = kind(make(dtype=options.pop("dtype")), weight_decay=0.1, **options)  # type: ignore[operator]
         for i in range(4):
             feed(params_of(optimizer), seed=i)
             optimizer.step()

@@ -1,0 +1,1 @@
+"""What ``state_format`` costs and gains: seconds and bytes (``cost``), and what is learnt (``study``)."""
