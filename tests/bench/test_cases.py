@@ -46,10 +46,26 @@ SLOW = {"compiled"}
 LONG = {"encoder", "lora_bert"}  # and of these not even that, but before a release
 
 
+def first_of_each_value(cases: list[Case]) -> set[str]:
+    """Cases that together have every value of every parameter of their families: the others combine these anew."""
+    chosen, seen = set(), set()
+    for case in cases:
+        values = {(case.name, *one) for one in case.parameters.items()} or {(case.name,)}
+        if values - seen:
+            chosen.add(case.label)
+            seen |= values
+    return chosen
+
+
+QUICK = first_of_each_value(EVERY_CASE)
+
+
 def marked(case) -> object:
-    slow = SLOW & {str(value) for value in case.parameters.values()} or case.name in ("export", "command_start")
-    marks = [pytest.mark.long if LONG & {str(value) for value in case.parameters.values()} else pytest.mark.slow]
-    return pytest.param(case, id=case.label, marks=marks if slow else [])
+    values = {str(value) for value in case.parameters.values()}
+    if LONG & values or case.label not in QUICK:
+        return pytest.param(case, id=case.label, marks=pytest.mark.long)
+    slow = SLOW & values or case.name in ("export", "command_start")
+    return pytest.param(case, id=case.label, marks=pytest.mark.slow if slow else [])
 
 
 def test_registry() -> None:

@@ -32,7 +32,11 @@ ONE_ROW = 0.011  # of accuracy: what rounding may turn over among 100 rows
 TINY: dict[str, Workload] = {}
 
 
-@pytest.fixture(params=NAMES)
+# The same code in another size, or beside another task, is for before a release.
+DEAR = {"lora-64", "lora-128", "width-128", "width-256", "width-512", "control-classes", "relearn-sgd"}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.long if name in DEAR else []) for name in NAMES])
 def tiny(request: pytest.FixtureRequest) -> Workload:
     """One object a workload, so that networks are pretrained and timed once."""
     if request.param not in TINY:
