@@ -3,6 +3,9 @@
 ``python -m benchmarks.tune_rates --out docs/results/tune.md`` counts both and writes the page: eight workloads, tuned
 free ratios by the protocol (448 trainings a search) against what tune finds in 56, on the same fresh seeds; and forty
 nulls, whose groups have no reason to differ. What is done is kept in ``--parts``, so a run that was stopped goes on.
+
+With ``--seeds-from 1000`` forty other nulls, on seeds of their own, are judged and nothing else is: their counts take
+the place of the page's last section. What a rule was made after seeing says little about it.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ WORKLOADS = ("seed-adam", "seed-sgd", "distortion", "relearn-adam", "control-cla
 SEARCHES, TUNINGS, FRESH = 2, 3, 60
 FROM = 900_000  # fresh seeds of this comparison: no study and no search has them
 NULLS = 40
+AGAIN = "## The same of other nulls"  # the section that a run with --seeds-from writes
 MOST = 100  # searches of a null's verdict
 Numbers = NDArray[np.float64]
 
@@ -235,23 +239,38 @@ def workload_row(name: str, parts: _Parts) -> dict[str, Any]:
     }
 
 
-def null_row(number: int, parts: _Parts) -> dict[str, Any]:
-    """One null: the answer, the verdict and its searches."""
+def null_row(number: int, parts: _Parts, seeds_from: int = 0) -> dict[str, Any]:
+    """One null: the answer, the verdict and its searches; other seeds have nulls of their own, too."""
 
     def judged() -> Any:
-        tuned = tune_rates(null(number), TuneOptions(most_searches=MOST))
+        tuned = tune_rates(null(number + seeds_from), TuneOptions(most_searches=MOST, seeds_from=seeds_from))
         if tuned.document is None:  # there are no two schemes to judge
             return {"answer": tuned.answer.word, "verdict": "the ratio found is 1", "searches": 0}
         gain = tuned.document["gain"]
         return {"answer": tuned.answer.word, "verdict": gain["verdict"], "searches": gain["searches"]}
 
-    return dict(parts.get(f"null {number}", judged)["is"])
+    return dict(parts.get(f"null {number}" + (f" from {seeds_from}" if seeds_from else ""), judged)["is"])
+
+
+def null_counts(nulls: Sequence[dict[str, Any]]) -> list[str]:
+    """The table of verdicts and the share of right answers."""
+    right = sum(one["answer"] == "one rate" for one in nulls)
+    lines = ["| | by formula | trained |", "| --- | ---: | ---: |"]
+    for word in dict.fromkeys(one["verdict"] for one in nulls):
+        counts = (str(sum(one["verdict"] == word for one in kind)) for kind in (nulls[::2], nulls[1::2]))
+        lines.append(f"| {word} | {' | '.join(counts)} |")
+    return [*lines, "", f"The answer is *one rate suffices* in {right} of {len(nulls)}.", ""]
+
+
+def again(nulls: Sequence[dict[str, Any]], command: str) -> str:
+    """The section about other nulls."""
+    about = "Workloads and seeds that no rule of `lrdiff tune` was made after seeing."
+    return "\n".join([AGAIN, "", f"Written by `{command}`. {about}", "", *null_counts(nulls)])
 
 
 def page(rows: Sequence[dict[str, Any]], nulls: Sequence[dict[str, Any]], command: str) -> str:
     """The page of results."""
     within = sum(row["gap"] <= 1.0 for row in rows)
-    right = sum(one["answer"] == "one rate" for one in nulls)
     lines = [
         "# Rates in 56 trainings, put to the test",
         "",
@@ -284,15 +303,8 @@ def page(rows: Sequence[dict[str, Any]], nulls: Sequence[dict[str, Any]], comman
         "trainings of a logistic regression whose features, all alike, chance has dealt into two groups. "
         f"Each is tuned, and what was found is judged, by {MOST} searches at most.",
         "",
-        "| | by formula | trained |",
-        "| --- | ---: | ---: |",
+        *null_counts(nulls),
     ]
-    words = list(dict.fromkeys(one["verdict"] for one in nulls))
-    kinds = (nulls[::2], nulls[1::2])
-    for word in words:
-        counts = (str(sum(one["verdict"] == word for one in kind)) for kind in kinds)
-        lines.append(f"| {word} | {' | '.join(counts)} |")
-    lines += ["", f"The answer is *one rate suffices* in {right} of {len(nulls)}.", ""]
     return "\n".join(lines)
 
 
@@ -301,17 +313,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tune_rates", description=__doc__)
     parser.add_argument("--out", type=Path, help="the page to write")
     parser.add_argument("--parts", type=Path, default=Path("build", "tune-parts.jsonl"), help="what is done already")
+    parser.add_argument("--seeds-from", type=int, default=0, metavar="N", help="other nulls, and nothing else; even")
     given = parser.parse_args(arguments)
+    if given.seeds_from % 2 or given.seeds_from < 0:
+        parser.error("--seeds-from: write an even number from 0 up, so that every other null is one by formula")
     import torch
 
     torch.set_num_threads(1)
     parts = _Parts(given.parts)
-    nulls = [null_row(number, parts) for number in range(NULLS)]
-    rows = [workload_row(name, parts) for name in WORKLOADS]
-    text = page(rows, nulls, "python -m benchmarks.tune_rates --out docs/results/tune.md")
+    nulls = [null_row(number, parts, given.seeds_from) for number in range(NULLS)]
+    rows = [] if given.seeds_from else [workload_row(name, parts) for name in WORKLOADS]
+    written = given.out.read_text(encoding="utf-8") if given.out is not None and given.out.is_file() else ""
+    first, _, others = written.partition(AGAIN)
+    command = "python -m benchmarks.tune_rates --out docs/results/tune.md"
+    if given.seeds_from:
+        text = again(nulls, f"{command} --seeds-from {given.seeds_from}")
+        whole = f"{first.rstrip()}\n\n{text}".lstrip()
+    else:
+        text = page(rows, nulls, command)
+        whole = f"{text}\n{AGAIN}{others}" if others else text
     print(text)
     if given.out is not None:
-        write_text(given.out, text)
+        write_text(given.out, whole)
     within = sum(row["gap"] <= 1.0 for row in rows)
     right = sum(one["answer"] == "one rate" for one in nulls)
     return int(within < 0.75 * len(rows) or right < 0.95 * len(nulls))

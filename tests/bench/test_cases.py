@@ -261,3 +261,19 @@ def test_a_measuring_process_imports_the_module_of_its_case_and_no_other(tmp_pat
         pytest.raises(InputError, match="no case 'planted' in __main__\nhelp: .* a file that can be imported"),
     ):
         process.start(replace(case, module="__main__"), Effort.quick())
+
+
+def test_an_optimizer_that_takes_the_gradients_away_is_not_timed(monkeypatch) -> None:
+    from lrdiff_bench.measure.cases import optimizer_step
+
+    class Greedy(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            self.zero_grad()
+
+    greedy = optimizer_step.Implementation(label="greedy", make=lambda name, groups: Greedy(groups))
+    monkeypatch.setitem(optimizer_step.IMPLEMENTATIONS, "fused", greedy)
+    options = {"shapes": "mlp", "optimizer": "sgd", "implementation": "fused", "rates": 1}
+    with pytest.raises(RuntimeError, match="greedy takes the gradients away: a second step would have none"):
+        find_case("optimizer_step", **options, caches="hot").factory()
+    find_case("optimizer_step", **options, caches="cold").factory()  # each step has gradients of its own

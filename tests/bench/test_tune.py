@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -172,6 +173,33 @@ def test_the_page_of_results_counts_what_its_bars_ask_for():
     assert "| `x` | accuracy | 0.9000 | 0.8900 | +1.01 | 1.0 | 12 |" in page
     assert "| HELPS | 0 | 1 |" in page
     assert "*one rate suffices* in 39 of 40" in page
+
+
+def test_other_nulls_have_other_seeds_and_a_section_of_their_own(tmp_path, monkeypatch):
+    judged = []
+
+    def fake(workload, options):
+        judged.append((workload.name, options.seeds_from))
+        return SimpleNamespace(document=None, answer=SimpleNamespace(word="one rate"))
+
+    monkeypatch.setattr(tune_rates_benchmark, "tune_rates", fake)
+    monkeypatch.setattr(tune_rates_benchmark, "WORKLOADS", ())
+    out, where = tmp_path / "page.md", ["--out", str(tmp_path / "page.md"), "--parts", str(tmp_path / "parts.jsonl")]
+    assert tune_rates_benchmark.main(where) == 0
+    first = out.read_text()
+    assert tune_rates_benchmark.main([*where, "--seeds-from", "1000"]) == 0
+    both = out.read_text()
+    assert both.startswith(first.rstrip())
+    assert both.count("*one rate suffices* in 40 of 40") == 2
+    assert "--seeds-from 1000`" in both
+    for again in ([], ["--seeds-from", "1000"]):  # each keeps what the other wrote
+        assert tune_rates_benchmark.main([*where, *again]) == 0
+        assert out.read_text() == both
+    assert len(judged) == len(set(judged)) == 80  # and judges nothing twice
+    assert judged[0] == ("formula-0", 0)
+    assert judged[40:42] == [("formula-1000", 1000), ("halves-1001", 1000)]
+    with pytest.raises(SystemExit):
+        tune_rates_benchmark.main([*where, "--seeds-from", "7"])
 
 
 def test_the_scheme_that_is_searched_is_the_workloads_own_where_it_frees_all_but_one():

@@ -106,6 +106,8 @@ def _from(module: str, kind: str, name: str, groups: Groups) -> torch.optim.Opti
     import importlib
 
     made: torch.optim.Optimizer = getattr(importlib.import_module(module), kind)(groups)
+    if hasattr(made, "consume_grad"):  # heavyball's: gradients stay where they are, as with all the others
+        made.consume_grad = False
     return made
 
 
@@ -259,6 +261,8 @@ def optimizer_step(
     made = how.make(optimizer, groups)
     with how.context():
         made.step()  # makes the state, and what is kept for the next steps
+    if before is None and any(p.grad is None for group in made.param_groups for p in group["params"]):
+        raise RuntimeError(f"{how.label} takes the gradients away: a second step would have none")
     step: Callable[[], object] = made.step if how.step is None else how.step(made)
     if how.compiled:
         step = torch.compile(step)
