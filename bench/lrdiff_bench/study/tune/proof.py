@@ -131,14 +131,14 @@ def _python(workload: Workload, named: Mapping[str, float]) -> str:
     name = OPTIMIZERS[getattr(workload, "optimizer", "adam")].kind
     momentum = getattr(workload, "momentum", 0.0)
     more = f", momentum={momentum:g}" if momentum else ""
-    imported, made = f"from lrdiff_core.optim import {name}", f"optimizer = {name}(plan.groups(){more})"
+    made = f"optimizer = optim.{name}(plan.groups(){more})"
     values = list(dict.fromkeys(named.values()))
     if len(values) == 1:
         plan = f"plan = param_groups(model, lr={values[0]:g})"
-        return f"from lrdiff_core import param_groups\n{imported}\n{plan}\n{made}"
+        return f"from lrdiff_core import optim, param_groups\n{plan}\n{made}"
     rules = ", ".join(f"Rule({_match(one)}, lr={rate:g})" for one, rate in named.items())
     plan = f"plan = param_groups(model, lr={values[0]:g}, rules=[{rules}])"
-    return f"from lrdiff_core import Rule, param_groups\n{imported}\n{plan}\n{made}"
+    return f"from lrdiff_core import Rule, optim, param_groups\n{plan}\n{made}"
 
 
 def _match(pattern: str) -> str:
