@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from lrdiff_bench.report.json import json_ready
+from lrdiff_bench.system import run_folder
 from lrdiff_bench.system.ownership import OWNER
 from lrdiff_bench.system.run_folder import RunFolder, new_run_folder, read_summary
 from lrdiff_core.errors import CheckpointError, InputError
@@ -82,6 +84,28 @@ def test_an_interrupt_right_after_the_rename_leaves_no_sign_of_an_owner(tmp_path
         (folder.path / "summary.json").write_text("{}")
     assert (tmp_path / "run" / "summary.json").is_file()
     assert not list(tmp_path.rglob(OWNER))
+
+
+def test_what_is_being_removed_is_not_put_back_while_another_run_is_between_its_renames(tmp_path, monkeypatch):
+    make_run(tmp_path / "a", "old")
+    rmtree, seen = shutil.rmtree, []
+
+    def in_the_middle(folder, **options):
+        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        (folder / "summary.json").unlink()  # half of the old run is gone
+        (folder / "left.txt").write_text("")
+        (tmp_path / "a").rename(tmp_path / "elsewhere")  # a third process replaces the new one
+        run_folder._remove_left_overs(tmp_path / "a")
+        seen.append((tmp_path / "a").exists())
+        (tmp_path / "elsewhere").rename(tmp_path / "a")
+        rmtree(folder, **options)
+
+    with new_run_folder(tmp_path / "a") as folder:
+        (folder.path / "summary.json").write_text(json.dumps({**SUMMARY, "text": "new"}))
+        monkeypatch.setattr(shutil, "rmtree", in_the_middle)
+    assert seen == [False]
+    assert read_summary(tmp_path / "a")["text"] == "new"
+    assert names(tmp_path) == ["a"]
 
 
 def test_runs_that_end_at_once_leave_one_whole(tmp_path):

@@ -130,7 +130,7 @@ def new_run_folder(final: Path, *, overwrite: bool = True) -> Iterator[RunFolder
         if not folder.kept:
             shutil.rmtree(beside, ignore_errors=True)
         for above in missing:  # made for nothing, if nothing came of it
-            if above.is_dir() and not any(above.iterdir()):
+            with suppress(OSError):  # something lies there, now or always
                 above.rmdir()
 
 
@@ -277,7 +277,8 @@ def _looks_foreign(final: Path) -> bool:
 
 def _swap(beside: Path, final: Path) -> bool:
     """Put the folder in the place of the run that stands there; False where another process is writing that."""
-    # Two renames: a crash between them leaves both runs whole, the old one under its retired name.
+    # Two renames: a crash between them leaves both runs whole, the old one under its retired name, from which other
+    # processes put it back where nothing stands under the final one.
     retired = beside.with_suffix(".replaced")
     for _ in range(_ATTEMPTS):  # another run may put its folder there between any two of these lines; the last one wins
         with suppress(FileNotFoundError):
@@ -296,16 +297,24 @@ def _swap(beside: Path, final: Path) -> bool:
                 with suppress(OSError):
                     retired.rename(final)
                 raise InputError(f"cannot write {final}: {problem.strerror}", help="run again") from problem
-            shutil.rmtree(retired, ignore_errors=True)
+            _remove(retired)
         else:
-            shutil.rmtree(retired, ignore_errors=True)
+            _remove(retired)
             return True
     raise InputError(f"cannot write {final}: other runs keep writing it", help="give each run an --out of its own")
 
 
+def _remove(retired: Path) -> None:
+    """Remove a run that was replaced; under another name first, from which nobody puts back what is left of it."""
+    gone = retired.with_suffix(".removed")
+    with suppress(FileNotFoundError):  # put back just now: it stays
+        retired.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
 def _remove_left_overs(final: Path) -> None:
     """Remove what killed runs of the same name left behind, if nobody writes it any more; put back what is whole."""
-    pattern = re.compile(rf"\.{re.escape(final.name)}\.([-0-9a-f]+)\.(partial|replaced)")
+    pattern = re.compile(rf"\.{re.escape(final.name)}\.([-0-9a-f]+)\.(partial|replaced|removed)")
     for entry in sorted(final.parent.iterdir(), key=lambda entry: entry.suffix, reverse=True):  # the older run first
         found = pattern.fullmatch(entry.name)
         if found is None or _is_new(entry) or is_owned(entry) or is_owned(entry.with_suffix(".partial")):
