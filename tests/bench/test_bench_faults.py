@@ -20,6 +20,11 @@ from lrdiff_bench.measure.engine.suite import CaseRun, choose_cases, measure_cas
 from lrdiff_bench.system.machine import describe_machine
 from lrdiff_core.errors import ConfigError, DataError, UnavailableError
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 
 @pytest.fixture(scope="module")
 def record() -> Record:
@@ -48,6 +53,26 @@ def test_a_record_may_hold_what_only_unicode_takes_for_the_end_of_a_line(record:
     odd = record.model_copy(update={"facts": {"name": "one\u2028two\u0085three\x1c"}})
     store.append_record(tmp_path / "run.jsonl", odd)
     assert store.read_run(tmp_path / "run.jsonl") == [odd]
+
+
+@pytest.mark.skipif(resource is None, reason="limits of a process are POSIX")
+@pytest.mark.parametrize("most", [0, 300])
+def test_a_page_on_a_full_disk_is_an_error(record: Record, most: int, tmp_path: Path, capsys) -> None:
+    store.append_record(tmp_path / "20260103T000000Z-c.jsonl", record)
+    page, before = tmp_path / "pages" / "page.md", resource.getrlimit(resource.RLIMIT_FSIZE)
+    page.parent.mkdir()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        status = main(["bench", "show", "--to", str(page), "--from", str(tmp_path)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 2
+    error, help = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ")
+    assert "File too large" in error
+    assert help.startswith("help: ")
+    assert not page.exists()
+    assert not [file for file in page.parent.rglob("*") if file.name.startswith(".")]
 
 
 @pytest.mark.parametrize("name", ["latest~x", "latest~-1", "latest~1.5", "latest~²"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from contextlib import nullcontext
 from typing import Any
 
@@ -57,3 +58,39 @@ def test_as_one_of_torchs_steps(kind: str, own: dict[str, Any], lr: float, decay
             all(torch.allclose(a, b, rtol=1e-5, equal_nan=True) for a, b in zip(mine, other, strict=True))
             for other in theirs
         )
+
+
+NUMBERS = [math.inf, -math.inf, math.nan, 0.0, -0.0, -1.0, 1e-3, 0.1, 0.9, 1.0, 2.0, 1e20, 1e-45]
+CHOICES: dict[str, dict[str, list[Any]]] = {
+    "SGD": {"momentum": NUMBERS, "dampening": NUMBERS, "nesterov": [True, False]},
+    "Adam": {"betas": [(a, b) for a in NUMBERS for b in NUMBERS], "eps": NUMBERS, "amsgrad": [True, False]},
+    "AdamW": {"betas": [(a, b) for a in NUMBERS for b in NUMBERS], "eps": NUMBERS, "amsgrad": [True, False]},
+}
+
+
+def what_happens(kind: type[Optimizer], options: dict[str, Any]) -> list[Tensor] | type[Exception]:
+    try:
+        return outcome(kind, options)
+    except Exception as problem:  # noqa: BLE001 - whichever: it is compared
+        return type(problem)
+
+
+def alike(mine: list[Tensor] | type[Exception], other: list[Tensor] | type[Exception]) -> bool:
+    if isinstance(mine, type) or isinstance(other, type):
+        return isinstance(mine, type) and isinstance(other, type) and issubclass(mine, other)
+    return all(torch.allclose(a, b, rtol=1e-5, equal_nan=True) for a, b in zip(mine, other, strict=True))
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_whatever_the_setting_it_is_taken_or_refused_as_by_one_of_torchs_steps(kind: str) -> None:
+    """Settings that nobody would write, each with one or two of its options out of the usual."""
+    draw, refused = random.Random(0), 0
+    choices = {"lr": NUMBERS, "weight_decay": NUMBERS, "maximize": [True, False], **CHOICES[kind]}
+    for _ in range(60):
+        names = draw.sample(sorted(choices), draw.choice([1, 1, 2, 3]))
+        options = {"lr": 0.1, **{name: draw.choice(choices[name]) for name in names}}
+        theirs = [what_happens(PAIRS[kind][1], {**options, **way}) for way in ({"foreach": False}, {"fused": True})]
+        mine = what_happens(PAIRS[kind][0], options)
+        assert any(alike(mine, other) for other in theirs), options
+        refused += isinstance(mine, type)
+    assert 5 < refused < 55  # both were tried
