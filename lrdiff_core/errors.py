@@ -15,6 +15,7 @@
     └── CheckFailed            done, and a check did not hold                         1
 
     LrdiffWarning              done, and perhaps not what was meant
+    ├── MemoryWarning          memory ran out, and the same was done in smaller parts
     ├── OptimizerWarning       what an optimizer holds is no longer what a plan said
     └── RateWarning            something that a rate plan lets pass
 
@@ -41,6 +42,7 @@ __all__ = [
     "UnavailableError",
     "CheckFailed",
     "LrdiffWarning",
+    "MemoryWarning",
     "OptimizerWarning",
     "RateWarning",
     "warn",
@@ -130,6 +132,10 @@ class CheckFailed(LrdiffError):  # noqa: N818 - what failed is the thing that wa
 
 class LrdiffWarning(UserWarning):
     """Root of everything lrdiff warns of: something was done that may not be what was meant."""
+
+
+class MemoryWarning(LrdiffWarning):
+    """Memory ran out, and the same was done in smaller parts."""
 
 
 class OptimizerWarning(LrdiffWarning):

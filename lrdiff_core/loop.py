@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_core.devices import repeatable
+from lrdiff_core.memory import rows_in_parts, with_room
 from lrdiff_core.model import TabularNet
 from lrdiff_core.processes.group import ALONE, Processes, lost
 from lrdiff_core.schedules import Schedule
@@ -169,6 +170,9 @@ def fit(
         state: where to go on from, updated in place; left out, training begins.
         on_state: called after each epoch, with what :func:`~lrdiff_core.checkpoint.save_training` takes.
         processes: that train together, each its share of the rows of every step.
+
+    Raises:
+        ConfigError: there is not enough memory for a step; it says the batch size for which there is.
     """
     loss_of = loss_function(rows.table.task, rows.class_weight)
     # dynamic: the last, smaller batch must not compile the network a second time
@@ -179,14 +183,20 @@ def fit(
     own = f" of process {processes.rank}" if processes.rank else ""
     state = state or TrainingState(optimizer=optimizer, order=make_generator(seed, "order"), schedule=schedule)
 
+    def loss_of_first(inputs: Tensor, targets: Tensor, count: int) -> Tensor:
+        share = processes.share(count)
+        rows = slice(share.begin, share.end)
+        return loss_of(net.network(inputs[rows]), targets[rows])
+
     def one_epoch(epoch: int) -> None:
         with _dropping(net, derive_seed(seed, f"dropout {epoch}{own}")):
             for inputs, targets in _blocks(rows):
                 permutation = torch.randperm(len(inputs), generator=state.order).to(inputs.device)
-                train_epoch(
-                    network, optimizer, loss_of, inputs, targets, permutation.split(batch_size),
+                steps = partial(
+                    train_epoch, network, optimizer, loss_of, inputs, targets, permutation.split(batch_size),
                     schedule=state.schedule, processes=processes,
                 )  # fmt: skip
+                with_room(steps, optimizer=optimizer, rows=batch_size, loss_of=partial(loss_of_first, inputs, targets))
 
     def look(epoch: int) -> list[Observation]:
         return [evaluate(net, rows, part, epoch=epoch) for part in ("train", "validation")]
@@ -326,7 +336,8 @@ def train_epoch(
 def evaluate(net: TabularNet, rows: Prepared, part: str, *, epoch: int = 0) -> Observation:
     """Return loss and score of one split with the weights as they are, and nothing dropped out."""
     training = net.training
-    logits, target = net.eval().network(rows.inputs[part]), rows.targets[part]
+    logits = rows_in_parts(net.eval().network, rows.inputs[part], help="free memory; results are the same")
+    target = rows.targets[part]
     net.train(training)
     loss = loss_function(rows.table.task, rows.class_weight)(logits, target).item()
     if rows.table.task == "regression":

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lrdiff_core.data.table import RowStream
 from lrdiff_core.errors import DataError
+from lrdiff_core.memory import rows_in_parts
 from lrdiff_core.model import TabularNet
 
 __all__ = ["Moments", "fit_stream", "target_tensor", "training_blocks"]
@@ -104,7 +105,8 @@ def training_blocks(
     for features, targets, drawn in stream.batches():
         training = drawn < edges[0]
         with torch.no_grad():
-            inputs = net.preprocess(torch.from_numpy(features[training]).to(device))
+            rows = torch.from_numpy(features[training]).to(device)
+            inputs = rows_in_parts(net.preprocess, rows, help="free memory; results are the same")
             wanted = target_tensor(net, targets[training]).to(device)
         if left is not None:
             inputs, wanted = torch.cat([left[0], inputs]), torch.cat([left[1], wanted])

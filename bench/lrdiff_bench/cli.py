@@ -19,7 +19,15 @@ from lrdiff_bench.measure.foreign.options import add_ab_command
 from lrdiff_bench.measure.options import BenchGroup, add_bench_commands
 from lrdiff_bench.parity.options import add_parity_command
 from lrdiff_bench.rates.options import add_rates_commands
-from lrdiff_bench.report.errors import NOTHING_LEFT, Interrupted, WatchedOutput, print_error, way_on, write_out
+from lrdiff_bench.report.errors import (
+    NOTHING_LEFT,
+    Interrupted,
+    WatchedOutput,
+    notes_of_warnings,
+    print_error,
+    way_on,
+    write_out,
+)
 from lrdiff_bench.report.help import HELP_NAMES, JsonOption, WholeHelpGroup
 from lrdiff_bench.report.json import print_json
 from lrdiff_bench.run.options import add_run_commands
@@ -174,6 +182,11 @@ def _run_as_one_of(launch: Launch, given: list[str]) -> int:
 
 def _run(given: list[str]) -> int:
     debug = "--debug" in given
+    with notes_of_warnings():
+        return _run_command(given, debug)
+
+
+def _run_command(given: list[str], debug: bool) -> int:
     # typer carries its own copy of click's classes or shares click's, by version; this is its UsageError either way.
     usage_error: Any = typer.BadParameter.__mro__[1]
     try:
@@ -206,7 +219,9 @@ def _run(given: list[str]) -> int:
                 "set PYTHONUTF8=1, or write to a file with --out",
                 2,
             )
-        if isinstance(problem, MemoryError):
+        from lrdiff_core.memory import is_out_of_memory
+
+        if is_out_of_memory(problem):
             return print_error("there is not enough memory", "use fewer rows or columns, or smaller layers", 2)
         what = f"{type(problem).__name__}: {problem}"
         return print_error(

@@ -43,7 +43,8 @@ class PopulationOptions:
             compiler) and nothing compiled otherwise; True compiles or fails (other paths: ``torch.compile``); False
             compiles nothing.
         path: ``"kernel"``, ``"general"`` (any module that torch.func can call), or ``"auto"``.
-        tile: members trained at once; left out, as many as fit 256 MiB. It changes memory and time, not results.
+        tile: members trained at once; left out, as many as fit 256 MiB. It changes memory and time, not results;
+            where memory runs out it is halved.
         threads: None takes torch's number for the kernel, and one for the general path.
 
     Raises:

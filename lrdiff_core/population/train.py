@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lrdiff_core.devices import choose_device, repeatable
 from lrdiff_core.errors import ConfigError, RateError
+from lrdiff_core.memory import Halving
 from lrdiff_core.population import general_path, kernel_path
 from lrdiff_core.population.choice import kernel_layers
 from lrdiff_core.population.members import ModelFactory, build, hyperparameters, parameter_groups, seed_list
@@ -66,6 +68,8 @@ def train_population(
         DataError: rows that do not fit the task, the model or each other.
         UnavailableError: a device or compiler that was asked for is not here.
 
+    Where memory runs out, tiles are halved and training goes on, with a :class:`~lrdiff_core.errors.MemoryWarning`.
+
     Example:
         >>> from torch import nn
         >>> rows = torch.arange(8.0)[:, None]
@@ -98,7 +102,9 @@ def train_population(
         threads = settings.threads or (before if layers else 1)
         different = {id(part): part for part in rows.values()}  # seeds may share one set of rows
         placed = {key: part.to(where, settings.dtype) for key, part in different.items()}
-        for members in cut(seeds, settings, model, seeded, where, first_rows, kernel=layers is not None):
+
+        def train(members: Tensor, begin: int, end: int) -> None:
+            members = members[begin:end]
             tile = make_tile([seeds[i] for i in members.tolist()], own.take(members), rows, placed, seeded, settings)
             if layers is not None:
                 result = kernel_path.train_tile(tile, layers, group_of, threads=threads)
@@ -106,8 +112,12 @@ def train_population(
                 with repeatable(where, threads=threads):
                     result = general_path.train_tile(tile, model, group_of, where)
             results.put(members, result, tile)
-            if on_tile is not None:
-                on_tile(results.done, len(seeds))
+
+        halving = Halving("members", help="set tile to fewer members, or free memory; results are the same")
+        for members in cut(seeds, settings, model, seeded, where, first_rows, kernel=layers is not None):
+            for _ in halving.parts(len(members), partial(train, members)):
+                if on_tile is not None:
+                    on_tile(results.done, len(seeds))
     return results.population(table, seeds, names, data=first_rows, path="kernel" if layers else "general")
 
 

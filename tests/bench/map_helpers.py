@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import xarray
 
 from lrdiff_bench.maps import MapRequest, compute_map, make_plan, pool
 from lrdiff_bench.maps.plan import MapPlan
-from lrdiff_bench.maps.tiles import Job
+from lrdiff_bench.maps.tiles import Job, run_job
 from lrdiff_core import __version__
 
 # The network of the seed preset, so that the population kernel is compiled once for all tests.
@@ -102,6 +103,13 @@ def planted(
     )
     compute_map(plan, folder, workers=0)
     return xarray.open_zarr(folder / "map.zarr").load()
+
+
+def dies_of_many(job: Job, threads: int | None = None) -> dict[str, Any]:
+    """As :func:`run_job`, in a process that a system without memory ends where it is given more than two cells."""
+    if len(job.rates) > 2:
+        os._exit(137)
+    return run_job(job, threads)
 
 
 def same(one: xarray.Dataset, other: xarray.Dataset) -> bool:

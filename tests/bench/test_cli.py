@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from lrdiff_bench.cli import main
 from lrdiff_bench.study.settings import SchemeTable, StudySettings
 from lrdiff_bench.system.settings import gather
 from lrdiff_core.config import CompareConfig, RunConfig, make_config
+from lrdiff_core.errors import MemoryWarning, warn
 
 HEADER = "a,b,y\n"
 ROWS = "".join(f"{i % 7},{i % 5},{'yes' if (i % 7) > (i % 5) else 'no'}\n" for i in range(60))
@@ -360,6 +362,7 @@ def test_an_interrupt_leaves_nothing_and_ends_with_130(here, capsys, monkeypatch
         (OSError(28, "No space left on device"), 2, "No space left on device"),
         (PermissionError(13, "Permission denied", "rows.csv"), 2, "rows.csv: Permission denied"),
         (MemoryError(), 2, "there is not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), 2, "there is not enough memory"),
         (ZeroDivisionError("division by zero"), 1, "a fault in lrdiff, ZeroDivisionError: division by zero"),
     ],
 )
@@ -373,6 +376,19 @@ def test_what_nobody_expected_is_told_without_a_traceback(here, capsys, monkeypa
     assert error == f"error: {what}"
     assert help.startswith("help: ")
     assert not list(here.iterdir())
+
+
+def test_our_own_warnings_are_notes_of_one_line(here, capsys, monkeypatch):
+    def warns(*_, **__):
+        warnings.warn("of others", UserWarning, stacklevel=1)
+        warn("memory ran out", MemoryWarning, help="take fewer")
+        raise MemoryError
+
+    monkeypatch.setattr("lrdiff_core.loop.train", warns)
+    with pytest.warns(UserWarning, match="of others") as said:
+        assert main(["train", "--out", "run"]) == 2
+    assert [one.category for one in said] == [UserWarning]
+    assert capsys.readouterr().err.startswith("note: memory ran out; take fewer\nerror: there is not enough memory\n")
 
 
 def test_debug_shows_the_traceback(here):

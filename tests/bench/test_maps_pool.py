@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 import xarray
-from map_helpers import same, small, write_own
+from map_helpers import dies_of_many, same, small, write_own
 
-from lrdiff_bench.maps import MapRequest, compute_map, make_plan
+from lrdiff_bench.maps import MapRequest, compute_map, make_plan, pool
 from lrdiff_bench.maps.plan import MapPlan
 from lrdiff_bench.maps.pool import open_pool, run_tiles
 from lrdiff_bench.maps.tiles import Tile
@@ -135,6 +135,24 @@ def test_an_interrupt_ends_everything_without_a_traceback(held_map: tuple[Path, 
     ]
     assert "Traceback" not in err
     wait_until(lambda: not any(map(_runs, workers)), "the workers of an interrupted driver ended")
+
+
+@pytest.mark.long
+def test_tiles_of_which_workers_die_are_done_in_smaller_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Linux ends a process where there is no memory left: without a word."""
+    import dask
+
+    monkeypatch.setattr(pool, "run_job", dies_of_many)
+    said: list[str] = []
+    plan = make_plan(small())
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        compute_map(plan, tmp_path / "map", workers=1, tell=said.append)
+    monkeypatch.undo()
+    compute_map(plan, tmp_path / "undisturbed", workers=0)
+    one, other = (xarray.open_zarr(tmp_path / name / "map.zarr").load() for name in ("map", "undisturbed"))
+    assert same(one, other)
+    text = "workers died of 4 cells at once, perhaps for want of memory; going on with 2 at once"
+    assert [one for one in said if "silent" not in one] == [text]
 
 
 def _runs(pid: int) -> bool:

@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from map_helpers import small, write_own
 from lrdiff_bench.maps import make_plan, tiles
 from lrdiff_bench.maps.grid import Grid, parse_axis
 from lrdiff_bench.maps.plan import MapPlan
-from lrdiff_bench.maps.tiles import Tile, cut, run_job, train_cells
+from lrdiff_bench.maps.pool import _Parts
+from lrdiff_bench.maps.tiles import COLUMNS, Job, Tile, cut, run_job, train_cells
 from lrdiff_core import load_table, make_config, set_up, train
 from lrdiff_core.config import PRESETS
 from lrdiff_core.errors import CheckFailed
+from lrdiff_core.population import kernel_path
 
 
 @settings(deadline=None, max_examples=60)
@@ -177,3 +180,70 @@ def test_a_fingerprint_knows_rows_weights_and_settings() -> None:
         workload.fingerprint([0, 2]),
     ]
     assert len({first, *others}) == 5
+
+
+def many_cells(numbers: dict[int, int]) -> dict[Tile, Job]:
+    """Jobs of so many cells by the number of their tile; rates tell which cell is which."""
+    empty = np.zeros(0)
+    return {
+        Tile(number=number, kind="cells"): Job(
+            source="", fingerprint="", rates=np.stack([np.full(cells, number), np.arange(cells)], 1), columns={},
+            seeds=(0,), initial=empty, target=empty,
+        )
+        for number, cells in numbers.items()
+    }  # fmt: skip
+
+
+def test_a_tile_of_which_workers_die_is_halved_and_later_ones_are_cut_as_small() -> None:
+    jobs, said = many_cells({1: 7, 2: 1, 3: 5}), []
+    waiting: list[tuple[Any, Job]] = []
+    parts = _Parts(jobs, lambda part, job: waiting.append((part, job)), said.append)
+    one, two, three = jobs
+    parts.send(one)
+    parts.send(two)
+    whole: dict[int, dict[str, Any]] = {}
+    died: list[int] = []
+    blamed = False
+    while waiting:
+        part, job = waiting.pop()
+        if len(job.rates) > 2 or (part.tile == 2 and not blamed):  # the small one waited for the same worker
+            blamed = blamed or part.tile == 2
+            died.append(len(job.rates))
+            assert parts.halve(part)
+            continue
+        found: dict[str, Any] = {name: job.rates[:, 1:].astype(kind) for name, kind in COLUMNS.items()}
+        done = parts.add(part, found | {"path": "planted", "notes": ["a note"] if part.begin == 0 else []})
+        if done is not None:
+            whole[done[0].number] = done[1]
+            if done[0] == one:
+                parts.send(three)
+    assert died == [1, 7, 3, 3]  # two of three cells had been sent before the first of them failed
+    assert said == [
+        "workers died of 7 cells at once, perhaps for want of memory; going on with 3 at once",
+        "workers died of 3 cells at once, perhaps for want of memory; going on with 1 at once",
+    ]
+    for number, cells in ((1, 7), (2, 1), (3, 5)):
+        assert whole[number]["loss"][:, 0].tolist() == list(range(cells))
+        assert whole[number]["notes"] == ["a note"]
+    parts.send(two)
+    assert not parts.halve(waiting.pop()[0])  # one cell, and nothing larger is open
+
+
+def test_what_is_said_of_memory_goes_with_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, limit = kernel_path.train_tile, 3
+
+    def limited(tile: Any, *arguments: Any, **more: Any) -> Any:
+        if len(tile) > limit:
+            raise MemoryError
+        return real(tile, *arguments, **more)
+
+    plan = make_plan(small())
+    job = plan.job(plan.tiles[0], None)
+    whole = run_job(job)
+    if whole["path"] != "kernel":
+        pytest.skip("no kernel here, and the general path differs in the last bits")
+    assert whole["notes"] == []
+    monkeypatch.setattr(kernel_path, "train_tile", limited)
+    found = run_job(job)
+    assert found["notes"] == ["there is not enough memory for 6 members at once: 3 are done at once"]
+    assert all(np.array_equal(found[name], whole[name], equal_nan=name != "diverged") for name in COLUMNS)

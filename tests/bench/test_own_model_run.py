@@ -196,6 +196,17 @@ def sampled():
     return net(6, 4, 2), {"train": loader, "validation": rows, "test": rows}
 
 
+class Hungry(nn.Sequential):
+    def forward(self, rows):
+        if self.training and len(rows) > 5:
+            raise RuntimeError("[enforce fail at alloc.cpp:1] . DefaultCPUAllocator: can't allocate memory")
+        return super().forward(rows)
+
+
+def hungry():
+    return Hungry(*net(6, 4, 2)), {"train": TensorDataset(X, SIGN), "batch_size": 32}
+
+
 def three():
     return net(3, 8, 1)
 
@@ -252,6 +263,12 @@ def test_models_of_every_kind_are_trained(place, name, task, score):
     weights = again.setup.module.state_dict()
     assert all(torch.equal(weights[key], value) for key, value in once.setup.module.state_dict().items())
     assert json_ready(sections)
+
+
+def test_a_step_that_does_not_fit_the_memory_says_the_batch_to_use(place):
+    with pytest.raises(ConfigError, match="not enough memory for a step of 32 rows: DefaultCPUAllocator") as caught:
+        train_own(set_up_own(make_config({"model": "own_zoo:hungry", **QUICK})))
+    assert caught.value.help == "write batch_size = 4: a step of 4 rows fits here"
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,19 @@ tile to another, where a plain process pool ends with an error.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from lrdiff_bench.maps.tiles import Job, Tile, run_job
+import numpy as np
+
+from lrdiff_bench.maps.tiles import COLUMNS, Job, Tile, run_job
 from lrdiff_bench.system.cluster import Tasks, cluster_trouble, connect, disconnect, wait_for_workers
 from lrdiff_bench.system.machine import usable_cpus
 from lrdiff_core.errors import ConfigError
@@ -85,7 +89,7 @@ def run_tiles(
         pool: from :func:`open_pool`.
         jobs: what to do.
         done: called in this process with the tile and what :func:`run_job` returned.
-        tell: gets a line about a worker that gives no sign of life.
+        tell: gets a line about a worker that gives no sign of life, and about a tile of which workers died.
 
     Raises:
         LrdiffError: a tile cannot be trained.
@@ -108,16 +112,96 @@ def _run_on_cluster(
     run = uuid.uuid4().hex[:12]
     left = iter(jobs.items())
     tasks = Tasks(client, tell)
+    number = itertools.count()
+    parts = _Parts(jobs, lambda part, job: tasks.send(part, run_job, job, key=f"lrdiff-map-{run}-{next(number)}"), tell)
 
     def send(count: int) -> None:
-        for _, (tile, job) in zip(range(count), left, strict=False):
-            tasks.send(tile, run_job, job, key=f"lrdiff-map-{run}-{tile.number}")
+        for _, (tile, _job) in zip(range(count), left, strict=False):
+            parts.send(tile)
 
-    with cluster_trouble(what="whole tiles are kept", smaller="try a smaller --tile"):
+    with cluster_trouble(what="whole tiles are kept", smaller="give them more"):
         send(_ahead(client))
-        for tile, found in tasks.results():
-            done(tile, found)
+        for part, found in tasks.results(parts.halve):
+            whole = parts.add(part, found)
+            if whole is not None:
+                done(*whole)
             send(max(1, _ahead(client) - len(tasks)))
+
+
+class _Part(NamedTuple):
+    """Cells of a tile, [begin, end), that are one task."""
+
+    tile: int
+    begin: int
+    end: int
+
+    @property
+    def cells(self) -> int:
+        return self.end - self.begin
+
+
+class _Parts:
+    """Tiles as tasks, one each, until workers die of one: it is halved, and all that come later are cut as small.
+
+    A system that is out of memory ends the process that takes most of it, without a word.
+
+    Args:
+        jobs: of all tiles.
+        start: has a part done.
+        tell: gets a line when a tile is halved.
+    """
+
+    def __init__(
+        self, jobs: Mapping[Tile, Job], start: Callable[[_Part, Job], None], tell: Callable[[str], None] | None
+    ) -> None:
+        self._jobs = {tile.number: (tile, job) for tile, job in jobs.items()}
+        self._start, self._tell = start, tell or (lambda text: None)
+        self._most: int | None = None
+        self._open: set[_Part] = set()
+        self._found: dict[int, dict[int, dict[str, Any]]] = {}
+
+    def send(self, tile: Tile) -> None:
+        """Have a tile done."""
+        self._send(_Part(tile.number, 0, len(self._jobs[tile.number][1].rates)))
+
+    def _send(self, part: _Part) -> None:
+        job = self._jobs[part.tile][1]
+        step = self._most or part.cells
+        for begin in range(part.begin, part.end, step):
+            one = _Part(part.tile, begin, min(begin + step, part.end))
+            self._open.add(one)
+            self._start(one, replace(job, rates=job.rates[one.begin : one.end]))
+
+    def halve(self, part: _Part) -> bool:
+        """Have a part done in halves, or once more where it only waited for a worker that died of a larger one.
+
+        False where it is one cell, and nothing larger is open.
+        """
+        self._open.remove(part)
+        if part.cells >= max((one.cells for one in self._open), default=0):
+            if part.cells == 1:
+                return False
+            if self._most is None or self._most >= part.cells:
+                self._most = part.cells // 2
+                self._tell(
+                    f"workers died of {part.cells} cells at once, perhaps for want of memory; "
+                    f"going on with {self._most} at once"
+                )
+        self._send(part)
+        return True
+
+    def add(self, part: _Part, found: dict[str, Any]) -> tuple[Tile, dict[str, Any]] | None:
+        """Take what was found of a part; the whole tile as soon as it is there."""
+        self._open.discard(part)
+        tile, job = self._jobs[part.tile]
+        parts = self._found.setdefault(part.tile, {})
+        parts[part.begin] = found
+        if sum(len(one["loss"]) for one in parts.values()) < len(job.rates):
+            return None
+        del self._found[part.tile]
+        ordered = [parts[begin] for begin in sorted(parts)]
+        columns = {name: np.concatenate([one[name] for one in ordered]) for name in COLUMNS}
+        return tile, {**ordered[0], **columns, "notes": [note for one in ordered for note in one.get("notes", ())]}
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def compute_map(
         scheduler: address of a Dask cluster; None starts processes here.
         workers: processes to start; None takes one a processor, 0 trains in this process.
         on_tile: told of the progress.
-        tell: gets a line about a worker that gives no sign of life.
+        tell: gets a line about a worker that gives no sign of life, and about memory that ran out.
 
     Returns:
         Seconds that training took here, the start of processes not counted; None where nothing was trained.
@@ -76,8 +76,14 @@ def _train(
     if not left:
         return None
 
+    told: set[str] = set()
+
     def keep(tile: Tile, found: dict[str, Any]) -> None:
         _same_versions(found)
+        for note in found.get("notes", ()):
+            if tell is not None and note not in told:
+                told.add(note)
+                tell(f"note: {note}; the results are the same")
         held.write(tile, found)
         whole.add(tile.number)
         if on_tile is not None:

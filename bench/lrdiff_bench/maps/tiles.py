@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,7 @@ from lrdiff_bench.maps.source import Source
 from lrdiff_bench.maps.workload import DTYPES, MapWorkload
 from lrdiff_bench.system.factory import user_code
 from lrdiff_core import __version__
-from lrdiff_core.errors import CheckFailed
+from lrdiff_core.errors import CheckFailed, MemoryWarning
 from lrdiff_core.population import Population, PopulationOptions, train_population
 
 __all__ = ["COLUMNS", "Job", "Tile", "cut", "run_job", "train_cells"]
@@ -146,7 +148,8 @@ def run_job(job: Job, threads: int | None = None) -> dict[str, Any]:
         threads: of the population kernel; None takes those of the Dask worker that this runs in, or one.
 
     Returns:
-        The columns, [cells, seeds] each, and where they come from: ``path``, ``lrdiff``, ``torch``.
+        The columns, [cells, seeds] each, and where they come from: ``path``, ``lrdiff``, ``torch``; in ``notes`` lines
+        about memory that ran out.
 
     Raises:
         CheckFailed: the workload here is not the one of the map.
@@ -162,8 +165,23 @@ def run_job(job: Job, threads: int | None = None) -> dict[str, Any]:
                 f"weights, rows or settings differ ({here} for {job.fingerprint})",
                 help="give workers the same code and data, and start them again after a change",
             )
-        found, path = train_cells(workload, job, threads=threads or _own_threads())
-    return {**found, "path": path, "lrdiff": __version__, "torch": torch.__version__}
+        with _memory_notes() as notes:
+            found, path = train_cells(workload, job, threads=threads or _own_threads())
+    return {**found, "path": path, "lrdiff": __version__, "torch": torch.__version__, "notes": notes}
+
+
+@contextmanager
+def _memory_notes() -> Iterator[list[str]]:
+    """What is said of memory, to be told where the map is driven and not where a worker writes its log."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", MemoryWarning)
+        yield notes
+    for one in said:
+        if issubclass(one.category, MemoryWarning):
+            notes.append(str(one.message).partition("\n")[0])
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def train_cells(workload: MapWorkload, job: Job, *, threads: int = 1) -> tuple[dict[str, np.ndarray], str]:

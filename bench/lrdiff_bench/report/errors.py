@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from lrdiff_bench.report.json import print_json
+from lrdiff_core.errors import LrdiffWarning
 from lrdiff_core.text import visible
 
-__all__ = ["NOTHING_LEFT", "Interrupted", "WatchedOutput", "print_error", "way_on", "write_out"]
+__all__ = ["NOTHING_LEFT", "Interrupted", "WatchedOutput", "notes_of_warnings", "print_error", "way_on", "write_out"]
 
 NOTHING_LEFT = "nothing was left half-written"
 
@@ -51,6 +55,25 @@ def print_error(message: str, help: str, status: int = 1) -> int:
         error = {"message": message, "help": help, "status": status}
         print_json({"format": "lrdiff.error", "version": 1, "error": error})
     return status
+
+
+@contextmanager
+def notes_of_warnings() -> Iterator[None]:
+    """Write our own warnings as notes of one line, without the place in our code that Python adds."""
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, LrdiffWarning):
+            text, _, help = str(message).partition("\nhelp: ")
+            sys.stderr.write(f"note: {visible('; '.join(filter(None, (text, help))))}\n")
+        else:
+            before(message, category, *place, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def write_out(text: str, *, data: bool = False) -> None:

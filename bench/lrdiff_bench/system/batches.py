@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from lrdiff_bench.system.user_code import their_fault
 from lrdiff_core.errors import InputError
+from lrdiff_core.memory import is_out_of_memory
 
 __all__ = ["TARGET_KEYS", "Batch", "BlocksPart", "Part", "TensorPart", "as_batch", "as_part", "stacked"]
 
@@ -313,6 +314,8 @@ def _read(loader: Iterable[Any], source: str) -> Iterator[Batch]:
         except InputError:
             raise
         except Exception as problem:  # whatever the user's dataset raises
+            if is_out_of_memory(problem):
+                raise
             raise their_fault(f"the rows of {source}", problem) from problem
         yield as_batch(one, source)
 

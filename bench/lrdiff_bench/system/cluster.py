@@ -187,15 +187,27 @@ class Tasks:
         self._labels[future.key], self._futures[future.key] = label, future
         self._going.add(future)
 
-    def results(self) -> Iterator[tuple[Any, Any]]:
-        """Each label with its result, until none is open; more may be sent meanwhile."""
+    def results(self, halve: Callable[[Any], bool] | None = None) -> Iterator[tuple[Any, Any]]:
+        """Each label with its result, until none is open; more may be sent meanwhile.
+
+        Args:
+            halve: called with a label that workers died of again and again; True: it has sent others in its place.
+        """
+        from distributed.scheduler import KilledWorker
+
         while self._again:
             future = self._next()
             label = self._labels.pop(future.key)
             self._futures.pop(future.key)
             if label not in self._again:
                 continue  # another worker was faster
-            result = future.result()
+            try:
+                result = future.result()
+            except KilledWorker:
+                if halve is None or not halve(label):
+                    raise
+                del self._again[label]
+                continue
             del self._again[label], future  # the cluster forgets the result
             for key in [key for key, other in self._labels.items() if other == label]:
                 self._futures[key].cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from lrdiff_bench.system.user_code import their_fault, user_code
 from lrdiff_core.devices import torch_threads
 from lrdiff_core.errors import LrdiffError
 from lrdiff_core.loop import Observation, TrainingState, run_epochs, seen_by_all
+from lrdiff_core.memory import is_out_of_memory, with_room
 from lrdiff_core.processes.group import ALONE, Processes, lost
 from lrdiff_core.schedules import Schedule
 from lrdiff_core.seeds import derive_seed, make_generator
@@ -195,21 +197,46 @@ def _steps(
         if processes.count > 1:
             share = processes.share(batch.rows)
             batch = batch.rows_from(share.begin, share.end)
-        batch = batch.to(setup.device)
-        state.optimizer.zero_grad()
-        with draws:
-            outputs = _answer(setup, network, batch)
-            loss = _loss(setup, outputs, batch)
-        if processes.count > 1:
-            loss = share.weighted(loss)
-        try:
-            with lost():
-                loss.backward()
-        except RuntimeError as problem:
-            raise their_fault(f"the backward pass of {setup.user.source}", problem) from problem
-        state.optimizer.step()
-        if state.schedule is not None:
-            state.schedule.step()
+        weighted = share.weighted if processes.count > 1 else None
+        with_room(
+            partial(_step, setup, network, batch, state, weighted, draws),
+            optimizer=state.optimizer,
+            rows=batch.rows * processes.count,
+            loss_of=partial(_loss_of_first, setup, batch, processes),
+        )
+
+
+def _loss_of_first(setup: OwnSetup, batch: Batch, processes: Processes, count: int) -> torch.Tensor:
+    """Of so many rows of all processes together, in this one."""
+    some = batch.rows_from(0, max(1, count // processes.count)).to(setup.device)
+    return _loss(setup, _answer(setup, setup.module, some), some)
+
+
+def _step(
+    setup: OwnSetup,
+    network: nn.Module,
+    batch: Batch,
+    state: TrainingState,
+    weighted: Callable[[torch.Tensor], torch.Tensor] | None,
+    draws: AbstractContextManager[None],
+) -> None:
+    batch = batch.to(setup.device)
+    state.optimizer.zero_grad()
+    with draws:
+        outputs = _answer(setup, network, batch)
+        loss = _loss(setup, outputs, batch)
+    if weighted is not None:
+        loss = weighted(loss)
+    try:
+        with lost():
+            loss.backward()  # type: ignore[no-untyped-call]
+    except RuntimeError as problem:
+        if is_out_of_memory(problem):
+            raise
+        raise their_fault(f"the backward pass of {setup.user.source}", problem) from problem
+    state.optimizer.step()
+    if state.schedule is not None:
+        state.schedule.step()
 
 
 def _answer(setup: OwnSetup, module: nn.Module, batch: Batch) -> Any:
@@ -219,6 +246,8 @@ def _answer(setup: OwnSetup, module: nn.Module, batch: Batch) -> Any:
     except LrdiffError:
         raise
     except Exception as problem:  # the user's forward
+        if is_out_of_memory(problem):
+            raise
         raise their_fault(setup.user.source, problem) from problem
 
 
@@ -228,6 +257,8 @@ def _loss(setup: OwnSetup, outputs: Any, batch: Batch) -> torch.Tensor:
     except LrdiffError:
         raise
     except Exception as problem:
+        if is_out_of_memory(problem):
+            raise
         raise loss_fault(setup.user.source, setup.task, outputs, batch.targets, problem) from problem
 
 
