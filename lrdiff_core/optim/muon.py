@@ -14,7 +14,7 @@ from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim.adamw import AdamW
 from lrdiff_core.optim.loading.restore import label
 
-__all__ = ["MuonAdamW", "as_matrices", "orthogonalize"]
+__all__ = ["MuonAdamW", "adjustment", "as_matrices", "orthogonalize"]
 
 # Keller Jordan's coefficients and count of iterations, https://kellerjordan.github.io/posts/muon/
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -229,7 +229,7 @@ class MuonAdamW(AdamW):
         rates = [float(g["lr"]) for g in groups]
         torch._foreach_mul_(weights, [1 - lr * g["weight_decay"] for lr, g in zip(rates, groups, strict=True)])
         for weight, direction, lr, g in zip(weights, directions, rates, groups, strict=True):
-            alpha = -lr * _adjustment(g["adjust_lr_fn"], direction.shape[1:])
+            alpha = -lr * adjustment(g["adjust_lr_fn"], direction.shape[1:])
             weight.add_(direction.reshape(weight.shape), alpha=alpha)
         if weights[0] is not params[0]:
             torch._foreach_copy_(kept, buffers)
@@ -291,7 +291,13 @@ def _migrated(saved: Mapping[str, Any], own: Mapping[str, Any], number: int) -> 
     return filled
 
 
-def _adjustment(name: str | None, shape: Sequence[int]) -> float:
+def adjustment(name: str | None, shape: Sequence[int]) -> float:
+    """What Muon multiplies the rate of a matrix ``[rows, columns]`` by, see :class:`MuonAdamW`.
+
+    Example:
+        >>> adjustment("match_rms_adamw", (25, 100)), adjustment(None, (100, 25))
+        (2.0, 2.0)
+    """
     rows, columns = shape
     if name == "match_rms_adamw":
         return 0.2 * math.sqrt(max(rows, columns))

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 import shutil
 import sqlite3
@@ -10,6 +11,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -304,7 +306,7 @@ def test_ls_before_anything(capsys):
         (["helpful", "--searches", "20"], "is 20, and a study is judged after 16, 24, 40, 64 and 100", "REDUCED"),
         (["helpful", "--quick", "--until-resolved"], "--until-resolved adds searches from 16 up", "leave out --quick"),
         (["helpful", "--searches", "5", "--until-resolved"], "a smaller study cannot be continued", "leave out"),
-        (["helpful", "--minutes", "5"], "--minutes limits --until-resolved", "add --until-resolved"),
+        (["helpful", "--minutes", "0"], "--minutes is 0", "above 0"),
         (["helpful", "--until-resolved", "--minutes", "-1"], "--minutes is -1", "above 0"),
         (["helpful", "--seeds-from", "-5"], "seeds_from is -5", "from 0"),
         (["helpful", "--seeds", "many"], "Invalid value for '--seeds'", "--help"),
@@ -443,6 +445,27 @@ def test_a_budget_in_minutes_begins_no_look_that_would_end_later(capsys, faint):
     said = flat(run(capsys, "faint", "--budget", "4", "--seeds", "4", "--until-resolved", "--minutes", "1e-9").out)
     assert re.search(r"16 searches: . of 2 comparisons settled; 24 take about \d+\.\d min more, 0\.0 are left", said)
     assert looks(capsys, "faint")[1] == [[16], [16]]
+
+
+def test_minutes_end_a_study_between_two_trainings_and_it_goes_on(capsys, faint, monkeypatch):
+    small = ["faint", "--budget", "4", "--seeds", "4"]
+    said = flat(run(capsys, *small, "--minutes", "1e-9").out)
+    assert re.search(r"faint: 1e-09 min are over; searching: 0 of \d+ trainings. The same command goes on", said)
+    clock = iter(range(10**6))
+    with monkeypatch.context() as patch:  # one tick a look at it: some batches are trained, and no more
+        patch.setattr("lrdiff_bench.study.search.stopping.time", SimpleNamespace(monotonic=lambda: next(clock)))
+        patch.setattr("lrdiff_bench.study.command._deadline", lambda minutes: 4 if minutes else math.inf)
+        said = flat(run(capsys, *small, "--minutes", "1", "--json").err)
+    done, total = map(int, re.search(r"searching: (\d+) of (\d+) trainings", said).groups())
+    assert 0 < done < total
+    study = optuna.load_study(storage=open_storage("sqlite:///runs/study/studies.db"), study_name="faint")
+    assert {trial.state.name for trial in study.trials} == {"COMPLETE", "WAITING"}  # nothing was cut
+    first = {trial.number: trial.datetime_complete for trial in study.trials if trial.state.name == "COMPLETE"}
+    run(capsys, *small, "--minutes", "60")
+    again = {trial.number: trial.datetime_complete for trial in study.get_trials()}
+    assert again.items() > first.items()  # and nothing is done twice
+    assert None not in again.values()
+    assert _verdicts(run(capsys, "show", "faint").out)
 
 
 def test_pictures_are_the_same_bytes_again(capsys, studies, drawn):

@@ -33,6 +33,7 @@ from lrdiff_bench.study.search.engine import StudyResult, check_workload, run_st
 from lrdiff_bench.study.search.ledger import StorageLedger
 from lrdiff_bench.study.search.optuna_storage import default_url, hidden, storage_trouble
 from lrdiff_bench.study.search.plan import Plan, make_plan
+from lrdiff_bench.study.search.stopping import TimeIsUpError, WatchedClock
 from lrdiff_bench.study.workloads.workload import Workload
 from lrdiff_bench.system.cluster import connect, disconnect
 from lrdiff_bench.system.factory import user_code
@@ -74,7 +75,8 @@ def run(
     json: bool,
 ) -> int:
     """Run studies, or go on with them, and say what came of each; ``sizes`` are options of ``make_plan``."""
-    growth = growth_of(sizes, until_resolved, minutes)
+    stop_at = _deadline(minutes)
+    growth = growth_of(sizes, until_resolved, minutes if until_resolved else None)
     folder = out or DEFAULT_FOLDER
     sources = sources_of(targets, every, own)
     if not sources:
@@ -85,7 +87,9 @@ def run(
         with user_code():
             workload = workload_from(source)
             check_workload(workload)
-        plans.append((source, workload, make_plan(report_seeds=workload.report_seeds, **sizes)))
+            workload.require()
+        plan = make_plan(report_seeds=workload.report_seeds, own=workload.sizes, **sizes)
+        plans.append((source, workload, plan))
     names = [study_name(workload, plan) for _, workload, plan in plans]
     if len(set(names)) < len(names):
         raise ConfigError(f"two studies would have one name: {', '.join(names)}", help="rename one of the files")
@@ -96,9 +100,19 @@ def run(
     for number, (source, workload, plan) in enumerate(plans, start=1):
         of = f" ({number} of {len(plans)})" if len(plans) > 1 else ""
         with storage_trouble(url), user_code():
-            documents.append(run_one(source, workload, plan, url, console, scheduler, growth, of=of))
+            try:
+                stop = math.inf if until_resolved else stop_at
+                documents.append(run_one(source, workload, plan, url, console, scheduler, growth, of=of, stop_at=stop))
+            except TimeIsUpError as left:
+                said = f"{minutes:g} min are over; {screen.STAGES[left.stage]}: {left.done} of {left.total} trainings"
+                line(console, f"{names[number - 1]}: {said}. The same command goes on")
+                break
         screen.draw_study(console, documents[-1])
         write_study(documents[-1], folder)
+    if not documents:
+        if json:
+            print_json({"format": FORMAT, "studies": [], "suite": None})
+        return 0
     suite = suite_of(documents)
     if suite is not None:
         screen.draw_suite(console, documents, suite)
@@ -218,14 +232,22 @@ class Growth:
     deadline: float
 
 
+def _deadline(minutes: float | None) -> float:
+    """When so many minutes are over, on the clock of ``time.monotonic``."""
+    if minutes is None:
+        return math.inf
+    if not minutes > 0:
+        raise ConfigError(f"--minutes is {minutes:g}", help="write a number above 0")
+    return time.monotonic() + 60.0 * minutes
+
+
 def growth_of(sizes: dict[str, Any], until_resolved: bool, minutes: float | None) -> Growth | None:
     """What ``--until-resolved`` asks for; the plan then begins at the first look."""
     if not until_resolved:
         if minutes is not None:
             raise ConfigError("--minutes limits --until-resolved, which is not there", help="add --until-resolved")
         return None
-    if minutes is not None and not minutes > 0:
-        raise ConfigError(f"--minutes is {minutes:g}", help="write a number above 0")
+    deadline = _deadline(minutes)
     most = sizes.get("searches") or LOOKS[-1].searches
     if sizes.get("quick") or most < LOOKS[0].searches:
         raise ConfigError(
@@ -233,7 +255,7 @@ def growth_of(sizes: dict[str, Any], until_resolved: bool, minutes: float | None
             help="leave out --quick and --searches, or --until-resolved",
         )
     sizes["searches"] = LOOKS[0].searches
-    return Growth(most, math.inf if minutes is None else time.monotonic() + 60.0 * minutes)
+    return Growth(most, deadline)
 
 
 def run_one(
@@ -246,8 +268,13 @@ def run_one(
     growth: Growth | None,
     *,
     of: str,
+    stop_at: float = math.inf,
 ) -> dict[str, Any]:
-    """Run one study, or go on with it, and return its document."""
+    """Run one study, or go on with it, and return its document.
+
+    Raises:
+        TimeIsUpError: it is not finished at ``stop_at``, on the clock of ``time.monotonic``.
+    """
     name = study_name(workload, plan)
     ledger = StorageLedger(
         url,
@@ -259,7 +286,7 @@ def run_one(
     plan = replace(plan, searches=max(plan.searches, ledger.facts["searches"]))  # as far as it has come
     client = None if scheduler is None else connect(scheduler)
     try:
-        return _run(source, workload, plan, ledger, console, client, growth, of=of)
+        return _run(source, workload, plan, ledger, console, client, growth, of=of, stop_at=stop_at)
     finally:
         if client is not None:
             disconnect(client)
@@ -275,6 +302,7 @@ def _run(
     growth: Growth | None,
     *,
     of: str,
+    stop_at: float,
 ) -> dict[str, Any]:
     name, workers = study_name(workload, plan), None
     if client is not None:
@@ -304,7 +332,7 @@ def _run(
         done = 0
         while True:
             at = time.perf_counter()
-            finished = run_study(workload, plan, ledger, train=train, watcher=watcher)
+            finished = run_study(workload, plan, ledger, train=train, watcher=WatchedClock(watcher, stop_at))
             ledger.note("searches", plan.searches)
             further = _further_look(finished, growth, (time.perf_counter() - at) / (plan.searches - done), console)
             if further is None:
@@ -368,7 +396,7 @@ def sources_of(targets: Sequence[str], every: bool, own: dict[str, Any]) -> list
     """How to make each workload that was asked for."""
     from lrdiff_bench.study.own_training import workload_named
     from lrdiff_bench.study.settings import COMMAND_LINE, check_study_settings, load_study_settings
-    from lrdiff_bench.study.workloads.registry import workload_names
+    from lrdiff_bench.study.workloads.registry import make_workload, workload_names
 
     if every and (targets or own):
         raise ConfigError("--all was given together with something else to study", help="leave one of the two out")
@@ -378,7 +406,7 @@ def sources_of(targets: Sequence[str], every: bool, own: dict[str, Any]) -> list
             help="put all of it into the TOML file",
         )
     if every:
-        return [{"kind": "workload", "name": name} for name in workload_names()]
+        return [{"kind": "workload", "name": name} for name in workload_names() if not make_workload(name).fetched]
     if own:
         checked = check_study_settings(own_settings(own), where=COMMAND_LINE)
         return [

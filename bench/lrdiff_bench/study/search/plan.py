@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from lrdiff_bench.stats.looks import LOOKS
@@ -145,11 +147,19 @@ class Plan:
 QUICK = {"budget": 16, "tuning_seeds": 2, "finalists": 4, "final_seeds": 8, "searches": 3, "report_seeds": 12}
 
 
-def make_plan(*, report_seeds: int, quick: bool = False, seeds: int | None = None, **changes: int | None) -> Plan:
+def make_plan(
+    *,
+    report_seeds: int,
+    own: Mapping[str, int] = MappingProxyType({}),
+    quick: bool = False,
+    seeds: int | None = None,
+    **changes: int | None,
+) -> Plan:
     """The plan of a workload, with what the command line changes.
 
     Args:
         report_seeds: what the workload asks for.
+        own: further fields of :class:`Plan` that the workload asks for.
         quick: a fraction of everything.
         seeds: fresh seeds in place of the workload's.
         changes: further fields of :class:`Plan`; None changes nothing.
@@ -158,7 +168,7 @@ def make_plan(*, report_seeds: int, quick: bool = False, seeds: int | None = Non
         >>> make_plan(report_seeds=200).report_seeds, make_plan(report_seeds=200, quick=True).report_seeds
         (200, 12)
     """
-    sizes: dict[str, Any] = {"report_seeds": report_seeds}
+    sizes: dict[str, Any] = {"report_seeds": report_seeds, **own}
     if quick:
         sizes = {**QUICK, "widenings": 1, "quick": True}
     given = {"report_seeds": seeds, **changes}

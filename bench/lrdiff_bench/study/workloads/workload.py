@@ -194,6 +194,24 @@ class Workload(ABC):
         return ()
 
     @property
+    def sizes(self) -> Mapping[str, int]:
+        """Of a study's plan, where trainings are too dear for the protocol's; empty: those of the protocol."""
+        return {}
+
+    @property
+    def fetched(self) -> bool:
+        """Whether rows or first weights have to be fetched first: then ``--all`` leaves it out."""
+        return False
+
+    def require(self) -> None:
+        """Check that all is here that training needs.
+
+        Raises:
+            UnavailableError: it is not, with the command that fetches or installs it.
+        """
+        return None
+
+    @property
     def at_once(self) -> int:
         """Trials of one call of :meth:`train`: 1 where they come one after the other, so that little is lost."""
         return AT_ONCE

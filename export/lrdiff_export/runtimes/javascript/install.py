@@ -11,11 +11,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from lrdiff_core.errors import InputError, UnavailableError
+from lrdiff_core.files import user_cache_folder
 from lrdiff_export.records import first_line
 
 __all__ = [
@@ -37,21 +37,8 @@ _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-st
 
 
 def cache_folder() -> Path:
-    """Return where the packages are installed for this user.
-
-    Example:
-        >>> cache_folder().parts[-2:]
-        ('lrdiff', 'javascript')
-
-    Source: https://specifications.freedesktop.org/basedir-spec/latest/
-    """
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "lrdiff" / "javascript"
+    """Return where the packages are installed for this user."""
+    return user_cache_folder("javascript")
 
 
 def find_package(name: str) -> Path:

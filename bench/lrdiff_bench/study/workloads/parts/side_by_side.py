@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lrdiff_bench.study.workloads.common import check_trials
 from lrdiff_bench.study.workloads.outcomes import mask_diverged
-from lrdiff_bench.study.workloads.workload import Outcomes, Trials, Workload
+from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, Workload
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lrdiff_core.population.updates import UpdateRule
 
 __all__ = ["SideBySide", "State"]
 
@@ -34,12 +36,19 @@ class SideBySide(Workload):
     """Subclasses say what one trial does; everything drawn must follow from the seed.
 
     Args:
-        betas: of Adam.
+        optimizer: ``"adam"`` or ``"adamw"``.
+        betas, weight_decay: of it.
+        schedule: shape of the rates over the steps; None: they stay.
         evaluations: how often the metric is taken, evenly over the steps.
+        tile: trials at once; fewer where one of them is larger.
     """
 
+    optimizer: str = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    schedule: Mapping[str, Any] | None = None
     evaluations: int = 10
+    tile: int = TILE
 
     @abstractmethod
     def start(self, seed: int) -> State:
@@ -61,15 +70,22 @@ class SideBySide(Workload):
     def judge(self, parameters: State, given: State) -> tuple[Tensor, Tensor]:
         """Metric on the rows that are judged, and the loss on those that are learnt from, of one trial."""
 
+    def rule_of(self, scheme: Scheme) -> Callable[..., UpdateRule]:
+        """What makes the update rule of a scheme."""
+        from lrdiff_core.population.updates import UpdateRule
+
+        return UpdateRule
+
     def train(self, trials: Trials) -> Outcomes:
-        """Train all trials, up to :data:`TILE` at once."""
+        """Train all trials, up to ``tile`` at once."""
         import torch
 
         from lrdiff_core.devices import repeatable
 
         check_trials(self, trials)
         with repeatable(torch.device("cpu"), threads=1):
-            parts = [self.train_tile(trials, slice(at, at + TILE))[:3] for at in range(0, len(trials.rates), TILE)]
+            starts = range(0, len(trials.rates), self.tile)
+            parts = [self.train_tile(trials, slice(at, at + self.tile))[:3] for at in starts]
         return mask_diverged(
             np.concatenate([part[0] for part in parts]),
             np.concatenate([part[1] for part in parts]),
@@ -89,18 +105,21 @@ class SideBySide(Workload):
 
         from lrdiff_core.population import PopulationOptions
         from lrdiff_core.population.members import hyperparameters
-        from lrdiff_core.population.updates import UpdateRule
+        from lrdiff_core.population.settings import Settings
+        from lrdiff_core.schedules import Shape
 
         rates, seeds = trials.rates[members], [int(seed) for seed in trials.seeds[members]]
         parameters, moving = self._stacked(seeds)
         given = _stack({seed: self.given(seed, trials.judged_on) for seed in set(seeds)}, seeds)
-        own = hyperparameters(
-            torch.from_numpy(np.array(rates, dtype=np.float64)),
-            PopulationOptions(batch_size=1, steps=self.steps, betas=self.betas),
-        )
-        rule = UpdateRule(
-            "adam", own, moving, torch.ones(self.steps), nesterov=False, like=next(iter(parameters.values()))
-        )
+        options = PopulationOptions(
+            batch_size=1, steps=self.steps, optimizer=self.optimizer, betas=self.betas, weight_decay=self.weight_decay,
+            schedule=None if self.schedule is None else Shape(**self.schedule),
+        )  # fmt: skip
+        own = hyperparameters(torch.from_numpy(np.array(rates, dtype=np.float64)), options)
+        rule = self.rule_of(trials.scheme)(
+            self.optimizer, own, moving, Settings.of(options, rows=1).factors(), nesterov=False,
+            like=next(iter(parameters.values())),
+        )  # fmt: skip
         moments = rule.start(parameters)
         alive = torch.ones(len(seeds), dtype=torch.bool)
         gradients = vmap(self.gradients, in_dims=(0, 0, None))
