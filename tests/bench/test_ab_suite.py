@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -25,7 +26,7 @@ from lrdiff_bench.measure.foreign.command import share
 from lrdiff_bench.measure.foreign.inside.blocks import Blocks, Work
 from lrdiff_bench.measure.foreign.process import ForeignCase, ForeignProcess, list_cases
 from lrdiff_bench.stats.verdict import Verdict
-from lrdiff_core.errors import ConfigError, InputError, LrdiffError, UnavailableError
+from lrdiff_core.errors import CheckFailed, ConfigError, InputError, LrdiffError, UnavailableError
 
 PACKAGE = """
 def total(n):
@@ -76,6 +77,35 @@ def time_broken():
 
 time_plain.number = 3
 """
+STUCK = """
+import itertools
+import os
+import subprocess
+import sys
+import time
+
+from sums import total
+
+
+def time_hangs():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    with open("child.txt", "w") as file:
+        file.write(str(child.pid))
+    time.sleep(600)
+
+
+def time_is_killed():
+    total(3)
+    os.kill(os.getpid(), 9)
+
+
+def time_is_hungry():
+    total(3)
+    list(map(bytearray, itertools.repeat(1 << 24)))
+
+
+time_hangs.timeout = 5
+"""
 PYTEST = """
 import pytest
 from sums import total
@@ -86,6 +116,7 @@ def test_total(benchmark, n):
     assert benchmark(total, n) == n * (n - 1) // 2
 
 
+@pytest.mark.timeout(7)
 def test_pedantic(benchmark):
     calls = []
 
@@ -134,10 +165,13 @@ def project(tmp_path_factory) -> Path:
     git(root, "commit", "-q", "-m", "one")
     (root / "src" / "sums" / "__init__.py").write_text(SLOWER)
     git(root, "commit", "-q", "-a", "-m", "two")
-    for folder, name, text in (("benchmarks", "speed.py", ASV), ("tests", "test_speed.py", PYTEST)):
+    for folder, name, text in (
+        ("benchmarks", "speed.py", ASV), ("stuck", "stuck.py", STUCK), ("tests", "test_speed.py", PYTEST),
+    ):  # fmt: skip
         (root / folder).mkdir()
         (root / folder / name).write_text(text)
-    (root / "benchmarks" / "__init__.py").write_text("")
+    for folder in ("benchmarks", "stuck"):
+        (root / folder / "__init__.py").write_text("")
     (root / "benchmarks" / "absent.py").write_text("import not_here\n")
     (root / "tests" / "test_absent.py").write_text("import not_here  # benchmark\n")
     return root
@@ -189,6 +223,32 @@ def test_asv_cases_have_asvs_names_and_each_is_set_up_as_asv_does(project: Path,
         measured("speed.time_broken")
 
 
+def test_what_hangs_ends_or_asks_for_all_memory_is_told_and_leaves_no_process(project: Path) -> None:
+    with open_checkouts("HEAD~1", "HEAD", find_suite(project / "stuck"), python=sys.executable) as (a, _):
+        cases, _ = list_cases(a.place)
+        known = {one.name: one for one in cases}
+        assert {one.name: one.timeout for one in cases} == {
+            "stuck.time_hangs": 5.0, "stuck.time_is_killed": 60.0, "stuck.time_is_hungry": 60.0,
+        }  # fmt: skip
+
+        def started(name: str) -> None:
+            process = ForeignProcess(replace(a.place, memory=1 << 28), known)
+            try:
+                process.start(known[name].case(), job.foreign_effort(1))
+            finally:
+                process.close()
+
+        with pytest.raises(CheckFailed, match=r"its set-up took longer than 5 s\nhelp: .* attribute timeout"):
+            started("stuck.time_hangs")
+        (file,) = a.place.scratch.rglob("child.txt")
+        state = Path(f"/proc/{file.read_text()}/stat")
+        assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"  # nobody took it away yet
+        with pytest.raises(CheckFailed, match="ended during its set-up with status -9\nhelp: .*out of memory"):
+            started("stuck.time_is_killed")
+        with pytest.raises(CheckFailed, match="more memory than there is"):
+            started("stuck.time_is_hungry")
+
+
 def test_pytest_cases_are_measured_inside_their_test(project: Path, monkeypatch) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # this project's own take seconds to load
     with open_checkouts("HEAD~1", "HEAD", find_suite(project / "tests"), python=sys.executable) as (a, _):
@@ -198,6 +258,7 @@ def test_pytest_cases_are_measured_inside_their_test(project: Path, monkeypatch)
         assert [name.partition("::")[2] for name in known] == [
             "test_total[100]", "test_total[1000]", "test_pedantic", "test_skipped", "test_fails_before",
         ]  # fmt: skip
+        assert [one.timeout for one in cases] == [60.0, 60.0, 7.0, 60.0, 60.0]  # pytest-timeout's mark
         told = {}
         for name, one in known.items():
             process = ForeignProcess(a.place, known)
@@ -352,8 +413,6 @@ def test_code_that_is_not_the_commits_is_refused(project: Path, sides, tmp_path:
     known = {"speed.time_plain": ForeignCase(id="speed.time_plain", name="speed.time_plain")}
 
     def started(**changes) -> None:
-        from dataclasses import replace
-
         process = ForeignProcess(replace(sides[0].place, **changes), known)
         try:
             process.start(known["speed.time_plain"].case(), job.foreign_effort(1))
@@ -413,8 +472,12 @@ def test_a_commit_that_is_none(project: Path, capsys) -> None:
 
 def test_a_configuration_of_asv_leads_to_its_benchmarks(project: Path) -> None:
     config = project / "asv.conf.json"
-    config.write_text('{"version": 1, "project": "x", "repo": ".", "benchmark_dir": "benchmarks" // a comment\n}')
+    config.write_text(
+        '{"version": 1, "project": "x", "repo": ".", "benchmark_dir": "benchmarks", // a comment\n'
+        '"default_benchmark_timeout": 90}'
+    )
     try:
+        assert find_suite(project / "stuck").timeout == 90
         assert find_suite(config) == find_suite(project / "benchmarks")
     finally:
         config.unlink()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
@@ -19,11 +19,14 @@ from lrdiff_bench.stats.hierarchical import Outcome
 __all__ = [
     "brief_outcome",
     "comparison_table",
+    "duration",
     "price",
     "outcome_document",
     "record_cells",
     "run_table",
     "short_label",
+    "summary_cells",
+    "summary_of",
 ]
 
 LAUNCH_BOUND = 0.9  # share of the host
@@ -99,23 +102,38 @@ def _named(cases: Sequence[str]) -> str:
     return ", ".join(cases[:NAMED]) + more
 
 
+def summary_of(record: Record) -> dict[str, Any]:
+    """What a row of a table tells of a record, as numbers: seconds, bytes, eps; None where there is none."""
+    timed = bool(record.samples)
+    low, high = record.quartiles if timed else (None, None)
+    parity = None if record.parity is None else {"error": record.parity.error, "held": record.parity.held}
+    return {
+        "median": record.median if timed else None,
+        "low": low,
+        "high": high,
+        "first_call": record.processes[0].first_call if timed else None,
+        "peak": record.peak,
+        "parity": parity if timed else None,
+    }
+
+
 def record_cells(record: Record) -> list[str | Text]:
     """A record in the columns of :data:`COLUMNS`."""
-    peak = f"{record.peak / 2**20:.0f}" if record.peak is not None else ""
-    if not record.samples:
+    *cells, error = summary_cells(summary_of(record))
+    held = record.parity is None or record.parity.held
+    return [*cells, Text(error, style="" if held else "red") if error else ""]
+
+
+def summary_cells(row: Mapping[str, Any]) -> list[str]:
+    """A :func:`summary_of` in the columns of :data:`COLUMNS`."""
+    peak = f"{row['peak'] / 2**20:.0f}" if row["peak"] is not None else ""
+    if row["median"] is None:
         return ["", "", "", peak, ""]
-    low, high = record.quartiles
-    error: str | Text = ""
-    if record.parity is not None:
-        text = "not finite" if record.parity.error is None else f"{record.parity.error:.1f}"
-        error = Text(text, style="" if record.parity.held else "red")
-    return [
-        seconds(record.median),
-        f"{100 * (high - low) / record.median:.0f} %",
-        seconds(record.processes[0].first_call),
-        peak,
-        error,
-    ]
+    error = ""
+    if row["parity"] is not None:
+        error = "not finite" if row["parity"]["error"] is None else f"{row['parity']['error']:.1f}"
+    spread = f"{100 * (row['high'] - row['low']) / row['median']:.0f} %"
+    return [seconds(row["median"]), spread, seconds(row["first_call"]), peak, error]
 
 
 def _notes(record: Record) -> list[str]:
@@ -187,9 +205,19 @@ def price(minutes: float | None, more_processes: int | None) -> str:
     """
     if minutes is None or more_processes is None:
         return "it lies too near the edge to be settled in any time"
-    time = f"{60 * minutes:.0f} s" if minutes < 1 else f"{minutes:.0f} minutes" if minutes < 120 else (
-        f"{minutes / 60:.0f} hours")  # fmt: skip
-    return f"to settle it: about {time} ({more_processes} more processes)"
+    return f"to settle it: about {duration(minutes)} ({more_processes} more processes)"
+
+
+def duration(minutes: float) -> str:
+    """About how long.
+
+    Example:
+        >>> duration(0.4), duration(7.2), duration(300.0)
+        ('24 s', '7 minutes', '5 hours')
+    """
+    if minutes < 1:
+        return f"{60 * minutes:.0f} s"
+    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours"
 
 
 def brief_outcome(outcome: Outcome) -> Text:

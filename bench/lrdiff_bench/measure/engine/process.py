@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lrdiff_bench.measure.engine.asked import AskedProcess
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.timer import Sample
-from lrdiff_bench.report.json import json_line
-from lrdiff_core.errors import CheckFailed, ConfigError, InputError, LrdiffError, UnavailableError
+from lrdiff_core.errors import ConfigError
 
 __all__ = ["Effort", "MeasuringProcess", "can_fork", "code_path"]
-
-_ERRORS: dict[int, type[LrdiffError]] = {1: CheckFailed, 2: InputError, 3: UnavailableError}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +108,7 @@ class MeasuringProcess:
             variables["PYTHONPATH"] = os.pathsep.join(map(str, path))
         # -P: the present folder must not win over what is to be measured.
         command = [sys.executable, "-P", "-m", "lrdiff_bench.measure.engine.child", *(["--fork"] if fork else [])]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables, text=True, bufsize=1
-        )
-        if affinity:
-            os.sched_setaffinity(self._process.pid, affinity)
+        self._process = AskedProcess(command, variables=variables, affinity=affinity)
 
     def __enter__(self) -> MeasuringProcess:
         return self
@@ -140,44 +132,19 @@ class MeasuringProcess:
             "block_seconds": effort.block_seconds,
             "warmup_seconds": effort.warmup_seconds,
         }
-        self._ask(request, case.label)
+        self._process.ask(request, case.label)
 
     def block(self) -> Sample:
         """Measure one block."""
-        return Sample(**self._ask({"do": "block"}, "a block"))
+        return Sample(**self._process.ask({"do": "block"}, "a block"))
 
     def end(self) -> dict[str, Any]:
         """Finish the case and tell everything that is not a sample."""
-        return self._ask({"do": "end"}, "the end")
+        return self._process.ask({"do": "end"}, "the end")
 
     def close(self) -> None:
         """End the process; harmless when it has ended."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        if self._process.poll() is None:
-            self._process.kill() if sys.exc_info()[0] else self._process.stdin.close()
-        self._process.wait()
-        if not self._process.stdin.closed:
-            self._process.stdin.close()
-        self._process.stdout.close()
-
-    def _ask(self, request: dict[str, Any], what: str) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json_line(request))
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise CheckFailed(
-                f"the measuring process ended during {what} with status {self._process.wait()}",
-                help="its output is above; out of memory ends a process with status -9",
-            )
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise _ERRORS.get(answer["exit_status"], CheckFailed)(answer["error"], help=answer["help"])
-        return answer
+        self._process.close()
 
 
 def can_fork(device: str) -> bool:

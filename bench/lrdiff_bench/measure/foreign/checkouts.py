@@ -6,14 +6,16 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from lrdiff_bench.measure.asv_config import read_asv_config
 from lrdiff_bench.measure.engine.pairs.sides import git, resolve_commit
-from lrdiff_bench.measure.foreign.process import Kind, Place
+from lrdiff_bench.measure.foreign.process import TIMEOUT, Kind, Place
 from lrdiff_core.errors import CheckFailed, ConfigError, InputError
 
 __all__ = ["Checkout", "Suite", "find_suite", "open_checkouts"]
@@ -35,11 +37,13 @@ class Suite:
         kind: asv's or pytest-benchmark's.
         root: of the repository.
         path: of the suite, from there.
+        timeout: seconds that a benchmark may take which names no limit itself.
     """
 
     kind: Kind
     root: Path
     path: Path
+    timeout: float = TIMEOUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +73,13 @@ def find_suite(path: Path) -> Suite:
     root = Path(done.stdout.decode().strip()).resolve()
     config = path if path.name.startswith("asv.conf") else path / "asv.conf.json"
     if config.is_file():
-        path = (config.parent / str(read_asv_config(config).get("benchmark_dir", "benchmarks"))).resolve()
+        settings = read_asv_config(config)
+        path = (config.parent / str(settings.get("benchmark_dir", "benchmarks"))).resolve()
         if not path.is_dir():
             raise InputError(
                 f"{config.name} names the folder {path.name}, which is not there", help="mend benchmark_dir"
             )
-        return Suite(kind="asv", root=root, path=path.relative_to(root))
+        return Suite(kind="asv", root=root, path=path.relative_to(root), timeout=_timeout(settings))
     if path == root:
         raise InputError(f"{path.name} is the whole repository", help="name the folder of the suite inside it")
     files = [path] if path.is_file() else sorted(path.rglob("*.py"))
@@ -84,11 +89,22 @@ def find_suite(path: Path) -> Suite:
     if tests and (path.is_file() or not timed):
         return Suite(kind="pytest", root=root, path=path.relative_to(root))
     if timed and path.is_dir():
-        return Suite(kind="asv", root=root, path=path.relative_to(root))
+        return Suite(kind="asv", root=root, path=path.relative_to(root), timeout=_timeout(_settings_above(path, root)))
     raise InputError(
         f"{path.name} holds no benchmark: no time_ function of asv, no test that asks for the fixture benchmark",
         help="name the folder of the suite, or one of its test files",
     )
+
+
+def _settings_above(path: Path, root: Path) -> Mapping[str, Any]:
+    """Of the asv.conf.json that the folder belongs to; none where asv_runner alone is here, which reads none."""
+    above = [folder / "asv.conf.json" for folder in path.parents if folder.is_relative_to(root)]
+    found = next((one for one in above if one.is_file()), None)
+    return {} if found is None or find_spec("asv") is None else read_asv_config(found)
+
+
+def _timeout(settings: Mapping[str, Any]) -> float:
+    return float(settings.get("default_benchmark_timeout", TIMEOUT))
 
 
 @contextmanager
@@ -137,7 +153,7 @@ def open_checkouts(
                 place = Place(
                     kind=suite.kind, python=python, tree=tree, checkout=tree.parent, suite=tree / suite.path,
                     path=tuple(folders), packages=_packages(folders, suite),
-                    scratch=Path(scratch, name, "scratch"), affinity=tuple(affinity),
+                    scratch=Path(scratch, name, "scratch"), affinity=tuple(affinity), timeout=suite.timeout,
                 )  # fmt: skip
                 place.scratch.mkdir()
                 if install:

@@ -32,7 +32,8 @@ def judge_suite(
     only: Sequence[str],
     threshold: str,
     minutes: float | None,
-    processes: int,
+    quick: bool,
+    processes: int | None,
     python: str | None,
     install: str | None,
     import_from: Sequence[str],
@@ -48,10 +49,11 @@ def judge_suite(
     for file in (markdown, bencher, junit):
         if file is not None and not file.parent.is_dir():  # before the minutes that measuring takes
             raise InputError(f"cannot write {file}: no folder {file.parent}", help="make the folder first")
-    if processes < job.LOOKS[0].searches:
-        raise ConfigError(
-            f"{processes} processes a side are too few", help=f"write --processes {job.LOOKS[0].searches} or more"
-        )
+    fewest = job.LOOKS[0].searches
+    if processes is None:
+        processes = fewest if quick else job.LOOKS[-1].searches
+    if processes < fewest:
+        raise ConfigError(f"{processes} processes a side are too few", help=f"write --processes {fewest} or more")
     if minutes is not None and not minutes > 0:
         raise ConfigError(f"--minutes {minutes:g} is no time", help="write minutes above 0")
     found = find_suite(suite)

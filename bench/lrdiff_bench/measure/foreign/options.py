@@ -19,7 +19,8 @@ def ab(
     only: Annotated[list[str] | None, typer.Option("--only", metavar="ID", help="Only this benchmark, by its asv or pytest id; without parameters: all of them. Give several.")] = None,
     threshold: Annotated[str, typer.Option("--threshold", metavar="SHARE", help="End with status 1 only where something is slower by more than this, such as 5%.")] = "0",
     minutes: Annotated[float | None, typer.Option("--minutes", metavar="M", help="Take about so long altogether. Default: up to a minute a benchmark.")] = None,
-    processes: Annotated[int, typer.Option("--processes", metavar="N", help="Most fresh processes per side and benchmark.")] = 24,
+    quick: Annotated[bool, typer.Option("--quick", help="One look at each benchmark; what it leaves unresolved has a price in time.")] = False,
+    processes: Annotated[int | None, typer.Option("--processes", metavar="N", help="Most fresh processes per side and benchmark. Default: 24; 4 with --quick.")] = None,
     python: Annotated[str | None, typer.Option("--python", metavar="FILE", help="The Python whose environment runs the suite. Default: the one lrdiff runs in.")] = None,
     install: Annotated[str | None, typer.Option("--install", metavar="COMMAND", help="Run this in each commit's tree first, to build what is compiled; {target} is a folder that is imported from.")] = None,
     import_from: Annotated[list[str] | None, typer.Option("--import-from", metavar="DIR", help="Folder of the repository that packages are imported from. Default: src, if there is one, and the root. Give several.")] = None,
@@ -34,7 +35,7 @@ def ab(
     from lrdiff_bench.measure.foreign import command
 
     return command.judge_suite(
-        ref_a, ref_b, suite, only=only or [], threshold=threshold, minutes=minutes, processes=processes,
+        ref_a, ref_b, suite, only=only or [], threshold=threshold, minutes=minutes, quick=quick, processes=processes,
         python=python, install=install, import_from=import_from or [], affinity=affinity, markdown=markdown,
         bencher=bencher, junit=junit, folder=out, json=json,
     )  # fmt: skip

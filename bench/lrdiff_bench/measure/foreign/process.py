@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+from lrdiff_bench.measure.engine.asked import AskedProcess
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.timer import Sample
-from lrdiff_bench.report.json import json_line
 from lrdiff_bench.system.machine import Code, describe_conditions, describe_machine
-from lrdiff_core.errors import CheckFailed, InputError, LrdiffError, UnavailableError
+from lrdiff_core.data.formats.room import free_bytes
+from lrdiff_core.errors import InputError
 
-__all__ = ["ForeignCase", "ForeignProcess", "Place", "list_cases"]
+__all__ = ["TIMEOUT", "ForeignCase", "ForeignProcess", "Place", "list_cases"]
 
 CHILD = Path(__file__).parent / "inside" / "child.py"
-LOG_LINES = 15  # of a suite's own output that are shown where it fails
-_ERRORS: dict[int, type[LrdiffError]] = {1: CheckFailed, 2: InputError, 3: UnavailableError}
+READING = 300.0  # seconds that importing a whole suite may take
+TIMEOUT = 60.0  # asv's default
 
 Kind = Literal["asv", "pytest"]
+_LONGER: dict[Kind, str] = {
+    "asv": "give the benchmark an attribute timeout, in seconds, as asv knows it",
+    "pytest": "mark the test with pytest.mark.timeout(SECONDS)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class ForeignCase:
         parameters: as texts.
         index: of the choice of parameters, for asv.
         cache: names the suite's setup_cache; None where there is none.
+        timeout: seconds that its set-up, and each block, may take.
+        cache_timeout: seconds that its setup_cache may take.
     """
 
     id: str
@@ -47,6 +50,8 @@ class ForeignCase:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     index: int | None = None
     cache: str | None = None
+    timeout: float = TIMEOUT
+    cache_timeout: float = TIMEOUT
 
     def case(self) -> Case:
         """As the engine knows cases; it is built in the foreign environment alone."""
@@ -68,6 +73,8 @@ class Place:
         scratch: for what the suite itself writes.
         affinity: processors to keep to.
         planted: turns of an empty loop after every call, by the case's id: what `benchmarks.ab_counts` is to find.
+        memory: bytes that a process may take, on Linux: what is free when it starts, if left out.
+        timeout: seconds that the set-up of a benchmark, and each block, may take where it names no limit itself.
     """
 
     kind: Kind
@@ -80,6 +87,8 @@ class Place:
     scratch: Path
     affinity: tuple[int, ...] = ()
     planted: Mapping[str, int] = field(default_factory=dict)
+    memory: int | None = None
+    timeout: float = TIMEOUT
 
     def request(self) -> dict[str, Any]:
         """What every request says."""
@@ -88,6 +97,7 @@ class Place:
             "suite": str(self.suite),
             "checkout": str(self.checkout.resolve()),
             "packages": self.packages,
+            "memory": free_bytes() if self.memory is None else self.memory,
         }
 
 
@@ -101,7 +111,8 @@ class ForeignProcess:
 
     def __init__(self, place: Place, known: Mapping[str, ForeignCase]) -> None:
         self.place, self.known = place, known
-        self._process: subprocess.Popen[str] | None = None
+        self._process: AskedProcess | None = None
+        self._seconds, self._longer = 0.0, ""
         self._log = tempfile.TemporaryFile("w+", dir=place.scratch, errors="replace")  # noqa: SIM115 - closed with the process
         self._conditions = describe_conditions("cpu", 1)
 
@@ -112,8 +123,7 @@ class ForeignProcess:
             LrdiffError: whatever went wrong there.
         """
         one = self.known[case.name]
-        folder = self._folder(one)
-        self._open(folder)
+        self._open(self._folder(one), seconds=one.timeout, longer=_LONGER[self.place.kind])
         self._ask(
             {
                 **self.place.request(),
@@ -123,16 +133,17 @@ class ForeignProcess:
                 "planted": self.place.planted.get(one.id),
                 "block_seconds": effort.block_seconds,
                 "warmup_seconds": effort.warmup_seconds,
-            }
+            },
+            "its set-up",
         )
 
     def block(self) -> Sample:
         """Measure one block."""
-        return Sample(**self._ask({"do": "block"}))
+        return Sample(**self._ask({"do": "block"}, "a block"))
 
     def end(self) -> dict[str, Any]:
         """Finish, and tell everything that is not a sample."""
-        told = self._ask({"do": "end"})
+        told = self._ask({"do": "end"}, "the end")
         code = Code(commit=None, dirty=False, project="", torch=told["torch"], python=told["python"],
                     numpy=told["numpy"])  # fmt: skip
         process = {
@@ -151,24 +162,17 @@ class ForeignProcess:
 
     def close(self) -> None:
         """End the process; harmless when it has ended."""
-        process = self._process
-        if process is not None:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            if process.poll() is None and sys.exc_info()[0]:
-                process.kill()
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-            process.wait()
-            process.stdout.close()
+        if self._process is not None:
+            self._process.close()
             self._process = None
         self._log.close()
 
     def list(self) -> tuple[list[ForeignCase], dict[str, str]]:
         """Every benchmark that the suite has here, and what of it cannot be read, with the reason."""
-        self._open(self.place.tree)
-        told = self._ask({**self.place.request(), "do": "list"})
-        return [ForeignCase(**one) for one in told["cases"]], told["broken"]
+        self._open(self.place.tree, seconds=READING, longer="import less at the top of its modules")
+        told = self._ask({**self.place.request(), "do": "list"}, "reading the suite")
+        usual = {"timeout": self.place.timeout, "cache_timeout": self.place.timeout}
+        return [ForeignCase(**{**usual, **one}) for one in told["cases"]], told["broken"]
 
     def _folder(self, one: ForeignCase) -> Path:
         """Where the benchmark runs: pytest in the checkout, asv where its setup_cache has left what it made."""
@@ -179,51 +183,31 @@ class ForeignProcess:
         if one.cache is not None and not (folder / "cache.pickle").exists():
             filling = ForeignProcess(self.place, self.known)
             try:
-                filling._open(folder)
-                filling._ask({**self.place.request(), "do": "cache", "name": one.name})
+                filling._open(
+                    folder, seconds=one.cache_timeout, longer="give setup_cache an attribute timeout, in seconds"
+                )
+                filling._ask({**self.place.request(), "do": "cache", "name": one.name}, "its setup_cache")
             finally:
                 filling.close()
         return folder
 
-    def _open(self, folder: Path) -> None:
+    def _open(self, folder: Path, *, seconds: float, longer: str) -> None:
+        """Start it; each of its answers may take so long, and ``longer`` says how to allow for more."""
         place = self.place
+        self._seconds, self._longer = seconds, longer
         variables = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, place.path)), "PYTHONDONTWRITEBYTECODE": "1"}
         try:
-            self._process = subprocess.Popen(
-                [place.python, str(CHILD)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-                cwd=folder, env=variables, text=True, bufsize=1,
-            )  # fmt: skip
+            self._process = AskedProcess(
+                [place.python, str(CHILD)], variables=variables, folder=folder, log=self._log, affinity=place.affinity
+            )
         except OSError as problem:
             raise InputError(
                 f"{place.python} cannot be started: {problem.strerror}", help="name a Python with --python"
             ) from problem
-        if place.affinity:
-            os.sched_setaffinity(self._process.pid, place.affinity)
 
-    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: Mapping[str, Any], what: str) -> dict[str, Any]:
         assert self._process is not None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json_line(request))
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise CheckFailed(
-                f"the measuring process ended with status {self._process.wait()}{self._tail()}",
-                help="run the benchmark by itself; out of memory ends a process with status -9",
-            )
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            tail = self._tail() if answer["exit_status"] == 1 else ""
-            raise _ERRORS.get(answer["exit_status"], CheckFailed)(answer["error"] + tail, help=answer["help"])
-        return answer
-
-    def _tail(self) -> str:
-        self._log.seek(0)
-        lines = [line.rstrip() for line in self._log if line.strip()][-LOG_LINES:]
-        return ": " + " | ".join(lines) if lines else ""
+        return self._process.ask(request, what, seconds=self._seconds, help=self._longer)
 
 
 def list_cases(place: Place) -> tuple[list[ForeignCase], dict[str, str]]:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from lrdiff_bench.measure.engine.pairs.comparison import Comparison
 from lrdiff_bench.measure.foreign.job import CaseResult
-from lrdiff_bench.measure.screen import price
+from lrdiff_bench.measure.screen import duration, price
 from lrdiff_bench.report.tables import INDENT, plain_table, seconds
 from lrdiff_bench.stats.verdict import Verdict
 from lrdiff_core.files import write_text
@@ -55,7 +55,7 @@ def ab_table(rows: Sequence[CaseResult]) -> Group:
 
 
 def summary(rows: Sequence[CaseResult]) -> str:
-    """How many of which verdict, by which clock, and how far the same code differed."""
+    """How many of which verdict, by which clock, how far the same code differed, and what the rest would cost."""
     found = [row.comparison for row in rows if row.comparison is not None]
     words = Counter(str(one.verdict) for one in found)
     left = len(rows) - len(found)
@@ -70,7 +70,10 @@ def summary(rows: Sequence[CaseResult]) -> str:
     )
     bands = [one.judged.same_band for one in found if one.judged.same_band is not None]
     same = f"; the same code differed by up to {100 * max(bands):.1f} %" if bands else ""
-    return f"{told}; judged {by}{same}"
+    open_ = [one.minutes for one in found if one.verdict == Verdict.UNRESOLVED]
+    costs = [minutes for minutes in open_ if minutes is not None]
+    settling = f"; to settle {len(costs)} of {len(open_)} unresolved: about {duration(sum(costs))}" if costs else ""
+    return f"{told}; judged {by}{same}{settling}"
 
 
 def _times(one: Comparison) -> tuple[str, str]:

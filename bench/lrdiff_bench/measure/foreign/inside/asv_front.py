@@ -40,9 +40,17 @@ def find_all(root: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
                     "parameters": dict(zip(benchmark.param_names, texts, strict=True)),
                     "index": index if texts else None,
                     "cache": benchmark.setup_cache_key,
+                    **_limits(benchmark),
                 }
             )
     return rows, broken
+
+
+def _limits(benchmark: Any) -> dict[str, float]:
+    """Seconds that it and its setup_cache may take, where it says so."""
+    timeout = getattr(benchmark, "timeout", None)
+    caching = getattr(benchmark, "setup_cache_timeout", None) or timeout
+    return {key: float(value) for key, value in (("timeout", timeout), ("cache_timeout", caching)) if value}
 
 
 def _benchmarks(discovery: Any, root: Path, broken: dict[str, str]) -> Iterator[Any]:

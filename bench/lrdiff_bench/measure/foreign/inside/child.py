@@ -13,6 +13,7 @@ import platform
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -33,6 +34,7 @@ def main() -> int:
         answers.flush()
 
     request = json.loads(requests.readline())
+    _keep_to(request.get("memory"))
     root = Path(request["suite"])
     try:
         if request["do"] == "list":
@@ -59,6 +61,8 @@ def main() -> int:
         answer({"error": str(reason), "help": "the suite itself leaves it out", "exit_status": 3})
     except refusal.Refused as problem:
         answer({"error": problem.message, "help": problem.help, "exit_status": problem.status})
+    except MemoryError:
+        answer({"error": "it asks for more memory than there is", "help": "see its largest setting", "exit_status": 1})
     except Exception as problem:  # noqa: BLE001 - a foreign suite may raise anything
         traceback.print_exc()
         text = f"{type(problem).__name__}: {problem}".strip().splitlines()[0]
@@ -132,6 +136,21 @@ def _not_of_the_commit(packages: Sequence[str], checkout: Path) -> tuple[str, st
             "name the folder that packages are imported from with --import-from",
         )
     return None
+
+
+def _keep_to(memory: int | None) -> None:
+    """Take no more memory than so many bytes, and be the one to go where the system runs out of it all the same."""
+    if sys.platform != "linux":
+        return
+    import resource
+
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    if memory is not None:
+        most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        # Of data, not of address space: libraries reserve far more than they use.
+        least = memory if most == resource.RLIM_INFINITY else min(memory, most)
+        resource.setrlimit(resource.RLIMIT_DATA, (least, most))
 
 
 def _own(here: Path) -> tuple[ModuleType, ...]:

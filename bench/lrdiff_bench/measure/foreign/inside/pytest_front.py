@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def find_all(suite: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
                             "parameters": {key: _plain(value) for key, value in parameters.items()} if bracket else {},
                             "index": None,
                             "cache": None,
+                            **_limit(item),
                         }
                     )
 
@@ -129,6 +131,11 @@ def run_test(name: str, serve: Serve) -> str | None:
         def pytest_configure(self, config: Any) -> None:
             _let_all_through(config)
 
+        def pytest_itemcollected(self, item: Any) -> None:
+            # Here the test waits while the other side is measured, which pytest-timeout would end: our limit holds.
+            for node in item.listchain():
+                node.own_markers[:] = [mark for mark in node.own_markers if mark.name != "timeout"]
+
         def pytest_runtest_logreport(self, report: Any) -> None:
             if report.skipped:
                 said.append(f"skipped: {report.longrepr[-1] if report.longrepr else ''}")
@@ -153,7 +160,23 @@ def _options() -> list[str]:
         options.append("-n0")
     if importlib.util.find_spec("pytest_cov"):
         options.append("--no-cov")
+    if importlib.util.find_spec("pytest_timeout"):
+        options.append("--timeout=0")
     return options
+
+
+def _limit(item: Any) -> dict[str, float]:
+    """Seconds that a test may take by pytest-timeout's mark, else by its option, where either is there."""
+    mark = item.get_closest_marker("timeout")
+    given = None if mark is None else (mark.args or (mark.kwargs.get("timeout"),))[0]
+    if given is None:
+        with suppress(ValueError):  # pytest-timeout is not here
+            given = item.config.getini("timeout")
+    try:
+        seconds = float(given or 0.0)
+    except (TypeError, ValueError):
+        return {}
+    return {"timeout": seconds} if seconds > 0 else {}
 
 
 def _last_line(longrepr: Any) -> str:
