@@ -129,6 +129,25 @@ class Checked(Timed):
     track_error.unit = "eps"  # type: ignore[attr-defined]
 
 
+class Counted(Measured):
+    """How many of a family's cases with these parameters hold their budget: rows of a table of parity."""
+
+    def setup(self, *values: Any) -> None:
+        """Find the cases, or say that they cannot be measured here."""
+        if DEVICE != "cpu":
+            raise SkipNotImplemented(f"{self.case} is counted on the CPU")
+        family = registry.CASES[self.case]
+        chosen = dict(zip(self.param_names, values, strict=True))
+        same = [one for one in family.cases() if chosen.items() <= one.parameters.items()]
+        self.rows = [one for one in same if family.unavailable(**one.parameters) is None]
+
+    def track_rows_within_budget(self, *values: Any) -> int:
+        found = [one.factory().parity for one in self.rows]
+        return sum(parity is not None and parity().held for parity in found)
+
+    track_rows_within_budget.unit = "rows"  # type: ignore[attr-defined]
+
+
 class Peak(Measured):
     """Peak resident bytes of a new process, Python and torch included.
 

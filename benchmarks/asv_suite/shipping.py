@@ -27,6 +27,14 @@ class Prediction(measured.Checked):
     param_names = ["backend"]
 
 
+class PredictionParity(measured.Counted):
+    """Backends whose predictions of the main model are within their tolerance of float64."""
+
+    case = "prediction"
+    params = [["main"]]
+    param_names = ["model"]
+
+
 class CommandStart(measured.Timed):
     """``lrdiff --help`` in a new process."""
 

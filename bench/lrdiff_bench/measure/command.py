@@ -17,8 +17,9 @@ from lrdiff_bench.measure.engine.suite import CaseRun, choose_cases, measure_cas
 from lrdiff_bench.measure.page import write_page
 from lrdiff_bench.report.errors import print_error
 from lrdiff_bench.report.json import print_json
+from lrdiff_bench.report.record import PageFiles
 from lrdiff_bench.report.tables import make_console
-from lrdiff_core.errors import InputError, UnavailableError
+from lrdiff_core.errors import UnavailableError
 
 __all__ = ["history", "run"]
 
@@ -33,12 +34,10 @@ def run(
     instructions: bool,
     affinity: str | None,
     folder: Path | None,
-    to: Path | None,
+    page: PageFiles,
     json: bool,
 ) -> int:
     """Measure, showing a table that grows, and keep every record as soon as it is there."""
-    if to is not None and not to.parent.is_dir():  # before the minutes that measuring takes
-        raise InputError(f"cannot write {to}: no folder {to.parent}", help="make the folder first")
     cases = choose_cases(names, parameters, device=device, quick=quick)
     effort = Effort.quick(processes) if quick else Effort.whole(processes)
     file = store.new_run(folder or store.DEFAULT_FOLDER)
@@ -70,9 +69,7 @@ def run(
     wrong = [record.case for record in records if record.parity is not None and not record.parity.held]
     if records:
         console.print(f"records: {file}", soft_wrap=True)
-        if to is not None:
-            write_page(records, to)
-            console.print(f"page: {to}", soft_wrap=True)
+        write_page(records, page)
     if json:
         print_json(
             {
@@ -114,6 +111,7 @@ def history(
 ) -> int:
     """Measure commits with asv and publish the page."""
     from lrdiff_bench.measure.history import measure_history, open_page
+    from lrdiff_bench.measure.regressions import noise_words, regression_words
 
     warn_of_load(make_console(stderr=True))
     report = measure_history(
@@ -130,10 +128,14 @@ def history(
         )
         if report["offline"] is not None:
             print(f"the page needs the network: {report['offline']}")
+        noisy = {one["commit"] for one in report["noisy"]}
         for one in report["regressions"]:
-            print(f"    {one['case']}: {one['factor']:.2f} times slower since {one['commit'][:12]}")
+            beside = " (beside other work)" if one["commit"] in noisy else ""
+            print(f"    {regression_words(one)}{beside}")
         for one in report["withdrawn"]:
             print(f"    {one['case']}: not slower when {one['commit'][:12]} was measured again")
+        for one in report["noisy"]:
+            print(f"    {noise_words(one)}")
     if show:
         open_page(Path(report["page"]))
     if report["failures"]:

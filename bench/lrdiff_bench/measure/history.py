@@ -20,6 +20,7 @@ from typing import Any
 
 from lrdiff_bench.measure.asv_config import find_faults, read_asv_config
 from lrdiff_bench.measure.engine.registry import CASES
+from lrdiff_bench.measure.regressions import noisy_commits, read_regressions
 from lrdiff_bench.report.json import write_document
 from lrdiff_core.devices import device_status
 from lrdiff_core.errors import CheckFailed, ConfigError, InputError, UnavailableError
@@ -31,7 +32,6 @@ __all__ = [
     "measure_history",
     "open_page",
     "read_failures",
-    "read_regressions",
     "root_of",
     "with_parents",
 ]
@@ -116,6 +116,7 @@ def measure_history(
     seconds = time.perf_counter() - began
     regressions = read_regressions(page)
     left = {(one["case"], one["commit"]) for one in regressions}
+    told = {*commits, *(one["commit"] for one in regressions)}
     return {
         "format": "lrdiff.bench.history",
         "version": 1,
@@ -126,6 +127,7 @@ def measure_history(
         "failures": read_failures(out / "results", commits),
         "regressions": regressions,
         "withdrawn": [one for one in suspected if (one["case"], one["commit"]) not in left],
+        "noisy": [one for one in noisy_commits(out / "records") if one["commit"] in told],
     }
 
 
@@ -225,26 +227,6 @@ def read_failures(results: Path, commits: Sequence[str]) -> list[dict[str, Any]]
             if len(row) <= column or row[column] is None or None in row[column]:
                 failed.append({"case": case, "commit": document["commit_hash"]})
     return failed
-
-
-def read_regressions(page: Path) -> list[dict[str, Any]]:
-    """What asv's regression page shows: case, factor, and the commit since which.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "regressions.json").write_text('{"regressions": []}')
-        >>> _ = (folder / "index.json").write_text('{"revision_to_hash": {}}')
-        >>> read_regressions(folder)
-        []
-    """
-    hashes = json.loads((page / "index.json").read_text(encoding="utf-8"))["revision_to_hash"]
-    found = []
-    for entry in json.loads((page / "regressions.json").read_text(encoding="utf-8"))["regressions"]:
-        # name, path of the graph, parameters, index, latest value, best value, [[revisions, revision, old, new], ...]
-        name, _, _, _, latest, best, jumps = entry
-        found.append({"case": name, "factor": latest / best, "commit": hashes[str(jumps[-1][1])]})
-    return found
 
 
 def open_page(page: Path) -> None:

@@ -27,10 +27,13 @@ MODULES = (
     "lrdiff_bench.measure.cases.short_training",
     "lrdiff_bench.measure.cases.shipping",
     "lrdiff_bench.measure.cases.around",
+    "lrdiff_bench.study.cases",
     "lrdiff_bench.parity.cases",
 )
 # The commands of `lrdiff bench`: a case of that name could not be asked for.
-RESERVED = frozenset({"ab", "calibrate", "compare", "history", "ls", "pictures", "population", "run", "show", "step"})
+RESERVED = frozenset(
+    {"ab", "calibrate", "compare", "history", "ls", "pictures", "population", "regressions", "run", "show", "step"}
+)
 
 View = Mapping[str, tuple[Any, ...]]
 Build = Callable[..., Workload]
