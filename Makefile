@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SAMPLE ?= 100
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test slow long distributed lint audit check docs coverage lines mutation bench results gpu faults wheel smoke clean
+.PHONY: help demo test slow long distributed lint audit check docs coverage lines mutation bench results measure gpu faults wheel smoke clean
 
 help:
 	@echo "make demo    train, compare, time, export and verify the built-in example"
@@ -17,7 +17,7 @@ help:
 	@echo "make faults  kill commands at random moments, fill disks, damage files, make inputs up: what is lost, what is said?"
 	@echo "make distributed    several processes by torchrun, a Dask cluster, a PostgreSQL server; parts of each are killed"
 	@echo "make bench   time the benchmark cases on this machine"
-	@echo "make results write the measured pages of docs/results anew: an hour, on a quiet machine"
+	@echo "make results write the pages of docs/results from their records; make measure takes the records: hours, on a quiet machine"
 	@echo "make gpu     all that needs an accelerator, under 8 minutes; with your own torch: make gpu PYTHON=python3.12"
 
 demo: $(VENV)/.demo
@@ -79,16 +79,27 @@ faults: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,iqr,rounds
 
-# The pages that are measured. Studies have their storage and maps their folders: `lrdiff study export`, `lrdiff map`.
+# Pages from records, in seconds. Studies have records of their own (docs/results/studies), maps their folders.
 results: $(VENV)/.dev
-	$(BIN)/lrdiff bench --to docs/results/benchmarks.md
-	$(BIN)/lrdiff bench step --training --out docs/results/training.md
-	$(BIN)/lrdiff bench step --peers --out docs/results/step.md
-	$(BIN)/lrdiff bench population --out docs/results/population.md
-	$(BIN)/lrdiff parity --out docs/results
-	$(BIN)/lrdiff parity --training --out docs/results
-	$(BIN)/python benchmarks/optimizers_table.py --out docs/results/optimizers.md
-	$(BIN)/python -m benchmarks.boost --out docs/results/boost.md
+	$(BIN)/python -m benchmarks.results
+
+# The records, and the pages with them. A goal that is missed ends a command with 1, and is part of what is measured.
+RECORDS := docs/results/records
+measure: $(VENV)/.dev
+	@mkdir -p $(RECORDS)
+	-$(BIN)/lrdiff bench --to docs/results/benchmarks.md --record $(RECORDS)/benchmarks.json
+	-$(BIN)/lrdiff bench step --training --out docs/results/training.md --record $(RECORDS)/training.json
+	-$(BIN)/lrdiff bench step --peers --out docs/results/step.md --record $(RECORDS)/step.json
+	-$(BIN)/lrdiff bench population --out docs/results/population.md --record $(RECORDS)/population.json
+	-$(BIN)/lrdiff parity --record $(RECORDS)/parity.json
+	-$(BIN)/lrdiff parity --training --record $(RECORDS)/training-parity.json.gz
+	-$(BIN)/python -m benchmarks.optimizers_table --out docs/results/optimizers.md --record $(RECORDS)/optimizers.json
+	-$(BIN)/python -m benchmarks.boost --out docs/results/boost.md --record $(RECORDS)/boost.json
+	-$(BIN)/python -m benchmarks.compare_exporters --out docs/results/export-compare.md --record $(RECORDS)/export-compare.json
+	-$(BIN)/python -m benchmarks.export_models --out docs/results/export-models.md --record $(RECORDS)/export-models.json
+	-$(BIN)/python -m benchmarks.mutate_exports --count 1000 --healthy 200 --out docs/results/export-mutations.md --record $(RECORDS)/export-mutations.json
+	-$(BIN)/python -m benchmarks.tables --out docs/results/tables.md --record $(RECORDS)/tables.json
+	$(BIN)/python -m benchmarks.results
 
 # With the Python and the torch that are there, and nothing from the network: a torch that knows the GPU is not ours to install.
 GPU_DEVICE ?= auto

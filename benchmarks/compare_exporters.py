@@ -1,21 +1,20 @@
 """This exporter against ``torch.onnx.export(verify=True)``, feature by feature, by running both on the same models.
 
-``python -m benchmarks.compare_exporters [FILE.md]`` prints the page that is kept as ``docs/results/export-compare.md``.
+``python -m benchmarks.compare_exporters`` prints the page that is kept as ``docs/results/export-compare.md``.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import logging
 import re
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,7 +25,9 @@ import torch
 from torch import nn
 
 import lrdiff_export.publish.export as ours
-from lrdiff_bench.system.machine import describe_code, describe_machine, load_average
+from lrdiff_bench.report.page import as_given, render
+from lrdiff_bench.report.record import PageFiles, add_page_options
+from lrdiff_bench.system.machine import provenance
 from lrdiff_core.errors import LrdiffError
 from lrdiff_export.examples import ZOO, Sample
 from lrdiff_export.onnx_file.convert import Converted
@@ -36,6 +37,7 @@ from lrdiff_export.runtimes.predictor import open_session
 
 __all__ = ["ExporterComparison", "compare_exporters", "comparison_table", "page"]
 
+COMPARED: Mapping[str, Any] = {"format": "lrdiff.export_comparison", "version": 1}
 ASKED_OPSET = 20
 UNREACHABLE_OPSET = 13  # torch 2.13 writes 18 instead, with a warning
 
@@ -237,31 +239,32 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def page(rows: list[ExporterComparison], load: float | None) -> str:
-    """The page of docs/results: machine, versions, commit and the table.
-
-    Args:
-        rows: of :func:`compare_exporters`.
-        load: of the machine before they were measured.
-    """
-    code, machine = describe_code(), describe_machine()
-    commit = f"`{code.commit[:10]}`{' with changes' if code.dirty else ''}" if code.commit else "none"
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnx", "onnxscript", "onnxruntime"))
+def page(document: Mapping[str, Any]) -> str:
+    """The page of docs/results: machine, versions, commit and the table."""
+    rows = [ExporterComparison(**row) for row in document["rows"]]
     return (
-        "# Two exporters on the same models\n\n"
-        f"`python -m benchmarks.compare_exporters`: {machine.cpu}, {machine.cpus} processors, {machine.system}, "
-        f"load {'unknown' if load is None else f'{load:.1f}'} before, Python {code.python},\n"
-        f"{versions}, commit {commit}.\n"
-        f"Models: {'; '.join(row.model for row in rows)}.\n\n"
+        f"# Two exporters on the same models\n\n{render('written_by.md', **document)}"
+        f"- models: {'; '.join(row.model for row in rows)}\n\n"
         "Counts are of models; bytes and seconds are medians over them. The planted fault is one weight off by 1 %,\n"
         "in the file, before its verification.\n\n"
         f"{comparison_table(rows)}"
     )
 
 
-if __name__ == "__main__":
-    load = load_average()
-    text = page(compare_exporters(), load)
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add_page_options(parser)
+    files = PageFiles.of(parser.parse_args())
+
+    def measured() -> dict[str, Any]:
+        made = provenance("onnx", "onnxscript", "onnxruntime")
+        return {"command": as_given(), "quick": False, **made, "rows": [row.to_dict() for row in compare_exporters()]}
+
+    text = page(files.document(measured, **COMPARED))
     print(text)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text, encoding="utf-8")
+    files.write(text)
+
+
+if __name__ == "__main__":
+    main()

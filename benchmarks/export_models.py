@@ -1,6 +1,6 @@
 """What the export makes of the architectures that people ship: converted, verified, in parity, at what cost.
 
-``python -m benchmarks.export_models [--only NAME] [--out docs/results/export-models.md]`` runs each model of
+``python -m benchmarks.export_models [--only NAME] [--out FILE.md] [--record FILE.json]`` runs each model of
 :data:`benchmarks.export_architectures.ARCHITECTURES` in three processes of their own, one after the other: plain
 ``torch.onnx.export``, the whole export of this project, and the parity check in ONNX Runtime. Seconds are of processor
 time, one thread, without those of imports; memory is the peak of the process, Python and torch included.
@@ -14,19 +14,21 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from importlib import metadata
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lrdiff_bench.system.machine import describe_code, describe_machine
+from lrdiff_bench.report.page import as_given, render
+from lrdiff_bench.report.record import PageFiles, add_page_options, read_record
+from lrdiff_bench.system.machine import provenance
 from lrdiff_bench.system.memory import peak_resident_bytes
 
 __all__ = ["Finding", "find", "page"]
 
+MODELS: Mapping[str, Any] = {"format": "lrdiff.export_models", "version": 1}
 SECONDS = 300  # of processor time for one process
 MEMORY = 8 * 2**30  # bytes of its data
 
@@ -200,20 +202,14 @@ def _warm_up() -> None:
     convert_to_onnx(torch.nn.Linear(2, 1), example=torch.zeros(2, 2))
 
 
-def page(found: dict[str, dict[str, Finding]]) -> str:
-    """The page of docs/results.
-
-    Args:
-        found: by model and task.
-    """
-    code, machine = describe_code(), describe_machine()
-    packages = ("torch", "onnx", "onnxscript", "onnxruntime", "transformers")
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+def page(document: Mapping[str, Any]) -> str:
+    """The page of docs/results."""
+    found = {row["model"]: {task: Finding(**row[task]) for task in TASKS if task in row} for row in document["rows"]}
     lines = [
         "# Architectures that people ship",
         "",
-        f"`python -m benchmarks.export_models`: {machine.cpu}, {machine.cpus} processors, {machine.system}, Python "
-        f"{code.python}, one thread,\n{versions}.",
+        render("written_by.md", **document).rstrip(),
+        "- one thread",
         "",
         "Each model has random weights and is run in a process of its own for each column. *plain* is "
         "`torch.onnx.export`, told the\nsame free dimensions; *convert* and *verify* are the two halves of "
@@ -266,22 +262,30 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", action="append", metavar="NAME", help="models whose names hold this; all by default")
     parser.add_argument("--task", action="append", choices=list(TASKS), help="all three by default")
-    parser.add_argument("--out", type=Path, help="write the page here")
+    add_page_options(parser)
     given = parser.parse_args(arguments)
+    files = PageFiles.of(given)
+    if files.source is not None:
+        files.write(page(read_record(files.source, **MODELS)))
+        return 0
     _warm_up()
     from benchmarks.export_architectures import ARCHITECTURES
 
-    table: dict[str, dict[str, Finding]] = {}
+    where = provenance("onnx", "onnxscript", "onnxruntime", "transformers")
+    rows: list[dict[str, Any]] = []
     for name in ARCHITECTURES:
         if given.only and not any(part in name for part in given.only):
             continue
-        table[name] = {}
+        rows.append({"model": name})
         for task in given.task or TASKS:
-            one = table[name][task] = find(task, name)
+            one = find(task, name)
+            rows[-1][task] = asdict(one)
             spent = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in one.seconds.items())
             print(f"{name:<34} {task:<7} {spent or one.why} ({one.peak / 2**30:.2f} GiB)", flush=True)
-        if given.out:
-            given.out.write_text(page(table), encoding="utf-8")
+        if given.task:
+            continue  # a page has all three
+        # After each model: the whole takes a quarter of an hour.
+        files.write(page(files.keep({**MODELS, "command": as_given(), "quick": False, **where, "rows": rows})))
     return 0
 
 

@@ -1,6 +1,6 @@
 """Does the gate find faults that are planted in exported files, and let healthy ones through?
 
-``python -m benchmarks.mutate_exports --count 1000 [--healthy 200] [--out docs/results/export-mutations.md]`` exports
+``python -m benchmarks.mutate_exports --count 1000 [--healthy 200] [--out FILE.md] [--record FILE.json]`` exports
 architectures of :mod:`benchmarks.export_architectures`, plants one seeded fault at a time in the graph or its weights,
 and runs the verification that every export has to pass. A mutant is
 
@@ -21,9 +21,9 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,7 +31,9 @@ import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from benchmarks.export_architectures import ARCHITECTURES, Architecture
-from lrdiff_bench.system.machine import describe_code, describe_machine
+from lrdiff_bench.report.page import as_given, render
+from lrdiff_bench.report.record import PageFiles, add_page_options, read_record
+from lrdiff_bench.system.machine import provenance
 from lrdiff_core.errors import LrdiffError
 from lrdiff_export.model.prepared import prepare
 from lrdiff_export.onnx_file.convert import Converted, convert
@@ -43,6 +45,8 @@ from lrdiff_export.verify.verify import run_battery
 
 __all__ = ["KINDS", "Subject", "mutants", "page"]
 
+MUTATIONS: Mapping[str, Any] = {"format": "lrdiff.export_mutations", "version": 1}
+ENDS = ("refused", "same bits", "within noise", "missed")
 OTHER_ROWS = 512  # that the verification has not seen, where a row costs little
 SCALES = (1.0, 0.3, 3.0, 30.0)  # by turns
 NOISE = 8.0  # times the error of the healthy file, or eps of the output's scale
@@ -438,33 +442,35 @@ class Found:
         """Number of faults."""
         return sum(self.counts.values())
 
+    def document(self, where: Mapping[str, Any]) -> dict[str, Any]:
+        """As a record; ``where`` is the command and its provenance."""
+        rows = [{"fault": kind, **{end: self.counts[kind, end] for end in ENDS}} for kind in KINDS]
+        found = {"missed": self.missed, "healthy": self.healthy, "refused": self.refused, "seed": self.seed}
+        return {**MUTATIONS, **where, "quick": False, **found, "rows": rows}
 
-def page(found: Found) -> str:
+
+def page(document: Mapping[str, Any]) -> str:
     """The page of docs/results."""
-    code, machine = describe_code(), describe_machine()
-    counts, total, healthy = found.counts, found.planted, found.healthy
-    ends = ("refused", "same bits", "within noise", "missed")
+    rows = [(row["fault"], [row[end] for end in ENDS]) for row in document["rows"]]
+    rows.append(("all", [sum(counts) for counts in zip(*(counts for _, counts in rows), strict=True)]))
     lines = [
         "# Faults planted in exported files",
         "",
-        f"`python -m benchmarks.mutate_exports --count {total} --healthy {healthy} --seed {found.seed}`:",
-        f"{machine.cpu}, torch {torch.__version__}, Python {code.python}.",
+        render("written_by.md", **document).rstrip(),
         "",
         (__doc__ or "").partition("\n\n")[2].partition("A mutant is")[2].strip().join(("A mutant is\n\n", "")),
         "",
         "| fault | planted | refused | equivalent: same bits | equivalent: within noise | missed |",
         "|---|---|---|---|---|---|",
+        *(f"| {kind} | {sum(counts)} | {' | '.join(map(str, counts))} |" for kind, counts in rows),
     ]
-    for kind in (*KINDS, "all"):
-        row = [sum(n for (k, e), n in counts.items() if e == end and kind in (k, "all")) for end in ends]
-        lines.append(f"| {kind} | {sum(row)} | {' | '.join(map(str, row))} |")
-    missing = sum(n for (_, end), n in counts.items() if end == "missed")
+    total, missing = sum(rows[-1][1]), rows[-1][1][ENDS.index("missed")]
     lines += [
         "",
         f"{total - missing} of {total} ({(total - missing) / max(total, 1):.1%}) were refused or are equivalent. Of "
-        f"{healthy} healthy exports with other weights {len(found.refused)} were refused.",
+        f"{document['healthy']} healthy exports with other weights {len(document['refused'])} were refused.",
     ]
-    for title, several in (("Missed:", found.missed), ("Healthy and refused:", found.refused)):
+    for title, several in (("Missed:", document["missed"]), ("Healthy and refused:", document["refused"])):
         if several:
             lines += ["", title, "", *(f"- {one}" for one in several)]
     return "\n".join(lines) + "\n"
@@ -477,8 +483,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--healthy", type=int, default=0, help="healthy exports with other weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", metavar="NAME", help="models whose names hold this")
-    parser.add_argument("--out", type=Path, help="write the page here")
+    add_page_options(parser)
     given = parser.parse_args(arguments)
+    files = PageFiles.of(given)
+    if files.source is not None:
+        files.write(page(read_record(files.source, **MUTATIONS)))
+        return 0
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     names = [
@@ -487,18 +497,17 @@ def main(arguments: list[str]) -> int:
         if one.kept and (not given.only or any(part in name for part in given.only))
     ]
     found = Found(seed=given.seed)
+    where = {"command": as_given(), **provenance("onnx", "onnxscript", "onnxruntime")}
     for turn, name in enumerate(names if given.count else ()):
         begun = time.process_time()
         share = -(-(given.count - found.planted) // (len(names) - turn))
         _plant(found, name, share, turn)
         print(f"{name:<34} {found.planted} planted, {time.process_time() - begun:.0f} s", flush=True)
-        if given.out:
-            given.out.write_text(page(found), encoding="utf-8")
+        files.write(page(files.keep(found.document(where))))
     for number in range(given.healthy):
         _export_healthy(found, names[number % len(names)], 1 + number // len(names))
-        if given.out:
-            given.out.write_text(page(found), encoding="utf-8")
-    print(page(found))
+        files.write(page(files.keep(found.document(where))))
+    print(page(found.document(where)))
     return 0
 
 

@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/optimizers_table.py --out docs/results/optimizers.md
+    python -m benchmarks.optimizers_table --out docs/results/optimizers.md
 
 Each optimizer gets the groups of a plan with two rates and steps a small network; then the same with the head's rate
 doubled. *Driven* is what takes the groups, moves the head twice as far and the body as far as before.
@@ -20,14 +20,16 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from lrdiff_bench.report.page import as_given, markdown_table, render
+from lrdiff_bench.report.record import PageFiles, add_page_options
+from lrdiff_bench.system.machine import provenance
 from lrdiff_core.errors import RateError
 from lrdiff_core.rates import MuonRouter, Rule, param_groups
 
@@ -43,6 +45,7 @@ LIBRARIES = {  # distribution: the module that holds the classes
     "galore_torch": "galore_torch",
     "transformers": "transformers",
 }
+OPTIMIZERS: Mapping[str, Any] = {"format": "lrdiff.optimizers_table", "version": 1}
 NEARLY = 0.05  # of the ratio: float32, stochastic rounding of 8-bit states
 STEPS = 10  # at most, until something moves: some warm up
 ADAM = torch.optim.Adam
@@ -181,36 +184,41 @@ def outcomes(library: str) -> Iterator[Outcome]:
         yield drive(full, kind, ARGUMENTS.get(full, {}))
 
 
-def page(found: Mapping[str, list[Outcome]], missing: list[str]) -> str:
+def page(document: Mapping[str, Any]) -> str:
     """The table as Markdown."""
     lines = [
         "# Optimizers that a rate plan drives",
         "",
-        "Made by `python benchmarks/optimizers_table.py --out docs/results/optimizers.md`, of what is installed.",
-        "Each optimizer gets the groups of a plan (`plan.groups(TheOptimizer)`), steps a network of 3 layers, and does",
-        "so again with the head's rate doubled. *Driven*: the head went twice as far, the body as before (within",
-        "5 %). *Takes the groups*: it runs by them, but its update has a scale of its own (rates that the method",
-        "estimates, trust ratios, clipping). Compilation was off (`TORCHDYNAMO_DISABLE=1`).",
+        render("written_by.md", **document).rstrip(),
+        "",
+        "Each optimizer that was installed gets the groups of a plan (`plan.groups(TheOptimizer)`), steps a network",
+        "of 3 layers, and does so again with the head's rate doubled. *Driven*: the head went twice as far, the body",
+        "as before (within 5 %). *Takes the groups*: it runs by them, but its update has a scale of its own (rates",
+        "that the method estimates, trust ratios, clipping). Compilation was off (`TORCHDYNAMO_DISABLE=1`).",
         "",
         "| library | version | optimizers | driven | takes the groups | not driven |",
         "|---|---|---|---|---|---|",
     ]
     verdicts = ("driven", "takes the groups", "not driven")
-    for library, rows in found.items():
+    found = [(one["name"], one["version"], [Outcome(**row) for row in one["rows"]]) for one in document["libraries"]]
+    for library, number, rows in found:
         counts = [sum(row.verdict == verdict for row in rows) for verdict in verdicts]
-        lines.append(f"| {library} | {_version(library)} | {len(rows)} | {' | '.join(map(str, counts))} |")
-    if missing:
-        lines += ["", f"Not installed: {', '.join(missing)}."]
-    for library, rows in found.items():
+        lines.append(f"| {library} | {number} | {len(rows)} | {' | '.join(map(str, counts))} |")
+    if document["missing"]:
+        lines += ["", f"Not installed: {', '.join(document['missing'])}."]
+    for library, _, rows in found:
         driven = [row.name.partition(".")[2] for row in rows if row.verdict == "driven" and not row.note]
         lines += ["", f"## {library}", "", f"Driven: {', '.join(driven) or 'none'}."]
         others = [row for row in rows if row.verdict != "driven" or row.note]
         if others:
-            lines += ["", "| optimizer | verdict | head | body | note |", "|---|---|---|---|---|"]
-            for row in others:
-                name, note = row.name.partition(".")[2], row.note.replace("|", "\\|").replace("\n", " ")[:160]
-                lines.append(f"| {name} | {row.verdict} | {row.head:.3g} | {row.body:.3g} | {note} |")
+            heads = ["optimizer", "verdict", "head", "body", "note"]
+            lines += ["", markdown_table(heads, [_cells(row) for row in others])]
     return "\n".join(lines) + "\n"
+
+
+def _cells(row: Outcome) -> list[str]:
+    moved = ["" if one is None else f"{one:.3g}" for one in (row.head, row.body)]  # None where it did not step
+    return [row.name.partition(".")[2], row.verdict, *moved, row.note[:160]]
 
 
 def _version(library: str) -> str:
@@ -223,19 +231,22 @@ def _version(library: str) -> str:
 def main() -> None:
     """Write the page, or print it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="the Markdown file")
+    add_page_options(parser)
     parser.add_argument("--library", action="append", choices=list(LIBRARIES), help="only this one; repeat it")
     options = parser.parse_args()
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # the update is what is asked about, not how it is compiled
     logging.disable(logging.WARNING)
-    found = {library: list(outcomes(library)) for library in options.library or LIBRARIES}
-    text = page(
-        {name: rows for name, rows in found.items() if rows}, [name for name, rows in found.items() if not rows]
-    )
-    if options.out is None:
-        print(text, end="")
-    else:
-        options.out.write_text(text, encoding="utf-8")
+
+    def measured() -> dict[str, Any]:
+        where = provenance()
+        found = {library: [asdict(one) for one in outcomes(library)] for library in options.library or LIBRARIES}
+        libraries = [{"name": name, "version": _version(name), "rows": rows} for name, rows in found.items() if rows]
+        missing = [name for name, rows in found.items() if not rows]
+        return {"command": as_given(), "quick": False, **where, "libraries": libraries, "missing": missing}
+
+    files = PageFiles.of(options)
+    text = page(files.document(measured, **OPTIMIZERS))
+    files.write(text) if files.out is not None else print(text, end="")
 
 
 if __name__ == "__main__":

@@ -13,42 +13,29 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import shlex
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.boost.ways import OF_LIBRARIES, SCRIPTS, expected, fused, plain, with_ours
-from lrdiff_bench.report.page import markdown_table
+from lrdiff_bench.report.page import as_given, render
+from lrdiff_bench.report.record import PageFiles, add_page_options
 from lrdiff_bench.report.tables import interval, seconds
 from lrdiff_bench.stats.intervals import Interval, bootstrap_interval
 from lrdiff_bench.stats.verdict import Verdict, speed_verdict
 from lrdiff_bench.system.machine import pinned, provenance
-from lrdiff_core.files import write_text
 
 STEPS = 400
 ROUNDS = 12
 LEAST_ROUNDS = 6  # below that no interval around a median reaches 95 %
 WAYS: tuple[Callable[[Path, Sequence[str]], object], ...] = (with_ours, partial(fused, lasting=True), plain)
 HEADS = ["script", "", "replaced", "ours", "fused over ours", "default over ours", "verdict"]
-PAGE = """# What `lrdiff boost` gains in whole scripts
-
-Written by `{command}`.
-
-- machine: {cpu}, {cpus} CPUs, load {load:.1f} before, {system}
-- versions: {versions}
-- commit: {commit}
-- {steps} steps a run, {rounds} rounds of each script three ways in alternating order, one process, {threads}
-- a time is that of the whole script with its set-up; ratios are medians with 95 % intervals over rounds, larger is
-  better; a difference of less than 2 % is called equivalent
-- models are of about a thousand parameters, so that most of a step is what it costs to begin one: the guide tells more
-
-{table}
-
-{slower}
-"""
+BOOST: Mapping[str, Any] = {"format": "lrdiff.boost_table", "version": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,27 +43,21 @@ class Row:
     """One script.
 
     Args:
-        script: its file.
+        script, about: its name and its first line.
         replaced: optimizers that were, and how many there are.
         ours: median seconds a run.
         fused, default: time of torch's over ours.
         against_fused, against_default: ours judged.
     """
 
-    script: Path
+    script: str
+    about: str
     replaced: str
     ours: float
     fused: Interval
     default: Interval
     against_fused: Verdict
     against_default: Verdict
-
-    def cells(self) -> list[str]:
-        """As in the table."""
-        text = self.script.read_text(encoding="utf-8").splitlines()[0].strip('"')
-        ratios = [f"{one.estimate:.2f} {interval(one.low, one.high, '.2f')}" for one in (self.fused, self.default)]
-        verdict = f"{self.against_fused}; {self.against_default}"
-        return [self.script.stem, text, self.replaced, seconds(self.ours), *ratios, verdict]
 
 
 def measure(script: Path, *, steps: int, rounds: int) -> Row:
@@ -95,7 +76,8 @@ def measure(script: Path, *, steps: int, rounds: int) -> Row:
     judged = [speed_verdict(bootstrap_interval([row[0] / row[way] for row in times])) for way in (1, 2)]
     replaced, optimizers, _ = expected(script)
     return Row(
-        script=script,
+        script=script.stem,
+        about=script.read_text(encoding="utf-8").splitlines()[0].strip('"'),
         replaced=f"{replaced} of {optimizers}",
         ours=sorted(row[0] for row in times)[len(times) // 2],
         fused=ratios[0],
@@ -107,7 +89,7 @@ def measure(script: Path, *, steps: int, rounds: int) -> Row:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.boost", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="the page to write; left out: only lines on the screen")
+    add_page_options(parser)
     parser.add_argument("--scripts", help="names, separated by commas; left out: all whose libraries are here")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of a run (default {STEPS})")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of three runs (default {ROUNDS})")
@@ -119,28 +101,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no such script; there are: {', '.join(script.stem for script in here)}")
     if given.rounds < LEAST_ROUNDS:
         parser.error(f"--rounds is at least {LEAST_ROUNDS}")
-    where, rows = provenance(), []
-    with pinned(given.threads), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for script in chosen:
-            rows.append(measure(script, steps=given.steps, rounds=given.rounds))
-            print("  ".join(rows[-1].cells()[i] for i in (0, 2, 3, 4, 5, 6)), flush=True)
-    slower = [row.script.stem for row in rows if Verdict.SLOWER in (row.against_fused, row.against_default)]
-    verdict = f"Slower for certain: {', '.join(slower)}." if slower else "No script is slower for certain."
-    print(verdict)
-    if given.out is not None:
-        machine, versions = where["machine"], where["versions"]
-        command = ["python -m benchmarks.boost", *(arguments if arguments is not None else _typed())]
-        table = markdown_table(HEADS, [row.cells() for row in rows], "lllrrrl")
-        page = PAGE.format(
-            command=" ".join(command), cpu=machine["cpu"], cpus=machine["cpus"], load=machine["load"] or 0.0,
-            system=machine["system"], versions=", ".join(f"{name} {value}" for name, value in versions.items()),
-            commit=where["commit"], steps=given.steps, rounds=given.rounds,
-            threads=f"{given.threads} thread" + "s" * (given.threads > 1), table=table, slower=verdict,
-        )  # fmt: skip
-        write_text(given.out, page)
-        print(f"wrote {given.out}")
-    return 1 if slower else 0
+    command = as_given() if arguments is None else shlex.join(["python", "-m", "benchmarks.boost", *arguments])
+
+    def measured() -> dict[str, Any]:
+        where, rows = provenance(), []
+        with pinned(given.threads), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for script in chosen:
+                rows.append(asdict(measure(script, steps=given.steps, rounds=given.rounds)))
+                print("  ".join(cells(rows[-1])[i] for i in (0, 2, 3, 4, 5, 6)), flush=True)
+        sizes = {"steps": given.steps, "rounds": given.rounds, "threads": given.threads}
+        return {"command": command, "quick": given.steps < STEPS, **where, **sizes, "rows": rows}
+
+    files = PageFiles.of(given)
+    document = files.document(measured, **BOOST)
+    files.write(boost_page(document))
+    print(verdict(document))
+    return 1 if slower(document) else 0
+
+
+def boost_page(document: Mapping[str, Any]) -> str:
+    """The document as Markdown."""
+    rows = [cells(row) for row in document["rows"]]
+    return render("boost.md", **document, heads=HEADS, cells=rows, verdict=verdict(document))
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A :class:`Row` as in the table."""
+    ratios = [f"{middle:.2f} {interval(low, high, '.2f')}" for middle, low, high, _ in (row["fused"], row["default"])]
+    verdicts = f"{row['against_fused']}; {row['against_default']}"
+    return [row["script"], row["about"], row["replaced"], seconds(row["ours"]), *ratios, verdicts]
+
+
+def slower(document: Mapping[str, Any]) -> list[str]:
+    """Names of scripts that are slower for certain."""
+    return [row["script"] for row in document["rows"] if "slower" in (row["against_fused"], row["against_default"])]
+
+
+def verdict(document: Mapping[str, Any]) -> str:
+    """Which scripts are slower, as a sentence."""
+    found = slower(document)
+    return f"Slower for certain: {', '.join(found)}." if found else "No script is slower for certain."
 
 
 def _is_here(script: Path) -> bool:
@@ -151,12 +152,6 @@ def _is_here(script: Path) -> bool:
         if line.startswith(("import ", "from "))
     }
     return all(importlib.util.find_spec(name) is not None for name in names)
-
-
-def _typed() -> list[str]:
-    import sys
-
-    return sys.argv[1:]
 
 
 if __name__ == "__main__":

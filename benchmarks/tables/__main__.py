@@ -15,13 +15,18 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from benchmarks.tables.page import write_page
 from benchmarks.tables.sources import TABLES, Source
+from lrdiff_bench.report.page import as_given, render
+from lrdiff_bench.report.record import PageFiles, add_page_options
+from lrdiff_bench.system.machine import provenance
 
+TWENTY: Mapping[str, Any] = {"format": "lrdiff.tables", "version": 1}
 SEEDS = 5
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 MINUTES = 15  # that one measurement may take before it counts as failed
@@ -29,33 +34,46 @@ MINUTES = 15  # that one measurement may take before it counts as failed
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="the page to write; left out: only the verdict is printed")
+    add_page_options(parser)
     parser.add_argument("--records", type=Path, default=Path("runs/tables.jsonl"), help="a line a table and seed")
     parser.add_argument("--tables", help="names, separated by commas; left out: all")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"split seeds of each table (default {SEEDS})")
     parser.add_argument("--jobs", type=int, default=1, help="measurements at a time; seconds are of processor time")
-    parser.add_argument("--only-page", action="store_true", help="measure nothing: write the page from the records")
     given = parser.parse_args()
     chosen = [table for table in TABLES if not given.tables or table.name in given.tables.split(",")]
     if not chosen:
         parser.error(f"no such table; there are: {', '.join(table.name for table in TABLES)}")
-    rows = _read(given.records)
-    if not given.only_page:
-        done = {(row["table"], row["seed"]) for row in rows}
-        every = [(table, seed) for seed in range(given.seeds) for table in chosen]  # a whole seed before the next
-        wanted = [one for one in every if (one[0].name, one[1]) not in done]
-        with ThreadPoolExecutor(max_workers=given.jobs) as pool:
-            for number, row in enumerate(pool.map(lambda one: _measure(*one), wanted), start=1):
-                rows.append(row)
-                _append(given.records, row)
-                print(f"{number}/{len(wanted)}  {_told(row)}", flush=True)
-    names = [table.name for table in chosen]
-    text, held = write_page([row for row in rows if row["table"] in names], chosen, seeds=given.seeds)
-    if given.out is not None:
-        given.out.write_text(text, encoding="utf-8")
-        print(f"wrote {given.out}")
+    files = PageFiles.of(given)
+    document = files.document(lambda: _measured(chosen, given.records, given.seeds, given.jobs), **TWENTY)
+    text, held = tables_page(document)
+    files.write(text)
     print(text.partition("## The bar")[2].partition("\n## ")[0].strip())
     return 0 if held else 1
+
+
+def tables_page(document: Mapping[str, Any]) -> tuple[str, bool]:
+    """The document as Markdown, and whether the bar is held."""
+    chosen = [table for table in TABLES if table.name in document["tables"]]
+    head = render("written_by.md", **document).rstrip()
+    return write_page(document["rows"], chosen, seeds=document["seeds"], head=head)
+
+
+def _measured(chosen: Sequence[Source], records: Path, seeds: int, jobs: int) -> dict[str, Any]:
+    """What the records lack is measured; a record says at which commit that was."""
+    where = provenance("scikit-learn")
+    rows, names = _read(records), [table.name for table in chosen]
+    done = {(row["table"], row["seed"]) for row in rows}
+    every = [(table, seed) for seed in range(seeds) for table in chosen]  # a whole seed before the next
+    wanted = [one for one in every if (one[0].name, one[1]) not in done]
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        for number, row in enumerate(pool.map(lambda one: _measure(*one), wanted), start=1):
+            rows.append({**row, "commit": where["commit"]})
+            _append(records, rows[-1])
+            print(f"{number}/{len(wanted)}  {_told(row)}", flush=True)
+    rows = [row for row in rows if row["table"] in names]
+    commits = dict.fromkeys(str(row.get("commit", "unknown")) for row in rows)
+    return {"command": as_given(), "quick": False, **where, "commit": " and ".join(commits), "seeds": seeds,
+            "tables": names, "rows": rows}  # fmt: skip
 
 
 def _measure(table: Source, seed: int) -> dict[str, Any]:

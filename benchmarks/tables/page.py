@@ -19,13 +19,16 @@ SECONDS = 60.0  # that a whole run may take on two cores
 OTHERS = {"mlp": "MLP", "linear": "linear"}
 
 
-def write_page(rows: Sequence[dict[str, Any]], sources: Sequence[Source], *, seeds: int) -> tuple[str, bool]:
+def write_page(
+    rows: Sequence[dict[str, Any]], sources: Sequence[Source], *, seeds: int, head: str = ""
+) -> tuple[str, bool]:
     """The page as Markdown, and whether everything that the bar asks held.
 
     Args:
         rows: of :func:`benchmarks.tables.models.measure`; failed ones have ``problem``.
         sources: the tables of the page.
         seeds: wanted of each table.
+        head: where the records come from.
     """
     good = {source.name: [row for row in rows if row["table"] == source.name and "problem" not in row and
                           row["seed"] < seeds] for source in sources}  # fmt: skip
@@ -35,9 +38,9 @@ def write_page(rows: Sequence[dict[str, Any]], sources: Sequence[Source], *, see
     lines = [
         "# Twenty tables",
         "",
-        "Our default against scikit-learn's multilayer perceptron and linear models at theirs, made by "
-        "`python -m benchmarks.tables --out docs/results/tables.md`.",
+        "Our default against scikit-learn's multilayer perceptron and linear models at theirs.",
         "",
+        *([head, ""] if head else []),
         *(f"- *{name}*: {text}." for name, text in MODELS.items()),
         "",
         f"Each of {seeds} seeds cuts a table anew into 70 % training, 15 % validation and 15 % test rows. Our model "

@@ -37,7 +37,7 @@ def test_a_command_and_its_options_exist(line: str, capsys) -> None:
         text = " ".join(capsys.readouterr().out.split())
         assert all(word in text for word in words if word.startswith("--") and "{" not in word)
         return
-    known = {"ab", "calibrate", "compare", "history", "ls", "pictures", "run", "show", "step"}
+    known = {"ab", "calibrate", "compare", "history", "ls", "pictures", "regressions", "run", "show", "step"}
     command = words[1] if len(words) > 1 and words[1] in known else "run"
     assert main(["bench", command, "--help"]) == 0
     text = capsys.readouterr().out

@@ -17,6 +17,8 @@ from lrdiff_bench.report.page import as_given, markdown_table, render
 
 HERE = {
     "machine": {"cpu": "a processor", "cpus": 2, "system": "Linux x86_64"},
+    "command": "lrdiff parity --out results",
+    "commit": "abc123",
     "lrdiff": "0.1.0",
     "python": "3.12.0",
 }
@@ -122,7 +124,7 @@ GPU = MEASURED | {
     [
         (step_page, STEP),
         (training_page, TRAINING_STEP),
-        (lambda document: population_page(document, SPEED_ROWS), POPULATION),
+        (population_page, POPULATION),
         (gpu_page, GPU),
     ],
     ids=["step", "training step", "population", "gpu"],
@@ -134,7 +136,7 @@ def test_a_page_of_measurements_is_as_it_was(page, document, snapshot):
 @pytest.mark.parametrize("guide", [True, False], ids=["beside the guide", "elsewhere"])
 @pytest.mark.parametrize(("page", "document"), [(parity_page, PARITY), (training_parity_page, TRAINING)])
 def test_a_page_is_as_it_was(page, document, guide, snapshot):
-    assert page({**document, "guide": guide}, "lrdiff parity --out results") == snapshot
+    assert page({**document, "guide": guide}) == snapshot
 
 
 @pytest.mark.parametrize(

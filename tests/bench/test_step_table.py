@@ -128,7 +128,7 @@ def test_a_missed_goal_ends_with_status_1_but_not_when_quick(times: list, capsys
     [
         (["--shape", "gpt"], "there are no shapes called 'gpt'", "write one of: mlp, transformer, many, bert"),
         (["--threads", "0"], "threads is 0", "write a whole number from 1 up"),
-        (["--out", "no/where.md"], "cannot write no/where.md: no such folder", "name a file in a folder that exists"),
+        (["--out", "no/where.md"], "cannot write no/where.md: no folder no", "make the folder first"),
     ],
 )
 def test_input_that_cannot_be_used(times: list, capsys, tmp_path, monkeypatch, arguments, error, help) -> None:

@@ -62,9 +62,11 @@ def test_what_is_recorded_is_not_measured_again(tmp_path, monkeypatch, capsys):
     whole = [json.dumps(record("iris", seed, 0.1)) for seed in range(2)]
     failed = json.dumps({"table": "iris", "seed": 2, "problem": "killed"})
     records.write_text("\n".join([*whole, failed, whole[0][:30]]) + "\n")
-    asked = []
+    asked, run = [], subprocess.run
 
-    def answer(command, **_):
+    def answer(command, **options):
+        if "benchmarks.tables.models" not in command:  # git
+            return run(command, **options)
         asked.append(command[-1])
         return subprocess.CompletedProcess(command, 0, json.dumps(record("iris", int(command[-1]), 0.1)) + "\n", "")
 
@@ -76,6 +78,16 @@ def test_what_is_recorded_is_not_measured_again(tmp_path, monkeypatch, capsys):
     assert "reached" in capsys.readouterr().out
     assert main() == 0
     assert asked == ["2"]
+    kept = tmp_path / "tables.json"
+    monkeypatch.setattr(sys, "argv", [*arguments, "--record", str(kept)])
+    assert main() == 0
+    text = page.read_text()
+    page.unlink()
+    monkeypatch.setattr(sys, "argv", ["tables", "--from", str(kept), "--out", str(page)])
+    records.unlink()
+    assert main() == 0
+    assert page.read_text() == text
+    assert "- commit: unknown and " in text  # of the earlier ones, and of the one measured here
 
 
 def test_the_other_models_learn_from_text_dates_and_holes(tmp_path):

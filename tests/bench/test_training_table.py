@@ -47,7 +47,7 @@ def test_a_real_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     [
         (["--shape", "gpt"], "there is no model called 'gpt'", f"write one of: {', '.join(MODELS)}"),
         (["--threads", "0"], "threads is 0", "write a whole number from 1 up"),
-        (["--out", "no/where.md"], "cannot write no/where.md: no such folder", "name a file in a folder that exists"),
+        (["--out", "no/where.md"], "cannot write no/where.md: no folder no", "make the folder first"),
     ],
 )
 def test_input_that_cannot_be_used(capsys, tmp_path, monkeypatch, arguments, error, help) -> None:

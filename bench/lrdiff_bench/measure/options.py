@@ -9,7 +9,7 @@ import typer
 from typing_extensions import override
 
 from lrdiff_bench.report.errors import write_out
-from lrdiff_bench.report.help import JsonOption, WholeHelpGroup
+from lrdiff_bench.report.help import JsonOption, OfRecordOption, RecordOption, WholeHelpGroup
 from lrdiff_bench.report.json import print_json
 
 __all__ = ["BenchGroup", "add_bench_commands"]
@@ -63,14 +63,16 @@ def run(
     affinity: AffinityOption = None,
     out: OutOption = None,
     to: PageOption = None,
+    record: RecordOption = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Measure cases and save a record of each."""
     from lrdiff_bench.measure import command
+    from lrdiff_bench.report.record import PageFiles
 
     return command.run(
         cases or [], param or [], device=device, quick=quick, processes=processes, instructions=instructions,
-        affinity=affinity, folder=out, to=to, json=json,
+        affinity=affinity, folder=out, page=PageFiles(out=to, record=record), json=json,
     )  # fmt: skip
 
 
@@ -88,13 +90,15 @@ def ls(
 def show(
     run: RunArgument = "latest",
     to: PageOption = None,
+    record: RecordOption = None,
     source: FromOption = None,
     json: JsonOption = False,
 ) -> int:
     """Show the records of a run."""
     from lrdiff_bench.measure import records_command
+    from lrdiff_bench.report.record import PageFiles
 
-    return records_command.show(run, folder=source, to=to, json=json)
+    return records_command.show(run, folder=source, page=PageFiles(out=to, record=record), json=json)
 
 
 def compare(
@@ -171,6 +175,18 @@ def history(
     )  # fmt: skip
 
 
+def regressions(
+    page: Annotated[Path, typer.Argument(metavar="[DIR]", help="A page that asv publish has written, of any project.")] = Path("runs", "history", "html"),
+    threshold: Annotated[str, typer.Option("--threshold", metavar="SHARE", help="Only what is slower by more than this, such as 5%.")] = "0",
+    json: JsonOption = False,
+) -> int:  # fmt: skip
+    """List the regressions of an asv page as text; the exit status is 1 if there is one."""
+    from lrdiff_bench.measure.foreign.command import share
+    from lrdiff_bench.measure.regressions import list_regressions
+
+    return list_regressions(page, threshold=share(threshold), json=json)
+
+
 def pictures(
     run: RunArgument = "latest",
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for the pictures.")] = Path(
@@ -188,12 +204,16 @@ def population(
     quick: Annotated[bool, typer.Option("--quick", help="256 members instead of 4096 and a million: only a check that it works.")] = False,
     threads: Annotated[int, typer.Option("--threads", metavar="N", help="Threads of torch and of the kernel.")] = 2,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Write the table to this file as well.")] = None,
+    record: RecordOption = None,
+    source: OfRecordOption = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Time thousands of small models at once against JAX and a plain loop; the exit status is 1 if a goal is missed."""
     from lrdiff_bench.measure.cases.population_table import present
+    from lrdiff_bench.report.record import PageFiles
 
-    return present(quick=quick, threads=threads, out=out, json=json)
+    files = PageFiles(out=out, record=record, source=source)
+    return present(quick=quick, threads=threads, files=files, json=json)
 
 
 def step(
@@ -204,16 +224,21 @@ def step(
     quick: Annotated[bool, typer.Option("--quick", help="Six rounds per row and no bert: only a check that it works.")] = False,
     json: JsonOption = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE.md", help="Write the table to this file as well.")] = None,
+    record: RecordOption = None,
+    source: OfRecordOption = None,
 ) -> int:  # fmt: skip
     """Time the optimizer step with many rates against one rate; with --peers, against other optimizers."""
+    from lrdiff_bench.report.record import PageFiles
+
+    files = PageFiles(out=out, record=record, source=source)
     if training:
         from lrdiff_bench.measure.cases.training_table import run_training_table
 
-        document, text = run_training_table(models=shape, threads=threads, quick=quick, out=out)
+        document, text = run_training_table(models=shape, threads=threads, quick=quick, files=files)
     else:
         from lrdiff_bench.measure.cases.step_table import run_table
 
-        document, text = run_table(peers=peers, shapes=shape, threads=threads, quick=quick, out=out)
+        document, text = run_table(peers=peers, shapes=shape, threads=threads, quick=quick, files=files)
     if json:
         print_json(document)
     else:
@@ -224,5 +249,5 @@ def step(
 
 def add_bench_commands(app: typer.Typer) -> None:
     """Add all of them to the sub-app ``bench``, whose group is :class:`BenchGroup`."""
-    for command in (run, ls, show, compare, calibrate, ab, history, pictures, population, step):
+    for command in (run, ls, show, compare, calibrate, ab, history, regressions, pictures, population, step):
         app.command()(command)

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from lrdiff_bench.measure.engine.record import Record
-from lrdiff_bench.measure.screen import COLUMNS, constant_parameters, record_cells
+from lrdiff_bench.measure.screen import COLUMNS, constant_parameters, summary_cells, summary_of
 from lrdiff_bench.report.page import as_given, render
-from lrdiff_core.files import write_text
+from lrdiff_bench.report.record import PageFiles
 
-__all__ = ["records_page", "write_page"]
+__all__ = ["BENCHMARKS", "page_document", "records_page", "write_page"]
+
+BENCHMARKS: Mapping[str, Any] = {"format": "lrdiff.bench.page", "version": 1}
 
 
-def write_page(records: Sequence[Record], to: Path) -> None:
-    """Write the page of a run, and its pictures beside it."""
+def write_page(records: Sequence[Record], files: PageFiles) -> None:
+    """Write the page of a run, with its pictures beside it, and its record: medians and quartiles, no samples.
+
+    Nothing is done where neither is asked for.
+    """
+    if files.out is None and files.record is None:
+        return
     from lrdiff_bench.measure.pictures import draw_rates, draw_sizes
 
-    drawn = [*draw_rates(records, to.parent), *draw_sizes(records, to.parent)]
-    pictures = [file.name for file in drawn if file.suffix == ".png"]
-    write_text(to, records_page(records, as_given(), pictures))
+    pictures = []
+    if files.out is not None:
+        drawn = [*draw_rates(records, files.out.parent), *draw_sizes(records, files.out.parent)]
+        pictures = [file.name for file in drawn if file.suffix == ".png"]
+    files.write(records_page(files.keep(page_document(records, as_given(), pictures))))
 
 
-def records_page(records: Sequence[Record], command: str, pictures: Sequence[str] = ()) -> str:
-    """Return the page: machine, versions and commit, pictures, then a table a case.
+def page_document(records: Sequence[Record], command: str, pictures: Sequence[str] = ()) -> dict[str, Any]:
+    """What the page tells.
 
     Args:
         records: of one run.
@@ -34,30 +44,40 @@ def records_page(records: Sequence[Record], command: str, pictures: Sequence[str
     """
     first = records[0]
     loads = [record.conditions.load for record in records if record.conditions.load is not None]
-    return render(
-        "benchmarks.md",
-        command=command,
-        first=first,
-        amount=_amount(records),
-        device=first.machine.cpu if first.machine.device == "cpu" else first.machine.device,
-        load=f", load {min(loads):.1f} to {max(loads):.1f} while measuring" if loads else "",
-        pictures=pictures,
-        families=[
-            _family(name, [record for record in records if record.name == name])
-            for name in dict.fromkeys(record.name for record in records)
-        ],
-    )
+    machine = asdict(first.machine)
+    del machine["id"]  # it is published
+    return {
+        **BENCHMARKS,
+        "command": command,
+        "created": first.created,
+        "amount": _amount(records),
+        "machine": machine,
+        "load": [min(loads), max(loads)] if loads else None,
+        "versions": {"torch": first.code.torch, "Python": first.code.python, "numpy": first.code.numpy},
+        "commit": str(first.code),
+        "pictures": list(pictures),
+        "rows": [{"name": one.name, "parameters": one.parameters, **summary_of(one)} for one in records],
+    }
 
 
-def _family(name: str, records: Sequence[Record]) -> dict[str, Any]:
-    hidden = constant_parameters(records)
-    parameters = records[0].parameters
+def records_page(document: Mapping[str, Any]) -> str:
+    """The document as Markdown: machine, versions and commit, pictures, then a table a case."""
+    families = [
+        _family(name, [row for row in document["rows"] if row["name"] == name])
+        for name in dict.fromkeys(row["name"] for row in document["rows"])
+    ]
+    return render("benchmarks.md", **document, families=families)
+
+
+def _family(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    hidden = constant_parameters([SimpleNamespace(**row) for row in rows])
+    parameters = rows[0]["parameters"]
     keys = [key for key in parameters if key not in hidden]
     return {
         "name": name,
         "fixed": ", ".join(f"{key} {value}" for key, value in parameters.items() if key in hidden),
         "heads": [*keys, *COLUMNS],
-        "rows": [[*(record.parameters[key] for key in keys), *record_cells(record)] for record in records],
+        "rows": [[*(row["parameters"][key] for key in keys), *summary_cells(row)] for row in rows],
     }
 
 

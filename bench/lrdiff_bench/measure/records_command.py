@@ -18,6 +18,7 @@ from lrdiff_bench.measure.engine.suite import CaseRun
 from lrdiff_bench.measure.page import write_page
 from lrdiff_bench.report.errors import print_error
 from lrdiff_bench.report.json import print_json
+from lrdiff_bench.report.record import PageFiles
 from lrdiff_bench.report.tables import make_console, plain_table, seconds
 from lrdiff_bench.stats.hierarchical import compare_unpaired
 from lrdiff_core.errors import ConfigError, DataError
@@ -85,13 +86,12 @@ def list_runs(*, folder: Path | None, json: bool) -> int:
     return 0
 
 
-def show(name: str, *, folder: Path | None, to: Path | None, json: bool) -> int:
+def show(name: str, *, folder: Path | None, page: PageFiles, json: bool) -> int:
     """The records of one run."""
     file = store.find_run(name, folder or store.DEFAULT_FOLDER)
     records = _read_whole(file)
     compared = store.read_comparisons(file)
-    if to is not None:
-        write_page(records, to)
+    write_page(records, page)
     if json:
         print_json([one.model_dump(mode="json") for one in (*records, *compared)])
         return 0

@@ -12,9 +12,10 @@ import torch
 
 from lrdiff_bench.parity.page import parity_page
 from lrdiff_bench.parity.sources import find_subjects
-from lrdiff_bench.report.json import json_ready, print_json, write_document
+from lrdiff_bench.report.json import print_json, write_document
 from lrdiff_bench.report.page import as_given
 from lrdiff_bench.report.parity_table import draw_matrix, draw_parity
+from lrdiff_bench.report.record import NO_FILES, PageFiles
 from lrdiff_bench.report.tables import doing, make_console
 from lrdiff_bench.system.factory import user_code
 from lrdiff_bench.system.machine import provenance
@@ -27,9 +28,9 @@ from lrdiff_export import BACKENDS, ParityReport, Subject, check_subjects
 from lrdiff_export.parity.layers import layer_errors
 from lrdiff_export.runtimes import find_backends
 
-__all__ = ["backend_names", "prediction_parity"]
+__all__ = ["PARITY", "backend_names", "prediction_parity", "write_parity"]
 
-FORMAT, VERSION = "lrdiff.parity", 2
+PARITY: Mapping[str, Any] = {"format": "lrdiff.parity", "version": 2}
 
 
 def prediction_parity(
@@ -38,6 +39,7 @@ def prediction_parity(
     backends: Sequence[str] | None = None,
     data: Path | None = None,
     out: Path | None = None,
+    files: PageFiles = NO_FILES,
     json: bool = False,
 ) -> None:
     """Compare predictions everywhere, show the matrix, and write it to a folder if one is named.
@@ -47,6 +49,7 @@ def prediction_parity(
         backends: names; all that can run the sources by default.
         data: rows to predict, for a single source.
         out: folder for ``parity.json``, ``parity.md`` and the pictures.
+        files: a record to keep in place of ``parity.json``, or one to read in place of predicting.
         json: print one JSON document instead of the matrix.
 
     Raises:
@@ -57,6 +60,24 @@ def prediction_parity(
     find_backends(backends or ())  # before anything is trained or converted
     if out is not None:
         make_folder(out)
+    document = files.document(
+        lambda: _measured(sources, data, backends, by_layer=out is not None or files.record is not None), **PARITY
+    )
+    if out is not None:
+        write_parity(out, document)
+        if files.record is None and files.source is None:
+            write_document(out / "parity.json", sealed(document))
+    if json:
+        print_json(document)
+    else:
+        _show(document)
+    _raise_for(document["models"], asked=backends is not None)
+
+
+def _measured(
+    sources: Sequence[str], data: Path | None, backends: Sequence[str] | None, *, by_layer: bool
+) -> dict[str, Any]:
+    made = provenance()
     with torch_threads(1), user_code():
         subjects = find_subjects(sources, data)
         with doing() as show:
@@ -65,15 +86,18 @@ def prediction_parity(
                 show(f"{backend}: {model}")
 
             reports = check_subjects(subjects, backends=backends, watch=watch)
-            layers = _layers(subjects, reports, watch) if out is not None else {}
-    document = _document(reports, layers)
-    if out is not None:
-        _write(out, document)
-    if json:
-        print_json(document)
-    else:
-        _show(document)
-    _raise_for(reports, asked=backends is not None)
+            layers = _layers(subjects, reports, watch) if by_layer else {}
+    return {
+        "passed": all(report.passed for report in reports.values()),
+        "command": as_given(),
+        "commit": made["commit"],
+        "lrdiff": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": made["machine"],
+        "models": {name: report.to_dict() for name, report in reports.items()},
+        "layers": layers,
+    }
 
 
 def backend_names(text: str | None) -> list[str] | None:
@@ -102,24 +126,8 @@ def _show(document: Mapping[str, Any]) -> None:
         draw_matrix(make_console(), models)
 
 
-def _document(reports: Mapping[str, ParityReport], layers: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    document = {
-        "format": FORMAT,
-        "version": VERSION,
-        "passed": all(report.passed for report in reports.values()),
-        "lrdiff": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": provenance()["machine"],
-        "models": {name: report.to_dict() for name, report in reports.items()},
-        "layers": layers,
-    }
-    ready = json_ready(document)
-    assert isinstance(ready, dict)
-    return ready
-
-
-def _write(out: Path, document: dict[str, Any]) -> None:
+def write_parity(out: Path, document: dict[str, Any]) -> None:
+    """Write the page of a document, and its pictures, into a folder."""
     from lrdiff_bench.parity import pictures  # here: matplotlib takes half a second to import
 
     title = f"max error of tolerance, compared with float64, in eps of the dtype; {document['machine']['cpu']}"
@@ -127,9 +135,8 @@ def _write(out: Path, document: dict[str, Any]) -> None:
     if document["layers"]:
         title = "Error by layer against float64: layers as separate outputs, nothing fused across them"
         pictures.draw_layers(out / "parity-layers", document["layers"], title)
-    write_document(out / "parity.json", sealed(document))
     guide = (out / ".." / "guide" / "parity.md").is_file()
-    write_text(out / "parity.md", parity_page({**document, "guide": guide}, as_given()))
+    write_text(out / "parity.md", parity_page({**document, "guide": guide}))
 
 
 def _layers(
@@ -146,24 +153,19 @@ def _layers(
     return found
 
 
-def _raise_for(reports: Mapping[str, ParityReport], *, asked: bool) -> None:
+def _raise_for(models: Mapping[str, Mapping[str, Any]], *, asked: bool) -> None:
+    results = [result for model in models.values() for result in model["results"]]
     failed = {
-        result.backend: result.status
-        for report in reports.values()
-        for result in report.results
-        if result.counts and result.status in ("differs", "refused")
+        result["backend"]: result["status"]
+        for result in results
+        if result["counts"] and result["status"] in ("differs", "refused")
     }
     if failed:
         said = ", ".join(f"{backend} {status}" for backend, status in failed.items())
         raise CheckFailed(
             f"no parity: {said}", help="the reasons are below the matrix; docs/guide/parity.md explains them"
         )
-    absent = {
-        result.backend: result.reason
-        for report in reports.values()
-        for result in report.results
-        if result.status == "unavailable" and asked
-    }
+    absent = {result["backend"]: result["reason"] for result in results if result["status"] == "unavailable" and asked}
     if absent:
         said = "; ".join(f"{backend}: {reason}" for backend, reason in absent.items())
         raise UnavailableError(f"not available here: {said}", help="see lrdiff doctor, or leave them out of --backends")

@@ -11,12 +11,11 @@ from lrdiff_bench.report.parity_table import SHORT, eps, notes
 __all__ = ["parity_page"]
 
 
-def parity_page(document: Mapping[str, Any], command: str) -> str:
+def parity_page(document: Mapping[str, Any]) -> str:
     """Return the page of a document of ``lrdiff parity``.
 
     Args:
         document: as written to ``parity.json``, and whether the ``guide`` lies beside it.
-        command: that made it.
     """
     models = document["models"]
     names = list(models)
@@ -29,7 +28,7 @@ def parity_page(document: Mapping[str, Any], command: str) -> str:
     ]
     return render(
         "parity.md",
-        made_by=made_by(command, document),
+        made_by=made_by(document),
         guide=document["guide"],
         heads=["backend", "dtype", *(f"{name} ({models[name]['rows']} rows)" for name in names)],
         rows=rows,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lrdiff_bench.parity.training_page import training_parity_page
@@ -16,8 +15,10 @@ from lrdiff_bench.parity.training_pictures import draw_training_parity
 from lrdiff_bench.parity.training_screen import draw_report
 from lrdiff_bench.report.json import print_json, write_document
 from lrdiff_bench.report.page import as_given
+from lrdiff_bench.report.record import NO_FILES, PageFiles
 from lrdiff_bench.report.tables import line, make_console
 from lrdiff_bench.run.use.open_run import open_run
+from lrdiff_bench.system.arrays import read_arrays
 from lrdiff_bench.system.factory import is_factory, load_model, training_job, user_code
 from lrdiff_bench.system.machine import provenance
 from lrdiff_bench.system.run_folder import make_folder
@@ -30,7 +31,6 @@ from lrdiff_core.files import sealed, write_text
 from lrdiff_core.loop import loss_function
 from lrdiff_core.seeds import make_generator
 from lrdiff_core.text import visible
-from lrdiff_export.records import first_line
 from lrdiff_export.training import (
     ARITHMETICS,
     IMPLEMENTATIONS,
@@ -42,8 +42,10 @@ from lrdiff_export.training import (
     plan_groups,
 )
 
-__all__ = ["choose_lanes", "find_job", "run_job", "training_parity"]
+__all__ = ["TRAINING_PARITY", "choose_lanes", "find_job", "run_job", "training_parity", "write_training_parity"]
 
+TRAINING_PARITY: Mapping[str, Any] = {"format": "lrdiff.training_parity", "version": 1}
+COURSES, DRAWN = ("distances", "shares", "allowed", "conditioning", "plain"), 4  # by step; digits
 MOST_STEPS = 400  # of a run; longer ones are compared over their first steps
 # Other arithmetics are compared in the implementations that differ there.
 _OTHER = ("torch", "torch-foreach", "torch-fused", "ours")
@@ -55,6 +57,7 @@ def training_parity(
     backends: str | None = None,
     data: Path | None = None,
     out: Path | None = None,
+    files: PageFiles = NO_FILES,
     json: bool = False,
 ) -> int:
     """Compare trainings, draw what came of it, and return the exit status.
@@ -64,6 +67,7 @@ def training_parity(
         backends: implementations, devices and arithmetics, with commas between them; left out, all that is here.
         data: rows for a single ``MODULE:FACTORY``: ``.npz``, one array an input, and ``targets``.
         out: a folder for ``training-parity.json``, a page and a picture a source.
+        files: a record to keep in place of ``training-parity.json``, or one to read in place of training.
         json: one JSON document on stdout, and nothing else there.
 
     Raises:
@@ -73,47 +77,74 @@ def training_parity(
     if data is not None and (len(sources) != 1 or not is_factory(sources[0])):
         raise ConfigError("--data goes with one MODULE:FACTORY", help="a run brings its own rows")
     lanes = choose_lanes(None if backends is None else _names(backends))
-    jobs = [find_job(source, data) for source in sources or ["seed"]]
     if out is not None:
         make_folder(out)
     console = make_console(stderr=json)
-    reports = []
-    for number, job in enumerate(jobs, start=1):
+    document = files.document(
+        lambda: _measured(sources, data, lanes, lambda report: draw_report(console, report)), **TRAINING_PARITY
+    )
+    for report in document["reports"] if files.source is not None else ():
+        draw_report(console, report)
+    if out is not None:
+        for file in write_training_parity(out, document):
+            line(console, f"wrote {file}")
+        if files.record is None and files.source is None:
+            write_document(out / "training-parity.json", sealed(document))
+    if json:
+        print_json(document)
+    rows = [row for report in document["reports"] for row in report["results"]]
+    if all(row["status"] == "unavailable" for row in rows):
+        said = "; ".join(dict.fromkeys(f"{row['implementation']}: {row['reason']}" for row in rows))
+        raise UnavailableError(f"not available here: {said}", help="see lrdiff doctor, or name others with --backends")
+    return 0 if document["passed"] else 1
+
+
+def _measured(
+    sources: Sequence[str], data: Path | None, lanes: Sequence[Lane], show: Callable[[Mapping[str, Any]], object]
+) -> dict[str, Any]:
+    made, reports = provenance(), []
+    for job in [find_job(source, data) for source in sources or ["seed"]]:
 
         def tell(lane: Lane, result: LaneResult, job: TrainingJob = job) -> None:
             if sys.stderr.isatty():
                 print(visible(f"{job.name}: {lane}: {result.status}"), file=sys.stderr)
 
         with user_code():
-            report = check_training_parity(job, lanes, on_lane=tell).to_dict()
-        reports.append(report)
-        draw_report(console, report)
-        if out is not None:
-            stem = out / ("training-parity" if len(jobs) == 1 else f"training-parity-{number}")
-            for file in draw_training_parity(report, stem):
-                line(console, f"wrote {file}")
-    passed = all(report["passed"] for report in reports)
-    document = {
-        "format": "lrdiff.training_parity",
-        "version": 1,
-        "passed": passed,
+            reports.append(_short(check_training_parity(job, lanes, on_lane=tell).to_dict()))
+        show(reports[-1])
+    return {
+        "passed": all(report["passed"] for report in reports),
+        "command": as_given(),
+        "commit": made["commit"],
         "lrdiff": __version__,
         "python": platform.python_version(),
-        "machine": provenance()["machine"],
+        "machine": made["machine"],
         "reports": reports,
     }
-    if out is not None:
-        write_document(out / "training-parity.json", sealed(document))
-        guide = (out / ".." / "guide" / "training-parity.md").is_file()
-        page = training_parity_page({**document, "guide": guide}, as_given())
-        write_text(out / "training-parity.md", page)
-    if json:
-        print_json(document)
-    rows = [row for report in reports for row in report["results"]]
-    if all(row["status"] == "unavailable" for row in rows):
-        said = "; ".join(dict.fromkeys(f"{row['implementation']}: {row['reason']}" for row in rows))
-        raise UnavailableError(f"not available here: {said}", help="see lrdiff doctor, or name others with --backends")
-    return 0 if passed else 1
+
+
+def write_training_parity(out: Path, document: Mapping[str, Any]) -> list[Path]:
+    """Write the page of a document, and its pictures, into a folder; returns the pictures."""
+    drawn: list[Path] = []
+    for number, report in enumerate(document["reports"], start=1):
+        stem = out / ("training-parity" if len(document["reports"]) == 1 else f"training-parity-{number}")
+        drawn += draw_training_parity(report, stem)
+    guide = (out / ".." / "guide" / "training-parity.md").is_file()
+    write_text(out / "training-parity.md", training_parity_page({**document, "guide": guide}))
+    return drawn
+
+
+def _short(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report with the courses that are only drawn in as many digits as a picture has."""
+
+    def shorter(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: [None if one is None else float(f"{one:.{DRAWN}g}") for one in value] if course else value
+            for key, value in row.items()
+            for course in [key in COURSES and isinstance(value, list)]
+        }
+
+    return {**report, **{key: [*map(shorter, report[key])] for key in ("results", "budgets")}}
 
 
 def _names(text: str) -> list[str]:
@@ -210,16 +241,8 @@ def _job_of_module(source: str, data: Path | None) -> TrainingJob:
 
 
 def _read_rows(path: Path, targets: Any) -> tuple[list[torch.Tensor], Any]:
-    try:
-        with np.load(path, allow_pickle=False) as loaded:
-            arrays = {name: torch.from_numpy(loaded[name]) for name in loaded.files}
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist", help="name an .npz file") from None
-    except Exception as problem:  # a damaged archive fails in many ways
-        raise DataError(
-            f"{path} cannot be read: {first_line(problem)}",
-            help="name an .npz file: one array per input, and targets",
-        ) from problem
+    found = read_arrays(path)
+    arrays = {name: torch.from_numpy(one) for name, one in (found if isinstance(found, dict) else {"": found}).items()}
     targets = arrays.pop("targets", targets)
     if not arrays:
         raise DataError(f"{path} holds no rows", help="write one array per input beside targets")

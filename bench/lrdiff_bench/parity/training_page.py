@@ -11,12 +11,11 @@ from lrdiff_bench.report.page import made_by, render
 __all__ = ["training_parity_page"]
 
 
-def training_parity_page(document: Mapping[str, Any], command: str) -> str:
+def training_parity_page(document: Mapping[str, Any]) -> str:
     """Return the page of a document of ``lrdiff parity --training``.
 
     Args:
         document: as written to ``training-parity.json``, and whether the ``guide`` lies beside it.
-        command: that made it.
     """
     several = len(document["reports"]) > 1
     reports = [
@@ -32,7 +31,7 @@ def training_parity_page(document: Mapping[str, Any], command: str) -> str:
         }
         for number, report in enumerate(document["reports"], start=1)
     ]
-    return render("training_parity.md", made_by=made_by(command, document), guide=document["guide"], reports=reports)
+    return render("training_parity.md", made_by=made_by(document), guide=document["guide"], reports=reports)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

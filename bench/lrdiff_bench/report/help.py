@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import typer
 from typer.core import TyperGroup
 
-__all__ = ["HELP_NAMES", "OWN_MODEL", "JsonOption", "WholeHelpGroup"]
+__all__ = ["HELP_NAMES", "OWN_MODEL", "JsonOption", "OfRecordOption", "RecordOption", "WholeHelpGroup"]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+RecordOption = Annotated[
+    Path | None, typer.Option("--record", metavar="FILE.json", help="Keep in this file what the page is written from.")
+]
+OfRecordOption = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="FILE.json", help="Measure nothing: write the page of this record."),
+]
 # One sentence in every command, since it is one contract: docs/guide/your-model.md.
 OWN_MODEL = "your own model as MODULE:FACTORY, a function without arguments that can be imported from this folder"
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}

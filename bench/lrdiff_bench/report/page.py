@@ -25,11 +25,15 @@ def as_given(arguments: Sequence[str] | None = None) -> str:
         "lrdiff parity --out 'my results'"
         >>> as_given(["/home/me/lrdiff_bench/gpu/__main__.py", "--quick"])
         'python -m lrdiff_bench.gpu --quick'
+        >>> as_given(["/home/me/benchmarks/export_models.py"])
+        'python -m benchmarks.export_models'
     """
     program, *rest = sys.argv if arguments is None else arguments
     file = Path(program)
     if file.name == "__main__.py" and file.parent.name != "lrdiff_bench":  # python -m of a package inside
         return shlex.join(["python", "-m", f"{file.parents[1].name}.{file.parent.name}", *rest])
+    if file.suffix == ".py" and file.parent.name == "benchmarks":
+        return shlex.join(["python", "-m", f"benchmarks.{file.stem}", *rest])
     return shlex.join(["lrdiff" if file.name in ("__main__.py", "lrdiff", "lrdiff.exe") else file.name, *rest])
 
 
@@ -80,15 +84,15 @@ def _environment() -> Environment:
     return found
 
 
-def made_by(command: str, document: Mapping[str, Any]) -> str:
-    """The line of a page that says where it comes from: command, machine, versions.
+def made_by(document: Mapping[str, Any]) -> str:
+    """The line of a page that says where it comes from: command, machine, commit, versions.
 
     Args:
-        command: that wrote it, of :func:`as_given`.
-        document: with ``machine`` (``cpu``, ``cpus``, ``system``), ``lrdiff`` and ``python``.
+        document: with ``command`` (of :func:`as_given`), ``machine`` (``cpu``, ``cpus``, ``system``), ``commit``,
+            ``lrdiff`` and ``python``.
     """
     machine = document["machine"]
     return (
-        f"Written by `{command}` on {machine['cpu']} ({machine['cpus']} cores, {machine['system']}), "
-        f"lrdiff {document['lrdiff']}, Python {document['python']}."
+        f"Written by `{document['command']}` on {machine['cpu']} ({machine['cpus']} cores, {machine['system']}), "
+        f"lrdiff {document['lrdiff']} at commit {document['commit']}, Python {document['python']}."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import re
 import secrets
 import shutil
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -222,7 +224,7 @@ def read_document(file: Path, *, format: str, version: int, what: str, help: str
     """Read a JSON document that says its format and version.
 
     Args:
-        file: that is there.
+        file: that is there; compressed where its name ends with ``.gz``.
         format, version: that it must have.
         what: it is, such as ``"the summary of a run"``.
         help: what to do where it is not that.
@@ -231,8 +233,9 @@ def read_document(file: Path, *, format: str, version: int, what: str, help: str
         CheckpointError: it is damaged, of something else, or of a version this program does not read.
     """
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
+        data = file.read_bytes()
+        document = json.loads(gzip.decompress(data) if file.suffix == ".gz" else data)
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as problem:
         raise CheckpointError(f"{file} is damaged: {problem}", help=help) from problem
     if not isinstance(document, dict) or document.get("format") != format:
         raise CheckpointError(f"{file} is not {what}", help=help)

@@ -5,24 +5,25 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from json import loads
-from pathlib import Path
 from typing import Any
 
 from lrdiff_bench.measure.cases.population_speed import SpeedCase, SpeedRow, measure, ours
 from lrdiff_bench.report.errors import write_out
 from lrdiff_bench.report.json import print_json
 from lrdiff_bench.report.page import as_given, render, table_row
+from lrdiff_bench.report.record import NO_FILES, PageFiles
 from lrdiff_bench.stats.verdict import Goal, Verdict
 from lrdiff_bench.system.machine import provenance
 from lrdiff_bench.system.memory import peak_resident_bytes
 from lrdiff_core.errors import CheckFailed, ConfigError
-from lrdiff_core.files import write_text
 
-__all__ = ["GOALS", "MILLION", "MILLION_GIB", "population_page", "present", "run_population_table"]
+__all__ = ["GOALS", "MILLION", "MILLION_GIB", "POPULATION", "population_page", "present", "run_population_table"]
 
 HEADS = ("optimizer", "trained by", "seconds", "over lrdiff (95 %)", "share of matmul rate", "note")
+POPULATION: Mapping[str, Any] = {"format": "lrdiff.population_speed", "version": 1}
 MILLION = 1_000_000
 MILLION_GIB = 4.0
 # Times as fast as the peer, at least; by optimizer and the first word of the row's name.
@@ -37,27 +38,32 @@ train_many(int(sys.argv[1]), int(sys.argv[2]))
 
 
 def run_population_table(
-    *, quick: bool = False, threads: int = 2, out: Path | None = None, sizes: SpeedCase | None = None
+    *, quick: bool = False, threads: int = 2, files: PageFiles = NO_FILES, sizes: SpeedCase | None = None
 ) -> tuple[dict[str, Any], str]:
     """Measure, with a line each on stderr, and write the table.
 
     Args:
         quick: 256 members in place of 4096, and not a million: to see that it works.
         threads: of torch and of the kernel.
-        out: a Markdown file to write too.
+        files: a Markdown file to write too, a record to keep, or one to read instead of measuring.
         sizes: another training than the one described in :mod:`~lrdiff_bench.measure.cases.population_speed`.
 
     Returns:
         The document and its Markdown.
 
     Raises:
-        ConfigError: the file's folder is not there, or a thread count below 1.
+        ConfigError: a thread count below 1.
         CheckFailed: the process with a million members ended with an error.
     """
     if threads < 1:
         raise ConfigError(f"threads is {threads}", help="write a whole number from 1 up")
-    if out is not None and not out.parent.is_dir():  # said now, not after minutes
-        raise ConfigError(f"cannot write {out}: no such folder", help="name a file in a folder that exists")
+    document = files.document(lambda: _measured(quick, threads, sizes), **POPULATION)
+    text = population_page(document)
+    files.write(text)
+    return document, text
+
+
+def _measured(quick: bool, threads: int, sizes: SpeedCase | None) -> dict[str, Any]:
     before = provenance("optax", "jax")
     sizes = sizes or SpeedCase(optimizer="sgd", threads=threads)
     sizes = replace(sizes, members=min(QUICK_MEMBERS, sizes.members)) if quick else sizes
@@ -65,28 +71,21 @@ def run_population_table(
     for optimizer in ("sgd", "adam"):
         for row in measure(replace(sizes, optimizer=optimizer), rounds=_ROUNDS, every_path=not quick):
             rows.append(row)
-            print(table_row(cells(row)), file=sys.stderr, flush=True)
-    million = None if quick else train_in_a_process(MILLION, threads)
-    document = {
-        "format": "lrdiff.population_speed",
-        "version": 1,
+            print(table_row(cells(vars(row))), file=sys.stderr, flush=True)
+    return {
         "command": as_given(),
         "quick": quick,
         "members": sizes.members,
         "threads": threads,
         **before,
         "rows": [vars(row) | {"goal": goal_of(row), "verdict": verdict_of(row)} for row in rows],
-        "million": million,
+        "million": None if quick else train_in_a_process(MILLION, threads),
     }
-    text = population_page(document, rows)
-    if out is not None:
-        write_text(out, text)
-    return document, text
 
 
-def present(*, quick: bool, threads: int, out: Path | None, json: bool) -> int:
+def present(*, quick: bool, threads: int, files: PageFiles, json: bool) -> int:
     """Measure and print; returns the exit status: 1 where a goal was missed, and 0 always for a quick look."""
-    document, text = run_population_table(quick=quick, threads=threads, out=out)
+    document, text = run_population_table(quick=quick, threads=threads, files=files)
     if json:
         print_json(document)
     else:
@@ -138,18 +137,20 @@ def train_in_a_process(members: int, threads: int) -> dict[str, Any]:
     return found | {"met": found["peak_gib"] < MILLION_GIB}
 
 
-def population_page(document: dict[str, Any], rows: list[SpeedRow]) -> str:
+def population_page(document: dict[str, Any]) -> str:
     """The document as Markdown."""
-    return render("population.md", **document, heads=HEADS, cells=[*map(cells, rows)], million_gib=MILLION_GIB)
+    shown = [*map(cells, document["rows"])]
+    return render("population.md", **document, heads=HEADS, cells=shown, million_gib=MILLION_GIB)
 
 
-def cells(row: SpeedRow) -> list[str]:
-    """A row of the table."""
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A row of the table: the fields of a :class:`SpeedRow`."""
+    seconds, ratio, share = row["seconds"], row["ratio"], row["share"]
     return [
-        row.optimizer,
-        row.name,
-        "-" if row.seconds is None else f"{row.seconds:.3g}",
-        "-" if row.ratio is None else f"{row.ratio[0]:.3g} ({row.ratio[1]:.3g} to {row.ratio[2]:.3g})",
-        "-" if row.share is None else f"{100 * row.share:.3g} %",
-        row.note,
+        row["optimizer"],
+        row["name"],
+        "-" if seconds is None else f"{seconds:.3g}",
+        "-" if ratio is None else f"{ratio[0]:.3g} ({ratio[1]:.3g} to {ratio[2]:.3g})",
+        "-" if share is None else f"{100 * share:.3g} %",
+        row["note"],
     ]

@@ -11,9 +11,8 @@ from __future__ import annotations
 import gc
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,20 +26,21 @@ from lrdiff_bench.measure.engine.compare import TimingComparison, compare_cases
 from lrdiff_bench.measure.engine.registry import find_case
 from lrdiff_bench.measure.engine.timing import time_case
 from lrdiff_bench.report.page import as_given, render
+from lrdiff_bench.report.record import NO_FILES, PageFiles
 from lrdiff_bench.report.tables import seconds
 from lrdiff_bench.stats.intervals import bootstrap_interval
 from lrdiff_bench.stats.verdict import Goal, Verdict
 from lrdiff_bench.system.machine import provenance
 from lrdiff_core.errors import ConfigError
-from lrdiff_core.files import write_text
 from lrdiff_core.optim import AdamW
 
-__all__ = ["StepRow", "measure_pair", "measure_pairs", "run_table", "step_page"]
+__all__ = ["STEP", "StepRow", "measure_pair", "measure_pairs", "run_table", "step_page"]
 
 HEADS = (
     "shapes", "tensors", "parameters", "moved", "caches", "against", "ours", "theirs", "ratio [95 %]", "goal", "result",
     "noise", "of bandwidth",
 )  # fmt: skip
+STEP: Mapping[str, Any] = {"format": "lrdiff.step_table", "version": 2}
 QUICK_ROUNDS = 6  # of four blocks; the least that an interval can be made of
 
 
@@ -162,7 +162,7 @@ def measure_pairs(
     quick: bool = False,
     on_row: Callable[[StepRow, int, int], None] = lambda row, number, total: None,
 ) -> dict[str, Any]:
-    """Measure every pair at every thread count and return the JSON-ready document of the table.
+    """Measure every pair at every thread count and return the document of the table.
 
     Args:
         pairs: from :func:`select_pairs`.
@@ -182,8 +182,6 @@ def measure_pairs(
                 rows.append(measure_pair(pair, caches, threads=count, quick=quick, bandwidth=bandwidths[count]))
                 on_row(rows[-1], len(rows), total)
     return {
-        "format": "lrdiff.step_table",
-        "version": 2,
         "command": as_given(),
         "quick": quick,
         **before,
@@ -199,7 +197,7 @@ def run_table(
     shapes: Sequence[str] | None = None,
     threads: int | None = None,
     quick: bool = False,
-    out: Path | None = None,
+    files: PageFiles = NO_FILES,
 ) -> tuple[dict[str, Any], str]:
     """What the command does: choose pairs, measure them with a line each on stderr, write the table.
 
@@ -207,20 +205,17 @@ def run_table(
         peers, shapes: as for :func:`select_pairs`; with ``quick`` BERT-base is left out unless it is named.
         threads: one count; None: one and two threads.
         quick: as for :func:`measure_pair`.
-        out: a Markdown file to write too.
+        files: a Markdown file to write too, a record to keep, or one to read instead of measuring.
 
     Returns:
         The document and its Markdown.
 
     Raises:
         ConfigError: unknown shapes, or a thread count below 1.
-        InputError: the file cannot be written.
     """
     chosen = list(shapes or [name for name in SHAPES if not (quick and name == "bert")])
     if threads is not None and threads < 1:
         raise ConfigError(f"threads is {threads}", help="write a whole number from 1 up")
-    if out is not None and not out.parent.is_dir():  # said now, not after half an hour
-        raise ConfigError(f"cannot write {out}: no such folder", help="name a file in a folder that exists")
 
     def tell(row: StepRow, number: int, total: int) -> None:
         result = row.reason or row.verdict or "measured"
@@ -229,15 +224,11 @@ def run_table(
             file=sys.stderr,
         )
 
-    document = measure_pairs(
-        select_pairs(chosen, peers=peers),
-        threads=[threads] if threads is not None else [1, 2],
-        quick=quick,
-        on_row=tell,
-    )
+    pairs = select_pairs(chosen, peers=peers)
+    counts = [threads] if threads is not None else [1, 2]
+    document = files.document(lambda: measure_pairs(pairs, threads=counts, quick=quick, on_row=tell), **STEP)
     text = step_page(document)
-    if out is not None:
-        write_text(out, text)
+    files.write(text)
     return document, text
 
 

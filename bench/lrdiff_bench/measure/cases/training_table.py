@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from lrdiff_bench.measure.cases.models import MODELS
@@ -18,14 +17,15 @@ from lrdiff_bench.measure.cases.optimizer_step import IMPLEMENTATIONS
 from lrdiff_bench.measure.engine.compare import TimingComparison, compare_cases
 from lrdiff_bench.measure.engine.registry import find_case
 from lrdiff_bench.report.page import as_given, render, table_row
+from lrdiff_bench.report.record import NO_FILES, PageFiles
 from lrdiff_bench.report.tables import seconds
 from lrdiff_bench.system.machine import provenance
 from lrdiff_core.errors import ConfigError
-from lrdiff_core.files import write_text
 
-__all__ = ["TrainingRow", "measure_model", "run_training_table", "training_page"]
+__all__ = ["TRAINING", "TrainingRow", "measure_model", "run_training_table", "training_page"]
 
 PEERS = ("default", "fused")
+TRAINING: Mapping[str, Any] = {"format": "lrdiff.training_table", "version": 1}
 ROUNDS, QUICK_ROUNDS = 12, 6
 TITLES = {
     "mlp": "MLP 10-5-1, 25 rows",
@@ -110,7 +110,7 @@ def run_training_table(
     models: Sequence[str] | None = None,
     threads: int | None = None,
     quick: bool = False,
-    out: Path | None = None,
+    files: PageFiles = NO_FILES,
     on_row: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
 ) -> tuple[dict[str, Any], str]:
     """Measure the models one after the other and write the table.
@@ -119,38 +119,32 @@ def run_training_table(
         models: some of :data:`~lrdiff_bench.measure.cases.models.MODELS`; None: all.
         threads: torch's; None: one.
         quick: with the fewest rounds.
-        out: a Markdown file to write too.
+        files: a Markdown file to write too, a record to keep, or one to read instead of measuring.
         on_row: called with a line after each model.
 
     Returns:
         The document and its Markdown.
 
     Raises:
-        ConfigError: an unknown model, a thread count below 1, or the file's folder is not there.
+        ConfigError: an unknown model, or a thread count below 1.
     """
     for name in models or ():
         if name not in MODELS:
             raise ConfigError(f"there is no model called {name!r}", help=f"write one of: {', '.join(MODELS)}")
     if threads is not None and threads < 1:
         raise ConfigError(f"threads is {threads}", help="write a whole number from 1 up")
-    if out is not None and not out.parent.is_dir():  # said now, not after minutes
-        raise ConfigError(f"cannot write {out}: no such folder", help="name a file in a folder that exists")
-    before = provenance()
-    rows = []
-    for name in models or MODELS:
-        rows.append(measure_model(name, threads=threads or 1, rounds=QUICK_ROUNDS if quick else ROUNDS))
-        on_row(table_row(_cells(asdict(rows[-1]))))
-    document = {
-        "format": "lrdiff.training_table",
-        "version": 1,
-        "command": as_given(),
-        "quick": quick,
-        **before,
-        "rows": [asdict(row) for row in rows],
-    }
+
+    def measured() -> dict[str, Any]:
+        before = provenance()
+        rows = []
+        for name in models or MODELS:
+            rows.append(measure_model(name, threads=threads or 1, rounds=QUICK_ROUNDS if quick else ROUNDS))
+            on_row(table_row(_cells(asdict(rows[-1]))))
+        return {"command": as_given(), "quick": quick, **before, "rows": [asdict(row) for row in rows]}
+
+    document = files.document(measured, **TRAINING)
     text = training_page(document)
-    if out is not None:
-        write_text(out, text)
+    files.write(text)
     return document, text
 
 
