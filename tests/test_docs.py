@@ -92,6 +92,12 @@ def test_commands_that_are_named_exist(capsys):
         capsys.readouterr()
 
 
+def test_no_hint_installs_us_from_a_registry_that_does_not_have_us():
+    code = [file for part in ("lrdiff_core", "export", "bench") for file in (ROOT / part).rglob("*.py")]
+    for file in [*PAGES, *code]:
+        assert not re.search(r"pip install\W+lrdiff", file.read_text(encoding="utf-8")), file
+
+
 def test_the_setup_is_two_commands_and_no_path_or_address_of_a_machine():
     for file in [README, ROOT / "Makefile", ROOT / "constraints.txt", *ROOT.glob("docs/**/*.md")]:
         text = file.read_text(encoding="utf-8")

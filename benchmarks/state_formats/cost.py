@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import time
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -109,16 +110,18 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=8, help="of four steps [8]")
     parser.add_argument("--caches", choices=["cold", "hot"], default="cold")
+    parser.add_argument("--processor", action="store_true", help="processor time: for machines with other load")
     parser.add_argument("--out", type=Path, help="a Markdown file to write")
     given = parser.parse_args()
     origin, rows = provenance(), []
+    clock = time.process_time if given.processor else time.perf_counter
     for threads in given.threads:
         bandwidth = time_case(find_case("memory_copy"), samples=10, threads=threads, most_seconds=3.0).bytes_a_second
         for shapes in given.shapes:
             case = partial(step_in, shapes, caches=given.caches)
             for dtype, state in ROWS:
                 pair = case("float32", "float32"), case(dtype, state)
-                found = compare_cases(*pair, rounds=given.rounds, threads=threads)
+                found = compare_cases(*pair, rounds=given.rounds, threads=threads, clock=clock)
                 gc.collect()
                 rows.append(row(shapes, dtype, state, found, threads, bandwidth))
                 print(" | ".join(rows[-1]), flush=True)

@@ -161,9 +161,7 @@ def test_rows_that_are_packed_are_those_of_one_at_a_time(rows):
 
 
 def bert_of(encoder, sizes):
-    transformers = pytest.importorskip(
-        "transformers", reason="transformers is not installed: pip install lrdiff[interop]"
-    )
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install transformers")
     config = transformers.BertConfig(
         vocab_size=sizes.tokens, hidden_size=sizes.width, num_hidden_layers=sizes.layers, intermediate_size=sizes.inner,
         num_attention_heads=sizes.heads, max_position_embeddings=sizes.places,

@@ -54,7 +54,7 @@ def check_bundle_request(out: Path, key: Path | None) -> None:
     if not key.is_file():
         raise ConfigError(f"there is no private key {key}", help="name a PEM file, made by `openssl ecparam -genkey`")
     if find_spec("model_signing") is None:
-        raise UnavailableError("model-signing is not installed", help="pip install 'lrdiff[sign]'")
+        raise UnavailableError("model-signing is not installed", help="pip install model-signing pyopenssl")
 
 
 def write_bundle(

@@ -23,7 +23,6 @@ __all__ = [
     "flat",
     "fma",
     "join",
-    "other_bits",
     "round_to_bfloat16",
     "split",
 ]
@@ -67,14 +66,7 @@ def draw(grads: Tensor, step: int) -> Tensor:
     """
     places = torch.arange(len(grads)) + step * _ODD
     x = (places & _WORD) ^ _bits(grads)
-    x = (x ^ x >> 16) * 0x7FEB352D & _WORD
-    x = (x ^ x >> 15) * 0x846CA68B & _WORD
-    return x ^ x >> 16
-
-
-def other_bits(chance: Tensor) -> Tensor:
-    """Other 16 bits of the same chance, for the parameter."""
-    return (chance * _ODD & _WORD) >> 16
+    return (x ^ x >> 16) * 0x7FEB352D & _WORD
 
 
 def round_to_bfloat16(x: Tensor, chance: Tensor | int) -> Tensor:
@@ -138,9 +130,10 @@ def encode(x: Tensor, chance: Tensor | int, *, signed: bool) -> tuple[Tensor, Te
     exponents = ((sizes.amax(1, keepdim=True) + 0xFFFFF) >> 23).clamp(_LEAST, 255)
     codes = ((sizes + r) >> 20) - ((exponents - levels) << 3)
     if signed:
-        normal, scale = (exponents - levels + 1) << 23, _floats((276 + levels - exponents) << 23)
-        even = torch.where(sizes < normal, _floats(sizes) * scale, 0.0)
-        codes = torch.where(sizes < normal, (even.long() + r) >> 20, codes).clamp(max=127) | bits >> 24 & 0x80
+        least = (exponents - levels + 1) << 3
+        small = sizes < least << 20
+        even = (_bits(_floats(sizes) + _floats(least << 20)) + r >> 20) - least  # a power of two makes steps even
+        codes = torch.where(small, even, codes).clamp(max=127) | bits >> 24 & 0x80
     else:
         codes = torch.where(sizes > 0, codes.clamp(1, 255), 0)
     return codes.view(-1)[: len(x)].to(torch.uint8), exponents.view(-1).to(torch.uint8)
@@ -153,8 +146,9 @@ def decode(codes: Tensor, exponents: Tensor, *, signed: bool) -> Tensor:
     c = whole & 0x7F if signed else whole
     bits = (c + ((exponent - levels) << 3)) << 20
     if signed:
-        small = _bits(c.float() * _floats((exponent - levels - 2) << 23))
-        bits = torch.where(c < 8, small, bits) | (whole & 0x80) << 24
+        least = (exponent - levels + 1) << 3
+        even = _floats((c + least) << 20) - _floats(least << 20)
+        bits = torch.where(c < 8, _bits(even), bits) | (whole & 0x80) << 24
     else:
         bits = torch.where(c > 0, bits, 0)
     return _floats(bits).view(-1)[: len(codes)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lrdiff_core.optim.formats.codes import draw, flat, fma, join, other_bits, round_to_bfloat16, split
+from lrdiff_core.optim.formats.codes import draw, flat, fma, join, round_to_bfloat16, split
 from lrdiff_core.optim.formats.state import LOW, read, write
 from lrdiff_core.optim.forms import Columns, Form, Setting, Tensors, Update, _numbers
 
@@ -22,7 +22,7 @@ __all__ = ["PlainForm", "adam", "step"]
 
 def adam(
     param: Tensor, grad: Tensor, m: Tensor, v: Tensor, *, t: int, lr: float, betas: tuple[float, float], eps: float,
-    weight_decay: float, decoupled: bool, maximize: bool, lean: bool,
+    weight_decay: float, decoupled: bool, lean: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The parameter and its moments after one step, in float32 with the roundings of ``kernel.c``.
 
@@ -31,7 +31,6 @@ def adam(
     """
     weight, beta2, rest2 = _number(1 - betas[0]), _number(betas[1]), _number(1 - betas[1])
     size, root = _number(-(lr / (1 - betas[0] ** t))), _number(math.sqrt(1 - betas[1] ** t))
-    grad = -grad if maximize else grad
     if decoupled or not weight_decay:
         param = param * _number(1 - lr * weight_decay if weight_decay else 1.0)
     else:
@@ -57,13 +56,13 @@ def step(param: Tensor, grad: Tensor, state: dict[str, Tensor], setting: Any) ->
     state["step"] += 1
     t = int(state["step"])
     numbers, low = flat(param), flat(state[LOW]) if LOW in state else None
-    grads = flat(grad).float()
+    grads = -flat(grad).float() if setting.maximize else flat(grad).float()
     before = numbers.float() if low is None else join(numbers, low)
     chance = draw(grads, t)
     after, m, v = adam(
         before, grads, read(state, "exp_avg"), read(state, "exp_avg_sq"), t=t, lr=setting.lr, betas=setting.betas,
         eps=setting.eps, weight_decay=setting.weight_decay, decoupled=setting.decoupled_weight_decay,
-        maximize=setting.maximize, lean=not ("exp_avg" in state and state["exp_avg"].dtype is torch.float32),
+        lean=not ("exp_avg" in state and state["exp_avg"].dtype is torch.float32),
     )  # fmt: skip
     write(state, "exp_avg", m, chance >> 16)
     write(state, "exp_avg_sq", v, chance & 0xFFFF)
@@ -72,7 +71,7 @@ def step(param: Tensor, grad: Tensor, state: dict[str, Tensor], setting: Any) ->
         numbers.copy_(half)
         low.copy_(rest)
     else:
-        numbers.copy_(after if param.dtype is torch.float32 else round_to_bfloat16(after, other_bits(chance)))
+        numbers.copy_(after if param.dtype is torch.float32 else round_to_bfloat16(after, chance >> 8 & 0xFFFF))
 
 
 class PlainForm(Form):

@@ -33,28 +33,20 @@ static inline float float_of(uint32_t bits) {
     return u.number;
 }
 
-/* 32 bits for each number: lowbias32 (Wellons, https://nullprogram.com/blog/2018/07/31/). */
-static void draw(uint32_t *restrict chance, const float *restrict g, float factor, uint32_t key, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t x = (key + (uint32_t)i) ^ bits_of(g[i] * factor); /* by one where nothing is clipped */
-        x = (x ^ x >> 16) * 0x7feb352du;
-        x = (x ^ x >> 15) * 0x846ca68bu;
-        chance[i] = x ^ x >> 16;
-    }
+/* 32 bits for each number, of which the moments take the upper and the lower half, a parameter the middle: half of
+ * lowbias32 (Wellons, https://nullprogram.com/blog/2018/07/31/), which is enough for sums over many steps. */
+static inline uint32_t draw(float grad, uint32_t place) {
+    const uint32_t x = place ^ bits_of(grad);
+    return (x ^ x >> 16) * 0x7feb352du;
 }
 
-static void widen(float *restrict x, const uint16_t *restrict half, int64_t n) {
-    for (int64_t i = 0; i < n; i++) x[i] = float_of((uint32_t)half[i] << 16);
-}
+static inline float widen(uint16_t half) { return float_of((uint32_t)half << 16); }
 
-/* `multiplier`: 1 or another odd number, for other bits of the same chance. */
-static inline __attribute__((always_inline)) void narrow(
-    uint16_t *restrict half, const float *restrict x, const uint32_t *restrict chance, int64_t n, uint32_t multiplier, int shift) {
-    for (int64_t i = 0; i < n; i++) {
-        const uint32_t bits = bits_of(x[i]), r = chance[i] * multiplier >> shift & 0xffffu;
-        const int nan = (bits & 0x7fffffffu) > 0x7f800000u;
-        half[i] = (uint16_t)((nan ? bits | 0x400000u : bits + r) >> 16);
-    }
+/* By 16 bits of chance. */
+static inline uint16_t narrow(float x, uint32_t chance) {
+    const uint32_t bits = bits_of(x);
+    const int nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    return (uint16_t)((nan ? bits | 0x400000u : bits + chance) >> 16);
 }
 
 /* A float32 in two halves: the bfloat16 nearest to it, and its own lower 16 bits, which tell the rest. */
@@ -71,135 +63,128 @@ static void split(uint16_t *restrict half, uint16_t *restrict low, const float *
     }
 }
 
-static void decode_signed(float *restrict x, const uint8_t *restrict code, uint32_t exponent, int64_t n) {
-    if (exponent < LEAST) exponent = LEAST; /* of a block that is new */
-    const uint32_t base = (exponent - SIGNED) << 3;
-    for (int64_t i = 0; i < n; i++) {
-        const uint32_t whole = code[i], c = whole & 0x7fu;
-        /* Below 8, a power of two is added and taken off: the steps there are even. */
-        const uint32_t bits = (c + base + (c < 8 ? 8 : 0)) << 20, off = c < 8 ? (base + 8) << 20 : 0;
-        x[i] = float_of(bits_of(float_of(bits) - float_of(off)) | (whole & 0x80u) << 24);
-    }
+/* Of a number of the first moment; `base` is (exponent - SIGNED) << 3. The steps below code 8 are even: a power of two is
+ * added and taken off. */
+static inline float decode_signed(uint32_t code, uint32_t base) {
+    const uint32_t c = code & 0x7fu, bits = (c + base + (c < 8 ? 8 : 0)) << 20, off = c < 8 ? (base + 8) << 20 : 0;
+    return float_of(bits_of(float_of(bits) - float_of(off)) | (code & 0x80u) << 24);
 }
 
-static void decode_positive(float *restrict x, const uint8_t *restrict code, uint32_t exponent, int64_t n) {
-    if (exponent < LEAST) exponent = LEAST;
-    const uint32_t base = (exponent - POSITIVE) << 3;
-    for (int64_t i = 0; i < n; i++) {
-        const uint32_t c = code[i];
-        x[i] = float_of(c ? (c + base) << 20 : 0);
-    }
-}
+static inline float decode_positive(uint32_t code, uint32_t base) { return float_of(code ? (code + base) << 20 : 0); }
 
 /* One more than the largest number's where that may be rounded up to it. */
-static uint32_t shared_exponent(const float *restrict x, int64_t n) {
-    uint32_t most = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const uint32_t size = bits_of(x[i]) & 0x7fffffffu;
-        most = size > most ? size : most;
-    }
-    const uint32_t exponent = (most + 0xfffffu) >> 23;
+static inline uint32_t shared_exponent(uint32_t largest) {
+    const uint32_t exponent = (largest + 0xfffffu) >> 23;
     return exponent > 255 ? 255 : exponent < LEAST ? LEAST : exponent;
 }
 
-static uint8_t encode_signed(uint8_t *restrict code, const float *restrict x, const uint32_t *restrict chance, int64_t n) {
-    const uint32_t exponent = shared_exponent(x, n), base = (exponent - SIGNED) << 3;
-    const uint32_t normal = (exponent - SIGNED + 1) << 23;
-    const float scale = float_of((276u + SIGNED - exponent) << 23); /* 2**20 over the unit */
+static inline uint32_t known_exponent(uint8_t exponent) { return exponent < LEAST ? LEAST : exponent; /* a new block's */ }
+
+static void encode_signed(
+    uint8_t *restrict code, const float *restrict x, const uint32_t *restrict chance, int64_t n, uint32_t base) {
+    const uint32_t normal = (base + 8) << 20;
     for (int64_t i = 0; i < n; i++) {
         const uint32_t bits = bits_of(x[i]), size = bits & 0x7fffffffu, r = chance[i] >> 16 << 4;
-        const float even = float_of(size < normal ? size : 0) * scale; /* not on condition: such loops stay scalar */
-        const uint32_t small = ((uint32_t)(int32_t)even + r) >> 20, large = ((size + r) >> 20) - base;
-        const uint32_t c = size < normal ? small : large;
+        const uint32_t off = size < normal ? base + 8 : base;
+        const float shifted = float_of(size) + float_of(size < normal ? normal : 0); /* as it is decoded */
+        const uint32_t c = ((bits_of(shifted) + r) >> 20) - off;
         code[i] = (uint8_t)((c > 127 ? 127 : c) | (bits >> 24 & 0x80u));
     }
-    return (uint8_t)exponent;
 }
 
-static uint8_t encode_positive(uint8_t *restrict code, const float *restrict x, const uint32_t *restrict chance, int64_t n) {
-    const uint32_t exponent = shared_exponent(x, n);
-    const int32_t base = (int32_t)(exponent - POSITIVE) << 3;
+static void encode_positive(
+    uint8_t *restrict code, const float *restrict x, const uint32_t *restrict chance, int64_t n, int32_t base) {
     for (int64_t i = 0; i < n; i++) {
         const uint32_t size = bits_of(x[i]) & 0x7fffffffu, r = (chance[i] & 0xffffu) << 4;
         int32_t c = (int32_t)((size + r) >> 20) - base;
         c = c > 255 ? 255 : c < 1 ? 1 : c;
         code[i] = (uint8_t)(size ? c : 0);
     }
-    return (uint8_t)exponent;
 }
 
-/* kernel.c's rule with one division less: root is multiplied into numerator and denominator. */
-static inline __attribute__((always_inline)) void lean_loop(
-    float *restrict p, const float *restrict g, float *restrict m, float *restrict v, const float *s, int64_t n,
-    int decoupled, int maximize, int clipped, float factor) {
+/* A block where something is rounded: kernel.c's rule with one division less, its root multiplied into numerator and
+ * denominator. One loop, so that divisions and the work on codes go on side by side. */
+static inline __attribute__((always_inline)) void lean_block(
+    void *restrict p, const void *restrict g, void *restrict m, void *restrict v, uint8_t *m_exponent, uint8_t *v_exponent,
+    const float *s, float factor, uint32_t place, int64_t n, int half, int eight, int decoupled) {
     const float decay = s[0], weight = s[1], beta2 = s[2], rest2 = s[3], size = s[4] * s[5], eps = s[6] * s[5];
+    float *restrict p32 = p, first[BLOCK], second[BLOCK];
+    const float *restrict g32 = g;
+    uint16_t *restrict p16 = p, *restrict m16 = m, *restrict v16 = v;
+    const uint16_t *restrict g16 = g;
+    uint8_t *restrict m8 = m, *restrict v8 = v;
+    uint32_t chance[BLOCK], m_most = 0, v_most = 0;
+    const uint32_t m_base = eight ? (known_exponent(*m_exponent) - SIGNED) << 3 : 0;
+    const uint32_t v_base = eight ? (known_exponent(*v_exponent) - POSITIVE) << 3 : 0;
     for (int64_t i = 0; i < n; i++) {
-        float grad = clipped ? g[i] * factor : g[i], param = p[i];
-        if (maximize) grad = -grad;
+        float grad = (half ? widen(g16[i]) : g32[i]) * factor, param = half ? widen(p16[i]) : p32[i];
+        const uint32_t r = draw(grad, place + (uint32_t)i);
         if (decoupled) param = param * decay;
         else grad = fmaf(param, decay, grad);
-        m[i] = lerp(m[i], grad, weight);
-        v[i] = fmaf(rest2 * grad, grad, v[i] * beta2);
-        p[i] = param + size * m[i] / (sqrtf(v[i]) + eps);
+        const float mean = lerp(eight ? decode_signed(m8[i], m_base) : widen(m16[i]), grad, weight);
+        const float square = fmaf(rest2 * grad, grad, (eight ? decode_positive(v8[i], v_base) : widen(v16[i])) * beta2);
+        const float next = param + size * mean / (sqrtf(square) + eps);
+        if (half) p16[i] = narrow(next, r >> 8 & 0xffffu);
+        else p32[i] = next;
+        if (eight) {
+            const uint32_t a = bits_of(mean) & 0x7fffffffu, b = bits_of(square) & 0x7fffffffu;
+            first[i] = mean, second[i] = square, chance[i] = r;
+            m_most = a > m_most ? a : m_most, v_most = b > v_most ? b : v_most;
+        } else {
+            m16[i] = narrow(mean, r >> 16), v16[i] = narrow(square, r & 0xffffu);
+        }
+    }
+    if (eight) {
+        const uint32_t m_shared = shared_exponent(m_most), v_shared = shared_exponent(v_most);
+        encode_signed(m8, first, chance, n, (m_shared - SIGNED) << 3);
+        encode_positive(v8, second, chance, n, (int32_t)(v_shared - POSITIVE) << 3);
+        *m_exponent = (uint8_t)m_shared, *v_exponent = (uint8_t)v_shared;
     }
 }
 
-static void adam_block(
-    float *p, const float *g, float *m, float *v, const float *s, int64_t n, int flags, float factor, int lean) {
-#define CASE(bits) \
-    case bits: \
-        if (lean) lean_loop(p, g, m, v, s, n, (bits) & DECOUPLED, (bits) & MAXIMIZE, (bits) & CLIPPED, factor); \
-        else adam_loop(p, g, m, v, 0, s, n, (bits) & DECOUPLED, 0, (bits) & MAXIMIZE, (bits) & CLIPPED, factor); \
-        break;
-    switch (flags & (DECOUPLED | MAXIMIZE | CLIPPED)) {
-        CASE(0) CASE(1) CASE(4) CASE(5) CASE(16) CASE(17) CASE(20) CASE(21)
-    }
-#undef CASE
+/* bfloat16 parameters in two halves, or float32: kernel.c's own loop, and so its bits. */
+static void whole_block(float *p, const float *g, float *m, float *v, const float *s, int64_t n, int decoupled, float factor) {
+    if (decoupled) adam_loop(p, g, m, v, 0, s, n, 1, 0, 0, 1, factor);
+    else adam_loop(p, g, m, v, 0, s, n, 0, 0, 0, 1, factor);
 }
 
 static void adam_formats_rule(const Table *t, int64_t j, int64_t from, int64_t to) {
     const Formats *f = t->formats;
     const int32_t k = t->setting[j];
-    const float factor = t->factor ? t->factor[k] : 1.0f, *s = t->scalars + j * SCALARS;
-    const int flags = t->flags[k] | (t->weight_decay[k] == 0 ? DECOUPLED : 0) | (factor != 1.0f ? CLIPPED : 0);
+    const float *s = t->scalars + j * SCALARS, clipped = t->factor ? t->factor[k] : 1.0f;
+    const float factor = t->flags[k] & MAXIMIZE ? -clipped : clipped;
+    const int decoupled = t->flags[k] & DECOUPLED || t->weight_decay[k] == 0;
     const uint32_t key = (uint32_t)*t->step[j] * 0x9e3779b9u;
-    float param[BLOCK], grad[BLOCK], first[BLOCK], second[BLOCK];
-    uint32_t chance[BLOCK];
+    const int64_t wide = f->half ? 2 : 4, kept = f->state == IN_FLOAT32 ? 4 : f->state == IN_BFLOAT16 ? 2 : 1;
     if (to > t->size[j]) to = t->size[j];
     for (; from < to; from += BLOCK) {
-        const int64_t n = to - from < BLOCK ? to - from : BLOCK, block = from / BLOCK;
-        float *p = param, *m = first, *v = second;
-        const float *g = grad;
-        uint16_t *half = (uint16_t *)t->param[j] + from, *low = f->low ? f->low[j] + from : 0;
-        uint16_t *m16 = (uint16_t *)t->first[j] + from, *v16 = (uint16_t *)t->second[j] + from;
-        uint8_t *m8 = (uint8_t *)t->first[j] + from, *v8 = (uint8_t *)t->second[j] + from;
-        if (f->half) {
-            widen(grad, (const uint16_t *)t->grad[j] + from, n);
-            if (low) join(param, half, low, n);
-            else widen(param, half, n);
-        } else {
-            g = t->grad[j] + from, p = t->param[j] + from;
+        const int64_t n = to - from < BLOCK ? to - from : BLOCK;
+        char *p = (char *)t->param[j] + from * wide, *m = (char *)t->first[j] + from * kept;
+        char *g = (char *)t->grad[j] + from * wide, *v = (char *)t->second[j] + from * kept;
+        if (f->state == IN_FLOAT32 && f->half) {
+            float param[BLOCK], grad[BLOCK];
+            uint16_t *low = f->low[j] + from;
+            join(param, (uint16_t *)p, low, n);
+            for (int64_t i = 0; i < n; i++) grad[i] = widen(((uint16_t *)g)[i]);
+            whole_block(param, grad, (float *)m, (float *)v, s, n, decoupled, factor);
+            split((uint16_t *)p, low, param, n);
+            continue;
         }
         if (f->state == IN_FLOAT32) {
-            m = t->first[j] + from, v = t->second[j] + from;
-        } else {
-            draw(chance, g, factor, key + (uint32_t)from, n);
-            if (f->state == IN_BFLOAT16) {
-                widen(first, m16, n), widen(second, v16, n);
-            } else {
-                decode_signed(first, m8, f->first_exponent[j][block], n);
-                decode_positive(second, v8, f->second_exponent[j][block], n);
-            }
+            whole_block((float *)p, (float *)g, (float *)m, (float *)v, s, n, decoupled, factor);
+            continue;
         }
-        adam_block(p, g, m, v, s, n, flags, factor, f->state != IN_FLOAT32);
-        if (f->state == IN_BFLOAT16) {
-            narrow(m16, first, chance, n, 1, 16), narrow(v16, second, chance, n, 1, 0);
-        } else if (f->state == IN_EIGHT_BITS) {
-            f->first_exponent[j][block] = encode_signed(m8, first, chance, n);
-            f->second_exponent[j][block] = encode_positive(v8, second, chance, n);
+        const int eight = f->state == IN_EIGHT_BITS;
+        uint8_t *m_exponent = eight ? f->first_exponent[j] + from / BLOCK : 0;
+        uint8_t *v_exponent = eight ? f->second_exponent[j] + from / BLOCK : 0;
+#define CASE(bits) \
+    case bits: \
+        lean_block(p, g, m, v, m_exponent, v_exponent, s, factor, key + (uint32_t)from, n, (bits) & 1, (bits) & 2, (bits) & 4); \
+        break;
+        switch ((f->half ? 1 : 0) | (eight ? 2 : 0) | (decoupled ? 4 : 0)) {
+            CASE(0) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
         }
-        if (low) split(half, low, param, n);
-        else if (f->half) narrow(half, param, chance, n, 0x9e3779b9u, 16);
+#undef CASE
     }
 }
 

@@ -400,9 +400,7 @@ def test_foreach_form_gives_torchs_foreach_bits(name: str, options: dict[str, An
     same_bits(ours, theirs)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed: pip install lrdiff[triton]"
-)
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed: pip install triton")
 def test_triton_form_in_the_interpreter() -> None:
     """The CUDA kernel, run on the CPU by Triton's interpreter (which has to be chosen before triton is imported)."""
     script = """

@@ -121,6 +121,6 @@ def tokenizers_module() -> Any:
         import tokenizers
     except ModuleNotFoundError as problem:
         raise UnavailableError(
-            "tokenizers is not installed, which splits text for the encoder", help="pip install 'lrdiff[pretrained]'"
+            "tokenizers is not installed, which splits text for the encoder", help="pip install tokenizers"
         ) from problem
     return tokenizers
