@@ -5,6 +5,7 @@ import random
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from lrdiff_bench.cli import main
 from lrdiff_bench.study import Trials, training
+from lrdiff_bench.study.command import _price
 from lrdiff_bench.study.own_training import workload_named
 from lrdiff_core.errors import ConfigError, InputError
 
@@ -155,6 +157,23 @@ def test_what_a_name_may_be(tmp_path, monkeypatch):
         assert help in problem.value.help
     with pytest.raises(InputError, match=r"seed 0 raised ValueError: no rows \(theirs.py, line 10\)"):
         workload_named("theirs:failing").seconds_of_training()
+
+
+@pytest.mark.parametrize(
+    ("facts", "measured", "told"),
+    [
+        ({}, None, "one training takes 2 s"),
+        ({"seconds_of_training": 31.0}, None, "one training takes 2 s"),  # on a busier machine
+        ({"seconds_of_training": 31.0}, 3.0, "one training takes 3 s"),  # by a worker
+        ({"seconds_of_training": 31.0, "said": "all"}, None, "one training takes 31 s"),  # there is nothing to train
+        ({"seconds_of_training": 1200.0}, None, "one training takes 20 min"),  # that would cost forty minutes
+    ],
+)
+def test_the_price_is_of_this_machine_where_it_costs_little_to_know(facts, measured, told, monkeypatch):
+    workload = SimpleNamespace(report_seeds=3, schemes=(1, 2), seconds_of_training=lambda: 2.0)
+    ledger = SimpleNamespace(facts=dict(facts), note=lambda name, value: ledger.facts.update({name: value}))
+    monkeypatch.setattr("lrdiff_bench.study.command.trainings", lambda *_: {"search": 10})
+    assert _price(workload, {"search": 10}, ledger, measured=measured).startswith(told)
 
 
 @pytest.mark.long

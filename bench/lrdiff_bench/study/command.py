@@ -34,7 +34,7 @@ from lrdiff_bench.study.search.ledger import StorageLedger
 from lrdiff_bench.study.search.optuna_storage import default_url, hidden, storage_trouble
 from lrdiff_bench.study.search.plan import Plan, make_plan
 from lrdiff_bench.study.search.stopping import TimeIsUpError, WatchedClock
-from lrdiff_bench.study.workloads.workload import Workload
+from lrdiff_bench.study.workloads.workload import LONG, Workload
 from lrdiff_bench.system.cluster import connect, disconnect
 from lrdiff_bench.system.factory import user_code
 from lrdiff_core.errors import ConfigError
@@ -310,10 +310,8 @@ def _run(
 
         workers = workers_for(client, source)
         workload, ledger.at_a_time = workers.workload(workload), len(workers.names)
-        if workers.seconds is not None and not ledger.facts.get("seconds_of_training"):
-            ledger.note("seconds_of_training", workers.seconds)
     counts = trainings(workload, plan)
-    price = _price(workload, counts, ledger)
+    price = _price(workload, counts, ledger, measured=None if workers is None else workers.seconds)
     mode = f" - {describe.MODES[plan.mode]}" if plan.mode != "full" else ""
     line(
         console,
@@ -346,9 +344,12 @@ def _run(
     return document
 
 
-def _price(workload: Workload, counts: dict[str, int], ledger: StorageLedger) -> str:
+def _price(workload: Workload, counts: dict[str, int], ledger: StorageLedger, *, measured: float | None) -> str:
     """What a study will take whose trainings come one after the other; empty for others, which take seconds."""
-    seconds = ledger.facts.get("seconds_of_training") or workload.seconds_of_training()
+    seconds = ledger.facts.get("seconds_of_training")
+    if seconds is None or (seconds <= LONG and "said" not in ledger.facts):
+        # Measured again where that costs little: it may have been another machine, or a busier one.
+        seconds = measured or workload.seconds_of_training()
     if seconds is None:
         return ""
     ledger.note("seconds_of_training", seconds)
@@ -356,7 +357,7 @@ def _price(workload: Workload, counts: dict[str, int], ledger: StorageLedger) ->
     total = sum(counts.values())
     shorter = f"; --quick: about {describe.duration(quick * seconds)}" if quick < total else ""
     return (
-        f"one training takes {seconds:.2g} s here, all {total} about {describe.duration(total * seconds)}{shorter}. "
+        f"one training takes {f'{seconds:.2g} s' if seconds < 100 else describe.duration(seconds)} here, all {total} about {describe.duration(total * seconds)}{shorter}. "
         "What is done is kept, and two processes share the work"
     )
 

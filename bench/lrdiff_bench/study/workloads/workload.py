@@ -15,10 +15,12 @@ import numpy as np
 from lrdiff_core.errors import ConfigError
 
 __all__ = [
+    "LONG",
     "AT_ONCE",
     "CHEAP",
     "FEWEST",
     "LAYER_DECAY",
+    "LONG",
     "WORKLOADS",
     "Outcomes",
     "Scheme",
@@ -42,7 +44,7 @@ FEWEST = 30
 AT_ONCE = 128
 """Trainings of one call: some seconds for a population, so that little is lost when a study is killed."""
 
-LONG = 20.0  # seconds of a training that is not measured twice
+LONG = 60.0  # seconds of a training that is not measured twice, nor again when a study goes on
 
 RATIOS = (0.01, 100.0)  # that a free ratio is searched between, where nothing is said
 
