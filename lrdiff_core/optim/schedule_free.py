@@ -141,7 +141,7 @@ class ScheduleFreeLoop(Optimizer):
         rate, share = _advance(state, group)
         grad = -grad if group["maximize"] else grad
         square = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        move = grad / (square.div(1 - beta2 ** float(state["step"])).sqrt_() + eps) + decay * param
+        move = grad / ((square / (1 - beta2 ** float(state["step"]))).sqrt() + eps) + decay * param
         param.lerp_(state["z"], share).add_(move, alpha=rate * (beta1 * (1 - share) - 1))
         state["z"].sub_(move, alpha=rate)
 

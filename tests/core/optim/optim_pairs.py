@@ -86,7 +86,7 @@ _ADAM: tuple[dict[str, Any], ...] = (
 )
 RULES = {
     "NAdam": Rule(
-        ours=NAdam, twin=reference.nadam, options=(*_ADAM, {"momentum_decay": 0.1}), oracle=torch.optim.NAdam
+        ours=NAdam, twin=reference.nadam, options=(*_ADAM, {"momentum_decay": 4.0}), oracle=torch.optim.NAdam
     ),
     "RAdam": Rule(ours=RAdam, twin=reference.radam, options=_ADAM, oracle=torch.optim.RAdam),
     "RMSprop": Rule(

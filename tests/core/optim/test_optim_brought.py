@@ -117,6 +117,12 @@ def test_a_processor_gets_what_it_can_run(home: Path, monkeypatch: pytest.Monkey
         cpuinfo.write_text(f"flags\t\t: {' '.join(features)}\n" * 2)
         monkeypatch.setattr(compiled, "CPUINFO", cpuinfo)
         assert [variant.name for variant, _ in compiled.brought(home / "kernel.c")] == names
+    rule = home / "rules" / "lion.h"
+    before = rule.read_text()
+    rule.write_text("/* another rule */")
+    assert compiled.brought(home / "kernel.c") == []
+    rule.write_text(before)
+    assert compiled.brought(home / "kernel.c")
     (home / "kernel.c").write_text("/* another source */")
     assert compiled.brought(home / "kernel.c") == []
 

@@ -249,7 +249,7 @@ def test_order_in_memory_changes_no_bit(rule: Rule) -> None:
 
 @pytest.mark.slow
 @needs_kernel
-@pytest.mark.parametrize("name", ["NAdam", "Lion"])
+@pytest.mark.parametrize("name", ["Lion", pytest.param("ScheduleFreeAdamW", marks=pytest.mark.long)])
 def test_a_compiled_step_is_the_slow_class(name: str) -> None:
     import torch._dynamo
 
