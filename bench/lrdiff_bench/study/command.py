@@ -356,8 +356,9 @@ def _price(workload: Workload, counts: dict[str, int], ledger: StorageLedger, *,
     quick = sum(trainings(workload, make_plan(report_seeds=workload.report_seeds, quick=True)).values())
     total = sum(counts.values())
     shorter = f"; --quick: about {describe.duration(quick * seconds)}" if quick < total else ""
+    one = f"{seconds:.2g} s" if seconds < 100 else describe.duration(seconds)
     return (
-        f"one training takes {f'{seconds:.2g} s' if seconds < 100 else describe.duration(seconds)} here, all {total} about {describe.duration(total * seconds)}{shorter}. "
+        f"one training takes {one} here, all {total} about {describe.duration(total * seconds)}{shorter}. "
         "What is done is kept, and two processes share the work"
     )
 

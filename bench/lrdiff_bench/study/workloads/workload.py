@@ -15,7 +15,6 @@ import numpy as np
 from lrdiff_core.errors import ConfigError
 
 __all__ = [
-    "LONG",
     "AT_ONCE",
     "CHEAP",
     "FEWEST",
