@@ -186,12 +186,18 @@ def test_the_readmes_rows_are_those_of_the_studies():
         assert verdicts()[tuple(map(float, medians))] == verdict
 
 
+def training_rows(name):
+    """The two whole-step ratios and the shares of every model on a page of training steps."""
+    page = (ROOT / "docs" / "results" / f"{name}.md").read_text(encoding="utf-8")
+    return [[cell.strip() for cell in line.split("|")[5:8]] for line in page.splitlines() if re.search(r"\d \[", line)]
+
+
 def test_the_readmes_speeds_are_those_of_whole_training_steps():
-    page = (ROOT / "docs" / "results" / "training.md").read_text(encoding="utf-8")
-    measured = [
-        [cell.strip() for cell in line.split("|")[4:8]] for line in page.splitlines() if re.search(r"\d \[", line)
-    ]
-    by_shares = {row[3]: row[1:3] for row in measured}
+    quiet, busy = ([cell for row in training_rows(name) for cell in row[:2]] for name in ("training", "training-busy"))
+    pairs = [[list(map(float, re.findall(r"[\d.]+", cell))) for cell in pair] for pair in zip(quiet, busy, strict=True)]
+    alike = sum(one[1] <= other[2] and other[1] <= one[2] for one, other in pairs)
+    assert f"{alike} of its {len(pairs)} ratios" in README.read_text(encoding="utf-8")
+    by_shares = {shares: ratios for *ratios, shares in training_rows("training")}
     rows = re.findall(
         r"^\|[^|]*\| (no difference measured|[\d.]+ times) \| (no difference measured|[\d.]+ times) \| (.+ %) \|$",
         README.read_text(encoding="utf-8"),
