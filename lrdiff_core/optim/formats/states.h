@@ -14,6 +14,7 @@
 enum { BLOCK = 256 };                           /* numbers that share an exponent; divides every piece */
 enum { IN_FLOAT32, IN_BFLOAT16, IN_EIGHT_BITS }; /* state */
 enum { SIGNED = 15, POSITIVE = 31 };            /* exponents of a code but the lowest */
+enum { AHEAD = 4 };                             /* blocks that are asked for before they are stepped */
 enum { LEAST = 57 };                            /* exponent of a block, biased: below, powers of two leave float32 */
 
 typedef struct {
@@ -148,6 +149,11 @@ static void whole_block(float *p, const float *g, float *m, float *v, const floa
     else adam_loop(p, g, m, v, 0, s, n, 0, 0, 0, 1, factor);
 }
 
+/* Asks for a later block's lines: a block is so much work that the processor does not see far enough ahead by itself. */
+static inline void ask_ahead(const char *block, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(block + AHEAD * bytes + i);
+}
+
 static void adam_formats_rule(const Table *t, int64_t j, int64_t from, int64_t to) {
     const Formats *f = t->formats;
     const int32_t k = t->setting[j];
@@ -161,6 +167,7 @@ static void adam_formats_rule(const Table *t, int64_t j, int64_t from, int64_t t
         const int64_t n = to - from < BLOCK ? to - from : BLOCK;
         char *p = (char *)t->param[j] + from * wide, *m = (char *)t->first[j] + from * kept;
         char *g = (char *)t->grad[j] + from * wide, *v = (char *)t->second[j] + from * kept;
+        ask_ahead(p, BLOCK * wide), ask_ahead(g, BLOCK * wide), ask_ahead(m, BLOCK * kept), ask_ahead(v, BLOCK * kept);
         if (f->state == IN_FLOAT32 && f->half) {
             float param[BLOCK], grad[BLOCK];
             uint16_t *low = f->low[j] + from;
