@@ -37,7 +37,7 @@ HELD_BLOCKS = 60  # of validation, and of test; all others are learnt from
 LARGEST_NORM = 1.0  # of the gradient, as both sources clip it
 # As both sources: a tenth of the steps up, then a half cosine down to a twentieth.
 SHAPE = {"kind": "cosine", "warmup": 0.1, "floor": 0.05}
-SIZES = {"budget": 12, "tuning_seeds": 2, "finalists": 4, "final_seeds": 8}
+SIZES = {"budget": 12, "tuning_seeds": 1, "finalists": 4, "final_seeds": 6}
 BLOCKS = {"q": "QK", "k": "QK", "v": "VO", "o": "VO", "up": "FFN", "down": "FFN", "norm1": "Norm", "norm2": "Norm"}
 
 
@@ -207,7 +207,7 @@ def characters_blocks() -> Characters:
             # of the paper's code, for AdamW
             Scheme(name="blockwise", ratios={"Norm": 1.0, "VO": 4.0, "FFN": 6.0, "QK": 8.0, "Emb": 10.0}),
         ),
-        base_rates=(1e-5, 1.0),
+        base_rates=(3e-4, 0.3),
         by_kind=True,
     )
 
@@ -227,6 +227,6 @@ def characters_muon() -> Characters:
             # its own scale, and a rate of its own that is searched, too, with as many trials
             Scheme(name="Muon", ratios={"rest": 1.0}, free={"matrices": (0.1, 1000.0)}, options={"muon": "original"}),
         ),
-        base_rates=(1e-5, 1.0),
+        base_rates=(3e-4, 0.3),
         by_kind=False,
     )
