@@ -88,11 +88,11 @@ def noisy_commits(records: Path) -> list[dict[str, Any]]:
     Args:
         records: folder of runs, a run a commit; those of the newest one's machine are looked at.
     """
-    runs = [found for file in run_files(records) if (found := read_run(file))]
+    runs = [rows for file in run_files(records) if (rows := read_run(file))]
     runs = [run for run in runs if run[0].machine.id == runs[-1][0].machine.id]
     copies = [_copy(run) for run in runs]
     known = [one for one in copies if one is not None]
-    found = []
+    found: list[dict[str, Any]] = []
     for run, copy in zip(runs, copies, strict=True):
         load = max((one.conditions.load for one in run if one.conditions.load is not None), default=None)
         moved = 1.0 if copy is None else copy / median(known)

@@ -114,7 +114,7 @@ def _workload(name: str, **changes: Any) -> Any:
     from lrdiff_bench.study import workloads  # noqa: F401 - registers them
     from lrdiff_bench.study.workloads.workload import WORKLOADS
 
-    return replace(WORKLOADS[name](), **changes)  # type: ignore[type-var]
+    return replace(WORKLOADS[name](), **changes)
 
 
 def _trials(workload: Any, rate: float) -> Trials:
