@@ -125,7 +125,7 @@ def with_room(steps: Callable[[], None], *, optimizer: Optimizer, rows: int, los
         params = [param for group in optimizer.param_groups for param in group["params"] if param.requires_grad]
         # What Adam keeps of each, for which there must be room beside a step.
         kept = [] if optimizer.state else [param.detach().new_empty(param.shape) for param in params for _ in range(2)]
-        loss_of(count).backward()  # type: ignore[no-untyped-call]
+        loss_of(count).backward()
         del kept
 
     size = rows // 2

@@ -229,7 +229,7 @@ def _step(
         loss = weighted(loss)
     try:
         with lost():
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
     except RuntimeError as problem:
         if is_out_of_memory(problem):
             raise
