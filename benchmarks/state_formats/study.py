@@ -117,7 +117,8 @@ class FormatWorkload(Workload):
 
     @override
     def tiny(self) -> FormatWorkload:
-        return replace(self, inner=self.inner.tiny(), steps=10, evaluations=2)
+        inner: Any = self.inner.tiny()
+        return replace(self, inner=inner, steps=10, evaluations=2)
 
 
 def _loss(logits: Tensor, targets: Tensor) -> Tensor:
