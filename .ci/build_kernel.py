@@ -1,4 +1,4 @@
-"""Builds the optimizer kernel into the wheel, once for each kind of processor that ``lrdiff_core/compiled.py`` lists.
+"""Builds the optimizer kernel into the wheel, once for each kind of processor in ``lrdiff_core/machine/compiled.py``.
 
 Where no C compiler is, or with ``LRDIFF_WHEEL=pure`` in the environment, the wheel is a pure one: the kernel is then
 compiled on first use, or torch's fused kernels step.
@@ -34,7 +34,7 @@ class KernelHook(BuildHookInterface):
         self.scratch: str | None = None
         if version == "editable" or os.environ.get("LRDIFF_WHEEL") == "pure" or platform.libc_ver()[0] != "glibc":
             return
-        compiled = _read(Path(self.root, "lrdiff_core", "compiled.py"))
+        compiled = _read(Path(self.root, "lrdiff_core", "machine", "compiled.py"))
         compiler = compiled.find_compiler("CC", "cc", "gcc", "clang")
         if not compiler:
             self.app.display_warning("no C compiler here: the wheel brings no kernel")

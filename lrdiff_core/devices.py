@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from lrdiff_core.compiled import find_compiler
 from lrdiff_core.errors import UnavailableError
+from lrdiff_core.machine.compiled import find_compiler
 
 __all__ = [
     "DeviceStatus",

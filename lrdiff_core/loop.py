@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_core.devices import repeatable
-from lrdiff_core.memory import rows_in_parts, with_room
+from lrdiff_core.machine.memory import rows_in_parts, with_room
 from lrdiff_core.model import TabularNet
 from lrdiff_core.processes.group import ALONE, Processes, lost
 from lrdiff_core.schedules import Schedule

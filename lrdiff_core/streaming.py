@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lrdiff_core.data.table import RowStream
 from lrdiff_core.errors import DataError
-from lrdiff_core.memory import rows_in_parts
+from lrdiff_core.machine.memory import rows_in_parts
 from lrdiff_core.model import TabularNet
 
 __all__ = ["Moments", "fit_stream", "target_tensor", "training_blocks"]

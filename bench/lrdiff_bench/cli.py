@@ -224,7 +224,7 @@ def _run_command(given: list[str], debug: bool) -> int:
                 "set PYTHONUTF8=1, or write to a file with --out",
                 2,
             )
-        from lrdiff_core.memory import is_out_of_memory
+        from lrdiff_core.machine.memory import is_out_of_memory
 
         if is_out_of_memory(problem):
             return print_error("there is not enough memory", "use fewer rows or columns, or smaller layers", 2)

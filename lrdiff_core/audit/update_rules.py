@@ -12,7 +12,7 @@ import torch
 
 from lrdiff_core.audit.least_squares import fit_columns, norm
 from lrdiff_core.audit.snapshot import Entries, Look
-from lrdiff_core.optim.muon import COEFFICIENTS, EPS, STEPS, orthogonalize
+from lrdiff_core.optim.rules.muon import COEFFICIENTS, EPS, STEPS, orthogonalize
 
 __all__ = ["RULES", "Change", "Guess", "moment_decay", "number_of"]
 

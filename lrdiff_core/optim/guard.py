@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
-from lrdiff_core.compiled import build_first, find_compiler, open_or_reason
+from lrdiff_core.machine.compiled import build_first, find_compiler, open_or_reason
 from lrdiff_core.optim import kernel
 from lrdiff_core.optim.memory.shards import is_sharded, local_parts, shard_slots
 

@@ -17,7 +17,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lrdiff_core.compiled import FLAGS, brought, build_first, find_compiler, open_or_reason, processor, source_text
+from lrdiff_core.machine.compiled import (
+    FLAGS,
+    brought,
+    build_first,
+    find_compiler,
+    open_or_reason,
+    processor,
+    source_text,
+)
 
 __all__ = [
     "Table",

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from lrdiff_core.compiled import build_first, find_compiler, open_cached, processor
 from lrdiff_core.devices import DeviceStatus, compiler_status
+from lrdiff_core.machine.compiled import build_first, find_compiler, open_cached, processor
 from lrdiff_core.population.network import ACTIVATIONS, LinearLayer
 from lrdiff_core.population.rows import TASKS
 

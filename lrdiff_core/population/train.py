@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lrdiff_core.devices import choose_device, repeatable
 from lrdiff_core.errors import ConfigError, RateError
-from lrdiff_core.memory import Halving
+from lrdiff_core.machine.memory import Halving
 from lrdiff_core.population import general_path, kernel_path
 from lrdiff_core.population.choice import kernel_layers
 from lrdiff_core.population.members import ModelFactory, build, hyperparameters, parameter_groups, seed_list

@@ -280,7 +280,7 @@ def test_asv_finds_a_regression_planted_between_two_commits(tmp_path: Path) -> N
         call(*run_asv, "run", "-E", f"existing:{python}", f"--set-commit-hash={hash_}", "--bench", "MainStep.time")
 
     measure(commit("fast", "2026-01-01T00:00:00Z"))
-    source = project / "lrdiff_core" / "optim" / "adam.py"
+    source = project / "lrdiff_core" / "optim" / "rules" / "adam.py"
     with open(source, "a") as file:
         file.write(PLANTED)
     slow = commit("slow", "2026-01-02T00:00:00Z")

@@ -264,7 +264,7 @@ def test_ab_of_commits_finds_a_planted_slow_down(tmp_path: Path, capsys) -> None
     git("init", "-q", "-b", "main")
     git("add", "-A")
     git("commit", "-q", "-m", "fast")
-    with open(repository / "lrdiff_core" / "optim" / "adam.py", "a") as file:
+    with open(repository / "lrdiff_core" / "optim" / "rules" / "adam.py", "a") as file:
         file.write(PLANTED)
     git("commit", "-q", "-a", "-m", "slow")
     bare = tmp_path / "bare.git"

@@ -38,7 +38,7 @@ def test_a_record_says_everything(record: Record) -> None:
     assert process.host_peak >= process.host_before
     assert record.facts["groups"] == record.facts["rates"] == 2
     assert (record.facts["tensors"], record.facts["parameters"]) == (4, 61)
-    assert record.facts["optimizer"] == "lrdiff_core.optim.adam.Adam"
+    assert record.facts["optimizer"] == "lrdiff_core.optim.rules.adam.Adam"
     assert record.parity is not None
     assert record.parity.held
     assert record.code == describe_code()

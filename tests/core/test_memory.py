@@ -15,7 +15,7 @@ from torch import nn
 
 from lrdiff_core import load_table, loop, make_config, set_up, train
 from lrdiff_core.errors import ConfigError, MemoryWarning
-from lrdiff_core.memory import Halving, is_out_of_memory, rows_in_parts
+from lrdiff_core.machine.memory import Halving, is_out_of_memory, rows_in_parts
 from lrdiff_core.population import (
     Population,
     PopulationData,

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from lrdiff_bench.system.user_code import their_fault
 from lrdiff_core.errors import InputError
-from lrdiff_core.memory import is_out_of_memory
+from lrdiff_core.machine.memory import is_out_of_memory
 
 __all__ = ["TARGET_KEYS", "Batch", "BlocksPart", "Part", "TensorPart", "as_batch", "as_part", "stacked"]
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from optim_pairs import feed, make, params_of
 
-from lrdiff_core import compiled
+from lrdiff_core.machine import compiled
 from lrdiff_core.optim import SGD, AdamW, kernel
 from lrdiff_core.optim.formats.state import FORMATS
 

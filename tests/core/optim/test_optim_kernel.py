@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from optim_pairs import feed, make
 
-from lrdiff_core import compiled
+from lrdiff_core.machine import compiled
 from lrdiff_core.optim import AdamW, kernel
 
 needs_compiler = pytest.mark.skipif(kernel.load() is None, reason="no C compiler here")

@@ -12,7 +12,7 @@ from optim_pairs import feed, make, params_of
 
 from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW
-from lrdiff_core.optim.muon import orthogonalize
+from lrdiff_core.optim.rules.muon import orthogonalize
 
 MATRICES = [(8, 16), (8, 16), (32, 8), (16, 16)]
 REST = [(16,), (5,)]

@@ -19,7 +19,7 @@ from lrdiff_bench.system.user_code import their_fault, user_code
 from lrdiff_core.devices import torch_threads
 from lrdiff_core.errors import LrdiffError
 from lrdiff_core.loop import Observation, TrainingState, run_epochs, seen_by_all
-from lrdiff_core.memory import is_out_of_memory, with_room
+from lrdiff_core.machine.memory import is_out_of_memory, with_room
 from lrdiff_core.processes.group import ALONE, Processes, lost
 from lrdiff_core.schedules import Schedule
 from lrdiff_core.seeds import derive_seed, make_generator

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrdiff_core.optim.muon import adjustment, orthogonalize
+from lrdiff_core.optim.rules.muon import adjustment, orthogonalize
 from lrdiff_core.population.updates import UpdateRule
 
 __all__ = ["MuonRule"]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lrdiff_core.errors import OptimizerError
-from lrdiff_core.optim.adamw import AdamW
 from lrdiff_core.optim.loading.restore import label
+from lrdiff_core.optim.rules.adamw import AdamW
 
 __all__ = ["MuonAdamW", "adjustment", "as_matrices", "orthogonalize"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from lrdiff_core.optim.adam import Adam
+from lrdiff_core.optim.rules.adam import Adam
 
 __all__ = ["AdamW"]
 

@@ -1,0 +1,1 @@
+"""What is built for the machine that is here, and what to do when its memory runs out."""
