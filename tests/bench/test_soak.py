@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks.soak import PARTS, main, soak
+from benchmarks.faults.soak import PARTS, main, soak
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files and threads are counted by /proc")
 

@@ -50,7 +50,7 @@ def model_shapes(name: str) -> Shapes:
     """Names and shapes of a model's trainable parameters.
 
     ``thousand`` is made up, for what real models do not have: 1000 tensors of 1024 numbers. The others are data that
-    ``benchmarks/generate_shapes.py`` took from the libraries' own configurations.
+    ``benchmarks/overhead/generate_shapes.py`` took from the libraries' own configurations.
 
     Raises:
         ConfigError: there is no such model.

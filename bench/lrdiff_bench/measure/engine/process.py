@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lrdiff_bench.measure.engine.asked import AskedProcess
+from lrdiff_bench.measure.asked import AskedProcess
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.timer import Sample
 from lrdiff_core.errors import ConfigError

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from lrdiff_bench.measure.engine.asked import AskedProcess
+from lrdiff_bench.measure.asked import AskedProcess
 from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.timer import Sample

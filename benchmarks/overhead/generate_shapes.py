@@ -5,7 +5,7 @@ package, so that nobody who measures needs these libraries. To make it again, in
 
     python -m venv FOLDER
     FOLDER/bin/pip install torch transformers peft
-    FOLDER/bin/python benchmarks/generate_shapes.py
+    FOLDER/bin/python benchmarks/overhead/generate_shapes.py
 
 ResNet-50, ViT-B/16, BERT-base and GPT-2 small are what transformers' configurations give without arguments. LoRA is
 peft's default (rank 8) on BERT's query and value projections: only the adapters train.
@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-OUT = Path(__file__).parents[1] / "bench" / "lrdiff_bench" / "measure" / "shapes.json"
+OUT = Path(__file__).parents[2] / "bench" / "lrdiff_bench" / "measure" / "shapes.json"
 GAUSSIANS = 1_000_000
 
 

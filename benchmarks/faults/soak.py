@@ -2,8 +2,8 @@
 
 ::
 
-    python -m benchmarks.soak                  # 20 000 steps, 1200 optimizers, 300 population tiles, 150 map tiles
-    python -m benchmarks.soak --share 0.05 --parts steps,optimizers
+    python -m benchmarks.faults.soak      # 20 000 steps, 1200 optimizers, 300 population tiles, 150 map tiles
+    python -m benchmarks.faults.soak --share 0.05 --parts steps,optimizers
 
 Each part is warmed up with a tenth of it, then looked at nine times. Memory is what the system counts as resident; its
 slope is the median of the slopes between any two looks (Theil and Sen), which one jump of the allocator does not move.
