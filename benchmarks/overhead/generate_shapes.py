@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-OUT = Path(__file__).parents[2] / "bench" / "lrdiff_bench" / "measure" / "shapes.json"
+OUT = Path(__file__).parents[2] / "bench" / "lrdiff_bench" / "measure" / "cases" / "shapes.json"
 GAUSSIANS = 1_000_000
 
 
