@@ -131,7 +131,7 @@ def test_a_gradient_is_clipped_to_a_norm_of_1():
 
 
 def test_a_workload_may_ask_for_another_plan():
-    own = characters_muon().sizes
+    own = characters_muon().plan_sizes
     plan = make_plan(report_seeds=30, own=own)
     assert (plan.budget, plan.finalists, plan.mode) == (12, 4, "full")
     assert make_plan(report_seeds=30, own=own, budget=32).budget == 32

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lrdiff_bench.study import workloads as _registers_them  # noqa: F401
+from lrdiff_bench.study.search.plan import make_plan
 from lrdiff_bench.study.workloads.adapters import Adapters
 from lrdiff_bench.study.workloads.common import PopulationWorkload
 from lrdiff_bench.study.workloads.minilm import FineTuning
@@ -120,6 +121,7 @@ def test_a_workload_says_what_the_protocol_needs(name: str) -> None:
         assert workload.smallest_difference > 0
         assert workload.steps > 0
         assert workload.report_seeds >= 29
+        assert make_plan(report_seeds=workload.report_seeds, own=workload.plan_sizes).mode == "full"
         assert workload.label in ("", "mechanism", "control")
         single = workload.schemes[0]
         assert single.name == "single"

@@ -88,7 +88,7 @@ def run(
             workload = workload_from(source)
             check_workload(workload)
             workload.require()
-        plan = make_plan(report_seeds=workload.report_seeds, own=workload.sizes, **sizes)
+        plan = make_plan(report_seeds=workload.report_seeds, own=workload.plan_sizes, **sizes)
         plans.append((source, workload, plan))
     names = [study_name(workload, plan) for _, workload, plan in plans]
     if len(set(names)) < len(names):

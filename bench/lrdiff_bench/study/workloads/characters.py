@@ -61,7 +61,7 @@ class Characters(SideBySide):
 
     @property
     @override
-    def sizes(self) -> Mapping[str, int]:
+    def plan_sizes(self) -> Mapping[str, int]:
         return SIZES
 
     @override

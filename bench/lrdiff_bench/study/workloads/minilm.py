@@ -56,7 +56,7 @@ class FineTuning(Workload):
 
     @property
     @override
-    def sizes(self) -> Mapping[str, int]:
+    def plan_sizes(self) -> Mapping[str, int]:
         return SIZES
 
     @property

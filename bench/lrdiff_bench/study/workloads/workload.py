@@ -195,7 +195,7 @@ class Workload(ABC):
         return ()
 
     @property
-    def sizes(self) -> Mapping[str, int]:
+    def plan_sizes(self) -> Mapping[str, int]:
         """Of a study's plan, where trainings are too dear for the protocol's; empty: those of the protocol."""
         return {}
 
