@@ -114,7 +114,8 @@ def test_without_studies_every_claim_is_not_run(tmp_path, monkeypatch, capsys):
     assert main(["study", "claims"]) == 0
     screen = capsys.readouterr().out
     assert "no study of these claims is finished" in screen
-    assert "lrdiff study relearn-adam relearn-sgd" in screen
+    assert "lrdiff study characters-blocks" in screen
+    assert "relearn-adam relearn-sgd" in screen
     assert main(["study", "claims", "lora-pluss"]) == 2
     assert "did you mean lora-plus?" in capsys.readouterr().err
     assert main(["study", "claims", "no.toml"]) == 2
