@@ -1,6 +1,6 @@
 """The compiled CPU kernel, called by pointer: brought by the wheel, or built once by the C compiler that is here.
 
-``kernel.c``, with the files that it includes, knows nothing of Python or PyTorch, so it compiles in well under a second
+``kernel.c``, with the files that it includes, knows nothing of Python or PyTorch, so it compiles in about two seconds
 and fits every torch version. A wheel for a platform brings it built for several kinds of processors (``compiled.py``).
 Where it does not, or with ``LRDIFF_KERNEL=compile`` in the environment, the compiler builds it for this processor, into
 the user's cache. Without a compiler, or with ``LRDIFF_KERNEL=0``, :func:`load` returns ``None`` and the optimizers use
