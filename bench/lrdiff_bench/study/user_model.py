@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lrdiff_bench.study.one_model import TrainingCourse
-    from lrdiff_core.optimizers import OptimizerName
     from lrdiff_core.population import PopulationData, PopulationTask
 
 __all__ = ["UserModelWorkload"]
@@ -293,7 +292,7 @@ class UserModelWorkload(Workload):
         from lrdiff_bench.study.one_model import LoneTraining, train_alone
 
         how = LoneTraining(
-            optimizer=cast("OptimizerName", self.optimizer),
+            optimizer=self.optimizer,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
