@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from browser import browser, javascript, open_page  # noqa: F401  (fixtures)
+
+
+def pytest_collection_finish() -> None:
+    """What all tests and their libraries are made of stays: a collection that walks it takes seconds each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
