@@ -270,6 +270,7 @@ def free_cores(client: Any) -> float:
     return 2 * seconds(workers[:1]) / seconds(workers)
 
 
+@pytest.mark.long
 def test_two_workers_compute_on_two_cores(cluster: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The seed preset's tiles; judged only by rounds in which both cores were free before and after."""
     address, folder = cluster
