@@ -38,7 +38,9 @@ def test_a_real_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert row["faster"][peer][0] > max(1.2, row["gain"][peer][0])
     text = file.read_text()
     assert text == training_page(document)
-    assert err.strip() in text
+    rows_told, _, last = err.rstrip().rpartition("\n")
+    assert last == f"wrote {file}"
+    assert rows_told in text
     assert "no figures to quote" in text
 
 
