@@ -5,11 +5,12 @@ said of files that are damaged, and of inputs that nobody would write.
 
     python -m benchmarks.faults --count 1000            # make faults
     python -m benchmarks.faults --count 40 --jobs train,export --seed 7
-    python -m benchmarks.faults --parts damage,fuzz --count 10000
+    python -m benchmarks.faults --parts damage,fuzz --count 1000
 
 Every kill is SIGKILL, SIGTERM or SIGINT at a random moment of a command, or of the command that goes on with what an
 earlier kill left; a finished one is compared with an undisturbed one. Processes are forked from this one, in which
 everything is imported, so that moments fall into the work and not into the imports; one in twenty starts anew.
+As many cases as there are processors are tried at a time.
 
 A damaged file is refused in one line, or what reads it answers as before, or it is told; a silent change, a traceback,
 "a fault in lrdiff" and ten seconds without an answer are faults. So it is with what hypothesis makes up.
@@ -26,139 +27,138 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from benchmarks.faults import fuzz
 from benchmarks.faults.damage import KINDS, damaged
 from benchmarks.faults.disks import crowds, full_disks, vanished
-from benchmarks.faults.fuzz import fuzzed
 from benchmarks.faults.jobs import JOBS, differences
 from benchmarks.faults.kills import faults_of, fresh_folder, kill_at, start
+from benchmarks.faults.record import Record, side_by_side
+from lrdiff_bench.system.machine import usable_cpus
 
-PARTS = ("damage", "kills", "fuzz")
+PARTS = ("kills", "damage", "disks", "fuzz")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FRESH = 0.05  # share of kills that start a new interpreter
+MOST_KILLS = 40  # of a task
+
+Cases = Iterable[tuple[str, list[str]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bounds:
+    """Nothing new is begun after :attr:`until`, a time of the monotonic clock."""
+
+    scratch: Path
+    prepared: Path
+    until: float
+
+    def over(self) -> bool:
+        return time.monotonic() > self.until
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the counts; the status is 1 where anything was found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--count",
-        type=int,
-        default=1000,
-        help="kills, and fuzzed inputs a kind; damaged files get a quarter of it, disks and folders a tenth",
-    )
+        "--count", type=int, default=1000,
+        help="kills; damaged files get a quarter of it, disks and folders a tenth each, fuzzed inputs ten times a kind",
+    )  # fmt: skip
     parser.add_argument("--kinds", default=",".join(KINDS), help="of damaged files; names separated by commas")
     parser.add_argument("--parts", default=",".join(PARTS), help="names separated by commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", default=",".join(JOBS), help="names separated by commas")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin nothing new after so long")
+    parser.add_argument("--at-once", type=int, default=usable_cpus(), help="processes that try cases")
     parser.add_argument("--out", type=Path, help="a JSON record of everything")
     asked = parser.parse_args(arguments)
-    names, parts = asked.jobs.split(","), asked.parts.split(",")
+    names, parts, kinds = asked.jobs.split(","), asked.parts.split(","), asked.kinds.split(",")
     if unknown := {*parts} - {*PARTS}:
         parser.error(f"no part {', '.join(sorted(unknown))}; parts: {', '.join(PARTS)}")
-    draw, begun = random.Random(asked.seed), time.monotonic()
+    begun, record = time.monotonic(), Record()
     _import_all()
-    record = _Record()
     with tempfile.TemporaryDirectory(prefix="lrdiff-faults-") as name:
         scratch = Path(name)
-        if {*parts} - {"fuzz"}:
-            _forked(parts, names, draw, begun, asked, scratch, record)
-        if "fuzz" in parts:  # last: it computes here, and what has threads cannot be forked
-            record.fuzz(fuzzed(asked.count, asked.seed, fresh_folder(scratch / "fuzz")))
-    return _tell(record, begun, asked)
-
-
-def _forked(
-    parts: list[str],
-    names: list[str],
-    draw: random.Random,
-    begun: float,
-    asked: argparse.Namespace,
-    scratch: Path,
-    record: _Record,
-) -> None:
-    """What is done to processes that are forked from this one."""
-    prepared = _prepared(scratch)
-    if "damage" in parts:
-        count = max(asked.count // 4, 1)
-        for kind, outcome, found in damaged(draw, scratch, prepared, count, asked.kinds.split(",")):
-            record.add(f"damage, {kind}: {outcome}", f"damage, {kind}", found)
-            if time.monotonic() - begun > 60 * asked.minutes:
-                break
-    if "kills" not in parts:
-        return
-    whole = {name: _undisturbed(name, scratch, prepared, record) for name in names}
-    plan = draw.choices(names, [JOBS[name].weight for name in names], k=10 * asked.count)
-    going: dict[str, bool] = {}
-    for job_name in plan:
-        if record.kills >= asked.count or time.monotonic() - begun > 60 * asked.minutes:
-            break
-        _kill(job_name, scratch, prepared, whole[job_name], draw, going, record)
-    tenth = max(asked.count // 10, 2)
-    for cases in (
-        full_disks(draw, scratch, prepared, tenth),
-        vanished(draw, scratch, prepared, tenth),
-        crowds(scratch, (2, 20) if asked.count >= 200 else (2,)),
-    ):
-        for what, found in cases:
-            record.add(what.split(",")[0], what, found)
-            if time.monotonic() - begun > 60 * asked.minutes:
-                break
-
-
-def _tell(record: _Record, begun: float, asked: argparse.Namespace) -> int:
-    record.seconds = time.monotonic() - begun
-    print(record.text())
+        prepared = _prepared(scratch) if {*parts} - {"fuzz"} else scratch
+        bounds = _Bounds(scratch=scratch, prepared=prepared, until=begun + 60 * asked.minutes)
+        together = partial(side_by_side, record=record, scratch=scratch, at_once=asked.at_once)
+        if "kills" in parts:
+            together([("undisturbed", partial(_undisturbed, one, bounds)) for one in names])
+        tasks = {
+            "kills": lambda: _kills(names, asked.count, bounds),
+            "disks": lambda: _disks(asked.count, bounds),
+            "damage": lambda: _damage(kinds, asked.count, bounds),
+            "fuzz": lambda: _fuzz(10 * asked.count, asked.seed, bounds),
+        }
+        seeds = random.Random(asked.seed)
+        together([
+            (part, partial(task, random.Random(seeds.random()), fresh_folder(scratch / f"{part}-{i}")))
+            for part in tasks if part in parts
+            for i, task in enumerate(tasks[part]())
+        ])  # fmt: skip
+    seconds = time.monotonic() - begun
+    print(record.text(seconds))
     if asked.out is not None:
-        asked.out.write_text(json.dumps(record.document(asked.seed), indent=2) + "\n")
+        asked.out.write_text(json.dumps(record.document() | {"seed": asked.seed, "seconds": seconds}, indent=2) + "\n")
     return 1 if record.found else 0
 
 
-class _Record:
-    """What was done and what was found."""
+Task = Callable[[random.Random, Path, Record], None]
 
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.found: list[dict[str, Any]] = []
-        self.kills, self.finished, self.seconds = 0, 0, 0.0
-        self.slowest = 0.0
 
-    def add(self, kind: str, what: str, found: list[str]) -> None:
-        self.counts[kind] += 1
-        for fault in found:
-            self.found.append({"case": what, "fault": fault})
-            print(f"FOUND  {what}: {fault}", file=sys.stderr, flush=True)
+def _kills(names: list[str], count: int, bounds: _Bounds) -> list[Task]:
+    """Tasks of at most :data:`MOST_KILLS` kills of one job."""
+    tasks: list[Task] = []
+    weights = sum(JOBS[name].weight for name in names)
+    for name in names:
+        kills = -(-count * JOBS[name].weight // weights)
+        tasks += [partial(_kill_often, name, min(MOST_KILLS, kills - i), bounds) for i in range(0, kills, MOST_KILLS)]
+    return tasks
 
-    def fuzz(self, kinds: Iterable[tuple[str, int, list[str]]]) -> None:
-        for kind, tried, found in kinds:
-            self.add(f"fuzz, {kind}", f"fuzz, {kind}", found)
-            self.counts[f"fuzz, {kind}"] = tried
 
-    def text(self) -> str:
-        lines = [f"{count:6d}  {kind}" for kind, count in sorted(self.counts.items())]
-        return "\n".join([
-            *lines,
-            f"{self.kills} kills, {self.finished} commands finished and compared; "
-            f"slowest end {self.slowest:.1f} s after SIGINT or SIGTERM; {len(self.found)} faults; {self.seconds:.0f} s",
-        ])  # fmt: skip
+def _disks(count: int, bounds: _Bounds) -> list[Task]:
+    tenth = max(count // 10, 2)
+    tasks: list[Task] = []
+    for cases in (full_disks, vanished):
+        for i in range(0, tenth, 10):
+            some = min(10, tenth - i)
+            tasks.append(lambda draw, scratch, record, cases=cases, some=some: _told(  # type: ignore[misc]
+                cases(draw, scratch, bounds.prepared, some), bounds, record
+            ))  # fmt: skip
+    sizes = (2, 20) if count >= 200 else (2,)
+    return [*tasks, lambda draw, scratch, record: _told(crowds(scratch, sizes), bounds, record)]
 
-    def document(self, seed: int) -> dict[str, Any]:
-        return {
-            "format": "lrdiff.faults",
-            "version": 1,
-            "seed": seed,
-            "counts": dict(self.counts),
-            "kills": self.kills,
-            "finished": self.finished,
-            "slowest_end": self.slowest,
-            "seconds": self.seconds,
-            "found": self.found,
-        }
+
+def _told(cases: Cases, bounds: _Bounds, record: Record) -> None:
+    for what, found in cases:
+        record.add(what.split(",")[0], what, found)
+        if bounds.over():
+            return
+
+
+def _damage(kinds: list[str], count: int, bounds: _Bounds) -> list[Task]:
+    files = max(count // 4, 1)
+    shares = {kind: len(range(i, files, len(kinds))) for i, kind in enumerate(kinds)}
+
+    def task(kind: str, draw: random.Random, scratch: Path, record: Record) -> None:
+        for _, outcome, found in damaged(draw, scratch, bounds.prepared, shares[kind], [kind]):
+            record.add(f"damage, {kind}: {outcome}", f"damage, {kind}", found)
+            if bounds.over():
+                return
+
+    return [partial(task, kind) for kind in kinds if shares[kind]]
+
+
+def _fuzz(inputs: int, seed: int, bounds: _Bounds) -> list[Task]:
+    def task(kind: str, draw: random.Random, scratch: Path, record: Record) -> None:
+        if not bounds.over():
+            for _, tried, found in fuzz.fuzzed(inputs, seed, scratch, [kind]):
+                record.add(f"fuzz, {kind}", f"fuzz, {kind}", found, tried=tried)
+
+    return [partial(task, kind) for kind in fuzz.KINDS]
 
 
 def _import_all() -> None:
@@ -176,12 +176,16 @@ def _prepared(scratch: Path) -> Path:
     return folder
 
 
-def _undisturbed(name: str, scratch: Path, prepared: Path, record: _Record) -> tuple[Path, float]:
-    """A folder in which the job was done in one go, and how long that took."""
-    folder = _begin(name, scratch / f"whole-{name}", prepared)
+def _whole(name: str, bounds: _Bounds) -> Path:
+    """A folder in which the job was done in one go; beside it how long that took."""
+    return bounds.scratch / f"whole-{name}"
+
+
+def _undisturbed(name: str, bounds: _Bounds, record: Record) -> None:
+    folder = _begin(name, _whole(name, bounds), bounds.prepared)
     ended = start(JOBS[name], folder).end()
     record.add("undisturbed", name, faults_of(ended, folder, had=False))
-    return folder, ended.seconds
+    folder.with_suffix(".seconds").write_text(str(ended.seconds))
 
 
 def _begin(name: str, folder: Path, prepared: Path) -> Path:
@@ -192,35 +196,36 @@ def _begin(name: str, folder: Path, prepared: Path) -> Path:
     return folder
 
 
-def _kill(
-    name: str,
-    scratch: Path,
-    prepared: Path,
-    undisturbed: tuple[Path, float],
-    draw: random.Random,
-    going: dict[str, bool],
-    record: _Record,
-) -> None:
-    job, (whole, seconds), folder = JOBS[name], undisturbed, scratch / name
-    if not going.get(name):
-        _begin(name, folder, prepared)
-    number = draw.choice(SIGNALS)
-    had = (folder / "r" / "model.safetensors").exists()
-    ended = kill_at(
-        job, folder, number, draw.uniform(0.01, seconds), go_on=going.get(name, False), fresh=draw.random() < FRESH
-    )
-    found = faults_of(ended, folder, had=had)
-    was_killed = ended.signal != 0 and ended.status != 0
-    if was_killed:
-        record.kills += 1
-        if number != signal.SIGKILL:
-            record.slowest = max(record.slowest, ended.after)
-    elif ended.status == 0:
-        record.finished += 1
-        found += differences(job, folder, whole)
-    going[name] = was_killed and not found
-    kind = f"{name}, {number.name}" if was_killed else f"{name}, finished"
-    record.add(kind, f"{kind} (seed draw {record.kills})", found)
+def _kill_often(name: str, count: int, bounds: _Bounds, draw: random.Random, scratch: Path, record: Record) -> None:
+    """Kill one job that many times; what the last kill left is gone on with to the end."""
+    job, whole, folder = JOBS[name], _whole(name, bounds), scratch / name
+    seconds = float(whole.with_suffix(".seconds").read_text())
+    going = False
+    for _ in range(10 * count):  # a job that is never killed in time has an end, too
+        if (record.kills >= count and not going) or bounds.over():
+            return
+        if not going:
+            _begin(name, folder, bounds.prepared)
+        last = record.kills >= count
+        had = (folder / "r" / "model.safetensors").exists()
+        if last:
+            ended = start(job, folder, go_on=True).end()
+        else:
+            ended = kill_at(
+                job, folder, draw.choice(SIGNALS), draw.uniform(0.01, seconds), go_on=going, fresh=draw.random() < FRESH
+            )
+        found = faults_of(ended, folder, had=had)
+        was_killed = ended.signal != 0 and ended.status != 0
+        kind = f"{name}, {signal.Signals(ended.signal).name}" if was_killed else f"{name}, finished"
+        if was_killed:
+            record.kills += 1
+            if ended.signal != signal.SIGKILL:
+                record.slowest = max(record.slowest, ended.after)
+        elif ended.status == 0:
+            record.finished += 1
+            found += differences(job, folder, whole)
+        going = was_killed and not found
+        record.add(kind, f"{kind} (kill {record.kills} of {scratch.name})", found)
 
 
 if __name__ == "__main__":

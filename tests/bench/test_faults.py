@@ -121,7 +121,7 @@ def test_damage_is_refused_or_told(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists() or not hasattr(os, "fork"), reason="Linux alone")
 def test_kills_lose_nothing(count, tmp_path):
     record = tmp_path / "faults.json"
-    command = ["--parts", "kills", "--count", str(count), "--jobs", "train,records", "--minutes", "2"]
+    command = ["--parts", "kills,disks", "--count", str(count), "--jobs", "train,records", "--minutes", "2"]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.faults", *command, "--out", str(record)],
         capture_output=True,
