@@ -33,8 +33,8 @@ class Record:
         self.found: list[dict[str, Any]] = []
         self.kills, self.finished = 0, 0
         self.slowest = 0.0  # seconds from SIGINT or SIGTERM to the end
-        self.work: Counter[str] = Counter()  # seconds by part, of all tasks together
-        self.processor: Counter[str] = Counter()  # and those of a processor
+        self.work: Any = Counter()  # seconds by part, of all tasks together; a Counter counts anything
+        self.processor: Any = Counter()  # and those of a processor, with all children
 
     def add(self, kind: str, what: str, found: Sequence[str], *, tried: int = 1) -> None:
         """Count a case, or several that were tried as one."""
@@ -89,7 +89,8 @@ def side_by_side(tasks: Sequence[tuple[str, Task]], record: Record, scratch: Pat
         scratch: for files.
         at_once: how many processes there are.
     """
-    left, going = list(enumerate(tasks)), {}
+    left = list(enumerate(tasks))
+    going: dict[int, Path] = {}
     while left or going:
         while left and len(going) < at_once:
             number, (part, task) = left.pop(0)
@@ -110,8 +111,8 @@ def _forked(part: str, task: Task, file: Path) -> int:
     try:
         record, begun = Record(), time.monotonic()
         task(record)
-        record.work[part] = time.monotonic() - begun  # type: ignore[assignment] # a Counter counts anything
-        record.processor[part] = sum(os.times()[:4])  # type: ignore[assignment] # with all children
+        record.work[part] = time.monotonic() - begun
+        record.processor[part] = sum(os.times()[:4])
         file.write_text(json.dumps(record.document()))
         status = 0
     except BaseException:  # noqa: BLE001 - this process ends here
