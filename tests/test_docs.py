@@ -210,6 +210,27 @@ def test_the_readmes_speeds_are_those_of_whole_training_steps():
             assert words == ("no difference measured" if low <= 1 <= high else f"{ratio:g} times")
 
 
+def test_the_readmes_updates_by_themselves_are_those_of_the_page_of_steps():
+    one, two = (ROOT / "docs" / "results" / "step.md").read_text(encoding="utf-8").split("## 2 threads")
+
+    def ratio(text, shapes, caches, against):
+        row = next(line for line in text.splitlines() if f"| {shapes}" in line and f"| {caches} | {against} |" in line)
+        return float(re.findall(r"\| ([\d.]+) \[", row)[0])
+
+    layers = "transformer, width 64, 12 layers, layer decay"
+    hot, cold = (
+        [ratio(one, layers, caches, f"torch {way}") for way in ("default", "fused")] for caches in ("hot", "cold")
+    )
+    said = " ".join(README.read_text(encoding="utf-8").split())
+    assert f"is {hot[0]:.1f} times faster than torch's default and {hot[1]:.1f} times faster than its fused one" in said
+    assert f"finds its memory cold, {cold[0]:.1f} and {cold[1]:.1f} times" in said
+    bert = [ratio(text, "BERT-base", "hot", "torch fused") for text in (one, two)]
+    assert (
+        f"it is {bert[0]:g} times as fast as the fused one on one thread and {bert[1]:g} times as fast on two" in said
+    )
+    assert f"takes {ratio(one, 'transformer, 32 rates', 'hot', 'one rate'):g} times as long as with one" in said
+
+
 def test_every_page_is_in_the_site():
     listed = set(re.findall(r"((?:[\w-]+/)*[\w-]+\.md)", (ROOT / "mkdocs.yml").read_text()))
     for file in (ROOT / "docs").rglob("*.md"):
