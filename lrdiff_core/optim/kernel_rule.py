@@ -5,17 +5,18 @@ Everything else is stepped by PyTorch's own class, or, where PyTorch has none, b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from lrdiff_core.optim.base import OnePass
 from lrdiff_core.optim.forms import Setting, Tensors, Update
 
-__all__ = ["KernelRule", "KernelUpdate"]
+__all__ = ["KernelRule", "KernelUpdate", "PlainLoop"]
 
 
 class KernelUpdate(Update):
@@ -64,3 +65,32 @@ class KernelRule(OnePass):
                 state = self.state.get(param)
                 if state and not self._needed_state(group) <= state.keys() and not state.get("step"):
                     state.clear()
+
+
+class PlainLoop(Optimizer):
+    """A rule that torch has no class of, parameter by parameter, for what the kernel does not take."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Performs one step, and returns what the closure returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._check(group)
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._step_one(param, param.grad, group)
+        return loss
+
+    def _check(self, group: Mapping[str, Any]) -> None:
+        """Refuses a group that is not to be stepped now."""
+
+    def _step_one(self, param: Tensor, grad: Tensor, group: Mapping[str, Any]) -> None:
+        """Updates one parameter and its state; a rule calls this first.
+
+        In the rule's own frame: asked in the loop, torch.compile (2.13) takes one gradient for another of other shape.
+        """
+        if grad.is_sparse:
+            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")

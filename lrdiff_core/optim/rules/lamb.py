@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lrdiff_core.optim import kernel
-from lrdiff_core.optim.kernel_rule import KernelRule, KernelUpdate
+from lrdiff_core.optim.kernel_rule import KernelRule, KernelUpdate, PlainLoop
 from lrdiff_core.optim.memory.shards import is_sharded
 
 __all__ = ["LAMB", "LambLoop", "LambUpdate"]
@@ -49,7 +49,7 @@ class LambUpdate(KernelUpdate):
         return kernel.MAXIMIZE * bool(setting.maximize)
 
 
-class LambLoop(Optimizer):
+class LambLoop(PlainLoop):
     """LAMB parameter by parameter, for what the kernel does not take: other dtypes, devices, shards, torch.compile."""
 
     def __init__(
@@ -73,22 +73,9 @@ class LambLoop(Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Performs one step, and returns what the closure returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._step_one(param, param.grad, group)
-        return loss
-
+    @override
     def _step_one(self, param: Tensor, grad: Tensor, group: Mapping[str, Any]) -> None:
-        if grad.is_sparse:
-            raise RuntimeError("LAMB does not support sparse gradients")
+        super()._step_one(param, grad, group)
         if not self.state[param]:
             mean, square = (torch.zeros_like(param, memory_format=torch.preserve_format) for _ in range(2))
             step = torch.zeros((), dtype=torch.float32)

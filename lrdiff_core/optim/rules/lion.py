@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim import kernel
-from lrdiff_core.optim.kernel_rule import KernelRule, KernelUpdate
+from lrdiff_core.optim.kernel_rule import KernelRule, KernelUpdate, PlainLoop
 
 __all__ = ["Lion", "LionLoop", "LionUpdate"]
 
@@ -48,7 +48,7 @@ class LionUpdate(KernelUpdate):
         return kernel.DECOUPLED | kernel.MAXIMIZE * bool(setting.maximize)
 
 
-class LionLoop(Optimizer):
+class LionLoop(PlainLoop):
     """Lion parameter by parameter, for what the kernel does not take: other dtypes and devices, torch.compile."""
 
     def __init__(
@@ -77,29 +77,18 @@ class LionLoop(Optimizer):
         for group in self.param_groups:
             group.setdefault("maximize", False)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Performs one step, and returns what the closure returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for param in group["params"]:
-                if param.grad is None:
-                    continue
-                if param.grad.is_sparse:
-                    raise RuntimeError("Lion does not support sparse gradients")
-                grad = -param.grad if group["maximize"] else param.grad
-                if not self.state[param]:
-                    self.state[param]["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-                mean = self.state[param]["exp_avg"]
-                param.mul_(1 - group["lr"] * group["weight_decay"])
-                mixed = mean * beta1 + grad * (1 - beta1)
-                param.sub_(mixed.sign_() * group["lr"])
-                mean.mul_(beta2).add_(grad, alpha=1 - beta2)
-        return loss
+    @override
+    def _step_one(self, param: Tensor, grad: Tensor, group: Mapping[str, Any]) -> None:
+        super()._step_one(param, grad, group)
+        beta1, beta2 = group["betas"]
+        grad = -grad if group["maximize"] else grad
+        if not self.state[param]:
+            self.state[param]["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        mean = self.state[param]["exp_avg"]
+        param.mul_(1 - group["lr"] * group["weight_decay"])
+        mixed = mean * beta1 + grad * (1 - beta1)
+        param.sub_(mixed.sign_() * group["lr"])
+        mean.mul_(beta2).add_(grad, alpha=1 - beta2)
 
 
 class Lion(KernelRule, LionLoop):

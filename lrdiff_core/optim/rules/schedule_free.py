@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim import kernel
-from lrdiff_core.optim.kernel_rule import KernelRule, KernelUpdate
+from lrdiff_core.optim.kernel_rule import KernelRule, KernelUpdate, PlainLoop
 
 __all__ = ["ScheduleFreeAdamW", "ScheduleFreeLoop", "ScheduleFreeUpdate"]
 
@@ -57,7 +57,7 @@ class ScheduleFreeUpdate(KernelUpdate):
         return kernel.MAXIMIZE * bool(setting.maximize)
 
 
-class ScheduleFreeLoop(Optimizer):
+class ScheduleFreeLoop(PlainLoop):
     """Schedule-free AdamW parameter by parameter, for what the kernel does not take."""
 
     def __init__(
@@ -116,23 +116,13 @@ class ScheduleFreeLoop(Optimizer):
                         param.lerp_(self.state[param]["z"], weight(float(group["betas"][0])))
                 group["train_mode"] = train
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Performs one step, and returns what the closure returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            check_mode(group)
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._step_one(param, param.grad, group)
-        return loss
+    @override
+    def _check(self, group: Mapping[str, Any]) -> None:
+        check_mode(group)
 
+    @override
     def _step_one(self, param: Tensor, grad: Tensor, group: Mapping[str, Any]) -> None:
-        if grad.is_sparse:
-            raise RuntimeError("ScheduleFreeAdamW does not support sparse gradients")
+        super()._step_one(param, grad, group)
         if not self.state[param]:
             counters = {name: torch.zeros((), dtype=torch.float32) for name in ScheduleFreeUpdate.counters}
             square = torch.zeros_like(param, memory_format=torch.preserve_format)

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from lrdiff_core import optim
 from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim import Lion, RMSprop, ScheduleFreeAdamW, clip_grad_norms_, clipped_step, guard, kernel
+from lrdiff_core.optim.kernel_rule import PlainLoop
 from lrdiff_core.optimizers import OPTIMIZERS
 
 needs_kernel = pytest.mark.skipif(kernel.load() is None, reason=f"no kernel: {kernel.missing_reason()}")
@@ -285,6 +286,15 @@ def test_momentum_that_appears_later_is_refused_as_by_torch() -> None:
 def test_numbers_out_of_their_intervals_are_refused(kind: type[Optimizer], options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="Invalid"):
         kind(make(), **options)
+
+
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if issubclass(rule.ours, PlainLoop)])
+def test_sparse_gradients_are_refused_by_name(name: str) -> None:
+    table = torch.nn.Embedding(4, 2, sparse=True)
+    optimizer = trained(RULES[name].ours, list(table.parameters()), rates=(0.01,))
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match=f"{name} does not support sparse gradients"):
+        optimizer.step()
 
 
 def test_the_average_is_what_the_paper_says(form: str) -> None:
