@@ -30,6 +30,7 @@ from lrdiff_bench.measure.foreign import job
 from lrdiff_bench.measure.foreign.checkouts import Checkout, find_suite, open_checkouts
 from lrdiff_bench.measure.foreign.inside.blocks import Blocks, Work, planted
 from lrdiff_bench.measure.foreign.process import ForeignCase, ForeignProcess, list_cases
+from lrdiff_bench.system.machine import provenance
 from lrdiff_core.errors import LrdiffError
 
 FASTEST = 1e-3  # seconds a call: what takes longer would make the campaign take days
@@ -45,6 +46,9 @@ def main() -> int:
     parser.add_argument("--records", type=Path, default=Path("runs/ab_counts.jsonl"), help="a line a comparison")
     parser.add_argument("--out", type=Path, help="the page to write; left out: it is printed")
     parser.add_argument("--minutes", type=float, help="begin no comparison after so long")
+    parser.add_argument("--python", default=sys.executable, help="runs the suites; left out: the one that runs this")
+    parser.add_argument("--case-seconds", type=float, default=120.0,
+                        help="begin no group of processes of a comparison after so long (default 120)")  # fmt: skip
     parser.add_argument("--load", type=int, default=2, help="busy loops beside it (default 2)")
     parser.add_argument("--suites", help="names, separated by commas; left out: all")
     parser.add_argument("--only-page", action="store_true", help="measure nothing: write the page from the records")
@@ -62,7 +66,7 @@ def main() -> int:
             parser.error(f"no clone of {', '.join(missing)} in {given.clones}; --list says how to make it")
         ends = None if given.minutes is None else time.monotonic() + 60 * given.minutes
         try:
-            measure(chosen, given.clones, given.records, ends=ends, load=given.load)
+            measure(chosen, given, ends=ends)
         except LrdiffError as problem:
             print(f"error: {problem.message}\nhelp: {problem.help}", file=sys.stderr)
             return problem.exit_status
@@ -75,9 +79,12 @@ def main() -> int:
     return 0 if held else 1
 
 
-def measure(suites: Sequence[ForeignSuite], clones: Path, records: Path, *, ends: float | None, load: int) -> None:
+def measure(suites: Sequence[ForeignSuite], given: argparse.Namespace, *, ends: float | None) -> None:
     """Every comparison that is not in the records yet, until the time is up."""
-    done = {(row["kind"], row["number"]) for row in read(records)}
+    done = {(row["kind"], row["number"]) for row in read(given.records)}
+    said = provenance("asv_runner", "pytest-benchmark")
+    where = {"cpu": said["machine"]["cpu"], "cpus": said["machine"]["cpus"], "versions": said["versions"],
+             "commit": said["commit"], "load": given.load, "case_seconds": given.case_seconds}  # fmt: skip
     with ExitStack() as stack:
         opened: dict[str, tuple[tuple[Checkout, Checkout], list[tuple[ForeignCase, float]]]] = {}
         for number, kind in plan():
@@ -87,16 +94,16 @@ def measure(suites: Sequence[ForeignSuite], clones: Path, records: Path, *, ends
             if (kind, number) in done:
                 continue
             if suite.name not in opened:
-                found = find_suite(clones / suite.name / suite.path)
-                pair = stack.enter_context(open_checkouts(suite.commit, suite.commit, found, python=sys.executable))
-                opened[suite.name] = pair, quick_cases(suite, pair[0])
+                found = find_suite(given.clones / suite.name / suite.path)
+                pair = stack.enter_context(open_checkouts(suite.commit, suite.commit, found, python=given.python))
+                opened[suite.name] = pair, quick_cases(suite, pair)
             pair, cases = opened[suite.name]
             case, seconds = cases[(number // len(suites)) % len(cases)]
             turns = round(KINDS[kind][0] * seconds / turn_seconds())
-            with neighbours(load, seed=number):
-                row = compare(case, pair, turns, seed=number)
-            append(records, {"kind": kind, "number": number, "suite": suite.name, "case": case.id,
-                             "call": seconds, "turns": turns, "load": load, **row})  # fmt: skip
+            with neighbours(given.load, seed=number):
+                row = compare(case, pair, turns, seed=number, case_seconds=given.case_seconds)
+            append(given.records, {"kind": kind, "number": number, "suite": suite.name, "case": case.id,
+                                   "call": seconds, "turns": turns, **where, **row})  # fmt: skip
             print(f"{kind} {number}  {suite.name} {case.id}: {row['verdict']}, {row['seconds']:.0f} s", flush=True)
 
 
@@ -107,8 +114,10 @@ def plan() -> Iterator[tuple[int, str]]:
     yield from every
 
 
-def quick_cases(suite: ForeignSuite, side: Checkout) -> list[tuple[ForeignCase, float]]:
+def quick_cases(suite: ForeignSuite, pair: tuple[Checkout, Checkout]) -> list[tuple[ForeignCase, float]]:
     """The suite's cases that are quick enough, each with the processor's seconds of a call."""
+    side = pair[0]
+    list_cases(pair[1].place)  # compiles what is imported there, too: the first processes of both sides start alike
     every = job.choose(list_cases(side.place)[0], suite.only)
     cases = every[:: max(1, len(every) // MOST)][:MOST]
     known = {one.id: one for one in cases}
@@ -145,11 +154,13 @@ def turn_seconds() -> float:
 _TURN: list[float] = []
 
 
-def compare(case: ForeignCase, pair: tuple[Checkout, Checkout], turns: int, *, seed: int) -> dict[str, Any]:
+def compare(
+    case: ForeignCase, pair: tuple[Checkout, Checkout], turns: int, *, seed: int, case_seconds: float
+) -> dict[str, Any]:
     """One comparison as `lrdiff ab` makes it, and what the others' rules say of the same blocks."""
     a, b = (replace(side, place=replace(side.place, planted={case.id: count}))
             for side, count in zip(pair, (0, turns), strict=True))  # fmt: skip
-    (row,) = job.run_cases([case], a, b, seed=seed)
+    (row,) = job.run_cases([case], a, b, seed=seed, case_seconds=case_seconds)
     one = row.comparison
     if one is None or row.records is None:
         return {"verdict": "failed", "reason": row.reason, "seconds": row.comparing.seconds, "asv": "same",

@@ -195,7 +195,7 @@ class ForeignProcess:
         """Start it; each of its answers may take so long, and ``longer`` says how to allow for more."""
         place = self.place
         self._seconds, self._longer = seconds, longer
-        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, place.path)), "PYTHONDONTWRITEBYTECODE": "1"}
+        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, place.path))}
         try:
             self._process = AskedProcess(
                 [place.python, str(CHILD)], variables=variables, folder=folder, log=self._log, affinity=place.affinity

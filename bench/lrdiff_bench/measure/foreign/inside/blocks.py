@@ -22,7 +22,7 @@ MOST_CALLS = 10_000_000
 WINDOW, SETTLED = 3, 0.05
 EXAMINED = 10  # blocks whose waiting is looked at
 BUSY_SHARE = 0.9  # of them that must not have waited
-LONGEST_SETUP = 0.2  # a block that needs a setup before every call is long enough after so many seconds
+LONGEST_SETUP = 0.02  # a block that needs a setup before every call is long enough after so many seconds
 
 
 @dataclass
@@ -98,7 +98,8 @@ class Blocks:
 
     def _run(self, *, examine: bool = False) -> tuple[float, float, bool | None]:
         call, before, number = self.work.call, self.work.before, self.number
-        wall = processor = 0.0
+        walls: list[float] = []
+        processors: list[float] = []
         usage = Usage() if examine else None
         collecting = gc.isenabled()
         if not self.work.collect:
@@ -113,18 +114,18 @@ class Blocks:
                 start = time.perf_counter()
                 for _ in repeat(None, number):
                     call()
-                wall += time.perf_counter() - start
-                processor += time.process_time() - cpu
+                walls.append(time.perf_counter() - start)
+                processors.append(time.process_time() - cpu)
                 if usage is not None:
                     usage.pause()
         finally:
             if collecting:
                 gc.enable()
+        # The median, as asv takes it: after a setup one call in some meets a cold cache, or a neighbour.
         # What reading the clocks takes is the same on both sides, and would hide what differs.
-        least = 1e-9 * self.repeats
-        busy = None if usage is None else usage.busy()
-        wall, processor = wall - self.cost * self.repeats, processor - self.processor_cost * self.repeats
-        return max(wall, least), max(processor, least), busy
+        wall = self.repeats * max(median(walls) - self.cost, 1e-9)
+        processor = self.repeats * max(median(processors) - self.processor_cost, 1e-9)
+        return wall, processor, None if usage is None else usage.busy()
 
     def _calibrate(self) -> None:
         """Find how many calls, or how many times setup and calls, make a block long enough."""

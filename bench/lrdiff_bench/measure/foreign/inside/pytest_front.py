@@ -131,6 +131,10 @@ def run_test(name: str, serve: Serve) -> str | None:
         def pytest_configure(self, config: Any) -> None:
             _let_all_through(config)
 
+        def pytest_collection_finish(self, session: Any) -> None:
+            # Nobody reads a summary here, and plugins load their whole library for theirs.
+            session.config.hook.pytest_terminal_summary = lambda **_: []
+
         def pytest_itemcollected(self, item: Any) -> None:
             # Here the test waits while the other side is measured, which pytest-timeout would end: our limit holds.
             for node in item.listchain():
@@ -147,7 +151,9 @@ def run_test(name: str, serve: Serve) -> str | None:
             if report.failed:
                 said.append(_last_line(report.longrepr))
 
-    pytest.main([name, "-q", *_options()], plugins=[Watch()])
+    status = int(pytest.main([name, "-q", *_options()], plugins=[Watch()]))
+    if not said and status not in (0, 5):
+        said.append(f"pytest itself ended with status {status}")
     return said[0] if said else None
 
 
