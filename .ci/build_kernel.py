@@ -1,19 +1,20 @@
 """Builds the optimizer kernel into the wheel, once for each kind of processor in ``lrdiff_core/machine/compiled.py``.
 
-Where no C compiler is, or with ``LRDIFF_WHEEL=pure`` in the environment, the wheel is a pure one: the kernel is then
-compiled on first use, or torch's fused kernels step.
+The wheel is for the machine that the C compiler builds for: with ``CC=aarch64-linux-gnu-gcc`` in the environment it is
+one for Linux on ARM, made elsewhere. Where no C compiler is, or with ``LRDIFF_WHEEL=pure``, it is a pure one: there the
+kernel is compiled on first use, or torch's fused kernels step.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import platform
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,17 +33,20 @@ class KernelHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and name the platform; an ``editable`` wheel has the compiler on first use."""
         self.scratch: str | None = None
-        if version == "editable" or os.environ.get("LRDIFF_WHEEL") == "pure" or platform.libc_ver()[0] != "glibc":
+        if version == "editable" or os.environ.get("LRDIFF_WHEEL") == "pure":
             return
         compiled = _read(Path(self.root, "lrdiff_core", "machine", "compiled.py"))
         compiler = compiled.find_compiler("CC", "cc", "gcc", "clang")
         if not compiler:
             self.app.display_warning("no C compiler here: the wheel brings no kernel")
             return
+        machine = machine_of(compiler)
+        if machine is None:
+            return
         self.scratch = tempfile.mkdtemp(prefix="lrdiff-kernel-")
         source, made = Path(self.root, KERNEL), []
         for variant in compiled.VARIANTS:
-            if platform.machine() not in variant.machines:
+            if machine not in variant.machines:
                 continue
             library = Path(self.scratch, compiled.brought_name(source, variant))
             command = [*compiler, *variant.flags, str(source), "-o", str(library), "-lm"]
@@ -55,12 +59,20 @@ class KernelHook(BuildHookInterface):
             build_data["force_include"][str(library)] = place.as_posix()
         if made:
             build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-manylinux_2_{max(map(glibc_of, made))}_{platform.machine()}"
+            build_data["tag"] = f"py3-none-manylinux_2_{max(map(glibc_of, made))}_{machine}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Remove what was compiled: it is in the wheel."""
         if self.scratch is not None:
             shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def machine_of(compiler: Sequence[str]) -> str | None:
+    """The machine that a compiler builds for, as wheels name it; None where that is not Linux with glibc."""
+    done = subprocess.run([*compiler, "-dumpmachine"], capture_output=True, text=True, check=False)
+    machine, *system = done.stdout.strip().split("-")
+    glibc = "linux" in system and not any(name.startswith(("musl", "android")) for name in system)
+    return machine if glibc and not done.returncode else None
 
 
 def glibc_of(library: Path) -> int:

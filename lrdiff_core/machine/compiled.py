@@ -67,11 +67,13 @@ class Variant:
         name: of the level, as compilers know it.
         machines: as ``platform.machine()`` names them.
         features: that the processor must have, as ``/proc/cpuinfo`` names them.
+        emulated: tested under emulation alone, on no such processor.
     """
 
     name: str
     machines: tuple[str, ...]
     features: frozenset[str] = frozenset()
+    emulated: bool = False
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -86,7 +88,7 @@ _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 VARIANTS = (
     Variant(name="x86-64-v4", machines=("x86_64",), features=_V4),
     Variant(name="x86-64-v3", machines=("x86_64",), features=_V3),
-    Variant(name="armv8-a", machines=("aarch64", "arm64")),
+    Variant(name="armv8-a", machines=("aarch64", "arm64"), emulated=True),
 )
 
 

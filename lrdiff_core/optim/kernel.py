@@ -100,8 +100,10 @@ def origin() -> str | None:
     if library is None:
         return None
     name = Path(library._name).name
-    variants = [variant.name for variant, path in brought(_SOURCE) if path.name == name]
-    return f"from the wheel, built for {variants[0]}" if variants else "built here, for this processor"
+    variant = next((variant for variant, path in brought(_SOURCE) if path.name == name), None)
+    if variant is None:
+        return "built here, for this processor"
+    return f"from the wheel, built for {variant.name}" + (" (tested under emulation alone)" if variant.emulated else "")
 
 
 @functools.cache
