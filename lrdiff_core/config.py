@@ -126,7 +126,7 @@ class RunConfig(BaseModel):
     tune: bool = True
     """Compare rates first and train with those that did best; false keeps the rates as they are given."""
     optimizer: OptimizerName = "adam"
-    """sgd, adam, adamw, rmsprop, nadam, radam, adagrad, lamb, lion, schedule_free or muon (on hidden matrices)."""
+    """sgd, adam, adamw, rmsprop, nadam, radam, adagrad, adafactor, lamb, lion, schedule_free or muon (for matrices)."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Momentum of sgd and rmsprop; the others take none."""
     weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0

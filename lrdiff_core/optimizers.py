@@ -44,6 +44,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "nadam": OptimizerEntry(kind="NAdam", rate=2e-3),
     "radam": OptimizerEntry(kind="RAdam", rate=1e-3),
     "adagrad": OptimizerEntry(kind="Adagrad", rate=0.01, rates=(1e-4, 10.0)),
+    "adafactor": OptimizerEntry(kind="Adafactor", rate=0.01),
     "lamb": OptimizerEntry(kind="LAMB", rate=1e-3, rates=(1e-4, 10.0)),
     "lion": OptimizerEntry(kind="Lion", rate=1e-4, rates=(1e-6, 0.1)),
     "schedule_free": OptimizerEntry(kind="ScheduleFreeAdamW", rate=2.5e-3),

@@ -14,8 +14,8 @@ PUBLIC = {
         make_config param_groups prepare read_features repeatable save_checkpoint score_name set_up split_table train
     """,
     "lrdiff_core.optim": """
-        LAMB SGD Adagrad Adam AdamW Lion LoadReport MuonAdamW NAdam RAdam RMSprop ScheduleFreeAdamW clip_grad_norms_
-        clipped_step load_state_only
+        LAMB SGD Adafactor Adagrad Adam AdamW Lion LoadReport MuonAdamW NAdam RAdam RMSprop ScheduleFreeAdamW
+        clip_grad_norms_ clipped_step load_state_only
     """,
     "lrdiff_core.population": """
         Gain Population PopulationData PopulationOptions PopulationTask population_task train_population

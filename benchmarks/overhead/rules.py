@@ -18,10 +18,11 @@ from lrdiff_bench.measure.cases.state import rate_groups
 from lrdiff_bench.stats.intervals import bootstrap_interval
 from lrdiff_bench.system.machine import pinned
 from lrdiff_core import optim
+from lrdiff_core.optimizers import OPTIMIZERS
 from lrdiff_core.setup import set_mode
 
 LINE = "{:<18} {:<12} {:<5} {:>11} {:>11}  {}"
-KINDS = ("NAdam", "RAdam", "RMSprop", "Adagrad", "LAMB", "Lion", "ScheduleFreeAdamW")
+KINDS = tuple(entry.kind for entry in OPTIMIZERS.values() if entry.kind not in ("SGD", "Adam", "AdamW", "MuonAdamW"))
 NAMES = ("mlp", "transformer", "convolution", "splats")
 WARM = 8
 

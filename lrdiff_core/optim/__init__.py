@@ -5,6 +5,7 @@
 
 from lrdiff_core.optim.clipping import clip_grad_norms_, clipped_step
 from lrdiff_core.optim.loading import LoadReport, load_state_only
+from lrdiff_core.optim.rules.adafactor import Adafactor
 from lrdiff_core.optim.rules.adagrad import Adagrad
 from lrdiff_core.optim.rules.adam import Adam
 from lrdiff_core.optim.rules.adamw import AdamW
@@ -18,6 +19,6 @@ from lrdiff_core.optim.rules.schedule_free import ScheduleFreeAdamW
 from lrdiff_core.optim.rules.sgd import SGD
 
 __all__ = [
-    "LAMB", "SGD", "Adagrad", "Adam", "AdamW", "Lion", "LoadReport", "MuonAdamW", "NAdam", "RAdam", "RMSprop",
-    "ScheduleFreeAdamW", "clip_grad_norms_", "clipped_step", "load_state_only",
+    "LAMB", "SGD", "Adafactor", "Adagrad", "Adam", "AdamW", "Lion", "LoadReport", "MuonAdamW", "NAdam", "RAdam",
+    "RMSprop", "ScheduleFreeAdamW", "clip_grad_norms_", "clipped_step", "load_state_only",
 ]  # fmt: skip

@@ -72,6 +72,21 @@ class Tensors:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """How a rule divides tensors into blocks itself, instead of by numbers.
+
+    Args:
+        blocks: how many each tensor has.
+        table: what ``kernel.c`` reads as ``factors``.
+        arrays: to which it points.
+    """
+
+    blocks: list[int]
+    table: ctypes.Structure
+    arrays: list[ctypes.Array[Any]]
+
+
 class Update(Protocol):
     """What an optimizer's own file says about its rule; the forms below apply it."""
 
@@ -89,6 +104,10 @@ class Update(Protocol):
 
     def flags(self, setting: Setting) -> int:
         """The bits that ``kernel.c`` reads."""
+
+    def divide(self, params: Sequence[Tensor]) -> Division | None:
+        """How the rule divides these itself (with ``whole_pieces``); None if any number can be taken by itself."""
+        return None
 
     def fused(self, tensors: Tensors, grads: list[Tensor], setting: Setting) -> None:
         """Applies PyTorch's fused kernel with one setting for all tensors."""
@@ -134,7 +153,9 @@ class KernelForm(Form):
         count = len(tensors.params)
         sizes = [param.numel() for param in tensors.params]
         unit = PIECE if update.whole_pieces else unit
-        offsets = [0, *accumulate(-(-size // unit) * unit for size in sizes)]
+        self._division = division = update.divide(tensors.params)
+        blocks = [-(-size // unit) for size in sizes] if division is None else division.blocks
+        offsets = [0, *accumulate(number * unit for number in blocks)]
         self._update = update
         self._tensors = tensors
         self._call = getattr(library, symbol)
@@ -166,6 +187,8 @@ class KernelForm(Form):
         if formats is not None:
             self._formats = formats
             addresses["formats"] = ctypes.addressof(formats)
+        if division is not None:
+            addresses["factors"] = ctypes.addressof(division.table)
         self._table = kernel.Table(count=count, threads=1, piece=-(-PIECE // unit) * unit, **addresses)
         self._address = ctypes.addressof(self._table)
         self.tune(settings, columns_of(update, settings))

@@ -46,6 +46,7 @@ typedef struct {
     double *norm;            /* [settings] */
     const float *factor;     /* [settings] gradients are multiplied by it; in a step NULL where they are taken as they are */
     const void *formats;     /* how numbers are kept, for formats/states.h */
+    const struct Factors *factors; /* how tensors are divided, for rules/adafactor.h */
 } Table;
 
 enum { DECOUPLED = 1, AMSGRAD = 2, MAXIMIZE = 4, NESTEROV = 8, CLIPPED = 16 /* set where a factor is not one */, CENTERED = 32 };
@@ -402,6 +403,7 @@ static void scale_rule(const Table *t, int64_t j, int64_t from, int64_t to) {
 void lrdiff_scale(const Table *t) { every(t, scale_rule); }
 
 #include "rules/common.h"
+#include "rules/adafactor.h"
 #include "rules/adagrad.h"
 #include "rules/lamb.h"
 #include "rules/lion.h"

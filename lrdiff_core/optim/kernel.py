@@ -50,7 +50,7 @@ COLUMNS = ("lr", "weight_decay", "beta1", "beta2", "eps", "more1", "more2", "mor
 NUMBERS = ("step", "number1", "number2")  # that a tensor has one of
 
 _SOURCE = Path(__file__).with_name("kernel.c")
-RULES = ("adam", "sgd", "rmsprop", "adagrad", "lamb", "lion", "nadam", "radam", "schedule_free")
+RULES = ("adam", "sgd", "rmsprop", "adafactor", "adagrad", "lamb", "lion", "nadam", "radam", "schedule_free")
 # Tried in order: some compilers for ARM do not know -march=native.
 _VARIANTS = (("-march=native",), ("-mcpu=native",), ())
 _PATIENCE_S = 60.0
@@ -67,7 +67,7 @@ class Table(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in NUMBERS),
         *((name, ctypes.c_void_p) for name in ("offset", "setting", "fresh", "flags")),
         *((name, ctypes.c_void_p) for name in (*COLUMNS, "scalars")),
-        *((name, ctypes.c_void_p) for name in ("size", "partial", "norm", "factor", "formats")),
+        *((name, ctypes.c_void_p) for name in ("size", "partial", "norm", "factor", "formats", "factors")),
     ]
 
 

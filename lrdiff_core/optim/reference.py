@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["sgd", "adam", "rmsprop", "nadam", "radam", "adagrad", "lamb", "lion", "schedule_free", "muon"]
+__all__ = ["sgd", "adam", "rmsprop", "nadam", "radam", "adafactor", "adagrad", "lamb", "lion", "schedule_free", "muon"]
 
 State = dict[str, Any]
 
@@ -125,6 +125,32 @@ def radam(
         move = move * math.sqrt(chance) * math.sqrt(1 - betas[1] ** t) / (v.sqrt() + eps)
     stepped: Tensor = param - lr * move
     return stepped
+
+
+def adafactor(
+    param: Tensor, grad: Tensor, state: State, *, lr: float, beta2_decay: float = -0.8,
+    eps: tuple[float | None, float] = (None, 1e-3), d: float = 1.0, weight_decay: float = 0.0, maximize: bool = False,
+) -> Tensor:  # fmt: skip
+    """The parameter after one step of Adafactor; ``state`` begins empty and is updated.
+
+    Example:
+        >>> adafactor(torch.tensor(1.0), torch.tensor(2.0), {}, lr=0.5)
+        tensor(0.5000, dtype=torch.float64)
+    """
+    least = torch.finfo(grad.dtype).eps if eps[0] is None else eps[0]
+    before = param.double()
+    param, grad = _decayed(param, grad, lr, weight_decay, True, maximize)
+    t = state["step"] = state.get("step", 0) + 1
+    new, zero, square = t**beta2_decay, torch.zeros(()), grad**2
+    if grad.dim() < 2:
+        variance = state["variance"] = (1 - new) * state.get("variance", zero) + new * square
+    else:
+        rows = state["row_var"] = (1 - new) * state.get("row_var", zero) + new * square.mean(-1, keepdim=True)
+        columns = state["col_var"] = (1 - new) * state.get("col_var", zero) + new * square.mean(-2, keepdim=True)
+        variance = rows * columns / rows.mean(-2, keepdim=True).clamp(min=least)
+    move = grad / variance.clamp(min=least**2).sqrt()
+    own, way = (float(one.square().mean().sqrt()) for one in (before, move))
+    return param - max(eps[1], own) * min(lr, t**-0.5) / max(1.0, way / d) * move
 
 
 def adagrad(

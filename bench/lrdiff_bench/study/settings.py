@@ -87,7 +87,7 @@ class StudySettings(_Part):
     hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False)] | None = None
     """Hidden sizes of the project's own network."""
     optimizer: Unrouted = "adam"
-    """sgd, adam, adamw, rmsprop, nadam, radam, adagrad, lamb, lion or schedule_free."""
+    """sgd, adam, adamw, rmsprop, nadam, radam, adagrad, adafactor, lamb, lion or schedule_free."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Momentum of sgd and rmsprop."""
     weight_decay: Ratio = 0.0

@@ -21,7 +21,7 @@ __all__ = ["LoadReport", "load_state_only"]
 LIKE_THE_PARAMETER = frozenset(
     (
         *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer"),
-        *("square_avg", "grad_avg", "acc_delta", "sum", "ax", "prev", "step_size", "z"),
+        *("square_avg", "grad_avg", "acc_delta", "sum", "variance", "ax", "prev", "step_size", "z"),
         *("param_low", "exp_avg_codes", "exp_avg_sq_codes"),
     )
 )

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from lrdiff_core.optim import (
     LAMB,
     SGD,
+    Adafactor,
     Adagrad,
     Adam,
     AdamW,
@@ -56,6 +57,7 @@ class Rule:
         oracle: torch's class, or its authors'; None where it is not installed.
         bits: whether ours has the oracle's bits, given these options more.
         divided: whether shards can be stepped each by itself.
+        rows: whether the kernel takes rows alone, and what steps the rest divides by how many numbers there are.
     """
 
     ours: type[Optimizer]
@@ -64,6 +66,12 @@ class Rule:
     oracle: Callable[..., Optimizer] | None
     bits: dict[str, Any] | None = None
     divided: bool = True
+    rows: bool = False
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Those that what steps where the kernel does not can step."""
+        return tuple(shape for shape in SHAPES if not (self.rows and 0 in shape))
 
     @property
     def slow(self) -> type[Optimizer]:
@@ -109,6 +117,17 @@ RULES = {
         ),
         oracle=torch.optim.Adagrad,
         bits={"fused": True},
+    ),
+    "Adafactor": Rule(
+        ours=Adafactor,
+        twin=reference.adafactor,
+        options=(
+            {},
+            {"weight_decay": 0.3, "beta2_decay": -0.5, "eps": (0.5, 1.2), "d": 1.1, "maximize": True},
+        ),
+        oracle=torch.optim.Adafactor,
+        divided=False,
+        rows=True,
     ),
     "LAMB": Rule(
         ours=LAMB,

@@ -12,7 +12,7 @@ import torch
 from optim_pairs import feed, make, params_of
 from torch.optim import Optimizer
 
-from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW, NAdam, RMSprop
+from lrdiff_core.optim import SGD, Adafactor, Adam, AdamW, MuonAdamW, NAdam, RMSprop
 
 SHAPES = [(5, 16), (7,), (3, 4)]
 PLACES = 60  # at which a step is broken off, spread over all of its bytecode
@@ -30,6 +30,8 @@ OPTIMIZERS: dict[str, tuple[Callable[[], Optimizer], bool]] = {  # and whether o
     "AdamW": (lambda: two_groups(AdamW), True),
     "RMSprop": (lambda: two_groups(RMSprop, momentum=0.9, centered=True), True),
     "NAdam": (lambda: two_groups(NAdam), True),
+    "Adafactor": (lambda: two_groups(Adafactor), True),
+    "Adafactor, torch's step": (lambda: two_groups(Adafactor, foreach=False), False),
     "AdamW, bfloat16": (lambda: two_groups(AdamW, torch.bfloat16), False),
     "AdamW, torch's step": (lambda: two_groups(AdamW, foreach=False), False),
     "SGD, torch's step": (lambda: two_groups(SGD, momentum=0.9, foreach=True), False),

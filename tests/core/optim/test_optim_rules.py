@@ -31,8 +31,9 @@ def rule(request: pytest.FixtureRequest) -> Rule:
     return RULES[request.param]
 
 
-def _both(rule: Rule, shapes: Any = SHAPES, dtype: torch.dtype = torch.float32, **options: Any) -> tuple[Any, Any]:
+def _both(rule: Rule, shapes: Any = None, dtype: torch.dtype = torch.float32, **options: Any) -> tuple[Any, Any]:
     """Ours, and what steps where the kernel does not."""
+    shapes = rule.shapes if shapes is None else shapes
     return trained(rule.ours, make(shapes, dtype), **options), trained(rule.slow, make(shapes, dtype), **options)
 
 
@@ -103,7 +104,7 @@ def test_what_the_kernel_does_not_take_is_stepped_by_the_slow_class(rule: Rule, 
     ours, theirs = _both(rule, dtype=dtype)
     walk(ours, theirs, 3)
     if set(ours.forms()) != {"fused"}:  # Adagrad in float64
-        assert ours.forms() == {"torch": len(SHAPES)}
+        assert ours.forms() == {"torch": len(rule.shapes)}
         same_bits(ours, theirs)
     _close(ours, theirs)
 
@@ -121,8 +122,8 @@ def test_without_a_kernel_the_slow_class_steps(rule: Rule) -> None:
 def test_changes_are_noticed(rule: Rule, change: str) -> None:
     options = {"momentum": 0.9, "centered": True} if rule.ours is RMSprop else {}  # torch cannot begin a buffer later
     ours, theirs = _both(rule, notices.SHAPES, **options)
-    number = next(name for name in ("alpha", "betas", "lr_decay") if name in ours.defaults)
-    value = (0.5, 0.6) if number == "betas" else 0.3
+    number = next(name for name in ("alpha", "betas", "lr_decay", "beta2_decay") if name in ours.defaults)
+    value = {"betas": (0.5, 0.6), "beta2_decay": -0.3}.get(number, 0.3)
     walk(ours, theirs, 3)
     for optimizer in (ours, theirs):
         ({**notices.CHANGES, "a number": notices._set(number, value)})[change](optimizer)
@@ -203,6 +204,8 @@ def mesh() -> Iterator[Any]:
 
 @needs_kernel
 def test_shards_are_stepped_by_their_local_parts(rule: Rule, mesh: Any) -> None:
+    if rule.rows:
+        pytest.skip("torch's class, which would step it, steps no DTensor")
     shapes = [(8, 16), (6,), (4, 3)]
     plain = trained(rule.ours, make(shapes), **rule.options[-1])
     parts = [torch.nn.Parameter(distribute_tensor(p.detach().clone(), mesh, [Shard(0)])) for p in make(shapes)]
@@ -224,7 +227,7 @@ def test_shards_are_stepped_by_their_local_parts(rule: Rule, mesh: Any) -> None:
 
 @needs_kernel
 def test_order_in_memory_changes_no_bit(rule: Rule) -> None:
-    """Channels last, transposed, and a gradient in rows for a parameter in columns."""
+    """Channels last, transposed, and a gradient in columns for a parameter in rows."""
 
     def orders(params: list[torch.Tensor]) -> list[torch.Tensor]:
         image, matrix, other = params
@@ -244,8 +247,12 @@ def test_order_in_memory_changes_no_bit(rule: Rule) -> None:
                 mine.grad = other.grad.t().contiguous().t()  # type: ignore[union-attr]
         odd.step()
         rows.step()
-    assert odd.forms() == {"kernel": len(shapes)}
-    assert all(map(torch.equal, params_of(odd), params_of(rows)))
+    if rule.rows:
+        assert odd.forms() == {"kernel": 1, "torch": 2}
+        _close(odd, rows)
+    else:
+        assert odd.forms() == {"kernel": len(shapes)}
+        assert all(map(torch.equal, params_of(odd), params_of(rows)))
 
 
 @pytest.mark.slow
@@ -295,6 +302,55 @@ def test_sparse_gradients_are_refused_by_name(name: str) -> None:
     table(torch.tensor([1])).sum().backward()
     with pytest.raises(RuntimeError, match=f"{name} does not support sparse gradients"):
         optimizer.step()
+
+
+# One block of several matrices, several of them; one matrix of several blocks, two of them; rows longer than a block.
+BLOCKS = [(40, 3, 3), (3000, 3, 3), (7, 128, 128), (300, 100), (2, 300, 100), (3000, 40), (3, 20_000), (2, 1, 20_000)]
+
+
+@needs_kernel
+@pytest.mark.parametrize("shape", BLOCKS, ids=str)
+def test_adafactor_steps_matrices_of_every_size(shape: tuple[int, ...]) -> None:
+    rule = RULES["Adafactor"]
+    ours, exact = trained(rule.ours, make([shape])), make([shape], torch.float64)[0].detach()
+    state: dict[str, Any] = {}
+    for i in range(2):
+        feed(params_of(ours), seed=i)
+        (param,) = params_of(ours)
+        exact = rule.twin(exact, param.grad, state, lr=0.01)
+        ours.step()
+    assert ours.forms() == {"kernel": 1}
+    torch.testing.assert_close(param.double(), exact, rtol=1e-6, atol=1e-7)
+    for name in ("row_var", "col_var"):
+        torch.testing.assert_close(ours.state[param][name].double(), state[name], rtol=1e-6, atol=0)
+
+
+def test_adafactor_leaves_out_what_has_no_numbers(form: str) -> None:
+    """Torch's class divides by their count."""
+    for shapes in ([(0,), (4,)], [(0, 3), (4, 3)]):
+        with_none, without = (trained(RULES["Adafactor"].ours, make(s), rates=(0.01,)) for s in (shapes, shapes[1:]))
+        for i in range(3):
+            feed(params_of(without), seed=i)
+            for param in params_of(with_none):
+                param.grad = torch.ones_like(param) if not param.numel() else params_of(without)[0].grad
+            with_none.step()
+            without.step()
+        params_of(without)[0].detach().sub_(params_of(with_none)[1])
+        assert not params_of(without)[0].any()
+
+
+@needs_kernel
+def test_adafactor_takes_numbers_that_are_not_finite_as_torch_does() -> None:
+    for bad in (float("nan"), float("inf")):
+        for where in ("param", "grad"):
+            ours, theirs = _both(RULES["Adafactor"], [(4, 16), (32,)])
+            feed(params_of(ours), params_of(theirs), seed=0)
+            for optimizer in (ours, theirs):
+                for param in params_of(optimizer):
+                    (param.detach() if where == "param" else param.grad).view(-1)[3] = bad  # type: ignore[union-attr]
+                optimizer.step()
+            for mine, other in zip(params_of(ours), params_of(theirs), strict=True):
+                torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 def test_the_average_is_what_the_paper_says(form: str) -> None:

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint import state_dict as dcp
 from torch.optim import Optimizer, lr_scheduler
 
 from lrdiff_core.errors import OptimizerError, OptimizerWarning
-from lrdiff_core.optim import SGD, Adam, AdamW, MuonAdamW, load_state_only
+from lrdiff_core.optim import SGD, Adafactor, Adam, AdamW, MuonAdamW, load_state_only
 from lrdiff_core.schedules import Schedule
 
 NAMES = ["body.weight", "body.bias", "head.weight", "head.bias"]
@@ -28,7 +28,8 @@ KINDS: dict[str, tuple[type[Optimizer], type[Optimizer], dict[str, Any]]] = {  #
     "NAdam": (torch.optim.NAdam, torch.optim.NAdam, {}),
     "Adagrad": (torch.optim.Adagrad, torch.optim.Adagrad, {}),
     "RMSprop": (torch.optim.RMSprop, torch.optim.RMSprop, {"momentum": 0.5}),
-    "Adafactor": (torch.optim.Adafactor, torch.optim.Adafactor, {}),
+    "torch's Adafactor into ours": (torch.optim.Adafactor, Adafactor, {}),
+    "ours into torch's Adafactor": (Adafactor, torch.optim.Adafactor, {}),
 }
 
 
