@@ -94,9 +94,7 @@ def test_ls_show_and_compare(runs: Path, capsys) -> None:
     text = page.read_text()
     assert "| rates | median | IQR | first call | peak MiB | error, eps |\n|---|---|---|---|---|---|\n| " in text
     assert "## main_step" in text
-    assert re.search(
-        r"^Written by `lrdiff bench show [^`]+` on 20[-\d]{8}, 2 cases in \d+\.\d minutes: ", text, re.MULTILINE
-    )
+    assert re.search(r"^Written by `lrdiff bench show [^`]+` on 20[-\d]{8}, 2 cases in [\d.]+ s: ", text, re.MULTILINE)
     assert main(["bench", "compare", "latest~1", "--json", *from_option]) in (0, 1)
     rows = json.loads(said(capsys)[0])
     assert {row["case"] for row in rows} == {"main_step[rates=1]", "main_step[rates=2]"}

@@ -301,7 +301,7 @@ def test_a_history_says_what_failed_and_ends_with_status_1(tmp_path: Path, monke
     monkeypatch.setattr(history, "measure_history", lambda *_, **__: report)
     assert main(["bench", "history", "--out", str(tmp_path)]) == 1
     said = capsys.readouterr()
-    assert "commits: 2 in 1.5 minutes, regressions: 1" in said.out
+    assert "commits: 2 in 1.5 min, regressions: 1" in said.out
     since = "since dddddddddddd, from 1.00 µs to 3.00 µs there (beside other work)"
     assert f"x.time_y: 3.00 times slower {since}" in said.out
     assert "dddddddddddd was measured beside other work: load 3.0, memory_copy 1.40 times its median" in said.out

@@ -20,7 +20,7 @@ from lrdiff_bench.maps.store import open_map
 from lrdiff_bench.maps.tiles import CELLS, COLUMNS, run_job
 from lrdiff_bench.report.errors import write_out
 from lrdiff_bench.report.json import json_ready, print_json
-from lrdiff_bench.report.tables import make_console
+from lrdiff_bench.report.tables import duration, make_console
 from lrdiff_core.config import name_from
 from lrdiff_core.errors import UnavailableError
 from lrdiff_core.files import sealed, write_json, write_text
@@ -120,7 +120,7 @@ def plan_text(document: dict[str, Any]) -> str:
         device = document["workload"]["device"]
         times = [
             f"  {timed['trainings']} trainings took {timed['seconds']:.3g} s here on {device}, one thread;",
-            f"  all take about {_duration(document['all_seconds'])} of that, shared by all workers",
+            f"  all take about {duration(document['all_seconds'])} of that, shared by all workers",
         ]
     return "\n".join([
         f"{document['workload']['name']}: {width} x {height} cells, seeds: {document['seeds']}",
@@ -163,7 +163,7 @@ class _ProgressBar:
             self._first = (done, time.perf_counter())
         elif self._first is not None and percent // LINES_EVERY > self._last // LINES_EVERY:
             a_tile = (time.perf_counter() - self._first[1]) / (done - self._first[0])
-            self.console.print(f"{done} of {total} tiles, {_duration(a_tile * (total - done))} left")
+            self.console.print(f"{done} of {total} tiles, {duration(a_tile * (total - done))} left")
             self._last = percent
 
     def say(self, text: str) -> None:
@@ -221,18 +221,6 @@ def _files_lines(document: dict[str, Any]) -> list[str]:
 def _seconds(document: dict[str, Any]) -> str:
     taken = document["trained_seconds"]
     return taken if taken == "several runs" else f"{taken} s"
-
-
-def _duration(seconds: float) -> str:
-    """A time in the unit that suits it.
-
-    Example:
-        >>> _duration(5), _duration(200), _duration(20_000)
-        ('5 s', '3.3 min', '5.6 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.2g} min" if seconds < 7200 else f"{seconds / 3600:.2g} h"
 
 
 def _print(document: dict[str, Any], text: str, json: bool) -> None:

@@ -18,7 +18,7 @@ from lrdiff_bench.measure.page import write_page
 from lrdiff_bench.report.errors import print_error
 from lrdiff_bench.report.json import print_json
 from lrdiff_bench.report.record import PageFiles
-from lrdiff_bench.report.tables import make_console
+from lrdiff_bench.report.tables import duration, make_console
 from lrdiff_core.errors import UnavailableError
 
 __all__ = ["history", "run"]
@@ -123,7 +123,7 @@ def history(
     else:
         print(
             f"page: {report['page']}\nrecords: {out / 'records'}\n"
-            f"commits: {report['commits']} in {report['seconds'] / 60:.1f} minutes, "
+            f"commits: {report['commits']} in {duration(report['seconds'])}, "
             f"regressions: {len(report['regressions'])}"
         )
         if report["offline"] is not None:

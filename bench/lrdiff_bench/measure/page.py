@@ -12,6 +12,7 @@ from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.screen import COLUMNS, constant_parameters, summary_cells, summary_of
 from lrdiff_bench.report.page import as_given, render
 from lrdiff_bench.report.record import PageFiles
+from lrdiff_bench.report.tables import duration
 
 __all__ = ["BENCHMARKS", "page_document", "records_page", "write_page"]
 
@@ -86,4 +87,4 @@ def _amount(records: Sequence[Record]) -> str:
     if len(records) == 1:
         return "1 case"
     made = [datetime.fromisoformat(record.created) for record in records]
-    return f"{len(records)} cases in {(max(made) - min(made)).total_seconds() / 60:.1f} minutes"
+    return f"{len(records)} cases in {duration((max(made) - min(made)).total_seconds())}"

@@ -13,13 +13,12 @@ from lrdiff_bench.measure.engine.case import Case
 from lrdiff_bench.measure.engine.pairs.comparison import ClockSays, Comparison
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.suite import CaseRun
-from lrdiff_bench.report.tables import INDENT, plain_table, seconds
+from lrdiff_bench.report.tables import INDENT, duration, plain_table, seconds
 from lrdiff_bench.stats.hierarchical import Outcome
 
 __all__ = [
     "brief_outcome",
     "comparison_table",
-    "duration",
     "price",
     "outcome_document",
     "record_cells",
@@ -175,7 +174,7 @@ def comparison_table(one: Comparison, *, errors: Sequence[str] = ("", "")) -> Gr
         lines.append(f"held back: {one.doubt}")
     if one.verdict == "unresolved":
         lines.append(price(one.minutes, one.more_processes))
-    lines.append(f"{one.processes} processes a side, {one.rounds} rounds, {one.seconds:.0f} s{_load(one.load)}")
+    lines.append(f"{one.processes} processes a side, {one.rounds} rounds, {duration(one.seconds)}{_load(one.load)}")
     shown = [text, *(Text(line, style="dim") for line in lines)]
     return Group(table, *(Padding(one, (0, 0, 0, len(INDENT))) for one in shown))
 
@@ -205,19 +204,7 @@ def price(minutes: float | None, more_processes: int | None) -> str:
     """
     if minutes is None or more_processes is None:
         return "it lies too near the edge to be settled in any time"
-    return f"to settle it: about {duration(minutes)} ({more_processes} more processes)"
-
-
-def duration(minutes: float) -> str:
-    """About how long.
-
-    Example:
-        >>> duration(0.4), duration(7.2), duration(300.0)
-        ('24 s', '7 minutes', '5 hours')
-    """
-    if minutes < 1:
-        return f"{60 * minutes:.0f} s"
-    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours"
+    return f"to settle it: about {duration(60 * minutes)} ({more_processes} more processes)"
 
 
 def brief_outcome(outcome: Outcome) -> Text:

@@ -22,6 +22,7 @@ __all__ = [
     "INDENT",
     "PlainTable",
     "doing",
+    "duration",
     "heading",
     "interval",
     "label",
@@ -189,6 +190,21 @@ def number(value: float | None, form: str = ".3f") -> str:
 def interval(low: float | None, high: float | None, form: str) -> str:
     """Write an interval; an end that is not finite is written as inf."""
     return f"[{','.join('inf' if end is None else format(end, form) for end in (low, high))}]"
+
+
+def duration(taken: float) -> str:
+    """About how long something takes: two digits, in seconds, minutes or hours.
+
+    Args:
+        taken: in seconds.
+
+    Example:
+        >>> duration(0.032), duration(24.3), duration(200), duration(5000), duration(20_000), duration(1e6)
+        ('0.032 s', '24 s', '3.3 min', '83 min', '5.6 h', '278 h')
+    """
+    unit, size = ("s", 1) if taken < 90 else ("min", 60) if taken < 5400 else ("h", 3600)
+    value = taken / size
+    return f"{value:.2g} {unit}" if value < 99.5 else f"{value:.0f} {unit}"
 
 
 def seconds(value: float) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from lrdiff_bench.report.json import print_json
 from lrdiff_bench.report.page import as_given
-from lrdiff_bench.report.tables import line, make_console, plain_table
+from lrdiff_bench.report.tables import duration, line, make_console, plain_table
 from lrdiff_bench.stats.looks import LOOKS
 from lrdiff_bench.study import describe, screen
 from lrdiff_bench.study.analysis.analyse import analyse
@@ -340,7 +340,7 @@ def _run(
         watcher.close()
     document = document_of(finished, analyse(finished), ledger.facts)
     ledger.note("said", said_of(document))
-    line(console, f"{name}: {time.perf_counter() - begin:.0f} s", "dim")
+    line(console, f"{name}: {duration(time.perf_counter() - begin)}", "dim")
     return document
 
 
@@ -355,10 +355,9 @@ def _price(workload: Workload, counts: dict[str, int], ledger: StorageLedger, *,
     ledger.note("seconds_of_training", seconds)
     quick = sum(trainings(workload, make_plan(report_seeds=workload.report_seeds, quick=True)).values())
     total = sum(counts.values())
-    shorter = f"; --quick: about {describe.duration(quick * seconds)}" if quick < total else ""
-    one = f"{seconds:.2g} s" if seconds < 100 else describe.duration(seconds)
+    shorter = f"; --quick: about {duration(quick * seconds)}" if quick < total else ""
     return (
-        f"one training takes {one} here, all {total} about {describe.duration(total * seconds)}{shorter}. "
+        f"one training takes {duration(seconds)} here, all {total} about {duration(total * seconds)}{shorter}. "
         "What is done is kept, and two processes share the work"
     )
 
@@ -378,7 +377,7 @@ def _further_look(study: StudyResult, growth: Growth | None, seconds: float, con
     more = max(seconds, seconds_a_search(study)) * (following - searches)
     left = growth.deadline - time.monotonic()
     if more > left:
-        line(console, f"{settled}; {following} take about {more / 60:.1f} min more, {max(0.0, left) / 60:.1f} are left")
+        line(console, f"{settled}; {following} take about {duration(more)} more, {duration(max(0.0, left))} are left")
         return None
     line(console, f"{settled}; on to {following} for {', '.join(unsettled)}", "dim")
     return following

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrdiff_bench.report.gains import beside, better, gain, interval, number, percent
+from lrdiff_bench.report.tables import duration, seconds
 
 __all__ = [
     "MODES",
     "budget_line",
     "column_rows",
     "crossing_lines",
-    "duration",
     "look_lines",
     "scheme_rows",
     "space_lines",
@@ -85,9 +85,9 @@ def time_text(column: Mapping[str, Any]) -> str:
     """Steps and seconds to the target; where the median run misses it, the share of the runs that do not."""
     if column["steps_to_target"] is None:
         return "no target"
-    steps, seconds = column["steps_to_target"][0], column["seconds_to_target"]
+    steps, taken = column["steps_to_target"][0], column["seconds_to_target"]
     share = f"{100 * column['reached']:.0f} %"
-    return f"{share} get there" if steps is None else f"{steps:.0f} steps, {_clock(seconds)}"
+    return f"{share} get there" if steps is None else f"{steps:.0f} steps, {seconds(taken)}"
 
 
 def scheme_rows(document: Document, corrected: Mapping[str, Any] | None = None) -> list[list[str]]:
@@ -200,18 +200,3 @@ def suite_rows(documents: Sequence[Document], suite: Mapping[str, Any] | None) -
             ]
         )
     return rows
-
-
-def duration(seconds: float) -> str:
-    """Seconds up to a minute and a half, then minutes, then hours."""
-    if seconds < 90:
-        return f"{max(1.0, seconds):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _clock(seconds: float) -> str:
-    """A time in the unit that fits it, with two digits."""
-    for unit, factor in (("s", 1.0), ("ms", 1e3)):
-        if seconds * factor >= 1.0:
-            return f"{seconds * factor:.2g} {unit}" if seconds * factor < 100 else f"{seconds * factor:.0f} {unit}"
-    return f"{seconds * 1e6:.0f} us"

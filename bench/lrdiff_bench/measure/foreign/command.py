@@ -16,7 +16,7 @@ from lrdiff_bench.measure.foreign.checkouts import find_suite, open_checkouts
 from lrdiff_bench.measure.foreign.process import list_cases
 from lrdiff_bench.report.errors import print_error
 from lrdiff_bench.report.json import json_text, print_json
-from lrdiff_bench.report.tables import make_console
+from lrdiff_bench.report.tables import duration, make_console
 from lrdiff_core.errors import ConfigError, InputError
 
 __all__ = ["judge_suite", "share"]
@@ -79,7 +79,7 @@ def judge_suite(
         seconds = SECONDS if minutes is None else 60 * minutes / len(cases)
         console.print(
             f"{len(cases)} of {len(known)} benchmarks of {found.kind}, {b.label} against {a.label}: "
-            f"at most {max(1, round(len(cases) * seconds / 60))} minutes",
+            f"at most {duration(len(cases) * seconds)}",
             style="dim",
         )
 

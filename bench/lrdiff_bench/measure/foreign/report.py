@@ -14,8 +14,8 @@ from rich.text import Text
 
 from lrdiff_bench.measure.engine.pairs.comparison import Comparison
 from lrdiff_bench.measure.foreign.job import CaseResult
-from lrdiff_bench.measure.screen import duration, price
-from lrdiff_bench.report.tables import INDENT, plain_table, seconds
+from lrdiff_bench.measure.screen import price
+from lrdiff_bench.report.tables import INDENT, duration, plain_table, seconds
 from lrdiff_bench.stats.verdict import Verdict
 from lrdiff_core.files import write_text
 
@@ -72,7 +72,8 @@ def summary(rows: Sequence[CaseResult]) -> str:
     same = f"; the same code differed by up to {100 * max(bands):.1f} %" if bands else ""
     open_ = [one.minutes for one in found if one.verdict == Verdict.UNRESOLVED]
     costs = [minutes for minutes in open_ if minutes is not None]
-    settling = f"; to settle {len(costs)} of {len(open_)} unresolved: about {duration(sum(costs))}" if costs else ""
+    left = duration(60 * sum(costs))
+    settling = f"; to settle {len(costs)} of {len(open_)} unresolved: about {left}" if costs else ""
     return f"{told}; judged {by}{same}{settling}"
 
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from lrdiff_bench.report.tables import duration
 from lrdiff_bench.run.compare.single_rates import (
     CONFIGURED,
     EXTENSIONS,
@@ -220,7 +221,7 @@ def _sized(workload: OwnWorkload, setup: OwnSetup, top: float) -> tuple[OwnWorkl
     epochs = min(alone.steps, int(seconds / (count * epoch)))
     if epochs < 1:
         return (
-            f"{count} trainings of one epoch would take {count * epoch / 60:.1f} min, and {seconds / 60:g} may be "
+            f"{count} trainings of one epoch would take {duration(count * epoch)}, and {duration(seconds)} may be "
             "spent: set minutes in [compare]"
         )
     return replace(alone, steps=epochs), plan

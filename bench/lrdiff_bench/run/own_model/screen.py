@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lrdiff_bench.report.tables import label, line, number, numbers, plain_table, shape
+from lrdiff_bench.report.tables import duration, label, line, number, numbers, plain_table, shape
 
 __all__ = ["draw_own_data", "draw_own_plan", "draw_own_prediction", "draw_price"]
 
@@ -70,7 +70,7 @@ def draw_price(console: Console, price: dict[str, Any]) -> None:
     """What the comparison cost, and what was saved on it."""
     how = "trained many at once" if price["side_by_side"] else "trained one after the other"
     epochs = "1 epoch" if price["epochs"] == 1 else f"{price['epochs']} epochs"
-    text = f"{price['trainings']} trainings of {epochs}, {how}, in {price['seconds']:.0f} s"
+    text = f"{price['trainings']} trainings of {epochs}, {how}, in {duration(price['seconds'])}"
     line(console, text)
     if price["epochs"] < price["of"]:
         line(

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lrdiff_bench.report import gains
-from lrdiff_bench.report.tables import line, plain_table
+from lrdiff_bench.report.tables import duration, line, plain_table
 from lrdiff_bench.study import describe
 from lrdiff_bench.study.screen import LiveWatcher
 from lrdiff_bench.study.tune.found import FoundRates
@@ -47,7 +47,7 @@ def draw_price(console: Console, found: FoundRates, seconds: float | None) -> No
     """Print what was spent, and what the verdict will take."""
     line(console, _spent(found), "dim")
     if seconds is not None:
-        line(console, f"the verdict takes about {describe.duration(seconds)} here, or less")
+        line(console, f"the verdict takes about {duration(seconds)} here, or less")
 
 
 def draw(
