@@ -87,12 +87,13 @@ def write_record(file: Path, document: Mapping[str, Any]) -> None:
     write_bytes(file, gzip.compress(data, mtime=0) if file.suffix == ".gz" else data)
 
 
-def read_record(file: Path, *, format: str, version: int) -> dict[str, Any]:
+def read_record(file: Path, *, format: str, version: int | None, help: str = HELP) -> dict[str, Any]:
     """Read a record.
 
     Args:
         file: as :func:`write_record` wrote it.
-        format, version: that it must have.
+        format, version: that it must have; no version where the format's name holds it.
+        help: what to do where it is not that.
 
     Raises:
         CheckpointError: it is missing, damaged, changed, or of something else.
@@ -104,8 +105,8 @@ def read_record(file: Path, *, format: str, version: int) -> dict[str, Any]:
         >>> read_record(file, format="speed", version=1)["rows"]
         [{'seconds': 0.5}]
     """
-    document = read_document(file, format=format, version=version, what=f"a record of {format}", help=HELP)
-    check_seal(document, file, help=HELP)
+    document = read_document(file, format=format, version=version, what=f"a record of {format}", help=help)
+    check_seal(document, file, help=help)
     return unsealed(document)
 
 

@@ -6,22 +6,20 @@ a page grows study by study, on more than one machine, and can be written again 
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lrdiff_bench.report.json import json_ready
+from lrdiff_bench.report.record import read_record, write_record
+from lrdiff_bench.study.analysis.document import FORMAT
 from lrdiff_core.errors import CheckpointError, ConfigError
-from lrdiff_core.files import is_whole, sealed, unsealed, write_bytes
 
 __all__ = ["keep_records", "read_records"]
 
 ENDING = ".json.gz"
-_DAMAGED = (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 DIGITS = 7  # of a number in a record: float32 has no more
+HELP = "remove it, and write it again from its study: lrdiff study export NAME --records FOLDER"
 
 
 def keep_records(documents: Sequence[Mapping[str, Any]], folder: Path) -> None:
@@ -34,9 +32,8 @@ def keep_records(documents: Sequence[Mapping[str, Any]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for document in documents:
         schemes = [{key: value for key, value in one.items() if key != "points"} for one in document["schemes"]]
-        record = sealed(_rounded(json_ready({**document, "schemes": schemes})))
-        text = json.dumps(record, separators=(",", ":"))
-        write_bytes(folder / f"{document['name']}{ENDING}", gzip.compress(text.encode(), mtime=0))
+        record = _rounded(json_ready({**document, "schemes": schemes}))
+        write_record(folder / f"{document['name']}{ENDING}", record)
 
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -44,24 +41,16 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
 
     Raises:
         ConfigError: ``folder`` is a file.
-        CheckpointError: a file there is no record.
+        CheckpointError: a file there is no record of a study by this protocol.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file", help="name a folder for the records")
     found = {}
     for file in sorted(folder.glob(f"*{ENDING}")):
-        try:
-            document = json.loads(gzip.decompress(file.read_bytes()))
-            if is_whole(document) is False:  # earlier ones have gzip's own checksum alone
-                raise ValueError("it was changed after it was written")
-            if file.name != f"{document['name']}{ENDING}":  # pictures are called by it
-                raise ValueError("its name is another one")
-            found[str(document["name"])] = unsealed(document)
-        except _DAMAGED as problem:
-            raise CheckpointError(
-                f"{file} is no record of a study: {problem}",
-                help="remove it, and write it again from its study: lrdiff study export NAME --records FOLDER",
-            ) from problem
+        document = read_record(file, format=FORMAT, version=None, help=HELP)
+        if file.name != f"{document.get('name')}{ENDING}":  # pictures are called by it
+            raise CheckpointError(f"{file} is the record of another study: {document.get('name')}", help=HELP)
+        found[document["name"]] = document
     return found
 
 

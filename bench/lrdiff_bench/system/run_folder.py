@@ -220,12 +220,12 @@ def kept_warnings(run: Path) -> list[str]:
     return [str(text) for text in read_summary(run).get("warnings", [])]
 
 
-def read_document(file: Path, *, format: str, version: int, what: str, help: str) -> dict[str, Any]:
+def read_document(file: Path, *, format: str, version: int | None, what: str, help: str) -> dict[str, Any]:
     """Read a JSON document that says its format and version.
 
     Args:
         file: that is there; compressed where its name ends with ``.gz``.
-        format, version: that it must have.
+        format, version: that it must have; None: it has no version beside its format.
         what: it is, such as ``"the summary of a run"``.
         help: what to do where it is not that.
 
