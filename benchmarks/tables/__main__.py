@@ -24,7 +24,7 @@ from benchmarks.tables.page import write_page
 from benchmarks.tables.sources import TABLES, Source
 from lrdiff_bench.report.page import as_given, render
 from lrdiff_bench.report.record import PageFiles, add_page_options
-from lrdiff_bench.system.machine import provenance
+from lrdiff_bench.system.machine import joined_provenance, provenance
 
 TWENTY: Mapping[str, Any] = {"format": "lrdiff.tables", "version": 1}
 SEEDS = 5
@@ -59,21 +59,23 @@ def tables_page(document: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def _measured(chosen: Sequence[Source], records: Path, seeds: int, jobs: int) -> dict[str, Any]:
-    """What the records lack is measured; a record says at which commit that was."""
-    where = provenance("scikit-learn")
+    """What the records lack is measured; every record says where and at which commit that was."""
+    here = provenance("scikit-learn")
     rows, names = _read(records), [table.name for table in chosen]
     done = {(row["table"], row["seed"]) for row in rows}
     every = [(table, seed) for seed in range(seeds) for table in chosen]  # a whole seed before the next
     wanted = [one for one in every if (one[0].name, one[1]) not in done]
+    if wanted:
+        joined_provenance([*rows, here])  # before the hours that measuring may take
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         for number, row in enumerate(pool.map(lambda one: _measure(*one), wanted), start=1):
-            rows.append({**row, "commit": where["commit"]})
+            rows.append({**row, **here})
             _append(records, rows[-1])
             print(f"{number}/{len(wanted)}  {_told(row)}", flush=True)
     rows = [row for row in rows if row["table"] in names]
-    commits = dict.fromkeys(str(row.get("commit", "unknown")) for row in rows)
-    return {"command": as_given(), "quick": False, **where, "commit": " and ".join(commits), "seeds": seeds,
-            "tables": names, "rows": rows}  # fmt: skip
+    plain = [{key: value for key, value in row.items() if key not in ("machine", "versions")} for row in rows]
+    return {"command": as_given(), "quick": False, **joined_provenance(rows or [here]), "seeds": seeds, "tables": names,
+            "rows": plain}  # fmt: skip
 
 
 def _measure(table: Source, seed: int) -> dict[str, Any]:
@@ -102,14 +104,14 @@ def _told(row: dict[str, Any]) -> str:
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    """The records that are whole; a failed measurement is tried again."""
+    """The records that are whole; one that failed, or does not say where it was measured, is measured again."""
     rows = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:  # the last line of a run that was killed
             continue
-    return [row for row in rows if "problem" not in row]
+    return [row for row in rows if "problem" not in row and "machine" in row]
 
 
 def _append(file: Path, row: dict[str, Any]) -> None:

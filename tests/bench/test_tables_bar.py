@@ -13,8 +13,9 @@ from benchmarks.tables.__main__ import main
 from benchmarks.tables.models import _dates_to_numbers, _theirs
 from benchmarks.tables.page import write_page
 from benchmarks.tables.sources import TABLES, read_table
+from lrdiff_bench.system.machine import provenance
 from lrdiff_core.data import load_table, split_table
-from lrdiff_core.errors import UnavailableError
+from lrdiff_core.errors import InputError, UnavailableError
 
 
 def record(table: str, seed: int, ours: float, seconds: float = 5.0) -> dict:
@@ -59,9 +60,10 @@ def test_the_verdict_follows_the_records(ours, seconds, held, word):
 
 def test_what_is_recorded_is_not_measured_again(tmp_path, monkeypatch, capsys):
     records, page = tmp_path / "records.jsonl", tmp_path / "tables.md"
-    whole = [json.dumps(record("iris", seed, 0.1)) for seed in range(2)]
-    failed = json.dumps({"table": "iris", "seed": 2, "problem": "killed"})
-    records.write_text("\n".join([*whole, failed, whole[0][:30]]) + "\n")
+    here = {**provenance("scikit-learn"), "commit": "abc123"}
+    whole = json.dumps({**record("iris", 0, 0.1), **here})
+    nowhere, failed = json.dumps(record("iris", 1, 0.1)), json.dumps({"table": "iris", "seed": 2, "problem": "killed"})
+    records.write_text("\n".join([whole, nowhere, failed, whole[:30]]) + "\n")
     asked, run = [], subprocess.run
 
     def answer(command, **options):
@@ -74,20 +76,30 @@ def test_what_is_recorded_is_not_measured_again(tmp_path, monkeypatch, capsys):
     arguments = ["tables", "--tables", "iris", "--seeds", "3", "--records", str(records), "--out", str(page)]
     monkeypatch.setattr(sys, "argv", arguments)
     assert main() == 0
-    assert asked == ["2"]
+    assert asked == ["1", "2"]
     assert "reached" in capsys.readouterr().out
     assert main() == 0
-    assert asked == ["2"]
+    assert asked == ["1", "2"]
     kept = tmp_path / "tables.json"
     monkeypatch.setattr(sys, "argv", [*arguments, "--record", str(kept)])
     assert main() == 0
     text = page.read_text()
     page.unlink()
     monkeypatch.setattr(sys, "argv", ["tables", "--from", str(kept), "--out", str(page)])
+    elsewhere = records.read_text().replace(json.dumps(here["machine"]["cpu"]), '"another processor"')
     records.unlink()
     assert main() == 0
     assert page.read_text() == text
-    assert "- commit: unknown and " in text  # of the earlier ones, and of the one measured here
+    assert "- commit: abc123 and " in text  # of the one that was there, and of those measured here
+
+    monkeypatch.setattr(sys, "argv", arguments)
+    records.write_text(elsewhere)
+    assert main() == 0, "a page is of the machine that measured, wherever it is written"
+    assert "another processor, " in page.read_text()
+    monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "4"])
+    with pytest.raises(InputError, match="on another machine"):
+        main()
+    assert asked == ["1", "2"]
 
 
 def test_the_other_models_learn_from_text_dates_and_holes(tmp_path):

@@ -14,13 +14,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
+
+from lrdiff_core.errors import InputError
 
 __all__ = [
     "Code",
@@ -31,6 +33,7 @@ __all__ = [
     "describe_conditions",
     "describe_machine",
     "describe_versions",
+    "joined_provenance",
     "load_average",
     "pinned",
     "provenance",
@@ -148,6 +151,41 @@ def provenance(*packages: str, device: str = "cpu") -> dict[str, Any]:
         "machine": {**machine, "cpus": usable_cpus(), "load": load_average()},
         "versions": describe_versions(*packages),
         "commit": str(describe_code()),
+    }
+
+
+def joined_provenance(origins: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Where numbers come from that several processes measured, perhaps on several days, as one provenance.
+
+    Args:
+        origins: what :func:`provenance` gave to each, at least one.
+
+    Returns:
+        Their machine, under the highest load, their versions and all their commits.
+
+    Raises:
+        InputError: they are of several machines or versions, and numbers of those do not stand on one page.
+
+    Example:
+        >>> here = provenance()
+        >>> joined_provenance([{**here, "commit": "a"}, {**here, "commit": "b"}])["commit"]
+        'a and b'
+    """
+    every = list(origins)
+
+    def place(one: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        return {**one["machine"], "load": None}, one["versions"]
+
+    if any(place(one) != place(every[0]) for one in every):
+        raise InputError(
+            "what is kept was measured on another machine, or with other versions",
+            help="keep what is measured here in another file",
+        )
+    loads = [one["machine"]["load"] for one in every if one["machine"]["load"] is not None]
+    return {
+        "machine": {**every[0]["machine"], "load": max(loads, default=None)},
+        "versions": dict(every[0]["versions"]),
+        "commit": " and ".join(dict.fromkeys(str(one["commit"]) for one in every)),
     }
 
 
