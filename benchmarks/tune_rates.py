@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.simulate_study import Planted
+from lrdiff_bench.report.page import render
 from lrdiff_bench.stats.gain import interquartile_mean
 from lrdiff_bench.study.search.plan import Plan
 from lrdiff_bench.study.search.points import group_rates, space_of, unit_points
@@ -32,6 +33,7 @@ from lrdiff_bench.study.tune.found import free_scheme
 from lrdiff_bench.study.workloads.common import PopulationWorkload
 from lrdiff_bench.study.workloads.registry import make_workload
 from lrdiff_bench.study.workloads.workload import Scheme, Trials, Workload, usual_schemes
+from lrdiff_bench.system.machine import joined_provenance, provenance
 from lrdiff_core.files import write_text
 
 if TYPE_CHECKING:
@@ -178,21 +180,27 @@ def null(number: int) -> Workload:
 
 
 class _Parts:
-    """Results by name, each written as soon as it is there."""
+    """Results by name, each written as soon as it is there, with where it was made."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        self.known: dict[str, Any] = dict(json.loads(line) for line in lines)
+        known: dict[str, Any] = dict(json.loads(line) for line in lines)
+        self.known = {name: part for name, part in known.items() if "origin" in part}  # earlier ones do not say it
+        self.here = provenance()
+        self.origins: list[dict[str, Any]] = []  # of what was asked for
 
     def get(self, name: str, make: Callable[[], Any]) -> Any:
         if name not in self.known:
+            joined_provenance([*self.origins, self.here])  # before the minutes that it may take
             begin = time.process_time()
-            self.known[name] = {"is": make(), "seconds": round(time.process_time() - begin, 2)}
+            made = {"is": make(), "seconds": round(time.process_time() - begin, 2)}
+            self.known[name] = {**made, "origin": self.here}
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps([name, self.known[name]]) + "\n")
-            print(name, self.known[name], flush=True)
+            print(name, made, flush=True)
+        self.origins.append(self.known[name]["origin"])
         return self.known[name]
 
 
@@ -262,19 +270,19 @@ def null_counts(nulls: Sequence[dict[str, Any]]) -> list[str]:
     return [*lines, "", f"The answer is *one rate suffices* in {right} of {len(nulls)}.", ""]
 
 
-def again(nulls: Sequence[dict[str, Any]], command: str) -> str:
-    """The section about other nulls."""
+def again(nulls: Sequence[dict[str, Any]], head: str) -> str:
+    """The section about other nulls, below where its numbers come from."""
     about = "Workloads and seeds that no rule of `lrdiff tune` was made after seeing."
-    return "\n".join([AGAIN, "", f"Written by `{command}`. {about}", "", *null_counts(nulls)])
+    return "\n".join([AGAIN, "", about, head, "", *null_counts(nulls)])
 
 
-def page(rows: Sequence[dict[str, Any]], nulls: Sequence[dict[str, Any]], command: str) -> str:
-    """The page of results."""
+def page(rows: Sequence[dict[str, Any]], nulls: Sequence[dict[str, Any]], head: str) -> str:
+    """The page of results, below where its numbers come from."""
     within = sum(row["gap"] <= 1.0 for row in rows)
     lines = [
         "# Rates in 56 trainings, put to the test",
         "",
-        f"Written by `{command}`.",
+        head,
         "",
         "`lrdiff tune` searches 56 trainings: one rate, then ratios, then the best again. A search of free ratios",
         "by the [protocol](../guide/protocol.md) makes 448. Both are compared on the same fresh seeds and test data",
@@ -327,10 +335,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     first, _, others = written.partition(AGAIN)
     command = "python -m benchmarks.tune_rates --out docs/results/tune.md"
     if given.seeds_from:
-        text = again(nulls, f"{command} --seeds-from {given.seeds_from}")
+        command += f" --seeds-from {given.seeds_from}"
+    head = render("written_by.md", command=command, quick=False, **joined_provenance(parts.origins)).rstrip()
+    if given.seeds_from:
+        text = again(nulls, head)
         whole = f"{first.rstrip()}\n\n{text}".lstrip()
     else:
-        text = page(rows, nulls, command)
+        text = page(rows, nulls, head)
         whole = f"{text}\n{AGAIN}{others}" if others else text
     print(text)
     if given.out is not None:

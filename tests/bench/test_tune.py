@@ -192,6 +192,7 @@ def test_other_nulls_have_other_seeds_and_a_section_of_their_own(tmp_path, monke
     assert both.startswith(first.rstrip())
     assert both.count("*one rate suffices* in 40 of 40") == 2
     assert "--seeds-from 1000`" in both
+    assert both.count("- commit: ") == 2
     for again in ([], ["--seeds-from", "1000"]):  # each keeps what the other wrote
         assert tune_rates_benchmark.main([*where, *again]) == 0
         assert out.read_text() == both
@@ -200,6 +201,16 @@ def test_other_nulls_have_other_seeds_and_a_section_of_their_own(tmp_path, monke
     assert judged[40:42] == [("formula-1000", 1000), ("halves-1001", 1000)]
     with pytest.raises(SystemExit):
         tune_rates_benchmark.main([*where, "--seeds-from", "7"])
+
+    parts = tmp_path / "parts.jsonl"
+    lines = parts.read_text().replace('"cpu": "', '"cpu": "another, ').splitlines(keepends=True)
+    parts.write_text("".join(lines))
+    assert tune_rates_benchmark.main(where) == 0
+    assert "- machine: another, " in out.read_text(), "a page is of the machine that measured"
+    parts.write_text("".join(lines[:20]))
+    with pytest.raises(InputError, match="on another machine"):
+        tune_rates_benchmark.main(where)
+    assert len(judged) == 80
 
 
 def test_the_scheme_that_is_searched_is_the_workloads_own_where_it_frees_all_but_one():
