@@ -20,7 +20,7 @@ WITHOUT_RECORD: dict[str, tuple[str, set[str]]] = {  # why, and what the page do
     "ab": ("a campaign over days, whose comparisons are in its own --records", set()),
     "benchmarks": (EARLIER, set()),
     "boost": (EARLIER, set()),
-    "claims": ("written from docs/results/studies by `lrdiff study claims`", {"machine", "commit"}),
+    "claims": ("written from docs/results/studies by `lrdiff study claims`", set()),
     "convergence": ("three of its studies are by an earlier protocol and have none; twelve are in docs/results/studies",
                     set()),
     "export-compare": (EARLIER, set()),

@@ -14,7 +14,7 @@ from lrdiff_bench.report.page import as_given, render
 from lrdiff_bench.report.tables import line, make_console, plain_table
 from lrdiff_bench.study.claims.claim import load_claims
 from lrdiff_bench.study.claims.judge import Finding, judge
-from lrdiff_bench.study.describe import column_rows
+from lrdiff_bench.study.describe import column_rows, versions_line
 from lrdiff_bench.study.folder import list_names, read_study
 from lrdiff_bench.study.records import read_records
 from lrdiff_bench.study.search.optuna_storage import default_url
@@ -107,6 +107,7 @@ def _page(findings: Sequence[Finding]) -> str:
         ]
         for found in by_claim.values()
     ]
+    documents = {one.study: one.document for one in findings if one.document is not None}
     return render(
         "claims.md",
         command=as_given(),
@@ -116,6 +117,7 @@ def _page(findings: Sequence[Finding]) -> str:
             {"claim": found[0].claim, "studies": [_row(one) for one in found], "command": _command(found)}
             for found in by_claim.values()
         ],
+        versions=[f"{name}: {versions_line(document)}" for name, document in documents.items()],
     )
 
 
