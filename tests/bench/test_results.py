@@ -71,6 +71,18 @@ def test_what_a_page_without_a_record_does_not_say_is_known() -> None:
         assert unsaid <= WITHOUT_RECORD.get(name, ("", set()))[1], name
 
 
+def test_the_page_of_claims_is_what_the_records_of_studies_give(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no studies lie
+    assert main(["study", "claims", "--records", str(RESULTS / "studies"), "--out", "claims.md"]) == 0
+    written, kept = (file.read_text(encoding="utf-8") for file in (Path("claims.md"), RESULTS / "claims.md"))
+    assert ", commit " in kept
+    first, command = "Written by `", "lrdiff study claims --records docs/results/studies --out docs/results/claims.md"
+    head, _, rest = kept.partition(first)
+    assert rest.startswith(f"{command}`. ")
+    after = written.partition(first)[2].partition("`. ")[2]
+    assert kept == f"{head}{first}{command}`. {after}", "write it again, by its command"
+
+
 BOOST = MEASURED | {
     "steps": 400, "rounds": 12, "threads": 1,
     "rows": [{"script": "plain", "about": "A plain loop.", "replaced": "1 of 1", "ours": 0.5,

@@ -226,7 +226,10 @@ def test_a_page_is_written_again_from_records_without_the_storage(capsys, suite,
     assert rows(Path("again.md").read_text()) == rows(Path("first.md").read_text())
     run(capsys, "export", "helpful-quick", "nothing-quick", *elsewhere, "--out", "again.md")
     assert rows(Path("again.md").read_text()) == rows(both)
-    for names, said in ((["helpfull-quick"], 'there is no study "helpfull-quick"'), ([], "kept/nothing-quick.json.gz is damaged")):
+    for names, said in (
+        (["helpfull-quick"], 'there is no study "helpfull-quick"'),
+        ([], "quick.json.gz is damaged"),
+    ):
         if not names:
             Path("kept/nothing-quick.json.gz").write_bytes(Path("kept/nothing-quick.json.gz").read_bytes()[:-9])
         assert main(["study", "export", *names, *elsewhere, "--out", "again.md"]) == 2

@@ -48,6 +48,7 @@ def test_flips_and_the_change_of_the_metric_are_told_where_there_are_classes(tmp
     sample = ZOO["main, multi-class"]
     answers = sample.module()(sample.example(100)[0]).detach().numpy()
     report = exported("main, multi-class", tmp_path, labels=answers.argmax(axis=1))
+    assert report.variants
     for one in report.variants:
         assert one.rows == 100
         assert one.score_fp64 == 1.0

@@ -72,8 +72,8 @@ def summary(rows: Sequence[CaseResult]) -> str:
     same = f"; the same code differed by up to {100 * max(bands):.1f} %" if bands else ""
     open_ = [one.minutes for one in found if one.verdict == Verdict.UNRESOLVED]
     costs = [minutes for minutes in open_ if minutes is not None]
-    left = duration(60 * sum(costs))
-    settling = f"; to settle {len(costs)} of {len(open_)} unresolved: about {left}" if costs else ""
+    time = duration(60 * sum(costs))
+    settling = f"; to settle {len(costs)} of {len(open_)} unresolved: about {time}" if costs else ""
     return f"{told}; judged {by}{same}{settling}"
 
 
