@@ -457,7 +457,7 @@ def test_minutes_end_a_study_between_two_trainings_and_it_goes_on(capsys, faint,
     clock = iter(range(10**6))
     with monkeypatch.context() as patch:  # one tick a look at it: some batches are trained, and no more
         patch.setattr("lrdiff_bench.study.search.stopping.time", SimpleNamespace(monotonic=lambda: next(clock)))
-        patch.setattr("lrdiff_bench.study.command._deadline", lambda minutes: 4 if minutes else math.inf)
+        patch.setattr("lrdiff_bench.study.commands.run.deadline_of", lambda minutes: 4 if minutes else math.inf)
         said = flat(run(capsys, *small, "--minutes", "1", "--json").err)
     done, total = map(int, re.search(r"searching: (\d+) of (\d+) trainings", said).groups())
     assert 0 < done < total

@@ -13,7 +13,7 @@ import torch
 
 from lrdiff_bench.cli import main
 from lrdiff_bench.study import Trials, training
-from lrdiff_bench.study.command import _price
+from lrdiff_bench.study.commands.one_study import _price
 from lrdiff_bench.study.own_training import workload_named
 from lrdiff_core.errors import ConfigError, InputError
 
@@ -172,7 +172,7 @@ def test_what_a_name_may_be(tmp_path, monkeypatch):
 def test_the_price_is_of_this_machine_where_it_costs_little_to_know(facts, measured, told, monkeypatch):
     workload = SimpleNamespace(report_seeds=3, schemes=(1, 2), seconds_of_training=lambda: 2.0)
     ledger = SimpleNamespace(facts=dict(facts), note=lambda name, value: ledger.facts.update({name: value}))
-    monkeypatch.setattr("lrdiff_bench.study.command.trainings", lambda *_: {"search": 10})
+    monkeypatch.setattr("lrdiff_bench.study.commands.one_study.trainings", lambda *_: {"search": 10})
     assert _price(workload, {"search": 10}, ledger, measured=measured).startswith(told)
 
 

@@ -291,7 +291,7 @@ def test_without_the_files_the_study_says_how_to_get_them(monkeypatch, tmp_path,
     assert main(["study", "seed-adam", "minilm"]) == 3  # before anything is trained
     assert "lrdiff doctor --install-pretrained" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
-    from lrdiff_bench.study.command import sources_of
+    from lrdiff_bench.study.commands.sources import sources_of
 
     every = {source["name"] for source in sources_of([], True, {})}
     assert set(workload_names()) - every == {"minilm", "minilm-lora"}

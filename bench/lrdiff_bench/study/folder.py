@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any
 
 from lrdiff_bench.stats.verdict import COURT
@@ -26,6 +27,7 @@ from lrdiff_core.files import is_whole, sealed
 from lrdiff_core.text import quoted
 
 __all__ = [
+    "DEFAULT_FOLDER",
     "MUST_AGREE",
     "facts_of",
     "list_names",
@@ -36,6 +38,7 @@ __all__ = [
     "workload_from",
 ]
 
+DEFAULT_FOLDER = Path("runs", "study")
 PROTOCOL = "study 2"  # each search has fresh seeds of its own
 MUST_AGREE = ("lrdiff", "plan", "spec", "training")  # a study is gone on with only if these are what they were
 

@@ -59,7 +59,7 @@ def run(
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Study whether differential rates help; a study that was stopped is continued."""
-    from lrdiff_bench.study import command
+    from lrdiff_bench.study.commands.run import run as run_studies
 
     own = {
         "model": model,
@@ -69,7 +69,7 @@ def run(
         "device": device,
         "layer_decay": layer_decay or None,
     }
-    return command.run(
+    return run_studies(
         targets or [], every=every, storage=storage, out=out,
         sizes={"quick": quick, "budget": budget, "seeds": seeds, "searches": searches, "seeds_from": seeds_from},
         scheduler=scheduler, until_resolved=until_resolved, minutes=minutes, own={key: value for key, value in own.items() if value is not None}, json=json,
@@ -78,18 +78,18 @@ def run(
 
 def ls(storage: StorageOption = None, source: FromOption = None, json: JsonOption = False) -> int:
     """List the workloads that can be studied, and the studies so far."""
-    from lrdiff_bench.study import command
+    from lrdiff_bench.study.commands import finished
 
-    return command.ls(storage=storage, out=source, json=json)
+    return finished.ls(storage=storage, out=source, json=json)
 
 
 def show(
     names: NamesArgument = None, storage: StorageOption = None, source: FromOption = None, json: JsonOption = False
 ) -> int:
     """Show finished studies."""
-    from lrdiff_bench.study import command
+    from lrdiff_bench.study.commands import finished
 
-    return command.show(names or [], storage=storage, out=source, json=json)
+    return finished.show(names or [], storage=storage, out=source, json=json)
 
 
 def verdict(
@@ -99,9 +99,9 @@ def verdict(
     json: JsonOption = False,
 ) -> int:
     """Show where a verdict comes from, down to its trials in the storage."""
-    from lrdiff_bench.study import command
+    from lrdiff_bench.study.commands import finished
 
-    return command.verdict(name, storage=storage, out=source, json=json)
+    return finished.verdict(name, storage=storage, out=source, json=json)
 
 
 def export(
@@ -113,9 +113,9 @@ def export(
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Write only the page.")] = False,
 ) -> int:  # fmt: skip
     """Write finished studies as one page with pictures."""
-    from lrdiff_bench.study import command
+    from lrdiff_bench.study.commands import finished
 
-    return command.export(
+    return finished.export(
         names or [], to=out, storage=storage, source=source, records=records, pictures=not no_pictures
     )
 
@@ -130,7 +130,7 @@ def claims(
 ) -> int:  # fmt: skip
     """Show published claims about rates, and what finished studies say of them."""
     from lrdiff_bench.study.claims import command
-    from lrdiff_bench.study.command import DEFAULT_FOLDER
+    from lrdiff_bench.study.folder import DEFAULT_FOLDER
 
     folder = source or DEFAULT_FOLDER
     return command.claims(names or [], folder=folder, storage=storage, records=records, out=out, json=json)

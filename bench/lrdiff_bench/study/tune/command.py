@@ -9,8 +9,9 @@ from typing import Any
 
 from lrdiff_bench.report.json import print_json
 from lrdiff_bench.report.tables import make_console
-from lrdiff_bench.study.command import DEFAULT_FOLDER, growth_of, run_one, sources_of, write_study
-from lrdiff_bench.study.folder import workload_from
+from lrdiff_bench.study.commands.one_study import growth_of, run_one, write_study
+from lrdiff_bench.study.commands.sources import sources_of
+from lrdiff_bench.study.folder import DEFAULT_FOLDER, workload_from
 from lrdiff_bench.study.search.engine import check_workload, trainings
 from lrdiff_bench.study.search.optuna_storage import default_url, storage_trouble
 from lrdiff_bench.study.tune import screen

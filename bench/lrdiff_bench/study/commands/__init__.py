@@ -1,0 +1,6 @@
+"""What the commands of ``lrdiff study`` do; each returns the exit status.
+
+::
+
+    sources, one_study, finished  <-  run
+"""
