@@ -18,8 +18,9 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from lrdiff_bench.stats.gain import CLIP, gains_of, interquartile_mean, judge_gain, located
+from lrdiff_bench.stats.gain import CLIP, gains_of, judge_gain
 from lrdiff_bench.stats.intervals import t_quantile
+from lrdiff_bench.stats.location import interquartile_mean, located
 from lrdiff_bench.stats.looks import LOOKS
 from lrdiff_bench.stats.verdict import Verdict, gain_verdict
 from lrdiff_bench.study.workloads.workload import Outcomes, Scheme, Trials, Workload

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks.simulate_study import Planted
 from lrdiff_bench.report.page import render
-from lrdiff_bench.stats.gain import interquartile_mean
+from lrdiff_bench.stats.location import interquartile_mean
 from lrdiff_bench.study.search.plan import Plan
 from lrdiff_bench.study.search.points import group_rates, space_of, unit_points
 from lrdiff_bench.study.search.winner import choose_winner, finalists, lower_is_better

@@ -43,7 +43,7 @@ def test_power_rises_with_the_distance_and_with_every_look():
 
 def test_the_calibration_can_fail(monkeypatch):
     """With an interval of no width nearly every verdict is a bold one: the count must show it."""
-    monkeypatch.setattr("lrdiff_bench.stats.gain.Located.half_width", lambda self, error, searches: 0.0)
+    monkeypatch.setattr("lrdiff_bench.stats.location.Located.half_width", lambda self, error, searches: 0.0)
     assert simulate(LUCKS[0], 1.0, 5).wrong == 5
 
 

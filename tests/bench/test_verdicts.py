@@ -12,8 +12,9 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 
 from lrdiff_bench.report.gains import TERMINAL_COLORS, beside, verdict_text
-from lrdiff_bench.stats.gain import Gain, gains_of, holm, interquartile_mean, judge_gain, located
+from lrdiff_bench.stats.gain import Gain, gains_of, holm, judge_gain
 from lrdiff_bench.stats.intervals import Interval, t_quantile
+from lrdiff_bench.stats.location import interquartile_mean, located
 from lrdiff_bench.stats.looks import ERROR, LOOKS, looks_of
 from lrdiff_bench.stats.verdict import GAIN, GOAL, SPEED, Goal, Verdict, gain_verdict, speed_verdict
 from lrdiff_core.errors import DataError

@@ -202,7 +202,7 @@ def _parameters(winner: Mapping[str, Any]) -> str:
 def _middle(values: Sequence[float | None]) -> float | None:
     import numpy as np
 
-    from lrdiff_bench.stats.gain import interquartile_mean
+    from lrdiff_bench.stats.location import interquartile_mean
 
     if not values or any(value is None for value in values):
         return None

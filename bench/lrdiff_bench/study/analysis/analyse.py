@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lrdiff_bench.stats.gain import DRAWS, Gain, gains_of, holm, judge_gain
+from lrdiff_bench.stats.gain import Gain, gains_of, holm, judge_gain
 from lrdiff_bench.stats.intervals import Interval, median_interval
+from lrdiff_bench.stats.location import DRAWS
 from lrdiff_bench.stats.verdict import Verdict
 from lrdiff_bench.study.analysis.best_of import Curves, best_of_curves
 from lrdiff_bench.study.search.engine import SchemeSearches, StudyResult

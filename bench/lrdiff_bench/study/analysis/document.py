@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from lrdiff_bench.stats.gain import CLIP, Gain, holm, interquartile_mean
+from lrdiff_bench.stats.gain import CLIP, Gain, holm
 from lrdiff_bench.stats.intervals import Interval
+from lrdiff_bench.stats.location import interquartile_mean
 from lrdiff_bench.stats.verdict import Verdict
 from lrdiff_bench.study.analysis.analyse import Analysis, Column, TimeToTarget
 from lrdiff_bench.study.analysis.best_of import Curves

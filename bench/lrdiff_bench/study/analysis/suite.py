@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrdiff_bench.stats.gain import CLIP, interquartile_mean
+from lrdiff_bench.stats.gain import CLIP
 from lrdiff_bench.stats.intervals import Interval
+from lrdiff_bench.stats.location import interquartile_mean
 
 __all__ = ["Profile", "performance_profile", "suite_gain"]
 
