@@ -64,6 +64,8 @@ PAGES: Mapping[str, Page] = {
     "parity": Page(module=f"{PARITY}.command", spec="PARITY", text="parity_page",
                    pictures=(f"{PARITY}.command", "write_parity"), beside=GUIDE),
     "population": Page(module=f"{CASES}.population_table", spec="POPULATION", text="population_page"),
+    "shards": Page(module="benchmarks.overhead.shards", spec="SHARDS", text="page"),
+    "state-formats": Page(module="benchmarks.state_formats.cost", spec="FORMATS", text="page"),
     "step": Page(module=f"{CASES}.step_table", spec="STEP", text="step_page"),
     "tables": Page(module="benchmarks.tables.__main__", spec="TWENTY", text="tables_page"),
     "training": Page(module=f"{CASES}.training_table", spec="TRAINING", text="training_page"),

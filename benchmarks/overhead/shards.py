@@ -1,26 +1,36 @@
 """The step over sharded parameters (DTensor) beside the same numbers as plain tensors, and torch's step over shards.
 
-One process, gloo: nothing is sent. ``python benchmarks/overhead/shards.py`` prints processor time and the ratio to
-plain tensors: the goal is at most 1.3.
+One process, gloo: nothing is sent. ``python -m benchmarks.overhead.shards --out docs/results/shards.md --record
+docs/results/records/shards.json`` writes processor times and the ratio to plain tensors: the goal is at most 1.3.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
+from lrdiff_bench.report.page import as_given, markdown_table
+from lrdiff_bench.report.record import PageFiles, add_page_options
+from lrdiff_bench.report.tables import seconds as seconds_text
 from lrdiff_bench.stats.intervals import bootstrap_interval
-from lrdiff_bench.system.machine import pinned
+from lrdiff_bench.stats.verdict import Goal
+from lrdiff_bench.system.machine import pinned, provenance
 from lrdiff_core.optim import AdamW
 
-LINE = "{:<24} {:>10} {:>12}  {}"
+SHARDS: Mapping[str, Any] = {"format": "lrdiff.shards", "version": 1}
+HEADS = ("step", "rounds", "ours, plain", "over shards", "ratio [95 %]", "goal")
 WARM = 3
+TORCH_ROUNDS = 6  # half a second each
+GOAL = Goal(most=1.3, text="at most 1.3x")
 
 
 def groups(count: int, rates: int, size: int, wrap: Callable[[torch.Tensor], torch.Tensor]) -> list[dict[str, object]]:
@@ -30,7 +40,7 @@ def groups(count: int, rates: int, size: int, wrap: Callable[[torch.Tensor], tor
         param = torch.nn.Parameter(wrap(torch.randn(size, size, generator=generator)))
         param.grad = wrap(torch.randn(size, size, generator=generator))
         if hasattr(param, "_spec"):
-            param.grad._spec = param._spec  # as FSDP does
+            param.grad._spec = param._spec  # type: ignore[attr-defined]  # as FSDP does
         params.append(param)
     return [{"params": params[i::rates], "lr": 1e-3 / (i + 1)} for i in range(rates)]
 
@@ -41,14 +51,9 @@ def seconds(optimizer: torch.optim.Optimizer) -> float:
     return time.process_time() - began
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tensors", type=int, default=120)
-    parser.add_argument("--rates", type=int, default=60)
-    parser.add_argument("--size", type=int, default=128, help="rows and columns of each [128]")
-    parser.add_argument("--rounds", type=int, default=40)
-    given = parser.parse_args()
-    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    origin, rows = provenance(), []
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())  # type: ignore[attr-defined]
     mesh = init_device_mesh("cpu", (1,))
     shape = (given.tensors, given.rates, given.size)
 
@@ -57,19 +62,56 @@ def main() -> None:
 
     with pinned(1):
         plain = AdamW(groups(*shape, lambda tensor: tensor))
-        print(LINE.format("over shards", "plain", "shards", "shards / plain"))
         for name, kind in (("lrdiff", AdamW), ("torch default", torch.optim.AdamW)):
             other = kind(groups(*shape, sharded))
             for _ in range(WARM):
                 seconds(plain), seconds(other)
-            rounds = given.rounds if kind is AdamW else 3
+            rounds = given.rounds if kind is AdamW else TORCH_ROUNDS
             times = np.array([(seconds(plain), seconds(other)) for _ in range(rounds)])  # [rounds, 2]
             found = bootstrap_interval((times[:, 1] / times[:, 0]).tolist())
-            ours, theirs = (f"{1e3 * value:.2f} ms" for value in np.median(times, axis=0))
-            print(
-                LINE.format(name, ours, theirs, f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"), flush=True
-            )
+            ours, theirs = np.median(times, axis=0).tolist()
+            rows.append({"step": name, "rounds": rounds, "plain": ours, "sharded": theirs,
+                         "ratio": [found.low, found.estimate, found.high]})  # fmt: skip
+            print(" | ".join(cells(rows[-1])), file=sys.stderr, flush=True)
     dist.destroy_process_group()
+    return {"command": as_given(), **origin, "tensors": given.tensors, "rates": given.rates, "size": given.size,
+            "rows": rows}  # fmt: skip
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    low, ratio, high = row["ratio"]
+    ours = row["step"] == "lrdiff"
+    return [row["step"], str(row["rounds"]), seconds_text(row["plain"]), seconds_text(row["sharded"]),
+            f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
+            f"{GOAL.text}: {GOAL.verdict(low, high)}" if ours else ""]  # fmt: skip
+
+
+def page(document: Mapping[str, Any]) -> str:
+    machine, versions = document["machine"], document["versions"]
+    count, size = document["tensors"], document["size"]
+    return f"""# The step over sharded parameters
+
+Written by `{document["command"]}` at commit {document["commit"]} on {machine["cpu"]} ({machine["cpus"]} cores, load
+{machine["load"]:.1f} before), {", ".join(f"{name} {version}" for name, version in versions.items())}.
+
+{count} matrices of {size} x {size} with {document["rates"]} rates, AdamW on one thread: as DTensors that are sharded by
+rows over one process, as FSDP2 leaves them, beside *our* step over the same numbers as plain tensors. Processor time,
+medians; the time over shards by that over plain tensors with a 95 % interval over rounds in turn.
+
+{markdown_table(HEADS, [cells(one) for one in document["rows"]], "lrrrrl")}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tensors", type=int, default=120)
+    parser.add_argument("--rates", type=int, default=60)
+    parser.add_argument("--size", type=int, default=128, help="rows and columns of each [128]")
+    parser.add_argument("--rounds", type=int, default=40)
+    add_page_options(parser)
+    given = parser.parse_args()
+    files = PageFiles.of(given)
+    files.write(page(files.document(lambda: measure(given), **SHARDS)))
 
 
 if __name__ == "__main__":

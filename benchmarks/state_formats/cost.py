@@ -1,17 +1,20 @@
 """The step with parameters and state in fewer bytes beside the float32 step, both ours, paired in one run.
 
 Cold: before each step memory is streamed until no cache holds anything of it. As a module,
-``python -m benchmarks.state_formats.cost --out docs/results/state-formats.md`` writes the page.
+``python -m benchmarks.state_formats.cost --out docs/results/state-formats.md --record
+docs/results/records/state-formats.json`` writes the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from math import prod
-from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,10 +24,10 @@ from lrdiff_bench.measure.engine.compare import TimingComparison, compare_cases
 from lrdiff_bench.measure.engine.registry import find_case
 from lrdiff_bench.measure.engine.timing import time_case
 from lrdiff_bench.report.page import as_given, markdown_table
+from lrdiff_bench.report.record import PageFiles, add_page_options
 from lrdiff_bench.report.tables import seconds
 from lrdiff_bench.stats.verdict import Goal
 from lrdiff_bench.system.machine import provenance
-from lrdiff_core.files import write_text
 from lrdiff_core.optim import AdamW
 from lrdiff_core.optim.formats.codes import BLOCK
 
@@ -32,9 +35,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MOVED = {"float32": 16.0, "bfloat16": 8.0, "8-bit": 4 + 4 / BLOCK}  # by two moments: read and written
 GOALS = {"bfloat16": Goal(least=1.5, text="at least 1.5x"), "8-bit": Goal(least=2.0, text="at least 2x")}
 ROWS = [("float32", "bfloat16"), ("float32", "8-bit"), *(("bfloat16", state) for state in MOVED)]
+HOT = 65_536  # numbers
+FORMATS: Mapping[str, Any] = {"format": "lrdiff.state_formats", "version": 1}
 HEADS = (
     "shapes", "parameters", "threads", "dtype", "state", "moved", "kept", "step", "float32 step", "ratio [95 %]",
-    "by bytes", "goal", "of bandwidth",
+    "by bytes", "goal", "of bandwidth", "hot",
 )  # fmt: skip
 
 
@@ -53,11 +58,11 @@ def kept(dtype: str, state: str) -> float:
     return (moved(dtype, state) - DTYPES[dtype].itemsize) / 2
 
 
-def step_in(shapes: str, dtype: str, state: str, caches: str) -> Case:
-    """The step of AdamW over a model's shapes, a rate a layer."""
+def step_in(shapes: Mapping[str, tuple[int, ...]], dtype: str, state: str, caches: str) -> Case:
+    """The step of AdamW over tensors, a rate a layer."""
 
     def build() -> Workload:
-        params = tensors(model_shapes(shapes))
+        params = tensors(shapes)
         for name, param in params.items():
             grad, param.grad = param.grad, None
             assert grad is not None
@@ -72,36 +77,70 @@ def step_in(shapes: str, dtype: str, state: str, caches: str) -> Case:
     return Case(name="step", parameters={"dtype": dtype, "state": state}, version="1", factory=build)
 
 
-def row(shapes: str, dtype: str, state: str, found: TimingComparison, threads: int, bandwidth: float) -> list[str]:
+def row(
+    shapes: str, dtype: str, state: str, found: TimingComparison, threads: int, bandwidth: float, hot: float
+) -> dict[str, Any]:
     count = sum(map(prod, model_shapes(shapes).values()))
-    bytes_, most = moved(dtype, state), moved("float32", "float32") / moved(dtype, state)
-    low, ratio, high = sorted(1 / value for value in (found.ratio.low, found.ratio.estimate, found.ratio.high))
-    goal = GOALS.get(state)
+    return {
+        "shapes": shapes, "parameters": count, "threads": threads, "dtype": dtype, "state": state,
+        "moved": moved(dtype, state), "kept": kept(dtype, state), "seconds": found.b.median,
+        "float32_seconds": found.a.median,
+        "ratio": sorted(1 / value for value in (found.ratio.low, found.ratio.estimate, found.ratio.high)),
+        "bandwidth": moved(dtype, state) * count / found.b.median / bandwidth, "hot": hot,
+    }  # fmt: skip
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    low, ratio, high = row["ratio"]
+    goal = GOALS.get(row["state"])
     return [
-        shapes, f"{count:,}".replace(",", " "), str(threads), dtype, state,
-        f"{bytes_:.3g} B", f"{kept(dtype, state):.3g} B",
-        seconds(found.b.median), seconds(found.a.median), f"{ratio:.2f} [{low:.2f}, {high:.2f}]", f"{most:.2f}",
-        "" if goal is None else f"{goal.text}: {goal.verdict(low, high)}",
-        f"{bytes_ * count / found.b.median / bandwidth:.0%}",
+        row["shapes"], f"{row['parameters']:,}".replace(",", " "), str(row["threads"]), row["dtype"], row["state"],
+        f"{row['moved']:.3g} B", f"{row['kept']:.3g} B", seconds(row["seconds"]), seconds(row["float32_seconds"]),
+        f"{ratio:.2f} [{low:.2f}, {high:.2f}]", f"{moved('float32', 'float32') / row['moved']:.2f}",
+        "" if goal is None else f"{goal.text}: {goal.verdict(low, high)}", f"{row['bandwidth']:.0%}",
+        f"{1e9 * row['hot']:.2f} ns",
     ]  # fmt: skip
 
 
-def page(rows: list[list[str]], caches: str, origin: dict[str, object]) -> str:
-    machine, versions = origin["machine"], origin["versions"]
-    assert isinstance(machine, dict)
-    assert isinstance(versions, dict)
+def page(document: Mapping[str, Any]) -> str:
+    machine, versions = document["machine"], document["versions"]
     return f"""# Parameters and state in fewer bytes
 
-Written by `{as_given()}` at commit {origin["commit"]} on {machine["cpu"]} ({machine["cpus"]} cores, load
+Written by `{document["command"]}` at commit {document["commit"]} on {machine["cpu"]} ({machine["cpus"]} cores, load
 {machine["load"]:.1f} before), {", ".join(f"{name} {version}" for name, version in versions.items())}.
 
-AdamW, a rate for each layer, {caches} caches: the step with `state_format` beside our float32 step, medians of paired
-blocks in one run, the float32 step's time over the other with a 95 % interval. *moved*: bytes a number that a step
-reads and writes; *kept*: what parameter and state take. *by bytes*: the ratio if bytes were all; *of bandwidth*: bytes
-a second as a share of what an addition in place reaches on as many threads.
+AdamW, a rate for each layer, {document["caches"]} caches: the step with `state_format` beside our float32 step, medians
+of paired blocks in one run by the {document["clock"]} clock, the float32 step's time over the other with a 95 %
+interval. *moved*: bytes a number that a step reads and writes; *kept*: what parameter and state take. *by bytes*: the
+ratio if bytes were all; *of bandwidth*: bytes a second as a share of what an addition in place reaches on as many
+threads. *hot*: a number's share of a step over {HOT:,} numbers that lie in the processor's own caches, where nothing
+but computing is left; of the float32 step it is {1e9 * document["hot_float32"]:.2f} ns.
 
-{markdown_table(HEADS, rows, "lrrllrrrrrrlr")}
+{markdown_table(HEADS, [cells(one) for one in document["rows"]], "lrrllrrrrrrlrr")}
 """
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    origin, rows = provenance(), []
+    clock = time.process_time if given.processor else time.perf_counter
+    hot = {
+        formats: time_case(step_in({"weight": (HOT,)}, *formats, "hot"), threads=1, clock=clock).median / HOT
+        for formats in [("float32", "float32"), *ROWS]
+    }
+    for threads in given.threads:
+        bandwidth = time_case(find_case("memory_copy"), samples=10, threads=threads, most_seconds=3.0).bytes_a_second
+        for shapes in given.shapes:
+            case = partial(step_in, model_shapes(shapes), caches=given.caches)
+            for dtype, state in ROWS:
+                pair = case("float32", "float32"), case(dtype, state)
+                found = compare_cases(*pair, rounds=given.rounds, threads=threads, clock=clock)
+                gc.collect()
+                rows.append(row(shapes, dtype, state, found, threads, bandwidth, hot[dtype, state]))
+                print(" | ".join(cells(rows[-1])), file=sys.stderr, flush=True)
+    return {
+        "command": as_given(), **origin, "caches": given.caches,
+        "clock": "processor's" if given.processor else "wall", "hot_float32": hot["float32", "float32"], "rows": rows,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -111,23 +150,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="of four steps [8]")
     parser.add_argument("--caches", choices=["cold", "hot"], default="cold")
     parser.add_argument("--processor", action="store_true", help="processor time: for machines with other load")
-    parser.add_argument("--out", type=Path, help="a Markdown file to write")
+    add_page_options(parser)
     given = parser.parse_args()
-    origin, rows = provenance(), []
-    clock = time.process_time if given.processor else time.perf_counter
-    for threads in given.threads:
-        bandwidth = time_case(find_case("memory_copy"), samples=10, threads=threads, most_seconds=3.0).bytes_a_second
-        for shapes in given.shapes:
-            case = partial(step_in, shapes, caches=given.caches)
-            for dtype, state in ROWS:
-                pair = case("float32", "float32"), case(dtype, state)
-                found = compare_cases(*pair, rounds=given.rounds, threads=threads, clock=clock)
-                gc.collect()
-                rows.append(row(shapes, dtype, state, found, threads, bandwidth))
-                print(" | ".join(rows[-1]), flush=True)
-    text = page(rows, given.caches, origin)
-    if given.out is not None:
-        write_text(given.out, text)
+    files = PageFiles.of(given)
+    files.write(page(files.document(lambda: measure(given), **FORMATS)))
 
 
 if __name__ == "__main__":

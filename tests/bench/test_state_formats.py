@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.state_formats import cost, study
+from lrdiff_bench.measure.cases.state import model_shapes
 from lrdiff_bench.study.search.engine import check_workload
 from lrdiff_bench.study.workloads.workload import Trials
 from lrdiff_core.optim import kernel
@@ -17,7 +18,7 @@ from lrdiff_core.optim import kernel
 @pytest.mark.parametrize(("dtype", "state"), [("float32", "float32"), *cost.ROWS])
 def test_bytes_are_those_of_the_tensors(dtype: str, state: str) -> None:
     """What a step moves is counted in the tensors themselves: all are read, and all but the gradient are written."""
-    workload = cost.step_in("lora_bert", dtype, state, "hot").factory()
+    workload = cost.step_in(model_shapes("lora_bert"), dtype, state, "hot").factory()
     assert set(workload.facts["forms"]) == {"kernel"}  # type: ignore[call-overload]
     params = [*workload.step.__self__.param_groups[0]["params"]]  # type: ignore[attr-defined]
     held = workload.step.__self__.state  # type: ignore[attr-defined]
