@@ -27,13 +27,18 @@ def as_given(arguments: Sequence[str] | None = None) -> str:
         'python -m lrdiff_bench.gpu --quick'
         >>> as_given(["/home/me/benchmarks/export_models.py"])
         'python -m benchmarks.export_models'
+        >>> as_given(["/home/me/benchmarks/overhead/shards.py"])
+        'python -m benchmarks.overhead.shards'
     """
     program, *rest = sys.argv if arguments is None else arguments
     file = Path(program)
+    if file.suffix == ".py" and "benchmarks" in file.parts:
+        parts = file.with_suffix("").parts
+        last = len(parts) - parts[::-1].index("benchmarks") - 1
+        module = ".".join(part for part in parts[last:] if part != "__main__")
+        return shlex.join(["python", "-m", module, *rest])
     if file.name == "__main__.py" and file.parent.name != "lrdiff_bench":  # python -m of a package inside
         return shlex.join(["python", "-m", f"{file.parents[1].name}.{file.parent.name}", *rest])
-    if file.suffix == ".py" and file.parent.name == "benchmarks":
-        return shlex.join(["python", "-m", f"benchmarks.{file.stem}", *rest])
     return shlex.join(["lrdiff" if file.name in ("__main__.py", "lrdiff", "lrdiff.exe") else file.name, *rest])
 
 
