@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_core.devices import repeatable
+from lrdiff_core.errors import ConfigError
 from lrdiff_core.machine.memory import rows_in_parts, with_room
 from lrdiff_core.model import TabularNet
+from lrdiff_core.processes.divided import Divided
 from lrdiff_core.processes.group import ALONE, Processes, lost
 from lrdiff_core.schedules import Schedule
 from lrdiff_core.seeds import derive_seed, make_generator
@@ -31,6 +33,7 @@ __all__ = [
     "run_epochs",
     "score_name",
     "seen_by_all",
+    "stepping",
     "train",
     "train_epoch",
 ]
@@ -131,6 +134,11 @@ class TrainingState:
     observations: list[Observation] = field(default_factory=list)
     best: Best | None = None
 
+    def of(self, divided: Divided) -> TrainingState:
+        """The same for the steps of a network that is divided over processes."""
+        schedule: Any = divided.schedule
+        return replace(self, optimizer=divided.optimizer, schedule=schedule)
+
     def is_done(self, *, epochs: int, patience: int) -> bool:
         """Whether all epochs are done, or ``patience`` of them without a better validation loss."""
         since = self.epoch - (self.best.epoch if self.best else 0)
@@ -172,16 +180,23 @@ def fit(
         processes: that train together, each its share of the rows of every step.
 
     Raises:
-        ConfigError: there is not enough memory for a step; it says the batch size for which there is.
+        ConfigError: there is not enough memory for a step; it says the batch size for which there is. Or ``compile``,
+            and processes that divide the network.
     """
+    if compile and processes.divide:
+        raise ConfigError("compile is set, and fsdp2 is not compiled", help="leave compile out, or train with ddp")
     loss_of = loss_function(rows.table.task, rows.class_weight)
+    state = state or TrainingState(optimizer=optimizer, order=make_generator(seed, "order"), schedule=schedule)
     # dynamic: the last, smaller batch must not compile the network a second time
     network: Callable[[Tensor], Tensor] = torch.compile(net.network, dynamic=True) if compile else net.network
-    if processes.count > 1:
+    divided, stepped = None, state
+    if processes.divide:
+        divided = Divided(net, state.optimizer, state.schedule, processes, forward="network")
+        network, stepped = divided.module.network, state.of(divided)
+    elif processes.count > 1:
         inputs, targets = rows.inputs["train"][:2], rows.targets["train"][:2]
         network = processes.data_parallel(_Network(net, network), lambda module: loss_of(module(inputs), targets))
     own = f" of process {processes.rank}" if processes.rank else ""
-    state = state or TrainingState(optimizer=optimizer, order=make_generator(seed, "order"), schedule=schedule)
 
     def loss_of_first(inputs: Tensor, targets: Tensor, count: int) -> Tensor:
         share = processes.share(count)
@@ -189,14 +204,16 @@ def fit(
         return loss_of(net.network(inputs[rows]), targets[rows])
 
     def one_epoch(epoch: int) -> None:
-        with _dropping(net, derive_seed(seed, f"dropout {epoch}{own}")):
+        with _dropping(net, derive_seed(seed, f"dropout {epoch}{own}")), stepping(divided):
             for inputs, targets in _blocks(rows):
                 permutation = torch.randperm(len(inputs), generator=state.order).to(inputs.device)
                 steps = partial(
-                    train_epoch, network, optimizer, loss_of, inputs, targets, permutation.split(batch_size),
-                    schedule=state.schedule, processes=processes,
+                    train_epoch, network, stepped.optimizer, loss_of, inputs, targets, permutation.split(batch_size),
+                    schedule=stepped.schedule, processes=processes,
                 )  # fmt: skip
-                with_room(steps, optimizer=optimizer, rows=batch_size, loss_of=partial(loss_of_first, inputs, targets))
+                with_room(
+                    steps, optimizer=stepped.optimizer, rows=batch_size, loss_of=partial(loss_of_first, inputs, targets)
+                )
 
     def look(epoch: int) -> list[Observation]:
         return [evaluate(net, rows, part, epoch=epoch) for part in ("train", "validation")]
@@ -270,6 +287,18 @@ class _Network(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:  # [batch, features] -> [batch, outputs]
         return self._network(rows)
+
+
+@contextmanager
+def stepping(divided: Divided | None) -> Iterator[None]:
+    """Take the steps of an epoch; what is divided over processes is put together after them."""
+    if divided is None:
+        yield
+        return
+    set_mode(divided.optimizer, "train")
+    yield
+    set_mode(divided.optimizer, "eval")
+    divided.gather()
 
 
 def _blocks(rows: Prepared) -> Iterator[tuple[Tensor, Tensor]]:

@@ -22,8 +22,11 @@ from torch.distributed.rendezvous import rendezvous
 from lrdiff_core.devices import device_status
 from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
 from lrdiff_core.processes.launch import Launch, launched
+from lrdiff_core.text import check_choice
 
-__all__ = ["ALONE", "Processes", "Share", "joined", "lost"]
+__all__ = ["ALONE", "PARALLEL", "Processes", "Share", "joined", "lost"]
+
+PARALLEL = ("ddp", "fsdp2")
 
 PATIENCE = timedelta(days=7)  # for what the first process does alone, such as comparing rates; torchrun ends the rest
 _WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -52,6 +55,7 @@ class Processes:
         device: the name of the device of each, as settings have it.
         launch: how they were started.
         control: the group in which the first tells the others; None where there is one process.
+        parallel: ``"ddp"``: each has the whole model, or ``"fsdp2"``: see :class:`~.divided.Divided`.
 
     Example:
         >>> Processes(rank=1, count=2).share(5), ALONE.share(5)
@@ -63,11 +67,17 @@ class Processes:
     device: str = "auto"
     launch: Launch | None = None
     control: Any = None
+    parallel: str = "ddp"
 
     @property
     def is_first(self) -> bool:
         """Whether this is the one that looks, decides, writes and speaks."""
         return self.rank == 0
+
+    @property
+    def divide(self) -> bool:
+        """Whether what is trained is divided over the processes."""
+        return self.count > 1 and self.parallel == "fsdp2"
 
     @property
     def backend(self) -> str:
@@ -163,18 +173,25 @@ ALONE = Processes()
 
 
 @contextmanager
-def joined(device: str = "auto") -> Iterator[Processes]:
+def joined(device: str = "auto", parallel: str = "ddp") -> Iterator[Processes]:
     """Join the processes that torchrun started with this one; :data:`ALONE` where it is the only one.
 
     Args:
         device: as settings have it; with ``"cuda"`` each process of a machine takes the GPU of its number.
+        parallel: one of :data:`PARALLEL`.
 
     Raises:
-        ConfigError: a device that several processes cannot share.
+        ConfigError: a device that several processes cannot share, or one process and ``"fsdp2"``.
         UnavailableError: there are fewer GPUs than processes, or the processes do not find each other.
     """
+    check_choice("parallel", parallel, PARALLEL)
     launch = launched()
     if launch is None:
+        if parallel != "ddp":
+            raise ConfigError(
+                f"parallel is {parallel}, and this is one process",
+                help="start several: torchrun --nproc_per_node N -m lrdiff_bench train ...",
+            )
         yield ALONE
         return
     name = _device_of(device, launch)
@@ -191,7 +208,9 @@ def joined(device: str = "auto") -> Iterator[Processes]:
             help="start them by torchrun --nproc_per_node N -m lrdiff_bench train ...",
         ) from problem
     try:
-        yield Processes(rank=launch.rank, count=launch.count, device=name, launch=launch, control=control)
+        yield Processes(
+            rank=launch.rank, count=launch.count, device=name, launch=launch, control=control, parallel=parallel
+        )
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from train_together import CASES, EPOCHS, trained
 
-from lrdiff_core.processes.group import ALONE
+from lrdiff_core.processes.group import ALONE, PARALLEL
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -57,18 +58,23 @@ def assert_near(found, wanted, steps, rate, *, rounded=0.0):
         assert off <= allowed, f"{name}: {off:.3g} of {allowed:.3g}"
 
 
-@pytest.fixture(scope="module")
-def by_two(tmp_path_factory):
+@pytest.fixture(scope="module", params=PARALLEL)
+def by_two(request, tmp_path_factory):
     """The weights of every case after a training by two processes."""
     folder = tmp_path_factory.mktemp("two")
-    ended = torchrun(folder, 2, "all", "weights.safetensors")
+    ended = torchrun(folder, 2, "all", "weights.safetensors", request.param)
     assert ended.returncode == 0, ended.stderr
     return load_file(folder / "weights.safetensors")
 
 
+@cache
+def by_one(case):
+    return trained(CASES[case], ALONE)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_end_where_one_does(by_two, case):
-    alone = trained(CASES[case], ALONE)
+    alone = by_one(case)
     found = {name.partition("/")[2]: value for name, value in by_two.items() if name.startswith(f"{case}/")}
     steps = EPOCHS * -(-alone.setup.rows.training_rows // alone.setup.batch_size)
     rounded = torch.finfo(torch.bfloat16).eps if case == "muon" else 0.0  # it orthogonalizes in bfloat16
@@ -113,8 +119,21 @@ def test_a_killed_process_is_started_again_and_nothing_changes(tmp_path, whole, 
 
 
 @pytest.mark.long
-def test_saved_by_two_gone_on_with_by_one_and_by_four(tmp_path, whole):
-    ended = torchrun(tmp_path, 2, "kill", 4, 1, "train", *SETTINGS, "--out", "run")
+def test_a_killed_process_of_a_divided_training_changes_nothing(tmp_path):
+    for folder, epoch, restarts in (("whole", -1, 0), ("killed", 4, 1)):
+        (tmp_path / folder).mkdir()
+        words = ("kill", epoch, 1, "train", *SETTINGS, "--parallel", "fsdp2", "--out", "run")
+        ended = torchrun(tmp_path / folder, 2, *words, restarts=restarts)
+        assert ended.returncode == 0, ended.stderr
+        assert "2 processes (gloo, fsdp2), up to" in ended.stdout
+    assert "Signal 9" in ended.stderr or "-9" in ended.stderr
+    assert digits_of(tmp_path / "killed/run") == digits_of(tmp_path / "whole/run")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("saved", "loaded"), [("ddp", "ddp"), ("ddp", "fsdp2"), ("fsdp2", "fsdp2"), ("fsdp2", "ddp")])
+def test_saved_by_two_gone_on_with_by_one_and_by_four(tmp_path, whole, saved, loaded):
+    ended = torchrun(tmp_path, 2, "kill", 4, 1, "train", *SETTINGS, "--out", "run", "--parallel", saved)
     assert ended.returncode != 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["missing"]
     wanted = load_file(whole / "model.safetensors")
@@ -129,7 +148,7 @@ def test_saved_by_two_gone_on_with_by_one_and_by_four(tmp_path, whole):
                 capture_output=True, text=True,
             )  # fmt: skip
         else:
-            again = torchrun(tmp_path, count, *words)
+            again = torchrun(tmp_path, count, *words, "--parallel", loaded)
         assert again.returncode == 0, again.stderr
         assert json.loads((place / "summary.json").read_text())["missing"] == []
         assert_near(load_file(place / "model.safetensors"), wanted, steps, 0.01)
@@ -148,15 +167,18 @@ def make():
 
 
 @pytest.mark.long
-def test_run_compares_in_the_first_process_and_trains_a_model_of_ones_own_in_both(tmp_path):
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_run_compares_in_the_first_process_and_trains_a_model_of_ones_own_in_both(tmp_path, parallel):
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "run.toml").write_text(
         'model = "mine:make"\nepochs = 3\npatience = 0\n[compare]\nminutes = 0.05\nseeds = 10\nsearches = 2\n'
     )
-    ended = torchrun(tmp_path, 2, "run", "run.toml", "--out", "run", "--device", "cpu", module=True)
+    ended = torchrun(
+        tmp_path, 2, "run", "run.toml", "--out", "run", "--device", "cpu", "--parallel", parallel, module=True
+    )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("Comparison with single rates") == 1
-    assert "2 processes (gloo)" in ended.stdout
+    assert ("2 processes (gloo, fsdp2)" if parallel == "fsdp2" else "2 processes (gloo)") in ended.stdout
     assert (tmp_path / "run" / "model.onnx").is_file()
 
 

@@ -1,6 +1,6 @@
 """What torchrun starts in the tests: trainings by the library, or the command with a process that kills itself.
 
-``train_together.py all FILE`` trains every case of :data:`CASES` and lets the first process write the weights;
+``train_together.py all FILE PARALLEL`` trains every case of :data:`CASES` and lets the first process write the weights;
 ``train_together.py kill EPOCH RANK WORDS...`` is ``lrdiff WORDS...``, keeping every epoch, whose process RANK is killed
 in the first start when it has trained so many epochs. RANK -1 kills none.
 """
@@ -11,6 +11,8 @@ import os
 import signal
 import sys
 
+from lrdiff_core.optimizers import OPTIMIZERS
+
 CASES = {
     "sgd": {"optimizer": "sgd", "momentum": 0.9, "data": "digits"},
     "adam": {"optimizer": "adam", "data": "digits", "class_weight": "balanced"},
@@ -19,6 +21,11 @@ CASES = {
     "regression": {"optimizer": "adam", "data": "wine", "batch_size": 25},
     "two classes": {"optimizer": "adamw", "data": "seed", "batch_size": 25},
     "fewer rows than processes": {"optimizer": "adam", "data": "seed", "batch_size": 699},
+}
+CASES |= {
+    name: {"optimizer": name, "data": "seed", "batch_size": 50}
+    for name in OPTIMIZERS
+    if all(case["optimizer"] != name for case in CASES.values())
 }
 EPOCHS = 3
 
@@ -30,12 +37,12 @@ def trained(settings, processes):
     return train(set_up(config.load_table(), config), processes=processes)
 
 
-def train_all(file):
+def train_all(file, parallel):
     from safetensors.torch import save_file
 
     from lrdiff_core.processes.group import joined
 
-    with joined("cpu") as processes:
+    with joined("cpu", parallel) as processes:
         found = {}
         for name, settings in CASES.items():
             result = trained(settings, processes)
@@ -66,7 +73,7 @@ def command(epoch, rank, words):
 if __name__ == "__main__":
     what, *rest = sys.argv[1:]
     if what == "all":
-        train_all(rest[0])
+        train_all(*rest)
     else:
         from lrdiff_bench.system.interruption import ends_on_signals
 

@@ -368,7 +368,9 @@ def _train(
 ) -> Any:
     """The stages that every run has; what was trained is kept before anything else is done."""
     place, processes = record.place, record.processes
-    shared = {} if processes.count == 1 else {"processes": processes.count, "backend": processes.backend}
+    shared: dict[str, Any] = {}
+    if processes.count > 1:
+        shared = {"processes": processes.count, "backend": processes.backend, "parallel": processes.parallel}
     record.show([("training", kind.training_section(setup) | shared)])
     # Not every kind has all of these.
     record.summary["missing"] = [one for one in record.summary["missing"] if one not in BEFORE_TRAINING]

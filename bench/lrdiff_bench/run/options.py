@@ -94,6 +94,14 @@ LogOption = Annotated[
         help="Write losses, scores and the rate of every group after every epoch there, too; may be repeated.",
     ),
 ]
+ParallelOption = Annotated[
+    str,
+    typer.Option(
+        "--parallel",
+        metavar="ddp|fsdp2",
+        help="How the processes of torchrun share a training: each with the whole model, or divided over them.",
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -141,6 +149,7 @@ def run(
     dropout: DropoutOption = None,
     class_weight: ClassWeightOption = None,
     log: LogOption = None,
+    parallel: ParallelOption = "ddp",
     json: JsonOption = False,
 ) -> int:
     """Do the whole job: train, compare with single rates, time, export and verify."""
@@ -155,7 +164,9 @@ def run(
     }  # fmt: skip
     place, config = _place(config, out) if resume else (out, config)
     settings = _settings(config, data, target, task, impute, device, compile, seed, split | wishes, resume, **training)
-    return _job(settings, place, json, overwrite=overwrite, stages=None, resume=resume, log=log or ())
+    return _job(
+        settings, place, json, overwrite=overwrite, stages=None, resume=resume, log=log or (), parallel=parallel
+    )
 
 
 def init(
@@ -201,6 +212,7 @@ def train(
     dropout: DropoutOption = None,
     class_weight: ClassWeightOption = None,
     log: LogOption = None,
+    parallel: ParallelOption = "ddp",
     json: JsonOption = False,
 ) -> int:
     """Train and save the checkpoint, without comparison and export."""
@@ -215,7 +227,7 @@ def train(
     }  # fmt: skip
     place, config = _place(config, out) if resume else (out, config)
     settings = _settings(config, data, target, task, impute, device, compile, seed, split | wishes, resume, **training)
-    return _job(settings, place, json, overwrite=overwrite, stages=(), resume=resume, log=log or ())
+    return _job(settings, place, json, overwrite=overwrite, stages=(), resume=resume, log=log or (), parallel=parallel)
 
 
 def predict(
@@ -395,6 +407,7 @@ def _job(
     stages: tuple[str, ...] | None,
     resume: bool = False,
     log: Sequence[str] = (),
+    parallel: str = "ddp",
 ) -> int:
     from lrdiff_bench.report.tables import make_console
     from lrdiff_bench.run.job import STAGES
@@ -406,7 +419,7 @@ def _job(
     stages = STAGES if stages is None else stages
     try:
         result = run_together(
-            config, out, overwrite=overwrite, stages=stages, resume=resume, log=log, watcher=screen
+            config, out, overwrite=overwrite, stages=stages, resume=resume, log=log, watcher=screen, parallel=parallel
         )  # fmt: skip
     except KeyboardInterrupt as stop:
         raise Interrupted(stop) from stop

@@ -137,7 +137,8 @@ def draw_training(console: Console, s: dict[str, Any]) -> None:
     )
     if s.get("processes"):  # older runs have none
         rows = -(-s["batch_size"] // s["processes"])
-        line(console, f"{s['processes']} processes ({s['backend']}), up to {rows} rows of every step each")
+        how = f"{s['backend']}, fsdp2" if s.get("parallel") == "fsdp2" else s["backend"]
+        line(console, f"{s['processes']} processes ({how}), up to {rows} rows of every step each")
     if more := training_extras(s):
         line(console, "; ".join(more))
 

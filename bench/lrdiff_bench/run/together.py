@@ -26,6 +26,7 @@ def run_together(
     resume: bool = False,
     log: Sequence[str] = (),
     watcher: Watcher | None = None,
+    parallel: str = "ddp",
 ) -> RunResult | None:
     """Run the main job, or go on with one; all processes call it, and the first gets the result.
 
@@ -39,11 +40,12 @@ def run_together(
         resume: go on with an interrupted run.
         log: likewise.
         watcher: likewise.
+        parallel: how several processes share the training: ``"ddp"`` or ``"fsdp2"``.
 
     Raises:
         LrdiffError: as for :func:`lrdiff_bench.run.job.run_job` and :func:`lrdiff_bench.run.job.resume_job`.
     """
-    with joined(config.device) as processes:
+    with joined(config.device, parallel) as processes:
         way = processes.told(lambda: _way(config, out, resume, processes.launch))
         folder = None if way["folder"] is None else Path(way["folder"])
         if way["finished"]:

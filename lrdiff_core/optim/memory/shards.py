@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Parameter
 
-__all__ = ["Divisions", "divided_alike", "is_sharded", "local_parts", "shard_slots"]
+__all__ = ["Divisions", "divided_alike", "divided_as", "is_sharded", "local_parts", "shard_slots", "whole"]
 
 _MODULE = "torch.distributed.tensor"
 _local: Callable[[Any], Tensor] = operator.attrgetter("_local_tensor")
@@ -56,6 +56,21 @@ def divided_alike(param: Any, other: Any) -> bool:
     if a is not b and (a.placements != b.placements or a.mesh != b.mesh or a.shape != b.shape):
         return False
     return not any(placement.is_partial() for placement in a.placements)
+
+
+def whole(tensor: Any) -> Tensor:
+    """All of a sharded tensor, which all processes that have parts of it ask for; others as they are."""
+    all_of_it: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
+    return all_of_it
+
+
+def divided_as(param: Any, tensor: Tensor) -> Tensor:
+    """The part of a whole tensor, which is the same in all processes, that belongs to a parameter's part."""
+    if not is_sharded(param):
+        return tensor
+    # Without a source nothing is sent: each process cuts out its own.
+    divide: Callable[..., Tensor] = sys.modules[_MODULE].distribute_tensor
+    return divide(tensor, param.device_mesh, param.placements, src_data_rank=None)
 
 
 class Divisions:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim.loading.restore import label
+from lrdiff_core.optim.memory.shards import divided_as, whole
 from lrdiff_core.optim.rules.adamw import AdamW
 
 __all__ = ["MuonAdamW", "adjustment", "as_matrices", "orthogonalize"]
@@ -222,7 +223,8 @@ class MuonAdamW(AdamW):
         grads = list(torch._foreach_neg(grads)) if group["maximize"] else grads
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         updates = torch._foreach_lerp(grads, buffers, group["momentum"]) if group["nesterov"] else buffers
-        parts = [as_matrices(u, g["matrices"], g["heads"]) for u, g in zip(updates, groups, strict=True)]
+        # A direction is one of the whole matrix: every process that has a part of it makes it, with the same bits.
+        parts = [as_matrices(whole(u), g["matrices"], g["heads"]) for u, g in zip(updates, groups, strict=True)]
         directions = orthogonalize(
             torch.cat(parts), group["ns_coefficients"], group["ns_steps"], group["muon_eps"]
         ).split([len(part) for part in parts])
@@ -230,7 +232,7 @@ class MuonAdamW(AdamW):
         torch._foreach_mul_(weights, [1 - lr * g["weight_decay"] for lr, g in zip(rates, groups, strict=True)])
         for weight, direction, lr, g in zip(weights, directions, rates, groups, strict=True):
             alpha = -lr * adjustment(g["adjust_lr_fn"], direction.shape[1:])
-            weight.add_(direction.reshape(weight.shape), alpha=alpha)
+            weight.add_(divided_as(weight, direction.reshape(weight.shape)), alpha=alpha)
         if weights[0] is not params[0]:
             torch._foreach_copy_(kept, buffers)
             torch._foreach_copy_(params, weights)

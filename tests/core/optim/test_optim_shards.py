@@ -17,8 +17,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor, init_device_mesh
 from torch.optim import Optimizer
 
-from lrdiff_core.optim import clipped_step, guard
+from lrdiff_core.optim import MuonAdamW, clipped_step, guard
 from lrdiff_core.optim.memory import shards
+from lrdiff_core.optim.rules import muon
 
 Kinds = tuple[type[Optimizer], type[Optimizer]]
 SHAPES = [(8, 16), (6,), (4, 3), (1, 2)]
@@ -299,3 +300,31 @@ def test_two_processes_hold_a_part_each(tmp_path: Any) -> None:
     for process in both:
         _, told = process.communicate(timeout=120)
         assert process.returncode == 0, told
+
+
+@pytest.mark.parametrize("placement", [Shard(0), Shard(1), Replicate()])
+def test_muon_makes_directions_of_whole_matrices(
+    mesh: Any, placement: Placement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parts, bfloat16 adds in another order: with rows that do not divide, another direction."""
+    seen = []
+
+    def noted(matrices: Tensor, *how: Any) -> Tensor:
+        seen.append(type(matrices))
+        return orthogonalize(matrices, *how)
+
+    orthogonalize = muon.orthogonalize
+    monkeypatch.setattr(muon, "orthogonalize", noted)
+    sharded = MuonAdamW(
+        [_sharded(mesh, placement, torch.ones(7, 5)), _sharded(mesh, placement, torch.ones(5, 7))], use_muon=True
+    )
+    plain = MuonAdamW([nn.Parameter(torch.ones(7, 5)), nn.Parameter(torch.ones(5, 7))], use_muon=True)
+    for seed in range(2):
+        _feed_shards(sharded, seed)
+        for mine, other in zip(params_of(sharded), params_of(plain), strict=True):
+            other.grad = mine.grad.full_tensor()  # type: ignore[union-attr]
+        sharded.step()
+        plain.step()
+    assert set(seen) == {Tensor}
+    for mine, other in zip(params_of(sharded), params_of(plain), strict=True):
+        assert torch.equal(mine.full_tensor(), other)  # type: ignore[attr-defined]

@@ -18,8 +18,9 @@ from lrdiff_bench.system.batches import Batch, Part, stacked
 from lrdiff_bench.system.user_code import their_fault, user_code
 from lrdiff_core.devices import torch_threads
 from lrdiff_core.errors import LrdiffError
-from lrdiff_core.loop import Observation, TrainingState, run_epochs, seen_by_all
+from lrdiff_core.loop import Observation, TrainingState, run_epochs, seen_by_all, stepping
 from lrdiff_core.machine.memory import is_out_of_memory, with_room
+from lrdiff_core.processes.divided import Divided
 from lrdiff_core.processes.group import ALONE, Processes, lost
 from lrdiff_core.schedules import Schedule
 from lrdiff_core.seeds import derive_seed, make_generator
@@ -121,16 +122,20 @@ def fit_own(
     if go_on is not None:
         go_on(module, state)
 
-    network = _shared(setup, processes)
+    divided, stepped = None, state
+    if processes.divide:
+        divided = Divided(module, optimizer, schedule, processes)
+        stepped = state.of(divided)
+    network = _shared(setup, processes) if divided is None else divided.module
 
     def one_epoch(epoch: int) -> None:
-        module.train()
-        with _seeded(setup.device, derive_seed(seed, f"epoch {epoch}")):
+        network.train()
+        with _seeded(setup.device, derive_seed(seed, f"epoch {epoch}")), stepping(divided):
             own = derive_seed(seed, f"epoch {epoch} of process {processes.rank}")
             draws: AbstractContextManager[None] = nullcontext()
             if processes.count > 1:
                 draws = _Draws(setup.device, own)
-            _steps(setup, network, setup.parts["train"].batches(setup.batch_size, order), state, processes, draws)
+            _steps(setup, network, setup.parts["train"].batches(setup.batch_size, order), stepped, processes, draws)
 
     def look(epoch: int) -> list[Observation]:
         parts = ("train", judged_on)
