@@ -93,6 +93,8 @@ measure: $(VENV)/.dev
 	-$(BIN)/lrdiff bench population --out docs/results/population.md --record $(RECORDS)/population.json
 	-$(BIN)/lrdiff parity --record $(RECORDS)/parity.json
 	-$(BIN)/lrdiff parity --training --record $(RECORDS)/training-parity.json.gz
+	-$(BIN)/python -m benchmarks.state_formats.cost --out docs/results/state-formats.md --record $(RECORDS)/state-formats.json
+	-$(BIN)/python -m benchmarks.overhead.shards --out docs/results/shards.md --record $(RECORDS)/shards.json
 	-$(BIN)/python -m benchmarks.optimizers_table --out docs/results/optimizers.md --record $(RECORDS)/optimizers.json
 	-$(BIN)/python -m benchmarks.boost --out docs/results/boost.md --record $(RECORDS)/boost.json
 	-$(BIN)/python -m benchmarks.compare_exporters --out docs/results/export-compare.md --record $(RECORDS)/export-compare.json
