@@ -23,6 +23,7 @@ class OptimizerEntry:
         rate: its default rate: torch's documentation, or its authors' code.
         rates: between what a study searches the base rate: wide, so that a winner hardly lies at the edge.
         momentum: it takes ``momentum``.
+        moments: how many numbers it keeps for each of a parameter's (with momentum, where it takes that).
         routed: its groups say by which rule they are stepped, and a router makes them.
         stacked: populations train it.
     """
@@ -31,22 +32,23 @@ class OptimizerEntry:
     rate: float
     rates: tuple[float, float] = (1e-5, 1.0)
     momentum: bool = False
+    moments: int = 2
     routed: bool = False
     stacked: bool = False
 
 
 OPTIMIZERS: dict[str, OptimizerEntry] = {
     # torch's SGD had no default before 2.2
-    "sgd": OptimizerEntry(kind="SGD", rate=0.01, rates=(1e-3, 10.0), momentum=True, stacked=True),
+    "sgd": OptimizerEntry(kind="SGD", rate=0.01, rates=(1e-3, 10.0), momentum=True, moments=1, stacked=True),
     "adam": OptimizerEntry(kind="Adam", rate=1e-3, stacked=True),
     "adamw": OptimizerEntry(kind="AdamW", rate=1e-3, stacked=True),
     "rmsprop": OptimizerEntry(kind="RMSprop", rate=0.01, momentum=True, stacked=True),
     "nadam": OptimizerEntry(kind="NAdam", rate=2e-3),
     "radam": OptimizerEntry(kind="RAdam", rate=1e-3),
-    "adagrad": OptimizerEntry(kind="Adagrad", rate=0.01, rates=(1e-4, 10.0)),
-    "adafactor": OptimizerEntry(kind="Adafactor", rate=0.01),
+    "adagrad": OptimizerEntry(kind="Adagrad", rate=0.01, rates=(1e-4, 10.0), moments=1),
+    "adafactor": OptimizerEntry(kind="Adafactor", rate=0.01, moments=0),
     "lamb": OptimizerEntry(kind="LAMB", rate=1e-3, rates=(1e-4, 10.0)),
-    "lion": OptimizerEntry(kind="Lion", rate=1e-4, rates=(1e-6, 0.1)),
+    "lion": OptimizerEntry(kind="Lion", rate=1e-4, rates=(1e-6, 0.1), moments=1),
     "schedule_free": OptimizerEntry(kind="ScheduleFreeAdamW", rate=2.5e-3),
     "muon": OptimizerEntry(kind="MuonAdamW", rate=1e-3, routed=True),  # hidden matrices by Muon, the rest by AdamW
 }

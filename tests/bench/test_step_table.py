@@ -17,6 +17,7 @@ from lrdiff_bench.measure.cases.step_pairs import PAIRS, StepPair, select_pairs
 from lrdiff_bench.measure.cases.step_table import measure_pair
 from lrdiff_bench.measure.engine.registry import CASES
 from lrdiff_bench.stats.intervals import Interval
+from lrdiff_core.optimizers import OPTIMIZERS
 
 
 @pytest.fixture
@@ -49,12 +50,29 @@ def test_every_pair_is_of_registered_cases_and_the_goals_are_those_that_stand_in
             CASES["optimizer_step"].case(**pair.case, caches=caches)
         assert pair.against in {**IMPLEMENTATIONS, "one rate": 0, "a.add_(b)": 0}
         assert pair.sizes == {"mlp": (4, 61), "transformer": (201, 672_514), "many": (1000, 1_024_000),
-                              "bert": (199, 109_482_240)}[pair.shape]  # fmt: skip
+                              "bert": (199, 109_482_240), "rules": (201, 672_514)}[pair.shape]  # fmt: skip
         assert pair.hot is None or pair.caches == ("hot",) or pair.cold is not None
     told = {(pair.shape, pair.against): [goal and goal.text for goal in (pair.hot, pair.cold)] for pair in PAIRS}
     assert told["mlp", "default"] == ["at least 10x faster", "at least 4x faster"]
     assert told["transformer", "one rate"] == ["at most 1.1x", "at most 1.1x"]
     assert told["bert", "fused"] == ["not slower", None]
+
+
+def test_every_rule_is_compared_with_torchs_or_the_best_there_is() -> None:
+    against: dict[str, list[str]] = {}
+    for pair in select_pairs(["rules"]):
+        against.setdefault(pair.case["optimizer"], []).append(pair.against)
+    assert against.keys() == {name for name, entry in OPTIMIZERS.items() if not entry.routed} - {"adamw"}
+    assert against["nadam"] == against["adafactor"] == ["default"]
+    assert against["adagrad"] == ["default", "fused"]
+    assert against["lamb"] == against["lion"] == ["loop", "pytorch_optimizer"]
+    assert against["schedule_free"] == ["loop", "schedulefree"]
+
+
+def test_bytes_are_those_of_the_rule(times: list) -> None:
+    moved = {pair.text.split()[-1]: measure_pair(pair, "hot").bytes for pair in select_pairs(["rules"])}
+    numbers = 672_514
+    assert (moved["NAdam"], moved["Lion"], moved["Adafactor"]) == (28 * numbers, 20 * numbers, 12 * numbers)
 
 
 def test_without_peers_only_our_own_limits_are_measured() -> None:
@@ -126,7 +144,7 @@ def test_a_missed_goal_ends_with_status_1_but_not_when_quick(times: list, capsys
 @pytest.mark.parametrize(
     ("arguments", "error", "help"),
     [
-        (["--shape", "gpt"], "there are no shapes called 'gpt'", "write one of: mlp, transformer, many, bert"),
+        (["--shape", "gpt"], "there are no shapes called 'gpt'", "write one of: mlp, transformer, many, bert, rules"),
         (["--threads", "0"], "threads is 0", "write a whole number from 1 up"),
         (["--out", "no/where.md"], "cannot write no/where.md: no folder no", "make the folder first"),
     ],

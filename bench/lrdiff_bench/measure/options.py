@@ -219,7 +219,7 @@ def population(
 def step(
     peers: Annotated[bool, typer.Option("--peers", help="Also compare with PyTorch's own optimizers and those of other libraries.")] = False,
     training: Annotated[bool, typer.Option("--training", help="Time whole training steps of small models instead: the optimizer's share, and what a faster one gains.")] = False,
-    shape: Annotated[list[str] | None, typer.Option("--shape", metavar="NAME", help="Measure only this shape: mlp, transformer, many or bert; with --training, this model. Give several.")] = None,
+    shape: Annotated[list[str] | None, typer.Option("--shape", metavar="NAME", help="Measure only these: mlp, transformer, many, bert, or rules (the transformer by every rule); with --training, this model. Give several.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="The number of threads. Default: 1, then 2.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Six rounds per row and no bert: only a check that it works.")] = False,
     json: JsonOption = False,

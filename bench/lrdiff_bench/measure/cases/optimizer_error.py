@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_bench.measure.engine.case import Parity
+from lrdiff_core.optim.rules.lamb import LambLoop
 from lrdiff_export.verify.tolerance import allowed_error
 
 __all__ = ["error_in_eps", "optimizer_parity", "output_parity", "plain_copy"]
 
 STEPS = 3  # enough that moments, bias correction and rates all show
-ELEMENTS = 4096  # of each tensor; the rules are elementwise, so a slice of a tensor is stepped as the whole is
+ELEMENTS = 4096  # of each tensor; most rules are elementwise, so that a slice of it is stepped as the whole is
 Module = TypeVar("Module", bound=nn.Module)
+_OF_WHOLE_TENSORS = (torch.optim.Adafactor, LambLoop)
 _EPS = torch.finfo(torch.float32).eps
 
 
@@ -55,24 +57,25 @@ def error_in_eps(results: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
 
 
 def optimizer_parity(optimizer: torch.optim.Optimizer, step: Callable[[], object]) -> Callable[[], Parity]:
-    """Parity of an elementwise optimizer: three steps of it against PyTorch's plain loop in float64.
+    """Parity of an optimizer: three steps of it against PyTorch's plain loop in float64, or ours where it has none.
 
     Only the first 4096 elements of each tensor are stepped twice, so that a model of a hundred million parameters
-    costs nothing. The state at the time of the call is where both begin.
+    costs nothing; all of them where a rule has norms of tensors. The state at the time of the call is where both begin.
 
     Args:
-        optimizer: a subclass of one of PyTorch's SGD, Adam or AdamW, with gradients in place and state made.
+        optimizer: one of ours or of PyTorch's, with gradients in place and state made.
         step: what steps it, compiled or not.
     """
+    cut = _whole if issubclass(_plain_kind(optimizer), _OF_WHOLE_TENSORS) else _slice
 
     def measure() -> Parity:
-        exact, plain = _twin(optimizer, torch.float64), _twin(optimizer, torch.float32)
+        exact, plain = _twin(optimizer, torch.float64, cut), _twin(optimizer, torch.float32, cut)
         for _ in range(STEPS):
             step()
             exact.step()
             plain.step()
         truth = [p.detach() for group in exact.param_groups for p in group["params"]]
-        ours = [_slice(p) for group in optimizer.param_groups for p in group["params"]]
+        ours = [cut(p) for group in optimizer.param_groups for p in group["params"]]
         theirs = [p.detach() for group in plain.param_groups for p in group["params"]]
         return Parity(error_in_eps(ours, truth), allowed_error(error_in_eps(theirs, truth)))
 
@@ -107,11 +110,13 @@ def plain_copy(
     return twin, _plain(optimizer, lambda p: twins[id(p)], lambda value: value.detach().to("cpu", dtype))
 
 
-def _twin(optimizer: torch.optim.Optimizer, dtype: torch.dtype) -> torch.optim.Optimizer:
-    """PyTorch's plain optimizer over slices of the parameters, in the same state."""
+def _twin(
+    optimizer: torch.optim.Optimizer, dtype: torch.dtype, cut: Callable[[Tensor], Tensor]
+) -> torch.optim.Optimizer:
+    """The plain optimizer over slices of the parameters, in the same state."""
 
     def sliced(value: Tensor) -> Tensor:
-        return _slice(value).to(dtype)
+        return cut(value).to(dtype)
 
     def parameter(p: Tensor) -> nn.Parameter:
         made = nn.Parameter(sliced(p))
@@ -125,7 +130,7 @@ def _twin(optimizer: torch.optim.Optimizer, dtype: torch.dtype) -> torch.optim.O
 def _plain(
     optimizer: torch.optim.Optimizer, parameter: Callable[[Tensor], Any], value: Callable[[Tensor], Tensor]
 ) -> torch.optim.Optimizer:
-    kind = next(kind for kind in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD) if isinstance(optimizer, kind))
+    kind: Any = _plain_kind(optimizer)
     pairs = [(p, parameter(p)) for group in optimizer.param_groups for p in group["params"]]
     twins = {id(p): twin for p, twin in pairs}
     groups = [
@@ -140,6 +145,18 @@ def _plain(
                 one = one.detach().to("cpu", copy=True) if one.dim() == 0 else value(one).clone()
             made.state[twin][key] = one
     return made
+
+
+def _plain_kind(optimizer: torch.optim.Optimizer) -> type[torch.optim.Optimizer]:
+    """What steps in plain operations: PyTorch's class, or the loop in our rule's own file."""
+    kinds = [kind for kind in type(optimizer).__mro__ if kind.__module__.startswith("torch.optim.")]
+    theirs = [kind for kind in kinds if kind is not torch.optim.Optimizer]
+    kind: type[torch.optim.Optimizer] = getattr(optimizer, "_torch_class", [*theirs, type(optimizer)][0])
+    return kind
+
+
+def _whole(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", copy=True)
 
 
 def _slice(value: Tensor) -> Tensor:

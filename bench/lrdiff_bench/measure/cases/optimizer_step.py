@@ -25,8 +25,14 @@ from lrdiff_bench.measure.cases.state import (
 from lrdiff_bench.measure.engine.case import Workload
 from lrdiff_bench.measure.engine.registry import case_family
 from lrdiff_core.devices import compiler_status, device_status
+from lrdiff_core.optimizers import OPTIMIZERS
+from lrdiff_core.setup import set_mode
 
-__all__ = ["IMPLEMENTATIONS", "Implementation", "build_optimizer", "memory_copy", "optimizer_step"]
+__all__ = ["IMPLEMENTATIONS", "RULES", "Implementation", "build_optimizer", "memory_copy", "optimizer_step"]
+
+# Not Muon, whose groups a router makes, and whose step is the matrix products that torch's is, too.
+RULES = ("adamw", *(name for name, entry in OPTIMIZERS.items() if not entry.routed and name != "adamw"))
+_OF_TORCH = tuple(name for name in RULES if hasattr(torch.optim, OPTIMIZERS[name].kind))
 
 # Of these, shapes.json has the shapes.
 REAL = ("resnet50", "vit_b16", "bert_base", "gpt2_small", "lora_bert", "gaussians")
@@ -43,7 +49,7 @@ class Implementation:
 
     Args:
         label: in tables.
-        make: the optimizer of a name ("adamw", "adam", "sgd") over groups.
+        make: the optimizer of a name, one of ``RULES``, over groups.
         step: what takes its step once there is state; left out, the optimizer's own method.
         context: around the first step, in which the optimizer chooses how it will step.
         devices: where it runs.
@@ -78,13 +84,14 @@ def build_optimizer(name: str, groups: Groups, *, home: Any = torch.optim, **fla
     """An optimizer of torch's interface.
 
     Args:
-        name: "adamw", "adam" or "sgd" (with momentum 0.9).
+        name: one of ``RULES``; with momentum 0.9 where it takes that.
         groups: with their rates.
         home: the module that has it.
         flags: its options, such as ``fused``.
     """
-    kind = getattr(home, {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}[name])
-    made: torch.optim.Optimizer = kind(groups, **({"momentum": MOMENTUM} if name == "sgd" else {}), **flags)
+    kind = getattr(home, OPTIMIZERS[name].kind)
+    options = {"momentum": MOMENTUM} if OPTIMIZERS[name].momentum else {}
+    made: torch.optim.Optimizer = kind(groups, **options, **flags)
     return made
 
 
@@ -92,6 +99,14 @@ def _ours(name: str, groups: Groups, **flags: Any) -> torch.optim.Optimizer:
     from lrdiff_core import optim
 
     return build_optimizer(name, groups, home=optim, **flags)
+
+
+def _loop(name: str, groups: Groups) -> torch.optim.Optimizer:
+    """What steps in our rule's own file where the kernel has no place."""
+    from lrdiff_core import optim
+
+    made: torch.optim.Optimizer = getattr(optim, OPTIMIZERS[name].kind)._torch_class(groups)
+    return made
 
 
 def _deepspeed(name: str, groups: Groups) -> torch.optim.Optimizer:
@@ -102,10 +117,10 @@ def _deepspeed(name: str, groups: Groups) -> torch.optim.Optimizer:
     return made
 
 
-def _from(module: str, kind: str, name: str, groups: Groups) -> torch.optim.Optimizer:
+def _from(module: str, kinds: Mapping[str, str], name: str, groups: Groups) -> torch.optim.Optimizer:
     import importlib
 
-    made: torch.optim.Optimizer = getattr(importlib.import_module(module), kind)(groups)
+    made: torch.optim.Optimizer = getattr(importlib.import_module(module), kinds[name])(groups)
     if hasattr(made, "consume_grad"):  # heavyball's: gradients stay where they are, as with all the others
         made.consume_grad = False
     return made
@@ -163,11 +178,13 @@ def _optax(groups: Groups, before: Callable[[], object] | None) -> Workload:
 
 
 IMPLEMENTATIONS: Mapping[str, Implementation] = {
-    "ours": Implementation(label="lrdiff", make=_ours),
-    "fused": Implementation(label="torch fused", make=partial(build_optimizer, fused=True)),
-    "foreach": Implementation(label="torch foreach", make=partial(build_optimizer, foreach=True)),
+    "ours": Implementation(label="lrdiff", make=_ours, optimizers=RULES),
+    "fused": Implementation(
+        label="torch fused", make=partial(build_optimizer, fused=True), optimizers=("adamw", "adam", "sgd", "adagrad")
+    ),
+    "foreach": Implementation(label="torch foreach", make=partial(build_optimizer, foreach=True), optimizers=_OF_TORCH),
     # torch chooses by itself: the loop on the CPU, foreach on CUDA.
-    "default": Implementation(label="torch default", make=build_optimizer),
+    "default": Implementation(label="torch default", make=build_optimizer, optimizers=_OF_TORCH),
     "compiled": Implementation(label="torch compiled", make=build_optimizer, compiled=True),
     "ours-triton": Implementation(
         label="lrdiff, Triton", make=_ours, context=_triton, devices=("cuda",), optimizers=("adamw", "adam"),
@@ -188,11 +205,23 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = {
         label="DeepSpeed CPUAdam", make=_deepspeed, devices=("cpu",), optimizers=("adamw", "adam"), package="deepspeed"
     ),
     "torchao": Implementation(
-        label="torchao 8-bit", make=partial(_from, "torchao.optim", "AdamW8bit"), optimizers=("adamw",),
+        label="torchao 8-bit", make=partial(_from, "torchao.optim", {"adamw": "AdamW8bit"}), optimizers=("adamw",),
         package="torchao",
     ),
     "heavyball": Implementation(
-        label="heavyball", make=partial(_from, "heavyball", "AdamW"), optimizers=("adamw",), package="heavyball"
+        label="heavyball", make=partial(_from, "heavyball", {"adamw": "AdamW"}), optimizers=("adamw",),
+        package="heavyball",
+    ),
+    "loop": Implementation(
+        label="plain loop", make=_loop, devices=("cpu",), optimizers=tuple(n for n in RULES if n not in _OF_TORCH)
+    ),
+    "schedulefree": Implementation(
+        label="schedulefree", make=partial(_from, "schedulefree", {"schedule_free": "AdamWScheduleFree"}),
+        devices=("cpu",), optimizers=("schedule_free",), package="schedulefree",
+    ),
+    "pytorch_optimizer": Implementation(
+        label="pytorch_optimizer", make=partial(_from, "pytorch_optimizer", {"lion": "Lion", "lamb": "Lamb"}),
+        devices=("cpu",), optimizers=("lion", "lamb"), package="pytorch_optimizer",
     ),
 }  # fmt: skip
 
@@ -219,7 +248,7 @@ def _unavailable(
     version="2",
     parameters={
         "shapes": ("lora_bert", "thousand", *(name for name in REAL if name != "lora_bert"), *MODELS),
-        "optimizer": ("adamw", "adam", "sgd"),
+        "optimizer": RULES,
         "implementation": tuple(IMPLEMENTATIONS),
         "rates": (*COUNTS, "layers"),
         "caches": ("hot", "cold"),
@@ -259,6 +288,7 @@ def optimizer_step(
         return how.workload(groups, before)
     assert how.make is not None
     made = how.make(optimizer, groups)
+    set_mode(made, "train")
     with how.context():
         made.step()  # makes the state, and what is kept for the next steps
     if before is None and any(p.grad is None for group in made.param_groups for p in group["params"]):

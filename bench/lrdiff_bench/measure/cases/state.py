@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrdiff_bench.measure.engine.case import Workload
 from lrdiff_core.errors import ConfigError
+from lrdiff_core.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 BASE_RATE = 1e-3
 LAYER_DECAY = 0.9
 # Bytes a number that a step moves in float32: parameter, gradient and moments are read, all but the gradient written.
-BYTES_STEP = {"adamw": 28, "adam": 28, "sgd": 20}
+BYTES_STEP = {name: 4 * (3 + 2 * entry.moments) for name, entry in OPTIMIZERS.items() if not entry.routed}
 LEAST_STREAMED = 64 * 2**20
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _NUMBER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")  # a part of a name by itself: layer.3, not sh0
@@ -155,7 +156,7 @@ def step_workload(
         step: what steps it; left out, its own method.
         before: untimed, before every step.
         device: of the parameters.
-        parity: compare with PyTorch's plain loop in float64; for subclasses of its SGD, Adam and AdamW.
+        parity: compare with PyTorch's plain loop in float64, or ours where it has none of the rule.
         facts: left out, :func:`optimizer_facts`.
     """
     from lrdiff_bench.measure.cases.optimizer_error import optimizer_parity

@@ -8,9 +8,11 @@ from math import prod
 from typing import Any
 
 from lrdiff_bench.measure.cases.models import MODELS
+from lrdiff_bench.measure.cases.optimizer_step import IMPLEMENTATIONS, RULES
 from lrdiff_bench.measure.cases.state import model_shapes
 from lrdiff_bench.stats.verdict import BAND, Goal
 from lrdiff_core.errors import ConfigError
+from lrdiff_core.optimizers import OPTIMIZERS
 
 __all__ = ["MEMORY", "ONE_RATE", "PAIRS", "SHAPES", "StepPair", "select_pairs"]
 
@@ -64,6 +66,11 @@ def _at_most(times: float) -> dict[str, Goal]:
     return {"hot": goal, "cold": goal}
 
 
+def _not_slower() -> dict[str, Goal]:
+    goal = Goal(least=1 / (1 + BAND), text="not slower")
+    return {"hot": goal, "cold": goal}
+
+
 def _pairs(shape: str, text: str, case: dict[str, Any], **against: dict[str, Any]) -> list[StepPair]:
     return [
         StepPair(shape=shape, text=text, case=case, against=_NAMES.get(name, name), **more)
@@ -71,6 +78,7 @@ def _pairs(shape: str, text: str, case: dict[str, Any], **against: dict[str, Any
     ]
 
 
+OF_RULES = ("default", "fused", "loop", "schedulefree", "pytorch_optimizer")  # that a rule is compared with
 _NAMES = {"one_rate": ONE_RATE, "memory": MEMORY}
 _LARGE: dict[str, Any] = {"caches": ("hot",), "rounds": BERT_ROUNDS}  # 2 GB: no cache holds it
 PAIRS: tuple[StepPair, ...] = (
@@ -96,6 +104,15 @@ PAIRS: tuple[StepPair, ...] = (
         fused={"hot": Goal(least=1 / (1 + BAND), text="not slower"), **_LARGE}, deepspeed=_LARGE,
         memory={"hot": Goal(least=0.9, text="at least 90 %"), **_LARGE},
         one_rate={"hot": Goal(most=1.1, text="at most 1.1x"), **_LARGE},
+    ),
+    *(
+        pair
+        for rule in RULES if rule != "adamw"
+        for pair in _pairs(
+            "rules", f"transformer, layer decay, {OPTIMIZERS[rule].kind}",
+            {"shapes": "transformer", "rates": "layers", "optimizer": rule},
+            **{name: _not_slower() for name in OF_RULES if rule in IMPLEMENTATIONS[name].optimizers},
+        )
     ),
 )  # fmt: skip
 SHAPES = tuple(dict.fromkeys(pair.shape for pair in PAIRS))

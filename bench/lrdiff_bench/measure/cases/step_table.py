@@ -98,14 +98,15 @@ def measure_pair(
     tensors, parameters = pair.sizes
     mine = {**pair.case, "implementation": "ours", "caches": caches}
     theirs = {**mine, "rates": 1} if pair.against == ONE_RATE else {**mine, "implementation": pair.against}
+    rule = pair.case.get("optimizer", "adamw")
     row = StepRow(
-        shapes=pair.text, tensors=tensors, parameters=parameters, bytes=BYTES_STEP["adamw"] * parameters, caches=caches,
+        shapes=pair.text, tensors=tensors, parameters=parameters, bytes=BYTES_STEP[rule] * parameters, caches=caches,
         against=pair.against if pair.against in (ONE_RATE, MEMORY) else IMPLEMENTATIONS[pair.against].label,
         question={ONE_RATE: "times as long", MEMORY: "of its bandwidth"}.get(pair.against, "times faster"),
         goal=pair.cold if caches == "cold" else pair.hot, threads=threads,
     )  # fmt: skip
     if row.against not in (ONE_RATE, MEMORY):
-        reason = IMPLEMENTATIONS[pair.against].unavailable("adamw", "cpu")
+        reason = IMPLEMENTATIONS[pair.against].unavailable(rule, "cpu")
         if reason is not None:
             return replace(row, reason=reason)
     other = find_case("memory_copy") if pair.against == MEMORY else find_case("optimizer_step", **theirs)
@@ -170,7 +171,8 @@ def measure_pairs(
         quick: with the fewest rounds.
         on_row: called after each row with it, its number and how many there are.
     """
-    before = provenance("optax", "jax", "deepspeed", "torchao", "heavyball")  # before our own load is part of it
+    peers = ("optax", "jax", "deepspeed", "torchao", "heavyball", "schedulefree", "pytorch_optimizer")
+    before = provenance(*peers)  # before our own load is part of it
     rows: list[StepRow] = []
     total = len(threads) * sum(len(pair.caches) for pair in pairs)
     bandwidths = {}
