@@ -22,9 +22,10 @@ PACKAGES = "Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user"
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(platform.machine() in ("aarch64", "arm64"), reason="this is ARM: there is nothing to emulate"),
     pytest.mark.skipif(
-        not all(map(shutil.which, (COMPILER, OBJDUMP, EMULATOR))) or platform.machine() == "aarch64",
-        reason=f"no {COMPILER} or {EMULATOR} here ({PACKAGES})",
+        not all(map(shutil.which, (COMPILER, OBJDUMP, EMULATOR))),
+        reason=f"no {COMPILER} or no {EMULATOR} here ({PACKAGES})",
     ),
 ]
 
@@ -57,15 +58,32 @@ def test_the_wheel_is_named_after_the_machine_and_the_glibc_that_its_kernel_need
 
 def test_every_function_of_the_kernel_has_the_bits_that_it_has_here(built: tuple[str, Path], tmp_path: Path) -> None:
     """Native code against emulated: each rule, format, norm and clipping, also of numbers out of the ordinary."""
-    here = kernel.load()
-    if here is None:
-        pytest.skip(f"no kernel here: {kernel.missing_reason()}")
-    compiler = compiled.find_compiler("CC", "cc", "gcc", "clang")
-    native = printed(tmp_path / "native", [*compiler, "-march=native"], [], Path(here._name))
-    emulated = printed(tmp_path / "emulated", [COMPILER], [EMULATOR, "-L", "/usr/aarch64-linux-gnu"], built[1])
+    native = printed_here(tmp_path)
     functions = set(re.findall(r"^(?:int|void) (lrdiff_\w+)", compiled.source_text(kernel._SOURCE), re.MULTILINE))
     assert {line.split()[0] for line in native} == functions
-    assert emulated == native
+    assert printed_by_arm(tmp_path, built[1]) == native
+
+
+@pytest.mark.long
+def test_so_has_code_for_longer_vectors_as_a_compiler_on_arm_makes_it(tmp_path: Path) -> None:
+    library = tmp_path / "sve.so"
+    flags = [*compiled.FLAGS, "-march=armv8.2-a+sve"]
+    subprocess.run([COMPILER, *flags, str(kernel._SOURCE), "-o", str(library), "-lm"], check=True)
+    code = subprocess.run([OBJDUMP, "-d", library], check=True, capture_output=True, text=True).stdout
+    assert re.search(r"\bz\d+\.s\b", code), "the compiler made no use of the longer vectors"
+    assert printed_by_arm(tmp_path, library) == printed_here(tmp_path)
+
+
+def printed_here(folder: Path) -> list[str]:
+    library = kernel.load()
+    if library is None:
+        pytest.skip(f"no kernel here: {kernel.missing_reason()}")
+    compiler = compiled.find_compiler("CC", "cc", "gcc", "clang")
+    return printed(folder / "native", [*compiler, "-march=native"], [], Path(library._name))
+
+
+def printed_by_arm(folder: Path, library: Path) -> list[str]:
+    return printed(folder / "emulated", [COMPILER], [EMULATOR, "-L", "/usr/aarch64-linux-gnu"], library)
 
 
 def printed(program: Path, compiler: list[str], run_by: list[str], library: Path) -> list[str]:
