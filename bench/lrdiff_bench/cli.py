@@ -31,6 +31,7 @@ from lrdiff_bench.report.errors import (
 from lrdiff_bench.report.help import HELP_NAMES, JsonOption, WholeHelpGroup
 from lrdiff_bench.report.json import print_json
 from lrdiff_bench.run.options import add_run_commands
+from lrdiff_bench.run.use.options import add_use_commands
 from lrdiff_bench.study.options import add_study_commands
 from lrdiff_bench.study.tune.options import add_tune_command
 from lrdiff_bench.system.interruption import received, status_of_signal
@@ -82,6 +83,7 @@ add_lesson_command(app)
 add_parity_command(app)
 add_rates_commands(app)
 add_run_commands(app)
+add_use_commands(app)
 add_boost_command(app)
 
 
