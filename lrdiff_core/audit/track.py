@@ -159,7 +159,8 @@ class Track:
         resolved = applied.rate_error <= RATE * max(abs(applied.rate), sight.declared)
         if resolved and sight.factor:
             off = abs(math.log(max(applied.rate, 1e-300) / (sight.asked.rate * sight.factor or 1e-300)))
-            if (worst := (max(off - tolerance, 0.0), -applied.rate_error / abs(applied.rate))) > self._worst:
+            error = applied.rate_error / max(abs(applied.rate), 1e-300)  # what stands still has a rate of 0
+            if (worst := (max(off - tolerance, 0.0), -error)) > self._worst:
                 self._worst, self.rate = worst, applied.rate / sight.factor
         if sight.expected is None or not as_promised:
             return

@@ -162,3 +162,23 @@ def test_a_plan_of_another_model_is_refused_before_training():
     plan = make_plan(make_model())
     with pytest.raises(RateError, match="the plan was made for another model"), audit(nn.Bilinear(2, 2, 2), plan=plan):
         pass
+
+
+def test_what_another_freezes_after_it_has_learnt_stands_still():
+    """As Lightning's finetuning callbacks do to a run that goes on: moments are there, and nothing moves."""
+    model = make_model()
+    plan = make_plan(model)
+    optimizer = torch.optim.AdamW(plan.groups())
+    fit(model, optimizer, steps=3)
+
+    def train():
+        for parameter in model[0].parameters():
+            parameter.grad = None
+            parameter.requires_grad_(False)
+        fit(model, optimizer)
+
+    found = audited(model, optimizer, plan, train=train).findings
+    assert {one.parameters for one in found} == {("0.weight", "0.bias")}
+    said = " ".join(one.text for one in found)
+    assert "stand still, while the groups say 0.0025" in said
+    assert "never moved, for no gradient reached it" in said
