@@ -71,6 +71,13 @@ static void add_codes(const void *codes, int64_t n, const uint8_t *exponent, int
     }
 }
 
+static void place(int j) {
+    const int64_t at = offset[j];
+    params[j] = param + at, grads[j] = grad + at, firsts[j] = first + at, seconds[j] = second + at;
+    largests[j] = largest + at, lows[j] = low + at;
+    first_exponents[j] = first_exponent + at / BLOCK, second_exponents[j] = second_exponent + at / BLOCK;
+}
+
 /* Everything anew: settings of every kind that `known` flags allow, tensors of awkward lengths. */
 static Table prepare(int known, int whole, int rare, int64_t threads) {
     static const int bits[] = {DECOUPLED, AMSGRAD, MAXIMIZE, NESTEROV, CENTERED};
@@ -79,10 +86,7 @@ static Table prepare(int known, int whole, int rare, int64_t threads) {
     for (int j = 0; j < TENSORS; j++) {
         size[j] = LENGTHS[j % (int)(sizeof LENGTHS / sizeof *LENGTHS)];
         offset[j + 1] = offset[j] + (whole ? (size[j] + UNIT - 1) / UNIT * UNIT : size[j]);
-        const int64_t at = offset[j];
-        params[j] = param + at, grads[j] = grad + at, firsts[j] = first + at, seconds[j] = second + at;
-        largests[j] = largest + at, lows[j] = low + at;
-        first_exponents[j] = first_exponent + at / BLOCK, second_exponents[j] = second_exponent + at / BLOCK;
+        place(j);
         steps[j] = step + j, numbers1[j] = number1 + j, numbers2[j] = number2 + j;
         setting[j] = (j * 37) % TENSORS;
         fresh[j] = j % 5 == 0;
@@ -154,19 +158,53 @@ static const Case CASES[] = {
     {"lrdiff_schedule_free", MAXIMIZE, 0, {5, 0.5, 2}},
 };
 
+static void step_and_tell(const char *name, const Table *t, int rare) {
+    int (*rule)(const Table *) = (int (*)(const Table *))function(name);
+    hash = 0xcbf29ce484222325u;
+    for (int i = 0; i < STEPS; i++) {
+        new_gradients(rare);
+        add((uint32_t)rule(t));
+        add_state();
+    }
+    tell(name, t->factor ? "scaled" : "plain", t->threads, rare);
+}
+
 static void try_rule(const Case *c, int64_t threads, int rare, int scaled) {
-    int (*rule)(const Table *) = (int (*)(const Table *))function(c->name);
     Table t = prepare(c->known, c->whole, rare, threads);
     t.factor = scaled ? factor : NULL;
     for (int m = 0; m < 3; m++)
         for (int k = 0; k < TENSORS; k++) more[m][k] = c->more[m];
-    hash = 0xcbf29ce484222325u;
-    for (int i = 0; i < STEPS; i++) {
-        new_gradients(rare);
-        add((uint32_t)rule(&t));
-        add_state();
+    step_and_tell(c->name, &t, rare);
+}
+
+/* Vectors, matrices of which a block takes several, and such as have several blocks each; divided as adafactor.py does. */
+static void try_adafactor(int64_t threads, int rare, int scaled) {
+    static const struct { int64_t size, rows, columns; } shapes[] = {
+        {33, 3, 11}, {256, 8, 8}, {512, 16, 32}, {600, 10, 20}, {1029, 7, 49}, {MOST, 13, 50}};
+    static int64_t rows[TENSORS], columns[TENSORS], share[TENSORS], begin[TENSORS];
+    static double sums[ROOM];
+    const Factors factors = {.rows = rows, .columns = columns, .share = share, .begin = begin, .sums = sums};
+    int64_t all = 0;
+    Table t = prepare(MAXIMIZE, 1, rare, threads);
+    t.factor = scaled ? factor : NULL;
+    t.factors = &factors;
+    for (int j = 0; j < TENSORS; j++) {
+        int64_t blocks = (size[j] + UNIT - 1) / UNIT;
+        rows[j] = columns[j] = share[j] = 0;
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+            const int64_t matrix = shapes[i].rows * shapes[i].columns;
+            if (shapes[i].size != size[j]) continue;
+            rows[j] = shapes[i].rows, columns[j] = shapes[i].columns;
+            share[j] = matrix <= UNIT ? UNIT / matrix * rows[j] : UNIT / columns[j];
+            blocks = matrix <= UNIT ? (size[j] + share[j] * columns[j] - 1) / (share[j] * columns[j])
+                                    : size[j] / matrix * ((rows[j] + share[j] - 1) / share[j]);
+        }
+        offset[j + 1] = offset[j] + blocks * UNIT;
+        begin[j] = all, all += blocks * columns[j];
+        place(j);
+        beta1[j] = -0.8 - 0.002 * j, beta2[j] = 1e-3, more[0][j] = 1.0;
     }
-    tell(c->name, scaled ? "scaled" : "plain", threads, rare);
+    step_and_tell("lrdiff_adafactor", &t, rare);
 }
 
 static void halve(void *numbers, const float *x) {
@@ -256,6 +294,7 @@ int main(int count, char **arguments) {
         for (int64_t threads = 1; threads < 4; threads += 2) {
             for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++)
                 for (int scaled = 0; scaled < 2; scaled++) try_rule(CASES + i, threads, rare, scaled);
+            for (int scaled = 0; scaled < 2; scaled++) try_adafactor(threads, rare, scaled);
             for (int state = IN_FLOAT32; state <= IN_EIGHT_BITS; state++)
                 for (int half = 0; half < 2; half++) try_formats(state, half, threads, rare);
             for (int most = 0; most < 2; most++) {
