@@ -10,7 +10,7 @@ import pytest
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.suite import choose_cases, measure_here
-from lrdiff_bench.measure.pictures import draw_all, draw_history
+from lrdiff_bench.measure.pictures import draw_all, draw_history, draw_roofline
 from lrdiff_bench.measure.section import bench_part
 
 
@@ -59,6 +59,25 @@ def test_all_three_pictures(measured: Record, tmp_path: Path) -> None:
     assert "first run = 1" in history
     first = [path.read_bytes() for path in drawn]
     assert [path.read_bytes() for path in draw_all(run, [run] * 3, tmp_path)] == first
+
+
+def test_the_roofline_shows_both_sides_and_both_kinds_of_caches_on_the_fewest_threads(tmp_path: Path) -> None:
+    row = {"against": "torch fused", "ratio": [2.0, 1.9, 2.1], "bytes": 2**20, "ours": 1e-4, "theirs": 2e-4}
+    left_out = {"against": "DeepSpeed CPUAdam", "ratio": None, "ours": None, "theirs": None}
+    rows = [row | {"caches": caches, "threads": threads} for caches in ("hot", "cold") for threads in (1, 2)]
+    rows.append(row | left_out | {"caches": "hot", "threads": 1})
+    document = {"rows": rows, "bandwidth": {"1": 1e10, "2": 2e10}, "machine": {"cpu": "a processor"}}
+    drawn = draw_roofline(tmp_path, document)
+    assert [path.name for path in drawn] == ["step-roofline.png", "step-roofline.svg"]
+    text = drawn[1].read_text()
+    for said in (
+        "lrdiff, hot caches",
+        "torch fused, cold caches",
+        "memory: 10 GB/s",
+        "AdamW step, 1 thread, a processor",
+    ):
+        assert said in text
+    assert draw_roofline(tmp_path, document | {"rows": rows[-1:]}) == []
 
 
 def test_the_part_of_a_report_draws_the_same(measured: Record) -> None:

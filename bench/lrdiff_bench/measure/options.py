@@ -239,6 +239,10 @@ def step(
         from lrdiff_bench.measure.cases.step_table import run_table
 
         document, text = run_table(peers=peers, shapes=shape, threads=threads, quick=quick, files=files)
+        if files.out is not None:
+            from lrdiff_bench.measure.pictures import draw_roofline
+
+            draw_roofline(files.out.parent, document)
     if json:
         print_json(document)
     else:

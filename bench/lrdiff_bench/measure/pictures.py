@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lrdiff_bench.measure.cases.state import BYTES_STEP, model_shapes
+from lrdiff_bench.measure.cases.step_table import beside_fused
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.screen import short_label
 from lrdiff_core.files import atomic_path
@@ -20,6 +21,7 @@ __all__ = [
     "draw_all",
     "draw_history",
     "draw_rates",
+    "draw_roofline",
     "draw_sizes",
     "history_lines",
     "steps_by_rates",
@@ -168,6 +170,41 @@ def steps_by_size(records: Iterable[Record]) -> dict[tuple[str, str], list[Recor
         for name, several in _by(chosen, "implementation").items()
         for rates, line in _by(several, "rates").items()
     }
+
+
+def draw_roofline(folder: Path, document: Mapping[str, Any]) -> list[Path]:
+    """Draw how fast a step moves its bytes, against how many there are, and what memory gives to copying alone.
+
+    Above that line the caches help; a step that reaches it waits for memory, and one below it for something else.
+
+    Args:
+        folder: where to; the files are ``step-roofline.png`` and ``.svg``.
+        document: of the table of steps.
+
+    Nothing is drawn where no row compares us with torch's fused step.
+    """
+    rows = beside_fused(document)
+    if not rows:
+        return []
+    threads = rows[0]["threads"]
+    panel = _panel("bytes that a step moves (MiB)", "bytes a second (GB/s)")
+    for side, look in (("ours", "ours"), ("theirs", "fused")):
+        color, _, mark, name = LOOKS[look]
+        for caches in ("hot", "cold"):
+            points = sorted((row["bytes"], row["bytes"] / row[side] / 1e9) for row in rows if row["caches"] == caches)
+            panel.plot(
+                [moved / 2**20 for moved, _ in points], [rate for _, rate in points], color=color, linestyle="",
+                marker=mark, markersize=7, markerfacecolor=color if caches == "hot" else "white",
+                label=f"{name}, {caches} caches",
+            )  # fmt: skip
+    memory = document["bandwidth"][str(threads)] / 1e9
+    panel.axhline(memory, color=INK, linewidth=1.2, linestyle=(0, (1, 1.5)), label=f"memory: {memory:.3g} GB/s")
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    _decimal(panel.yaxis)
+    cpu = document["machine"]["cpu"]
+    title = f"AdamW step, {threads} thread{'s' if threads > 1 else ''}, {cpu}"
+    return _finish(panel, title, folder, "step-roofline")
 
 
 def draw_history(runs: Sequence[Sequence[Record]], folder: Path) -> list[Path]:

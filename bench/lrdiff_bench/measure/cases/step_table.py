@@ -34,7 +34,7 @@ from lrdiff_bench.system.machine import provenance
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.optim import AdamW
 
-__all__ = ["STEP", "StepRow", "measure_pair", "measure_pairs", "run_table", "step_page"]
+__all__ = ["STEP", "StepRow", "beside_fused", "measure_pair", "measure_pairs", "run_table", "step_page"]
 
 HEADS = (
     "shapes", "tensors", "parameters", "moved", "caches", "against", "ours", "theirs", "ratio [95 %]", "goal", "result",
@@ -280,7 +280,14 @@ def step_page(document: dict[str, Any]) -> str:
         }
         for threads in dict.fromkeys(row["threads"] for row in document["rows"])
     ]
-    return render("step.md", **document, heads=HEADS, parts=parts)
+    return render("step.md", **document, heads=HEADS, parts=parts, pictured=bool(beside_fused(document)))
+
+
+def beside_fused(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows that compare ours with torch's fused step, on the fewest threads: what the picture shows."""
+    rows = [row for row in document["rows"] if row["ratio"] is not None and row["against"] == "torch fused"]
+    threads = min((row["threads"] for row in rows), default=1)
+    return [row for row in rows if row["threads"] == threads]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
