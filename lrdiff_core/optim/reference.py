@@ -150,7 +150,8 @@ def adafactor(
         variance = rows * columns / rows.mean(-2, keepdim=True).clamp(min=least)
     move = grad / variance.clamp(min=least**2).sqrt()
     own, way = (float(one.square().mean().sqrt()) for one in (before, move))
-    return param - max(eps[1], own) * min(lr, t**-0.5) / max(1.0, way / d) * move
+    stepped: Tensor = param - max(eps[1], own) * min(lr, t**-0.5) / max(1.0, way / d) * move
+    return stepped
 
 
 def adagrad(
