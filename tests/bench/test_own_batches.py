@@ -13,7 +13,7 @@ from lrdiff_bench.cli import main
 from lrdiff_bench.system.batches import as_batch, as_part, stacked
 from lrdiff_bench.system.factory import as_model, default_loss
 from lrdiff_bench.system.rate_settings import plan_from_settings
-from lrdiff_core.errors import ConfigError, InputError, LrdiffError
+from lrdiff_core.errors import ConfigError, InputError, LrdiffError, RateError
 
 X, Y = torch.arange(20.0).reshape(10, 2), torch.arange(10)
 
@@ -181,7 +181,7 @@ def test_rates_that_cannot_be_are_refused(settings):
         plan_from_settings(net(), settings)
     assert next(iter(settings)) in caught.value.message
     assert caught.value.help
-    assert isinstance(caught.value, ConfigError)
+    assert isinstance(caught.value, ConfigError | RateError)
 
 
 def test_commands_take_a_dataset(tmp_path, monkeypatch, capsys):
