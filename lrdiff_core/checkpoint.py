@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lrdiff_core.errors import CheckpointError
 from lrdiff_core.files import SEAL, digest_of_document, write_bytes
-from lrdiff_core.loop import Best, Observation, TrainingState
+from lrdiff_core.loop import Best, NotFinite, Observation, TrainingState
 from lrdiff_core.model import ModelSpec, TabularNet
 from lrdiff_core.text import count
 
@@ -204,6 +204,7 @@ def save_training(
         "epoch": state.epoch,
         "observations": [asdict(one) for one in state.observations],
         "best": None if best is None else {"epoch": best.epoch, "loss": best.loss},
+        "not_finite": None if state.not_finite is None else asdict(state.not_finite),
         "optimizer": {"kind": type(state.optimizer).__name__, "groups": groups, "state": numbers},
         "schedule": None if state.schedule is None else state.schedule.state_dict(),
         "info": info or {},
@@ -253,6 +254,8 @@ class TrainingFile:
             state.order.set_state(self.tensors["order"])
             state.epoch = self.epoch
             state.observations = [Observation(**row) for row in header["observations"]]
+            if header.get("not_finite") is not None:  # of earlier versions it is not known
+                state.not_finite = NotFinite(**header["not_finite"])
             if header["best"] is not None:
                 device = next(net.parameters()).device
                 weights = {name: value.to(device) for name, value in self._under("best/").items()}

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lrdiff_core.devices import repeatable
 from lrdiff_core.errors import ConfigError
@@ -24,6 +25,7 @@ from lrdiff_core.setup import Prepared, Setup, make_optimizer, set_mode
 
 __all__ = [
     "Best",
+    "NotFinite",
     "Observation",
     "Trained",
     "TrainingState",
@@ -36,6 +38,7 @@ __all__ = [
     "stepping",
     "train",
     "train_epoch",
+    "watching",
 ]
 
 
@@ -114,6 +117,24 @@ class Best:
     weights: dict[str, Tensor]  # copies, on the device
 
 
+@dataclass(frozen=True, kw_only=True)
+class NotFinite:
+    """The first step whose loss was infinite or no number, and where that began.
+
+    Args:
+        epoch: counted from 1.
+        step: of that epoch, counted from 1.
+        layer: the first one of the forward pass whose output is not finite, by its name; where the loss alone is not,
+            the one with the largest output. None where several processes trained.
+        rate: the greatest of that layer's parameters, at that step.
+    """
+
+    epoch: int
+    step: int
+    layer: str | None
+    rate: float | None
+
+
 @dataclass(kw_only=True)
 class TrainingState:
     """What the next epoch depends on besides the network's weights.
@@ -125,6 +146,7 @@ class TrainingState:
         epoch: epochs done.
         observations: of these.
         best: the epoch to go back to at the end, or None.
+        not_finite: the first step with such a loss, or None.
     """
 
     optimizer: torch.optim.Optimizer
@@ -133,6 +155,7 @@ class TrainingState:
     epoch: int = 0
     observations: list[Observation] = field(default_factory=list)
     best: Best | None = None
+    not_finite: NotFinite | None = None
 
     def of(self, divided: Divided) -> TrainingState:
         """The same for the steps of a network that is divided over processes."""
@@ -204,12 +227,13 @@ def fit(
         return loss_of(net.network(inputs[rows]), targets[rows])
 
     def one_epoch(epoch: int) -> None:
+        look = watching(net, state, epoch, net.network if processes.count == 1 else None)
         with _dropping(net, derive_seed(seed, f"dropout {epoch}{own}")), stepping(divided):
             for inputs, targets in _blocks(rows):
                 permutation = torch.randperm(len(inputs), generator=state.order).to(inputs.device)
                 steps = partial(
                     train_epoch, network, stepped.optimizer, loss_of, inputs, targets, permutation.split(batch_size),
-                    schedule=stepped.schedule, processes=processes,
+                    schedule=stepped.schedule, on_loss=look, processes=processes,
                 )  # fmt: skip
                 with_room(
                     steps, optimizer=stepped.optimizer, rows=batch_size, loss_of=partial(loss_of_first, inputs, targets)
@@ -336,6 +360,7 @@ def train_epoch(
     batches: Sequence[Tensor],
     *,
     schedule: Schedule | None = None,
+    on_loss: Callable[[Tensor, Tensor], None] | None = None,
     processes: Processes = ALONE,
 ) -> None:
     """Take one step for each batch of row numbers.
@@ -348,6 +373,7 @@ def train_epoch(
         targets: of all rows.
         batches: row numbers of each step.
         schedule: takes a step after each of the optimizer.
+        on_loss: called with the loss of each batch and its rows, before the step.
         processes: each of which takes its share of a batch.
     """
     with lost():
@@ -355,10 +381,69 @@ def train_epoch(
             optimizer.zero_grad()
             share = processes.share(len(batch))
             mine = batch[share.begin : share.end]
-            share.weighted(loss_of(network(inputs[mine]), targets[mine])).backward()
+            loss = loss_of(network(inputs[mine]), targets[mine])
+            if on_loss is not None:
+                on_loss(loss, inputs[mine])
+            share.weighted(loss).backward()
             optimizer.step()
             if schedule is not None:
                 schedule.step()
+
+
+def watching(
+    net: nn.Module, state: TrainingState, epoch: int, again: Callable[[Any], object] | None
+) -> Callable[[Tensor, Any], None]:
+    """A function of each loss of an epoch and its rows, which notes the first loss that is not finite in ``state``.
+
+    Args:
+        net: that is trained.
+        state: of its training.
+        epoch: counted from 1.
+        again: passes rows through ``net`` once more, so that the layer can be told; None: it is not.
+    """
+    steps = 0
+
+    def look(loss: Tensor, rows: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if state.not_finite is None and not math.isfinite(loss.item()):
+            layer = None if again is None else _where(net, partial(again, rows))
+            rate = None if layer is None else _rate_of(net.get_submodule(layer), state.optimizer)
+            state.not_finite = NotFinite(epoch=epoch, step=steps, layer=layer, rate=rate)
+
+    return look
+
+
+@torch.no_grad()
+def _where(net: nn.Module, again: Callable[[], object]) -> str | None:
+    """Name of the first module with parameters of its own whose output is not finite, or of that with the largest."""
+    largest: dict[str, float] = {}
+
+    def hook(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        tensors = [
+            one for one in tree_leaves(output) if isinstance(one, Tensor) and one.is_floating_point() and one.numel()
+        ]
+        largest[name] = max(
+            [one.abs().max().nan_to_num(nan=math.inf, posinf=math.inf).item() for one in tensors], default=0.0
+        )
+
+    layers = [(name, one) for name, one in net.named_modules() if next(one.parameters(recurse=False), None) is not None]
+    hooks = [one.register_forward_hook(partial(hook, name)) for name, one in layers]
+    training = net.training
+    try:
+        net.eval()  # nothing is dropped out, so nothing drawn
+        again()
+    finally:
+        net.train(training)
+        for one in hooks:
+            one.remove()
+    return max(largest, key=largest.__getitem__, default=None)  # the first of several that are infinite
+
+
+def _rate_of(layer: nn.Module, optimizer: torch.optim.Optimizer) -> float | None:
+    own = {id(one) for one in layer.parameters()}
+    rates = [group["lr"] for group in optimizer.param_groups if any(id(one) in own for one in group["params"])]
+    return max(map(float, rates), default=None)
 
 
 @torch.no_grad()

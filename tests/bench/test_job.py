@@ -14,9 +14,10 @@ import torch
 from lrdiff_bench.cli import main
 from lrdiff_bench.run import job
 from lrdiff_bench.run.job import STAGES, run_job
+from lrdiff_bench.run.use.export_command import export_model
 from lrdiff_bench.run.use.open_run import list_runs
 from lrdiff_core import load_checkpoint, load_table, make_config
-from lrdiff_core.errors import ConfigError
+from lrdiff_core.errors import ConfigError, InputError
 from lrdiff_export.publish import export
 
 QUICK = {
@@ -187,6 +188,25 @@ def test_an_error_in_training_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         run_job(make_config(QUICK), out=tmp_path / "a" / "run", stages=())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_that_diverges_says_where_and_is_never_exported(tmp_path):
+    rates = {"layer1": 1e30, "layer2": 1e30}
+    config = make_config({**QUICK, "name": "lost", "optimizer": "sgd", "rates": rates})
+    said = "layer1.weight is not finite: a model whose training diverged is not exported"
+    with pytest.raises(InputError, match=said):
+        run_job(config, out=tmp_path / "lost", stages=("export",))
+    with pytest.raises(InputError, match=said):
+        export_model(str(tmp_path / "lost"))
+    summary = json.loads((tmp_path / "lost" / "summary.json").read_text())
+    first = summary["metrics"]["not_finite"]
+    assert (first["epoch"], first["rate"]) == (1, 1e30)
+    assert first["layer"] in rates
+    (warning,) = [one for one in summary["warnings"] if "not finite" in one]
+    where = f"at step {first['step']} of epoch 1, first in layer {first['layer']} (rate 1e+30)"
+    assert warning == f"the loss was not finite {where}: try lower rates"
+    assert "export" in summary["missing"]
+    assert not [file for file in (tmp_path / "lost").iterdir() if file.suffix in (".onnx", ".npz")]
 
 
 def test_the_same_run_twice_gives_the_same_bytes(tmp_path):

@@ -303,6 +303,21 @@ def test_what_cannot_be_trained_is_refused_with_what_to_do(place, name, settings
     assert not (place / "runs" / "raises").exists()
 
 
+def test_a_training_that_diverges_says_where_and_is_never_exported(place):
+    rates = {"layer0.*": 0.01, "layer1.*": 1e30}
+    config = make_config({"name": "lost", "model": "own_zoo:regression", "optimizer": "sgd", "rates": rates, **QUICK})
+    summary = run_job(config, out=place / "lost", stages=("export",)).summary
+    first = summary["metrics"]["not_finite"]
+    assert first == {"epoch": 1, "step": first["step"], "layer": "layer1", "rate": 1e30}
+    assert first["step"] > 1
+    assert "not finite" in summary["warnings"][0]
+    assert summary["checks"]["verification"] is False
+    assert "is not finite: a model whose training diverged" in summary["export"]["not_exported"]
+    assert not (place / "lost" / "model.onnx").exists()
+    assert main(["export", str(place / "lost")]) == 2
+    assert not (place / "lost" / "model.onnx").exists()
+
+
 def test_rates_of_the_settings_reach_the_optimizer(place):
     rates = {"lr": 0.01, "layer1": 0.1, "freeze": ["layer0.bias"]}
     setup = set_up_own(make_config({"model": "own_zoo:regression", "rates": rates, **QUICK}))

@@ -1,14 +1,17 @@
 """Training that stops by itself, its extras, and what the populations have of them."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
 from lrdiff_core import build_model, fit, load_table, make_config, set_up, train
+from lrdiff_core.checkpoint import TrainingFile, save_training
 from lrdiff_core.config import PRESETS
 from lrdiff_core.errors import ConfigError, DataError
-from lrdiff_core.loop import TrainingState, evaluate, loss_function
+from lrdiff_core.loop import NotFinite, TrainingState, evaluate, loss_function, train_epoch, watching
 from lrdiff_core.population import PopulationData, PopulationOptions, population_task, train_population
 from lrdiff_core.schedules import Schedule
 from lrdiff_core.seeds import make_generator
@@ -40,6 +43,62 @@ def test_the_preset_trains_all_its_epochs_and_keeps_the_last():
 def test_a_loss_that_is_never_finite_keeps_the_last_weights_and_ends():
     run = trained(optimizer="sgd", patience=2, epochs=30, rates={"layer1": 1e30, "layer2": 1e30})
     assert (run.epochs, run.kept_epoch) == (2, 2)
+
+
+def test_the_first_loss_that_is_not_finite_is_noted_with_its_layer_and_rate():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Dropout(), torch.nn.Linear(3, 1))
+    groups = [{"params": net[0].parameters(), "lr": 0.1}, {"params": net[2].parameters(), "lr": 0.5}]
+    state = TrainingState(optimizer=torch.optim.SGD(groups), order=make_generator(0, "order"))
+    seen, rows = watching(net, state, 4, net), torch.ones(5, 2)
+    drawn = torch.get_rng_state()
+    seen(net[2].bias.sum(), rows)
+    assert state.not_finite is None
+    torch.nn.init.constant_(net[2].bias, math.inf)
+    seen(net[2].bias.sum(), rows)
+    seen(net[2].bias.sum(), rows)
+    assert state.not_finite == NotFinite(epoch=4, step=2, layer="2", rate=0.5)
+    assert net[1].training
+    assert not any(one._forward_hooks for one in net)
+    assert torch.equal(drawn, torch.get_rng_state())
+    torch.nn.init.constant_(net[2].bias, 1e30)
+    state.not_finite = None
+    watching(net, state, 1, net)((net(rows) * 1e30).square().mean(), rows)
+    assert state.not_finite == NotFinite(epoch=1, step=1, layer="2", rate=0.5)
+    torch.nn.init.constant_(net[2].bias, math.inf)
+    state.not_finite = None
+    watching(net, state, 1, None)(net[2].bias.sum(), rows)
+    assert state.not_finite == NotFinite(epoch=1, step=1, layer=None, rate=None)
+
+
+def test_where_a_training_diverged_is_known_after_going_on(tmp_path):
+    config = make_config({
+        "data": "wine", "device": "cpu", "optimizer": "sgd", "epochs": 3, "patience": 0,
+        "rates": {"layer1": 0.001, "layer2": 1e30},
+    })  # fmt: skip
+    seen, losses, file = [], [], tmp_path / "training.safetensors"
+
+    def keep(net, state):
+        seen.append(state.not_finite)
+        save_training(file, net, state)
+
+    train(set_up(load_table("wine"), config), on_state=keep)
+    setup = set_up(load_table("wine"), config)
+    optimizer = make_optimizer("sgd", setup.plan.groups())
+    inputs, targets = setup.rows.inputs["train"], setup.rows.targets["train"]
+    batches = torch.randperm(len(inputs), generator=make_generator(setup.seed, "order")).split(setup.batch_size)
+    train_epoch(
+        setup.net.network, optimizer, loss_function("multiclass"), inputs, targets, batches,
+        on_loss=lambda loss, rows: losses.append(loss.item()),
+    )  # fmt: skip
+    step = next(i for i, loss in enumerate(losses, start=1) if not math.isfinite(loss))
+    assert step > 1
+    assert seen == [NotFinite(epoch=1, step=step, layer="layer2", rate=1e30)] * 3
+    again = set_up(load_table("wine"), config)
+    state = TrainingState(
+        optimizer=make_optimizer("sgd", again.plan.groups()), order=make_generator(again.seed, "order")
+    )
+    TrainingFile(file).restore(again.net, state)
+    assert state.not_finite == seen[0]
 
 
 @pytest.mark.parametrize("changes", [{"dropout": 0.3}, {"schedule": "cosine", "warmup": 0.2}, {"optimizer": "muon"}])

@@ -10,7 +10,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -47,7 +47,7 @@ from lrdiff_core import __version__
 from lrdiff_core.checkpoint import TrainingFile
 from lrdiff_core.config import RunConfig
 from lrdiff_core.errors import ConfigError
-from lrdiff_core.loop import Observation, TrainingState, score_name
+from lrdiff_core.loop import NotFinite, Observation, TrainingState, score_name
 from lrdiff_core.processes.group import ALONE, Processes
 
 __all__ = ["STAGES", "RunResult", "Watcher", "default_folder", "follow_job", "resume_job", "run_job"]
@@ -246,6 +246,7 @@ def _all_stages(
     if kind.tuned is None or not setup.config.tune:
         record.stage("comparison", lambda: kind.compare(setup, _trainings_to(watcher)))
     record.summary["warnings"] = warnings_of(record.summary)
+    record.save()  # the next stages may refuse what is warned of
     record.stage("step_cost", lambda: kind.step_cost(trained))
     record.stage("export", lambda: kind.export(trained, folder, record.summary["warnings"]), check="verification")
     record.stage("parity", lambda: kind.parity(trained, folder), check="parity")
@@ -377,8 +378,11 @@ def _train(
     task = record.summary["data"]["task"]
     kind.write_settings(place.path, setup)
     keeper = TrainingKeeper(place.path, info, begun=record.begun)
+    not_finite: NotFinite | None = None
 
     def keep(net: Any, state: TrainingState) -> None:
+        nonlocal not_finite
+        not_finite = state.not_finite
         if keeper.after_epoch(net, state) and not place.kept:
             record.save()
             if not place.overwrite:  # an older run stays until this one is trained
@@ -401,7 +405,10 @@ def _train(
     kind.write(place.path, trained)
     record.save()
     place.keep()
-    record.show(kind.training_sections(trained))
+    record.show(
+        (name, section | ({"not_finite": asdict(not_finite)} if name == "metrics" and not_finite else {}))
+        for name, section in kind.training_sections(trained)
+    )
     return trained
 
 

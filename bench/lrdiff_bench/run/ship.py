@@ -11,10 +11,11 @@ from torch import nn
 
 from lrdiff_bench.report.json import write_document
 from lrdiff_core.config import RunConfig
+from lrdiff_core.errors import InputError
 from lrdiff_core.loop import Trained
 from lrdiff_core.model import Predictor, TabularNet
 
-__all__ = ["decider", "export_net", "export_trained", "parity_of_trained", "test_rows", "with_words"]
+__all__ = ["decider", "export_net", "export_trained", "parity_of_trained", "refuse_diverged", "test_rows", "with_words"]
 
 
 def export_net(
@@ -41,10 +42,12 @@ def export_net(
         options: further ones of :func:`lrdiff_export.export`.
 
     Raises:
+        InputError: the training diverged: weights are not finite.
         VerificationFailed: the file did not predict as the model; nothing was written.
     """
     from lrdiff_export import export_tabular  # here: it takes a second to import
 
+    refuse_diverged(net)
     report = export_tabular(
         net,
         rows,
@@ -58,6 +61,22 @@ def export_net(
         **options,
     )
     return {**report.to_dict(), "passed": True, "preprocessing": True}
+
+
+def refuse_diverged(net: nn.Module) -> None:
+    """Let no model through whose training diverged, whatever it answers on the rows that are tried.
+
+    Raises:
+        InputError: a parameter is infinite or no number.
+
+    Example:
+        >>> refuse_diverged(nn.Linear(2, 1))
+    """
+    lost = next((name for name, one in net.named_parameters() if not one.isfinite().all()), None)
+    if lost is not None:
+        raise InputError(
+            f"{lost} is not finite: a model whose training diverged is not exported", help="train with lower rates"
+        )
 
 
 def with_words(module: nn.Module, options: dict[str, Any], *, words: bool = True) -> dict[str, Any]:

@@ -97,6 +97,11 @@ def inline_rates(rates: Mapping[str, float]) -> str:
 def warnings_of(summary: Section) -> list[str]:
     """What a user of the model must know of its quality, a sentence each; none where all is well."""
     found = []
+    if first := summary["metrics"].get("not_finite"):
+        where = "" if first["layer"] is None else f", first in layer {first['layer']} (rate {first['rate']:g})"
+        found.append(
+            f"the loss was not finite at step {first['step']} of epoch {first['epoch']}{where}: try lower rates"
+        )
     test = summary["metrics"].get("test") or {}
     if beaten := test.get("beaten_by"):
         name = "RMSE" if "RMSE" in test["metrics"] else "log loss"

@@ -15,7 +15,7 @@ from lrdiff_bench.run.own_model.on_table import OnTable
 from lrdiff_bench.run.own_model.ship import example_of, export_options, rows_of
 from lrdiff_bench.run.own_model.summary import trace_of
 from lrdiff_bench.run.own_model.tasks import first_output
-from lrdiff_bench.run.ship import with_words
+from lrdiff_bench.run.ship import refuse_diverged, with_words
 from lrdiff_bench.system.arrays import read_arrays
 from lrdiff_bench.system.batches import Batch
 from lrdiff_bench.system.run_folder import kept_warnings, read_summary
@@ -106,6 +106,7 @@ def export_own_run(run: Path, out: Path, options: Mapping[str, Any], *, words: b
     from lrdiff_export import export
 
     setup = open_own(run)
+    refuse_diverged(setup.shipped)
     own = {k: v for k, v in setup.user.export_options().items() if k not in ("rows", "labels", "score")}
     options = {**export_options(setup, kept_warnings(run)), **own, **options}
     if setup.table is not None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lrdiff_bench.report.json import write_document
 from lrdiff_bench.run.own_model.setup import OwnSetup
-from lrdiff_bench.run.ship import decider, with_words
+from lrdiff_bench.run.ship import decider, refuse_diverged, with_words
 from lrdiff_bench.system.batches import Batch
 from lrdiff_bench.system.user_code import user_code
 
@@ -33,6 +33,7 @@ def export_own(setup: OwnSetup, folder: Path, warnings: Sequence[str] = ()) -> d
     if setup.table is not None:
         options = with_words(setup.shipped, options)
     try:
+        refuse_diverged(setup.shipped)
         with user_code():
             done = export(
                 setup.shipped, example_of(setup.held), out=folder / "model.onnx", rows=rows_of(setup.held), **options

@@ -18,7 +18,7 @@ from lrdiff_bench.system.batches import Batch, Part, stacked
 from lrdiff_bench.system.user_code import their_fault, user_code
 from lrdiff_core.devices import torch_threads
 from lrdiff_core.errors import LrdiffError
-from lrdiff_core.loop import Observation, TrainingState, run_epochs, seen_by_all, stepping
+from lrdiff_core.loop import Observation, TrainingState, run_epochs, seen_by_all, stepping, watching
 from lrdiff_core.machine.memory import is_out_of_memory, with_room
 from lrdiff_core.processes.divided import Divided
 from lrdiff_core.processes.group import ALONE, Processes, lost
@@ -33,6 +33,7 @@ MOST_WATCHED = 2048  # training rows that the loss is taken on after an epoch
 
 OnEpoch = Callable[[int, Sequence[Observation]], None]
 OnState = Callable[[nn.Module, TrainingState], None]
+OnLoss = Callable[[torch.Tensor, Batch], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,10 @@ def fit_own(
             draws: AbstractContextManager[None] = nullcontext()
             if processes.count > 1:
                 draws = _Draws(setup.device, own)
-            _steps(setup, network, setup.parts["train"].batches(setup.batch_size, order), stepped, processes, draws)
+            again = partial(_answer, setup, module) if processes.count == 1 else None
+            look = watching(module, state, epoch, again)
+            batches = setup.parts["train"].batches(setup.batch_size, order)
+            _steps(setup, network, batches, stepped, look, processes, draws)
 
     def look(epoch: int) -> list[Observation]:
         parts = ("train", judged_on)
@@ -190,6 +194,7 @@ def _steps(
     network: nn.Module,
     batches: Iterable[Batch],
     state: TrainingState,
+    look: OnLoss,
     processes: Processes,
     draws: AbstractContextManager[None],
 ) -> None:
@@ -204,7 +209,7 @@ def _steps(
             batch = batch.rows_from(share.begin, share.end)
         weighted = share.weighted if processes.count > 1 else None
         with_room(
-            partial(_step, setup, network, batch, state, weighted, draws),
+            partial(_step, setup, network, batch, state, look, weighted, draws),
             optimizer=state.optimizer,
             rows=batch.rows * processes.count,
             loss_of=partial(_loss_of_first, setup, batch, processes),
@@ -222,6 +227,7 @@ def _step(
     network: nn.Module,
     batch: Batch,
     state: TrainingState,
+    look: OnLoss,
     weighted: Callable[[torch.Tensor], torch.Tensor] | None,
     draws: AbstractContextManager[None],
 ) -> None:
@@ -230,6 +236,7 @@ def _step(
     with draws:
         outputs = _answer(setup, network, batch)
         loss = _loss(setup, outputs, batch)
+    look(loss, batch)
     if weighted is not None:
         loss = weighted(loss)
     try:
