@@ -68,9 +68,9 @@ class LrdiffError(Exception):
     exit_status = 1
 
     def __init__(self, message: str, *, help: str) -> None:
-        super().__init__(message, help)
-        self.message = message
-        self.help = help
+        # What was given may stand in them, with line ends of its own.
+        self.message, self.help = (" ".join(text.splitlines()) for text in (message, help))
+        super().__init__(self.message, self.help)
 
     def __str__(self) -> str:
         return f"{self.message}\nhelp: {self.help}"

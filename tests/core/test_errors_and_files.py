@@ -30,6 +30,12 @@ def test_the_exit_status_of_each_kind(kind, status):
     assert getattr(errors, kind)("what", help="do").exit_status == status
 
 
+def test_message_and_help_are_a_line_each_whatever_was_given():
+    error = errors.RateError('rule "a\nb\u2028c" matches nothing', help="d\r\ne")
+    assert str(error) == 'rule "a b c" matches nothing\nhelp: d e'
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
 def test_an_error_survives_the_way_between_processes():
     error = pickle.loads(pickle.dumps(errors.RateError("what", help="do")))
     assert (type(error), error.message, error.help) == (errors.RateError, "what", "do")
