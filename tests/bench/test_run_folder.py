@@ -6,11 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from lrdiff_bench.report.json import json_ready
-from lrdiff_bench.system import run_folder
+from lrdiff_bench.system import ownership, run_folder
 from lrdiff_bench.system.ownership import OWNER
 from lrdiff_bench.system.run_folder import RunFolder, new_run_folder, read_summary
 from lrdiff_core.errors import CheckpointError, InputError
@@ -176,7 +177,7 @@ def test_what_is_not_a_run_is_left_alone(tmp_path):
 KILLED = """
 import os, sys, time
 from pathlib import Path
-from lrdiff_bench.system import run_folder
+from lrdiff_bench.system import ownership, run_folder
 if sys.argv[2] == "between":
     rename = Path.rename
     def stop(self, target):
@@ -222,6 +223,50 @@ def test_a_run_in_progress_of_another_process_is_not_cleaned_up(tmp_path):
         other.kill()
         other.wait()
         other.stdout.close()
+
+
+def of_another_machine(folder):
+    """Make the owner of a folder one whose lock is not seen here: another machine, or another container."""
+    fcntl = pytest.importorskip("fcntl")
+    fcntl.flock(folder._owner._handle, fcntl.LOCK_UN)
+    (folder.path / OWNER).write_text(json.dumps({"host": "", "boot": "another", "process": os.getpid(), "done": False}))
+
+
+def test_a_run_in_progress_of_another_machine_is_left_alone_as_long_as_it_gives_signs_of_life(tmp_path):
+    final = tmp_path / "a"
+    with pytest.raises(ZeroDivisionError), new_run_folder(final) as theirs:
+        of_another_machine(theirs)
+        make_run(final, "mine")
+        assert theirs.path.is_dir()
+        silent = time.time() - ownership._SILENT_SECONDS - 1
+        os.utime(theirs.path / OWNER, (silent, silent))
+        make_run(final, "mine")
+        assert not theirs.path.exists()
+        raise ZeroDivisionError
+    assert names(tmp_path) == ["a"]
+
+
+def test_an_interrupted_run_is_not_gone_on_with_while_another_machine_writes_it(tmp_path):
+    with new_run_folder(tmp_path / "a") as theirs:
+        (theirs.path / "summary.json").write_text(json.dumps(SUMMARY))
+        theirs.keep()
+        of_another_machine(theirs)
+        with (
+            pytest.raises(InputError, match="is being written by another process"),
+            run_folder.unfinished_run(tmp_path / "a"),
+        ):
+            raise AssertionError("never entered")
+
+
+def test_an_owner_gives_signs_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr(ownership, "_BEAT_SECONDS", 0.01)
+    owner = ownership.Owner.of(tmp_path)
+    os.utime(tmp_path / OWNER, (0, 0))
+    until = time.monotonic() + 30
+    while not (tmp_path / OWNER).stat().st_mtime and time.monotonic() < until:
+        time.sleep(0.01)
+    assert (tmp_path / OWNER).stat().st_mtime
+    owner.release()
 
 
 def test_numbers_that_json_cannot_hold_become_null():
