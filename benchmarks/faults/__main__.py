@@ -8,9 +8,9 @@ said of files that are damaged, and of inputs that nobody would write.
     python -m benchmarks.faults --parts damage,fuzz --count 1000
 
 Every kill is SIGKILL, SIGTERM or SIGINT at a random moment of a command, or of the command that goes on with what an
-earlier kill left; a finished one is compared with an undisturbed one. Processes are forked from this one, in which
-everything is imported, so that moments fall into the work and not into the imports; one in twenty starts anew.
-As many cases as there are processors are tried at a time.
+earlier kill left; a finished one is compared with an undisturbed one. Processes are forked from this one, which
+imports what each command was seen to import, so that moments fall into the work and not into the imports; one in
+twenty starts anew. As many cases as there are processors are tried at a time.
 
 A damaged file is refused in one line, or what reads it answers as before, or it is told; a silent change, a traceback,
 "a fault in lrdiff" and ten seconds without an answer are faults. So it is with what hypothesis makes up.
@@ -19,7 +19,9 @@ A damaged file is refused in one line, or what reads it answers as before, or it
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import os
 import random
 import shutil
 import signal
@@ -36,8 +38,9 @@ from benchmarks.faults import fuzz
 from benchmarks.faults.damage import KINDS, damaged
 from benchmarks.faults.disks import crowds, full_disks, vanished
 from benchmarks.faults.jobs import JOBS, differences
-from benchmarks.faults.kills import faults_of, fresh_folder, kill_at, start
+from benchmarks.faults.kills import faults_of, fresh_folder, import_all, kill_at, start
 from benchmarks.faults.record import Record, side_by_side
+from benchmarks.faults.whole import left_beside
 from lrdiff_bench.system.machine import usable_cpus
 
 PARTS = ("kills", "damage", "disks", "fuzz")
@@ -79,17 +82,19 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := {*parts} - {*PARTS}:
         parser.error(f"no part {', '.join(sorted(unknown))}; parts: {', '.join(PARTS)}")
     begun, record = time.monotonic(), Record()
-    _import_all()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # cases are tried side by side
     with tempfile.TemporaryDirectory(prefix="lrdiff-faults-") as name:
         scratch = Path(name)
-        prepared = _prepared(scratch) if {*parts} - {"fuzz"} else scratch
+        prepared = scratch
+        if {*parts} - {"fuzz"}:
+            prepared = _prepared(scratch, names if {*parts} & {"kills", "disks"} else [])
         bounds = _Bounds(scratch=scratch, prepared=prepared, until=begun + 60 * asked.minutes)
         together = partial(side_by_side, record=record, scratch=scratch, at_once=asked.at_once)
         if "kills" in parts:
             together([("undisturbed", partial(_undisturbed, one, bounds)) for one in names])
         tasks = {
             "kills": lambda: _kills(names, asked.count, bounds),
-            "disks": lambda: _disks(asked.count, bounds),
+            "disks": lambda: _disks(names, asked.count, bounds),
             "damage": lambda: _damage(kinds, asked.count, bounds),
             "fuzz": lambda: _fuzz(10 * asked.count, asked.seed, bounds),
         }
@@ -119,14 +124,14 @@ def _kills(names: list[str], count: int, bounds: _Bounds) -> list[Task]:
     return tasks
 
 
-def _disks(count: int, bounds: _Bounds) -> list[Task]:
+def _disks(names: list[str], count: int, bounds: _Bounds) -> list[Task]:
     tenth = max(count // 10, 2)
     tasks: list[Task] = []
     for cases in (full_disks, vanished):
         for i in range(0, tenth, 10):
             some = min(10, tenth - i)
             tasks.append(lambda draw, scratch, record, cases=cases, some=some: _told(  # type: ignore[misc]
-                cases(draw, scratch, bounds.prepared, some), bounds, record
+                cases(draw, scratch, bounds.prepared, some, names), bounds, record
             ))  # fmt: skip
     sizes = (2, 20) if count >= 200 else (2,)
     return [*tasks, lambda draw, scratch, record: _told(crowds(scratch, sizes), bounds, record)]
@@ -161,18 +166,22 @@ def _fuzz(inputs: int, seed: int, bounds: _Bounds) -> list[Task]:
     return [partial(task, kind) for kind in fuzz.KINDS]
 
 
-def _import_all() -> None:
-    """Import what commands import, and compute nothing: runtimes with threads cannot be forked."""
+def _prepared(scratch: Path, names: list[str]) -> Path:
+    """A folder with a finished training; and what the jobs import is imported here.
+
+    Nothing is computed in this process: runtimes with threads cannot be forked.
+    """
     warnings.filterwarnings("ignore", category=DeprecationWarning)  # of fork beside threads; here are none of ours
-    import lrdiff_export.publish.export  # noqa: F401
-
-
-def _prepared(scratch: Path) -> Path:
     folder = fresh_folder(scratch / "prepared")
     JOBS["train"].prepare(folder)
-    ended = start(JOBS["train"], folder).end()
-    if ended.status != 0:
-        raise SystemExit(f"the training that all begin with failed:\n{ended.err}")
+    others_need = ["train", *(["bench"] if "records" in names else [])]
+    for name in dict.fromkeys([*others_need, *names]):
+        place = folder if name in others_need else _begin(name, scratch / f"imports-{name}", folder)
+        ended = start(JOBS[name], place, imports=True).end()
+        if ended.status != 0:
+            raise SystemExit(f"{name}, which nobody disturbed, failed:\n{ended.err}")
+        import_all(place)
+    gc.freeze()  # those who are forked from here have it, too, and need not look through it
     return folder
 
 
@@ -184,7 +193,7 @@ def _whole(name: str, bounds: _Bounds) -> Path:
 def _undisturbed(name: str, bounds: _Bounds, record: Record) -> None:
     folder = _begin(name, _whole(name, bounds), bounds.prepared)
     ended = start(JOBS[name], folder).end()
-    record.add("undisturbed", name, faults_of(ended, folder, had=False))
+    record.add("undisturbed", name, faults_of(ended, folder))
     folder.with_suffix(".seconds").write_text(str(ended.seconds))
 
 
@@ -207,14 +216,14 @@ def _kill_often(name: str, count: int, bounds: _Bounds, draw: random.Random, scr
         if not going:
             _begin(name, folder, bounds.prepared)
         last = record.kills >= count
-        had = (folder / "r" / "model.safetensors").exists()
+        had, left = (folder / "r" / "model.safetensors").exists(), left_beside(folder)
         if last:
             ended = start(job, folder, go_on=True).end()
         else:
             ended = kill_at(
                 job, folder, draw.choice(SIGNALS), draw.uniform(0.01, seconds), go_on=going, fresh=draw.random() < FRESH
             )
-        found = faults_of(ended, folder, had=had)
+        found = faults_of(ended, folder, had=had, left=left)
         was_killed = ended.signal != 0 and ended.status != 0
         kind = f"{name}, {signal.Signals(ended.signal).name}" if was_killed else f"{name}, finished"
         if was_killed:

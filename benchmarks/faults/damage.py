@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.faults.jobs import JOBS, SETTINGS, Job
-from benchmarks.faults.kills import SLOW_SECONDS, Ended, fresh_folder, start
+from benchmarks.faults.kills import SLOW_SECONDS, Ended, fresh_folder, import_all, start
 
 __all__ = ["KINDS", "damaged", "judge"]
 
@@ -82,7 +82,7 @@ def damaged(
         name = names[number % len(names)]
         kind = KINDS[name]
         if name not in right:
-            right[name] = _read(kind, _copy(whole, scratch / "whole"), _PATIENCE * 10)
+            right[name] = _read(kind, _copy(whole, scratch / "whole"), _PATIENCE * 10, imports=True)
             if any(ended.status not in (0, 1) for ended, _ in right[name]):
                 said = next(ended.err for ended, _ in right[name] if ended.status not in (0, 1))
                 raise SystemExit(f"{name} cannot be read undamaged:\n{said}")
@@ -152,11 +152,13 @@ def _said(ended: Ended) -> str:
     return f"status {ended.status}, {ended.seconds:.1f} s: {' | '.join(text.splitlines()[-2:])[:300]}"
 
 
-def _read(kind: Kind, folder: Path, longest: float) -> list[tuple[Ended, str]]:
+def _read(kind: Kind, folder: Path, longest: float, *, imports: bool = False) -> list[tuple[Ended, str]]:
     found = []
     for arguments in kind.reads:
         job = replace(JOBS["train"], arguments=arguments, again=None, patch=lambda: None)
-        ended = start(job, folder).end(signal.SIGKILL, longest)
+        ended = start(job, folder, imports=imports).end(signal.SIGKILL, longest)
+        if imports and ended.status in (0, 1):
+            import_all(folder)
         files = [file for pattern in kind.answers for file in sorted(folder.glob(pattern))]
         found.append((ended, "".join(_plain(file.read_bytes().decode("latin-1")) for file in files)))
     return found

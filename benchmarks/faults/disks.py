@@ -7,7 +7,7 @@ import re
 import resource
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +20,15 @@ __all__ = ["crowds", "full_disks", "vanished"]
 _MESSAGES = 4096  # the limit holds for the files that take the screen, too: what is told must fit
 _LARGEST = {"train": 40_000, "run": 120_000, "map": 60_000, "export": 20_000, "records": 20_000, "parity": 20_000}
 
+_LASTS = {"train": 0.8, "map": 1.6, "export": 1.0, "parity": 2.4}  # seconds, about
 
-def full_disks(draw: random.Random, scratch: Path, prepared: Path, count: int) -> Iterator[tuple[str, list[str]]]:
+
+def full_disks(
+    draw: random.Random, scratch: Path, prepared: Path, count: int, names: Collection[str] = tuple(JOBS)
+) -> Iterator[tuple[str, list[str]]]:
     """Jobs that may write no file beyond some size: what is told is one line, and nothing half is left."""
     for _ in range(count):
-        name = draw.choice(sorted(_LARGEST))
+        name = draw.choice(sorted({*_LARGEST} & {*names}))
         size = draw.randrange(_MESSAGES, _LARGEST[name])
         job, folder = JOBS[name], fresh_folder(scratch / "full")
         _prepare(job, folder, prepared)
@@ -37,10 +41,12 @@ def full_disks(draw: random.Random, scratch: Path, prepared: Path, count: int) -
         yield f"full disk, {name} at {size} bytes", _told(ended, folder, (0, 1, 2))
 
 
-def vanished(draw: random.Random, scratch: Path, prepared: Path, count: int) -> Iterator[tuple[str, list[str]]]:
+def vanished(
+    draw: random.Random, scratch: Path, prepared: Path, count: int, names: Collection[str] = tuple(JOBS)
+) -> Iterator[tuple[str, list[str]]]:
     """Folders that are taken away at some moment, and places where nothing can be written."""
     for i in range(count):
-        name = draw.choice(["train", "map", "export", "parity"])
+        name = draw.choice(sorted({*_LASTS} & {*names}))
         job, folder = JOBS[name], fresh_folder(scratch / "vanished" / "folder")
         _prepare(job, folder, prepared)
         if i % 3 == 0 and not callable(job.arguments) and "--out" in job.arguments:
@@ -48,7 +54,7 @@ def vanished(draw: random.Random, scratch: Path, prepared: Path, count: int) -> 
             ended = start(replace(job, arguments=arguments, again=None), folder).end()
             yield f"no place, {name}", _told(ended, folder, (2,))
             continue
-        started, at = start(job, folder), draw.uniform(0.0, 3.0)
+        started, at = start(job, folder), draw.uniform(0.0, _LASTS[name])
         time.sleep(at)
         shutil.rmtree(folder, ignore_errors=True)
         ended = started.end()

@@ -143,19 +143,28 @@ def _tables(scratch: Path) -> tuple[Any, Callable[[Any], object]]:
 def _rules(scratch: Path) -> tuple[Any, Callable[[Any], object]]:
     import torch
 
-    from lrdiff_core import param_groups
+    from lrdiff_bench.system.rate_settings import plan_from_settings
+    from lrdiff_core import Rule, param_groups
 
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
     parts = some.sampled_from(
         ["0.", "1.", "*", "?", "weight", "bias", "(a+)+$", "(.*)*x", "/", "[", "|", "(?=", "\\", "1e-3", " "]
     )
-    patterns = some.lists(parts | some.text(string.printable, max_size=3), max_size=6).map("".join)
-    rates = some.floats() | _values
+    plain = some.lists(parts | some.text(string.printable, max_size=3), max_size=6).map("".join)
+    patterns = some.one_of(plain, plain.map("/{}/".format), some.sampled_from(["*", "0", "*.bias", "/.*t/", "lr"]))
+    rates = some.dictionaries(patterns, some.floats(1e-6, 1.0) | some.floats() | _values, max_size=3)
+    settings = some.sampled_from(
+        ["lr=0.1", "lr_mult=2", "weight_decay=0", "freeze", "schedule=cosine", "lr=", "lr=nan", "=", "x=1"]
+    )
+    lines = some.tuples(patterns, some.lists(settings, min_size=1, max_size=2).map(" ".join)).map(" ".join)
+    texts = some.lists(lines | _words, max_size=3)
 
-    def take(rules: dict[str, Any]) -> object:
-        return param_groups(model, rules)
+    def take(given: dict[str, Any] | list[str]) -> object:
+        if isinstance(given, dict):  # as a settings file has them
+            return plan_from_settings(model, given)
+        return param_groups(model, rules=[Rule.parse(text) for text in given])  # as an option has them
 
-    return some.dictionaries(patterns, rates, max_size=3), take
+    return rates | texts, take
 
 
 def _checkpoints(scratch: Path) -> tuple[Any, Callable[[Any], object]]:

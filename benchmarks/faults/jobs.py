@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -91,6 +92,15 @@ def _often() -> None:
     resuming.SHARE = 0.2
 
 
+def _few_backends() -> None:
+    """Keep the state of short trainings, and leave out compilers: what they cost is no work of ours."""
+    from lrdiff_export import BACKENDS
+
+    _often()
+    for name in {*BACKENDS} - {"eager", "onnxruntime"}:
+        del BACKENDS[name]
+
+
 def _planted() -> None:
     """A study that is made of formulas: what is tried is the ledger, not the training."""
     from benchmarks.simulate_study import SINGLE, TEN, TENTH, Planted
@@ -101,16 +111,25 @@ def _planted() -> None:
 
 
 def _records() -> int:
-    """Append records to one run and replace them, without end."""
-    from lrdiff_bench.report.json import write_document
-    from lrdiff_core.files import write_text
+    """Append records to a run and replace pages and documents, again and again.
 
-    for i in range(400):
+    Like a command, it takes away first what a killed one was writing beside, and reads what that one left.
+    """
+    from lrdiff_bench.measure.engine.store import append_record, find_run, read_run
+    from lrdiff_bench.report.json import write_document
+    from lrdiff_core.files import remove_left_behind, write_text
+
+    remove_left_behind(Path())
+    run, record = Path("run.jsonl"), read_run(find_run("latest", Path("b")))[0]
+    for i in range(100):
+        append_record(run, record)
         write_text("page.html", f"<html>{i}{'x' * 20_000}</html>\n")
         write_document(Path("record.json"), {"number": i, "values": list(range(2000))})
+    read_run(run)
     return 0
 
 
+# Shares of the kills: what takes long gets 8 in 100 and more, what is written often and is cheap to kill the rest.
 JOBS: dict[str, Job] = {
     "train": Job(
         arguments=["train", "small.toml", "--out", "r"],
@@ -119,50 +138,37 @@ JOBS: dict[str, Job] = {
         patch=_often,
         bytes_of=("r/model.safetensors", "r/metrics.parquet", "r/config.toml", "r/rates.json"),
         numbers_of=("r/summary.json",),
-        weight=4,
+        weight=15,
     ),
     "run": Job(
         arguments=["run", "small.toml", "--out", "r"],
         again=_go_on("run"),
         prepare=_settings(20),
-        patch=_often,
+        patch=_few_backends,
         bytes_of=("r/model.safetensors", "r/metrics.parquet", "r/config.toml", "r/model.onnx", "r/model.golden.*"),
         numbers_of=("r/summary.json",),
-        weight=3,
+        weight=8,
     ),
     "map": Job(
-        arguments=[
-            "map",
-            "--size",
-            "6",
-            "--tile",
-            "2",
-            "--seeds",
-            "2",
-            "--epochs",
-            "1",
-            "--workers",
-            "0",
-            "--out",
-            "m",
-        ],
-        bytes_of=("m/map.json", "m/map.zarr/**/[!.]*"),
-        weight=2,
+        arguments=shlex.split("map --size 6 --tile 2 --seeds 2 --epochs 1 --workers 0 --out m"),
+        bytes_of=("m/map.zarr/**/[!.]*",),
+        numbers_of=("m/map.json",),
+        weight=9,
     ),
     "study": Job(
         arguments=["study", "run", "planted", "--quick", "--out", "s"],
         patch=_planted,
         numbers_of=("s/**/study.json",),
-        weight=2,
+        weight=9,
     ),
-    "bench": Job(arguments=["bench", "main_step", "--quick", "--out", "b"], weight=1),
-    "export": Job(arguments=["export", "r"], needs=("r",), weight=2),
+    "bench": Job(arguments=["bench", "main_step", "--quick", "--out", "b"], weight=8),
+    "export": Job(arguments=["export", "r"], needs=("r",), weight=11),
     "parity": Job(
         arguments=["parity", "r", "--backends", "eager,onnxruntime", "--out", "p"],
         needs=("r",),
-        weight=1,
+        weight=8,
     ),
-    "records": Job(arguments=_records, weight=2),
+    "records": Job(arguments=_records, needs=("b",), bytes_of=("page.html",), numbers_of=("record.json",), weight=32),
 }
 
 
@@ -207,11 +213,16 @@ def run_here(job: Job, arguments: list[str] | None) -> int:
     """Do the job in this process and return its exit status."""
     job.patch()
     if arguments is None:
+        from lrdiff_bench.report.errors import print_error
         from lrdiff_bench.system.interruption import ends_on_signals
+        from lrdiff_core.errors import LrdiffError
 
         assert callable(job.arguments)
         with ends_on_signals():
-            return job.arguments()
+            try:
+                return job.arguments()
+            except (LrdiffError, OSError) as problem:  # as the command line tells it
+                return print_error(str(problem), "correct it and run again", 2)
     from lrdiff_bench.__main__ import main
 
     sys.argv = ["lrdiff", *arguments]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.faults.jobs import Job, run_here
 from benchmarks.faults.whole import half_files, left_beside
 
-__all__ = ["Ended", "Started", "faults_of", "kill_at", "start"]
+__all__ = ["Ended", "Started", "faults_of", "fresh_folder", "import_all", "kill_at", "start"]
 
 SLOW_SECONDS = 10.0
 _GIVE_UP_SECONDS = 60.0
@@ -47,7 +49,7 @@ class Ended:
 class Started:
     """A job in a session of its own."""
 
-    def __init__(self, job: Job, folder: Path, *, go_on: bool, fresh: bool) -> None:
+    def __init__(self, job: Job, folder: Path, *, go_on: bool, fresh: bool, imports: bool) -> None:
         self.folder, self.begun = folder, time.monotonic()
         arguments = None if callable(job.arguments) else job.arguments
         if go_on and job.again is not None:
@@ -64,9 +66,9 @@ class Started:
         self._process = None
         self.pid = os.fork()
         if self.pid == 0:
-            self._be(job, arguments)
+            self._be(job, arguments, imports)
 
-    def _be(self, job: Job, arguments: list[str] | None) -> None:
+    def _be(self, job: Job, arguments: list[str] | None, imports: bool) -> None:
         status = 70
         try:
             os.setsid()
@@ -75,6 +77,8 @@ class Started:
                 os.dup2(handle, number)
             os.chdir(self.folder)
             status = run_here(job, arguments)
+            if imports:
+                _imports(self.folder).write_text("\n".join(_imported()))
         finally:
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
@@ -120,9 +124,29 @@ class Started:
         )
 
 
-def start(job: Job, folder: Path, *, go_on: bool = False, fresh: bool = False) -> Started:
-    """Start a job in a folder."""
-    return Started(job, folder, go_on=go_on, fresh=fresh)
+def start(job: Job, folder: Path, *, go_on: bool = False, fresh: bool = False, imports: bool = False) -> Started:
+    """Start a job in a folder; with ``imports``, it notes for :func:`import_all` what it imported."""
+    return Started(job, folder, go_on=go_on, fresh=fresh, imports=imports)
+
+
+def import_all(folder: Path) -> None:
+    """Import here what a job of that folder imported, so that those who are forked from here need not."""
+    for module in _imports(folder).read_text().split():
+        importlib.import_module(module)
+
+
+def _imports(folder: Path) -> Path:
+    return folder.with_suffix(".imports")
+
+
+def _imported() -> list[str]:
+    """What can be imported by its name: no code that a compiler wrote, nothing that is made while it runs."""
+    places = tuple(filter(None, map(str, sys.path)))
+    specs = [(name, getattr(module, "__spec__", None)) for name, module in sys.modules.items()]
+    return [
+        name for name, spec in specs
+        if spec is not None and spec.name == name and spec.has_location and spec.origin.startswith(places)
+    ]  # fmt: skip
 
 
 def kill_at(job: Job, folder: Path, number: int, at: float, *, go_on: bool, fresh: bool) -> Ended:
@@ -130,13 +154,14 @@ def kill_at(job: Job, folder: Path, number: int, at: float, *, go_on: bool, fres
     return start(job, folder, go_on=go_on, fresh=fresh).end(number, at)
 
 
-def faults_of(ended: Ended, folder: Path, *, had: bool) -> list[str]:
+def faults_of(ended: Ended, folder: Path, *, had: bool = False, left: Collection[str] = ()) -> list[str]:
     """What is wrong after a kill.
 
     Args:
         ended: how it ended.
         folder: of the job.
         had: whether a finished training was there before.
+        left: what an earlier kill had left beside.
     """
     found = [f"half a file: {file}" for file in half_files(folder)]
     if ended.stayed:
@@ -153,8 +178,8 @@ def faults_of(ended: Ended, folder: Path, *, had: bool) -> list[str]:
             found.append(f"{ended.after:.1f} s from the signal to the end")
         if ended.status not in (128 + ended.signal, 0):  # 0: it was at its end already
             found.append(f"status {ended.status} after signal {ended.signal}: {ended.err.strip()[-200:]}")
-        if left := left_beside(folder):
-            found.append(f"left beside: {', '.join(left)[:200]}")
+        if more := {*left_beside(folder)} - {*left}:
+            found.append(f"left beside: {', '.join(sorted(more))[:200]}")
     elif ended.signal == 0 and ended.status != 0:
         found.append(f"status {ended.status}: {ended.err.strip()[-300:]}")
     return found

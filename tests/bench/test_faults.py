@@ -11,7 +11,6 @@ import pytest
 from hypothesis import strategies as some
 
 from benchmarks.faults import damage, fuzz, whole
-from benchmarks.faults.__main__ import main
 from benchmarks.faults.kills import Ended, faults_of
 
 
@@ -46,8 +45,17 @@ def test_what_is_half_is_found(tmp_path):
 )
 def test_what_is_wrong_after_a_kill_is_found(tmp_path, changes, fault):
     fields = {"status": 130, "signal": 2, "seconds": 1.0, "after": 0.1, "out": "", "err": "", "stayed": 0}
-    found = faults_of(Ended(**fields | changes), tmp_path, had=False)
+    found = faults_of(Ended(**fields | changes), tmp_path)
     assert [fault in one for one in found] == ([True] if fault else [])
+
+
+def test_what_an_earlier_kill_left_is_no_fault_of_the_next(tmp_path):
+    ended = Ended(status=143, signal=15, seconds=1.0, after=0.1, out="", err="", stayed=0)
+    earlier, now = (f".a.json.{number:016x}.tmp.json" for number in (1, 2))
+    (tmp_path / earlier).touch()
+    assert faults_of(ended, tmp_path, left=[earlier]) == []
+    (tmp_path / now).touch()
+    assert faults_of(ended, tmp_path, left=[earlier]) == [f"left beside: {now}"]
 
 
 ERROR = "error: x is damaged\nhelp: y\n"
@@ -105,31 +113,28 @@ def test_a_planted_fault_is_found_and_made_small(tmp_path, monkeypatch):
     assert faults[0].endswith("of 1001")
 
 
-@pytest.mark.long
+SHORT = ["--count", "12", "--jobs", "train,export,records", "--kinds", "summary,checkpoint,golden vectors"]
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists() or not hasattr(os, "fork"), reason="Linux alone")
-def test_damage_is_refused_or_told(tmp_path):
-    record = tmp_path / "faults.json"
-    command = [sys.executable, "-m", "benchmarks.faults", "--parts", "damage", "--count", "160", "--out", str(record)]
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param(SHORT, marks=pytest.mark.slow, id="a part of it"),
+        pytest.param(["--count", "60"], marks=pytest.mark.long, id="all of it"),
+    ],
+)
+def test_a_short_form_finds_nothing(asked, tmp_path):
+    file = tmp_path / "faults.json"
+    command = [sys.executable, "-m", "benchmarks.faults", *asked, "--parts", "kills,disks,damage", "--out", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = json.loads(record.read_text())
-    assert found["found"] == [], done.stderr
-    assert sum(count for kind, count in found["counts"].items() if kind.startswith("damage")) == 40
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("count", [3, 12])
-@pytest.mark.skipif(not Path("/proc/self/stat").exists() or not hasattr(os, "fork"), reason="Linux alone")
-def test_kills_lose_nothing(count, tmp_path):
-    record = tmp_path / "faults.json"
-    command = ["--parts", "kills,disks", "--count", str(count), "--jobs", "train,records", "--minutes", "2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.faults", *command, "--out", str(record)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found = json.loads(record.read_text())
-    assert found["found"] == [], done.stderr
+    assert file.exists(), done.stderr
+    record = json.loads(file.read_text())
+    assert record["found"] == [], done.stderr
     assert done.returncode == 0
-    assert found["kills"] > 0
-    assert callable(main)
+    count = int(asked[1])
+    assert record["kills"] >= count
+    kinds = record["counts"]
+    assert sum(kinds[kind] for kind in kinds if kind.startswith("damage")) == count // 4
+    assert any(kind.startswith("full disk") for kind in kinds)
+    assert any(kind.startswith("2 writers") for kind in kinds)
