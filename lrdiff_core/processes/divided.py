@@ -47,6 +47,21 @@ class Divided:
 
     Raises:
         ConfigError: ``fully_shard`` does not take such a module.
+
+    Example:
+        >>> from lrdiff_core.processes.group import ALONE
+        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> divided = Divided(layer, torch.optim.SGD(layer.parameters(), lr=0.5), None, ALONE)
+        >>> before = layer.weight.detach().clone()
+        >>> divided.module(torch.ones(1, 2)).sum().backward()
+        >>> divided.optimizer.step()
+        >>> divided.gather()
+        >>> layer.weight.detach() - before
+        tensor([[-0.5000, -0.5000]])
+        >>> dist.destroy_process_group()
+
+    Source: https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
     """
 
     def __init__(
