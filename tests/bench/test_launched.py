@@ -46,3 +46,15 @@ def test_another_one_says_so_too_if_it_is_not_ended_meanwhile(rank, capsys, monk
     monkeypatch.setattr(cli.time, "sleep", ended)
     assert cli.main(["train", "--device", "tpu"]) == 130
     assert capsys.readouterr().err == ""
+
+
+def test_a_model_is_divided_over_several_processes_only(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--parallel", "fsdp2"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: parallel is fsdp2, and this is one process",
+        "help: start several: torchrun --nproc_per_node N -m lrdiff_bench train ...",
+    ]
+    assert cli.main(["train", "--parallel", "fsdp"]) == 2
+    assert capsys.readouterr().err.splitlines()[1] == "help: write one of: ddp, fsdp2"
+    assert not list(tmp_path.iterdir())

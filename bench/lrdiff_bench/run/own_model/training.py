@@ -246,7 +246,8 @@ def _step(
         if is_out_of_memory(problem):
             raise
         raise their_fault(f"the backward pass of {setup.user.source}", problem) from problem
-    state.optimizer.step()
+    with lost():  # norms and directions of what is divided are made by all
+        state.optimizer.step()
     if state.schedule is not None:
         state.schedule.step()
 
