@@ -120,11 +120,24 @@ class OnePass(Preparable):
             if prepared.fitted and self._quick is None:
                 self._quick = prepared.watch(self)
         except BaseException:  # a signal handler may raise between any two operations
-            self.param_groups = groups  # a block of finally, and torch.no_grad(), may be broken off, too
-            torch.set_grad_enabled(grad_enabled)
-            self._drop_half_begun()
+            self._as_before(groups, grad_enabled=grad_enabled)
             raise
         return loss
+
+    def _as_before(self, groups: list[dict[str, Any]], *, grad_enabled: bool) -> None:
+        """After a step that was broken off; a block of finally, and torch.no_grad(), may have been, too."""
+        self.param_groups = groups
+        torch.set_grad_enabled(grad_enabled)
+        self._drop_half_begun()
+
+    def _step_left(self, left: list[int]) -> None:
+        """PyTorch's own step of the groups that a compiled check has none of."""
+        groups, grad_enabled = self.param_groups, torch.is_grad_enabled()
+        try:
+            self._torch_groups(left)
+        except BaseException:
+            self._as_before(groups, grad_enabled=grad_enabled)
+            raise
 
     _observed_step = Optimizer.profile_hook_step(_bare_step)
 

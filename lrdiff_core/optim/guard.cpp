@@ -62,6 +62,7 @@ struct Parameter {
 
 struct Group {
     size_t first, last; /* parameters */
+    Py_ssize_t place;   /* in the optimizer's list, which has others that are stepped elsewhere */
 };
 
 struct Guard {
@@ -81,6 +82,7 @@ struct Content {
     std::vector<int64_t> layouts;
     std::vector<TensorImpl *> grads; /* of this step */
     int64_t numbers = 0;             /* in the parameters */
+    Py_ssize_t all_groups = 0;       /* of the optimizer, covered here or not */
     PyTypeObject *tensor = nullptr, *sharded = nullptr;
     Py_ssize_t local_part = 0, spec = 0; /* where a sharded tensor's object has these */
     caffe2::TypeMeta dtype = caffe2::TypeMeta::Make<float>();
@@ -263,7 +265,7 @@ bool settings_fit(Content &c, PyObject *optimizer, PyObject *groups) {
     const Py_ssize_t names = PyTuple_GET_SIZE(c.names);
     bool moved = false, same = !c.floating;
     for (size_t g = 0; same && g < c.groups.size(); g++) {
-        PyObject *group = PyList_GET_ITEM(groups, g);
+        PyObject *group = PyList_GET_ITEM(groups, c.groups[g].place);
         if (!PyDict_Check(group)) return false;
         for (Py_ssize_t k = 0; same && k < names; k++) {
             PyObject *&held = c.settings[g * names + k];
@@ -291,7 +293,7 @@ bool settings_fit(Content &c, PyObject *optimizer, PyObject *groups) {
 
 bool members_fit(const Content &c, PyObject *groups, PyObject *state) {
     for (size_t g = 0; g < c.groups.size(); g++) {
-        PyObject *group = PyList_GET_ITEM(groups, g), *params = PyDict_Check(group) ? PyDict_GetItemWithError(group, PARAMS) : nullptr;
+        PyObject *group = PyList_GET_ITEM(groups, c.groups[g].place), *params = PyDict_Check(group) ? PyDict_GetItemWithError(group, PARAMS) : nullptr;
         const size_t first = c.groups[g].first, count = c.groups[g].last - first;
         if (!params || !PyList_CheckExact(params) || PyList_GET_SIZE(params) != static_cast<Py_ssize_t>(count)) return false;
         for (size_t i = 0; i < count; i++)
@@ -316,13 +318,11 @@ Answer compare(Content &c, PyObject *optimizer) {
         return WATCHED;
     }
     PyObject *groups = PyDict_GetItemWithError(own, GROUPS), *state = PyDict_GetItemWithError(own, STATE);
-    bool fine = groups && PyList_CheckExact(groups) && PyList_GET_SIZE(groups) == static_cast<Py_ssize_t>(c.groups.size()) &&
-                state && PyDict_Check(state);
+    bool fine = groups && PyList_CheckExact(groups) && PyList_GET_SIZE(groups) == c.all_groups && state && PyDict_Check(state);
     if (fine) {
         Py_INCREF(groups), Py_INCREF(state);
         fine = settings_fit(c, optimizer, groups) &&
-               PyList_GET_SIZE(groups) == static_cast<Py_ssize_t>(c.groups.size()) && members_fit(c, groups, state) &&
-               tensors_fit(c);
+               PyList_GET_SIZE(groups) == c.all_groups && members_fit(c, groups, state) && tensors_fit(c);
         Py_DECREF(groups), Py_DECREF(state);
     }
     Py_DECREF(own);
@@ -456,15 +456,15 @@ bool hold(const Content &c, Held &held, PyObject *owner, PyObject *object, PyObj
 /* Reads what guard.py hands over; false if something is not as this file takes it to be. */
 bool fill(Content &c, PyObject *kept) {
     PyObject *params, *locals, *addresses, *present, *sizes, *entries, *values, *value_locals, *value_addresses, *pointers;
-    PyObject *every, *settings, *kind, *sharded, *local_part, *spec;
+    PyObject *every, *settings, *kind, *sharded, *local_part, *spec, *group_places;
     unsigned long long run, table, grad, rates, threads, most;
     int floating;
-    if (!PyArg_ParseTuple(kept, "O!O!O!O!O!O!O!O!O!O!O!O!OOOOOOOOOpKKKKKK", &PyList_Type, &params, &PyList_Type, &locals,
+    if (!PyArg_ParseTuple(kept, "O!O!O!O!O!O!O!O!O!O!O!O!OOOOOOOOOpKKKKKKO!n", &PyList_Type, &params, &PyList_Type, &locals,
                           &PyList_Type, &addresses, &PyList_Type, &present, &PyList_Type, &sizes, &PyList_Type, &entries,
                           &PyList_Type, &values, &PyList_Type, &value_locals, &PyList_Type, &value_addresses, &PyList_Type,
                           &pointers, &PyList_Type, &every, &PyList_Type, &settings, &c.names, &c.prepared, &c.hooks,
                           &c.compiler, &c.thread_count, &kind, &sharded, &local_part, &spec, &floating, &run, &table,
-                          &grad, &rates, &threads, &most)) {
+                          &grad, &rates, &threads, &most, &PyList_Type, &group_places, &c.all_groups)) {
         c.names = c.prepared = c.hooks = c.compiler = c.thread_count = nullptr;
         return false;
     }
@@ -487,9 +487,12 @@ bool fill(Content &c, PyObject *kept) {
     for (c.rate = 0; c.rate < PyTuple_GET_SIZE(c.names); c.rate++)
         if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(c.names, c.rate), "lr") == 0) break;
     size_t first = 0;
+    if (PyList_GET_SIZE(group_places) != PyList_GET_SIZE(sizes)) return false;
     for (Py_ssize_t g = 0; g < PyList_GET_SIZE(sizes); g++) {
         const size_t size = PyLong_AsSize_t(PyList_GET_ITEM(sizes, g));
-        c.groups.push_back({first, first + size});
+        const Py_ssize_t place = PyLong_AsSsize_t(PyList_GET_ITEM(group_places, g));
+        if (place < 0 || place >= c.all_groups) return false;
+        c.groups.push_back({first, first + size, place});
         first += size;
     }
     c.settings.assign(c.groups.size() * PyTuple_GET_SIZE(c.names), nullptr);

@@ -26,7 +26,7 @@ from lrdiff_core.machine.compiled import build_first, find_compiler, open_or_rea
 from lrdiff_core.optim import kernel
 from lrdiff_core.optim.memory.shards import is_sharded, local_parts, shard_slots
 
-__all__ = ["Guard", "Places", "attempt", "load", "make", "missing_reason", "switched_off"]
+__all__ = ["Guard", "Partly", "Places", "attempt", "load", "make", "missing_reason", "switched_off"]
 
 _SOURCE = Path(__file__).with_name("guard.cpp")
 _COMPILE = ("-O3", "-fPIC", "-shared", "-w")
@@ -49,6 +49,29 @@ class Guard(Protocol):
 
         None, and nothing done, if one has to look closer; else what the function returned, 0 for a step.
         """
+
+
+class Partly:
+    """A guard of some groups, the others being left to PyTorch's own step.
+
+    Args:
+        guard: steps first.
+        left: the places of the others.
+    """
+
+    def __init__(self, guard: Guard, left: list[int]) -> None:
+        self._guard, self._left = guard, left
+
+    def step(self, optimizer: Any, /) -> bool | None:
+        """As :meth:`Guard.step`, and the groups that are left."""
+        stepped = self._guard.step(optimizer)
+        if stepped:
+            optimizer._step_left(self._left)
+        return stepped
+
+    def clipped_step(self, optimizer: torch.optim.Optimizer, run: int, job: int, grads: int, /) -> None:
+        """None: one call does not step all."""
+        return
 
 
 def load() -> type[Any] | None:
@@ -162,6 +185,8 @@ def make(
     prepared: object,
     floating: bool,
     places: Places,
+    group_places: list[int],
+    all_groups: int,
 ) -> Guard | None:
     """The check for tensors that lie as they do now.
 
@@ -179,6 +204,8 @@ def make(
         prepared: its ``retune`` takes other numbers over, its ``settings`` becomes None where that was done without it.
         floating: whether numbers can change without becoming other objects.
         places: of the kernel form.
+        group_places: where in the optimizer's list these groups stand.
+        all_groups: how many it has.
 
     Returns:
         None where something is not as ``guard.cpp`` takes it to be.
@@ -192,6 +219,7 @@ def make(
             values, value_locals, [value._cdata for value in value_locals], pointers, every_state, settings,
             names, prepared, vars(torch_optimizer), vars(torch.compiler), torch.get_num_threads,
             Tensor, *(shard_slots() if sharded else (None, None, None)), floating, *places[:5], places.most_threads,
+            group_places, all_groups,
         )  # fmt: skip
         return made
     return None

@@ -160,12 +160,10 @@ class Prepared:
 
     def gather(self, optimizer: Preparable) -> list[Tensor] | None:
         """The gradients of this step, numbers brought up to date; None if what was prepared no longer fits."""
-        groups = optimizer.param_groups
         self.fitted = False
-        if len(groups) != self.count or self.passing:
+        if len(optimizer.param_groups) != self.count or self.passing:
             return None
-        if self.left:
-            groups = [groups[i] for i in self.covered]
+        groups = self._own(optimizer)
         settings = list(map(self._read, groups))
         if (settings != self.settings or self.floating) and not self._tune(settings):
             return None
@@ -189,23 +187,28 @@ class Prepared:
 
     def retune(self, optimizer: Preparable) -> tuple[list[Setting], bool] | None:
         """Takes the groups' options over; None if more than numbers changed. Tells them, and whether they can move."""
-        settings = list(map(self._read, optimizer.param_groups))
+        settings = list(map(self._read, self._own(optimizer)))
         if (settings != self.settings or self.floating) and not self._tune(settings):
             return None
         return settings, self.floating
 
+    def _own(self, optimizer: Preparable) -> list[dict[str, Any]]:
+        groups = optimizer.param_groups
+        return [groups[i] for i in self.covered] if self.left else groups
+
     def watch(self, optimizer: Preparable) -> guard.Guard | None:
         """The compiled check, made after a step for which all was as before; None where it has no place.
 
-        It steps all tensors in one call of the kernel, gradients as they are.
+        It steps all tensors in one call of the kernel, gradients as they are; and then the groups that are left to
+        PyTorch's own step.
         """
-        if not self.fitted or self.left or len(self.forms) != 1:
+        if not self.fitted or len(self.forms) != 1:
             return None
         form, made = self.forms[0][1], guard.load()
         if made is None or not isinstance(form, KernelForm) or self.settings is None:
             return None
-        groups = optimizer.param_groups
-        return guard.make(
+        groups = self._own(optimizer)
+        made_for = guard.make(
             made,
             params=list(chain.from_iterable(map(_params, groups))),
             locals_=self.params,
@@ -219,7 +222,10 @@ class Prepared:
             prepared=self,
             floating=self.floating,
             places=form.places,
+            group_places=self.covered,
+            all_groups=self.count,
         )
+        return guard.Partly(made_for, self.left) if made_for is not None and self.left else made_for
 
     def lay_out(self, found: Sequence[Tensor | None] | None = None) -> list[Tensor] | None:
         """The gradients in memory as their parameters are (on the CPU); None if a form of ours cannot take them.

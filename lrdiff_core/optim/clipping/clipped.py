@@ -157,7 +157,7 @@ def _job_of(optimizer: OnePass, by: str) -> OnePassClip | None:
     guard, prepared, kept = optimizer._quick, optimizer._prepared, optimizer._clipped
     if isinstance(kept, OnePassClip) and kept.guard is guard and kept.by == by:
         return kept
-    if guard is None or prepared is None or len(prepared.forms) != 1:
+    if guard is None or prepared is None or prepared.left or len(prepared.forms) != 1:
         return None
     form = prepared.forms[0][1]
     # The norm of a sharded gradient is a sum over processes: torch's functions make it.

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import test_optim_notices as notices
 import torch
-from optim_pairs import PAIRS, feed, params_of, same_bits, walk
+from optim_pairs import PAIRS, feed, make, params_of, same_bits, walk
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
-from lrdiff_core.optim import SGD, Adam, AdamW, guard, kernel
+from lrdiff_core.optim import SGD, Adam, AdamW, clip_grad_norms_, clipped_step, guard, kernel
 from lrdiff_core.optim.prepared import Prepared
 
 needs_guard = pytest.mark.skipif(guard.load() is None, reason=f"no compiled check: {guard.missing_reason()}")
@@ -89,6 +89,73 @@ def test_a_schedule_needs_no_closer_look(
         for scheduler in schedulers:
             scheduler.step()
     same_bits(ours, theirs)
+
+
+def partly(pair: Kinds) -> tuple[Any, Any]:
+    """Groups of which the one in the middle asks for torch's foreach step; three steps on."""
+    options: dict[str, Any] = {"lr": 0.1, **({"momentum": 0.9} if "SGD" in pair[0].__name__ else {})}
+
+    def groups(**more: Any) -> list[dict[str, Any]]:
+        params = make(notices.SHAPES)
+        middle = {"params": params[1:3], "foreach": True, "fused": None}
+        return [{"params": params[:1], **more}, middle, {"params": params[3:], "lr": 0.3, **more}]
+
+    ours, theirs = pair[0](groups(), **options), pair[1](groups(fused=True), **options)
+    walk(ours, theirs, 3)
+    return ours, theirs
+
+
+@needs_guard
+def test_groups_that_torch_steps_need_no_closer_look_at_the_others(
+    pair: Kinds, no_closer_look: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = partly(pair)
+    assert ours._quick is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(Prepared, "gather", lambda *_: pytest.fail("a closer look was taken"))
+        schedulers = [OneCycleLR(one, max_lr=[0.1, 0.5, 0.2], total_steps=8) for one in (ours, theirs)]
+        for i in range(5):
+            walk(ours, theirs, 1, seed=i)
+            for scheduler in schedulers:
+                scheduler.step()
+    same_bits(ours, theirs)
+    assert ours.forms() == {"kernel": 3, "torch": 2}
+    feed(params_of(ours), params_of(theirs), seed=9)
+    clipped_step(ours, 1e-3)  # the three calls
+    clip_grad_norms_(theirs, 1e-3)
+    theirs.step()
+    same_bits(ours, theirs)
+
+
+@needs_guard
+@pytest.mark.parametrize(
+    "change", ["group dropped", "group added", "data swapped", "state replaced", "state forgotten"]
+)
+def test_changes_are_noticed_where_torch_steps_some_groups(change: str, pair: Kinds) -> None:
+    ours, theirs = partly(pair)
+    assert ours._quick is not None
+    for optimizer in (ours, theirs):
+        notices.CHANGES[change](optimizer)
+        for group in optimizer.param_groups[3:]:
+            group["fused"] = True if optimizer is theirs else None
+    walk(ours, theirs, 3)
+    same_bits(ours, theirs)
+    for optimizer in (ours, theirs):
+        optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = 0.7, 0.6
+    walk(ours, theirs, 2)
+    same_bits(ours, theirs)
+
+
+@needs_guard
+def test_a_step_of_torchs_that_fails_leaves_groups_and_gradients_as_they_were(pair: Kinds) -> None:
+    ours, _ = partly(pair)
+    groups = ours.param_groups
+    feed(params_of(ours), seed=0)
+    del ours.param_groups[1]["lr"]
+    with pytest.raises(KeyError, match="lr"):
+        ours.step()
+    assert ours.param_groups is groups
+    assert torch.is_grad_enabled()
 
 
 @needs_guard
