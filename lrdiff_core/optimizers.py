@@ -24,6 +24,7 @@ class OptimizerEntry:
         rates: between what a study searches the base rate: wide, so that a winner hardly lies at the edge.
         momentum: it takes ``momentum``.
         moments: how many numbers it keeps for each of a parameter's (with momentum, where it takes that).
+        fused: torch has a fused kernel of it.
         routed: its groups say by which rule they are stepped, and a router makes them.
         stacked: populations train it.
     """
@@ -33,19 +34,22 @@ class OptimizerEntry:
     rates: tuple[float, float] = (1e-5, 1.0)
     momentum: bool = False
     moments: int = 2
+    fused: bool = False
     routed: bool = False
     stacked: bool = False
 
 
 OPTIMIZERS: dict[str, OptimizerEntry] = {
     # torch's SGD had no default before 2.2
-    "sgd": OptimizerEntry(kind="SGD", rate=0.01, rates=(1e-3, 10.0), momentum=True, moments=1, stacked=True),
-    "adam": OptimizerEntry(kind="Adam", rate=1e-3, stacked=True),
-    "adamw": OptimizerEntry(kind="AdamW", rate=1e-3, stacked=True),
+    "sgd": OptimizerEntry(
+        kind="SGD", rate=0.01, rates=(1e-3, 10.0), momentum=True, moments=1, fused=True, stacked=True
+    ),
+    "adam": OptimizerEntry(kind="Adam", rate=1e-3, fused=True, stacked=True),
+    "adamw": OptimizerEntry(kind="AdamW", rate=1e-3, fused=True, stacked=True),
     "rmsprop": OptimizerEntry(kind="RMSprop", rate=0.01, momentum=True, stacked=True),
     "nadam": OptimizerEntry(kind="NAdam", rate=2e-3),
     "radam": OptimizerEntry(kind="RAdam", rate=1e-3),
-    "adagrad": OptimizerEntry(kind="Adagrad", rate=0.01, rates=(1e-4, 10.0), moments=1),
+    "adagrad": OptimizerEntry(kind="Adagrad", rate=0.01, rates=(1e-4, 10.0), moments=1, fused=True),
     "adafactor": OptimizerEntry(kind="Adafactor", rate=0.01, moments=0),
     "lamb": OptimizerEntry(kind="LAMB", rate=1e-3, rates=(1e-4, 10.0)),
     "lion": OptimizerEntry(kind="Lion", rate=1e-4, rates=(1e-6, 0.1), moments=1),

@@ -29,6 +29,7 @@ from lrdiff_core.devices import device_status
 from lrdiff_core.errors import ConfigError, DataError, UnavailableError
 from lrdiff_core.files import sealed, write_text
 from lrdiff_core.loop import loss_function
+from lrdiff_core.optimizers import OPTIMIZERS
 from lrdiff_core.seeds import make_generator
 from lrdiff_core.text import visible
 from lrdiff_export.training import (
@@ -228,7 +229,9 @@ def run_job(config: RunConfig, *, name: str, steps: int = MOST_STEPS) -> Trainin
         batches=batches[:steps],
         loss=lambda net, rows, wanted: loss_of(net.network(rows), wanted),
         optimizer=config.optimizer,
-        groups=plan_groups(setup.plan, **({"momentum": config.momentum} if config.optimizer == "sgd" else {})),
+        groups=plan_groups(
+            setup.plan, **({"momentum": config.momentum} if OPTIMIZERS[config.optimizer].momentum else {})
+        ),
         remarks=(cut,) if len(batches) > steps else (),
     )
 

@@ -142,6 +142,8 @@ class _Graph(TrainingImplementation):
         """Return why nothing can be captured."""
         if optimizer == "muon":
             return "Muon cannot be captured"
+        if optimizer not in ("sgd", "adam", "adamw"):
+            return "SGD, Adam and AdamW are captured, no other rule"
         return super().unavailable(optimizer, device, arithmetic)
 
     def start(self, placed: Placed, arithmetic: Arithmetic) -> Running:

@@ -208,7 +208,7 @@ def _why(job: TrainingJob, name: str, step: int, factor: float) -> str:
     if at is None:
         return ""
     own = job.groups[at]
-    if job.optimizer != "sgd" and not own.options.get("use_muon"):
+    if job.optimizer in ("adam", "adamw", "muon") and not own.options.get("use_muon"):
         first, root = bias_correction(own.options.get("betas", (0.9, 0.999)), step)
         if math.isclose(factor, first / root, rel_tol=SAME):
             return ", as without bias correction"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lrdiff_core.errors import ConfigError, InputError
 from lrdiff_core.model import ModelSpec, build_model
+from lrdiff_core.optimizers import OPTIMIZERS as TABLE
 from lrdiff_core.rates import LayerDecay, RatePlan, param_groups
 from lrdiff_core.seeds import make_generator
 from lrdiff_export.examples import Attending, Convolutional
@@ -48,7 +49,7 @@ def make_job(
         loss: from what the module gives and the targets to a scalar; left out, the mean squared error of the first
             floating output.
         plan: of the module; left out, the optimizer's usual rate at the output and 0.7 times that for each layer below.
-        optimizer: ``sgd`` (with momentum 0.9), ``adam``, ``adamw`` or ``muon``.
+        optimizer: one of :data:`~lrdiff_export.training.OPTIMIZERS`; ``sgd`` and ``rmsprop`` with momentum 0.9.
         batch_size: rows a step; left out, a quarter of the rows.
         seed: of targets and order.
 
@@ -138,9 +139,9 @@ def _floating(output: Any, name: str) -> Tensor:
 def _groups(module: nn.Module, optimizer: str, plan: RatePlan | None) -> Any:
     if plan is None:
         scale = [LayerDecay(LAYER_DECAY)] if len(list(module.children())) > 1 else []
-        plan = param_groups(module, lr=RATES.get(optimizer, 0.0) or RATES["adamw"], scale=scale)
+        plan = param_groups(module, lr=RATES.get(optimizer, TABLE[optimizer].rate), scale=scale)
     if optimizer != "muon":
-        return plan_groups(plan, **({"momentum": 0.9} if optimizer == "sgd" else {}))
+        return plan_groups(plan, **({"momentum": 0.9} if TABLE[optimizer].momentum else {}))
     groups = []
     shapes = {name: weight.dim() for name, weight in module.named_parameters()}
     for group in plan_groups(plan):

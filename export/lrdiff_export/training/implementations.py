@@ -18,10 +18,11 @@ from torch import Tensor
 from lrdiff_core.devices import device_status
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.optim import kernel
+from lrdiff_core.optimizers import OPTIMIZERS
 from lrdiff_core.schedules import Schedule, Shape
 from lrdiff_export.training.arithmetic import ARITHMETICS, Arithmetic, compute_in
 from lrdiff_export.training.job import Placed
-from lrdiff_export.training.optimizers import make_optimizer, parts_of, triton_switched_on
+from lrdiff_export.training.optimizers import make_optimizer, of_torch, parts_of, triton_switched_on
 
 __all__ = [
     "IMPLEMENTATIONS",
@@ -85,7 +86,10 @@ def register_implementation(name: str) -> Callable[[_Kind], _Kind]:
 
 
 class TrainingImplementation:
-    """PyTorch's own optimizer as it comes; subclasses say which one, and what else they do to the training."""
+    """PyTorch's own optimizer as it comes; subclasses say which one, and what else they do to the training.
+
+    Of a rule that torch has none of (LAMB, schedule-free AdamW), the plain loop in our rule's file stands in its place.
+    """
 
     name = "torch"
     devices: tuple[str, ...] = ("cpu", "cuda", "mps")
@@ -98,6 +102,10 @@ class TrainingImplementation:
             return f"{self.name} needs {' or '.join(self.devices)}"
         if optimizer == "muon" and self.flags:
             return "torch has one implementation of Muon"
+        if self.flags.get("fused") and not OPTIMIZERS[optimizer].fused:
+            return f"torch has no fused {OPTIMIZERS[optimizer].kind}"
+        if self.flags and not of_torch(optimizer):
+            return f"torch has no {OPTIMIZERS[optimizer].kind}"
         return None
 
     def context(self) -> AbstractContextManager[Any]:
@@ -206,7 +214,7 @@ class OursTriton(TrainingImplementation):
         """Return why there is no such kernel here."""
         if (reason := super().unavailable(optimizer, device, arithmetic)) is not None:
             return reason
-        if optimizer == "sgd" or arithmetic.dtype is not torch.float32:
+        if optimizer not in ("adam", "adamw") or arithmetic.dtype is not torch.float32:
             return "the Triton kernel is for Adam and AdamW in float32"
         return None if find_spec("triton") is not None else "triton is not installed"
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_core.errors import ConfigError, InputError
+from lrdiff_core.optimizers import OPTIMIZERS as TABLE
 from lrdiff_core.rates import RatePlan
 from lrdiff_core.schedules import Shape
 
@@ -24,12 +25,16 @@ __all__ = ["OPTIMIZERS", "PROBE", "Batch", "Loss", "Placed", "RateGroup", "Train
 Batch = tuple[Tensor, ...]
 Loss = Callable[..., Tensor]  # (module, *batch) -> scalar
 
-OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
+NO_BUDGET = {"lion": "it steps by a sign, which rounding turns near 0, and no budget of roundings holds a whole rate"}
+OPTIMIZERS = tuple(name for name in TABLE if name not in NO_BUDGET)
 PROBE = "denormal probe"
 _PROBED = 16  # numbers of the probe
 PROBE_RATE = 0.25  # a power of two: the products stay exact
 # Adam divides by sqrt(v) + eps, and v is far below any number here: with eps 1 its step is the rate times m.
-_PROBE_OPTIONS = {"adam": {"eps": 1.0}, "adamw": {"eps": 1.0}, "muon": {"eps": 1.0, "use_muon": False}}
+_PROBE_OPTIONS: dict[str, dict[str, Any]] = {
+    **{name: {"eps": 1.0} for name in OPTIMIZERS if name not in ("sgd", "adafactor")},
+    "muon": {"eps": 1.0, "use_muon": False},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,7 @@ class TrainingJob:
         module: in float32 on the CPU with its initial weights, in training mode; it is copied.
         batches: what ``loss`` takes after the module, a tuple a step.
         loss: from the module and a batch to a scalar; it must not draw random numbers.
-        optimizer: ``sgd``, ``adam``, ``adamw`` or ``muon`` (groups with ``use_muon``, AdamW for the others).
+        optimizer: one of ``OPTIMIZERS``; ``muon`` for groups with ``use_muon``, AdamW for the others.
         groups: every trainable parameter once.
         schedule: by which every group's rate moves, each from its own; None where rates stay.
         schedule_steps: over how many steps; None for those of the job.
@@ -91,7 +96,11 @@ class TrainingJob:
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
-            raise ConfigError(f'no optimizer "{self.optimizer}"', help=f"optimizers: {', '.join(OPTIMIZERS)}")
+            why = NO_BUDGET.get(self.optimizer)
+            raise ConfigError(
+                f"{self.optimizer} cannot be judged: {why}" if why else f'no optimizer "{self.optimizer}"',
+                help=f"optimizers: {', '.join(OPTIMIZERS)}",
+            )
         if not self.batches:
             raise ConfigError(f"{self.name} has no batches", help="give at least one step's worth of rows")
         if self.schedule is not None:

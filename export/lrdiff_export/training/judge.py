@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from lrdiff_core.optimizers import OPTIMIZERS
 from lrdiff_export.training.arithmetic import ARITHMETICS
 from lrdiff_export.training.diagnose import RIGHT, explain, group_text, judge_gradients
 from lrdiff_export.training.implementations import IMPLEMENTATIONS, Lane
@@ -187,10 +188,10 @@ def budgets_of(name: str, reference: TrainingReference) -> Budgets:
 
 def _expected(job: TrainingJob, lane: Lane) -> bool:
     """Whether our optimizer has to give torch's fused bits: where it runs torch's fused kernels."""
-    if lane.device != "cpu" or job.optimizer == "muon":
+    if lane.device != "cpu" or not OPTIMIZERS[job.optimizer].fused:
         return False
-    if lane.arithmetic == "bfloat16" and job.optimizer == "sgd":
-        return False  # torch's fused SGD is wrong there, and ours does not use it
+    if lane.arithmetic == "bfloat16" and job.optimizer in ("sgd", "adagrad"):
+        return False  # torch's fused SGD is wrong there, and ours uses neither
     in_float32 = ARITHMETICS[lane.arithmetic].dtype is torch.float32  # there ours has a kernel of its own
     return lane.implementation == "ours-no-kernel" or (lane.implementation == "ours" and not in_float32)
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from lrdiff_core import optim
+from lrdiff_core.optimizers import OPTIMIZERS
+from lrdiff_core.setup import set_mode
 from lrdiff_export.training.job import Placed
 
-__all__ = ["bias_correction", "make_optimizer", "parts_of", "plain_optimizer", "triton_switched_on"]
+__all__ = ["bias_correction", "make_optimizer", "of_torch", "parts_of", "plain_optimizer", "triton_switched_on"]
 
 
 def make_optimizer(placed: Placed, *, ours: bool, **flags: Any) -> Any:
@@ -21,22 +23,34 @@ def make_optimizer(placed: Placed, *, ours: bool, **flags: Any) -> Any:
 
     Args:
         placed: over whose parameters.
-        ours: from :mod:`lrdiff_core.optim`; otherwise torch's own.
+        ours: from :mod:`lrdiff_core.optim`; otherwise torch's own, or the plain loop of a rule that torch has none of.
         flags: ``foreach``, ``fused``, ``capturable``.
     """
     name, groups = placed.job.optimizer, placed.groups()
     if name == "muon":
         return optim.MuonAdamW(groups) if ours else MuonPair(groups)
-    home: Any = optim if ours else torch.optim
-    kind = getattr(home, {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[name])
+    mine: Any = getattr(optim, OPTIMIZERS[name].kind)
     if name == "sgd":
         flags.pop("capturable", None)  # it has no counter, so it always is
-    return kind(groups, **flags)
+    made = (mine if ours else mine._torch_class)(groups, **flags)
+    set_mode(made, "train")
+    return made
+
+
+def of_torch(name: str) -> bool:
+    """Whether torch has this rule itself.
+
+    Example:
+        >>> of_torch("nadam"), of_torch("lamb")
+        (True, False)
+    """
+    return name == "muon" or hasattr(torch.optim, OPTIMIZERS[name].kind)
 
 
 def plain_optimizer(placed: Placed) -> Any:
     """torch's plain loop, tensor by tensor: what everything is compared with, in float64."""
-    return make_optimizer(placed, ours=False, **({} if placed.job.optimizer == "muon" else {"foreach": False}))
+    name = placed.job.optimizer
+    return make_optimizer(placed, ours=False, **({"foreach": False} if of_torch(name) and name != "muon" else {}))
 
 
 def parts_of(optimizer: Any) -> list[Any]:

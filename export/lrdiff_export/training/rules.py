@@ -52,7 +52,7 @@ def other_rule(
         key: of the moment; empty for the weight.
     """  # fmt: skip
     at = job.group_of(name)
-    if at is None or job.groups[at].options.get("use_muon"):
+    if at is None or job.groups[at].options.get("use_muon") or job.optimizer not in ("sgd", "adam", "adamw", "muon"):
         return None
     own = dict(job.groups[at].options) | {"lr": job.groups[at].lr * job.factor(step)}
     twin, changes = (reference.sgd, _sgd) if job.optimizer == "sgd" else (reference.adam, _adam)

@@ -16,7 +16,10 @@ from lrdiff_export.training.optimizers import parts_of, plain_optimizer
 
 __all__ = ["State", "Twin", "state_of"]
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")  # as torch's optimizers call them
+MOMENTS = (  # as torch's optimizers call them
+    *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg", "sum"),
+    *("row_var", "col_var", "variance", "z"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +30,8 @@ class State:
     moments: list[dict[str, Tensor]]
 
     def part(self, index: int, key: str) -> np.ndarray:
-        """A tensor's weights, or a moment of it, in float64 ``[numbers]``; moments begin at zero."""
-        weight = self.weights[index]
-        found = self.moments[index].get(key, torch.zeros_like(weight)) if key else weight
+        """A tensor's weights, or a moment of it, in float64 ``[numbers]``; moments begin at zero, ``[1]``."""
+        found = self.moments[index].get(key, torch.zeros(1)) if key else self.weights[index]
         return np.asarray(found.double().reshape(-1).numpy())
 
     def rounded(self, dtype: torch.dtype) -> State:
@@ -53,6 +55,7 @@ class Twin:
             for group in part.param_groups
             for param in group["params"]
         }
+        self._counters = self._counted()
 
     def step(self, before: State, grads: Sequence[Tensor], number: int) -> State:
         """Make one step from ``before``."""
@@ -66,17 +69,23 @@ class Twin:
                 grad = jitter.gradient(grad, muon=self.placed.names[i] in self._muon)
                 state = {key: jitter.kept(value) for key, value in state.items()}
             param.grad = grad
-            if "exp_avg" in state:
-                state["step"] = torch.tensor(float(number - 1))  # what it has to be, whatever the lane counts
+            if state:  # what they have to be, whatever the lane counts
+                state |= {key: count.clone() for key, count in self._counters[i].items()}
             self._owners[param].state[param] = state
         self.placed.set_rates(self._optimizer, number)
         if jitter is not None:
             jitter.bias_correction(self._optimizer, number)
         self._optimizer.step()
+        self._counters = self._counted()
         return State(
             weights=[param.detach().clone() for param in params],
             moments=[_moments(self._owners[param].state.get(param, {})) for param in params],
         )
+
+    def _counted(self) -> list[dict[str, Tensor]]:
+        """Of each tensor what the loop keeps beside moments, as it is now."""
+        found = [self._owners[param].state.get(param, {}) for param in self.placed.params[:-1]]
+        return [{key: value for key, value in state.items() if key not in MOMENTS} for state in found]
 
 
 def state_of(placed: Placed, optimizer: Any) -> State:

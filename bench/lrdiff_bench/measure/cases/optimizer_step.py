@@ -180,7 +180,8 @@ def _optax(groups: Groups, before: Callable[[], object] | None) -> Workload:
 IMPLEMENTATIONS: Mapping[str, Implementation] = {
     "ours": Implementation(label="lrdiff", make=_ours, optimizers=RULES),
     "fused": Implementation(
-        label="torch fused", make=partial(build_optimizer, fused=True), optimizers=("adamw", "adam", "sgd", "adagrad")
+        label="torch fused", make=partial(build_optimizer, fused=True),
+        optimizers=tuple(name for name in RULES if OPTIMIZERS[name].fused),
     ),
     "foreach": Implementation(label="torch foreach", make=partial(build_optimizer, foreach=True), optimizers=_OF_TORCH),
     # torch chooses by itself: the loop on the CPU, foreach on CUDA.
