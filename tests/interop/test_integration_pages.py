@@ -17,13 +17,14 @@ NEEDS = {
     "lightning": ["lightning"],
     "hugging-face": ["transformers", "accelerate", "peft"],
     "accelerate": ["accelerate"],
+    "fully-shard": ["torch"],
     "ignite": ["ignite"],
     "skorch": ["skorch"],
     "fastai": ["fastai"],
     "keras": ["keras"],
     "tracking": ["tensorboard"],
 }
-HEAVY = ("lightning", "hugging-face", "accelerate", "fastai")  # to import
+HEAVY = ("lightning", "hugging-face", "accelerate", "fully-shard", "fastai")  # to import
 PATIENCE_S = 240
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
