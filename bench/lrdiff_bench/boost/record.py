@@ -45,9 +45,11 @@ class Checked:
         units: the largest difference, in units in the last place of the larger of the number before and after.
         outside: numbers of other bits where every bit should agree, or that differ by more than roundings.
         where: the first of those, in words.
+        anywhere: torch's kernel rounds otherwise than ours in any number, not at the ends of tensors alone.
     """
 
     steps: int = 0
+    anywhere: bool = False
     numbers: int = 0
     other: int = 0
     units: float = 0.0

@@ -145,7 +145,8 @@ def _checked(name: str, checked: Checked) -> str:
         return f"{steps}: {checked.outside} of {checked.numbers} numbers differ; first: {checked.where}"
     if not checked.other:
         return f"{steps}: every bit of {checked.numbers} numbers is the same"
+    which = ", where torch rounds otherwise on ARM" if checked.anywhere else " at the ends of tensors"
     return (
-        f"{steps}: every bit of {checked.numbers} numbers is the same but for {checked.other} at the ends of tensors, "
+        f"{steps}: every bit of {checked.numbers} numbers is the same but for {checked.other}{which}, "
         f"which differ by {checked.units:.2g} units in the last place at most"
     )

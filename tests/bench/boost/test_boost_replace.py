@@ -10,6 +10,8 @@ import weakref
 import pytest
 import torch
 
+from lrdiff_bench.boost import check, report
+from lrdiff_bench.boost.record import Checked
 from lrdiff_bench.boost.replace import Boosting, when_imported
 from lrdiff_bench.boost.report import report_of
 from lrdiff_core.optim import AdamW, guard, kernel
@@ -223,6 +225,27 @@ def test_ends_of_tensors_may_differ_by_roundings():
     checked = boosting.records[0].checked
     assert (checked.steps, checked.outside, checked.where) == (20, 0, None)
     assert checked.units <= 8
+
+
+def test_on_arm_torchs_adam_may_differ_by_roundings_anywhere(monkeypatch):
+    """Its second moment has the other product in a fused multiply-add; that of stochastic gradient descent has none."""
+    alike = {}
+    for machine in ("x86_64", "aarch64"):
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        alike[machine] = [check.rounds_alike(kind) for kind in (torch.optim.SGD, torch.optim.AdamW)]
+    assert alike == {"x86_64": [True, True], "aarch64": [True, False]}
+    one, two = torch.ones(2, 64)
+    two[3] += torch.finfo(torch.float32).eps
+    for anywhere in (False, True):
+        checked = Checked(steps=1, anywhere=anywhere)
+        check._compare(checked, "exp_avg_sq", one, two, one, None)
+        assert (checked.other, checked.outside) == (1, not anywhere)
+    assert "same but for 1, where torch rounds otherwise on ARM, which differ by 1 units" in report._checked(
+        "Adam", checked
+    )
+    two[3] += 1e-3
+    check._compare(checked, "exp_avg_sq", one, two, one, None)
+    assert checked.outside == 1
 
 
 def test_a_callback_waits_for_an_import(tmp_path, monkeypatch):
