@@ -92,11 +92,11 @@ def main(arguments: list[str] | None = None) -> int:
         together = partial(side_by_side, record=record, scratch=scratch, at_once=asked.at_once)
         if "kills" in parts:
             together([("undisturbed", partial(_undisturbed, one, bounds)) for one in names])
-        tasks = {
+        tasks = {  # the longest first
+            "fuzz": lambda: _fuzz(10 * asked.count, asked.seed, bounds),
             "kills": lambda: _kills(names, asked.count, bounds),
             "disks": lambda: _disks(names, asked.count, bounds),
             "damage": lambda: _damage(kinds, asked.count, bounds),
-            "fuzz": lambda: _fuzz(10 * asked.count, asked.seed, bounds),
         }
         seeds = random.Random(asked.seed)
         together([

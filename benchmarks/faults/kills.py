@@ -34,7 +34,7 @@ class Ended:
         seconds: from the start to the end.
         after: from the signal to the end.
         out, err: what it said.
-        stayed: processes of its session that were still there three seconds later.
+        stayed: processes of its session that were still there ten seconds later.
     """
 
     status: int
@@ -186,7 +186,7 @@ def faults_of(ended: Ended, folder: Path, *, had: bool = False, left: Collection
 
 
 def _stayed(session: int) -> int:
-    until = time.monotonic() + 3
+    until = time.monotonic() + SLOW_SECONDS
     while (there := _of_session(session)) and time.monotonic() < until:
         time.sleep(0.05)
     for process in there:
