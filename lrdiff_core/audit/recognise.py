@@ -12,10 +12,13 @@ SGD, Nesterov           :math:`u = g + \mu m'`
 Adam, AdamW             :math:`u = \hat m' / (\sqrt{\hat v'} + \epsilon)`
 Lion                    :math:`u = \operatorname{sign}(\beta_1 m + (1 - \beta_1) g)`
 Muon                    :math:`u = \rho\, \mathrm{NS}(m')`, or of :math:`(1 - \mu) g + \mu m'`
+NAdam, RAdam            as Adam, with the mix or the rectification of their papers
+Adagrad, RMSprop        :math:`u = g / (\sqrt{v'} + \epsilon)`; with momentum :math:`u = b'`
 ======================  ===================================================================
 
 Least squares give rate :math:`\gamma` and decay :math:`\lambda`; what they leave unexplained says whether it was that
-rule. A decay that went through the gradient (SGD, Adam) shows in the moments:
+rule. The last two lines are tried where torch's class promises them; Adagrad's and RMSprop's decay is taken on trust.
+A decay that went through the gradient (SGD, Adam) shows in the moments:
 :math:`m' = \mu m + \kappa (g + \lambda w)`.
 Of rules that explain a step equally well, that one is taken which does so at the group's rate. Errors are three
 standard deviations, of the rest or of the weights' own rounding, whichever is larger.
@@ -33,7 +36,7 @@ import torch
 
 from lrdiff_core.audit.least_squares import FEWEST, SIGMAS, fit_columns, norm
 from lrdiff_core.audit.snapshot import Entries
-from lrdiff_core.audit.update_rules import MUON_TOLERANCE, RULES, Change, Guess, moment_decay, number_of
+from lrdiff_core.audit.update_rules import MUON_TOLERANCE, PROMISED, RULES, Change, Guess, moment_decay, number_of
 
 __all__ = ["RULES", "Applied", "Change", "expected_rule", "recognise"]
 
@@ -46,7 +49,7 @@ class Applied:
     """What a step really did to a tensor.
 
     Args:
-        rule: one of :data:`RULES`, ``"unknown"``, or ``"-"`` where it stood still.
+        rule: one of :data:`RULES` or :data:`PROMISED`, ``"unknown"``, or ``"-"`` where it stood still.
         rate: None where the rule is unknown.
         rate_error: the rate may be off by so much.
         decay: as ``weight_decay`` counts it; None where it cannot be found from the step.
@@ -90,7 +93,7 @@ def recognise(change: Change) -> Applied:
     wanted = number_of(change.options, "lr", 0.0)
     first = None
     for name in filter(None, names):
-        for guess in RULES[name](change):
+        for guess in (RULES.get(name) or PROMISED[name])(change):
             found = _explain(name, guess, change, moved, noise)
             if found is not None and (not wanted or found.rule == STILL or found.at(wanted)):
                 return replace(found, size=size)
@@ -120,6 +123,9 @@ def expected_rule(optimizer: torch.optim.Optimizer, options: Mapping[str, Any]) 
             if not options.get("momentum"):
                 return "SGD"
             return "SGD Nesterov" if options.get("nesterov") else "SGD momentum"
+        for rule in PROMISED:
+            if cls is getattr(torch.optim, rule):
+                return rule
     return None
 
 
@@ -153,7 +159,7 @@ def _explain(name: str, guess: Guess, change: Change, moved: Entries, noise: Ent
     rule = name
     if name in ("Adam", "AdamW") and max(decay - error, coupled - 2 * coupled_error) > 0:
         rule = "AdamW" if decay > coupled else "Adam"
-    error = math.hypot(error, coupled_error)
+    error = math.inf if guess.trusts and own else math.hypot(error, coupled_error)
     return Applied(
         rule=rule,
         rate=rate,

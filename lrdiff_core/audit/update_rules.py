@@ -14,7 +14,7 @@ from lrdiff_core.audit.least_squares import fit_columns, norm
 from lrdiff_core.audit.snapshot import Entries, Look
 from lrdiff_core.optim.rules.muon import COEFFICIENTS, EPS, STEPS, orthogonalize
 
-__all__ = ["RULES", "Change", "Guess", "moment_decay", "number_of"]
+__all__ = ["PROMISED", "RULES", "Change", "Guess", "moment_decay", "number_of"]
 
 TOLERANCE = 1e-3  # of a step, what a rule may leave unexplained in float32
 MUON_TOLERANCE = 0.05  # the Newton-Schulz iteration is computed in bfloat16, each time in another order
@@ -50,6 +50,7 @@ class Guess:
     moment: str | None = None
     scale: float = 1.0  # the direction's own factor, part of the rule
     tolerance: float = TOLERANCE
+    trusts: bool = False  # a decay of the group's is in the direction, as the group has it, and cannot be read
 
 
 def number_of(options: Mapping[str, Any], key: str, default: float) -> float:
@@ -106,6 +107,76 @@ def _lion(change: Change) -> Iterator[Guess]:
             beta = _beta_pair(change.options)[0]
             mixed = beta * moment + (1 - beta) * gradient
             yield Guess(np.sign(mixed))
+
+
+def _coupled(change: Change) -> Iterator[Entries]:
+    """Gradients with the group's own decay in them, where it goes that way."""
+    decay = 0.0 if change.options.get("decoupled_weight_decay") else number_of(change.options, "weight_decay", 0.0)
+    for gradient in change.gradients:
+        yield gradient + decay * change.before.weight
+
+
+def _moments_of_adam(change: Change) -> tuple[Entries, Entries, int, float, float, float] | None:
+    """First and second moment, steps, betas and eps."""
+    moments, steps = change.after.moments, change.after.steps
+    beta1, beta2 = _beta_pair(change.options, (0.0, 0.0))
+    if not {"exp_avg", "exp_avg_sq"} <= moments.keys() or not steps or not (0 < beta1 < 1 and 0 < beta2 < 1):
+        return None
+    return moments["exp_avg"], moments["exp_avg_sq"], steps, beta1, beta2, number_of(change.options, "eps", 1e-8)
+
+
+def _nadam(change: Change) -> Iterator[Guess]:
+    found = _moments_of_adam(change)
+    if found is None:
+        return
+    m, v, steps, beta1, beta2, eps = found
+    slowing = number_of(change.options, "momentum_decay", 4e-3)
+    weight = [beta1 * (1 - 0.5 * 0.96 ** (step * slowing)) for step in (steps, steps + 1)]
+    product = 1.0
+    for step in range(1, steps + 1):
+        product *= beta1 * (1 - 0.5 * 0.96 ** (step * slowing))
+        if product < np.finfo(float).eps:  # what is left of it no longer shows
+            break
+    for gradient in _coupled(change):
+        mixed = weight[1] * m / (1 - product * weight[1]) + (1 - weight[0]) * gradient / (1 - product)
+        yield Guess(mixed / (np.sqrt(v / (1 - beta2**steps)) + eps), "exp_avg")
+
+
+def _radam(change: Change) -> Iterator[Guess]:
+    found = _moments_of_adam(change)
+    if found is None:
+        return
+    m, v, steps, beta1, beta2, eps = found
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * steps * beta2**steps / (1 - beta2**steps)
+    direction = m / (1 - beta1**steps)
+    if length > 5:
+        chance = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+        direction = direction * math.sqrt(chance * (1 - beta2**steps)) / (np.sqrt(v) + eps)
+    yield Guess(direction, "exp_avg")
+
+
+def _adagrad(change: Change) -> Iterator[Guess]:
+    total, steps = change.after.moments.get("sum"), change.after.steps
+    if total is None or not steps:
+        return
+    scale = 1 / (1 + (steps - 1) * number_of(change.options, "lr_decay", 0.0))
+    for gradient in _coupled(change):
+        yield Guess(gradient / (np.sqrt(total) + number_of(change.options, "eps", 1e-10)), scale=scale, trusts=True)
+
+
+def _rmsprop(change: Change) -> Iterator[Guess]:
+    moments = change.after.moments
+    if number_of(change.options, "momentum", 0.0):
+        if "momentum_buffer" in moments:
+            yield Guess(moments["momentum_buffer"], trusts=True)
+        return
+    if "square_avg" not in moments:
+        return
+    spread = moments["square_avg"] - (moments["grad_avg"] ** 2 if "grad_avg" in moments else 0.0)
+    for gradient in _coupled(change):
+        root = np.sqrt(np.maximum(spread, 0.0)) + number_of(change.options, "eps", 1e-8)
+        yield Guess(gradient / root, trusts=True)
 
 
 def _muon(change: Change) -> Iterator[Guess]:
@@ -172,4 +243,11 @@ RULES: dict[str, Callable[[Change], Iterator[Guess]]] = {
     "Lion": _lion,
     "Muon": _muon,
     "Adam without bias correction": _uncorrected_adam,
+}
+# Tried only where the optimizer is torch's class of that name, or one of its heirs.
+PROMISED: dict[str, Callable[[Change], Iterator[Guess]]] = {
+    "NAdam": _nadam,
+    "RAdam": _radam,
+    "Adagrad": _adagrad,
+    "RMSprop": _rmsprop,
 }

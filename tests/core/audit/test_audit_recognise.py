@@ -1,6 +1,7 @@
 """Rules, rates and decays are read off torch's own steps, whatever the hyperparameters, and the errors stated hold."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from lrdiff_core.audit.recognise import Applied, Change, expected_rule, recognise
 from lrdiff_core.audit.snapshot import LOOK, Look, Looks, digits, fingerprint, look_at
+from lrdiff_core.optim import Adagrad, NAdam, RAdam, RMSprop
 
 
 def step_of(optimizer, parameter, steps):
@@ -76,7 +78,54 @@ def test_options_that_are_kept_elsewhere_are_found_in_the_moments():
     assert told.rate == pytest.approx(0.01, rel=1e-4)
 
 
-@pytest.mark.parametrize("cls", [torch.optim.Adagrad, torch.optim.NAdam, torch.optim.Adamax])
+ADAMS = [{}, {"decoupled_weight_decay": True}]
+PROMISED = [
+    *((kind, options) for kind in (torch.optim.NAdam, torch.optim.RAdam, NAdam, RAdam) for options in ADAMS),
+    *((kind, options) for kind in (torch.optim.Adagrad, Adagrad) for options in ({}, {"lr_decay": 0.1})),
+    *(
+        (kind, options)
+        for kind in (torch.optim.RMSprop, RMSprop)
+        for options in ({}, {"momentum": 0.8}, {"centered": True})
+    ),
+]
+
+
+@pytest.mark.parametrize("steps", [1, 4, 9])  # RAdam's rectification begins at the sixth
+@pytest.mark.parametrize(("cls", "options"), PROMISED)
+def test_rates_of_rules_that_the_class_promises_are_read(cls, options, steps):
+    for number, (lr, decay) in enumerate(GRID):
+        torch.manual_seed(number)
+        parameter = torch.nn.Parameter(torch.randn(9 * 24) + 0.1)
+        told = recognise(step_of(cls([parameter], lr=lr, weight_decay=decay, **options), parameter, steps=steps))
+        assert told.rule == cls.__name__
+        assert abs(told.rate - lr) <= max(2 * told.rate_error, 1e-5 * lr)
+        assert told.decay is not None or (decay and cls.__name__ in ("Adagrad", "RMSprop"))
+        assert told.decay is None or abs(told.decay - decay) <= max(2 * told.decay_error, 1e-4 * decay)
+
+
+def test_a_rate_recorded_and_not_applied_is_read_from_a_promised_rule():
+    torch.manual_seed(0)
+    parameter = torch.nn.Parameter(torch.randn(300))
+    optimizer = torch.optim.NAdam([parameter], lr=0.01)
+    change = step_of(optimizer, parameter, steps=3)
+    told = recognise(replace(change, options={**change.options, "lr": 0.02}))
+    assert told.rule == "NAdam"
+    assert told.rate == pytest.approx(0.01, rel=1e-4)
+
+
+class SelfMadeNAdam(torch.optim.Optimizer):
+    """Of a library that means something else by the name."""
+
+
+SelfMadeNAdam.__name__ = "NAdam"
+
+
+def test_a_name_alone_promises_nothing_of_these():
+    optimizer = SelfMadeNAdam([torch.zeros(1)], {"lr": 0.1})
+    assert expected_rule(optimizer, optimizer.param_groups[0]) is None
+
+
+@pytest.mark.parametrize("cls", [torch.optim.Adadelta, torch.optim.Adamax, torch.optim.Adafactor])
 def test_other_rules_are_unknown_not_guessed(cls):
     torch.manual_seed(0)
     parameter = torch.nn.Parameter(torch.randn(300))
