@@ -48,9 +48,9 @@ static double row_squares(const float *restrict g, int64_t n, float factor, doub
     return sum;
 }
 
-static inline float factored_move(float grad, float column, float row, float least) {
+static inline float factored_square(float column, float row, float least) {
     const float square = row * column;
-    return grad / sqrtf(square < least ? least : square); /* NaN stays */
+    return square < least ? least : square; /* NaN stays */
 }
 
 /* The sum of the squares of a row's directions. */
@@ -62,14 +62,14 @@ static double row_ways(
         double lane[LANES] = {0};
         for (; i + LANES <= n; i += LANES)
             for (int k = 0; k < LANES; k++) {
-                const double move = factored_move(g[i + k] * factor, column[i + k], row, least);
-                lane[k] += move * move;
+                const float grad = g[i + k] * factor;
+                lane[k] += grad * grad / factored_square(column[i + k], row, least);
             }
         for (int k = 0; k < LANES; k++) sum += lane[k];
     }
     for (; i < n; i++) {
-        const double move = factored_move(g[i] * factor, column[i], row, least);
-        sum += move * move;
+        const float grad = g[i] * factor;
+        sum += grad * grad / factored_square(column[i], row, least);
     }
     return sum;
 }
@@ -78,7 +78,7 @@ static void row_step(
     float *restrict p, const float *restrict g, const float *restrict column, int64_t n, float factor, float row,
     float least, float decay, float size) {
     for (int64_t i = 0; i < n; i++)
-        p[i] = fmaf(factored_move(g[i] * factor, column[i], row, least), size, p[i] * decay);
+        p[i] = fmaf(g[i] * factor / sqrtf(factored_square(column[i], row, least)), size, p[i] * decay);
 }
 
 /* What a matrix's rows are divided by: their mean. */
