@@ -27,7 +27,6 @@ WITHOUT_RECORD: dict[str, tuple[str, set[str]]] = {  # why, and what the page do
     "export-models": (EARLIER, {"commit"}),
     "export-mutations": (EARLIER, {"commit"}),
     "maps": ("what `lrdiff map` printed, of maps whose folders were not kept: twenty minutes of two cores", set()),
-    "optimizers": (EARLIER, {"machine", "commit"}),
     "parity": (EARLIER, {"commit"}),
     "population": (EARLIER, set()),
     "step": (EARLIER, set()),

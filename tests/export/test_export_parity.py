@@ -15,8 +15,18 @@ from export_models import MODELS, Classifier, rows_of, seeded
 from torch import nn
 
 from lrdiff_core.errors import CheckFailed, ConfigError, ModelFileError
-from lrdiff_export import BACKENDS, Backend, ParityReport, check_parity, convert_to_onnx, register_backend
+from lrdiff_export import (
+    BACKENDS,
+    Backend,
+    ParityReport,
+    check_parity,
+    check_subjects,
+    convert_to_onnx,
+    register_backend,
+    subject_of_module,
+)
 from lrdiff_export.model.precision import ARITHMETICS
+from lrdiff_export.model.prepared import prepare
 from lrdiff_export.runtimes import Predict, TorchBackend, compiler_path
 
 ROWS = rows_of(100, 10)
@@ -244,6 +254,30 @@ def test_a_module_may_change_its_own_buffers(update: Any) -> None:
             return self.linear(rows)
 
     assert only(check_parity(Counting(), ROWS, backends=["eager"])).status == "agrees"
+
+
+class OfOne(nn.Module):
+    """A module of one sample that counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, rows: torch.Tensor, heat: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.linear(rows) / heat
+
+
+def test_modules_of_one_sample_are_compared_and_their_own_buffers_put_back() -> None:
+    """With an input that is a number, and one of rows: neither has a batch."""
+    rows = {"rows": torch.randn(4, 5, 3), "heat": torch.rand(4) + 0.5}
+    prepared = prepare(OfOne(), {name: values[:2] for name, values in rows.items()}, batched=False,
+                       dynamic_axes={"rows": {0: "count"}})  # fmt: skip
+    subject = subject_of_module(prepared, {name: values.numpy() for name, values in rows.items()})
+    assert subject.own_state == {"inner.inner.calls"}
+    report = check_subjects({"one": subject}, backends=["eager", "onnxruntime"])["one"]
+    assert [result.status for result in report.results] == ["agrees", "agrees"], report.results
 
 
 def test_a_backend_that_gives_nothing_differs(plant: Any) -> None:

@@ -139,7 +139,7 @@ def subject_of_module(
         decide=decide,
         batched=prepared.batched,
         reference=reference,
-        own_state=_own_state(prepared.module, examples if prepared.batched else [one[0] for one in examples]),
+        own_state=_own_state(prepared.module, examples),
     )
 
 
