@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM end a command in two lines, soon, and with every process that it started."""
 
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -8,11 +9,12 @@ import time
 
 import pytest
 
-from lrdiff_bench.system.ownership import Owner, release_all
+from lrdiff_bench.system import ownership
+from lrdiff_bench.system.ownership import OWNER, Owner, release_all
 from lrdiff_core.files import atomic_path, remove_unfinished
 
 COMMAND = """
-import subprocess, sys, time
+import logging, subprocess, sys, time
 import lrdiff_bench.cli
 from lrdiff_bench.__main__ import main
 from lrdiff_bench.system import interruption
@@ -28,6 +30,12 @@ def command():
             time.sleep(60)
         except KeyboardInterrupt as problem:
             raise ImportError("half a module") from problem
+    if how == "logs it":
+        try:
+            time.sleep(60)
+        except BaseException:
+            logging.getLogger("a pool of connections").error("while it was given back", exc_info=True)
+            raise
     while how == "swallows it":
         try:
             time.sleep(60)
@@ -57,7 +65,7 @@ def is_there(process):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="processes are looked up in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("how", ["cleans up", "swallows it", "turns it into something else"])
+@pytest.mark.parametrize("how", ["cleans up", "swallows it", "logs it", "turns it into something else"])
 def test_a_signal_ends_the_command_and_its_children(number, how):
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, how], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -108,3 +116,36 @@ def test_what_is_half_written_goes_when_a_process_ends_without_coming_back(tmp_p
         beside.write_text("whole")
     remove_unfinished()  # what is whole stays
     assert [file.name for file in tmp_path.iterdir()] == ["b.txt"]
+
+
+def at_its_end(function):
+    def interrupted(*given, **named):
+        function(*given, **named)
+        raise KeyboardInterrupt
+
+    return interrupted
+
+
+@pytest.mark.parametrize("place", ["os.open", "_lock", "_lives_elsewhere", "_write", "Owner.__init__"])
+def test_an_interrupt_while_a_folder_is_taken_leaves_no_sign_of_an_owner(tmp_path, monkeypatch, place):
+    holder, _, name = f"lrdiff_bench.system.ownership.{place}".rpartition(".")
+    monkeypatch.setattr(f"{holder}.{name}", at_its_end(pkgutil.resolve_name(f"{holder}.{name}")))
+    with pytest.raises(KeyboardInterrupt) as caught:  # its frames are there until the process ends
+        Owner.of(tmp_path)
+    monkeypatch.undo()
+    release_all()
+    assert list(tmp_path.iterdir()) == []
+    assert caught.value.__traceback__ is not None
+
+
+def test_a_folder_that_another_process_owns_is_left_to_it(tmp_path):
+    (tmp_path / OWNER).touch()
+    handle = os.open(tmp_path / OWNER, os.O_RDWR)
+    fcntl = pytest.importorskip("fcntl")
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    assert Owner.of(tmp_path) is None
+    ownership._asked.add(tmp_path / OWNER)
+    release_all()
+    assert (tmp_path / OWNER).exists()
+    ownership._asked.clear()
+    os.close(handle)

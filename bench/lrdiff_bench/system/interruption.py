@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -79,6 +80,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         return
     _state["signal"] = number
     sys.unraisablehook = lambda _: None  # the exception may come up where Python can only print it
+    logging.disable()  # or in a library that logs what passes through it, with a traceback
     raise KeyboardInterrupt
 
 

@@ -27,6 +27,7 @@ _SILENT_SECONDS = 300.0
 _LOOKS = 4
 _LOOK_SECONDS = 0.01
 _held: set[Owner] = set()
+_asked: set[Path] = set()  # folders that are being taken: an interrupt may come between any two lines
 
 
 class Owner:
@@ -55,9 +56,20 @@ class Owner:
         Raises:
             OSError: the folder is not there or cannot be written.
         """
+        file = folder / OWNER
+        _asked.add(file)
+        try:
+            owner = cls._of(folder, file)
+        except OSError:
+            _asked.discard(file)
+            raise
+        _asked.discard(file)
+        return owner
+
+    @classmethod
+    def _of(cls, folder: Path, file: Path) -> Owner | None:
         looks = 0
         while True:
-            file = folder / OWNER
             handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 if not _lock(handle):
@@ -122,6 +134,9 @@ def release_all() -> None:
     for owner in tuple(_held):
         with suppress(OSError):
             owner.release()
+    for file in tuple(_asked):
+        with suppress(OSError):
+            _remove_unowned(file)
 
 
 def is_owned(folder: Path, *, done: bool = True) -> bool:
@@ -141,6 +156,18 @@ def is_owned(folder: Path, *, done: bool = True) -> bool:
         if not done and _read(text).get("done"):
             return False
         return locked or _lives_elsewhere(file, text)
+    finally:
+        os.close(handle)
+
+
+def _remove_unowned(file: Path) -> None:
+    """Take away what this process made to own a folder, unless another does own it."""
+    handle = os.open(file, os.O_RDWR)
+    try:
+        text = os.pread(handle, 4096, 0)
+        ours = (_machine() | {"process": os.getpid()}).items() <= _read(text).items()
+        if ours or (_lock(handle) and not _lives_elsewhere(file, text)):
+            file.unlink()
     finally:
         os.close(handle)
 
