@@ -167,7 +167,8 @@ def faults_of(ended: Ended, folder: Path, *, had: bool = False, left: Collection
     if ended.stayed:
         found.append(f"{ended.stayed} processes stayed")
     if "Traceback" in ended.err or "Exception ignored" in ended.err:
-        found.append("traceback: " + " | ".join(ended.err.strip().splitlines()[-2:])[:300])
+        lines = ended.err.strip().splitlines()
+        found.append("traceback: " + " | ".join(line.strip() for line in [*lines[:2], *lines[-6:]])[:900])
     if "a fault in lrdiff" in ended.err:
         found.append(ended.err.strip()[:300])
     trained = (folder / "r" / "model.safetensors").exists()
