@@ -27,6 +27,7 @@ class OptimizerEntry:
         fused: torch has a fused kernel of it.
         routed: its groups say by which rule they are stepped, and a router makes them.
         stacked: populations train it.
+        sharded: it steps parameters that are divided over processes (FSDP2).
     """
 
     kind: str
@@ -37,6 +38,7 @@ class OptimizerEntry:
     fused: bool = False
     routed: bool = False
     stacked: bool = False
+    sharded: bool = True
 
 
 OPTIMIZERS: dict[str, OptimizerEntry] = {
@@ -50,7 +52,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "nadam": OptimizerEntry(kind="NAdam", rate=2e-3),
     "radam": OptimizerEntry(kind="RAdam", rate=1e-3),
     "adagrad": OptimizerEntry(kind="Adagrad", rate=0.01, rates=(1e-4, 10.0), moments=1, fused=True),
-    "adafactor": OptimizerEntry(kind="Adafactor", rate=0.01, moments=0),
+    "adafactor": OptimizerEntry(kind="Adafactor", rate=0.01, moments=0, sharded=False),
     "lamb": OptimizerEntry(kind="LAMB", rate=1e-3, rates=(1e-4, 10.0)),
     "lion": OptimizerEntry(kind="Lion", rate=1e-4, rates=(1e-6, 0.1), moments=1),
     "schedule_free": OptimizerEntry(kind="ScheduleFreeAdamW", rate=2.5e-3),

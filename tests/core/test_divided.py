@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from lrdiff_core import make_config, set_up, train
-from lrdiff_core.errors import ConfigError
+from lrdiff_core.errors import ConfigError, OptimizerError
 from lrdiff_core.optimizers import OPTIMIZERS
 from lrdiff_core.processes.divided import Divided
 from lrdiff_core.processes.group import ALONE, Processes, joined
@@ -48,7 +48,7 @@ def steps(module, optimizer, schedule, count):
     set_mode(optimizer, "eval")
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name, entry in OPTIMIZERS.items() if entry.sharded])
 def test_a_training_that_is_divided_and_goes_on_divided_anew_has_the_same_bits(name):
     # LAMB's norms of what is sharded are torch's sums, not the kernel's.
     same = torch.allclose if name == "lamb" else torch.equal
@@ -73,6 +73,13 @@ def test_a_training_that_is_divided_and_goes_on_divided_anew_has_the_same_bits(n
     for number, entries in theirs["state"].items():
         assert entries.keys() == mine["state"][number].keys()
         assert all(same(torch.as_tensor(v), torch.as_tensor(mine["state"][number][k])) for k, v in entries.items())
+
+
+def test_adafactor_refuses_parts_of_matrices_before_the_first_step():
+    module, optimizer, schedule = begun("adafactor")
+    with pytest.raises(OptimizerError, match="does not step sharded parameters .*\nhelp: train with whole parameters"):
+        Divided(module, optimizer, schedule, ALONE)
+    assert not optimizer.state
 
 
 def test_only_the_first_process_keeps_the_state():

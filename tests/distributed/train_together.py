@@ -30,6 +30,11 @@ CASES |= {
 EPOCHS = 3
 
 
+def cases(parallel):
+    """Those of optimizers that can share a training so."""
+    return {name: case for name, case in CASES.items() if parallel == "ddp" or OPTIMIZERS[case["optimizer"]].sharded}
+
+
 def trained(settings, processes):
     from lrdiff_core import make_config, set_up, train
 
@@ -44,7 +49,7 @@ def train_all(file, parallel):
 
     with joined("cpu", parallel) as processes:
         found = {}
-        for name, settings in CASES.items():
+        for name, settings in cases(parallel).items():
             result = trained(settings, processes)
             found |= {f"{name}/{key}": value.contiguous() for key, value in result.net.state_dict().items()}
         if processes.is_first:

@@ -69,8 +69,11 @@ class Twin:
                 grad = jitter.gradient(grad, muon=self.placed.names[i] in self._muon)
                 state = {key: jitter.kept(value) for key, value in state.items()}
             param.grad = grad
-            if state:  # what they have to be, whatever the lane counts
-                state |= {key: count.clone() for key, count in self._counters[i].items()}
+            counters = self._counters[i]
+            if number == 1 and not counters and state.keys() != {"momentum_buffer"}:
+                state = {}  # zeros, where a lane has warmed up; the loop begins them itself, and its counts
+            elif state:  # what they have to be, whatever the lane counts
+                state |= {key: count.clone() for key, count in counters.items()}
             self._owners[param].state[param] = state
         self.placed.set_rates(self._optimizer, number)
         if jitter is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from lrdiff_core.errors import OptimizerError
 from lrdiff_core.optim import kernel
 from lrdiff_core.optim.forms import PIECE, Division
 from lrdiff_core.optim.kernel_rule import KernelRule, KernelUpdate
@@ -106,8 +107,8 @@ class Adafactor(KernelRule, torch.optim.Adafactor):
 
     for the matrices :math:`G_t` of :math:`n` rows and :math:`m` columns, the last two dimensions of a tensor. A tensor
     of fewer keeps all of :math:`V_t`. The rate multiplies the tensor's own size, as in LAMB. The pass is the compiled
-    kernel's: float32 parameters on the CPU, in rows. Others (channels last, say) are stepped by PyTorch's own class,
-    which refuses sharded ones (2.13). A tensor without numbers is left out; PyTorch's class divides by their count.
+    kernel's: float32 parameters on the CPU, in rows. Others (channels last, say) are stepped by PyTorch's own class.
+    A tensor without numbers is left out; PyTorch's class divides by their count.
 
     Args:
         params: tensors, ``(name, tensor)`` pairs, or dictionaries of parameter groups.
@@ -125,6 +126,8 @@ class Adafactor(KernelRule, torch.optim.Adafactor):
 
     Raises:
         ValueError: an option out of its interval (torch's own checks).
+        OptimizerError: a sharded parameter: the factors are of whole matrices, and PyTorch's class fails at its first
+            step over shards (2.13).
 
     Example:
         >>> import torch
@@ -146,6 +149,17 @@ class Adafactor(KernelRule, torch.optim.Adafactor):
     _symbol = "lrdiff_adafactor"
     _torch_class: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adafactor
 
+    @override
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, as torch does; refuses sharded parameters."""
+        super().add_param_group(param_group)
+        if any(map(is_sharded, self.param_groups[-1]["params"])):
+            self.param_groups.pop()
+            raise OptimizerError(
+                "Adafactor does not step sharded parameters (FSDP2, DTensor): its factors are of whole matrices",
+                help="train with whole parameters (DDP), or take another optimizer",
+            )
+
     def _buffers(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return ()  # that all parameters have
 
@@ -158,7 +172,7 @@ class Adafactor(KernelRule, torch.optim.Adafactor):
 
     @override
     def _covers_param(self, param: Tensor, capturable: bool, needed: Set[str]) -> bool:
-        if is_sharded(param) or not param.is_contiguous():
+        if not param.is_contiguous():
             return False
         return super()._covers_param(param, capturable, needed | _state_shapes(param).keys())
 
