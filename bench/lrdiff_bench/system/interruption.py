@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from lrdiff_bench.system.ownership import release_all
@@ -80,8 +80,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         return
     _state["signal"] = number
     sys.unraisablehook = lambda _: None  # the exception may come up where Python can only print it
+    sys.excepthook = _unless_interrupted  # or compiled code that passes none on, and prints them
     logging.disable()  # or in a library that logs what passes through it, with a traceback
     raise KeyboardInterrupt
+
+
+def _unless_interrupted(kind: type[BaseException], problem: BaseException, trace: TracebackType | None) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, problem, trace)
 
 
 def _watch(reading: int) -> None:
