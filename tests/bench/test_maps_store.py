@@ -117,6 +117,19 @@ def test_a_tile_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatc
     assert not list((tmp_path / "map" / "tiles").iterdir())
 
 
+@pytest.mark.parametrize("gone", [1, -1])
+def test_a_folder_that_vanishes_while_a_map_is_made_is_told(gone: int, tmp_path: Path) -> None:
+    """After the first tile, whose losses the others need, and after the last, before they are put together."""
+    plan = make_plan(small())
+
+    def take_away(done: int, total: int, before: int) -> None:
+        if done == gone % (total + 1):
+            shutil.rmtree(tmp_path / "map" / "tiles")
+
+    with pytest.raises(CheckFailed, match=r"map no longer holds tile 0, which was written there\nhelp: it was removed"):
+        compute_map(plan, tmp_path / "map", workers=0, on_tile=take_away)
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [

@@ -96,8 +96,7 @@ def _train(
         first, rest = plan.tiles[0], [tile for tile in left if tile.number != 0]
         if first in left:  # all others need its losses
             run_tiles(pool, {first: plan.job(first, None)}, keep, tell=tell)
-        reference = held.read(first)
-        assert reference is not None
+        reference = held.kept(first)
         run_tiles(pool, {tile: plan.job(tile, reference) for tile in rest}, keep, tell=tell)
         return time.perf_counter() - started
 

@@ -31,7 +31,7 @@ from lrdiff_bench.maps.tiles import CELLS, COLUMNS, MARKED, REFERENCE, SINGLE, T
 from lrdiff_bench.system.machine import describe_code, describe_machine
 from lrdiff_bench.system.manifest import check_files, check_seal, write_manifest
 from lrdiff_bench.system.run_folder import make_folder, read_document
-from lrdiff_core.errors import CheckpointError, InputError
+from lrdiff_core.errors import CheckFailed, CheckpointError, InputError
 from lrdiff_core.files import atomic_path, sealed, unsealed, write_json
 
 __all__ = ["MapFolder", "hold_folder", "open_map"]
@@ -99,6 +99,20 @@ class MapFolder:
             return None
         return found if all(values.shape == shape for values in found.values()) else None
 
+    def kept(self, tile: Tile) -> dict[str, Any]:
+        """A tile that was written, from this folder.
+
+        Raises:
+            CheckFailed: somebody else has removed it, or changed it.
+        """
+        found = self.read(tile)
+        if found is None:
+            raise CheckFailed(
+                f"{self.path} no longer holds tile {tile.number}, which was written there",
+                help="it was removed or changed from outside; the same command makes what is missing",
+            )
+        return found
+
     def write(self, tile: Tile, found: Mapping[str, Any]) -> None:
         """Keep a tile, as a whole or not at all."""
         with atomic_path(self._file(tile)) as beside, open(beside, "wb") as file:
@@ -129,8 +143,7 @@ class MapFolder:
             beside, compute=False, mode="w", zarr_format=2, consolidated=True, encoding=_encoding(template)
         )
         for tile in self.plan.tiles:
-            found = self.read(tile)
-            assert found is not None
+            found = self.kept(tile)
             if tile.kind == REFERENCE:
                 continue
             prefix, region = _place(tile)
@@ -157,8 +170,7 @@ class MapFolder:
 
         plan, grid = self.plan, self.plan.grid
         workload = plan.workload
-        found = self.read(plan.tiles[0])
-        assert found is not None
+        found = self.kept(plan.tiles[0])
         initial, target = plan.reference_losses(found)
         block = next(tile for tile in plan.tiles if tile.kind == CELLS).shape()
         seeds = len(plan.seeds)
