@@ -117,6 +117,30 @@ def test_a_tile_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatc
     assert not list((tmp_path / "map" / "tiles").iterdir())
 
 
+def test_what_is_written_while_it_is_removed_is_removed_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt ends the thread that waits for zarr, not those that write."""
+    removing, late, written = shutil.rmtree, [2], list[bool]()
+
+    def write_once_more(path: Path, ignore_errors: bool = False) -> None:
+        removing(path, ignore_errors=ignore_errors)
+        if path.name == ".map.zarr.partial" and written and late[0]:
+            late[0] -= 1
+            (path / "loss").mkdir(parents=True)
+
+    def interrupted(*_: object) -> None:
+        written.append(True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store.shutil, "rmtree", write_once_more)
+    monkeypatch.setattr(store.MapFolder, "_write_store", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compute_map(make_plan(small()), tmp_path / "map", workers=0)
+    assert late == [0]
+    assert not (tmp_path / "map" / ".map.zarr.partial").exists()
+
+
 @pytest.mark.parametrize("gone", [1, -1])
 def test_a_folder_that_vanishes_while_a_map_is_made_is_told(gone: int, tmp_path: Path) -> None:
     """After the first tile, whose losses the others need, and after the last, before they are put together."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -61,6 +62,9 @@ def hold_folder(folder: Path, plan: MapPlan) -> Iterator[MapFolder]:
         else:
             write_json(manifest, sealed(_manifest(plan)))
         yield MapFolder(folder, plan)
+
+
+REMOVALS = 20  # a second
 
 
 class MapFolder:
@@ -130,8 +134,12 @@ class MapFolder:
             self._write_store(beside, seconds)
             write_manifest(beside, name=STORE_MANIFEST)
             beside.rename(self.zarr)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)  # on a full disk it would stand in its own way
+        finally:  # on a full disk it would stand in its own way
+            for _ in range(REMOVALS):  # zarr's own threads may still write into it after an interrupt
+                shutil.rmtree(beside, ignore_errors=True)
+                if not beside.exists():
+                    break
+                time.sleep(0.05)
         shutil.rmtree(self.tiles)
 
     def _write_store(self, beside: Path, seconds: float | None) -> None:
