@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from lrdiff_bench.report.page import as_given, markdown_table
+from lrdiff_bench.report.page import as_given, markdown_table, render
 from lrdiff_bench.report.record import PageFiles, add_page_options
 from lrdiff_bench.report.tables import seconds as seconds_text
 from lrdiff_bench.stats.intervals import bootstrap_interval
@@ -87,12 +87,10 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def page(document: Mapping[str, Any]) -> str:
-    machine, versions = document["machine"], document["versions"]
     count, size = document["tensors"], document["size"]
     return f"""# The step over sharded parameters
 
-Written by `{document["command"]}` at commit {document["commit"]} on {machine["cpu"]} ({machine["cpus"]} cores, load
-{machine["load"]:.1f} before), {", ".join(f"{name} {version}" for name, version in versions.items())}.
+{render("written_by.md", **document, quick=False).rstrip()}
 
 {count} matrices of {size} x {size} with {document["rates"]} rates, AdamW on one thread: as DTensors that are sharded by
 rows over one process, as FSDP2 leaves them, beside *our* step over the same numbers as plain tensors. Processor time,

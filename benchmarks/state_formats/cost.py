@@ -23,7 +23,7 @@ from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.compare import TimingComparison, compare_cases
 from lrdiff_bench.measure.engine.registry import find_case
 from lrdiff_bench.measure.engine.timing import time_case
-from lrdiff_bench.report.page import as_given, markdown_table
+from lrdiff_bench.report.page import as_given, markdown_table, render
 from lrdiff_bench.report.record import PageFiles, add_page_options
 from lrdiff_bench.report.tables import seconds
 from lrdiff_bench.stats.verdict import Goal
@@ -103,11 +103,9 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def page(document: Mapping[str, Any]) -> str:
-    machine, versions = document["machine"], document["versions"]
     return f"""# Parameters and state in fewer bytes
 
-Written by `{document["command"]}` at commit {document["commit"]} on {machine["cpu"]} ({machine["cpus"]} cores, load
-{machine["load"]:.1f} before), {", ".join(f"{name} {version}" for name, version in versions.items())}.
+{render("written_by.md", **document, quick=False).rstrip()}
 
 AdamW, a rate for each layer, {document["caches"]} caches: the step with `state_format` beside our float32 step, medians
 of paired blocks in one run by the {document["clock"]} clock, the float32 step's time over the other with a 95 %
