@@ -100,9 +100,9 @@ def main(arguments: list[str] | None = None) -> int:
         }
         seeds = random.Random(asked.seed)
         together([
-            (part, partial(task, random.Random(seeds.random()), fresh_folder(scratch / f"{part}-{i}")))
+            (f"{part}, {of}", partial(task, random.Random(seeds.random()), fresh_folder(scratch / f"{part}-{i}")))
             for part in tasks if part in parts
-            for i, task in enumerate(tasks[part]())
+            for i, (of, task) in enumerate(tasks[part]())
         ])  # fmt: skip
     seconds = time.monotonic() - begun
     print(record.text(seconds))
@@ -112,29 +112,32 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 Task = Callable[[random.Random, Path, Record], None]
+Named = list[tuple[str, Task]]  # by what each is spent on
 
 
-def _kills(names: list[str], count: int, bounds: _Bounds) -> list[Task]:
+def _kills(names: list[str], count: int, bounds: _Bounds) -> Named:
     """Tasks of at most :data:`MOST_KILLS` kills of one job."""
-    tasks: list[Task] = []
+    tasks: Named = []
     weights = sum(JOBS[name].weight for name in names)
     for name in names:
         kills = -(-count * JOBS[name].weight // weights)
-        tasks += [partial(_kill_often, name, min(MOST_KILLS, kills - i), bounds) for i in range(0, kills, MOST_KILLS)]
+        tasks += [
+            (name, partial(_kill_often, name, min(MOST_KILLS, kills - i), bounds)) for i in range(0, kills, MOST_KILLS)
+        ]
     return tasks
 
 
-def _disks(names: list[str], count: int, bounds: _Bounds) -> list[Task]:
+def _disks(names: list[str], count: int, bounds: _Bounds) -> Named:
     tenth = max(count // 10, 2)
-    tasks: list[Task] = []
+    tasks: Named = []
     for cases in (full_disks, vanished):
         for i in range(0, tenth, 10):
             some = min(10, tenth - i)
-            tasks.append(lambda draw, scratch, record, cases=cases, some=some: _told(  # type: ignore[misc]
+            tasks.append((cases.__name__.replace("_", " "), lambda draw, scratch, record, cases=cases, some=some: _told(  # type: ignore[misc]
                 cases(draw, scratch, bounds.prepared, some, names), bounds, record
-            ))  # fmt: skip
+            )))  # fmt: skip
     sizes = (2, 20) if count >= 200 else (2,)
-    return [*tasks, lambda draw, scratch, record: _told(crowds(scratch, sizes), bounds, record)]
+    return [*tasks, ("crowds", lambda draw, scratch, record: _told(crowds(scratch, sizes), bounds, record))]
 
 
 def _told(cases: Cases, bounds: _Bounds, record: Record) -> None:
@@ -144,7 +147,7 @@ def _told(cases: Cases, bounds: _Bounds, record: Record) -> None:
             return
 
 
-def _damage(kinds: list[str], count: int, bounds: _Bounds) -> list[Task]:
+def _damage(kinds: list[str], count: int, bounds: _Bounds) -> Named:
     files = max(count // 4, 1)
     shares = {kind: len(range(i, files, len(kinds))) for i, kind in enumerate(kinds)}
 
@@ -154,16 +157,16 @@ def _damage(kinds: list[str], count: int, bounds: _Bounds) -> list[Task]:
             if bounds.over():
                 return
 
-    return [partial(task, kind) for kind in kinds if shares[kind]]
+    return [(kind, partial(task, kind)) for kind in kinds if shares[kind]]
 
 
-def _fuzz(inputs: int, seed: int, bounds: _Bounds) -> list[Task]:
+def _fuzz(inputs: int, seed: int, bounds: _Bounds) -> Named:
     def task(kind: str, draw: random.Random, scratch: Path, record: Record) -> None:
         if not bounds.over():
             for _, tried, found in fuzz.fuzzed(inputs, seed, scratch, [kind]):
                 record.add(f"fuzz, {kind}", f"fuzz, {kind}", found, tried=tried)
 
-    return [partial(task, kind) for kind in fuzz.KINDS]
+    return [(kind, partial(task, kind)) for kind in fuzz.KINDS]
 
 
 def _prepared(scratch: Path, names: list[str]) -> Path:

@@ -33,7 +33,8 @@ class Record:
         self.found: list[dict[str, Any]] = []
         self.kills, self.finished = 0, 0
         self.slowest = 0.0  # seconds from SIGINT or SIGTERM to the end
-        self.work: Any = Counter()  # seconds by part, of all tasks together; a Counter counts anything
+        # Seconds by part and what they were spent on, of all tasks together; a Counter counts anything.
+        self.work: Any = Counter()
         self.processor: Any = Counter()  # and those of a processor, with all children
 
     def add(self, kind: str, what: str, found: Sequence[str], *, tried: int = 1) -> None:
@@ -56,13 +57,16 @@ class Record:
     def text(self, seconds: float) -> str:
         """The counts, and a last line of the whole."""
         lines = [f"{count:6d}  {kind}" for kind, count in sorted(self.counts.items())]
-        work = ", ".join(
-            f"{part} {spent:.0f} s ({self.processor[part]:.0f})" for part, spent in self.work.most_common()
-        )
+        work = [f"{self.processor[part]:6.0f}  {part}" for part, _ in self.processor.most_common()]
         return "\n".join([
             *lines,
+            "",
+            "processor seconds",
+            *work,
+            "",
             f"{self.kills} kills, {self.finished} commands finished and compared; slowest end {self.slowest:.1f} s "
-            f"after SIGINT or SIGTERM; {len(self.found)} faults; {seconds:.0f} s; by part, and of a processor: {work}",
+            f"after SIGINT or SIGTERM; {len(self.found)} faults; {seconds:.0f} s, "
+            f"{self.processor.total():.0f} of a processor",
         ])  # fmt: skip
 
     def document(self) -> dict[str, Any]:

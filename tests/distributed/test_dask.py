@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -163,6 +164,45 @@ def test_a_stopped_worker_is_told_of_and_the_other_does_its_tiles(held, tmp_path
     assert took < 75, "Dask itself waits for five minutes"
     assert re.search(r"worker tcp://\S+ is silent for 20 s with \d+ tasks?; the others do\s+them, too", err), err
     assert_whole(tmp_path, target)
+
+
+def test_results_that_lie_on_a_worker_that_stands_still_are_made_once_more(cluster, monkeypatch):
+    """Dask's own gather waits for it without end, and nobody would look whether it is silent meanwhile."""
+    monkeypatch.setattr(cluster_module, "SILENT_S", 3.0)
+    monkeypatch.setattr(cluster_module, "FETCH_S", 1.0)
+    client = cluster_module.connect(cluster.address)
+    told: list[str] = []
+    try:
+        client.wait_for_workers(2, timeout=PATIENCE_S)
+        names, pids = zip(*client.run(os.getpid).items(), strict=True)
+        tasks = cluster_module.Tasks(client, told.append)
+        for i in range(6):
+            tasks.send(i, os.getpid, key=f"held-{i}", workers=[names[i % 2]])
+        wait_until(lambda: all(future.done() for future in tasks._futures.values()), "all are done")
+        stopped = psutil.Process(pids[0])
+        stopped.suspend()
+        begun = time.monotonic()
+        try:
+            found = dict(tasks.results())
+        finally:
+            stopped.resume()
+        assert time.monotonic() - begun < 40
+    finally:
+        cluster_module.disconnect(client)
+    assert found == dict.fromkeys(range(6), pids[1])
+    assert len(told) == 1
+    assert f"worker {names[0]} is silent for 3 s with 3 tasks; the others do them, too" in told[0]
+
+
+def test_a_tasks_own_timeout_is_no_result_that_does_not_come(cluster):
+    client = cluster_module.connect(cluster.address)
+    try:
+        tasks = cluster_module.Tasks(client)
+        tasks.send(0, eval, "(_ for _ in ()).throw(TimeoutError('of its own'))", key="fails")
+        with pytest.raises(TimeoutError, match="of its own"):
+            dict(tasks.results())
+    finally:
+        cluster_module.disconnect(client)
 
 
 STUDY = """

@@ -18,6 +18,7 @@ WAIT_FOR_WORKERS_S = 60
 SILENT_S = 20.0  # without a sign of life, which workers give about twice a second
 SCHEDULER_SILENT_S = 60.0
 LOOK_S = 2.0
+FETCH_S = 5.0  # that a result may take to come here, at first; each time it does not, twice as long
 _CLOSE_S = 2
 _LOUD = ("distributed", "tornado.application", "asyncio")  # they log tracebacks of what is told in two lines here
 
@@ -141,7 +142,7 @@ class Tasks:
     """Tasks that workers do, and their results as they come.
 
     A worker that gives no sign of life is told of, and the others are given its tasks, too; the first result of each
-    counts. (Dask itself waits five minutes for it.)
+    counts. Tasks that it has done are among them as long as their results lie there. (Dask itself waits five minutes.)
 
     Args:
         client: of Dask's.
@@ -156,6 +157,7 @@ class Tasks:
         self._labels: dict[Any, Hashable] = {}  # by the key of each future
         self._again: dict[Hashable, Callable[[str, list[str]], Any]] = {}  # of each label that is not done
         self._futures: dict[Any, Any] = {}
+        self._fetching: dict[Any, float] = {}  # seconds that each result may take that did not come at once
         self._seen: dict[str, tuple[float, float]] = {}
         self._silent: set[str] = set()
         self._answered = time.monotonic()
@@ -197,30 +199,55 @@ class Tasks:
 
         while self._again:
             future = self._next()
-            label = self._labels.pop(future.key)
-            self._futures.pop(future.key)
+            label = self._labels.get(future.key)
             if label not in self._again:
+                self._drop(future.key)
                 continue  # another worker was faster
             try:
-                result = future.result()
+                found = self._fetch(future)
             except KilledWorker:
+                self._drop(future.key)
                 if halve is None or not halve(label):
                     raise
                 del self._again[label]
                 continue
-            del self._again[label], future  # the cluster forgets the result
+            if found is None:
+                self._going.add(future)
+                continue
+            self._drop(future.key)
+            (result,) = found
+            del self._again[label], future, found  # the cluster forgets the result
             for key in [key for key, other in self._labels.items() if other == label]:
                 self._futures[key].cancel()
             yield label, result
 
+    def _drop(self, key: Any) -> None:
+        self._labels.pop(key, None)
+        self._futures.pop(key, None)
+        self._fetching.pop(key, None)
+
+    def _fetch(self, future: Any) -> tuple[Any] | None:
+        """The result of a task that is done, alone in a tuple; None while it does not come from where it lies."""
+        if future.status != "finished":
+            return (future.result(),)  # which says what befell it
+        seconds = self._fetching.get(future.key, FETCH_S)
+        try:
+            return (future.result(timeout=seconds),)
+        except TimeoutError:
+            if future.status == "error":  # it is the task's own
+                raise
+            self._fetching[future.key] = 2 * seconds
+            return None
+
     def _next(self) -> Any:
-        while not self._going.has_ready():
+        while True:
             if time.monotonic() >= self._next_look:
                 self._look()
                 self._next_look = time.monotonic() + LOOK_S
+            if self._going.has_ready():
+                return next(self._going)
             with self._going.thread_condition:
                 self._going.thread_condition.wait(timeout=0.1)
-        return next(self._going)
 
     def _look(self) -> None:
         """Give the tasks of silent workers to the others, too."""
@@ -242,12 +269,16 @@ class Tasks:
                 continue
             self._silent.add(name)
             waits = "there is no other, so they wait" if not others else "the others do them, too"
-            keys = [key for key in self._client.processing([name])[name] if key in self._labels]
-            self._tell(f"worker {name} is silent for {SILENT_S:g} s with {len(keys)} tasks; {waits}")
-            for key in keys if others else ():
+            doing, done = (
+                [key for key in told[name] if self._labels.get(key) in self._again]
+                for told in (self._client.processing([name]), self._client.has_what([name]))
+            )
+            self._tell(f"worker {name} is silent for {SILENT_S:g} s with {len(doing) + len(done)} tasks; {waits}")
+            for key in (*doing, *done) if others else ():
                 label = self._labels[key]
-                if label in self._again:
-                    self._follow(label, self._again[label](f"-not-on-{len(self._silent)}-{now:.0f}", others))
+                if key in done:
+                    self._drop(key)
+                self._follow(label, self._again[label](f"-not-on-{len(self._silent)}-{now:.0f}", others))
 
 
 @contextmanager
