@@ -10,7 +10,7 @@ said of files that are damaged, and of inputs that nobody would write.
 Every kill is SIGKILL, SIGTERM or SIGINT at a random moment of a command, or of the command that goes on with what an
 earlier kill left; a finished one is compared with an undisturbed one. Processes are forked from this one, which
 imports what each command was seen to import, so that moments fall into the work and not into the imports; one in
-twenty starts anew. As many cases as there are processors are tried at a time.
+fifty starts anew. As many cases as there are processors are tried at a time.
 
 A damaged file is refused in one line, or what reads it answers as before, or it is told; a silent change, a traceback,
 "a fault in lrdiff" and ten seconds without an answer are faults. So it is with what hypothesis makes up.
@@ -45,7 +45,7 @@ from lrdiff_bench.system.machine import usable_cpus
 
 PARTS = ("kills", "damage", "disks", "fuzz")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-FRESH = 0.05  # share of kills that start a new interpreter
+FRESH = 0.02  # share of kills that start a new interpreter
 MOST_KILLS = 40  # of a task
 
 Cases = Iterable[tuple[str, list[str]]]
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--count", type=int, default=1000,
-        help="kills; damaged files get a quarter of it, disks and folders a tenth each, fuzzed inputs ten times a kind",
+        help="kills; damaged files get a quarter of it, disks and folders a twentieth each, made-up inputs ten times",
     )  # fmt: skip
     parser.add_argument("--kinds", default=",".join(KINDS), help="of damaged files; names separated by commas")
     parser.add_argument("--parts", default=",".join(PARTS), help="names separated by commas")
@@ -128,11 +128,11 @@ def _kills(names: list[str], count: int, bounds: _Bounds) -> Named:
 
 
 def _disks(names: list[str], count: int, bounds: _Bounds) -> Named:
-    tenth = max(count // 10, 2)
+    some_of = max(count // 20, 2)
     tasks: Named = []
     for cases in (full_disks, vanished):
-        for i in range(0, tenth, 10):
-            some = min(10, tenth - i)
+        for i in range(0, some_of, 10):
+            some = min(10, some_of - i)
             tasks.append((cases.__name__.replace("_", " "), lambda draw, scratch, record, cases=cases, some=some: _told(  # type: ignore[misc]
                 cases(draw, scratch, bounds.prepared, some, names), bounds, record
             )))  # fmt: skip

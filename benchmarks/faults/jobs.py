@@ -133,7 +133,7 @@ def _records() -> int:
     return 0
 
 
-# Shares of the kills: what takes long gets 8 in 100 and more, what is written often and is cheap to kill the rest.
+# Shares of the kills: what takes long gets 5 in 100 and more, what is written often and is cheap to kill the rest.
 JOBS: dict[str, Job] = {
     "train": Job(
         arguments=["train", "small.toml", "--out", "r"],
@@ -142,7 +142,7 @@ JOBS: dict[str, Job] = {
         patch=_often,
         bytes_of=("r/model.safetensors", "r/metrics.parquet", "r/config.toml", "r/rates.json"),
         numbers_of=("r/summary.json",),
-        weight=15,
+        weight=20,
     ),
     "run": Job(
         arguments=["run", "small.toml", "--out", "r"],
@@ -151,28 +151,28 @@ JOBS: dict[str, Job] = {
         patch=_few_backends,
         bytes_of=("r/model.safetensors", "r/metrics.parquet", "r/config.toml", "r/model.onnx", "r/model.golden.*"),
         numbers_of=("r/summary.json",),
-        weight=8,
+        weight=5,
     ),
     "map": Job(
         arguments=shlex.split("map --size 6 --tile 2 --seeds 2 --epochs 1 --workers 0 --out m"),
         bytes_of=("m/map.zarr/**/[!.]*",),
         numbers_of=("m/map.json",),
-        weight=9,
+        weight=6,
     ),
     "study": Job(
         arguments=["study", "run", "planted", "--quick", "--out", "s"],
         patch=_planted,
         numbers_of=("s/**/study.json",),
-        weight=9,
+        weight=11,
     ),
-    "bench": Job(arguments=["bench", "main_step", "--quick", "--out", "b"], weight=8),
-    "export": Job(arguments=["export", "r"], needs=("r",), weight=11),
+    "bench": Job(arguments=["bench", "main_step", "--quick", "--out", "b"], weight=5),
+    "export": Job(arguments=["export", "r"], needs=("r",), weight=14),
     "parity": Job(
         arguments=["parity", "r", "--backends", "eager,onnxruntime", "--out", "p"],
         needs=("r",),
-        weight=8,
+        weight=5,
     ),
-    "records": Job(arguments=_records, needs=("b",), bytes_of=("page.html",), numbers_of=("record.json",), weight=32),
+    "records": Job(arguments=_records, needs=("b",), bytes_of=("page.html",), numbers_of=("record.json",), weight=34),
 }
 
 
