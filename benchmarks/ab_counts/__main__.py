@@ -35,6 +35,7 @@ from lrdiff_core.errors import LrdiffError
 
 FASTEST = 1e-3  # seconds a call: what takes longer would make the campaign take days
 LOOKS = 2  # processes that say how long a call takes
+LOOKED, LOOKING = 50, 2.0  # blocks of each, within so many seconds: the least one met nobody
 MOST = 12  # cases of a suite, spread evenly over it
 
 
@@ -128,7 +129,11 @@ def quick_cases(suite: ForeignSuite, pair: tuple[Checkout, Checkout]) -> list[tu
             process = ForeignProcess(side.place, known)
             try:
                 process.start(one.case(), job.foreign_effort(1))
-                times += [process.block().processor or 0.0 for _ in range(3)]
+                ends = time.monotonic() + LOOKING
+                for _ in range(LOOKED):
+                    times.append(process.block().processor or 0.0)
+                    if time.monotonic() > ends:
+                        break
                 process.end()
             except LrdiffError as problem:
                 print(f"left out, {suite.name} {one.id}: {problem.message}", file=sys.stderr)
@@ -145,9 +150,9 @@ def quick_cases(suite: ForeignSuite, pair: tuple[Checkout, Checkout]) -> list[tu
 def turn_seconds() -> float:
     """The processor's seconds of a turn of the empty loop that is planted, the least of several."""
     if not _TURN:
-        blocks = Blocks(Work(planted(lambda: None, 10_000)), block_seconds=0.005, warmup_seconds=0.05)
+        blocks = Blocks(Work(planted(lambda: None, 10_000)), block_seconds=0.001, warmup_seconds=0.05)
         blocks.warm_up()
-        _TURN.append(min(blocks.block()["processor"] for _ in range(20)) / 10_000)
+        _TURN.append(min(blocks.block()["processor"] for _ in range(LOOKED)) / 10_000)
     return _TURN[0]
 
 

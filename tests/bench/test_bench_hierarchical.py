@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,8 @@ class Planted:
                       "device_mhz": None, "environment": {}}  # fmt: skip
         return {"process": process, "parity": None, "facts": {}, "code": code, "machine": machine,
                 "conditions": conditions}  # fmt: skip
+
+    def keep_to(self, processors: Sequence[int]) -> None: ...
 
     def close(self) -> None: ...
 

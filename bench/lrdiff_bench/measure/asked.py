@@ -95,6 +95,12 @@ class AskedProcess:
             raise _ERRORS.get(answer["exit_status"], CheckFailed)(answer["error"] + tail, help=answer["help"])
         return answer
 
+    def keep_to(self, processors: Sequence[int]) -> None:
+        """Let its main thread use these processors alone."""
+        # It has ended, or the system refuses: then it is measured where the system puts it, as without.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(self._process.pid, processors)
+
     def close(self) -> None:
         """Let it clean up and end, at once where an exception is on its way; harmless when it has ended."""
         process = self._process

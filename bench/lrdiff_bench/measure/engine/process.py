@@ -138,6 +138,10 @@ class MeasuringProcess:
         """Measure one block."""
         return Sample(**self._process.ask({"do": "block"}, "a block"))
 
+    def keep_to(self, processors: Sequence[int]) -> None:
+        """Compute on these processors alone from now on."""
+        self._process.keep_to(processors)
+
     def end(self) -> dict[str, Any]:
         """Finish the case and tell everything that is not a sample."""
         return self._process.ask({"do": "end"}, "the end")

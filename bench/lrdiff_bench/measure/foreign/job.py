@@ -89,8 +89,12 @@ def choose(cases: Sequence[ForeignCase], only: Sequence[str]) -> list[ForeignCas
 
 
 def foreign_effort(groups: int) -> Effort:
-    """What is spent on one group of processes: about a second where calls are fast; beside load, as long as a start."""
-    return Effort(processes=groups, samples=10, block_seconds=0.01, warmup_seconds=0.1, most_seconds=4.0)
+    """What is spent on one group of processes: about a second where calls are fast; beside load, as long as a start.
+
+    Many rounds of short blocks: a hundred of a millisecond say as much as thousands of seconds would in blocks of
+    thirty, where a machine changes its speed twenty times a second (docs/decisions.md).
+    """
+    return Effort(processes=groups, samples=100, block_seconds=0.001, warmup_seconds=0.1, most_seconds=3.0)
 
 
 def run_cases(
@@ -136,7 +140,7 @@ def run_cases(
             CaseResult(
                 case=one,
                 comparing=Comparing(
-                    first, second, foreign_effort(groups), seed=lot.randrange(2**32),
+                    first, second, foreign_effort(groups), seed=lot.randrange(2**32), affinity=a.place.affinity,
                     launch=lambda side, places=places: start(sides[places[id(side)]], known),  # type: ignore[misc]
                 ),
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -140,6 +140,11 @@ class ForeignProcess:
     def block(self) -> Sample:
         """Measure one block."""
         return Sample(**self._ask({"do": "block"}, "a block"))
+
+    def keep_to(self, processors: Sequence[int]) -> None:
+        """Compute on these processors alone from now on."""
+        if self._process is not None:
+            self._process.keep_to(processors)
 
     def end(self) -> dict[str, Any]:
         """Finish, and tell everything that is not a sample."""

@@ -6,12 +6,18 @@ is a second process of side ``a``, a b c c b a, in an order drawn by lot. Each b
 the others wait: a drift of the machine hits all of them. Then these processes end and the next group begins, because
 two processes differ although they run the same code.
 
+Processors of one machine are not equally fast at the same time: on rented ones a stranger's work on the other half of
+a core takes a third of its speed, for a twentieth of a second at a time. So the processes of a group share one
+processor where all of them do nothing but compute, another one for each group, and blocks are short: what slows one
+of two neighbouring blocks then slows the other as well.
+
 Copies of one warm process would start faster, but they share its memory layout and hash seed, and would repeat what is
 only that one's luck: they are no independent evidence, and are not taken here.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -63,6 +69,9 @@ class Measured(Protocol):
     def block(self) -> Sample:
         """Measure one block."""
 
+    def keep_to(self, processors: Sequence[int]) -> None:
+        """Compute on these processors alone from now on."""
+
     def end(self) -> dict[str, Any]:
         """Finish, and tell everything that is not a sample."""
 
@@ -106,6 +115,7 @@ class Comparing:
         effort: its samples are the rounds of a group.
         control: whether side a gets a second process in every group, for the A/A band of this very run.
         seed: of the order of blocks.
+        affinity: processors to choose from for what only computes; left out, all that this process may use.
         launch: starts a process for a side.
     """
 
@@ -118,9 +128,11 @@ class Comparing:
         launch: Callable[[Side], Measured],
         control: bool = True,
         seed: int = 0,
+        affinity: Sequence[int] = (),
     ) -> None:
         self.sides = (a, b, a) if control else (a, b)
         self.effort, self.launch, self.control = effort, launch, control
+        self.affinity = tuple(affinity) or usable_processors()
         self.seconds = 0.0
         self.groups = 0
         self._lot = random.Random(seed)
@@ -149,6 +161,7 @@ class Comparing:
             for i in self._lot.sample(range(count), count):
                 processes[i].start(self.sides[i].case, self.effort)
             began = time.perf_counter()
+            shared: list[int] = []
             while len(wall) < self.effort.samples and (
                 len(wall) < LEAST_ROUNDS or time.perf_counter() - began < self.effort.most_seconds
             ):
@@ -161,7 +174,13 @@ class Comparing:
                     blocks[i] += 1
                 wall.append([sum(one.seconds for one in two) for two in seconds])
                 processor.append([_sum([one.processor for one in two]) for two in seconds])
+                if len(wall) == 1 and self.affinity and all(one.busy for two in seconds for one in two):
+                    shared = [self._lot.choice(self.affinity)]
+                    for process in processes:
+                        process.keep_to(shared)
             for i, process in enumerate(processes):
+                if shared:  # what comes at the end, such as parity in float64, may use them all
+                    process.keep_to(self.affinity)
                 self._building[i % 2].finish(self._process(i), process.end())
         self._wall.append(wall)
         self._processor.append(processor)
@@ -227,13 +246,18 @@ def compare_sides(
         LrdiffError: what a measuring process says.
     """
     comparing = Comparing(
-        a, b, effort, control=control, seed=seed,
+        a, b, effort, control=control, seed=seed, affinity=affinity,
         launch=launch or (lambda side: MeasuringProcess(path=side.path, affinity=affinity)),
     )  # fmt: skip
     for _ in range(effort.processes):
         comparing.measure()
         watch(comparing.groups)
     return comparing.pairing(band=band, widest=widest)
+
+
+def usable_processors() -> tuple[int, ...]:
+    """Numbers of the processors that this process may use; none where the system does not let one choose."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_setaffinity") else ()
 
 
 def _rounds(groups: list[list[list[float]]]) -> ClockRounds:

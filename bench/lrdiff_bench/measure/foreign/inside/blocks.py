@@ -22,7 +22,7 @@ MOST_CALLS = 10_000_000
 WINDOW, SETTLED = 3, 0.05
 EXAMINED = 10  # blocks whose waiting is looked at
 BUSY_SHARE = 0.9  # of them that must not have waited
-LONGEST_SETUP = 0.02  # a block that needs a setup before every call is long enough after so many seconds
+LONGEST_SETUP = 0.002  # a block that needs a setup before every call is long enough after so many seconds
 
 
 @dataclass
