@@ -3,10 +3,10 @@
 ::
 
     git clone https://github.com/pypa/packaging clones/packaging        # and so on: --list says which
-    python -m benchmarks.ab_counts --clones clones --minutes 60 --out docs/results/ab.md
+    python -m benchmarks.ab_counts --clones clones --minutes 60 --records docs/results/ab.jsonl --out docs/results/ab.md
 
 Every comparison is a line of JSON in ``--records``. What is there is not measured again: an interrupted campaign goes
-on, an hour a day. Without ``--out`` the page is printed.
+on, an hour a day, and those that the page was written from lie beside it. Without ``--out`` the page is printed.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> int:
         except LrdiffError as problem:
             print(f"error: {problem.message}\nhelp: {problem.help}", file=sys.stderr)
             return problem.exit_status
-    text, held = write_counts(read(given.records))
+    text, held = write_counts(read(given.records), sys.argv[1:])
     if given.out is None:
         print(text)
     else:

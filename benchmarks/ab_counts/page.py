@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +15,8 @@ KINDS = {"same": (0.0, 200), "five": (0.05, 100), "twenty": (0.20, 40)}
 FALSE, FOUND, SECONDS = 2, 0.95, 60.0  # the bar: of 200, of those planted, a case of 20 %
 
 
-def write_counts(rows: Sequence[dict[str, Any]]) -> tuple[str, bool]:
-    """The page, and whether the bar is held by all that it asks for."""
+def write_counts(rows: Sequence[dict[str, Any]], arguments: Sequence[str] = ()) -> tuple[str, bool]:
+    """The page, and whether the bar is held by all that it asks for; ``arguments`` are those of its command."""
     by = {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
     false = sum(row["verdict"] in ("faster", "slower") for row in by["same"])
     found = {kind: sum(row["verdict"] == "slower" for row in by[kind]) for kind in ("five", "twenty")}
@@ -27,10 +26,11 @@ def write_counts(rows: Sequence[dict[str, Any]]) -> tuple[str, bool]:
     quick = longest is not None and longest < SECONDS
     enough = all(count >= FOUND * KINDS[kind][1] for kind, count in found.items())
     held = whole and false <= FALSE and enough and quick
+    command = shlex.join(["python", "-m", "benchmarks.ab_counts", *arguments])
     lines = [
         "# How often `lrdiff ab` is wrong",
         "",
-        f"Written by `python -m benchmarks.ab_counts {shlex.join(sys.argv[1:])}`: {len(rows)} comparisons beside",
+        f"Written by `{command}`: {len(rows)} comparisons beside",
         "busy loops that come and go. Both sides are one commit; what is planted is an empty loop after each call.",
         "",
         *_where(rows),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import time
 from argparse import Namespace
@@ -15,6 +16,8 @@ from benchmarks.ab_counts.neighbours import neighbours
 from benchmarks.ab_counts.page import write_counts
 from benchmarks.ab_counts.suites import SUITES
 from lrdiff_bench.measure.foreign.inside.blocks import planted
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 def row(kind: str, number: int, verdict: str, **more) -> dict:
@@ -41,6 +44,14 @@ def test_the_bar_is_held_only_where_all_of_it_is() -> None:
     assert "- a processor, 2 CPUs; commit abc; 2 busy loops; no group of processes begun after 120 s" in text
     assert "python 3.11: 340 comparisons" in text
     assert "not yet all measured" in write_counts([])[0]
+
+
+def test_the_page_is_what_its_comparisons_give() -> None:
+    page = (RESULTS / "ab.md").read_text(encoding="utf-8")
+    command = page.partition("Written by `")[2].partition("`")[0]
+    written, held = write_counts(counts.read(RESULTS / "ab.jsonl"), shlex.split(command)[3:])
+    assert page == written, f"write it again: {command}"
+    assert ("- held" in page.splitlines()) == held
 
 
 def test_rules_of_others() -> None:
