@@ -1,7 +1,7 @@
 """Processors that are not equally fast at the same time: processes that only compute share one, and blocks are short.
 
-What is planted was seen on rented machines: a stranger's work on the other half of a core takes a third of its speed,
-for a twentieth of a second at a time, and one of the processors is slow for as long as a group of processes lasts.
+What is planted was seen on a rented machine: a processor loses a third of its speed for a twentieth of a second at a
+time, and one of two is slower for as long as a group of processes lasts.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import pytest
 from test_bench_hierarchical import Planted, case
 
 from lrdiff_bench.measure.asked import AskedProcess
-from lrdiff_bench.measure.engine.pairs.ab import Pairing, Side, compare_sides, usable_processors
+from lrdiff_bench.measure.engine.pairs.ab import Pairing, Side, compare_sides
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.timer import Sample
 from lrdiff_bench.measure.foreign.job import foreign_effort
+from lrdiff_bench.system.machine import usable_cpus, usable_processors
 
 PERIOD, SLOWER, ON, ALL_THE_TIME = 0.1, 1.4, 0.5, 1.35
 
@@ -134,5 +135,6 @@ def test_a_process_that_is_told_to_stays_there() -> None:
 
 
 def test_only_a_system_that_can_pin_is_asked_to(monkeypatch) -> None:
-    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert usable_processors() == ()
+    assert usable_cpus() == (os.cpu_count() or 1)

@@ -38,6 +38,7 @@ __all__ = [
     "pinned",
     "provenance",
     "usable_cpus",
+    "usable_processors",
 ]
 
 _CPU_FOLDER = Path("/sys/devices/system/cpu/cpu0/cpufreq")
@@ -101,9 +102,14 @@ def load_average() -> float | None:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
+def usable_processors() -> tuple[int, ...]:
+    """Numbers of the processors that this process may use; none where the system does not let one choose."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+
+
 def usable_cpus() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many processors this process may use."""
+    return len(usable_processors()) or os.cpu_count() or 1
 
 
 @contextmanager
@@ -231,7 +237,7 @@ def describe_conditions(device: str, threads: int) -> Conditions:
     governor = _CPU_FOLDER / "scaling_governor"
     current = _CPU_FOLDER / "scaling_cur_freq"
     mhz = float(current.read_text()) / 1e3 if current.is_file() else _cpuinfo("cpu MHz")
-    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(usable_cpus())
+    affinity = usable_processors() or range(usable_cpus())
     watched = ("OMP_", "MKL_", "TORCH", "PYTORCH_", "CUDA_", "LRDIFF_", "KMP_")
     return Conditions(
         threads=threads,

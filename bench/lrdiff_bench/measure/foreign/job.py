@@ -91,8 +91,8 @@ def choose(cases: Sequence[ForeignCase], only: Sequence[str]) -> list[ForeignCas
 def foreign_effort(groups: int) -> Effort:
     """What is spent on one group of processes: about a second where calls are fast; beside load, as long as a start.
 
-    Many rounds of short blocks: a hundred of a millisecond say as much as thousands of seconds would in blocks of
-    thirty, where a machine changes its speed twenty times a second (docs/decisions.md).
+    Many rounds of short blocks: where a machine changes its speed twenty times a second, groups of a hundred rounds of
+    a millisecond scattered by 1 to 3 %, those of ten rounds of 10 to 30 ms by 5 to 14 % (docs/decisions.md).
     """
     return Effort(processes=groups, samples=100, block_seconds=0.001, warmup_seconds=0.1, most_seconds=3.0)
 

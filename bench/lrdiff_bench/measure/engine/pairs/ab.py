@@ -6,10 +6,10 @@ is a second process of side ``a``, a b c c b a, in an order drawn by lot. Each b
 the others wait: a drift of the machine hits all of them. Then these processes end and the next group begins, because
 two processes differ although they run the same code.
 
-Processors of one machine are not equally fast at the same time: on rented ones a stranger's work on the other half of
-a core takes a third of its speed, for a twentieth of a second at a time. So the processes of a group share one
-processor where all of them do nothing but compute, another one for each group, and blocks are short: what slows one
-of two neighbouring blocks then slows the other as well.
+Processors of one machine are not equally fast at the same time: rented ones have been seen to lose a third of their
+speed for a twentieth of a second at a time, presumably to a stranger's work on the other half of the core. So the
+processes of a group share one processor where all of them do nothing but compute, one by lot for each group, and
+blocks are short: what slows one of two neighbouring blocks then slows the other as well.
 
 Copies of one warm process would start faster, but they share its memory layout and hash seed, and would repeat what is
 only that one's luck: they are no independent evidence, and are not taken here.
@@ -17,7 +17,6 @@ only that one's luck: they are no independent evidence, and are not taken here.
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +34,7 @@ from lrdiff_bench.measure.engine.timer import Sample
 from lrdiff_bench.stats.hierarchical import Outcome
 from lrdiff_bench.stats.intervals import LEVEL
 from lrdiff_bench.stats.verdict import BAND
+from lrdiff_bench.system.machine import usable_processors
 
 __all__ = ["Comparing", "Measured", "Pairing", "Side", "compare_sides"]
 
@@ -253,11 +253,6 @@ def compare_sides(
         comparing.measure()
         watch(comparing.groups)
     return comparing.pairing(band=band, widest=widest)
-
-
-def usable_processors() -> tuple[int, ...]:
-    """Numbers of the processors that this process may use; none where the system does not let one choose."""
-    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_setaffinity") else ()
 
 
 def _rounds(groups: list[list[list[float]]]) -> ClockRounds:
