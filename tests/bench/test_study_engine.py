@@ -412,7 +412,7 @@ def test_a_cluster_that_fails_half_way_is_told_in_two_lines(monkeypatch, uninter
     }
 
     class Client:
-        loop, key = None, "one"
+        loop, key, status = None, "one", "error"
 
         def submit(self, *_, **__):
             return self
