@@ -68,8 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--count", type=int, default=1000,
-        help="kills; damaged files get a quarter of it, disks and folders a twentieth each, made-up inputs of each kind "
-        "ten times it",
+        help="kills; damaged files get a quarter of it, disks and folders a twentieth each, "
+        "made-up inputs of each kind ten times it",
     )  # fmt: skip
     parser.add_argument("--kinds", default=",".join(KINDS), help="of damaged files; names separated by commas")
     parser.add_argument("--parts", default=",".join(PARTS), help="names separated by commas")
