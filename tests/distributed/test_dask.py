@@ -8,16 +8,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from contextlib import suppress
+import tomllib
+from contextlib import ExitStack, contextmanager, suppress
 
 import psutil
 import pytest
 from map_helpers import same, write_own
 
 from lrdiff_bench.maps import MapRequest, compute_map, make_plan
+from lrdiff_bench.study.remote import missing, workers_for
 from lrdiff_bench.system import cluster as cluster_module
-from lrdiff_core.errors import LrdiffError
+from lrdiff_core.errors import LrdiffError, UnavailableError
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install dask distributed")
 xarray = pytest.importorskip("xarray")
@@ -60,7 +63,10 @@ class Cluster:
         self.address, self.folder = f"tcp://127.0.0.1:{port}", folder
         self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-show",
                                      "--dashboard-address", "127.0.0.1:0")  # fmt: skip
-        self.workers = [self._start("worker", self.address, "--nthreads", "1", "--no-dashboard") for _ in range(2)]
+        self.workers = [self.worker() for _ in range(2)]
+
+    def worker(self):
+        return self._start("worker", self.address, "--nthreads", "1", "--no-dashboard")
 
     def _start(self, *words):
         with open(self.folder / "dask.log", "a") as log:
@@ -177,7 +183,7 @@ def test_results_that_lie_on_a_worker_that_stands_still_are_made_once_more(clust
         names, pids = zip(*client.run(os.getpid).items(), strict=True)
         tasks = cluster_module.Tasks(client, told.append)
         for i in range(6):
-            tasks.send(i, os.getpid, key=f"held-{i}", workers=[names[i % 2]])
+            tasks.send(i, os.getpid, key=f"held-{i}", workers=[names[i % 2]], allow_other_workers=True)
         wait_until(lambda: all(future.done() for future in tasks._futures.values()), "all are done")
         stopped = psutil.Process(pids[0])
         stopped.suspend()
@@ -192,6 +198,102 @@ def test_results_that_lie_on_a_worker_that_stands_still_are_made_once_more(clust
     assert found == dict.fromkeys(range(6), pids[1])
     assert len(told) == 1
     assert f"worker {names[0]} is silent for 3 s with 3 tasks; the others do them, too" in told[0]
+
+
+@pytest.fixture
+def client(cluster, monkeypatch):
+    monkeypatch.setattr(cluster_module, "SILENT_S", 3.0)
+    made = cluster_module.connect(cluster.address)
+    try:
+        yield made
+    finally:
+        cluster_module.disconnect(made)
+
+
+@contextmanager
+def suspended(pid):
+    stopped = psutil.Process(pid)
+    stopped.suspend()
+    try:
+        yield
+    finally:
+        stopped.resume()
+
+
+def test_a_study_that_begins_beside_a_worker_that_stands_still_asks_the_other(cluster, client):
+    client.wait_for_workers(2, timeout=PATIENCE_S)
+    pids = client.run(os.getpid)
+    client.run(missing, "cpu")  # which imports torch: that may take longer than a worker may be silent here
+    silent, other = sorted(pids)
+    source = {"kind": "claim", "where": "tiny.toml", "settings": tomllib.loads(STUDY.format(device="cpu"))}
+    told: list[str] = []
+    with suspended(pids[silent]):
+        begun = time.monotonic()
+        workers = workers_for(client, source, told.append)
+        assert time.monotonic() - begun < 60
+    assert workers.names == (other,)
+    assert told == [f"worker {silent} does not answer within 3 s; the others do the work"]
+
+
+def test_workers_all_of_which_stand_still_are_told_of(cluster, client, monkeypatch):
+    monkeypatch.setattr(cluster_module, "WAIT_FOR_WORKERS_S", 5)
+    client.wait_for_workers(2, timeout=PATIENCE_S)
+    with ExitStack() as stack:
+        for pid in client.run(os.getpid).values():
+            stack.enter_context(suspended(pid))
+        with pytest.raises(UnavailableError, match="none of 2 workers of the Dask scheduler .* answers within 5 s"):
+            cluster_module.ask_workers(client, os.getpid)
+
+
+def test_a_worker_that_comes_later_does_what_lies_on_one_that_stands_still(cluster, client):
+    client.wait_for_workers(2, timeout=PATIENCE_S)
+    pids = client.run(os.getpid)
+    silent, gone = sorted(pids)
+    client.retire_workers([gone])
+    told: list[str] = []
+    tasks = cluster_module.Tasks(client, told.append)
+    with suspended(pids[silent]):
+        for i in range(2):  # a worker of one thread is given two
+            tasks.send(i, os.getpid, key=f"waits-{i}")
+        later = threading.Timer(8, lambda: cluster.workers.append(cluster.worker()))
+        later.start()
+        found = dict(tasks.results())
+        later.join()
+    assert len(told) == 1
+    assert f"worker {silent} is silent for 3 s with 2 tasks; there is no other that can, so they wait" in told[0]
+    assert set(found) == {0, 1}
+    assert not set(found.values()) & set(pids.values())
+
+
+def test_what_a_worker_may_not_do_is_not_given_to_it(cluster, client):
+    client.wait_for_workers(2, timeout=PATIENCE_S)
+    pids = client.run(os.getpid)
+    silent, other = sorted(pids)
+    told: list[str] = []
+    tasks = cluster_module.Tasks(client, told.append)
+    with suspended(pids[silent]):
+        tasks.send("bound", os.getpid, key="bound", workers=[silent])
+        tasks.send("free", time.sleep, 12, key="free", workers=[other])  # meanwhile the other one is told of
+        found = tasks.results()
+        assert next(found) == ("free", None)
+        assert "with 1 task; there is no other that can, so they wait" in told[0]
+    assert list(found) == [("bound", pids[silent])]
+
+
+def test_a_scheduler_that_stands_still_is_lost(cluster, client, monkeypatch):
+    monkeypatch.setattr(cluster_module, "SCHEDULER_SILENT_S", 6.0)
+    client.wait_for_workers(2, timeout=PATIENCE_S)
+    tasks = cluster_module.Tasks(client)
+    assert tasks.threads == 2
+    tasks.send(0, time.sleep, 600, key="long")
+    with suspended(cluster.scheduler.pid):
+        begun = time.monotonic()
+        with (
+            pytest.raises(UnavailableError, match="the Dask cluster was lost"),
+            cluster_module.cluster_trouble(what="it is kept", smaller=""),
+        ):
+            dict(tasks.results())
+        assert time.monotonic() - begun < 30
 
 
 def test_a_tasks_own_timeout_is_no_result_that_does_not_come(cluster):

@@ -120,12 +120,12 @@ def _run_on_cluster(
             parts.send(tile)
 
     with cluster_trouble(what="whole tiles are kept", smaller="give them more"):
-        send(_ahead(client))
+        send(_ahead(tasks))
         for part, found in tasks.results(parts.halve):
             whole = parts.add(part, found)
             if whole is not None:
                 done(*whole)
-            send(max(1, _ahead(client) - len(tasks)))
+            send(max(1, _ahead(tasks) - len(tasks)))
 
 
 class _Part(NamedTuple):
@@ -221,6 +221,5 @@ def _interrupts_left_to_us() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _ahead(client: Any) -> int:
-    threads = sum(client.nthreads().values())
-    return max(2, TASKS_A_THREAD * threads)
+def _ahead(tasks: Tasks) -> int:
+    return max(2, TASKS_A_THREAD * tasks.threads)

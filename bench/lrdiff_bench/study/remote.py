@@ -9,7 +9,7 @@ from typing import Any
 
 from lrdiff_bench.study.search.ledger import TrainBatches
 from lrdiff_bench.study.search.tasks import Task, TaskResult, results_of, trials_of
-from lrdiff_bench.system.cluster import Tasks, cluster_trouble, wait_for_workers
+from lrdiff_bench.system.cluster import Tasks, ask_workers, cluster_trouble, wait_for_workers
 from lrdiff_bench.system.factory import user_code
 from lrdiff_core.errors import UnavailableError
 from lrdiff_core.text import count
@@ -63,21 +63,21 @@ class Workers:
         return device_of(self.source) in ("auto", "cpu")
 
 
-def workers_for(client: Any, source: Mapping[str, Any]) -> Workers:
+def workers_for(client: Any, source: Mapping[str, Any], tell: Callable[[str], None] | None = None) -> Workers:
     """Ask the workers of a cluster what they say of a study, as soon as there is one.
 
     Args:
         client: of Dask's.
         source: of the workload.
+        tell: gets a line about a worker that gives no sign of life.
 
     Raises:
-        UnavailableError: no worker comes, or none has the device.
+        UnavailableError: no worker comes, none answers, or none has the device.
     """
     wait_for_workers(client)
     device = device_of(source)
     with cluster_trouble(**_KEPT):
-        # on_error: one that is dying just now is no reason to stop
-        reasons: dict[str, Any] = client.run(missing, device, on_error="return")
+        reasons = ask_workers(client, missing, device, tell=tell)
         able = tuple(sorted(name for name, reason in reasons.items() if reason is None))
         if not able:
             name, reason = min(reasons.items())
@@ -85,7 +85,9 @@ def workers_for(client: Any, source: Mapping[str, Any]) -> Workers:
                 f"none of {count(len(reasons), 'worker')} can train on {device}; {name}: {reason}",
                 help="start workers where the device is, or leave --device out",
             )
-        together, seconds = client.submit(about, dict(source), pure=False, workers=able).result()
+        tasks = Tasks(client, tell)
+        tasks.send("about", about, dict(source), key=f"lrdiff-study-about-{uuid.uuid4().hex[:12]}", workers=able)
+        ((_, (together, seconds)),) = tasks.results()
     return Workers(client=client, source=source, names=able, together=together, seconds=seconds)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from lrdiff_core.errors import ConfigError, UnavailableError
+from lrdiff_core.text import count
 
-__all__ = ["Tasks", "cluster_trouble", "connect", "disconnect", "wait_for_workers"]
+__all__ = ["Tasks", "ask_workers", "cluster_trouble", "connect", "disconnect", "wait_for_workers"]
 
 CONNECT_S = 15
 WAIT_FOR_WORKERS_S = 60
@@ -130,7 +133,10 @@ def wait_for_workers(client: Any) -> None:
         UnavailableError: there is none after :data:`WAIT_FOR_WORKERS_S` seconds.
     """
     try:
-        client.wait_for_workers(1, timeout=WAIT_FOR_WORKERS_S)
+        # the limit of its own does not hold for a scheduler that is silent
+        client.sync(
+            client.wait_for_workers, 1, timeout=WAIT_FOR_WORKERS_S, callback_timeout=WAIT_FOR_WORKERS_S + CONNECT_S
+        )
     except TimeoutError as problem:
         raise UnavailableError(
             f"the Dask scheduler at {client.scheduler.address} has had no worker for {WAIT_FOR_WORKERS_S} s",
@@ -138,11 +144,73 @@ def wait_for_workers(client: Any) -> None:
         ) from problem
 
 
+def ask_workers(
+    client: Any, function: Callable[..., Any], *arguments: Any, tell: Callable[[str], None] | None = None
+) -> dict[str, Any]:
+    """What each worker answers, beside whatever it does; an exception where it fails or dies.
+
+    A worker that stands still would be waited for without end: what has not answered after :data:`SILENT_S` seconds is
+    told of and left out, unless nobody has.
+
+    Args:
+        client: of Dask's.
+        function, arguments: what to call on each; it is short.
+        tell: gets a line about a worker that does not answer.
+
+    Raises:
+        UnavailableError: none answers within :data:`WAIT_FOR_WORKERS_S` seconds.
+    """
+
+    async def ask() -> tuple[dict[str, Any], list[str]]:
+        asked = {
+            name: asyncio.ensure_future(client.run(function, *arguments, workers=[name], on_error="return"))
+            for name in (await client.scheduler.identity(n_workers=-1))["workers"]
+        }
+        if not asked:
+            return {}, []
+        begun = time.monotonic()
+        done, waiting = await asyncio.wait(asked.values(), timeout=SILENT_S)
+        if not done:
+            left = WAIT_FOR_WORKERS_S - (time.monotonic() - begun)
+            done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        answers: dict[str, Any] = {}
+        for one in done:
+            answers.update(one.result())
+        return answers, sorted(name for name, one in asked.items() if one in waiting)
+
+    answers, waiting = client.sync(ask, callback_timeout=WAIT_FOR_WORKERS_S + CONNECT_S)
+    if not answers:
+        raise UnavailableError(
+            f"none of {count(len(waiting), 'worker')} of the Dask scheduler at {client.scheduler.address} answers "
+            f"within {WAIT_FOR_WORKERS_S} s",
+            help="end them and start others",
+        )
+    if tell is not None:
+        for name in waiting:
+            tell(f"worker {name} does not answer within {SILENT_S:g} s; the others do the work")
+    return answers
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """How a task is submitted, with an end of its key and for some workers, and which of them may do it."""
+
+    submit: Callable[..., Any]
+    allowed: frozenset[str] | None
+
+    def among(self, workers: Sequence[str]) -> list[str]:
+        return [name for name in workers if self.allowed is None or name in self.allowed]
+
+
 class Tasks:
     """Tasks that workers do, and their results as they come.
 
-    A worker that gives no sign of life is told of, and the others are given its tasks, too; the first result of each
-    counts. Tasks that it has done are among them as long as their results lie there. (Dask itself waits five minutes.)
+    A worker that gives no sign of life is told of, and the others are given its tasks, too, as soon as there are some;
+    the first result of each counts. Tasks that it has done are among them as long as their results lie there. (Dask
+    itself waits five minutes.)
 
     Args:
         client: of Dask's.
@@ -155,17 +223,26 @@ class Tasks:
         self._client, self._tell = client, tell or (lambda text: None)
         self._going = as_completed(loop=client.loop)
         self._labels: dict[Any, Hashable] = {}  # by the key of each future
-        self._again: dict[Hashable, Callable[[str, list[str]], Any]] = {}  # of each label that is not done
+        self._again: dict[Hashable, _Sent] = {}  # of each label that is not done
         self._futures: dict[Any, Any] = {}
         self._fetching: dict[Any, float] = {}  # seconds that each result may take that did not come at once
+        self._threads = 0
         self._seen: dict[str, tuple[float, float]] = {}
         self._silent: set[str] = set()
+        self._doubled: set[Any] = set()  # keys of tasks that others do, too
         self._answered = time.monotonic()
         self._next_look = self._answered + LOOK_S
 
     def __len__(self) -> int:
         """How many have no result yet."""
         return len(self._again)
+
+    @property
+    def threads(self) -> int:
+        """Of all workers that give signs of life, as last seen."""
+        if not self._threads:
+            self._look()
+        return self._threads
 
     def send(self, label: Hashable, function: Callable[..., Any], *arguments: Any, key: str, **more: Any) -> None:
         """Have one done; ``label`` comes back with its result.
@@ -174,16 +251,16 @@ class Tasks:
             label: of the task.
             function, arguments: what to do.
             key: under which the cluster knows it; no other task has it.
-            more: for ``Client.submit``.
+            more: for ``Client.submit``; only those of ``workers`` may do it, unless ``allow_other_workers``.
         """
+        allowed = None if more.get("allow_other_workers") else more.get("workers")
 
-        def submit(end: str, workers: list[str]) -> Any:
-            where = {"workers": workers} if workers else {}
+        def submit(end: str, **where: Any) -> Any:
             # pure=False: a task that was trained and lost is trained again, not looked up
             return self._client.submit(function, *arguments, key=key + end, pure=False, **{**more, **where})
 
-        self._again[label] = submit
-        self._follow(label, submit("", []))
+        self._again[label] = _Sent(submit, None if allowed is None else frozenset(allowed))
+        self._follow(label, submit(""))
 
     def _follow(self, label: Hashable, future: Any) -> None:
         self._labels[future.key], self._futures[future.key] = label, future
@@ -218,8 +295,12 @@ class Tasks:
             (result,) = found
             del self._again[label], future, found  # the cluster forgets the result
             for key in [key for key, other in self._labels.items() if other == label]:
-                self._futures[key].cancel()
+                self._cancel(self._futures[key])
             yield label, result
+
+    def _cancel(self, future: Any) -> None:
+        with suppress(TimeoutError):  # the scheduler is silent: _look tells, if that lasts
+            self._client.sync(future.cancel, callback_timeout=LOOK_S)
 
     def _drop(self, key: Any) -> None:
         self._labels.pop(key, None)
@@ -228,8 +309,10 @@ class Tasks:
 
     def _fetch(self, future: Any) -> tuple[Any] | None:
         """The result of a task that is done, alone in a tuple; None while it does not come from where it lies."""
-        if future.status != "finished":
+        if future.status in ("error", "cancelled"):
             return (future.result(),)  # which says what befell it
+        if future.status != "finished":
+            return None  # the cluster has lost it since, and does it once more
         seconds = self._fetching.get(future.key, FETCH_S)
         try:
             return (future.result(timeout=seconds),)
@@ -252,33 +335,45 @@ class Tasks:
     def _look(self) -> None:
         """Give the tasks of silent workers to the others, too."""
         try:
-            found = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=LOOK_S)
+            workers = self._ask_scheduler(self._client.scheduler.identity, n_workers=-1)["workers"]
+            now = self._answered = time.monotonic()
+            for name, worker in workers.items():
+                if name not in self._seen or self._seen[name][0] != worker["last_seen"]:
+                    self._seen[name] = (worker["last_seen"], now)
+                    self._silent.discard(name)
+            others = [name for name in workers if now - self._seen[name][1] <= SILENT_S]
+            self._threads = sum(workers[name]["nthreads"] for name in others)
+            for name in workers:
+                if name not in others:
+                    self._double(name, others)
         except TimeoutError:
             if time.monotonic() - self._answered > SCHEDULER_SILENT_S:
                 raise
-            return
-        now, workers = time.monotonic(), found["workers"]
-        self._answered = now
-        for name, worker in workers.items():
-            if name not in self._seen or self._seen[name][0] != worker["last_seen"]:
-                self._seen[name] = (worker["last_seen"], now)
-                self._silent.discard(name)
-        others = [name for name in workers if now - self._seen[name][1] <= SILENT_S]
-        for name in workers:
-            if name in others or name in self._silent:
+
+    def _ask_scheduler(self, question: Callable[..., Any], **about: Any) -> Any:
+        return self._client.sync(question, **about, callback_timeout=LOOK_S)
+
+    def _double(self, silent: str, others: Sequence[str]) -> None:
+        """Give what lies on a worker to the others, too, unless they have it already."""
+        scheduler = self._client.scheduler
+        found = self._ask_scheduler(scheduler.processing), self._ask_scheduler(scheduler.has_what, workers=[silent])
+        doing, done = ([key for key in there.get(silent, ()) if self._is_open(key)] for there in found)
+        able = {key: self._again[self._labels[key]].among(others) for key in (*doing, *done)}
+        if able and silent not in self._silent:
+            waits = "the others do them, too" if all(able.values()) else "there is no other that can, so they wait"
+            self._tell(f"worker {silent} is silent for {SILENT_S:g} s with {count(len(able), 'task')}; {waits}")
+            self._silent.add(silent)
+        for key, workers in able.items():
+            if not workers:
                 continue
-            self._silent.add(name)
-            waits = "there is no other, so they wait" if not others else "the others do them, too"
-            doing, done = (
-                [key for key in told[name] if self._labels.get(key) in self._again]
-                for told in (self._client.processing([name]), self._client.has_what([name]))
-            )
-            self._tell(f"worker {name} is silent for {SILENT_S:g} s with {len(doing) + len(done)} tasks; {waits}")
-            for key in (*doing, *done) if others else ():
-                label = self._labels[key]
-                if key in done:
-                    self._drop(key)
-                self._follow(label, self._again[label](f"-not-on-{len(self._silent)}-{now:.0f}", others))
+            label = self._labels[key]
+            self._doubled.add(key)
+            if key in done:
+                self._drop(key)
+            self._follow(label, self._again[label].submit(f"-again-{len(self._doubled)}", workers=workers))
+
+    def _is_open(self, key: Any) -> bool:
+        return self._labels.get(key) in self._again and key not in self._doubled
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def _run(
     if client is not None:
         from lrdiff_bench.study.remote import workers_for
 
-        workers = workers_for(client, source)
+        workers = workers_for(client, source, lambda text: line(console, text, "yellow"))
         workload, ledger.at_a_time = workers.workload(workload), len(workers.names)
     counts = trainings(workload, plan)
     price = _price(workload, counts, ledger, measured=None if workers is None else workers.seconds)
