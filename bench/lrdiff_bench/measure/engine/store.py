@@ -78,12 +78,12 @@ def read_run(path: Path) -> list[Record]:
     """Read the records of a run, in the order they were appended; comparisons are left out.
 
     An unfinished last line (its writer was killed) is no record and is left out with a word; every other fault is an
-    error. A line has a checksum of itself and names that of the line before: what was changed or taken out is seen, but
-    for lines at the end that are gone as a whole.
+    error. A line has a checksum of itself and names that of the line before: what was changed, taken out, put in or
+    moved is seen, but for lines at the end that are gone as a whole.
 
     Raises:
-        DataError: there is no such file, a line is not a record of this schema, was changed, or one before it is
-            missing.
+        DataError: there is no such file, a line is not a record of this schema, was changed, or does not follow the
+            one before it.
     """
     return [parse_record(line, where=where) for where, line in _lines(path) if not is_comparison(line)]
 
@@ -143,8 +143,8 @@ def _checked(line: bytes, before: bytes, path: Path, number: int) -> bytes:
     if not whole:
         raise DataError(f"{where} was changed or damaged after it was written", help=help)
     after = document.get(AFTER)
-    if after and after != _seal_of(before):
-        raise DataError(f"a record before {where} is missing", help=help)
+    if after != _seal_of(before):
+        raise DataError(f"a record before {where} is missing, or it stands in the wrong place", help=help)
     plain = {key: value for key, value in unsealed(document).items() if key != AFTER}
     return json.dumps(plain, separators=(",", ":")).encode()
 
