@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
+import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +17,7 @@ import pytest
 from benchmarks import offline_page
 from lrdiff_bench.cli import main
 from lrdiff_bench.measure import command, conditions, pictures
-from lrdiff_bench.measure.engine import store, suite
+from lrdiff_bench.measure.engine import child, store, suite
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.registry import find_case
@@ -221,3 +226,44 @@ def test_a_package_that_lacks_a_file_leaves_the_page_as_it_is(tmp_path: Path, mo
     assert offline_page.make_offline(page) == "jquery@3.3.1 holds no dist/jquery.min.js"
     assert "https://" in (page / "index.html").read_text()
     assert not list((tmp_path / "vendor").iterdir())
+
+
+@pytest.mark.parametrize("case", ["main_step", "no_such_case"])
+def test_a_measuring_process_ends_without_a_word_when_nobody_asks_any_more(case: str, monkeypatch) -> None:
+    monkeypatch.setattr("gc.disable", lambda: None)  # this process goes on
+    request = {"case": case, "module": "lrdiff_bench.measure.cases.main_job", "parameters": {}, "device": "cpu"}
+    request |= {"block_seconds": 0.001, "warmup_seconds": 0.01}
+    reading, writing = os.pipe()
+    os.close(reading)
+    answers = os.fdopen(writing, "w")
+    assert child._serve_reporting(io.StringIO(json.dumps(request) + "\n"), answers) == 1
+    with suppress(BrokenPipeError):
+        answers.close()
+
+
+ORPHAN = """
+import os, signal, time
+from lrdiff_bench.measure import asv_records
+from lrdiff_bench.measure.engine.process import Effort
+from lrdiff_bench.measure.engine.record import parse_record
+from lrdiff_bench.measure.engine.registry import find_case
+
+driver = os.getpid()
+record = parse_record(input(), where="stdin")
+
+def measure(*_):
+    os.kill(driver, signal.SIGKILL)
+    while os.getppid() == driver:
+        time.sleep(0.01)
+    return record
+
+asv_records.measure_here = measure
+asv_records._measure_in_copy(find_case("main_step"), Effort.quick())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="copies are forked on Linux alone")
+def test_a_forked_copy_ends_without_a_word_when_nobody_asks_any_more(record: Record) -> None:
+    command = [sys.executable, "-c", ORPHAN]
+    done = subprocess.run(command, input=record.model_dump_json(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-9, "")

@@ -92,6 +92,8 @@ def _measure_in_copy(case: Case, effort: Effort) -> Record:
             with os.fdopen(writing, "w", encoding="utf-8") as answer:
                 answer.write(measure_here(case, effort).model_dump_json())
             status = 0
+        except BrokenPipeError:  # whoever asked is gone
+            pass
         except Exception:  # noqa: BLE001  # whatever it is, its traceback is the answer
             traceback.print_exc()
         finally:  # whatever happens, this copy must not go on as if it were the original

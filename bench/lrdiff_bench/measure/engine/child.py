@@ -79,13 +79,17 @@ def _answer(answers: IO[str], document: dict[str, Any]) -> None:
 
 
 def _serve_reporting(requests: IO[str], answers: IO[str]) -> int:
-    """Serve one case; an error of ours is an answer too. Any other ends the process, with its traceback on stderr."""
+    """Serve one case; an error of ours is an answer too. Any other ends the process, with its traceback on stderr.
+
+    Where whoever asks is gone there is nobody to tell.
+    """
     try:
-        serve(requests, answers)
-    except LrdiffError as problem:
-        _answer(answers, {"error": problem.message, "help": problem.help, "exit_status": problem.exit_status})
-        return 1
-    except EOFError:
+        try:
+            serve(requests, answers)
+        except LrdiffError as problem:
+            _answer(answers, {"error": problem.message, "help": problem.help, "exit_status": problem.exit_status})
+            return 1
+    except (EOFError, BrokenPipeError):
         return 1
     return 0
 
