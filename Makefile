@@ -125,8 +125,9 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable ".[maps,study]"
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt tests/interop/fastai.txt | $(BIN)/python
 	$(PIP) --editable ".[dev,docs,browser,interop,openvino,sign,maps,study,postgres,excel,zstd]"
+	$(PIP) --no-deps --requirement tests/interop/fastai.txt
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.audit: $(VENV)/.dev

@@ -41,6 +41,7 @@ __all__ = ["app", "main"]
 
 INTERRUPTED = 130
 TOGETHER = ("run", "train")  # commands that the processes of torchrun do as one
+EACH = ("boost",)  # which each of them does by itself, with its part of the user's script
 _WAIT_SECONDS = 10.0  # that a process which fails leaves the first to say so: it mostly fails in the same way
 _LONGEST = 300  # characters of an error that is not ours
 
@@ -167,10 +168,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _run_as_one_of(launch: Launch, given: list[str]) -> int:
     """One of several processes that were started together: the first speaks, the others only where they alone fail."""
     command = next((word for word in given if not word.startswith("-")), None)
+    if command in EACH:
+        return _run(given)
     if command is not None and command not in TOGETHER:
         return print_error(
             f"{launch}: lrdiff {command} is not done by several processes, as torchrun starts them",
-            f"start it once, without torchrun; commands for torchrun: {', '.join(TOGETHER)}",
+            f"start it once, without torchrun; commands for torchrun: {', '.join([*TOGETHER, *EACH])}",
             2,
         )
     if launch.rank == 0:

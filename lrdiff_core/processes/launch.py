@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 __all__ = ["Launch", "launched"]
 
@@ -18,7 +19,8 @@ class Launch:
         local_rank: its number on its machine.
         local_count: how many are on its machine.
         restarts: how often all of them were started again.
-        id: the same for every start of one job, and for no other job.
+        id: the same for every start by one agent of torchrun's, and for no other agent.
+        name: of the job (``--rdzv-id``), which several may have; empty where there is none.
     """
 
     rank: int
@@ -27,6 +29,7 @@ class Launch:
     local_count: int = 1
     restarts: int = 0
     id: str = ""
+    name: str = ""
 
     def __str__(self) -> str:
         return f"process {self.rank} of {self.count}"
@@ -42,17 +45,29 @@ def launched() -> Launch | None:
     rank, count = _number("RANK"), _number("WORLD_SIZE")
     if rank is None or count is None or count < 2 or not 0 <= rank < count:
         return None
-    named = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    if named == "none":  # torchrun gave no number of its own: the agent that started this process stays the same
-        named = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}:{os.getppid()}"
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    name = "" if name == "none" else name
     return Launch(
         rank=rank,
         count=count,
         local_rank=_number("LOCAL_RANK") or 0,
         local_count=_number("LOCAL_WORLD_SIZE") or count,
         restarts=_number("TORCHELASTIC_RESTART_COUNT") or 0,
-        id=named,
+        id=f"{name}@{_agent()}",
+        name=name,
     )
+
+
+def _agent() -> str:
+    """The process that started this one, which stays when others are started again: its number, and when it began."""
+    number = os.getppid()
+    try:  # a number is used again, by another container at once
+        began = (
+            Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+        )
+    except OSError:  # no Linux
+        began = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+    return f"{number}-{began}"
 
 
 def _number(name: str) -> int | None:

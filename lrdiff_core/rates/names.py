@@ -112,8 +112,8 @@ def list_parameters(model: nn.Module) -> list[ParamInfo]:
     """Every parameter of a model once, in ``model.named_parameters()`` order, under its canonical name.
 
     Raises:
-        RateError: not a module; no parameters; parameters not materialized, or flattened into one; two parameters
-            under one name.
+        RateError: not a module; no parameters; parameters not materialized, flattened into one, or shards of FSDP's
+            whose wrapper is further up; two parameters under one name.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
@@ -135,6 +135,11 @@ def list_parameters(model: nn.Module) -> list[ParamInfo]:
             raise RateError(
                 f'FSDP has flattened parameters of "{place.name.rpartition(".")[0] or type(model).__name__}" into one',
                 help="wrap the model with use_orig_params=True, or by fully_shard: parameters stay separate",
+            )
+        if getattr(parameter, "_fsdp_flattened", False) and id(parameter) not in shapes:
+            raise RateError(
+                f'FSDP holds "{place.name}" as a flat shard, and only the module that FSDP returned knows its shape',
+                help="pass that module, the root of the wrapped model, not one inside of it",
             )
         if owners.setdefault(place.name, id(parameter)) != id(parameter):
             raise RateError(

@@ -1,5 +1,7 @@
 """Shares of rows, how a process finds out that it is one of several, and what is told when another one is gone."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -66,11 +68,12 @@ def test_alone_nothing_is_changed():
 
 def test_how_torchrun_started_a_process(by_torchrun, monkeypatch):
     found = launched()
-    assert found == Launch(rank=1, count=4, local_rank=1, local_count=2, restarts=3, id="job")
+    assert found == Launch(rank=1, count=4, local_rank=1, local_count=2, restarts=3, id=found.id, name="job")
+    assert found.id.startswith(f"job@{os.getppid()}-")
     assert str(found) == "process 1 of 4"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    first = launched().id
-    assert first == launched().id != "none"
+    assert launched().id == found.id.removeprefix("job")
+    assert launched().name == ""
     for name, value in (("WORLD_SIZE", "1"), ("RANK", "4"), ("RANK", "one"), ("RANK", "")):
         with monkeypatch.context() as changed:
             changed.setenv(name, value)

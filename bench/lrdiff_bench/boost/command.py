@@ -14,12 +14,15 @@ from lrdiff_bench.boost.report import Report, report_of
 from lrdiff_bench.report.errors import WatchedOutput, print_error
 from lrdiff_bench.system.script import run_module, run_script
 from lrdiff_core.errors import InputError
+from lrdiff_core.processes.launch import launched
 
 __all__ = ["boost_script", "boosted"]
 
 
 def boost_script(given: Sequence[str], *, check: int = 0, estimate: bool = True, json: bool = False) -> int:
     """Run a script with its optimizers stepped by ours; the report goes to stderr, or with ``json`` to stdout.
+
+    Of several processes that torchrun started, each boosts its own, and the first reports.
 
     Args:
         given: the script, or ``-m`` and a module, and then its own arguments.
@@ -33,12 +36,14 @@ def boost_script(given: Sequence[str], *, check: int = 0, estimate: bool = True,
     Raises:
         InputError: there is no such script or module.
     """
-    report = boosted(given, check=check, estimate=estimate, quiet=json)
-    if json:
+    launch = launched()
+    speaks = launch is None or launch.rank == 0
+    report = boosted(given, check=check, estimate=estimate and speaks, quiet=json)
+    if speaks and json:
         from lrdiff_bench.report.json import print_json
 
         print_json(report.to_dict())
-    else:
+    elif speaks:
         from lrdiff_bench.report.tables import line, make_console
 
         first, *others = report.lines()

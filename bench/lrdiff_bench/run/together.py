@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lrdiff_bench.run.files.resuming import choose_unfinished
 from lrdiff_bench.run.job import RunResult, Watcher, default_folder, follow_job, resume_job, run_job
+from lrdiff_bench.system.ownership import is_owned
 from lrdiff_bench.system.run_folder import read_summary
 from lrdiff_core.config import RunConfig
 from lrdiff_core.errors import CheckpointError
@@ -64,17 +66,33 @@ def run_together(
 def _way(config: RunConfig, out: Path | None, resume: bool, launch: Launch | None) -> dict[str, Any]:
     """Whether to go on with a run, with which, and whether it is finished already."""
     if launch is not None and launch.restarts:
-        for run in _runs_like(out or default_folder(config)):
-            try:
-                summary = read_summary(run)
-            except CheckpointError:
-                continue
-            if summary.get("launch") == launch.id:
-                return {"folder": str(run), "resume": True, "finished": not summary.get("missing")}
+        run = _begun_by(launch, out or default_folder(config))
+        if run is not None:
+            return {"folder": str(run), "resume": True, "finished": not read_summary(run).get("missing")}
     if not resume:
         return {"folder": None, "resume": False, "finished": False}
     name = config.name if "name" in config.model_fields_set else None
     return {"folder": str(choose_unfinished(out, name=name)), "resume": True, "finished": False}
+
+
+def _begun_by(launch: Launch, final: Path) -> Path | None:
+    """The run that an earlier start of these processes began.
+
+    It is the one of their agent. Another agent may have begun it (on another machine, or behind a script that starts
+    Python), so the last one of the job's name counts, too, if it is unfinished and nobody's: other jobs may have that
+    name.
+    """
+    begun: dict[Path, str] = {}
+    for run in _runs_like(final):
+        with suppress(CheckpointError):  # another file's, or one that was never whole
+            begun[run] = str(read_summary(run).get("launch"))
+    own = [run for run, by in begun.items() if by == launch.id]
+    named = [
+        run
+        for run, by in begun.items()
+        if launch.name and by.startswith(f"{launch.name}@") and read_summary(run).get("missing") and not is_owned(run)
+    ]
+    return max(own or named, key=lambda run: (run / "summary.json").stat().st_mtime, default=None)
 
 
 def _runs_like(final: Path) -> list[Path]:

@@ -26,7 +26,8 @@ def find_head(infos: Sequence[ParamInfo], match: Match | None = None) -> Head:
     """What a match takes, every name of a tied weight counting; without one, the last child of the module tree.
 
     Raises:
-        RateError: the match takes nothing; the last child holds a stack of blocks (a decoder, say) or no matrix.
+        RateError: the match takes nothing; the last child holds every parameter, a stack of blocks (a decoder, say) or
+            no matrix.
 
     Example:
         >>> from torch import nn
@@ -55,6 +56,11 @@ def _last_child(infos: Sequence[ParamInfo]) -> str:
             help=f'name it: head="{last}" for all of that, or a part of it',
         )
     inside = [info for info in infos if matches_any(last, info)]
+    if all(matches_any(last, info, [place]) for info in infos for place in info.occurrences):
+        raise RateError(
+            f'the head cannot be determined: the last part, "{last}", holds every parameter',
+            help="name it: head=..., a pattern or a function of names",
+        )
     if all(len(info.shape) < 2 for info in inside) and any(len(info.shape) > 1 for info in infos):
         raise RateError(
             f'the head cannot be determined: the last part, "{last}", is a norm or a bias',

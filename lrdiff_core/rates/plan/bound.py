@@ -12,8 +12,11 @@ from torch import nn
 from lrdiff_core.errors import RateError
 from lrdiff_core.rates.names import ParamInfo, list_parameters, some
 from lrdiff_core.rates.plan.entry import PlanEntry
+from lrdiff_core.text import count
 
-__all__ = ["BoundModel", "departures", "held"]
+__all__ = ["BoundModel", "departures", "held", "strangers"]
+
+PLAN_ANEW = "make a plan for the model as it is now: param_groups(model, ...)"
 
 
 class BoundModel:
@@ -37,17 +40,16 @@ class BoundModel:
         """Bind to the model that these parameters were listed from, with their shapes."""
         return cls(infos[0].occurrences[0].path[0].module, {info.name: info.shape for info in infos})
 
-    def infos(self) -> dict[str, ParamInfo]:
+    def infos(
+        self, help: str = "make a plan for the model as it is now: param_groups(model, ...)"
+    ) -> dict[str, ParamInfo]:
         """The parameters as they are now, by the plan's names: what was replaced since is taken as it is.
 
         Raises:
-            RateError: a name or a shape has changed.
+            RateError: a name or a shape has changed; ``help`` says what to do.
         """
         if changes := self.changes():
-            raise RateError(
-                f"the model is not as it was when the plan was made; {changes}",
-                help="make a plan for the model as it is now: param_groups(model, ...)",
-            )
+            raise RateError(f"the model is not as it was when the plan was made; {changes}", help=help)
         return self._here()
 
     def changes(self) -> str | None:
@@ -70,6 +72,17 @@ def held(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
     return {id(param): group for group in optimizer.param_groups for param in group["params"]}
 
 
+def strangers(planned: Iterable[ParamInfo], optimizer: torch.optim.Optimizer) -> list[str]:
+    """List what is wrong with the tensors that an optimizer holds, whatever their settings; empty where nothing is."""
+    groups = held(optimizer)
+    found = []
+    if strange := set(groups) - {id(info.parameter) for info in planned}:
+        found.append(f"it holds {count(len(strange), 'tensor')} not in the model")
+    if twice := sum(len(group["params"]) for group in optimizer.param_groups) - len(groups):
+        found.append(f"it holds {count(twice, 'tensor')} twice")
+    return found
+
+
 def departures(
     entries: Iterable[PlanEntry], infos: Mapping[str, ParamInfo], optimizer: torch.optim.Optimizer
 ) -> list[str]:
@@ -78,16 +91,10 @@ def departures(
     A rate that a scheduler has moved is compared by its base (``initial_lr``).
     """
     groups = held(optimizer)
-    count = sum(len(group["params"]) for group in optimizer.param_groups)
     found = []
-    strange = set(groups) - {id(info.parameter) for info in infos.values()}
-    if strange:
-        found.append(f"it holds {len(strange)} tensors that are not in the model")
     missing = [e.name for e in entries if id(infos[e.name].parameter) not in groups]
     if missing:
         found.append(f"it does not hold {some(missing, 3)}")
-    if count > len(groups):
-        found.append(f"it holds {count - len(groups)} tensors twice")
     for entry in entries:
         group = groups.get(id(infos[entry.name].parameter))
         for key, planned in {"lr": entry.lr, "weight_decay": entry.weight_decay, **dict(entry.options)}.items():
@@ -101,7 +108,8 @@ def departures(
 
 def _same(has: Any, planned: Any) -> bool:
     if isinstance(has, torch.Tensor):
-        return has.numel() == 1 and math.isclose(float(has), planned, rel_tol=torch.finfo(torch.float32).eps)
+        eps = torch.finfo(has.dtype if has.dtype in (torch.float16, torch.bfloat16) else torch.float32).eps
+        return has.numel() == 1 and math.isclose(float(has), planned, rel_tol=eps)
     return type(has) is type(planned) and has == planned if isinstance(planned, bool) else bool(has == planned)
 
 

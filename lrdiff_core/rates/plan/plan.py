@@ -13,7 +13,7 @@ from lrdiff_core.errors import RateError, RateWarning, warn
 from lrdiff_core.rates.matching import Match, as_match, matching
 from lrdiff_core.rates.names import ParamInfo, list_parameters, some
 from lrdiff_core.rates.options import OptimizerCheck, near_torch_option
-from lrdiff_core.rates.plan.bound import BoundModel, departures, held
+from lrdiff_core.rates.plan.bound import BoundModel, departures, held, strangers
 from lrdiff_core.rates.plan.entry import PlanDiff, PlanEntry
 from lrdiff_core.rates.plan.freezing import STILL_MOVING, Freezing, frozen_names, moving_norms
 from lrdiff_core.rates.plan.grouping import group_names, hold_rate_as_tensor, make_groups, merged
@@ -229,10 +229,14 @@ class RatePlan:
             optimizer.add_param_group(group)
         return added
 
-    def verify(self, optimizer: torch.optim.Optimizer) -> None:
+    def verify(self, optimizer: torch.optim.Optimizer, *others: RatePlan) -> None:
         """Check that an optimizer holds the model's parameters as they are now, each once and as planned.
 
         Rates are compared by their base (``initial_lr``) where a scheduler has moved them.
+
+        Args:
+            optimizer: any torch optimizer.
+            others: the plans of what else it holds, such as a loss with weights; it has to follow them, too.
 
         Raises:
             RateError: it holds tensors that the model does not have any more, lacks some, or has other settings.
@@ -247,7 +251,9 @@ class RatePlan:
             lrdiff_core.errors.RateError: the optimizer does not follow the plan: it does not hold bias
             help: build it from plan.groups(), after whatever replaces parameters
         """
-        faults = departures(list(self), self._infos(), optimizer)
+        plans = [(plan, plan._infos()) for plan in (self, *others)]
+        faults = strangers([info for _, infos in plans for info in infos.values()], optimizer)
+        faults += [fault for plan, infos in plans for fault in departures(plan, infos, optimizer)]
         if faults:
             raise RateError(
                 f"the optimizer does not follow the plan: {some(faults, 3, '; ')}",
@@ -311,7 +317,14 @@ class RatePlan:
             >>> [group["lr"] for group in plan.part(model[:2]).groups()]
             [0.25, 0.5]
         """
-        whole = {} if self._bound is None else {id(info.parameter): name for name, info in self._infos().items()}
+        whole = (
+            {}
+            if self._bound is None
+            else {
+                id(info.parameter): name
+                for name, info in self._bound.infos("take parts before the model itself is cut, or of a copy").items()
+            }
+        )
         infos = list_parameters(module)
         plan_names = {i.name: whole.get(id(i.parameter), f"{prefix}.{i.name}" if prefix else i.name) for i in infos}
         unknown = [

@@ -268,6 +268,12 @@ def test_layers_listed_by_another_name_of_a_tied_weight():
     assert both["body.embed.weight"] == 0
 
 
+def flat(kind):
+    """All parameters in one container, as Keras 3 holds them."""
+    tensors = {str(i): nn.Parameter(torch.ones(3, 3)) for i in range(4)}
+    return nn.ModuleDict({"all": kind(tensors if kind is nn.ParameterDict else tensors.values())})
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -282,6 +288,9 @@ def test_layers_listed_by_another_name_of_a_tied_weight():
         (lambda: two(3, 2, head=False), 'the last part, "decoder", holds the blocks "decoder.layers" itself'),
         (lambda: beside(layer1=2, layer2=2), 'the last part, "layer2", holds the blocks "layer2" itself'),
         (lambda: nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), 'the last part, "1", is a norm or a bias'),
+        (lambda: nn.Sequential(nn.Linear(2, 2)), 'the last part, "0", holds every parameter'),
+        (lambda: flat(nn.ParameterList), 'the last part, "all", holds every parameter'),
+        (lambda: flat(nn.ParameterDict), 'the last part, "all", holds every parameter'),
     ],
 )
 def test_a_head_that_cannot_be_told_is_asked_for(model, message):

@@ -219,6 +219,29 @@ def broken(change):
     return plan, optimizer
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_verify_takes_rates_that_are_tensors_at_their_precision(dtype):
+    plan = param_groups(nn.Linear(2, 1), lr=0.1)
+    optimizer = torch.optim.AdamW(plan.groups(tensor_lr=dtype), foreach=False)
+    plan.verify(optimizer)
+    optimizer.param_groups[0]["lr"].mul_(1.02)
+    with pytest.raises(RateError, match="lr of weight is 0.10"):
+        plan.verify(optimizer)
+
+
+def test_verify_takes_the_plans_of_all_that_an_optimizer_holds():
+    plan, loss = (param_groups(nn.Linear(2, 1), lr=lr) for lr in (0.1, 0.5))
+    optimizer = torch.optim.AdamW(plan.groups())
+    loss.add_to(optimizer, prefix="loss")
+    for one, other in ((plan, loss), (loss, plan)):
+        one.verify(optimizer, other)
+        with pytest.raises(RateError, match="it holds 2 tensors not in the model"):
+            one.verify(optimizer)
+    optimizer.param_groups[1]["lr"] = 0.4
+    with pytest.raises(RateError, match="lr of weight is 0.4, planned 0.5"):
+        plan.verify(optimizer, loss)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -229,8 +252,11 @@ def broken(change):
         (lambda o: o.param_groups[1].update(eps=1e-8), "eps of head.weight is 1e-08, planned 1e-06"),
         (lambda o: o.param_groups.pop(), "it does not hold head.weight, head.bias"),
         (lambda o: o.param_groups[0]["params"].pop(), "it does not hold body.1.bias"),
-        (lambda o: o.param_groups[0]["params"].append(nn.Parameter(torch.ones(1))), "holds 1 tensors that are not in"),
-        (lambda o: o.param_groups[0]["params"].append(o.param_groups[0]["params"][0]), "it holds 1 tensors twice"),
+        (
+            lambda o: o.param_groups[0]["params"].append(nn.Parameter(torch.ones(1))),
+            "it holds 1 tensor not in the model",
+        ),
+        (lambda o: o.param_groups[0]["params"].append(o.param_groups[0]["params"][0]), "it holds 1 tensor twice"),
         (lambda o: o.param_groups[1].update(lr=torch.tensor(0.4)), "lr of head.weight is 0.4, planned 0.5"),
     ],
 )
