@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from hostile import HOSTILE, WHOLE, nested
 
@@ -98,6 +99,42 @@ def test_devices_pipes_and_folders_are_no_models(tmp_path: Path) -> None:
         with pytest.raises(ModelFileError) as caught:
             inspect_untrusted(path, limits=Limits(seconds=seconds))
         assert reason in caught.value.message
+
+
+ASKING = """
+import sys
+import numpy as np
+from lrdiff_export import Limits, Sandbox
+
+whole, endless = sys.argv[1:]
+with Sandbox(Limits(seconds=100)) as sandbox:
+    other = sandbox.open(whole)
+    print("asks", flush=True)
+    sandbox.run(endless, [np.ones((2, 2), np.float32)])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are looked up as Linux tells them")
+def test_no_process_of_the_sandbox_outlives_one_that_is_killed(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.onnx"
+    whole.write_bytes(WHOLE)
+    command = [sys.executable, "-c", ASKING, str(whole), str(written(tmp_path, HOSTILE["endless loop"]))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as asking:
+        assert asking.stdout is not None
+        assert asking.stdout.readline() == "asks\n"
+        children: list[psutil.Process] = []
+        while len(children) < 3 or children[-1].cpu_times().user < 0.5:  # the child, and a fork for each file
+            assert asking.poll() is None
+            time.sleep(0.05)
+            children = sorted(psutil.Process(asking.pid).children(recursive=True), key=lambda one: one.pid)
+        asking.kill()
+        _, err = asking.communicate()
+    psutil.wait_procs(children, timeout=5)
+    alive = [one for one in children if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    for one in alive:
+        one.kill()
+    assert alive == []
+    assert err == ""
 
 
 def test_a_healthy_file_answers_and_the_child_serves_many(tmp_path: Path) -> None:

@@ -39,13 +39,14 @@ _KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 def main() -> None:
-    """Answer jobs until stdin ends."""
+    """Answer jobs until stdin ends, or whoever asks is gone."""
     if hasattr(signal, "SIGINT"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: whoever started this one ends it
     answer = Forks().answer if hasattr(os, "fork") else Models().answer
-    _write_line(1, {"ready": True})
-    for line in sys.stdin:
-        _write_line(1, answer(json.loads(line)))
+    with contextlib.suppress(BrokenPipeError):
+        _write_line(1, {"ready": True})
+        for line in sys.stdin:
+            _write_line(1, answer(json.loads(line)))
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Forks:
 
     def _start(self, job: dict[str, Any]) -> _Fork:
         (jobs, give), (take, answers) = os.pipe(), os.pipe()
-        child = os.fork()
+        parent, child = os.getpid(), os.fork()
         if child:
             os.close(jobs)
             os.close(answers)
@@ -88,6 +89,8 @@ class Forks:
                 os.close(other.jobs)
                 os.close(other.answers)
             _quiet()
+            if os.getppid() != parent:  # it ended before its end could end this one
+                os._exit(0)
             _limit_memory(job)
             models = Models()
             with os.fdopen(jobs) as lines:
@@ -227,10 +230,18 @@ def _write_line(pipe: int, answer: dict[str, Any]) -> None:
 
 
 def _read(pipe: int, until: float) -> tuple[str, bool]:
-    """Read a line: what came, and whether the end of it, or of the process, came in time."""
+    """Read a line: what came, and whether the end of it, or of the process, came in time.
+
+    Nothing comes in time for one that is gone. That stdin hangs up tells it, not PR_SET_PDEATHSIG: that comes when the
+    thread ends that started this process.
+    """
+    waiting = select.poll()
+    waiting.register(pipe, select.POLLIN)
+    waiting.register(0, 0)  # for its end alone, not for the next job
     parts: list[bytes] = []
     while not parts or not parts[-1].endswith(b"\n"):
-        if not select.select([pipe], [], [], max(0.0, until - time.monotonic()))[0]:
+        ready = dict(waiting.poll(max(0.0, until - time.monotonic()) * 1000))
+        if 0 in ready or not ready:
             return "", False
         part = os.read(pipe, 65536)
         if not part:
