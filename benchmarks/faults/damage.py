@@ -50,7 +50,11 @@ KINDS: dict[str, Kind] = {
     ),
     "ONNX": Kind(
         files=("r/model.onnx",),
-        reads=(["verify", "r/model.onnx"], ["predict", "r/model.onnx", "--data", "rows.csv"]),
+        reads=(
+            ["verify", "r/model.onnx"],
+            ["predict", "r/model.onnx", "--data", "rows.csv"],
+            ["latency", "r", "--batch", "1"],
+        ),
     ),
     "golden vectors": Kind(files=("r/model.golden.*",), reads=(["verify", "r/model.onnx"],)),
     "records": Kind(
@@ -115,6 +119,8 @@ def damage(file: Path, way: str, draw: random.Random) -> str:
         how = f"end from byte {at}"
     else:
         length = min(draw.choice([1, 16, 512]), len(data) - at)
+        if not any(data[at : at + length]):  # nothing would change
+            return damage(file, "flip", draw)
         data[at : at + length] = bytes(length)
         how = f"{length} bytes zeroed from {at}"
     file.write_bytes(data)

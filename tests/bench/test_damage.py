@@ -129,6 +129,18 @@ def test_an_onnx_file_that_was_changed_is_refused_by_predict_and_fails_verificat
     onnx.save(model, "r/model.onnx")
     said = refused(capsys, "predict", "r/model.onnx", "--data", "rows.csv")
     assert said == "r/model.onnx was changed or damaged: it is not the file that model.golden.json was written for"
+    assert refused(capsys, "latency", "r/model.onnx") == said
+    assert (
+        refused(capsys, "parity", "r/model.onnx")
+        == "model.onnx is not the file that the golden vectors beside it were written for"
+    )
+    for command in ("latency", "parity"):
+        by_manifest = refused(capsys, command, "r")
+        assert by_manifest.startswith("r/model.onnx was changed or damaged after it was written; ")
+    Path("r/manifest.json").rename("aside")
+    assert main(["latency", "r"]) == 2  # no manifest, but golden vectors
+    assert said in capsys.readouterr().err
+    Path("aside").rename("r/manifest.json")
     assert main(["verify", "r/model.onnx", "--run", "r"]) == 1
     assert "was changed or damaged" in " ".join(capsys.readouterr().out.split())
     assert main(["verify", "r/model.onnx"]) == 1

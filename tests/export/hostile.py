@@ -101,6 +101,44 @@ def endless_loop(x: str = "x", features: int = 2, y: str = "y", outputs: int = 2
     return bytes(model.SerializeToString())
 
 
+def endless_if(nodes: list[onnx.NodeProto], **numbers: object) -> bytes:
+    """Answers its rows as they are, and runs for ever where nodes make ``yes`` true.
+
+    Args:
+        nodes: that make it, of ``x`` and of numbers.
+        numbers: by name.
+    """
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["d"]), helper.make_node("Relu", ["v"], ["w"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+            _value("v", ["batch", 2]),
+        ],
+        [helper.make_tensor_value_info("d", TensorProto.BOOL, []), _value("w", ["batch", 2])],
+    )
+    loop = helper.make_node("Loop", ["", "true", "x"], ["looped"], body=body)
+    then = helper.make_graph([loop], "then", [], [_value("looped", ["batch", 2])])
+    same = helper.make_node("Identity", ["x"], ["same"])
+    otherwise = helper.make_graph([same], "otherwise", [], [_value("same", ["batch", 2])])
+    choose = helper.make_node("If", ["yes"], ["y"], then_branch=then, else_branch=otherwise)
+    constants = [numpy_helper.from_array(np.array(value), name) for name, value in {"true": True, **numbers}.items()]
+    return _model([*nodes, choose], initializer=constants).SerializeToString()
+
+
+def endless_above(rows: int) -> bytes:
+    """Runs for ever on more rows."""
+    size = helper.make_node("Size", ["x"], ["size"])
+    return endless_if([size, helper.make_node("Greater", ["size", "most"], ["yes"])], most=2 * rows)
+
+
+def endless_by_chance(chance: float) -> bytes:
+    """Runs for ever in a share of its calls, whatever it is fed."""
+    draw = helper.make_node("RandomUniform", [], ["drawn"], shape=[1])
+    return endless_if([draw, helper.make_node("Less", ["drawn", "chance"], ["yes"])], chance=np.float32([chance]))
+
+
 def external(location: str) -> bytes:
     model = _model([helper.make_node("Add", ["x", "w"], ["y"])])
     tensor = model.graph.initializer.add(name="w", data_type=FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hostile import WHOLE, endless_above, endless_by_chance, large_at_run_time
 
-from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
-from lrdiff_export import convert_to_onnx, export_onnx, measure_latency
+from lrdiff_core.errors import CheckFailed, ConfigError, ModelFileError, UnavailableError
+from lrdiff_export import Limits, convert_to_onnx, export_onnx, measure_latency
 from lrdiff_export.examples import ZOO
 from lrdiff_export.publish import latency as module
 from lrdiff_export.publish.latency import measure_calls, providers_by_node
@@ -67,6 +68,40 @@ def test_a_provider_that_is_not_here_and_wrong_threads_are_errors(data: bytes) -
         measure_latency(data, ROWS, provider="NoSuchProvider")
     with pytest.raises(ConfigError, match=r"^threads is 0"):
         measure_latency(data, ROWS, threads=[0])
+
+
+PAIRS = np.ones((3, 2), np.float32)
+
+
+@pytest.mark.parametrize("beside", [None, torch.nn.ReLU()])
+def test_a_file_from_elsewhere_is_timed_where_it_can_do_no_harm(tmp_path: Path, beside: Any) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(WHOLE)
+    report = measure_latency(file, PAIRS, module=beside, batches=(1, 5), calls=7)
+    ways = ["run", "I/O binding", *([] if beside is None else ["eager"])]
+    assert [(one.batch, one.way, one.calls) for one in report.times] == [(n, way, 7) for n in (1, 5) for way in ways]
+    assert set(report.nodes.values()) == {"CPUExecutionProvider"}
+    with pytest.raises(UnavailableError, match=r"^onnxruntime has no NoSuchProvider here"):  # as of a trusted file
+        measure_latency(file, PAIRS, module=beside, batches=(1,), provider="NoSuchProvider")
+
+
+@pytest.mark.parametrize("beside", [None, torch.nn.ReLU()])
+@pytest.mark.parametrize("data", [endless_above(40), large_at_run_time()], ids=["endless", "large"])
+def test_a_batch_without_end_or_measure_is_named_within_its_limit(tmp_path: Path, data: bytes, beside: Any) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(data)
+    begun = time.monotonic()
+    with pytest.raises(ModelFileError, match=rf"^{file} .* \(64 rows\)\nhelp: a smaller batch"):
+        measure_latency(file, PAIRS, module=beside, batches=(64,), limits=Limits(seconds=2))
+    assert time.monotonic() - begun < 15  # 3 s; a busy machine
+
+
+@pytest.mark.slow
+def test_a_file_that_ran_once_may_still_run_for_ever(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(endless_by_chance(0.02))
+    with pytest.raises(ModelFileError, match="takes longer than"):
+        measure_latency(file, PAIRS, module=torch.nn.ReLU(), batches=(1,), limits=Limits(seconds=1))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import numpy as np
 from lrdiff_bench.run.own_model.files import is_own, open_own
 from lrdiff_bench.run.own_model.ship import rows_of
 from lrdiff_bench.run.ship import decider, test_rows
-from lrdiff_bench.run.use.open_run import held_out, open_run, shipped
+from lrdiff_bench.run.use.open_run import held_out, onnx_of, open_run, shipped
 from lrdiff_bench.system.arrays import read_arrays
 from lrdiff_bench.system.factory import is_factory, load_model
 from lrdiff_core import PRESETS, Predictor, load_table, make_config, set_up, train
@@ -64,7 +64,7 @@ def _find(source: str, data: Path | None) -> Subject:
         return _of_factory(source, data)
     run = Path(source)
     if is_own(run) and data is None:
-        setup, file = open_own(run), run / "model.onnx"
+        setup, file = open_own(run), onnx_of(run)
         decide = None if setup.table is None else decider(setup.task.kind)
         return subject_of_module(
             setup.shipped, rows_of(setup.held), onnx_bytes_or_path=file if file.is_file() else None, decide=decide
@@ -75,7 +75,7 @@ def _find(source: str, data: Path | None) -> Subject:
     else:
         spec, impute = net.spec, info.get("impute", "none")
         rows = read_features(str(data), feature_names=spec.feature_names, columns=spec.columns, impute=impute)
-    file = run / "model.onnx"
+    file = onnx_of(run)
     return subject_of_module(
         shipped(net),
         np.ascontiguousarray(rows),

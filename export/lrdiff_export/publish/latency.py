@@ -1,7 +1,8 @@
 """How long one call takes: every call is timed, because a deployer asks for the slow ones.
 
 Blocks of calls, as the benchmarks of this project time them, give a median and lose the 99th percentile; here each call
-is a sample. What is compared is called in turns in one run, so that a busy moment meets all alike.
+is a sample. What is compared is called in turns in one run, so that a busy moment meets all alike. A file from
+elsewhere is timed in a process of its own, and takes turns with a module in this one by a third of the calls.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,18 +21,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
-from lrdiff_core.devices import torch_threads
-from lrdiff_core.errors import CheckFailed, ConfigError, UnavailableError
-from lrdiff_export.model.signature import Arrays, as_arrays
+from lrdiff_core.errors import CheckFailed, ConfigError, ModelFileError, UnavailableError
+from lrdiff_core.text import count
 from lrdiff_export.model.text_inputs import TextInputs
 from lrdiff_export.onnx_file.load import load_onnx
 from lrdiff_export.records import json_ready
 from lrdiff_export.runtimes.arrays_file import load_arrays, save_arrays
 from lrdiff_export.runtimes.predictor import CPU_PROVIDER, OnnxPredictor, open_session
+from lrdiff_export.runtimes.protocol import BACKENDS
 from lrdiff_export.runtimes.sandbox import Limits, Sandbox
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from lrdiff_export.model.signature import Arrays
 
 __all__ = ["Latency", "LatencyReport", "measure_calls", "measure_latency", "providers_by_node"]
 
@@ -39,6 +43,7 @@ WARM_UP = 20  # calls that are not counted: first calls allocate
 CALLS = 300
 LIMITS = Limits()  # for a file that a path names: it may come from anywhere
 LONGEST = 2.0  # seconds for one batch size and one way; fewer calls are made of slow models
+TURNS = 3  # of a file in another process and a module in this one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,15 +107,28 @@ def measure_calls(
         >>> measure_calls({"nothing": lambda: None}, calls=10, batch=1, threads=1)["nothing"].calls
         10
     """
+    return _percentiles(sample_calls(ways, calls=calls), batch=batch, threads=threads)
+
+
+def sample_calls(
+    ways: Mapping[str, Callable[[], Any]], *, calls: int, longest: float = LONGEST
+) -> dict[str, list[int]]:
+    """Nanoseconds of single calls of several functions in turns.
+
+    Args:
+        ways: functions by name.
+        calls: how many of each.
+        longest: seconds for each of them, beside as many to warm up; fewer calls are made where they take more.
+    """
     for call in ways.values():
-        until = time.perf_counter() + LONGEST
+        until = time.perf_counter() + longest
         for _ in range(WARM_UP):
             call()
             if time.perf_counter() > until:
                 break
     samples: dict[str, list[int]] = {name: [] for name in ways}
     clock = time.perf_counter_ns
-    until = time.perf_counter() + LONGEST * len(ways)
+    until = time.perf_counter() + longest * len(ways)
     was_on = gc.isenabled()
     gc.disable()  # a collection belongs to whoever made the garbage
     try:
@@ -124,6 +142,10 @@ def measure_calls(
     finally:
         if was_on:
             gc.enable()
+    return samples
+
+
+def _percentiles(samples: Mapping[str, Sequence[int]], *, batch: int, threads: int) -> dict[str, Latency]:
     found = {}
     for name, times in samples.items():
         median, p95, p99 = (float(x) / 1e3 for x in np.percentile(times, [50, 95, 99]))
@@ -156,75 +178,146 @@ def measure_latency(
         batches: batch sizes.
         threads: numbers of threads.
         calls: of each.
-        limits: within which a file must run once before it is timed, and without a module is timed; None to trust it.
+        limits: within which a file must run once on each batch before it is timed, in a process of its own; None to
+            trust it, and to time it in this one.
 
     Raises:
         ModelFileError: the file cannot be used, or does not run within the limits.
         UnavailableError: the provider is not in this build.
         CheckFailed: a node was run by another provider.
     """
+    from lrdiff_export.model.signature import as_arrays  # loads torch, which the process of a sandbox does without
+
     arrays = as_arrays(rows)
     feeds = arrays if text is None else tuple(text.split(arrays[0]))
-    for count in threads:
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ConfigError(f"threads is {count!r}, not a whole number of 1 or more", help="write threads=[1, 2]")
-    options: dict[str, Any] = {"provider": provider, "batches": [*batches], "threads": [*threads], "calls": calls}
-    if isinstance(path_or_bytes, bytes) or limits is None:
-        return _timed(path_or_bytes, feeds, arrays, module=module, **options)
-    with Sandbox(limits) as sandbox:
-        sandbox.run(path_or_bytes, [one[:1] for one in feeds])  # what does not end is told at once
-        if module is not None:  # both are called in turns, in this process
-            return _timed(path_or_bytes, feeds, arrays, module=module, **options)
-        with tempfile.TemporaryDirectory() as folder:
-            given = Path(folder, "rows.npz")
-            save_arrays(given, feeds)
-            seconds = len(batches) * len(threads) * 2 * (2 * LONGEST + limits.seconds)
-            function = f"{__name__}:timed_file"
-            made = sandbox.call(path_or_bytes, function, seconds, rows=str(given), **options)
-    return LatencyReport(**{**made, "times": tuple(Latency(**one) for one in made["times"])})
-
-
-def timed_file(path: str, rows: str, **options: Any) -> dict[str, Any]:
-    """What the process of a sandbox does: :func:`measure_latency` of a file alone, its rows from an npz file."""
-    feeds = load_arrays(rows)
-    return asdict(_timed(path, feeds, feeds, module=None, **options))
-
-
-def _timed(
-    path_or_bytes: str | os.PathLike[str] | bytes,
-    rows: Sequence[np.ndarray],
-    arrays: Sequence[np.ndarray],
-    *,
-    module: nn.Module | None,
-    provider: str,
-    batches: Sequence[int],
-    threads: Sequence[int],
-    calls: int,
-) -> LatencyReport:
-    data = path_or_bytes if isinstance(path_or_bytes, bytes) else load_onnx(path_or_bytes)
+    for number in threads:
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ConfigError(f"threads is {number!r}, not a whole number of 1 or more", help="write threads=[1, 2]")
+    name = "" if isinstance(path_or_bytes, bytes) else str(path_or_bytes)
     times: list[Latency] = []
     nodes: dict[str, str] = {}
-    for count in threads:
-        nodes = providers_by_node(data, provider=provider, threads=count)
-        predictor = OnnxPredictor(data, threads=count, provider=provider)
-        for batch in batches:
-            feeds = [one[np.arange(batch) % len(one)] for one in rows]
-            ways: dict[str, Callable[[], Any]] = {"run": partial(predictor.run, *feeds)}
-            if all(one.dtype.kind not in "OU" for one in feeds):  # words lie in no memory that could be bound
-                ways["I/O binding"] = predictor.bind(*feeds)
-            if module is None:
-                times += measure_calls(ways, calls=calls, batch=batch, threads=count).values()
-                continue
-            with torch_threads(count):
-                ways["eager"] = _eager(module, [one[np.arange(batch) % len(one)] for one in arrays])
-                times += measure_calls(ways, calls=calls, batch=batch, threads=count).values()
+    with ExitStack() as stack:
+        if isinstance(path_or_bytes, bytes) or limits is None:
+            file: _Timed | _TimedElsewhere = _Timed(path_or_bytes, feeds, provider)
+        else:
+            file = stack.enter_context(_TimedElsewhere(path_or_bytes, feeds, provider, limits, batches))
+        for number in threads:
+            with nullcontext() if module is None else _torch_threads(number):
+                for batch in batches:
+                    beside = {} if module is None else {"eager": _eager(module, _repeated(arrays, batch))}
+                    nodes, samples = file.sample(beside, batch=batch, threads=number, calls=calls)
+                    times += _percentiles(samples, batch=batch, threads=number).values()
     return LatencyReport(
-        file="" if isinstance(path_or_bytes, bytes) else str(path_or_bytes),
-        runtime=f"onnxruntime {onnxruntime.__version__}",
-        provider=provider,
-        nodes=nodes,
-        times=tuple(times),
+        file=name, runtime=f"onnxruntime {onnxruntime.__version__}", provider=provider, nodes=nodes, times=tuple(times)
     )
+
+
+class _Timed:
+    """A file that is trusted: it runs in this process."""
+
+    def __init__(
+        self, path_or_bytes: str | os.PathLike[str] | bytes, feeds: Sequence[np.ndarray], provider: str
+    ) -> None:
+        self._data = path_or_bytes if isinstance(path_or_bytes, bytes) else load_onnx(path_or_bytes)
+        self._feeds, self._provider, self._threads = feeds, provider, 0
+
+    def sample(
+        self, beside: Mapping[str, Callable[[], Any]], *, batch: int, threads: int, calls: int, longest: float = LONGEST
+    ) -> tuple[dict[str, str], dict[str, list[int]]]:
+        """Which provider runs each node, and times of the file and of what is called beside it, in turns."""
+        if threads != self._threads:
+            self._nodes = providers_by_node(self._data, provider=self._provider, threads=threads)
+            self._predictor = OnnxPredictor(self._data, threads=threads, provider=self._provider)
+            self._threads = threads
+        feeds = _repeated(self._feeds, batch)
+        ways: dict[str, Callable[[], Any]] = {"run": partial(self._predictor.run, *feeds)}
+        if all(one.dtype.kind not in "OU" for one in feeds):  # words lie in no memory that could be bound
+            ways["I/O binding"] = self._predictor.bind(*feeds)
+        return self._nodes, sample_calls({**ways, **beside}, calls=calls, longest=longest)
+
+
+class _TimedElsewhere:
+    """A file from anywhere: it runs in a sandbox, once on each batch before it is timed; a context manager."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        feeds: Sequence[np.ndarray],
+        provider: str,
+        limits: Limits,
+        batches: Sequence[int],
+    ) -> None:
+        self._path, self._provider, self._batches, self._feeds = path, provider, batches, feeds
+        self._sandbox = Sandbox(limits)
+        known = (name for name, one in BACKENDS.items() if getattr(one, "provider", None) == provider)
+        self._backend = next(known, "onnxruntime")
+
+    def __enter__(self) -> _TimedElsewhere:
+        with ExitStack() as stack:
+            stack.enter_context(self._sandbox)
+            self._rows = Path(stack.enter_context(tempfile.TemporaryDirectory()), "rows.npz")
+            save_arrays(self._rows, self._feeds)
+            with self._sandbox.open(self._path) as opened:
+                self._limits = opened.limits
+                for batch in self._batches:  # what does not end is told at once, and of which batch
+                    try:
+                        opened(*_repeated(self._feeds, batch))
+                    except ModelFileError as problem:
+                        raise ModelFileError(
+                            f"{problem.message} ({count(batch, 'row')})",
+                            help=f"a smaller batch may stay within the limits; {problem.help}",
+                        ) from None
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def sample(
+        self, beside: Mapping[str, Callable[[], Any]], *, batch: int, threads: int, calls: int
+    ) -> tuple[dict[str, str], dict[str, list[int]]]:
+        """As of :class:`_Timed`; what is called beside it takes turns with the other process."""
+        turns = TURNS if beside else 1
+        samples: dict[str, list[int]] = {}
+        options: dict[str, Any] = {"provider": self._provider, "batch": batch, "threads": threads}
+        for turn in range(min(turns, calls)):
+            part: dict[str, Any] = {"calls": len(range(turn, calls, turns)), "longest": LONGEST / turns}
+            made = self._sandbox.call(
+                self._path,
+                f"{__name__}:sampled_file",
+                2 * (2 * part["longest"] + self._limits.seconds),
+                limits=self._limits,
+                backend=self._backend,
+                rows=str(self._rows),
+                **options,
+                **part,
+            )
+            for kind in (CheckFailed, UnavailableError):
+                if made.get("error") == kind.__name__:
+                    raise kind(made["message"], help=made["help"])
+            for name, times in {**made["samples"], **(sample_calls(beside, **part) if beside else {})}.items():
+                samples.setdefault(name, []).extend(times)
+        return made["nodes"], samples
+
+
+def sampled_file(path: str, rows: str, *, provider: str, **options: Any) -> dict[str, Any]:
+    """What the process of a sandbox does: one turn of a file, its rows from an npz file."""
+    try:
+        nodes, samples = _Timed(path, load_arrays(rows), provider).sample({}, **options)
+    except (CheckFailed, UnavailableError) as problem:  # no fault of the file: the same outside of the sandbox
+        return {"error": type(problem).__name__, "message": problem.message, "help": problem.help}
+    return {"nodes": nodes, "samples": samples}
+
+
+def _repeated(rows: Sequence[np.ndarray], batch: int) -> list[np.ndarray]:
+    """As many rows as a batch needs."""
+    return [one[np.arange(batch) % len(one)] for one in rows]
+
+
+def _torch_threads(number: int) -> AbstractContextManager[None]:
+    from lrdiff_core.devices import torch_threads
+
+    return torch_threads(number)
 
 
 def _eager(module: nn.Module, feeds: Sequence[np.ndarray]) -> Callable[[], Any]:

@@ -170,20 +170,31 @@ class Sandbox:
             raise ModelFileError(f"{path} changes while it is read", help=_HELP)
         return OpenModel(self, job, limits, answer)
 
-    def call(self, path: str | os.PathLike[str], function: str, seconds: float, **arguments: Any) -> Any:
+    def call(
+        self,
+        path: str | os.PathLike[str],
+        function: str,
+        seconds: float,
+        *,
+        limits: Limits,
+        backend: str = "onnxruntime",
+        **arguments: Any,
+    ) -> Any:
         """Call a function of this project with the path of a file, and return its result.
 
         Args:
             path: the function's first argument.
             function: ``module:name``.
             seconds: that it may take beside what the limits allow.
+            limits: of the file, as :class:`OpenModel` had them.
+            backend: whose runtime the function uses.
             arguments: of the function, by name; they and the result travel as JSON.
 
         Raises:
             ModelFileError: as for :meth:`inspect`.
         """
-        limits = self.limits.with_weights(_bytes_on_disk(path))
-        job = {"job": "call", "model": os.fspath(path), "function": function, "arguments": arguments}
+        job: dict[str, Any] = {"job": "call", "backend": backend, "model": os.fspath(path)}
+        job |= {"function": function, "arguments": arguments}
         return self._ask(job, replace(limits, seconds=limits.seconds + seconds))["result"]
 
     def _ask(self, job: dict[str, Any], limits: Limits) -> dict[str, Any]:
@@ -206,11 +217,12 @@ class OpenModel:
 
     Attributes:
         ports: what it takes and gives.
+        limits: within which it runs: those that were asked for, and what its weights take.
         facts: what the backend said of the last run.
     """
 
     def __init__(self, sandbox: Sandbox, job: dict[str, Any], limits: Limits, answer: dict[str, Any]) -> None:
-        self._sandbox, self._limits = sandbox, limits
+        self._sandbox, self.limits = sandbox, limits
         self._job = {"id": job["id"], "model": job["model"]}
         self.ports = ModelPorts(
             **{
@@ -236,13 +248,13 @@ class OpenModel:
             given, made = Path(folder, "in.npz"), Path(folder, "out.npz")
             save_arrays(given, feeds)
             job = {**self._job, "job": "run", "feeds": str(given), "out": str(made)}
-            self.facts = self._sandbox._ask(job, self._limits)["facts"]
+            self.facts = self._sandbox._ask(job, self.limits)["facts"]
             return load_arrays(made)
 
     def close(self) -> None:
         """Let it go."""
         with contextlib.suppress(ModelFileError):
-            self._sandbox._ask({**self._job, "job": "close"}, self._limits)
+            self._sandbox._ask({**self._job, "job": "close"}, self.limits)
 
 
 class SandboxedBackend:

@@ -17,7 +17,7 @@ from lrdiff_bench.run.own_model.files import is_own, open_own
 from lrdiff_bench.run.own_model.ship import rows_of
 from lrdiff_bench.run.ship import export_net
 from lrdiff_bench.run.use.onnx_rows import names_of, rows_for
-from lrdiff_bench.run.use.open_run import held_out, open_run, shipped, verify_against_run
+from lrdiff_bench.run.use.open_run import held_out, onnx_of, open_run, shipped, verify_against_run
 from lrdiff_bench.run.use.predictions import predictions_table
 from lrdiff_bench.system.factory import is_factory, load_model, user_code
 from lrdiff_bench.system.manifest import rewriting, say_once
@@ -185,15 +185,16 @@ def latency(
     """
     from lrdiff_export import inspect_untrusted, measure_latency, text_inputs_of
     from lrdiff_export.runtimes.predictor import CPU_PROVIDER
-    from lrdiff_export.verify.golden import read_golden
+    from lrdiff_export.verify.golden import check_beside, read_golden
 
     model = Path(source)
     text = None
     if model.suffix == ".onnx":
         module, rows = None, read_golden(model).inputs
+        check_beside(model)
     else:
         module, rows = _of_run(model)
-        model = model / "model.onnx"
+        model = onnx_of(model)
         ports = inspect_untrusted(model)
         names = [name for name, *_ in ports.outputs]
         text = text_inputs_of(module, output_names=names) if ports.takes_words else None

@@ -26,7 +26,7 @@ from lrdiff_core.model import Predictor, TabularNet
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["list_runs", "open_run", "held_out", "predict_file", "retrace", "shipped", "verify_against_run"]
+__all__ = ["list_runs", "onnx_of", "open_run", "held_out", "predict_file", "retrace", "shipped", "verify_against_run"]
 
 
 def open_run(run: Path) -> tuple[TabularNet | OnTable, dict[str, Any], RunConfig]:
@@ -124,6 +124,21 @@ def predict_file(run: Path, data: str) -> pl.DataFrame:
     with torch.no_grad():
         answers = net.predict(torch.from_numpy(rows.features)).numpy()
     return predictions_table(answers, target=spec.target_name, classes=spec.classes, ids=rows.ids)
+
+
+def onnx_of(run: Path) -> Path:
+    """Where the ONNX file of a run lies, held against the run's manifest and the golden vectors beside it.
+
+    Raises:
+        CheckpointError, ModelFileError: it was changed or damaged, or is missing though the manifest names it.
+    """
+    from lrdiff_export.verify.golden import check_beside
+
+    file = run / "model.onnx"
+    read_summary(run, check=(file.name,))
+    if file.is_file():
+        check_beside(file)
+    return file
 
 
 def verify_against_run(model: Path, run: Path) -> dict[str, Any]:
