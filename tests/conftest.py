@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import pytest
 from browser import browser, javascript, open_page  # noqa: F401  (fixtures)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What lrdiff keeps for its user, such as the factories he has named, is kept elsewhere for tests."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
 def pytest_collection_finish() -> None:

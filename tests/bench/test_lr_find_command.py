@@ -108,7 +108,7 @@ def test_a_loss_that_never_falls_is_said(here, monkeypatch, capsys):
     ("arguments", "error", "help"),
     [
         (["nothing.toml"], "no such file: nothing.toml", "name a TOML file, or leave it out for the preset"),
-        (["folder"], "no such file: folder/config.toml", "name a TOML file, or leave it out for the preset"),
+        (["folder"], "no run at folder", "name a folder made by `lrdiff run` or `lrdiff train`"),
         (["--out", "file"], "cannot write file: File exists", "name a folder you may write to with --out"),
     ],
 )

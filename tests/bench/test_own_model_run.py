@@ -22,6 +22,7 @@ from lrdiff_bench.run.own_model.setup import set_up_own
 from lrdiff_bench.run.own_model.summary import own_data_sections, own_training_section, own_training_sections
 from lrdiff_bench.run.own_model.training import train_own
 from lrdiff_bench.run.screen import DRAW
+from lrdiff_bench.system.factory import load_model
 from lrdiff_core import make_config
 from lrdiff_core.checkpoint import TrainingFile, save_training
 from lrdiff_core.errors import CheckpointError, ConfigError, InputError, LrdiffError
@@ -476,6 +477,7 @@ def test_a_factory_that_changed_is_not_taken_for_the_runs(place):
     text = (folder / "config.toml").read_text()
     (folder / "config.toml").write_text(text.replace("own_zoo:two", "own_zoo:own_loss"))
     (folder / "manifest.json").unlink()
+    load_model("own_zoo:own_loss")  # or it would not be imported: test_named_code.py
     with pytest.raises(CheckpointError, match="no longer"):
         open_own(folder)
 

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrdiff_bench.run.files.training_files import read_settings
 from lrdiff_bench.system.factory import is_factory, load_model, training_job, user_code
-from lrdiff_bench.system.run_folder import make_folder
+from lrdiff_bench.system.run_folder import make_folder, read_summary
 from lrdiff_bench.system.settings import gather
-from lrdiff_core.config import RunConfig, load_config, make_config, name_from
+from lrdiff_core.config import RunConfig, name_from
 from lrdiff_core.devices import repeatable
 from lrdiff_core.errors import ConfigError, RateError
 from lrdiff_core.files import write_json
@@ -98,8 +99,9 @@ def range_test(
             raise ConfigError(
                 f"{target} is a run, with its own rows", help="leave --data out, or name a model or settings"
             )
-        file, folder = Path(target) / "config.toml", Path(target)
-        found = find_rates(make_config(load_config(file), where=str(file)), each=each)
+        folder = Path(target)
+        read_summary(folder)
+        found = find_rates(read_settings(folder), each=each)
     else:
         found, folder = find_rates(gather(target, table), each=each), None
     folder = out or folder or Path("runs") / f"{found.name}-lr-find"  # runs/NAME is kept for the run itself

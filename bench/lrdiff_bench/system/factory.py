@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_bench.system.batches import Part, TensorPart, as_part, stacked
+from lrdiff_bench.system.named_code import keep_named
 from lrdiff_bench.system.user_code import one_line, their_fault, user_code
 from lrdiff_core.errors import InputError
 from lrdiff_core.text import nearest
@@ -175,6 +176,7 @@ def find(source: str, *, folder: str | None = None) -> Any:
         raise InputError(f"{source} names no factory", help=f"write {GRAMMAR}")
     with user_code(folder):
         module = _import(module_name, path)
+        keep_named(source)
         try:
             return reduce(getattr, path.split("."), module)
         except AttributeError:

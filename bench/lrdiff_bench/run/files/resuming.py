@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from lrdiff_bench.report.json import json_ready
+from lrdiff_bench.system.named_code import check_named
 from lrdiff_bench.system.ownership import is_owned
 from lrdiff_bench.system.run_folder import read_summary
 from lrdiff_core.checkpoint import TrainingFile, save_training
@@ -103,6 +104,8 @@ def kept_settings(run: Path, given: RunConfig | None = None) -> tuple[RunConfig,
     except (KeyError, TypeError) as problem:
         raise CheckpointError(f"{run / TRAINING_FILE} has no settings", help="run again with `lrdiff run`") from problem
     config = make_config(settings, where=str(run / TRAINING_FILE))
+    if config.model is not None and (given is None or given.model != config.model):
+        check_named(config.model, run)
     _check_layers(config, training, run / TRAINING_FILE)
     if given is not None:
         wanted, had = json_ready(given.model_dump(mode="json")), json_ready(config.model_dump(mode="json"))

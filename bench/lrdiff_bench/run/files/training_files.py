@@ -7,19 +7,32 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lrdiff_bench.report.json import json_ready, write_document
+from lrdiff_bench.system.named_code import check_named
 from lrdiff_core.checkpoint import save_checkpoint
-from lrdiff_core.config import RunConfig
+from lrdiff_core.config import RunConfig, load_config, make_config
 from lrdiff_core.files import atomic_path, write_text
 from lrdiff_core.loop import Trained
 from lrdiff_core.setup import Setup
 
-__all__ = ["resolved_toml", "write_settings", "write_training"]
+__all__ = ["read_settings", "resolved_toml", "write_settings", "write_training"]
 
 
 def write_settings(folder: Path, setup: Setup) -> None:
     """Write ``config.toml`` and ``rates.json``."""
     write_text(folder / "config.toml", resolved_toml(setup.config, from_file=setup.rows.table.source == "file"))
     write_document(folder / "rates.json", setup.plan.to_dict())
+
+
+def read_settings(run: Path) -> RunConfig:
+    """The settings of a run folder, which are data: they may name code only that the user has named himself.
+
+    Raises:
+        ConfigError: they cannot be read, or name other code.
+    """
+    config = make_config(load_config(run / "config.toml"), where=str(run / "config.toml"))
+    if config.model is not None:
+        check_named(config.model, run)
+    return config
 
 
 def write_training(folder: Path, trained: Trained) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from lrdiff_bench.report.json import write_document
 from lrdiff_bench.run.files.resuming import digest_of
-from lrdiff_bench.run.files.training_files import resolved_toml
+from lrdiff_bench.run.files.training_files import read_settings, resolved_toml
 from lrdiff_bench.run.own_model.on_table import OnTable
 from lrdiff_bench.run.own_model.setup import OwnSetup, set_up_own
 from lrdiff_bench.run.own_model.training import OwnTrained
@@ -21,7 +21,7 @@ from lrdiff_bench.system.factory import load_model
 from lrdiff_bench.system.run_folder import read_summary
 from lrdiff_bench.system.user_code import user_code
 from lrdiff_core.checkpoint import load_weights, save_weights
-from lrdiff_core.config import RunConfig, load_config, make_config
+from lrdiff_core.config import RunConfig, load_config
 from lrdiff_core.errors import CheckpointError, ConfigError
 from lrdiff_core.files import atomic_path, write_text
 from lrdiff_core.model import ModelSpec, TabularNet
@@ -91,7 +91,7 @@ def load_shipped(run: Path) -> tuple[nn.Module, dict[str, Any], RunConfig]:
         InputError: the factory fails.
     """
     read_summary(run)
-    config = make_config(load_config(run / "config.toml"), where=str(run / "config.toml"))
+    config = read_settings(run)
     weights, info = load_weights(run / "model.safetensors")
     with user_code():
         module = copy.deepcopy(load_model(str(config.model)).module)
@@ -106,7 +106,7 @@ def open_own(run: Path) -> OwnSetup:
         LrdiffError: its rows cannot be made again.
     """
     read_summary(run)
-    config = make_config(load_config(run / "config.toml"), where=str(run / "config.toml"))
+    config = read_settings(run)
     weights, info = load_weights(run / "model.safetensors")
     with user_code():
         setup = set_up_own(config)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lrdiff_bench.run.files.training_files import read_settings
 from lrdiff_bench.run.own_model.commands import predict_own, retrace_own, verify_own
 from lrdiff_bench.run.own_model.files import is_own, load_shipped
 from lrdiff_bench.run.own_model.on_table import OnTable
@@ -18,7 +19,7 @@ from lrdiff_bench.system.manifest import MANIFEST, check_files
 from lrdiff_bench.system.ownership import is_owned
 from lrdiff_bench.system.run_folder import read_summary
 from lrdiff_core.checkpoint import load_checkpoint
-from lrdiff_core.config import RunConfig, load_config, make_config
+from lrdiff_core.config import RunConfig
 from lrdiff_core.data import read_rows
 from lrdiff_core.errors import CheckpointError, ModelFileError
 from lrdiff_core.model import Predictor, TabularNet
@@ -50,7 +51,7 @@ def open_run(run: Path) -> tuple[TabularNet | OnTable, dict[str, Any], RunConfig
             )
         return module, info, config
     net, info = load_checkpoint(run / "model.safetensors")
-    return net, info, make_config(load_config(run / "config.toml"), where=str(run / "config.toml"))
+    return net, info, read_settings(run)
 
 
 def shipped(net: TabularNet | OnTable) -> nn.Module:
