@@ -44,7 +44,7 @@ _NARROWEST = 26  # of a column whose words may wrap
 class PatientConsole(Console):
     """A console whose reader may leave, as in ``lrdiff trace RUN | head``: that ends the program, without an error.
 
-    Names that come from files hold what a terminal obeys no more when they are on it.
+    Names that come from files are text on it: nothing in them is markup, and what a terminal obeys is written out.
     """
 
     @override
@@ -64,7 +64,8 @@ def make_console(*, stderr: bool = False) -> Console:
     stream: Any = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure") and not str(stream.encoding).lower().startswith("utf"):
         stream.reconfigure(errors="replace")  # a terminal without arrows shows question marks; it ends no training
-    console = PatientConsole(file=stream, highlight=False)  # this stream, even while the user's code has another
+    # This stream, even while the user's code has another.
+    console = PatientConsole(file=stream, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = shutil.get_terminal_size((80, 24)).columns
     return console
@@ -78,7 +79,7 @@ def doing() -> Iterator[Callable[[str], object]]:
         yield lambda text: None
         return
     with console.status("") as status:
-        yield status.update
+        yield lambda text: status.update(Text(text))  # a plain string would be read as markup
 
 
 def line(console: Console, text: str, style: str = "") -> None:

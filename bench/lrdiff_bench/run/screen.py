@@ -62,10 +62,11 @@ class Screen:
         if not self.console.is_terminal:
             return
         if self._progress is None:
-            columns = (TextColumn(INDENT + "{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn())
             self._progress = Progress(
-                *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console, transient=True
-            )
+                TextColumn(INDENT + "{task.description}", markup=False), BarColumn(bar_width=16), MofNCompleteColumn(),
+                TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
+                console=self.console, transient=True,
+            )  # fmt: skip
             self._task = self._progress.add_task(TITLES[name], total=total, note="")
             self._progress.start()
         assert self._task is not None
@@ -180,7 +181,7 @@ def draw_metrics(console: Console, s: dict[str, Any]) -> None:
         part: [math.nan if row["loss"] is None else row["loss"] for row in rows if row["split"] == part]
         for part in ("train", "validation")
     }
-    console.print(draw_curves(curves, width=min(60, console.width - 14), height=9), highlight=False, markup=False)
+    console.print(draw_curves(curves, width=min(60, console.width - 14), height=9))
     test = next(row for row in s["observations"] if row["split"] == "test")
     if s.get("patience"):  # older runs have none
         stopped = "stopped after epoch" if s["stopped_early"] else "all epochs trained:"

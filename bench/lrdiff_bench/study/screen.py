@@ -36,7 +36,7 @@ class LiveWatcher:
             return
         if self._progress is None:
             self._progress = Progress(
-                TextColumn("   {task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+                TextColumn("   {task.description}", markup=False), BarColumn(bar_width=20), MofNCompleteColumn(),
                 TextColumn("trainings,"), TimeRemainingColumn(compact=True), TextColumn("left"),
                 console=self.console, transient=True,
             )  # fmt: skip

@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 PREFIX = "lrdiff."
+_NAMES = ("task", "target")  # text whatever it looks like: a column may be called "[kg]"
 _PACKAGES = ("lrdiff", "torch", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -244,8 +245,9 @@ def read_model_card(path_or_bytes: str | os.PathLike[str] | bytes) -> dict[str, 
     said: dict[str, Any] = {}
     for entry in parse_onnx(data).metadata_props:
         if entry.key.startswith(PREFIX):
+            key, value = entry.key[len(PREFIX) :], entry.value
             try:
-                said[entry.key[len(PREFIX) :]] = json.loads(entry.value) if entry.value[:1] in "{[" else entry.value
+                said[key] = json.loads(value) if value[:1] in "{[" and key not in _NAMES else value
             except (ValueError, RecursionError) as problem:
                 raise ModelFileError(
                     f"metadata {first_line(entry.key)} is not JSON: {first_line(problem)}", help="export it again"
