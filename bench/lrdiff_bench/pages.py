@@ -46,12 +46,18 @@ def parts_of(folder: Path) -> list[parts.Part]:
 
     Raises:
         InputError: it does not exist, or holds nothing that can be shown.
+        CheckpointError: it lacks something.
     """
     if not folder.exists():
         raise InputError(f"there is no {folder}", help=HELP)
     for holds, read in KINDS:
         if holds(folder):
-            return read(folder)
+            try:
+                return read(folder)
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as problem:
+                raise CheckpointError(
+                    f"{folder} lacks what a report shows: {type(problem).__name__}: {problem}", help="make it anew"
+                ) from problem
     raise InputError(f"{folder} holds nothing that a report can show", help=HELP)
 
 
@@ -60,7 +66,12 @@ def _run(folder: Path) -> list[parts.Part]:
     from lrdiff_bench.run.section import run_part
     from lrdiff_bench.system.run_folder import read_summary
 
-    return [run_part(read_summary(folder), read_plan(folder), str(folder))]
+    summary = read_summary(folder)
+    if "metrics" in summary.get("missing", []):
+        raise CheckpointError(
+            f"the training of {folder} was interrupted", help=f"lrdiff run --resume {folder} goes on with it"
+        )
+    return [run_part(summary, read_plan(folder), str(folder))]
 
 
 def _map(folder: Path) -> list[parts.Part]:

@@ -1,6 +1,7 @@
 """An interrupted run goes on where it was and ends bit for bit as one that nobody interrupted."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from lrdiff_bench.cli import main
 from lrdiff_bench.run import job
 from lrdiff_bench.run.compare import step_cost
 from lrdiff_bench.run.files import resuming
-from lrdiff_bench.run.job import resume_job, run_job
+from lrdiff_bench.run.job import STAGES, resume_job, run_job
 from lrdiff_bench.system.ownership import Owner
 from lrdiff_core import loop, make_config
 from lrdiff_core.errors import CheckpointError, ConfigError, DataError, InputError
@@ -171,3 +172,45 @@ def test_an_older_run_stays_until_the_one_that_replaces_it_is_trained(here):
     with pytest.raises(KeyboardInterrupt):
         run_job(config(seed=2), stages=(), overwrite=True, watcher=StopsAt(stage="metrics"))
     assert json.loads(Path("runs/a/summary.json").read_text())["missing"] == ["prediction", "folder"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [False, True])
+def test_a_run_that_was_interrupted_after_any_stage_is_shown_as_far_as_it_goes(here, own, capsys):
+    Path("halves.py").write_text("""
+import torch
+def make():
+    rows = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    return torch.nn.Linear(2, 2), rows[:2], {"rows": rows, "targets": (rows[:, 0] > 0).long()}
+""")
+    settings = make_config({"epochs": 1} | ({"model": "halves:make"} if own else {"cv": 2}))
+    whole = run_job(settings, stages=("step_cost", "export"), out=Path("whole")).summary
+    done = [name for name in STAGES if name in whole]
+    assert {"metrics", "prediction", "export", "folder", *([] if own else ["folds"])} <= set(done)
+    for number in range(done.index("training") + 1, len(done)):
+        missing = done[number:]
+        shutil.copytree("whole", "a", dirs_exist_ok=True)
+        Path("a/manifest.json").unlink()
+        summary = {name: part for name, part in whole.items() if name not in missing}
+        Path("a/summary.json").write_text(json.dumps(summary | {"missing": missing}))
+        for arguments in (["runs", "."], ["trace", "a"], ["rates", "a"], ["export", "a", "--out", "a.onnx"],
+                          ["verify", "a.onnx", "--run", "a"], ["report", "a"]):  # fmt: skip
+            expected = 2 if arguments[0] == "report" and "metrics" in missing else 0
+            assert main(arguments) == expected, (missing, capsys.readouterr())
+        if "metrics" in missing:
+            assert "the training of a was interrupted" in capsys.readouterr().err
+        else:
+            page = Path("a/report.html").read_text(encoding="utf-8")
+            assert ("This run was interrupted before: " in page) == (missing != ["folder"])
+            assert ("The path of one row" in page) == ("prediction" not in missing)
+
+
+def test_a_report_of_a_run_that_lacks_something_says_so(here, capsys):
+    folder = run_job(config(), stages=(), out=Path("a")).folder
+    whole = json.loads((folder / "summary.json").read_text())
+    (folder / "manifest.json").unlink()
+    for name in ("data", "training", "metrics"):
+        for part in (None, {}, [], "x", 1):
+            (folder / "summary.json").write_text(json.dumps(whole | {name: part}))
+            assert main(["report", "a"]) == 2
+            assert "error: a lacks what a report shows: " in capsys.readouterr().err

@@ -20,7 +20,7 @@ from lrdiff_bench.run.export_screen import draw_export, draw_golden, draw_latenc
 from lrdiff_bench.run.own_model.screen import draw_own_data, draw_own_plan, draw_own_prediction
 from lrdiff_bench.run.split_text import split_text
 
-__all__ = ["DRAW", "TITLES", "Screen", "draw_runs", "draw_unfinished"]
+__all__ = ["DRAW", "TITLES", "Screen", "draw_runs", "draw_unfinished", "unfinished_text"]
 
 SHORT = {"balanced accuracy": "balanced\naccuracy"}
 MOST_CLASSES = 12  # that are shown one by one
@@ -308,8 +308,13 @@ def draw_runs(console: Console, folder: Path, runs: Sequence[dict[str, Any]]) ->
 def draw_unfinished(console: Console, folder: Path, missing: Sequence[str]) -> None:
     """Write what an interrupted run lacks."""
     console.print()
+    line(console, unfinished_text(folder, missing), "yellow")
+
+
+def unfinished_text(folder: Path | str, missing: Sequence[str]) -> str:
+    """What an interrupted run lacks, and how to go on with it."""
     titles = ", ".join(TITLES[name].lower() for name in missing)
-    line(console, f"this run was interrupted before: {titles}; `lrdiff run --resume {folder}` goes on", "yellow")
+    return f"this run was interrupted before: {titles}; `lrdiff run --resume {folder}` goes on"
 
 
 def _state(run: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from lrdiff_bench.report.tables import label, number, numbers, shape
 from lrdiff_bench.run.columns_text import columns_text, row_text
 from lrdiff_bench.run.comparison_screen import curves_of
 from lrdiff_bench.run.own_model.section import own_stages
+from lrdiff_bench.run.screen import unfinished_text
 from lrdiff_bench.run.split_text import split_text, spread_text
 from lrdiff_core.rates import RatePlan
 from lrdiff_core.rates.plan.table import FOLD_ABOVE, rows_of
@@ -24,7 +25,7 @@ MOST_BARS = 40  # layers whose rates are drawn as bars
 
 
 def run_part(summary: Mapping[str, Any], plan: RatePlan, folder: str) -> Part:
-    """The part of a report that shows one run.
+    """The part of a report that shows one run; one that was interrupted after its metrics says what is missing.
 
     Args:
         summary: of the run.
@@ -33,17 +34,19 @@ def run_part(summary: Mapping[str, Any], plan: RatePlan, folder: str) -> Part:
     """
     finding, rates = _found(summary)
     metrics, comparison = summary["metrics"], _compared(summary)
+    missing = [name for name in summary.get("missing", ()) if name != "folder"]  # of which this page is part
+    unfinished = [f"{text[:1].upper()}{text[1:]}." for text in [unfinished_text(folder, missing)] if missing]
     body = fill_part(
         "run.html",
         s=summary,
         folder=folder,
         stages=own_stages(summary) if "own_model" in summary["data"] else _stages(summary),
-        warnings=_warnings(summary),
+        warnings=[*unfinished, *_warnings(summary)],
         epochs=_epochs(metrics),
         losses=_losses(metrics, summary["data"]["task"]),
         comparison=None if comparison is None else _comparison(comparison),
         folds=None if "folds" not in summary else _folds(summary["folds"]),
-        path=_path(summary["prediction"]),
+        path=None if "prediction" not in summary else _path(summary["prediction"]),
         results=_results(metrics, summary["data"]["classes"]),
         export=None if "verification" not in summary.get("export", {}) else _export(summary["export"]),
         parity=None if "parity" not in summary else _parity(summary["parity"]),
@@ -122,13 +125,12 @@ def _toml(rates: Mapping[str, float], what: str = "as configured") -> str:
 
 def _stages(s: Mapping[str, Any]) -> list[dict[str, str]]:
     """Name, shape, what happens, and the followed row, of each stage."""
-    data, training, prediction = s["data"], s["training"], s["prediction"]
-    sample = data["sample"]
-    last = prediction["trace"][-1]["values"]
-    sizes = " → ".join(str(layer["weight"][1]) for layer in training["layers"]) + f" → {len(last)}"
+    data, training = s["data"], s["training"]
+    sample, outputs = data["sample"], training["layers"][-1]["weight"][0]
+    sizes = " → ".join(str(layer["weight"][1]) for layer in training["layers"]) + f" → {outputs}"
     split = data["split"]
     row = row_text(sample["values"], data["columns"]) if data.get("columns") else numbers(sample["values"])
-    return [
+    stages = [
         {
             "name": "Data in",
             "shape": shape([data["rows"], data["features"]]),
@@ -156,13 +158,15 @@ def _stages(s: Mapping[str, Any]) -> list[dict[str, str]]:
             f"{training['steps']} steps on {training['device']}",
             "row": ", ".join(f"{layer['name']} at {layer['rate']:g}" for layer in training["layers"]),
         },
-        {
+    ]
+    if prediction := s.get("prediction"):
+        stages.append({
             "name": "Prediction",
-            "shape": shape([1, len(last)]),
+            "shape": shape([1, outputs]),
             "what": "answer for the same row",
             "row": f"{numbers(prediction['answer'])}; its label is {label(prediction['label'])}",
-        },
-    ]
+        })  # fmt: skip
+    return stages
 
 
 def _warnings(s: Mapping[str, Any]) -> list[str]:

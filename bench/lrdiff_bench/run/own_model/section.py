@@ -12,7 +12,7 @@ __all__ = ["own_stages"]
 
 def own_stages(s: Mapping[str, Any]) -> list[dict[str, str]]:
     """Name, shape, what happens, and the followed row, of each stage."""
-    data, training, prediction = s["data"], s["training"], s["prediction"]
+    data, training = s["data"], s["training"]
     inputs = ", ".join(shape(one["shape"]) or "1" for one in data["inputs"])
     parts = ", ".join(f"{'?' if rows is None else rows} to {name}" for name, rows in data["split"].items())
     steps = "" if training["steps"] is None else f", {training['steps']} steps"
@@ -30,13 +30,14 @@ def own_stages(s: Mapping[str, Any]) -> list[dict[str, str]]:
             f"step{steps} on {training['device']}",
             "row": ", ".join(f"{layer['name']} at {layer['rate']:.4g}" for layer in training["layers"][:6]),
         },
-        {
+    ]
+    if prediction := s.get("prediction"):
+        stages.append({
             "name": "Prediction",
             "shape": shape(prediction["trace"][-1]["shape"]),
             "what": "answer for the same row",
             "row": f"{numbers(prediction['answer'])}; its target is {label(prediction['label'])}",
-        },
-    ]
+        })  # fmt: skip
     if "preprocessing" in s:
         before = s["preprocessing"]
         stages.insert(1, {
