@@ -14,7 +14,7 @@ from lrdiff_bench.system.ownership import OWNER, Owner, release_all
 from lrdiff_core.files import atomic_path, remove_unfinished
 
 COMMAND = """
-import logging, subprocess, sys, time
+import logging, subprocess, sys, threading, time
 import lrdiff_bench.cli
 from lrdiff_bench.__main__ import main
 from lrdiff_bench.system import interruption
@@ -25,6 +25,12 @@ how = sys.argv[1]
 def command():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     print(child.pid, flush=True)
+    if how == "has a thread that misses the child":
+        def miss():
+            child.wait()
+            print("it died unexpectedly", file=sys.stderr, flush=True)
+        threading.Thread(target=miss).start()
+        interruption.remove_unfinished = lambda: time.sleep(0.2)
     if how == "turns it into something else":
         try:
             time.sleep(60)
@@ -70,7 +76,13 @@ def is_there(process):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="processes are looked up in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("how", ["cleans up", "swallows it", "logs it", "prints it", "turns it into something else"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "cleans up", "swallows it", "logs it", "prints it", "turns it into something else",
+        "has a thread that misses the child",
+    ],
+)  # fmt: skip
 def test_a_signal_ends_the_command_and_its_children(number, how):
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, how], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

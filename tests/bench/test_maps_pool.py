@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -51,9 +52,10 @@ def tiles_there(folder: Path) -> list[Path]:
     return sorted((folder / "out" / "tiles").glob("[0-9]*.npz"))
 
 
-def start_map(folder: Path, target: str) -> subprocess.Popen[str]:
+def start_map(folder: Path, target: str, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "lrdiff_bench", "map", target, "--out", "out", "--tile", "2", "--workers", "2"]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, **pipes, **options)
 
 
 def undisturbed(folder: Path, target: str) -> xarray.Dataset:
@@ -135,6 +137,45 @@ def test_an_interrupt_ends_everything_without_a_traceback(held_map: tuple[Path, 
     ]
     assert "Traceback" not in err
     wait_until(lambda: not any(map(_runs, workers)), "the workers of an interrupted driver ended")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
+def test_an_interrupt_while_workers_start_ends_the_command(tmp_path: Path) -> None:
+    target = write_own(tmp_path, "own_interrupted")
+    driver = start_map(tmp_path, target, start_new_session=True)
+    wait_until(lambda: len(psutil.Process(driver.pid).children()) > 1 or driver.poll() is not None, "workers start")
+    workers = psutil.Process(driver.pid).children()
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+    out, err = driver.communicate(timeout=PATIENCE_S)
+    assert (driver.returncode, out) == (130, ""), err
+    assert err == "error: interrupted\nhelp: nothing was left half-written; start it again when you like\n"
+    wait_until(lambda: not any(_runs(one.pid) for one in workers), "the workers of an interrupted driver ended")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are not blocked there")
+def test_no_interrupt_reaches_a_worker_or_the_one_in_its_place() -> None:
+    def asked() -> tuple[int, bool]:
+        return os.getpid(), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    with open_pool(None, 1, 1) as client:
+        (pid, blocked), *_ = client.run(asked).values()
+        assert blocked
+        psutil.Process(pid).kill()
+        wait_until(lambda: pid not in {one for one, _ in client.run(asked, on_error="ignore").values()}, "another")
+        client.wait_for_workers(1, timeout=PATIENCE_S)
+        ((other, blocked),) = client.run(asked).values()
+        assert other != pid
+        assert blocked
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_cluster_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(workers: int) -> None:
+        raise RuntimeError(f"no room for {workers}")
+
+    monkeypatch.setattr(pool, "_start_cluster", fail)
+    with pytest.raises(RuntimeError, match="^no room for 1$"), open_pool(None, 1, 8):
+        pass
 
 
 @pytest.mark.long

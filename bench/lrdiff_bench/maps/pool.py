@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 import logging
 import signal
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,17 +60,14 @@ def open_pool(scheduler: str | None, workers: int | None, tiles: int) -> Iterato
     if workers == 0:
         yield None
         return
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     with ExitStack() as stack:
         if scheduler is None:
             count = min(workers or usable_cpus(), max(1, tiles))
-            with _interrupts_left_to_us():
-                cluster = LocalCluster(
-                    n_workers=count, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
-                    silence_logs=logging.CRITICAL, host="127.0.0.1",
-                )  # fmt: skip
-            client = Client(stack.enter_context(cluster), set_as_default=False)
+            starting = stack.enter_context(ThreadPoolExecutor(1)).submit(_start_cluster, count)
+            stack.callback(lambda: starting.result().close())  # also where it is interrupted while it starts
+            client = Client(starting.result(), set_as_default=False)
         else:
             client = connect(scheduler)
         stack.callback(disconnect, client)
@@ -204,21 +202,21 @@ class _Parts:
         return tile, {**ordered[0], **columns, "notes": [note for one in ordered for note in one.get("notes", ())]}
 
 
-@contextmanager
-def _interrupts_left_to_us() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal; those started meanwhile ignore it, and the command ends them.
+def _start_cluster(workers: int) -> Any:
+    """Processes of this machine that Ctrl-C does not reach; to be called in a thread of its own.
 
-    That it is ignored is inherited, and so is nothing else that would do: multiprocessing unblocks the signal in the
-    thread that starts a process. While they start, a second or two, the command ignores it, too.
+    A terminal sends it to every process, and the command ends the others. That a signal is blocked is inherited by
+    threads and processes from the first instruction on, by those that are started later in place of others, too.
     """
-    if threading.current_thread() is not threading.main_thread():  # handlers are the main thread's
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    from distributed import LocalCluster
+
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        resource_tracker.ensure_running()  # multiprocessing unblocks the signal in the thread that starts it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    return LocalCluster(
+        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
+        silence_logs=logging.CRITICAL, host="127.0.0.1",
+    )  # fmt: skip
 
 
 def _ahead(tasks: Tasks) -> int:

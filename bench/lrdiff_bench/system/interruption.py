@@ -108,6 +108,8 @@ def _leave(status: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()
+    with suppress(OSError):  # all is said; threads that miss what is ended now would go on to say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     for process in reversed(_descendants(os.getpid())):
         with suppress(OSError):
             os.kill(process, signal.SIGKILL)
