@@ -11,7 +11,7 @@ from browser import browser, javascript, open_page  # noqa: F401  (fixtures)
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What lrdiff keeps for its user, such as the factories he has named, is kept elsewhere for tests."""
+    """What lrdiff keeps for its user, such as the factories that were named, is kept elsewhere for tests."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 

@@ -1,4 +1,4 @@
-"""A run folder names the factory of its model, and gets none imported that the user has not named himself."""
+"""A run folder names the factory of its model, and gets none imported that the user has not named, too."""
 
 import shutil
 import sys

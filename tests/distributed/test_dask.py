@@ -235,6 +235,7 @@ def test_a_study_that_begins_beside_a_worker_that_stands_still_asks_the_other(cl
     assert told == [f"worker {silent} does not answer within 3 s; the others do the work"]
 
 
+@pytest.mark.long
 def test_workers_all_of_which_stand_still_are_told_of(cluster, client, monkeypatch):
     monkeypatch.setattr(cluster_module, "WAIT_FOR_WORKERS_S", 5)
     client.wait_for_workers(2, timeout=PATIENCE_S)
@@ -265,6 +266,7 @@ def test_a_worker_that_comes_later_does_what_lies_on_one_that_stands_still(clust
     assert not set(found.values()) & set(pids.values())
 
 
+@pytest.mark.long
 def test_what_a_worker_may_not_do_is_not_given_to_it(cluster, client):
     client.wait_for_workers(2, timeout=PATIENCE_S)
     pids = client.run(os.getpid)
@@ -280,6 +282,7 @@ def test_what_a_worker_may_not_do_is_not_given_to_it(cluster, client):
     assert list(found) == [("bound", pids[silent])]
 
 
+@pytest.mark.long
 def test_a_scheduler_that_stands_still_is_lost(cluster, client, monkeypatch):
     monkeypatch.setattr(cluster_module, "SCHEDULER_SILENT_S", 6.0)
     client.wait_for_workers(2, timeout=PATIENCE_S)

@@ -1,4 +1,4 @@
-"""Which factories this user has named himself: a folder that names another one does not get it imported.
+"""Which factories this user has named: a folder that names another one does not get it imported.
 
 A run of a model of one's own keeps its ``MODULE:FACTORY`` and needs it again; the folder may come from elsewhere, and
 ``os:abort`` is a factory, too. So what the user names (on a command line, in settings, in Python) is kept, with the

@@ -24,7 +24,7 @@ def write_settings(folder: Path, setup: Setup) -> None:
 
 
 def read_settings(run: Path) -> RunConfig:
-    """The settings of a run folder, which are data: they may name code only that the user has named himself.
+    """The settings of a run folder, which are data: they may name only code that the user has named, too.
 
     Raises:
         ConfigError: they cannot be read, or name other code.
