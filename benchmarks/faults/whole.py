@@ -11,7 +11,7 @@ from pathlib import Path
 
 __all__ = ["half_files", "left_beside"]
 
-_KEPT = {".lock", ".zgroup", ".zattrs", ".zarray", ".zmetadata", ".zmanifest"}  # hidden and meant to stay
+_KEPT = {".zgroup", ".zattrs", ".zarray", ".zmetadata", ".zmanifest"}  # hidden and meant to stay
 
 
 def half_files(folder: Path) -> list[str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import errno
 import json
+import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from map_helpers import computed, planted, same, small, write_own
 from lrdiff_bench.maps import MapRequest, compute_map, make_plan, open_map, report, run, store
 from lrdiff_bench.maps.pool import run_tiles
 from lrdiff_bench.maps.store import hold_folder
+from lrdiff_bench.system.ownership import OWNER
 from lrdiff_core.errors import CheckFailed, CheckpointError, InputError
 from lrdiff_core.files import sealed
 
@@ -36,7 +41,7 @@ def test_the_store_opens_in_one_line_and_says_what_it_holds(tmp_path: Path) -> N
     settings = json.loads(dataset.attrs["settings"])
     assert settings["workload"]["epochs"] == 1
     assert settings["workload"]["data"] == "seed"
-    assert sorted(entry.name for entry in (tmp_path / "map").iterdir()) == [".lock", "map.json", "map.zarr"]
+    assert sorted(entry.name for entry in (tmp_path / "map").iterdir()) == ["map.json", "map.zarr"]
 
 
 def test_what_is_stored_is_what_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +253,32 @@ def test_one_process_at_a_time_holds_a_folder(tmp_path: Path) -> None:
     compute_map(plan, tmp_path / "map", workers=0)
 
 
+def test_a_map_of_another_machine_is_left_alone_as_long_as_it_gives_signs_of_life(tmp_path: Path) -> None:
+    plan, folder = make_plan(small()), tmp_path / "map"
+    with hold_folder(folder, plan):
+        pass
+    (folder / OWNER).write_text(json.dumps({"host": "", "boot": "another", "process": os.getpid(), "done": False}))
+    leftover = folder / ".map.zarr.partial"
+    leftover.mkdir()
+    with pytest.raises(InputError, match="another process is computing the map"), hold_folder(folder, plan):
+        pass
+    assert leftover.is_dir()
+    long_ago = time.time() - 3600
+    os.utime(folder / OWNER, (long_ago, long_ago))
+    compute_map(plan, folder, workers=0)
+    assert sorted(entry.name for entry in folder.iterdir()) == ["map.json", "map.zarr"]
+
+
+def test_a_folder_without_locks_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="folders are locked on POSIX systems only")
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    computed(tmp_path / "map")
+
+
 def test_a_plan_without_tiles_may_be_changed(tmp_path: Path) -> None:
     with hold_folder(tmp_path / "map", make_plan(small())):
         pass  # no scheduler was there, say
@@ -269,7 +300,7 @@ def test_a_store_that_cannot_be_written_leaves_its_tiles_alone(tmp_path: Path, m
         patch.setattr(xarray.Dataset, "to_zarr", full)
         with pytest.raises(OSError, match="No space left"):
             compute_map(plan, tmp_path, workers=0)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".lock", "map.json", "tiles"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["map.json", "tiles"]
     assert len(list((tmp_path / "tiles").iterdir())) == len(plan.tiles)
     assert compute_map(plan, tmp_path, workers=0) is None  # nothing is trained again
     assert (tmp_path / "map.zarr").is_dir()
@@ -297,10 +328,31 @@ def test_a_damaged_store_is_refused_by_the_name_of_the_file(
     (store / ".zmanifest").unlink()  # as of an earlier version
     assert open_map(store).sizes["seed"] == 2
     assert "has no .zmanifest (an earlier lrdiff wrote it): it is read unchecked" in capsys.readouterr().err
-    for text in ("{", "{}", "[" * 100_000, "null"):
+    metadata = json.loads((store / ".zmetadata").read_text())
+
+    def changed(array: str, **fields: object) -> str:
+        other = copy.deepcopy(metadata)
+        other["metadata"][f"{array}/.zarray"] |= fields
+        return json.dumps(other)
+
+    texts = ["{", "{}", "[" * 100_000, "null", json.dumps({**metadata, "metadata": []})]
+    texts += [changed(name, filters=[{"id": "pickle"}]) for name in ("loss", "seed", "x")]
+    texts += [changed("loss", compressor={"id": "pickle"}), changed("loss", dtype="|O"), changed("loss", dtype="<U9")]
+    texts += [changed("x", filters=[{"id": "vlen-utf8"}], dtype="|O"), changed("loss", compressor={"id": "zstd"})]
+    texts += [changed("loss", shape=[10**5, 10**5, 10**3]), changed("loss", chunks=[0, 0, 0]), changed("x", shape=[-1])]
+    for text in texts:
         (store / ".zmetadata").write_text(text)
         with pytest.raises(CheckpointError, match=f"{store} is damaged: "):
             open_map(store)
+    (store / ".zmetadata").write_text(json.dumps(metadata))
+    for chunk in ("loss/0.0.0", "seed/0"):
+        data = (store / chunk).read_bytes()
+        for wrong in (b"garbage", b"", data[:-4], data + b"0", data[:4] + b"\xff\xff\xff\x7f" + data[8:]):
+            (store / chunk).write_bytes(wrong)
+            with pytest.raises(CheckpointError, match=f"{store} is damaged: "):
+                open_map(store)
+        (store / chunk).write_bytes(data)
+    assert open_map(store).sizes["seed"] == 2
 
 
 def test_what_a_map_says_of_itself_is_checked(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@
                           checksum of every file
     OUT/map.png ...       pictures and findings
 
-One process at a time holds the folder; the lock ends with the process, however it ends.
+One process at a time holds the folder, as it holds a run folder.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import time
 import zipfile
 import zlib
@@ -31,6 +32,7 @@ from lrdiff_bench.maps.plan import MapPlan
 from lrdiff_bench.maps.tiles import CELLS, COLUMNS, MARKED, REFERENCE, SINGLE, Tile
 from lrdiff_bench.system.machine import describe_code, describe_machine
 from lrdiff_bench.system.manifest import check_files, check_seal, write_manifest
+from lrdiff_bench.system.ownership import OWNER, Owner
 from lrdiff_bench.system.run_folder import make_folder, read_document
 from lrdiff_core.errors import CheckFailed, CheckpointError, InputError
 from lrdiff_core.files import atomic_path, sealed, unsealed, write_json
@@ -38,6 +40,9 @@ from lrdiff_core.files import atomic_path, sealed, unsealed, write_json
 __all__ = ["MapFolder", "hold_folder", "open_map"]
 
 FORMAT, VERSION = "lrdiff.map", 1
+ANY_SIZE = 2**30  # bytes in memory that a store may ask for, however small it is
+MOST_UNPACKED = 1000  # bytes in memory for each on the disk, beyond that
+_STORED = 2  # the flag of a chunk of Blosc's that is not compressed
 STORE_MANIFEST = ".zmanifest"  # hidden from those who read the store as Zarr
 
 
@@ -50,11 +55,11 @@ def hold_folder(folder: Path, plan: MapPlan) -> Iterator[MapFolder]:
     """
     make_folder(folder)
     manifest = folder / "map.json"
-    if not manifest.is_file() and any(entry.name != ".lock" for entry in folder.iterdir()):
+    if not manifest.is_file() and any(entry.name != OWNER for entry in folder.iterdir()):
         raise InputError(
             f"{folder} exists and is not a map folder", help="name another folder with --out, or remove it"
         )
-    with _locked(folder):
+    with _held(folder):
         begun = (folder / "map.zarr").is_dir() or any(folder.glob("tiles/*.npz"))
         there = _read_manifest(manifest) if manifest.is_file() else None
         if there is not None and begun:
@@ -223,7 +228,7 @@ class MapFolder:
 
 
 def open_map(folder: str | os.PathLike[str]) -> Any:
-    """The map of a folder as an :class:`xarray.Dataset`, read when its numbers are asked for.
+    """The map of a folder as an :class:`xarray.Dataset`, with all its numbers read.
 
     Every file of it is held against the store's manifest first.
 
@@ -238,11 +243,15 @@ def open_map(folder: str | os.PathLike[str]) -> Any:
         raise CheckpointError(f"no complete map at {path}", help="name a folder that `lrdiff map` has finished")
     check_files(store, whole=True, manifest=STORE_MANIFEST)
     try:
-        opened = xarray.open_zarr(store)
+        _check_codecs(store)
+        opened = xarray.open_zarr(store, consolidated=True)
         if opened.attrs.get("format") != FORMAT:
             raise ValueError("its attributes are not those of a map")
-        return opened
-    except Exception as problem:  # metadata of a store without a manifest fails in many ways
+        there = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+        if opened.nbytes > max(ANY_SIZE, MOST_UNPACKED * there):
+            raise ValueError(f"it would be {opened.nbytes} bytes, of {there} that are there")
+        return opened.load()
+    except Exception as problem:  # metadata and chunks of a store without a manifest fail in many ways
         said = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         raise CheckpointError(f"{store} is damaged: {said}", help="compute it again with `lrdiff map`") from problem
 
@@ -310,21 +319,47 @@ def _short(value: Any) -> str:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _held(folder: Path) -> Iterator[None]:
+    owner = Owner.of(folder)
+    if owner is None:
+        raise InputError(
+            f"another process is computing the map in {folder}", help="wait for it, or name another folder with --out"
+        )
     try:
-        import fcntl
-    except ImportError:  # Windows: two drivers at one folder are not kept apart there
         yield
-        return
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"another process is computing the map in {folder}",
-                help="wait for it, or name another folder with --out",
-            ) from None
-        yield
+    finally:
+        owner.release()
+
+
+def _check_codecs(store: Path) -> None:
+    """Refuse codecs and types that no map is written with: some of them run what they decode.
+
+    Raises:
+        ValueError: the store's metadata ask for one.
+    """
+    for name, array in json.loads((store / ".zmetadata").read_bytes())["metadata"].items():
+        if not name.endswith(".zarray"):
+            continue
+        compressor = array["compressor"]
+        if array["filters"] or (compressor is not None and compressor["id"] != "blosc") or "O" in str(array["dtype"]):
+            raise ValueError(f"{name} asks for a codec or a type that no map has")
+        for chunk in (store / name).parent.glob("[!.]*") if compressor else ():
+            _check_blosc(chunk)
+
+
+def _check_blosc(chunk: Path) -> None:
+    """Hold the sizes in a chunk's header against the file: Blosc would read beyond its end.
+
+    Raises:
+        ValueError: they do not fit.
+
+    Source: https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
+    """
+    header = chunk.read_bytes()[:16]
+    flags, unpacked, packed = (header[2], *struct.unpack("<I4xI", header[4:])) if len(header) == 16 else (0, 0, 0)
+    length = chunk.stat().st_size
+    if packed != length or not packed or (flags & _STORED and packed != unpacked + 16):
+        raise ValueError(f"{chunk.parent.name}/{chunk.name} is no whole chunk of Blosc's")
 
 
 def _place(tile: Tile) -> tuple[str, dict[str, slice]]:
