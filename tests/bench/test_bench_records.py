@@ -129,6 +129,19 @@ def test_an_append_waits_for_the_one_before(record: Record, tmp_path) -> None:
     assert store.read_run(path) == [record]
 
 
+def test_a_file_system_without_locks_keeps_records(record: Record, tmp_path, monkeypatch) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="msvcrt locks there")
+
+    def no_locks(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    file = tmp_path / "r.jsonl"
+    store.append_record(file, record)
+    store.append_record(file, record)
+    assert len(store.read_run(file)) == 2
+
+
 def test_a_line_of_a_killed_writer_is_no_record_and_the_next_one_replaces_it(record: Record, tmp_path) -> None:
     path = store.new_run(tmp_path)
     store.append_record(path, record)

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -212,7 +212,8 @@ def _locked(file: IO[bytes]) -> Iterator[None]:
         return
     import fcntl
 
-    fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file is closed, also by a kill
+    with suppress(OSError):  # a file system without locks: one write is still one write
+        fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file is closed, also by a kill
     yield
 
 
