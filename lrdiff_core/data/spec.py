@@ -11,6 +11,7 @@ __all__ = ["ColumnKind", "ColumnSpec", "encoded_names", "scaled_columns", "wishe
 ColumnKind = Literal["number", "boolean", "category", "date", "time", "id", "index", "text", "empty", "dropped"]
 """The first five are columns of the model; the others are left out of it."""
 
+NUMBER_FORMATS = ("plain", "point", "comma", "point %", "comma %")
 CALENDAR = ("weekday sin", "weekday cos", "year sin", "year cos")
 CLOCK = ("day sin", "day cos")
 
@@ -92,6 +93,8 @@ class ColumnSpec:
             raise TypeError(f"column {spec.name!r:.60} is described by something else than text")
         if spec.kind not in get_args(ColumnKind):
             raise ValueError(f"column {spec.name!r:.60} is of the kind {spec.kind!r:.60}")
+        if spec.kind not in ("date", "time") and spec.format not in NUMBER_FORMATS:
+            raise ValueError(f"column {spec.name!r:.60} has numbers of the form {spec.format!r:.60}")
         return spec
 
 

@@ -173,6 +173,7 @@ def said(run, folder, **texts):
         ({"classes": '{"a": 1}'}, "names are not a list of names"),
         ({"classes": '["a", "b"]'}, "answers [4, 3] for 4 rows"),
         ({"target": "[[]]"}, "names are not a list of names"),
+        ({"classes": '["a"]'}, "names one class, a"),
         ({"rates": "[" * 100_000}, "is not JSON"),
         ({"normalisation": "[5]"}, None),
     ],

@@ -107,6 +107,7 @@ def test_reader_and_file_agree_on_every_cell(tmp_path: Path) -> None:
         {"columns": [1, 2]},
         {"columns": [{"name": "age", "rate": 3}, {"name": "colour"}]},
         {"columns": [{"name": "age", "format": 3}, {"name": "colour"}]},
+        {"columns": [{"name": "age", "format": "1e9"}, {"name": "colour"}]},
         {"text_inputs": []},
         {"text_inputs": {"columns": {"colour": "shade"}}},
         {"text_inputs": {"columns": {}}},

@@ -182,3 +182,14 @@ def test_a_session_that_fell_back_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(onnxruntime, "InferenceSession", FellBack)
     with pytest.raises(LrdiffError, match=r"^asked onnxruntime for CUDAExecutionProvider, got CPUExecutionProvider"):
         open_session(good(), provider="CUDAExecutionProvider")
+
+
+def test_text_that_is_no_text_is_refused_wherever_it_stands() -> None:
+    model = onnx.ModelProto.FromString(good())
+    model.metadata_props.add(key="lrdiff.one", value="two")
+    model.graph.node[0].doc_string = "three"
+    data = model.SerializeToString()
+    for text in (b"lrdiff.one", b"two", b"three", b"probability", b"batch", model.graph.node[0].name.encode()):
+        assert text in data
+        with pytest.raises(ModelFileError, match=r"^the model is damaged: the \w+ of \w+ is not UTF-8\nhelp: "):
+            parse_onnx(data.replace(text, b"\xff" + text[1:]))

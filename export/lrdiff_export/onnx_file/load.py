@@ -9,7 +9,7 @@ import onnx
 
 from lrdiff_core.errors import ModelFileError
 from lrdiff_export.onnx_file.external_data import ModelBytes, check_weights, is_elsewhere, without_weights
-from lrdiff_export.onnx_file.protobuf import DecodeError
+from lrdiff_export.onnx_file.protobuf import DecodeError, messages
 from lrdiff_export.records import first_line
 
 __all__ = ["load_onnx", "model_inputs", "opset_of", "parse_onnx"]
@@ -85,7 +85,20 @@ def _parse(data: bytes, *, name: str) -> onnx.ModelProto:
         raise ModelFileError(f"{name} is not an ONNX file", help=_MAKE_ONE)
     if not model.graph.node:
         raise ModelFileError(f"{name} holds no graph", help=_MAKE_ONE)
+    if (what := _not_text(model)) is not None:
+        raise ModelFileError(f"{name} is damaged: the {what} is not UTF-8", help=_MAKE_ONE)
     return model
+
+
+def _not_text(model: onnx.ModelProto) -> str | None:
+    """What of a model is no UTF-8: protobuf reads it all the same, and gives bytes in the place of text."""
+    for part in messages(model):
+        for field, value in part.ListFields():
+            if field.type == field.TYPE_STRING:
+                several = [value] if isinstance(value, (str, bytes)) else value
+                if any(isinstance(one, bytes) for one in several):
+                    return f"{field.name} of {part.DESCRIPTOR.name}"
+    return None
 
 
 def _check(model: onnx.ModelProto, *, name: str) -> None:

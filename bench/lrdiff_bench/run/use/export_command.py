@@ -157,6 +157,8 @@ def predict_onnx(model: Path, data: str) -> pl.DataFrame:
         feeds, ids = rows_for(data, card, ports, model)
         outputs = sandbox.run(model, feeds)
     answers = outputs[0]
+    if len(classes) == 1:
+        raise ModelFileError(f"{model} names one class, {classes[0]}", help="export it again with lrdiff export RUN")
     wide = {len(classes), 1} if len(classes) == 2 else {max(len(classes), 1)}
     if len(outputs) != 1 or answers.ndim != 2 or len(answers) != len(feeds[0]) or answers.shape[1] not in wide:
         raise ModelFileError(
