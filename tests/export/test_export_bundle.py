@@ -230,7 +230,7 @@ def test_a_stranger_needs_numpy_and_onnxruntime_alone(whole: Path, tmp_path: Pat
     assert ran.stdout.endswith("EVERYTHING HOLDS\n[]\n")
     for said in ("proven: the file answers as its module", "not proven: ", "unsigned", "scores: ", "label: ", "Python"):
         assert said in ran.stdout
-    assert len((whole / "verify.py").read_text().splitlines()) < 200
+    assert len((whole / "verify.py").read_text().splitlines()) < 210
 
 
 def test_without_onnxruntime_it_says_what_is_missing(whole: Path) -> None:

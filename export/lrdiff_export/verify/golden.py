@@ -304,9 +304,15 @@ def read_golden(model: str | os.PathLike[str]) -> Golden:
         arrays = (*golden.inputs, *golden.outputs)
         if len({len(one) for one in arrays}) != 1 or not (
             all(one.dtype.kind in "fiubU" for one in golden.inputs)
-            and all(one.dtype.kind in "fiub" for one in golden.outputs)
+            and all(one.dtype.kind in "fiub" and one.size for one in golden.outputs)
+            and golden.inputs
+            and golden.outputs
         ):
-            raise ValueError("arrays of numbers are needed, or of words as inputs, with as many rows each")
+            raise ValueError(
+                "arrays of numbers are needed, or of words as inputs, with as many rows each, one at least"
+            )
+        if len(set(golden.output_names)) < len(golden.output_names):  # another output would not be looked at
+            raise ValueError("an output is named twice")
         for name, answer, budget in zip(golden.output_names, golden.outputs, golden.budgets, strict=True):
             _check_budget(name, answer, budget)
     except Exception as problem:  # a damaged document or archive fails in many ways
@@ -319,6 +325,8 @@ def _golden_of(said: dict[str, Any], vectors: bytes) -> Golden:
         # Written so by us, and what is stored cannot grow when it is read.
         if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
             raise ValueError("the vectors are compressed")
+        if len(set(archive.namelist())) < len(archive.namelist()):  # others would read the other one
+            raise ValueError("an array stands twice")
     with np.load(io.BytesIO(vectors), allow_pickle=False) as arrays:
         inputs = tuple(arrays[f"input{i}"] for i in range(len(said["inputs"])))
         outputs = tuple(arrays[f"output{i}"] for i in range(len(said["outputs"])))
@@ -331,9 +339,16 @@ def _golden_of(said: dict[str, Any], vectors: bytes) -> Golden:
         inputs=inputs,
         outputs=outputs,
         budgets=tuple(
-            Budget(dtype=str(one["dtype"]), **{key: float(one[key]) for key in numbers}) for one in said["outputs"]
+            Budget(dtype=str(one["dtype"]), **{key: _number(key, one[key]) for key in numbers})
+            for one in said["outputs"]
         ),
     )
+
+
+def _number(key: str, value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"{key} is {value!r:.40}, not a number")
+    return float(value)
 
 
 def _name_of(dtype: np.dtype[Any]) -> str:
@@ -348,9 +363,13 @@ def _check_budget(name: str, answer: np.ndarray, budget: Budget) -> None:
             raise ValueError(f"{budget.allowed:g} elements of {name} may differ, and {dtype} is exact")
         if budget.unit not in (0, 1):  # NaN is neither, and would compare with nothing
             raise ValueError(f"elements of {name} may be off by {budget.unit:g}, and {dtype} is exact")
+        if answer.dtype != dtype:
+            raise ValueError(f"the answers of {name} are {answer.dtype}, not {dtype}")
         return
+    if answer.dtype.kind != "f" or not np.isfinite(answer).all():
+        raise ValueError(f"the answers of {name} are not finite floating numbers")
     info = np.finfo(dtype)
-    largest = float(np.abs(answer[np.isfinite(answer)]).max(initial=0.0))
+    largest = float(np.abs(answer).max())
     most = max(float(info.eps) * largest, float(info.tiny)) / math.sqrt(info.eps)
     if not (budget.allowed >= 0 and budget.unit > 0 and budget.allowed * budget.unit <= most):
         raise ValueError(

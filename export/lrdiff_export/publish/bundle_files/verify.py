@@ -118,11 +118,12 @@ def replay(folder: Path, proof: dict[str, Any]) -> list[str]:
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [one["name"] for one in document["outputs"]]
-    if sorted(feeds) != sorted(one.name for one in session.get_inputs()) or len(names) != len(session.get_outputs()):
+    ports = [sorted(one.name for one in several) for several in (session.get_inputs(), session.get_outputs())]
+    if [sorted(feeds), sorted(names)] != ports or len({len(one) for one in [*feeds.values(), *answers]}) != 1:
         raise BrokenError("the golden rows are not of this model's inputs and outputs")
     lines = []
     for budget, answer, output in zip(document["outputs"], answers, session.run(names, feeds), strict=True):
-        if str(output.dtype) != budget["dtype"] or output.shape != answer.shape or not len(answer):
+        if str(output.dtype) != budget["dtype"] or output.shape != answer.shape or not answer.size:
             raise BrokenError(f"{budget['name']} is {output.dtype} {output.shape}, not {answer.shape}")
         lines.append(f"{budget['name']}: {len(answer)} golden rows, {compare(budget, answer, output)}")
     return [*lines, f"replayed with onnxruntime {onnxruntime.__version__}"]
@@ -132,18 +133,22 @@ def compare(budget: dict[str, Any], answer: Any, output: Any) -> str:
     """Compare one output with its float64 answer within its budget."""
     import numpy as np
 
-    name = budget["name"]
+    name, unit, most_units = budget["name"], budget["unit"], budget["allowed"]
+    if {type(unit), type(most_units)} - {int, float}:
+        raise BrokenError(f"the budget of {name} is not of numbers")
     if output.dtype.kind != "f":
-        wrong = output != answer
-        if float(budget["unit"]) > 0:  # the next whole number is declared to be as good
-            wrong &= np.abs(output.astype(np.float64) - answer.astype(np.float64)) > 1
+        if answer.dtype != output.dtype or most_units != 0 or unit not in (0, 1):
+            raise BrokenError(f"{name} may be off by {unit} from {answer.dtype}, and {output.dtype} is exact")
+        low, high = np.minimum(output, answer), np.maximum(output, answer)
+        wrong = low != high
+        if unit and output.dtype.kind != "b":  # the next whole number is declared to be as good
+            wrong &= low + 1 != high
         if wrong.any():
             raise BrokenError(f"{name}: {int(wrong.sum())} of {output.size} elements differ")
         return "equal"
-    info = np.finfo(output.dtype)
+    info, allowed = np.finfo(output.dtype), float(most_units) * float(unit)
     most = max(float(info.eps) * float(np.abs(answer).max()), float(info.tiny)) / math.sqrt(float(info.eps))
-    allowed = float(budget["allowed"]) * float(budget["unit"])
-    if not 0 <= allowed <= most < math.inf:
+    if not (answer.dtype.kind == "f" and unit > 0 and 0 <= allowed <= most < math.inf):
         raise BrokenError(f"{name} may be off by {allowed:.3g}; {output.dtype} arithmetic explains at most {most:.3g}")
     error = np.abs(output.astype(np.float64) - answer)
     if not error.max() <= allowed:  # NaN is not either

@@ -20,8 +20,7 @@ const NUMPY = {
   "<f4": "float32", "<f8": "float64", "<f2": "float16", "<i8": "int64", "<i4": "int32", "|i1": "int8", "|u1": "uint8",
   "|b1": "bool",
 };
-const EPS = 2 ** -23, SMALLEST_NORMAL = 2 ** -126; // of float32
-const MOST = EPS ** -0.5; // eps that golden vectors may allow: half of the digits, as lrdiff_export.verify.golden has it
+const FLOATS = { float16: [2 ** -10, 2 ** -14], float32: [2 ** -23, 2 ** -126], float64: [2 ** -52, 2 ** -1022] }; // eps, smallest normal number
 
 // weights: { name: bytes } of a second file
 async function open(ort, model, provider, weights = {}) {
@@ -52,6 +51,7 @@ export function readNpz(bytes) {
     const local = view.getUint32(at + 42, true);
     const key = new TextDecoder().decode(bytes.subarray(at + 46, at + 46 + name)).replace(/\.npy$/, "");
     if (method !== 0) throw new Error("a compressed npz file: write it with numpy.savez");
+    if (Object.hasOwn(arrays, key)) throw new Error(`${key} stands twice in the npz file`);
     const start = local + 30 + view.getUint16(local + 26, true) + view.getUint16(local + 28, true);
     arrays[key] = readNpy(bytes.subarray(start, start + size));
     at += 46 + name + extra + comment;
@@ -70,8 +70,10 @@ function readNpy(bytes) {
   const dtype = letters ? "string" : NUMPY[descr];
   if (!dtype || /'fortran_order': True/.test(header)) throw new Error(`cannot read an array of ${header.trim()}`);
   const shape = /'shape': \(([^)]*)\)/.exec(header)[1].split(",").filter((s) => s.trim()).map(Number);
-  if (letters) return { dtype, shape, data: readWords(bytes.slice(start), Number(letters), shape.reduce((a, b) => a * b, 1)) };
-  return { dtype, shape, data: new KINDS[dtype](bytes.slice(start).buffer) };
+  const size = shape.reduce((a, b) => a * b, 1);
+  const data = letters ? readWords(bytes.slice(start), Number(letters), size) : new KINDS[dtype](bytes.slice(start).buffer);
+  if (letters ? bytes.length - start !== 4 * letters * size : data.length !== size) throw new Error(`an array of ${header.trim()} has another size`);
+  return { dtype, shape, data };
 }
 
 // NumPy's strings: so many code points of four bytes each, zeros after the end.
@@ -83,37 +85,65 @@ function readWords(bytes, letters, count) {
   });
 }
 
-// Judges as lrdiff_export.verify does: units of eps at the output's scale for floats, equality for the rest.
+function half(bits) {
+  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, digits = bits & 1023;
+  if (exponent === 31) return digits ? NaN : sign * Infinity;
+  return sign * (exponent ? (1 + digits / 1024) * 2 ** (exponent - 15) : digits * 2 ** -24);
+}
+
+function numbers(dtype, data) {
+  return dtype === "float16" && data instanceof Uint16Array ? Float64Array.from(data, half) : data;
+}
+
+// Judges as lrdiff_export.verify does: units of eps at the output's scale for floats, equality for the rest. No budget is
+// believed that arithmetic does not explain: at most half of the digits, and whole numbers are exact.
 export async function check(ort, model, vectors, document, weights, provider = "wasm") {
   if (document.format !== "lrdiff.golden" || document.version !== 1) throw new Error("no golden vectors of version 1");
   const arrays = readNpz(vectors);
-  const feeds = Object.fromEntries(document.inputs.map((one, i) => [one.name, arrays[`input${i}`]]));
+  const [inputs, answers] = ["input", "output"].map((kind) => document[`${kind}s`].map((_, i) => arrays[`${kind}${i}`]));
   const session = await open(ort, model, provider, weights ? { [document.data.name]: weights } : {});
-  const outputs = await session.run(feed(ort, feeds));
-  const verdicts = document.outputs.map((wanted, i) => {
-    const answer = arrays[`output${i}`], given = outputs[wanted.name];
-    const verdict = { output: wanted.name, allowed: wanted.allowed, error: 0, reason: null };
-    if (!given) return { ...verdict, reason: "no such output" };
-    if (given.type !== wanted.dtype) return { ...verdict, reason: `dtype ${given.type} instead of ${wanted.dtype}` };
-    if (given.dims.join() !== answer.shape.join()) return { ...verdict, reason: `shape ${given.dims} instead of ${answer.shape}` };
-    const floating = wanted.dtype === "float32";
-    const unit = Math.max(wanted.unit, SMALLEST_NORMAL);
+  const same = (said, names) => JSON.stringify(said.map((one) => one.name).sort()) === JSON.stringify([...names].sort());
+  const rows = answers[0]?.shape[0];
+  if (!same(document.inputs, session.inputNames) || !same(document.outputs, session.outputNames) || !(rows > 0)
+    || [...inputs, ...answers].some((one) => one.shape[0] !== rows)) {
+    throw new Error("the golden vectors are not of this model's inputs and outputs, or have no rows");
+  }
+  const outputs = await session.run(feed(ort, Object.fromEntries(document.inputs.map((one, i) => [one.name, inputs[i]]))));
+  const verdicts = document.outputs.map((wanted, i) => judge(wanted, answers[i], outputs[wanted.name]));
+  return { passed: verdicts.every((one) => one.reason === null), rows, verdicts };
+}
+
+function judge({ name, dtype, unit, allowed }, answer, given) {
+  const verdict = { output: name, allowed, error: 0, reason: null };
+  const floating = Object.hasOwn(FLOATS, dtype), right = numbers(answer.dtype, answer.data);
+  if (![unit, allowed].every(Number.isFinite) || !right.length) throw new Error(`the golden vectors of ${name} have no budget, or no answers`);
+  if (floating) {
+    const [eps, smallest] = FLOATS[dtype];
+    const scale = right.reduce((most, one) => Math.max(most, Math.abs(one)), 0);
+    const most = Math.max(eps * scale, smallest) / Math.sqrt(eps);
+    if (!Object.hasOwn(FLOATS, answer.dtype) || !right.every(Number.isFinite)) throw new Error(`the answers of ${name} are not finite floating numbers`);
+    if (!(allowed >= 0 && unit > 0 && allowed * unit <= most)) {
+      throw new Error(`the golden vectors allow more of ${name} than ${dtype} loses: ${allowed} times ${unit}`);
+    }
+  } else if (!Object.hasOwn(KINDS, dtype) || answer.dtype !== dtype || allowed !== 0 || (unit !== 0 && unit !== 1)) {
+    throw new Error(`the golden vectors allow ${name} to be off by ${unit} from ${answer.dtype}, and ${dtype} is exact`);
+  }
+  if (!given) return { ...verdict, reason: "no such output" };
+  if (given.type !== dtype) return { ...verdict, reason: `dtype ${given.type} instead of ${dtype}` };
+  if (given.dims.join() !== answer.shape.join()) return { ...verdict, reason: `shape ${given.dims} instead of ${answer.shape}` };
+  const ours = numbers(dtype, given.data), near = unit === 1 && dtype !== "bool";
+  for (let k = 0; k < right.length; k++) {
     if (floating) {
-      const scale = answer.data.reduce((most, one) => Math.max(most, Math.abs(one)), 0);
-      const most = MOST * Math.max(EPS * scale, SMALLEST_NORMAL);
-      if (!(wanted.allowed >= 0 && wanted.allowed * unit <= most)) {
-        throw new Error(`the golden vectors allow more of ${wanted.name} than float32 loses: ${wanted.allowed} times ${wanted.unit}`);
-      }
+      if (!Number.isFinite(ours[k])) return { ...verdict, reason: `element ${k} is ${ours[k]}` };
+      verdict.error = Math.max(verdict.error, Math.abs(ours[k] - right[k]) / unit);
+    } else {
+      const next = typeof right[k] === "bigint" ? 1n : 1;
+      const holds = ours[k] === right[k] || (near && (ours[k] + next === right[k] || right[k] + next === ours[k]));
+      if (!holds) return { ...verdict, reason: `element ${k} is ${ours[k]}, not ${right[k]}` };
     }
-    for (let k = 0; k < answer.data.length; k++) {
-      if (floating && !Number.isFinite(given.data[k])) return { ...verdict, reason: `element ${k} is ${given.data[k]}` };
-      if (floating) verdict.error = Math.max(verdict.error, Math.abs(given.data[k] - answer.data[k]) / unit);
-      else if (Math.abs(Number(given.data[k]) - Number(answer.data[k])) > Math.min(wanted.unit, 1)) verdict.reason = `element ${k} is ${given.data[k]}, not ${answer.data[k]}`;
-    }
-    if (verdict.error > wanted.allowed) verdict.reason = `error ${verdict.error.toPrecision(4)} eps, allowed ${wanted.allowed.toPrecision(4)}`;
-    return verdict;
-  });
-  return { passed: verdicts.every((one) => one.reason === null), rows: document.rows, verdicts };
+  }
+  if (!(verdict.error <= allowed)) verdict.reason = `error ${verdict.error.toPrecision(4)} eps, allowed ${allowed.toPrecision(4)}`;
+  return verdict;
 }
 
 function toBytes(base64) {
