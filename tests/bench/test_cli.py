@@ -79,6 +79,41 @@ def test_every_command_has_help(capsys, command):
     assert "Usage:" in capsys.readouterr().out
 
 
+def test_names_in_help_texts_are_names_that_are_known():
+    from typing import get_args, get_type_hints
+
+    from lrdiff_bench.parity.options import parity
+    from lrdiff_bench.run.options import train
+    from lrdiff_bench.run.use.options import export, verify
+    from lrdiff_bench.stats.looks import LOOKS
+    from lrdiff_bench.study.options import run as study
+    from lrdiff_bench.study.tune.options import tune
+    from lrdiff_core.config import Impute, ScheduleName
+    from lrdiff_export import BACKENDS, Allowance
+    from lrdiff_export.publish.variants import VARIANTS
+
+    files = {name for name, one in BACKENDS.items() if one.needs_onnx}
+    searches = {str(look.searches) for look in LOOKS}
+    tasks = get_args(get_type_hints(RunConfig)["task"])
+    for command, option, pattern, known, whole in (
+        (verify, "runtime", r": (.*) or another", files, False),
+        (parity, "backends", r"such as (.*?)\.", BACKENDS, False),
+        (train, "schedule", r": (.*)\.", get_args(ScheduleName), True),
+        (train, "task", r"(.*)\.", tasks, True),
+        (train, "impute", r": (.*)\.", get_args(Impute), True),
+        (export, "variant", r": (.*)\.", {"fp32", *VARIANTS}, True),
+        (export, "allow", r"such as (.*)\.", Allowance.__dataclass_fields__, False),
+        (study, "searches", r": (.*?)\.", searches, True),
+        (tune, "searches", r": (.*?)\.", searches, True),
+    ):
+        help = get_type_hints(command, include_extras=True)[option].__metadata__[0].help
+        found = re.search(pattern, help)
+        assert found, help
+        names = [re.sub(r"[ =].*", "", one) for one in re.split(r", ?| or ", re.sub(r" \(.*?\)", "", found[1]))]
+        assert set(names) <= set(known), (option, names)
+        assert not whole or set(names) == set(known), (option, names)
+
+
 def test_predict_writes_the_models_own_answers(trained, here, capsys):
     import torch
 

@@ -116,7 +116,7 @@ def verify_model(model: Path, run: Path | None = None, runtime: str = "onnxrunti
     Args:
         model: the file, or a bundle: a folder or zip.
         run: the run that it must agree with; None to use the golden vectors.
-        runtime: ``onnxruntime``, ``openvino`` or ``node``, for golden vectors.
+        runtime: a backend that runs files, for golden vectors.
 
     Raises:
         ModelFileError: not an ONNX file, or no golden vectors.

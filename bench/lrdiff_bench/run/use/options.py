@@ -68,7 +68,7 @@ def export(
 def verify(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx|BUNDLE", help="The file, or bundle, to check.")],
     run: Annotated[Path | None, typer.Option("--run", metavar="RUN", help="The run it must agree with. Default: the golden vectors beside the file.")] = None,
-    runtime: Annotated[str, typer.Option("--runtime", metavar="NAME", help="The runtime for golden vectors: onnxruntime, openvino or node.")] = "onnxruntime",
+    runtime: Annotated[str, typer.Option("--runtime", metavar="NAME", help="The runtime for golden vectors: onnxruntime, openvino, onnxruntime-node, onnxruntime-web or another backend of `lrdiff parity`.")] = "onnxruntime",
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Check that an ONNX file predicts the same as its run or the golden vectors beside it; or check a whole bundle."""
