@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import errno
+import io
 import json
 import os
 import re
 import shutil
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,9 @@ def test_only_missing_tiles_are_trained(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (folder / "map.zarr").exists()
     assert trained == [0, 1, 2, 3]
     (folder / "tiles" / "00002.npz").write_bytes(b"half of a ti")  # a disk that lost power
+    tile = bytearray((folder / "tiles" / "00001.npz").read_bytes())
+    tile[tile.index(b"path.npy") + 30] ^= 1  # what trained it, which is needed at the end alone
+    (folder / "tiles" / "00001.npz").write_bytes(tile)
     (folder / "tiles" / ".00004.npz.abc.tmp.npz").write_bytes(b"")  # killed while writing
     (folder / ".map.zarr.partial").mkdir()
     told = []
@@ -89,12 +94,42 @@ def test_only_missing_tiles_are_trained(tmp_path: Path, monkeypatch: pytest.Monk
         run, "run_tiles", lambda p, j, d, **o: (trained.extend(t.number for t in j), run_tiles(p, j, d, **o))
     )
     compute_map(plan, folder, workers=0, on_tile=lambda *args: told.append(args))
-    assert trained == [2, *range(4, len(plan.tiles))]
+    assert trained == [1, 2, *range(4, len(plan.tiles))]
     assert xarray.open_zarr(folder / "map.zarr").attrs["trained_seconds"] == "several runs"
-    assert told[0] == (3, len(plan.tiles), 3)
-    assert told[-1] == (len(plan.tiles), len(plan.tiles), 3)
+    assert told[0] == (2, len(plan.tiles), 2)
+    assert told[-1] == (len(plan.tiles), len(plan.tiles), 2)
     assert same(xarray.open_zarr(folder / "map.zarr").load(), whole)
     assert not list(folder.glob(".map*"))
+
+
+def test_a_damaged_tile_is_whole_or_is_none(tmp_path: Path) -> None:
+    """A bit of every byte, ends of every kind, and zeros everywhere."""
+    plan = make_plan(small())
+    tile = plan.tiles[0]
+    shape = (int(np.prod(tile.shape())), len(plan.seeds))
+    whole = {name: np.ones(shape, kind) for name, kind in store.COLUMNS.items()} | {"path": np.array("kernel")}
+    with hold_folder(tmp_path / "map", plan) as folder:
+        folder.write(tile, whole)
+        data = folder._file(tile).read_bytes()
+        damaged = [data[:at] for at in range(0, len(data), 5)]
+        damaged += [data[:at] + bytes(8) + data[at + 8 :] for at in range(0, len(data), 8)]
+        damaged += [data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :] for at in range(len(data))]
+        for other in ({**whole, "loss": "words"}, {**whole, "diverged": whole["loss"]}, {"loss": whole["loss"]}):
+            np.savez(made := io.BytesIO(), **other)
+            damaged.append(made.getvalue())
+        np.save(made := io.BytesIO(), whole["loss"])
+        damaged.append(made.getvalue())
+        with zipfile.ZipFile(made := io.BytesIO(), "w") as archive:
+            for name in whole:
+                archive.writestr(f"{name}.npy", "words")
+        damaged.append(made.getvalue())
+        lost = 0
+        for one in damaged:
+            folder._file(tile).write_bytes(one)
+            found = folder.read(tile)
+            lost += found is None
+            assert found is None or all(np.array_equal(found[name], values) for name, values in whole.items())
+        assert lost > 0.7 * len(damaged)
 
 
 def test_a_complete_map_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

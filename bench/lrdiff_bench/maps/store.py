@@ -18,8 +18,6 @@ import os
 import shutil
 import struct
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -30,11 +28,12 @@ import numpy as np
 
 from lrdiff_bench.maps.plan import MapPlan
 from lrdiff_bench.maps.tiles import CELLS, COLUMNS, MARKED, REFERENCE, SINGLE, Tile
+from lrdiff_bench.system.arrays import read_arrays
 from lrdiff_bench.system.machine import describe_code, describe_machine
 from lrdiff_bench.system.manifest import check_files, check_seal, write_manifest
 from lrdiff_bench.system.ownership import OWNER, Owner
 from lrdiff_bench.system.run_folder import make_folder, read_document
-from lrdiff_core.errors import CheckFailed, CheckpointError, InputError
+from lrdiff_core.errors import CheckFailed, CheckpointError, DataError, InputError
 from lrdiff_core.files import atomic_path, sealed, unsealed, write_json
 
 __all__ = ["MapFolder", "hold_folder", "open_map"]
@@ -99,14 +98,16 @@ class MapFolder:
         return {tile.number for tile in self.plan.tiles if self.read(tile) is not None}
 
     def read(self, tile: Tile) -> dict[str, np.ndarray] | None:
-        """Columns of a tile, [cells, seeds] each; None where it is not there, or damaged."""
+        """Columns of a tile, [cells, seeds] each, and the `path` that trained it; None if missing or damaged."""
         shape = (int(np.prod(tile.shape())), len(self.plan.seeds))
+        wanted = {"path": ((), "U"), **{name: (shape, np.dtype(kind).kind) for name, kind in COLUMNS.items()}}
         try:
-            with np.load(self._file(tile)) as stored:
-                found = {name: stored[name] for name in COLUMNS}
-        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+            found = read_arrays(self._file(tile))
+        except DataError:
             return None
-        return found if all(values.shape == shape for values in found.values()) else None
+        if not isinstance(found, dict) or {k: (one.shape, one.dtype.kind) for k, one in found.items()} != wanted:
+            return None
+        return found
 
     def kept(self, tile: Tile) -> dict[str, Any]:
         """A tile that was written, from this folder.
@@ -170,11 +171,7 @@ class MapFolder:
 
     def _paths(self) -> set[str]:
         """Paths of train_population that trained the tiles."""
-        found = set()
-        for tile in self.plan.tiles:
-            with np.load(self._file(tile)) as stored:
-                found.add(str(stored["path"]))
-        return found
+        return {str(self.kept(tile)["path"]) for tile in self.plan.tiles}
 
     def _template(self, seconds: float | None) -> Any:
         """The store with all but the values of cells."""
@@ -374,8 +371,8 @@ def _place(tile: Tile) -> tuple[str, dict[str, slice]]:
 def _decoded(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """As a reader sees the columns: NaN where a step is missing."""
     return {
-        name: np.where(values < 0, np.nan, values) if COLUMNS[name] == "int32" else values
-        for name, values in found.items()
+        name: np.where(found[name] < 0, np.nan, found[name]) if kind == "int32" else found[name]
+        for name, kind in COLUMNS.items()
     }
 
 

@@ -25,10 +25,14 @@ def read_arrays(path: Path) -> Any:
     if not path.is_file():
         raise DataError(f"{path} does not exist", help=hint)
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
+        with open(path, "rb") as file:  # which NumPy leaves open where it fails
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            arrays = {name: loaded[name] for name in loaded.files}
+        for name, one in arrays.items():
+            if not isinstance(one, np.ndarray):  # NumPy hands on the bytes of another kind of file
+                raise ValueError(f"{name} in it is no array")
+        return arrays
     except Exception as problem:  # a damaged archive fails in many ways
         raise DataError(f"{path} cannot be read: {first_line(problem)}", help=hint) from problem

@@ -7,16 +7,15 @@ import gzip
 import io
 import lzma
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from lrdiff_core.data.formats.names import first_line
-from lrdiff_core.errors import DataError, UnavailableError
+from lrdiff_core.errors import DataError, LrdiffError, UnavailableError
 from lrdiff_core.text import listed
 
-__all__ = ["FIRST_BYTES", "PACKED", "most_bytes", "pack", "unpack", "unpacked_limit"]
+__all__ = ["FIRST_BYTES", "PACKED", "most_bytes", "pack", "unpack", "unpacked_limit", "zip_members"]
 
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 """Suffixes of compressed files; the suffix before says what is inside, in a zip the member's own."""
@@ -74,12 +73,26 @@ def unpack(path: Path, data: bytes, suffix: str) -> tuple[bytes, str]:
             return _join(path, _unzstd(path, data), len(data)), ""
         with _OPENED[suffix](io.BytesIO(data)) as stream:
             return _read(path, stream, len(data)), ""
-    except (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as problem:
-        raise _damaged(path, suffix, problem) from problem
-    except Exception as problem:
-        if type(problem).__name__ == "ZstdError":  # of a package that may not be here
-            raise _damaged(path, suffix, problem) from problem
+    except (LrdiffError, MemoryError):
         raise
+    except Exception as problem:  # a damaged archive fails in many ways
+        raise DataError(
+            f"{path} is not a complete {suffix[1:]} archive: {first_line(problem)}",
+            help="copy or download it again, or give it the suffix of its real format",
+        ) from problem
+
+
+def zip_members(data: bytes) -> list[zipfile.ZipInfo]:
+    """What a zip says that it holds.
+
+    Raises:
+        BadZipFile: it is damaged, or none.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return archive.infolist()
+    except Exception as problem:
+        raise zipfile.BadZipFile(first_line(problem)) from problem
 
 
 def pack(path: Path, data: bytes, suffix: str, member: str) -> bytes:
@@ -153,13 +166,6 @@ def _unzip(path: Path, data: bytes) -> tuple[bytes, str]:
             raise DataError(
                 f"{path} cannot be unpacked: {first_line(problem)}", help="unpack it yourself, and name the result"
             ) from problem
-
-
-def _damaged(path: Path, suffix: str, problem: Exception) -> DataError:
-    return DataError(
-        f"{path} is not a complete {suffix[1:]} archive: {first_line(problem)}",
-        help="copy or download it again, or give it the suffix of its real format",
-    )
 
 
 def _zstandard(path: Path) -> Any:

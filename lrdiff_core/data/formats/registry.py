@@ -6,12 +6,11 @@ import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrdiff_core.data.formats.columnar import read_arrow, read_parquet, write_arrow, write_parquet
-from lrdiff_core.data.formats.compressed import FIRST_BYTES, PACKED, pack, unpack
+from lrdiff_core.data.formats.compressed import FIRST_BYTES, PACKED, pack, unpack, zip_members
 from lrdiff_core.data.formats.csv_text import read_csv, read_tsv, write_csv, write_tsv
 from lrdiff_core.data.formats.json_lines import read_json_lines, write_json_lines
 from lrdiff_core.data.formats.names import check_names
@@ -182,9 +181,8 @@ def _recognise(path: Path, data: bytes) -> tuple[bytes, str]:
             break
     if data.startswith(b"PK\x03\x04"):
         try:
-            with zipfile.ZipFile(BytesIO(data)) as archive:
-                if "xl/workbook.xml" in archive.namelist():
-                    return data, ".xlsx"
+            if any(member.filename == "xl/workbook.xml" for member in zip_members(data)):
+                return data, ".xlsx"
         except zipfile.BadZipFile:
             pass
         return unpack(path, data, ".zip")

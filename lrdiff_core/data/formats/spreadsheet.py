@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lrdiff_core.data.formats.compressed import most_bytes, unpacked_limit
+from lrdiff_core.data.formats.compressed import most_bytes, unpacked_limit, zip_members
 from lrdiff_core.data.formats.names import check_names, first_line
 from lrdiff_core.errors import DataError, UnavailableError
 from lrdiff_core.text import quoted
@@ -65,8 +65,7 @@ def read_excel(path: Path, data: bytes) -> tuple[pl.DataFrame, tuple[str, ...]]:
 def _check_size(path: Path, data: bytes) -> None:
     """A workbook is a zip: refuse one that says it unpacks to more than the limit."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            size = sum(member.file_size for member in archive.infolist())
+        size = sum(member.file_size for member in zip_members(data))
     except zipfile.BadZipFile as problem:
         raise DataError(
             f"{path} is not a complete Excel file: {first_line(problem)}",

@@ -8,6 +8,7 @@ import io
 import lzma
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ import pytest
 from lrdiff_core.data import load_table, read_features
 from lrdiff_core.data.formats import FORMATS, SUFFIXES, compressed, encode_frame, has_suffix, read_frame, table_name
 from lrdiff_core.data.formats.compressed import PACKED, unpack, unpacked_limit
+from lrdiff_core.data.formats.registry import _recognise
+from lrdiff_core.data.formats.spreadsheet import _check_size
 from lrdiff_core.errors import ConfigError, DataError, UnavailableError
 
 FRAME = pl.DataFrame(
@@ -202,6 +205,24 @@ def test_damage_is_refused(write, suffix):
         with pytest.raises(DataError, match=r"not a complete|cannot be unpacked|is not|holds"):
             read_frame(Path(write(content, f"t.csv{suffix}")))
     assert unpack(Path("t"), whole, suffix)[0].startswith(b"number,whole")
+
+
+@pytest.mark.parametrize("suffix", [*PACKED, ".xlsx"])
+def test_every_bit_that_is_flipped_is_refused_or_harmless(suffix):
+    whole = workbook({"blätter": [["a"], [1]]}) if suffix == ".xlsx" else tried(f".csv{suffix}")
+    readers = (_check_size, _recognise) if suffix == ".xlsx" else (partial(unpack, suffix=suffix),)
+    refused = 0
+    most = min(150, len(whole))
+    for at in range(-most, most):  # a header, and a zip's list at its end
+        for bit in range(8):
+            data = bytearray(whole)
+            data[at] ^= 1 << bit
+            for read in readers:
+                try:
+                    read(Path("t"), bytes(data))
+                except DataError:
+                    refused += 1
+    assert refused > 100
 
 
 def test_a_zip_holds_one_table(write):
