@@ -133,7 +133,8 @@ def _records() -> int:
     return 0
 
 
-# Shares of the kills: what takes long gets 5 in 100 and more, what is written often and is cheap to kill the rest.
+# Shares of the kills: what takes long gets 5 in 100 and more, what is written often and is cheap to kill the rest; each
+# kill of a map in processes starts Dask and costs what ten others do.
 JOBS: dict[str, Job] = {
     "train": Job(
         arguments=["train", "small.toml", "--out", "r"],
@@ -158,6 +159,11 @@ JOBS: dict[str, Job] = {
         bytes_of=("m/map.zarr/**/[!.]*",),
         numbers_of=("m/map.json",),
         weight=6,
+    ),
+    "map in processes": Job(
+        arguments=shlex.split("map --size 6 --tile 2 --seeds 2 --epochs 1 --workers 2 --out m"),
+        bytes_of=("m/map.zarr/**/[!.]*",),
+        numbers_of=("m/map.json",),
     ),
     "study": Job(
         arguments=["study", "run", "planted", "--quick", "--out", "s"],
