@@ -134,7 +134,7 @@ def _records() -> int:
 
 
 # Shares of the kills: what takes long gets 5 in 100 and more, what is written often and is cheap to kill the rest; each
-# kill of a map in processes starts Dask and costs what ten others do.
+# kill of a map in processes starts Dask, and costs about ten seconds of a processor.
 JOBS: dict[str, Job] = {
     "train": Job(
         arguments=["train", "small.toml", "--out", "r"],
