@@ -17,7 +17,7 @@ from lrdiff_bench.rates.lr_find_picture import draw_lr_find
 from lrdiff_bench.report.errors import print_error, write_out
 from lrdiff_bench.report.tables import doing, heading, line, make_console, plain_table
 from lrdiff_bench.run.screen import Screen
-from lrdiff_bench.run.use.predictions import predictions_table, write_predictions
+from lrdiff_bench.run.use.predictions import predictions_table, without_formulas, write_predictions
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.lr_find import RateCurve
 from lrdiff_core.text import visible
@@ -174,6 +174,15 @@ def test_formulas_are_quoted_where_it_is_asked_for(tmp_path, monkeypatch, capsys
     assert pl.read_csv(tmp_path / "b.csv", infer_schema=False)["=target"].to_list() == list(classes)
     with pytest.raises(ConfigError, match="is for CSV"):
         write_predictions(table, tmp_path / "b.parquet", quote_formulas=True)
+
+
+@pytest.mark.parametrize(
+    "names", [["'=t", "=t"], ["=t", "'=t"], ["=t", "'=t_2", "'=t"], ["@", "'@", "''@"], ["t", "=t"]]
+)
+def test_quoted_names_stay_different(names):
+    quoted = without_formulas(pl.DataFrame({name: [str(place)] for place, name in enumerate(names)}))
+    assert [quoted[name][0] for name in quoted.columns] == list(map(str, range(len(names))))
+    assert not any(name.startswith("=") for name in quoted.columns)
 
 
 def test_negative_numbers_are_no_formulas(tmp_path):

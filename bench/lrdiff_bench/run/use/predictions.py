@@ -58,7 +58,7 @@ def predictions_table(
 def without_formulas(table: pl.DataFrame) -> pl.DataFrame:
     """The table with ``'`` before every text that a spreadsheet takes for a formula, in its head and in its cells.
 
-    That is text that begins with ``= + - @``, a tab or a carriage return; numbers stay numbers.
+    That is text that begins with ``= + - @``, a tab or a carriage return; numbers stay numbers. Names stay different.
 
     Example:
         >>> import polars as pl
@@ -69,8 +69,10 @@ def without_formulas(table: pl.DataFrame) -> pl.DataFrame:
 
     words = pl.col(pl.String)
     quoted = pl.when(words.str.contains(r"^[=+\-@\t\r]")).then("'" + words).otherwise(words).name.keep()
-    renamed = {name: f"'{name}" for name in table.columns if name.startswith(tuple("=+-@\t\r"))}
-    return table.with_columns(quoted).rename(renamed)
+    renamed: dict[str, str] = {}
+    for name in table.columns:
+        renamed[unlike(f"'{name}" if name.startswith(tuple("=+-@\t\r")) else name, renamed)] = name
+    return table.with_columns(quoted).rename({old: new for new, old in renamed.items()})
 
 
 def write_predictions(table: pl.DataFrame, out: Path | None, *, quote_formulas: bool = False) -> None:
