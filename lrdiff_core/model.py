@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_core.data.encode import Encode, needs_encoding
-from lrdiff_core.data.spec import ColumnSpec, encoded_names, scaled_columns
+from lrdiff_core.data.spec import MODEL_KINDS, ColumnSpec, encoded_names, names_under, scaled_columns
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.seeds import make_generator
 from lrdiff_core.text import count
@@ -22,6 +22,8 @@ __all__ = ["ModelSpec", "Predictor", "Standardize", "TabularNet", "TraceStep", "
 
 # A column whose spread is below the rounding of its own float32 values carries no information.
 CONSTANT_SPREAD = 4 * float(np.finfo(np.float32).eps)
+
+MOST_CHARACTERS = 2**26  # of names in a file of unknown origin: a long one stands before each of many categories
 
 COPIES = 4  # of every weight while training with Adam: itself, its gradient, two averages
 
@@ -62,7 +64,8 @@ class ModelSpec:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Sizes from the first layer's inputs to the outputs."""
-        return (len(self.encoded_names), *self.hidden, self.outputs)
+        inputs = sum(column.width for column in self.columns) if self.columns else len(self.feature_names)
+        return (inputs, *self.hidden, self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -80,23 +83,29 @@ class ModelSpec:
             KeyError, TypeError, ValueError: it is not that, or says what cannot be.
         """
         plain = dict(document)
-        for key in ("hidden", "feature_names", "classes"):
-            plain[key] = tuple(plain[key])
-        plain["ids"] = tuple(plain.get("ids", ()))
+        for key in ("feature_names", "classes", "ids"):
+            plain[key] = names_under(key, plain.get(key, ()) if key == "ids" else plain[key])
+        names_under("target_name", [plain["target_name"]])
+        plain["hidden"] = tuple(plain["hidden"])
         plain["columns"] = tuple(ColumnSpec.from_dict(column) for column in plain.get("columns", ()))
         spec = cls(**plain)
         spec._check()
         return spec
 
     def _check(self) -> None:
-        texts = (self.target_name, *self.feature_names, *self.classes, *self.ids)
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError("a name is no text")
+        if not isinstance(self.fills_missing, bool):
+            raise TypeError(f"fills_missing is {self.fills_missing!r:.40}")
         for size in (self.features, self.outputs, *self.hidden):
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ValueError(f"{size!r:.40} is no size of a layer")
-        if not self.features == len(self.feature_names) == (len(self.columns) or self.features):
+        if self.features != len(self.feature_names):
             raise ValueError(f"{self.features} features have {len(self.feature_names)} names")
+        if self.columns and tuple(column.name for column in self.columns) != self.feature_names:
+            raise ValueError("its columns are not its features")
+        if odd := next((column for column in self.columns if column.kind not in MODEL_KINDS), None):
+            raise ValueError(f"column {odd.name!r:.40} is of the kind {odd.kind}, which no model takes")
+        if (long := sum(len(column.name) * column.width for column in self.columns)) > MOST_CHARACTERS:
+            raise ValueError(f"the names of what its first layer gets have {long} characters")
         fits = {"binary": (1, 2), "multiclass": (self.outputs, self.outputs), "regression": (self.outputs, 0)}
         if fits.get(self.task) != (self.outputs, len(self.classes)):
             raise ValueError(
@@ -325,7 +334,7 @@ def constant_columns(net: TabularNet) -> tuple[str, ...]:
         return tuple(name for name, is_off in zip(net.spec.feature_names, off, strict=True) if is_off)
     names, begin = [], 0
     for column in net.spec.columns:
-        width = len(column.encoded)
+        width = column.width
         # A category column is constant if no category varies; a single one may well occur in no training row.
         if all(off[begin : begin + width]):
             names.append(column.name)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lrdiff_core import optim
 from lrdiff_core.data import Split, Table
-from lrdiff_core.data.spec import encoded_names, wishes_of
+from lrdiff_core.data.spec import wishes_of
 from lrdiff_core.devices import choose_device, compiler_status, repeatable
 from lrdiff_core.errors import ConfigError, UnavailableError
 from lrdiff_core.model import ModelSpec, TabularNet, build_model
@@ -162,17 +162,17 @@ def plan_rates(net: TabularNet, rates: Mapping[str, float], config: RunConfig) -
 
 def model_spec(table: Table, config: RunConfig) -> ModelSpec:
     """Return the sizes and names of the model for ``table``: they follow the data."""
-    encoded = encoded_names(table.columns) if table.columns else table.feature_names
+    columns = table.columns
     return ModelSpec(
         features=table.features.shape[1],
-        hidden=config.hidden_sizes(len(encoded)),
+        hidden=config.hidden_sizes(sum(one.width for one in columns) if columns else len(table.feature_names)),
         outputs=len(table.classes) if table.task == "multiclass" else 1,
         task=table.task,
         feature_names=table.feature_names,
         classes=table.classes,
         target_name=table.target_name,
-        fills_missing=config.impute in ("mean", "median") or any(column.flags_missing for column in table.columns),
-        columns=table.columns,
+        fills_missing=config.impute in ("mean", "median") or any(column.flags_missing for column in columns),
+        columns=columns,
         ids=tuple(column.column for column in table.left_out if column.kind in ("id", "index")),
     )
 

@@ -71,7 +71,7 @@ def fit_stream(net: TabularNet, stream: RowStream, edges: Sequence[float]) -> in
     Raises:
         DataError: a row cannot be read, or none is left.
     """
-    moments, amounts = Moments(len(net.spec.encoded_names)), Moments(1)
+    moments, amounts = Moments(net.spec.sizes[0]), Moments(1)
     with torch.no_grad():
         for features, targets, drawn in stream.batches():
             training = drawn < edges[0]

@@ -17,7 +17,7 @@ WEEK, YEAR, DAY = 7.0, 365.25, 86400.0  # exact in float32, so that float64 divi
 
 def needs_encoding(columns: Sequence[ColumnSpec]) -> bool:
     """Whether the first layer gets anything but the columns as they are."""
-    return any(column.encoded != (column.name,) for column in columns)
+    return any(column.endings != ("",) for column in columns)
 
 
 class Encode(nn.Module):

@@ -17,7 +17,7 @@ from lrdiff_core.data.frames import SOURCE, to_frame
 from lrdiff_core.data.kinds import Wishes, recognise_all
 from lrdiff_core.data.labels import Target, encode_target, read_target
 from lrdiff_core.data.read import matrix_of, read_column
-from lrdiff_core.data.spec import ColumnSpec
+from lrdiff_core.data.spec import MODEL_KINDS, ColumnSpec
 from lrdiff_core.data.splitting.columns import KeyedFrame, split_frame
 from lrdiff_core.data.splitting.keys import SplitKeys
 from lrdiff_core.data.streamed import MOST_CELLS, Stream, is_large, take_sample
@@ -28,7 +28,6 @@ from lrdiff_core.text import check_choice, check_seed, count, listed, nearest_fi
 
 __all__ = ["load_table"]
 
-_MODEL_KINDS = ("number", "boolean", "category", "date", "time")
 _IMPUTE_HELP = "`--impute mean|median|drop` fills them in from the training rows, or drops their rows"
 
 
@@ -296,10 +295,10 @@ def _kinds(
         semicolons=any('";"' in note for note in notes),
         indexed=indexed,
     )
-    if not any(spec.kind in _MODEL_KINDS for spec in found):  # better than nothing
+    if not any(spec.kind in MODEL_KINDS for spec in found):  # better than nothing
         found = [replace(spec, kind="number") if spec.kind == "index" else spec for spec in found]
-    specs = [spec for spec in found if spec.kind in _MODEL_KINDS]
-    left_out = [spec for spec in found if spec.kind not in _MODEL_KINDS]
+    specs = [spec for spec in found if spec.kind in MODEL_KINDS]
+    left_out = [spec for spec in found if spec.kind not in MODEL_KINDS]
     if not specs:
         raise _nothing_left(source, target, left_out)
     return specs, left_out

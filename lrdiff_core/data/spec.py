@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-__all__ = ["ColumnKind", "ColumnSpec", "encoded_names", "scaled_columns", "wishes_of"]
+__all__ = ["ColumnKind", "ColumnSpec", "encoded_names", "names_under", "scaled_columns", "wishes_of"]
 
 ColumnKind = Literal["number", "boolean", "category", "date", "time", "id", "index", "text", "empty", "dropped"]
 """The first five are columns of the model; the others are left out of it."""
 
+MODEL_KINDS = get_args(ColumnKind)[:5]
+
 NUMBER_FORMATS = ("plain", "point", "comma", "point %", "comma %")
+"""How a column's numbers may be written: see :func:`lrdiff_core.data.kinds.numbers.parse_number`."""
+
 CALENDAR = ("weekday sin", "weekday cos", "year sin", "year cos")
 CLOCK = ("day sin", "day cos")
 
@@ -38,7 +42,7 @@ class ColumnSpec:
         name: of the column in the matrix.
         kind: see above; ``id``, ``index``, ``text``, ``empty`` and ``dropped`` are left out of the matrix.
         categories: of a category, sorted.
-        format: how cells are read, such as ``plain``, ``1.234,5`` or ``%d/%m/%Y``.
+        format: how cells are read: one of :data:`NUMBER_FORMATS`, or of dates such as ``%d/%m/%Y``.
         source: the column of the file, where that has another name.
         missing: words that stand for a missing value, besides the usual ones.
         lenient: whether any text that is no number stands for a missing value.
@@ -66,14 +70,23 @@ class ColumnSpec:
         return self.source or self.name
 
     @property
+    def endings(self) -> tuple[str, ...]:
+        """What follows its name in each of :attr:`encoded`, whose copies of a long name may take more than there is."""
+        if self.kind == "category":
+            return tuple(f" = {category}" for category in self.categories)
+        own = () if self.kind == "time" else ("",)
+        more = {"date": CALENDAR, "time": CLOCK}.get(self.kind, ())
+        return (*own, *(f" {part}" for part in more), *([" missing"] if self.flags_missing else []))
+
+    @property
+    def width(self) -> int:
+        """How many columns the first layer gets for it."""
+        return len(self.endings)
+
+    @property
     def encoded(self) -> tuple[str, ...]:
         """Names of the columns that the first layer gets for it."""
-        if self.kind == "category":
-            return tuple(f"{self.name} = {category}" for category in self.categories)
-        own = () if self.kind == "time" else (self.name,)
-        more = {"date": CALENDAR, "time": CLOCK}.get(self.kind, ())
-        flag = (f"{self.name} missing",) if self.flags_missing else ()
-        return (*own, *(f"{self.name} {part}" for part in more), *flag)
+        return tuple(self.name + ending for ending in self.endings)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -86,16 +99,35 @@ class ColumnSpec:
         Raises:
             TypeError, ValueError: it is not that.
         """
-        lists = {key: tuple(document.get(key, ())) for key in ("categories", "missing")}
+        if not isinstance(document, Mapping):
+            raise TypeError(f"a column is described by {document!r:.60}")
+        lists = {key: names_under(key, document.get(key, ())) for key in ("categories", "missing")}
         spec = cls(**{**document, **lists})
-        texts = (spec.name, spec.format, spec.source, spec.rule, *spec.categories, *spec.missing)
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError(f"column {spec.name!r:.60} is described by something else than text")
+        for key in ("name", "kind", "format", "source", "rule"):
+            names_under(key, [getattr(spec, key)])
+        for key in ("lenient", "flags_missing"):
+            if not isinstance(getattr(spec, key), bool):
+                raise TypeError(f"{key} of column {spec.name!r:.60} is {getattr(spec, key)!r:.60}")
         if spec.kind not in get_args(ColumnKind):
             raise ValueError(f"column {spec.name!r:.60} is of the kind {spec.kind!r:.60}")
         if spec.kind not in ("date", "time") and spec.format not in NUMBER_FORMATS:
             raise ValueError(f"column {spec.name!r:.60} has numbers of the form {spec.format!r:.60}")
         return spec
+
+
+def names_under(key: str, names: object) -> tuple[str, ...]:
+    """A list of names out of a document that anyone may have written.
+
+    Raises:
+        TypeError, ValueError: it is no list, or one of them is no text.
+    """
+    if not isinstance(names, list | tuple):
+        raise TypeError(f"{key} is no list: {names!r:.60}")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{key} is no text: {name!r:.60}")
+        name.encode()  # half of a surrogate pair is none, either
+    return tuple(names)
 
 
 def encoded_names(columns: Sequence[ColumnSpec]) -> tuple[str, ...]:
@@ -115,7 +147,7 @@ def scaled_columns(columns: Sequence[ColumnSpec]) -> tuple[bool, ...]:
     """
     scaled: list[bool] = []
     for column in columns:
-        width = len(column.encoded)
+        width = column.width
         scaled += [column.kind != "category"] * (width - column.flags_missing) + [False] * column.flags_missing
     return tuple(scaled)
 

@@ -1,12 +1,15 @@
 """Checkpoints go there and back, and a damaged or foreign one is refused in one line."""
 
+import dataclasses
 import json
+import tracemalloc
 
 import pytest
 import safetensors.torch
 import torch
 
 from lrdiff_core.checkpoint import load_checkpoint, save_checkpoint
+from lrdiff_core.data import ColumnSpec
 from lrdiff_core.errors import CheckpointError
 from lrdiff_core.model import ModelSpec, build_model
 
@@ -117,8 +120,14 @@ def rewrite(file, change):
         (lambda h, t: h["model"].update(task="multiclass"), "damaged header: 'multiclass' with 1 output and 2 classes"),
         (lambda h, t: h["model"].update(task="regression"), "damaged header: 'regression' with 1 output and 2 classes"),
         (lambda h, t: h["model"].update(task=["binary"]), "damaged header: "),
-        (lambda h, t: h["model"].update(classes=[0, 1]), "damaged header: a name is no text"),
-        (lambda h, t: h["model"].update(columns=[3, 4]), "damaged header: "),
+        (lambda h, t: h["model"].update(classes=[0, 1]), "damaged header: classes is no text: 0"),
+        (lambda h, t: h["model"].update(columns=[3, 4]), "damaged header: a column is described by 3"),
+        (lambda h, t: h["model"].update(columns=[{"name": "b"}, {"name": "a"}]), "its columns are not its features"),
+        (lambda h, t: h["model"].update(columns=[{"name": "a", "kind": "id"}, {"name": "b"}]), "which no model takes"),
+        (lambda h, t: h["model"].update(feature_names="ab"), "damaged header: feature_names is no list: 'ab'"),
+        (lambda h, t: h["model"].update(ids={"a": 1}), "damaged header: ids is no list"),
+        (lambda h, t: h["model"].update(target_name="\ud800"), "surrogates not allowed"),
+        (lambda h, t: h["model"].update(fills_missing="yes"), "damaged header: fills_missing is 'yes'"),
         (lambda h, t: h["model"].update(columns=[{"name": "a", "kind": "spell"}] * 2), "is of the kind 'spell'"),
         (lambda h, t: h.update(info=[]), "damaged header: info is no table"),
     ],
@@ -128,3 +137,52 @@ def test_a_header_that_does_not_fit_is_refused(net, tmp_path, change, said):
     save_checkpoint(file, net)
     rewrite(file, change)
     assert said in refusal(file)
+
+
+VALUES = (None, 2, True, 1.5, "bogus", "\ud800", [], {}, [1], ["\ud800"], [[]], {"a": "b"}, 10**12)
+TAKEN = {"source": ["bogus"], "rule": ["bogus"], "categories": [[]], "missing": [[]], "lenient": [True]}
+
+
+@pytest.mark.parametrize("field", [one.name for one in dataclasses.fields(ColumnSpec)])
+def test_no_field_of_a_column_takes_what_it_is_not(net, tmp_path, field):
+    file = tmp_path / "m.safetensors"
+    for value in VALUES:
+        save_checkpoint(file, net)
+        columns = [{"name": "a", field: value}, {"name": "b"}]
+        rewrite(file, lambda header, tensors, columns=columns: header["model"].update(columns=columns))
+        if value in TAKEN.get(field, []):
+            load_checkpoint(file)
+        else:
+            assert str(file) in refusal(file), value
+
+
+@pytest.mark.parametrize(
+    ("length", "fits", "said"),
+    [
+        (50_000, False, "does not fit its own model: layer1.weight is (3, 2)"),
+        (50_000, True, ""),
+        (500_000, True, "the names of what its first layer gets have 500000001 characters"),
+    ],
+)
+def test_a_file_asks_for_no_more_than_a_few_times_its_size(net, tmp_path, length, fits, said):
+    """Names of what the first layer gets: a long one stands before each of many categories."""
+    file, name, width = tmp_path / "m.safetensors", "n" * length, 1000
+
+    def change(header, tensors):
+        column = {"name": name, "kind": "category", "categories": list(map(str, range(width)))}
+        header["model"].update(columns=[column, {"name": "b"}], feature_names=[name, "b"])
+        if fits:
+            sizes = {"layer1.weight": (3, width + 1), "standardize.mean": (width + 1,)}
+            sizes["standardize.inverse_std"] = (width + 1,)
+            tensors.update({key: torch.ones(size) for key, size in sizes.items()})
+
+    save_checkpoint(file, net)
+    rewrite(file, change)
+    tracemalloc.start()
+    if said:
+        assert said in refusal(file)
+    else:
+        load_checkpoint(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * file.stat().st_size

@@ -21,7 +21,7 @@ __all__ = ["data_sections", "training_section", "training_sections"]
 def data_sections(setup: Setup) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the stages that end before rates matter: data, preprocessing, features."""
     shape = list(setup.rows.table.features.shape)
-    encoded = [shape[0], len(setup.net.spec.encoded_names)]
+    encoded = [shape[0], setup.net.spec.sizes[0]]
     same = {"shape_in": encoded, "shape_out": encoded, "sample": [float(v) for v in setup.rows.inputs["test"][0]]}
     yield "data", _data(setup)
     yield (

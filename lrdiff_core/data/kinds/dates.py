@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lrdiff_core.errors import ConfigError
+from lrdiff_core.text import quoted
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -36,6 +39,9 @@ def parse_dates(texts: pl.Series, form: str) -> tuple[np.ndarray, np.ndarray]:
         texts: strings without spaces around them, null where missing.
         form: how the day is written, as strftime; a time of the day may follow it. Or :data:`CLOCK`.
 
+    Raises:
+        ConfigError: no day can be written so.
+
     Example:
         >>> import polars as pl
         >>> days, seconds = parse_dates(pl.Series(["2/1/1970", "1/1/1970 12:00 PM", "13/13/1970"]), "%d/%m/%Y")
@@ -47,7 +53,13 @@ def parse_dates(texts: pl.Series, form: str) -> tuple[np.ndarray, np.ndarray]:
     if form == CLOCK:
         texts, form = "1970-01-01 " + texts, "%Y-%m-%d"
     parts = texts.str.extract_groups(_SHAPE).struct.unnest()
-    day = parts["day"].str.strip_chars().str.to_date(form, strict=False)
+    try:
+        day = parts["day"].str.strip_chars().str.to_date(form, strict=False)
+    except pl.exceptions.ComputeError as problem:
+        raise ConfigError(
+            f"dates cannot be written as {quoted(form)}: {str(problem).splitlines()[0]}",
+            help="write how a day is written, such as %d/%m/%Y; a time of the day may follow it",
+        ) from problem
     first, last = (pl.Series([text]).str.to_date()[0] for text in (EARLIEST, LATEST))
     fits = ((day >= first) & (day <= last)).fill_null(False).to_numpy()
     days = np.where(fits, day.cast(pl.Int32).fill_null(0).to_numpy(), np.nan).astype(np.float64)

@@ -12,7 +12,9 @@ from hypothesis import given, settings, strategies as st
 from refusals import refusal
 
 from lrdiff_core.data import Table, load_table, read_features, read_rows
-from lrdiff_core.data.spec import wishes_of
+from lrdiff_core.data.kinds.dates import parse_dates
+from lrdiff_core.data.kinds.numbers import find_number_format, parse_number
+from lrdiff_core.data.spec import NUMBER_FORMATS, ColumnSpec, wishes_of
 from lrdiff_core.errors import ConfigError, DataError, InputError
 
 ROWS = 40
@@ -315,3 +317,30 @@ def read_again(frame: pl.DataFrame, table: Table, numeric: list[str]) -> None:
     assert one.tobytes() == table.features[4:5].tobytes()
     said = load_table(frame, target="y", **wishes_of(columns, table.left_out, numeric))
     assert (said.columns, said.features.tobytes()) == (columns, table.features.tobytes())
+
+
+def test_every_format_of_numbers_is_read_from_a_file_and_no_other():
+    written = ["1,5", "1.5", "1.234,5", "1,234.5", "1,5%", "1.5 %", "$7", "7 €", "(7)", "1 234"]
+    found = {form[0] for text in written if (form := find_number_format([text])) is not None}
+    assert found == set(NUMBER_FORMATS) - {"plain"}
+    for form in NUMBER_FORMATS:
+        assert ColumnSpec.from_dict({"name": "x", "format": form}).format == form
+        assert form == "plain" or isinstance(parse_number("7 %" if "%" in form else "7", form), float)
+    for form in ("1.234,5", "", "Point", "point%", "point % ", "comma comma", "%d", "point\n", " point", "None"):
+        with pytest.raises(ValueError, match="has numbers of the form"):
+            ColumnSpec.from_dict({"name": "x", "format": form})
+
+
+@pytest.mark.parametrize("form", ["%Y%m%d%H", "%H", "%Y-%m-%d %I"])
+def test_a_format_of_dates_that_holds_half_a_time_is_refused(write, form):
+    with pytest.raises(ConfigError, match="dates cannot be written as"):
+        parse_dates(pl.Series(["2020-01-01"]), form)
+    with pytest.raises(ConfigError, match="dates cannot be written as"):
+        made(write, ["20200101 12", "20200102 13"], date=(f"c={form}",))
+
+
+@pytest.mark.parametrize(
+    "form", ["", "%", "%%", "%9999d", "\0", "%s", "%+", "%:z", "%Q", "%.3f", "%Z", "%Y" * 1000, "日%Y"]
+)
+def test_any_other_format_of_dates_fits_or_does_not(form):
+    assert np.isnan(parse_dates(pl.Series(["2020-01-01", "x"]), form)[0]).all()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrdiff_core.data import ColumnSpec, read_rows
+from lrdiff_core.data.spec import names_under
 from lrdiff_core.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -69,19 +70,19 @@ def names_of(card: dict[str, Any], key: str, model: Path) -> tuple[str, ...]:
     Raises:
         ModelFileError: it is none.
     """
-    names = card.get(key, [])
-    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
-        raise ModelFileError(f"the {key} that {model} names are not a list of names", help="export it again")
-    return tuple(names)
+    try:
+        return names_under(key, card.get(key, []))
+    except (TypeError, ValueError) as problem:
+        raise ModelFileError(
+            f"the {key} that {model} names are not a list of names", help="export it again"
+        ) from problem
 
 
 def _specs(card: dict[str, Any], columns: Sequence[str], model: Path) -> tuple[ColumnSpec, ...]:
     """What the model knows of each column; nothing where all are numbers."""
     try:
         specs = tuple(ColumnSpec.from_dict(one) for one in card.get("columns", []))
-        right = not specs or [spec.name for spec in specs] == list(columns)
-        texts = [text for spec in specs for text in (spec.kind, spec.format, spec.column, *spec.categories)]
-        if not right or not all(isinstance(text, str) for text in texts):
+        if specs and [spec.name for spec in specs] != list(columns):
             raise TypeError("they are other columns")
     except (TypeError, ValueError, AttributeError) as problem:
         raise ModelFileError(f"what {model} says of its columns cannot be read: {problem}", help=_AGAIN) from problem
