@@ -54,12 +54,14 @@ def _read(path: Path, data: bytes, kind: str) -> pl.DataFrame:
 
     try:
         if kind == "Parquet":
-            _check(path, data, pl.scan_parquet(io.BytesIO(data)))
+            check_room(path, len(data), pl.scan_parquet(io.BytesIO(data)))
             return pl.read_parquet(io.BytesIO(data))
         if data.startswith(b"ARROW1"):
-            _check(path, data, pl.scan_ipc(io.BytesIO(data)))
+            check_room(path, len(data), pl.scan_ipc(io.BytesIO(data)))
             return pl.read_ipc(io.BytesIO(data))
-        return pl.read_ipc_stream(io.BytesIO(data))  # .arrow names both layouts
+        frame = pl.read_ipc_stream(io.BytesIO(data))  # .arrow names both layouts, and this one cannot be read in part
+        check_room(path, len(data), frame.lazy())
+        return frame
     except DuplicateError as problem:
         raise DataError(
             f"{path} has more than one column of the same name: {first_line(problem)}",
@@ -75,11 +77,3 @@ def _read(path: Path, data: bytes, kind: str) -> pl.DataFrame:
             f"{path} is not a complete {kind} file: {first_line(problem)}",
             help="write the file again, or give it the suffix of its real format",
         ) from problem
-
-
-def _check(path: Path, data: bytes, lazy: pl.LazyFrame) -> None:
-    """Read of a file how many rows of what it has, and nothing else."""
-    import polars as pl
-
-    rows = int(lazy.select(pl.len()).collect().item())
-    check_room(path, size=len(data), rows=rows, kinds=lazy.collect_schema().dtypes())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,31 +14,48 @@ if TYPE_CHECKING:
 
 __all__ = ["check_room", "free_bytes"]
 
-_NUMBER, _WORDS = 8, 16  # bytes of a cell: a word has at least its place and length
+_NUMBER, _WORD = 8, 16  # bytes of a cell: a word has at least its place and length
+_COPIES = 2  # of a text: as it is read, and without the spaces around it
+_FIRST_ROWS = 4096  # that are looked at for the length of their texts, then four times as many
 _GROUP = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"
 
 
-def check_room(path: Path, *, size: int, rows: int, kinds: Iterable[pl.DataType]) -> None:
+def check_room(path: Path, size: int, lazy: pl.LazyFrame) -> None:
     """Refuse a file of columns whose rows would take more memory than there is.
 
     Args:
         path: for the message.
         size: of the file, in bytes.
-        rows: that it says it has.
-        kinds: of its columns.
+        lazy: what it holds. How many rows that is it says itself; texts are looked at piece by piece, since a file of
+            some kilobytes may hold any length of them.
 
     Raises:
         DataError: they take more than is free, or more than a thousand times the file's size.
     """
     import polars as pl
 
-    needed = rows * sum(_NUMBER if kind.is_numeric() or kind == pl.Boolean else _WORDS for kind in kinds)
+    rows, schema = int(lazy.select(pl.len()).collect().item()), lazy.collect_schema()
+    needed = rows * sum(_NUMBER if kind.is_numeric() or kind == pl.Boolean else _WORD for kind in schema.dtypes())
+    free = _check(path, size, rows, needed)
+    texts = [name for name, kind in schema.items() if kind.is_nested() or kind in (pl.String, pl.Binary)]
+    begin, step = 0, _FIRST_ROWS
+    while texts and begin < rows:
+        needed += _COPIES * int(lazy.select(texts).slice(begin, step).collect().estimated_size())
+        begin += step
+        free = _check(path, size, rows, needed)
+        most = 4 * step if free is None else free * min(begin, rows) // (4 * max(needed, 1))
+        step = max(1, min(4 * step, most))  # what comes next takes a quarter of what is free, if it is like the others
+
+
+def _check(path: Path, size: int, rows: int, needed: int) -> int | None:
+    """Refuse what takes more than there is; return what is free."""
     said = f"{path} has {size} bytes and {rows} rows, which take at least {needed / 2**30:.3g} GiB"
     free = free_bytes()
     if needed > FREE_BYTES and needed > MOST_RATIO * size:
         raise DataError(f"{said}, over {MOST_RATIO} times its size", help="write it again with those rows that differ")
     if free is not None and needed > free:
         raise DataError(f"{said}, and {free / 2**30:.3g} GiB are free", help="read it in pieces: --stream")
+    return free
 
 
 def free_bytes() -> int | None:
