@@ -516,7 +516,8 @@ def test_a_cold_call_in_some_does_not_move_a_block_that_is_set_up_before_every_c
     calls = iter(range(10**9))
 
     def sometimes_cold() -> None:
-        time.sleep(0.001 if next(calls) % 10 == 9 else 0.0)
+        if next(calls) % 10 == 9:
+            time.sleep(0.001)
 
     blocks = Blocks(Work(sometimes_cold, lambda: None, 1), block_seconds=0.02, warmup_seconds=0.01)
     blocks.warm_up()

@@ -120,7 +120,7 @@ def find_rates(config: RunConfig, *, each: bool = False, steps: int = 100) -> Fo
         LrdiffError: the settings, the data or the rates cannot be used.
 
     Example:
-        >>> from lrdiff_core import PRESETS
+        >>> from lrdiff_core import PRESETS, make_config
         >>> found = find_rates(make_config(PRESETS["seed"]))
         >>> found.groups
         ('layer1', 'layer2')
