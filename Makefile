@@ -91,7 +91,7 @@ measure: $(VENV)/.dev
 	-$(BIN)/lrdiff bench step --training --out docs/results/training.md --record $(RECORDS)/training.json
 	-$(BIN)/lrdiff bench step --peers --out docs/results/step.md --record $(RECORDS)/step.json
 	-$(BIN)/lrdiff bench population --out docs/results/population.md --record $(RECORDS)/population.json
-	-$(BIN)/lrdiff parity --record $(RECORDS)/parity.json
+	-$(BIN)/lrdiff parity --record $(RECORDS)/parity.json.gz
 	-$(BIN)/lrdiff parity --training --record $(RECORDS)/training-parity.json.gz
 	-$(BIN)/python -m benchmarks.state_formats.cost --out docs/results/state-formats.md --record $(RECORDS)/state-formats.json
 	-$(BIN)/python -m benchmarks.overhead.shards --out docs/results/shards.md --record $(RECORDS)/shards.json

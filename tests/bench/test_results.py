@@ -33,7 +33,6 @@ WITHOUT_RECORD: dict[str, tuple[str, set[str]]] = {  # why, and what the page do
     "tables": (EARLIER, {"machine", "commit"}),
     "training": (EARLIER, set()),
     "training-busy": ("the table of `training` once more, beside five other programs on two cores", set()),
-    "training-parity": (EARLIER, {"commit"}),
     "tune": ("benchmarks.tune_rates keeps its parts in build/, and no record", {"machine", "commit"}),
 }  # fmt: skip
 SAYS = {
