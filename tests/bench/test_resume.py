@@ -175,7 +175,7 @@ def test_an_older_run_stays_until_the_one_that_replaces_it_is_trained(here):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("own", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_run_that_was_interrupted_after_any_stage_is_shown_as_far_as_it_goes(here, own, capsys):
     Path("halves.py").write_text("""
 import torch
