@@ -161,7 +161,7 @@ def test_no_interrupt_reaches_a_worker_or_the_one_in_its_place() -> None:
         (pid, blocked), *_ = client.run(asked).values()
         assert blocked
         psutil.Process(pid).kill()
-        answers: dict[int, bool] = {}
+        answers = {pid: blocked}
 
         def another() -> bool:
             answers.update(client.run(asked, on_error="ignore").values())
