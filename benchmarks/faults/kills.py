@@ -55,6 +55,8 @@ class Started:
         if go_on and job.again is not None:
             arguments = job.again(folder)
         self._out, self._err = folder.with_suffix(".out"), folder.with_suffix(".err")
+        for file in (self._out, self._err):  # one that is killed at once has not said what another did before it
+            file.write_bytes(b"")
         if fresh and arguments is not None:
             with open(self._out, "wb") as out, open(self._err, "wb") as err:
                 command = [sys.executable, "-m", "lrdiff_bench", *arguments]

@@ -3,15 +3,18 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import strategies as some
 
 from benchmarks.faults import damage, fuzz, whole
-from benchmarks.faults.kills import Ended, faults_of
+from benchmarks.faults.jobs import Job
+from benchmarks.faults.kills import Ended, faults_of, kill_at
 
 
 def test_what_is_half_is_found(tmp_path):
@@ -47,6 +50,17 @@ def test_what_is_wrong_after_a_kill_is_found(tmp_path, changes, fault):
     fields = {"status": 130, "signal": 2, "seconds": 1.0, "after": 0.1, "out": "", "err": "", "stayed": 0}
     found = faults_of(Ended(**fields | changes), tmp_path)
     assert [fault in one for one in found] == ([True] if fault else [])
+
+
+def test_what_is_killed_at_once_has_not_said_what_another_said_before_it(tmp_path):
+    folder = tmp_path / "train"
+    folder.mkdir()
+    for ending in (".out", ".err"):
+        folder.with_suffix(ending).write_text("test split: loss 0.3, Traceback")
+    job = Job(arguments=lambda: time.sleep(60) or 0)
+    ended = kill_at(job, folder, signal.SIGKILL, 0.0, go_on=False, fresh=False)
+    assert (ended.status, ended.out, ended.err) == (-9, "", "")
+    assert faults_of(ended, folder) == []
 
 
 def test_what_an_earlier_kill_left_is_no_fault_of_the_next(tmp_path):
