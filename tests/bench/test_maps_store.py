@@ -311,7 +311,8 @@ def test_a_folder_without_locks_is_nobodys(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    computed(tmp_path / "map")
+    _, dataset = computed(tmp_path / "map")
+    assert dataset["loss"].notnull().all()
 
 
 def test_a_plan_without_tiles_may_be_changed(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 from lrdiff_bench.cli import main
 from lrdiff_bench.run.files import resuming
 from lrdiff_bench.run.job import run_job
+from lrdiff_bench.system.named_code import check_named, keep_named
 from lrdiff_core import make_config
+from lrdiff_core.errors import ConfigError
 
 MODELS = """
 import torch
@@ -72,6 +74,25 @@ def test_code_that_only_the_folder_names_is_not_run(run, tmp_path, capsys, comma
     assert lines[-2].endswith(f"{other} names code to be run, {factory}, that you have not named yourself here")
     assert lines[-1] == f"help: if you trust it, name it once: lrdiff rates {factory}"
     assert not (run.parent / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "factory", [":x", ".:x", ".a:x", "", "a b:c", "\x00:x", "x" * 5000 + ":x", "é:x", "own_factory"]
+)
+def test_what_is_no_name_of_a_module_is_refused_without_a_fault(tmp_path, factory):
+    with pytest.raises(ConfigError, match="names code to be run"):
+        check_named(factory, tmp_path)
+
+
+def test_a_user_without_a_home_has_named_nothing(tmp_path, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    keep_named("json:loads")
+    with pytest.raises(ConfigError, match="names code to be run"):
+        check_named("json:loads", tmp_path)
 
 
 def test_what_was_named_once_is_known_by_its_file(run, tmp_path, capsys, monkeypatch):

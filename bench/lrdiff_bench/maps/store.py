@@ -352,7 +352,8 @@ def _check_blosc(chunk: Path) -> None:
 
     Source: https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
     """
-    header = chunk.read_bytes()[:16]
+    with open(chunk, "rb") as file:
+        header = file.read(16)
     flags, unpacked, packed = (header[2], *struct.unpack("<I4xI", header[4:])) if len(header) == 16 else (0, 0, 0)
     length = chunk.stat().st_size
     if packed != length or not packed or (flags & _STORED and packed != unpacked + 16):

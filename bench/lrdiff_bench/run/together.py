@@ -82,15 +82,16 @@ def _begun_by(launch: Launch, final: Path) -> Path | None:
     Python), so the last one of the job's name counts, too, if it is unfinished and nobody's: other jobs may have that
     name.
     """
-    begun: dict[Path, str] = {}
+    begun: dict[Path, dict[str, Any]] = {}
     for run in _runs_like(final):
         with suppress(CheckpointError):  # another file's, or one that was never whole
-            begun[run] = str(read_summary(run).get("launch"))
-    own = [run for run, by in begun.items() if by == launch.id]
+            begun[run] = read_summary(run)
+    own = [run for run, summary in begun.items() if summary.get("launch") == launch.id]
     named = [
         run
-        for run, by in begun.items()
-        if launch.name and by.startswith(f"{launch.name}@") and read_summary(run).get("missing") and not is_owned(run)
+        for run, summary in begun.items()
+        if launch.name and str(summary.get("launch")).startswith(f"{launch.name}@")
+        if summary.get("missing") and not is_owned(run)
     ]
     return max(own or named, key=lambda run: (run / "summary.json").stat().st_mtime, default=None)
 

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from lrdiff_bench.system.user_code import user_code
@@ -22,8 +23,14 @@ __all__ = ["check_named", "keep_named"]
 
 def keep_named(source: str) -> None:
     """Keep that the user has named this factory, whose module is imported."""
-    mark = _mark(source)
-    with suppress(OSError):  # no home to write to: a run folder that names it is refused, and says so
+    _keep(source, os.getcwd(), os.environ.get("XDG_STATE_HOME", ""))
+
+
+@cache  # a map makes its model for every seed
+def _keep(source: str, folder: str, state: str) -> None:
+    # No home, or none to write to: a run folder that names it is refused, and says so.
+    with suppress(OSError, RuntimeError):
+        mark = _mark(source)
         mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         mark.touch()
 
@@ -34,7 +41,11 @@ def check_named(source: str, folder: Path) -> None:
     Raises:
         ConfigError: the user has not named it, or it is found in another file now.
     """
-    if not _mark(source).exists():
+    try:
+        named = os.path.exists(_mark(source))
+    except RuntimeError:  # there is no home
+        named = False
+    if not named:
         raise ConfigError(
             f"{folder} names code to be run, {source}, that you have not named yourself here",
             help=f"if you trust it, name it once: lrdiff rates {source}",
@@ -53,8 +64,8 @@ def _place(package: str) -> str:
     with user_code():
         try:
             spec = importlib.util.find_spec(package)
-        except ValueError:  # a module that something has put there without a spec
-            return str(getattr(sys.modules[package], "__file__", ""))
+        except ValueError:  # no name of a module, or one that something has put there without a spec
+            return str(getattr(sys.modules.get(package), "__file__", ""))
     if spec is None:
         return ""
     places = spec.submodule_search_locations

@@ -59,7 +59,7 @@ def _last_child(infos: Sequence[ParamInfo]) -> str:
     if all(matches_any(last, info, [place]) for info in infos for place in info.occurrences):
         raise RateError(
             f'the head cannot be determined: the last part, "{last}", holds every parameter',
-            help="name it: head=..., a pattern or a function of names",
+            help="name it: head=...",
         )
     if all(len(info.shape) < 2 for info in inside) and any(len(info.shape) > 1 for info in infos):
         raise RateError(

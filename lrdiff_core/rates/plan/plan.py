@@ -322,7 +322,9 @@ class RatePlan:
             if self._bound is None
             else {
                 id(info.parameter): name
-                for name, info in self._bound.infos("take parts before the model itself is cut, or of a copy").items()
+                for name, info in self._bound.infos(
+                    "take parts before the model itself is cut, or cut a copy of it"
+                ).items()
             }
         )
         infos = list_parameters(module)
