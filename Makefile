@@ -26,9 +26,9 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long"
 
-# Browsers, compilers, killed processes, real measurements: CI runs them, too.
+# Browsers, compilers, killed processes, real measurements. CI runs an eighth of the files, as PART=3/8 does.
 slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not long" $(if $(PART),--part $(PART))
 
 # More of the same kinds, before a release: every architecture, every activation, more kills.
 long: $(VENV)/.dev

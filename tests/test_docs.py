@@ -80,6 +80,7 @@ def test_make_targets_that_are_named_exist():
         assert set(re.findall(r"`?make (\w+)`?", file.read_text())) - targets <= {"sure"}
 
 
+@pytest.mark.slow
 def test_commands_that_are_named_exist(capsys):
     from lrdiff_bench.cli import main
 

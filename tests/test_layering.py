@@ -76,6 +76,7 @@ def test_no_folder_is_crowded():
             assert len(files) <= 16, f"{folder} holds {len(files)} source files: which rooms are these?"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "banned"),
     [

@@ -93,6 +93,7 @@ def words(slow_down: float, effort: Effort, **options: Any) -> Counter[str]:
     return Counter(str(compare(slow_down, seed, effort=effort, **options).outcome.verdict) for seed in range(12))
 
 
+@pytest.mark.slow
 def test_beside_strangers_who_share_the_cores_a_change_is_found_and_nothing_else() -> None:
     effort = replace(foreign_effort(6), most_seconds=1e9)
     assert words(1.2, effort)["slower"] == 12

@@ -196,6 +196,7 @@ def test_both_trees_hold_their_own_package_and_the_same_suite(project: Path, sid
     assert len(trees.stdout.splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_asv_cases_have_asvs_names_and_each_is_set_up_as_asv_does(project: Path, sides) -> None:
     cases, broken = list_cases(sides[1].place)
     assert broken == {"benchmarks.absent": "ModuleNotFoundError: No module named 'not_here'"}
@@ -227,6 +228,7 @@ def test_asv_cases_have_asvs_names_and_each_is_set_up_as_asv_does(project: Path,
         measured("speed.time_broken")
 
 
+@pytest.mark.slow
 def test_what_hangs_ends_or_asks_for_all_memory_is_told_and_leaves_no_process(project: Path) -> None:
     with open_checkouts("HEAD~1", "HEAD", find_suite(project / "stuck"), python=sys.executable) as (a, _):
         cases, _ = list_cases(a.place)
@@ -253,6 +255,7 @@ def test_what_hangs_ends_or_asks_for_all_memory_is_told_and_leaves_no_process(pr
             started("stuck.time_is_hungry")
 
 
+@pytest.mark.slow
 def test_pytest_cases_are_measured_inside_their_test(project: Path, monkeypatch) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # this project's own take seconds to load
     with open_checkouts("HEAD~1", "HEAD", find_suite(project / "tests"), python=sys.executable) as (a, _):
@@ -343,6 +346,7 @@ def test_only_names_cases_by_id_without_parameters_and_by_pattern() -> None:
         job.choose(cases, ["m.A.time_z"])
 
 
+@pytest.mark.slow
 def test_what_is_handed_on_says_what_was_found() -> None:
     rows = run({"m.same": 1.0, "m.slow|er": 1.5, "broken": 1.0, "m.fast": 1 / 1.5})
     (worse,) = report.regressions(rows, 0.0)

@@ -51,6 +51,7 @@ def script(tmp_path, monkeypatch):
     sys.modules.pop("helper_beside_the_script", None)
 
 
+@pytest.mark.slow
 def test_a_healthy_script_passes_and_its_own_output_stays(script, capsys):
     before = list(sys.argv), list(sys.path)
     assert main(["audit", script]) == 0
@@ -66,12 +67,14 @@ parameter  asked  applied  decay  applied  rule   differs
     assert before == (list(sys.argv), list(sys.path))
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_never_steps_is_named_and_the_status_is_1(script, capsys):
     assert main(["audit", script, "--lost", "--steps", "4"]) == 1
     told = "AdamW (2 groups, 0.001, 0.01) never stepped; its parameters are trained by AdamW (1 group, 0.0005)"
     assert told in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_json_is_one_document_and_what_the_script_prints_goes_to_stderr(script, capsys):
     assert main(["audit", "--every", "2", "--json", script, "--steps", "8"]) == 0
     captured = capsys.readouterr()
@@ -81,6 +84,7 @@ def test_json_is_one_document_and_what_the_script_prints_goes_to_stderr(script, 
     assert captured.err == "trained it\n"
 
 
+@pytest.mark.slow
 def test_a_plan_that_the_script_made_is_what_was_asked(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "planned.py").write_text("""

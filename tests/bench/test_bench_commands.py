@@ -49,6 +49,7 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
         assert f"  {name} " in done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_keeps_records_of_several_fresh_processes(runs: Path) -> None:
     files = store.run_files(runs)
     assert len(files) == 2
@@ -62,6 +63,7 @@ def test_a_run_keeps_records_of_several_fresh_processes(runs: Path) -> None:
     assert orders == list(range(len(orders)))  # one order over the whole run
 
 
+@pytest.mark.slow
 def test_json_is_one_document_and_the_table_goes_to_stderr(tmp_path: Path, capsys) -> None:
     assert main(["bench", "main_memory", "--quick", "--json", "--out", str(tmp_path)]) == 0
     out, err = said(capsys)

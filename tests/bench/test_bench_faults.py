@@ -157,6 +157,7 @@ def test_without_valgrind_nothing_is_measured(monkeypatch) -> None:
         next(measure_cases([find_case("main_step")], Effort.quick(), instructions=True))
 
 
+@pytest.mark.slow
 def test_a_case_that_valgrind_cannot_count_keeps_its_times(monkeypatch) -> None:
     def cannot(case) -> float:
         raise UnavailableError(f"callgrind cannot count {case.label}: as planned", help="leave it")
@@ -262,6 +263,7 @@ asv_records._measure_in_copy(find_case("main_step"), Effort.quick())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="copies are forked on Linux alone")
 def test_a_forked_copy_ends_without_a_word_when_nobody_asks_any_more(record: Record) -> None:
     command = [sys.executable, "-c", ORPHAN]

@@ -95,6 +95,7 @@ def test_a_slow_down_as_small_as_the_band_is_called_one_in_forty_at_most() -> No
     assert edge["faster"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [3, 5, 8])
 def test_the_interval_holds_the_truth_as_often_as_it_says(processes: int) -> None:
     """300 comparisons each. The standard error of a share is 1.3 %; below nominal by two of them fails."""
@@ -141,6 +142,7 @@ def test_one_process_cannot_tell() -> None:
     assert compare_unpaired([[1.0] * 9], [[1.5] * 9]).verdict == "unresolved"
 
 
+@pytest.mark.slow
 def test_runs_apart_from_one_another() -> None:
     generator = np.random.default_rng(1)
 
@@ -208,6 +210,7 @@ def test_the_machines_own_band_is_measured_kept_and_used(tmp_path) -> None:
         band_for("planted", tmp_path, paired=True)
 
 
+@pytest.mark.slow
 def test_a_band_of_few_pairs_holds_what_is_measured_later() -> None:
     """100 bands of six pairs, and a comparison of eight for each; without widening it is 87 of 100, with it 95."""
     inside = 0

@@ -44,6 +44,7 @@ def run_of(record: Record) -> list[Record]:
     return [*rates, *sizes, like(record, "memory_copy", size=2**26, seconds=0.05, threads=1)]
 
 
+@pytest.mark.slow
 def test_all_three_pictures(measured: Record, tmp_path: Path) -> None:
     run = run_of(measured)
     drawn = draw_all(run, [run] * 3, tmp_path)

@@ -88,6 +88,7 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [marked(case) for case in EVERY_CASE])
 def test_case_steps_and_resets_and_is_right_and_leaves_the_global_generator_alone(case) -> None:
     reason = CASES[case.name].unavailable(**case.parameters)
@@ -237,6 +238,7 @@ def test_a_case_may_not_be_called_like_a_command() -> None:
         CaseRegistry().family(version="1")(step)
 
 
+@pytest.mark.slow
 def test_a_measuring_process_imports_the_module_of_its_case_and_no_other(tmp_path) -> None:
     """A user's own module will do, and a case of a script says why it cannot be measured in another process."""
     (tmp_path / "planted_cases.py").write_text(

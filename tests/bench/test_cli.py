@@ -142,6 +142,7 @@ def test_export_and_verify(trained, here, capsys):
     assert report["rows"] == 9
 
 
+@pytest.mark.slow
 def test_verify_fails_with_status_1_on_another_models_file(trained, here, capsys):
     write("rows.csv", HEADER + ROWS)
     assert main(["train", "--data", "rows.csv", "--target", "y", "--seed", "5", "--out", "other"]) == 0
@@ -224,6 +225,7 @@ def test_a_missing_target_is_named_with_the_columns_there(here, capsys):
     assert "--target" in what + help
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["mean", "median", "drop"])
 def test_missing_values_are_handled_when_asked(here, capsys, how):
     write("gaps.csv", HEADER + ROWS + "1,,yes\n,2,no\n")
@@ -433,6 +435,7 @@ def test_debug_shows_the_traceback(here):
         main(["--debug", "run", "nothing.toml"])
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error(trained):
     command = f"{sys.executable} -m lrdiff_bench trace {trained / 'run'} | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
@@ -481,6 +484,7 @@ def test_columns_of_every_order_give_the_same_answers(trained, here, capsys):
     assert capsys.readouterr().out == first
 
 
+@pytest.mark.slow
 def test_a_terminal_without_arrows_shows_question_marks_and_data_is_not_maimed(trained, here):
     def lrdiff(*arguments):
         return subprocess.run(

@@ -242,6 +242,7 @@ def test_no_pickle_is_read(place, capsys, tmp_path):
         np.load(tmp_path / "p.npz")["loss"]  # so tiles are read
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone")
 def test_a_full_disk_behind_stdout_is_an_error():
     import subprocess

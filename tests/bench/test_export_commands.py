@@ -38,6 +38,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_variants_are_judged_by_the_metric_and_what_they_may_lose_can_be_said(run, here, capsys):
     given = ["export", str(run), "--out", "model.onnx", "--variant", "fp16,int8"]
     assert main([*given, "--allow", "flipped=0.5", "--allow", "score_drop=0.5", "--json"]) == 0
@@ -53,6 +54,7 @@ def test_variants_are_judged_by_the_metric_and_what_they_may_lose_can_be_said(ru
     assert row[8] == "+0.000"
 
 
+@pytest.mark.slow
 def test_regression_is_scored_by_the_variance_it_explains(here, capsys):
     rows = "".join(f"{i % 7},{i % 5},{2 * (i % 7) - (i % 5)}\n" for i in range(60))
     Path("rows.csv").write_text("a,b,y\n" + rows)
@@ -101,6 +103,7 @@ def test_an_onnx_file_alone_predicts_what_the_run_predicts(run, here, capsys):
         assert [float(x) for x in ours[1:]] == pytest.approx([float(x) for x in theirs[1:]], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_module_of_ones_own_with_two_inputs_is_exported(here, capsys):
     assert main(["export", "mine_to_ship:make", "--out", "two.onnx", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -110,6 +113,7 @@ def test_a_module_of_ones_own_with_two_inputs_is_exported(here, capsys):
     assert "scores: agrees" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_latency_and_targets(run, capsys):
     assert main(["latency", str(run), "--batch", "1,64", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

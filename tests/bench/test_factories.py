@@ -137,6 +137,7 @@ def test_every_command_takes_it_and_json_is_one_document(command, capsys):
     assert ("a print while it runs" in told.err) == (command != "rates")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "name"),
     [("rates", "ready"), ("rates", "make"), ("rates", "Net"), ("rates", "Zoo.net"),
@@ -148,6 +149,7 @@ def test_a_function_a_class_and_what_stands_there_finished_will_do(command, name
     assert "user's print" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_module_alone_will_do_where_nothing_else_is_needed(command, capsys, tmp_path):
     status = main(arguments(command, "user_bare:make"))
     error = capsys.readouterr().err.splitlines()

@@ -109,6 +109,7 @@ def test_bytes_are_damaged_in_three_ways(tmp_path):
         assert (0 in found) == (way == "zero")
 
 
+@pytest.mark.slow
 def test_inputs_that_are_made_up_are_taken_or_refused(tmp_path):
     found = {kind: (tried, faults) for kind, tried, faults in fuzz.fuzzed(25, 0, tmp_path)}
     assert found.keys() == fuzz.KINDS.keys()

@@ -74,6 +74,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Completed
     return done, folder
 
 
+@pytest.mark.slow
 def test_the_blocker_blocks(bare: tuple[Any, Path]) -> None:
     code = (
         "import importlib.util as u, sys; sys.exit(u.find_spec('pydantic') is not None or u.find_spec('torch') is None)"
@@ -183,6 +184,7 @@ def test_rows_survive_a_process_that_is_ended_in_the_middle(tmp_path: Path) -> N
     assert read_rows(tmp_path / "none") == []
 
 
+@pytest.mark.slow
 def test_nothing_slow_is_begun_when_time_is_nearly_up() -> None:
     assert Request(device="cpu", quick=True).in_time()
     assert Request(device="cpu", quick=True, seconds=1e6).in_time()

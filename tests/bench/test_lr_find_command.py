@@ -139,6 +139,7 @@ def test_a_panel_for_each_group_under_a_name_of_ones_own(here):
     assert expected <= svg_words(here / "mine.svg")
 
 
+@pytest.mark.slow
 def test_the_same_curves_draw_the_same_bytes(here):
     draw_lr_find(here / "a.png", [curve(0), curve(1)])
     draw_lr_find(here / "b.png", [curve(0), curve(1)])

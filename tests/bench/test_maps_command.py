@@ -27,6 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_command_computes_says_and_draws(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["map", *SMALL]) == 0
     shown = capsys.readouterr()
@@ -44,6 +45,7 @@ def test_the_command_computes_says_and_draws(here: Path, capsys: pytest.CaptureF
     assert kept in again.out
 
 
+@pytest.mark.slow
 def test_json_is_one_document(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["map", *SMALL, "--json", "--out", "deep/er"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -55,6 +57,7 @@ def test_json_is_one_document(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert unsealed(stored).items() <= document.items()
 
 
+@pytest.mark.slow
 def test_a_toml_file_maps_all_layers_but_the_last_against_the_last(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,6 +69,7 @@ def test_a_toml_file_maps_all_layers_but_the_last_against_the_last(
     assert Path("runs/mine-map/map.zarr").is_dir()
 
 
+@pytest.mark.slow
 def test_a_zoom_has_a_folder_of_its_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["map", *SMALL, "--zoom", "0.01:0.02:2"]) == 0
     assert "x layer1 0.005 to 0.02, y layer2 0.01 to 0.04" in capsys.readouterr().out

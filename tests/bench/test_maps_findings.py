@@ -31,6 +31,7 @@ def bowl(best: tuple[float, float], noise: float = 0.003):
     return loss
 
 
+@pytest.mark.slow
 def test_a_pair_that_is_better_is_found_with_its_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = find(planted(tmp_path / "map", monkeypatch, bowl((1e-3, 1e-1)), seeds=60)).document
     pair, single = document["choices"]["best pair"], document["choices"]["best single"]

@@ -29,6 +29,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Findings:
         return find(planted(tmp_path_factory.mktemp("map") / "map", patch, loss, seeds=40))
 
 
+@pytest.mark.slow
 def test_the_map_names_everything_without_colour(found: Findings, tmp_path: Path) -> None:
     draw_map(found, tmp_path / "map")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
@@ -56,6 +57,7 @@ def test_the_cuts_name_their_curves(found: Findings, tmp_path: Path) -> None:
         assert wanted in words, wanted
 
 
+@pytest.mark.slow
 def test_the_same_map_draws_the_same_bytes(found: Findings, tmp_path: Path) -> None:
     for name in ("a", "b"):
         draw_map(found, tmp_path / name)
@@ -64,6 +66,7 @@ def test_the_same_map_draws_the_same_bytes(found: Findings, tmp_path: Path) -> N
         assert (tmp_path / f"a{end}").read_bytes() == (tmp_path / f"b{end}").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -131,6 +131,7 @@ def test_seeds_that_do_not_fit_the_memory_come_one_after_the_other(monkeypatch: 
         assert same(whole[name], parts[name])
 
 
+@pytest.mark.slow
 def test_trainability_is_measured_as_the_paper_does() -> None:
     """Three cells beside a plain loop in float64: mean of the last 20 losses over the first, below 1."""
     plan = make_plan(small(workload="trainability", seeds=1, epochs=None, steps=40, size=3, tile=3, dtype="float64"))

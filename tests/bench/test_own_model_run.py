@@ -364,6 +364,7 @@ def test_a_table_goes_through_all_stages(on_table, capsys):
     assert "own_zoo:table" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_comparison_that_nothing_can_come_of_says_so(place):
     """Trainings end in no number; a loader with batches of its own cannot be cut, and is compared all the same."""
     small = {"epochs": 1, "device": "cpu", "compare": {"minutes": 0.2, "sweep": [0.001, 0.01]}}

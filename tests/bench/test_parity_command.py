@@ -82,6 +82,7 @@ def document_of(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 def test_a_run_agrees_and_the_screen_fits_eighty_columns(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["parity", str(run), "--backends", "eager,eager-bf16,onnxruntime, onnx-reference"]) == 0
     shown = capsys.readouterr()
@@ -107,6 +108,7 @@ def test_rows_of_ones_own_are_predicted_in_place_of_the_held_out_ones(
     assert capsys.readouterr().err.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_a_file_alone_is_judged_by_its_golden_vectors(
     run: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,6 +166,7 @@ def test_arrays_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err.startswith("error: rows are given for 1 inputs, the example has 2\n")
 
 
+@pytest.mark.slow
 def test_several_models_stand_beside_each_other_and_everything_is_written(
     run: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,6 +198,7 @@ def test_several_models_stand_beside_each_other_and_everything_is_written(
         assert said in svg
 
 
+@pytest.mark.slow
 def test_a_fault_fails_with_its_reason_and_the_matrix_is_shown_first(
     wrong: None, run: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,6 +245,7 @@ def test_wrong_usage_is_named_before_anything_runs(
     assert len(shown.err.splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_lower_precision_fails_only_where_it_was_asked_for(
     wrong: None, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

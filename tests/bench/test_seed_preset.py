@@ -18,6 +18,7 @@ def medians():
     return np.median(rows, axis=0)
 
 
+@pytest.mark.slow
 def test_loss_after_the_first_epoch(medians):
     assert 0.55 <= medians[0] <= 0.85
     assert 0.55 <= medians[3] <= 0.85

@@ -52,6 +52,7 @@ def test_seeds_that_choose_do_not_report_and_every_search_has_its_own(wine):
     assert 0 not in reporting  # the run's own seed, which people look at first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["wine", "seed", "numbers.csv"])
 def test_a_member_ends_where_a_run_of_its_own_ends(data, tmp_path, monkeypatch):
     """Rows, split, weights and order of any seed, for every kind of task: one function makes them for all."""

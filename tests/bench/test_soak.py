@@ -19,6 +19,7 @@ def pages_of_its_own(kept):
     kept[-1].write(os.urandom(2**17))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("leak", "grown"),
     [

@@ -69,6 +69,7 @@ def test_every_rule_is_compared_with_torchs_or_the_best_there_is() -> None:
     assert against["schedule_free"] == ["loop", "schedulefree"]
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_the_rule(times: list) -> None:
     moved = {pair.text.split()[-1]: measure_pair(pair, "hot").bytes for pair in select_pairs(["rules"])}
     numbers = 672_514

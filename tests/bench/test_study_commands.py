@@ -126,6 +126,7 @@ def test_a_full_study_from_the_command_to_the_trials(capsys):
     }
 
 
+@pytest.mark.slow
 def test_a_verdict_can_be_recomputed_from_its_trials_by_hand(capsys, studies):
     """From the numbers in the storage, with none of the project's code but the reading."""
     import optuna
@@ -165,6 +166,7 @@ def test_a_verdict_can_be_recomputed_from_its_trials_by_hand(capsys, studies):
     assert document["gain"]["by_search"] == pytest.approx(-np.array(gaps))
 
 
+@pytest.mark.slow
 def test_quick_is_marked_in_every_output(capsys, suite, studies, drawn):
     outputs = [suite[2]]
     outputs.append(run(capsys, "show", "nothing-quick").out)
@@ -210,6 +212,7 @@ def test_all_of_them_with_holm_over_workloads(capsys, suite, studies):
     assert text.count("![") == 11
 
 
+@pytest.mark.slow
 def test_a_page_is_written_again_from_records_without_the_storage(capsys, suite, studies):
     run(capsys, "export", "--out", "first.md", "--no-pictures")
     run(capsys, "export", "helpful-quick", "nothing-quick", "--records", "kept", "--out", "some.md", "--no-pictures")
@@ -260,6 +263,7 @@ def test_a_toml_file_tests_a_claim(capsys):
     assert "claim-quick" in run(capsys, "ls").out
 
 
+@pytest.mark.slow
 def test_a_claim_is_judged_by_its_studies_on_the_screen_and_on_a_page(capsys, studies):
     Path("claim.toml").write_text(
         'title = "Ten times"\nsource = "Somebody 2020"\nsays = "The head wants more."\nscheme = "ratio 10"\n'
@@ -333,6 +337,7 @@ def test_wrong_input_is_two_lines_and_leaves_nothing(arguments, message, help, c
     assert not list(Path().rglob("*.db"))
 
 
+@pytest.mark.slow
 def test_a_study_in_the_storage_that_is_not_there_or_not_finished(capsys, studies):
     failed = run(capsys, "verdict", "helpfull", status=2)
     assert "studies: endless-quick, helpful-quick, nothing-quick" in failed.err
@@ -444,12 +449,14 @@ def test_a_study_grows_until_every_comparison_is_settled_and_keeps_what_it_said(
     )
 
 
+@pytest.mark.slow
 def test_a_budget_in_minutes_begins_no_look_that_would_end_later(capsys, faint):
     said = flat(run(capsys, "faint", "--budget", "4", "--seeds", "4", "--until-resolved", "--minutes", "1e-9").out)
     assert re.search(r"16 searches: . of 2 comparisons settled; 24 take about [\d.]+ (s|min) more, 0 s are left", said)
     assert looks(capsys, "faint")[1] == [[16], [16]]
 
 
+@pytest.mark.slow
 def test_minutes_end_a_study_between_two_trainings_and_it_goes_on(capsys, faint, monkeypatch):
     small = ["faint", "--budget", "4", "--seeds", "4"]
     said = flat(run(capsys, *small, "--minutes", "1e-9").out)
@@ -471,6 +478,7 @@ def test_minutes_end_a_study_between_two_trainings_and_it_goes_on(capsys, faint,
     assert _verdicts(run(capsys, "show", "faint").out)
 
 
+@pytest.mark.slow
 def test_pictures_are_the_same_bytes_again(capsys, studies, drawn):
     for folder in ("a", "b"):
         Path(folder).mkdir()

@@ -347,6 +347,7 @@ def test_a_driver_that_is_not_installed_is_named(monkeypatch):
     assert problem.value.help.startswith("pip install ")
 
 
+@pytest.mark.slow
 def test_batches_can_be_trained_by_dask(uninterrupted, url, monkeypatch):
     """Through a scheduler of this process's own, at an address on loopback."""
     distributed = pytest.importorskip("distributed")

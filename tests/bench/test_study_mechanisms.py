@@ -131,6 +131,7 @@ def test_searches_run_narrow_and_reports_wide_unless_the_scheme_is_tuned_there()
             assert workload.network(asked)(0)[2].weight.shape == (wanted, wanted)
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_large_for_the_narrow_network_is_too_large_for_the_wide_one_but_not_with_mup() -> None:
     workload = replace(width.width_128(), steps=60)
     losses = {name: np.median(last(workload, name, [0.1], seeds=4, judged_on="test")) for name in ("single", "muP")}
@@ -204,6 +205,7 @@ def test_the_embedding_wants_a_larger_rate_under_sgd() -> None:
 # W6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [controls.control_classes, controls.control_pixels])
 def test_a_frozen_body_is_a_handicap_of_the_controls(make) -> None:
     workload = make()
@@ -303,6 +305,7 @@ def test_the_energy_distance_charges_for_a_lost_mode_what_the_smallest_differenc
     assert float(ring.energy_distance(seven, again)) == pytest.approx(ring.ring().smallest_difference, rel=0.25)
 
 
+@pytest.mark.slow
 def test_the_generator_learns_the_ring() -> None:
     workload = replace(ring.ring(), steps=300)
     start, end = last(workload, "discriminator 4x", [0.0, 0.003], seeds=4)

@@ -90,6 +90,7 @@ def trials(workload, rates, seeds, judged_on="validation", scheme=0):
     )
 
 
+@pytest.mark.slow
 def test_its_own_network_has_its_layers_as_groups_and_usual_schemes():
     workload = workload_of(claim(hidden=[8, 4]))
     assert workload.groups == ("layer1", "layer2", "layer3")
@@ -103,6 +104,7 @@ def test_its_own_network_has_its_layers_as_groups_and_usual_schemes():
     assert found.seconds_a_step > 0
 
 
+@pytest.mark.slow
 def test_side_by_side_and_one_after_the_other_agree(models):
     """The same model, rows, order and steps, through a population and through a plain loop."""
     workload = workload_of(claim(model=f"{models}:small", groups={"body": "0.*", "head": "2.*"}, optimizer="adam"))
@@ -250,6 +252,7 @@ def test_tiny_is_small():
     assert tiny.steps == 4
 
 
+@pytest.mark.slow
 def test_a_relative_data_file_is_looked_up_from_the_toml_file(tmp_path):
     (tmp_path / "rows.csv").write_text("a,b,y\n" + "".join(f"{i},{i % 7},{i % 2}\n" for i in range(60)))
     (tmp_path / "mine.toml").write_text('data = "rows.csv"\ntarget = "y"\nsteps = 5\n')
@@ -275,6 +278,7 @@ def test_the_guides_claim_from_the_literature_runs():
     assert all(np.isfinite(column.median.estimate) for column in found.columns)
 
 
+@pytest.mark.slow
 def test_a_whole_study_of_a_model_of_ones_own(models):
     free = {"name": "free", "free": {"head": [0.1, 10.0]}}
     workload = workload_of(claim(model=f"{models}:Gate", steps=2, evaluations=1, schemes=[free]))

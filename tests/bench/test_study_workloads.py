@@ -133,6 +133,7 @@ def test_a_workload_says_what_the_protocol_needs(name: str) -> None:
             assert any(ratio == 1.0 for ratio in scheme.ratios.values()), f"{scheme.name}: no group has the base rate"
 
 
+@pytest.mark.slow
 def test_outcomes_have_the_shapes_and_repeat_bit_for_bit(tiny: Workload) -> None:
     asked = trials(tiny, [(middle(tiny) / 30, 3), (middle(tiny) / 10, 4)])
     found = tiny.train(asked)
@@ -154,6 +155,7 @@ def test_outcomes_have_the_shapes_and_repeat_bit_for_bit(tiny: Workload) -> None
     assert same(found, fresh.train(asked))
 
 
+@pytest.mark.slow
 def test_every_scheme_trains_and_seeds_differ(tiny: Workload) -> None:
     for scheme in tiny.schemes:
         ratios = [scheme.ratios.get(group) or sum(scheme.free.get(group, (0, 0))) / 2 for group in tiny.groups]
@@ -166,6 +168,7 @@ def test_every_scheme_trains_and_seeds_differ(tiny: Workload) -> None:
         assert found.train_loss[0, -1] != found.train_loss[1, -1], scheme.name
 
 
+@pytest.mark.slow
 def test_a_trial_does_not_depend_on_its_batch(tiny: Workload) -> None:
     rate = middle(tiny) / 30
     rows = [(rate, 5), (rate / 2, 6), (rate * 2, 5), (rate, 7)]
@@ -177,6 +180,7 @@ def test_a_trial_does_not_depend_on_its_batch(tiny: Workload) -> None:
         np.testing.assert_allclose(whole.train_loss[[2, 0]], part.train_loss, rtol=ROUNDING, atol=ROUNDING)
 
 
+@pytest.mark.slow
 def test_a_group_learns_at_its_rate_and_a_frozen_group_does_not_move(tiny: Workload) -> None:
     rate = middle(tiny) / 30
     for learning in tiny.groups:
@@ -309,6 +313,7 @@ def test_a_scheme_refuses_what_is_no_ratio() -> None:
         Scheme(name="x", ratios={}, free={"a": (2, 1)})
 
 
+@pytest.mark.slow
 def test_a_new_workload_is_one_file_and_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that CONTRIBUTING adds holds the contract above."""
     text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")

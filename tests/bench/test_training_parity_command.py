@@ -48,6 +48,7 @@ def test_the_screen_says_what_agrees_and_how_sharp_that_is(
     assert "% of the distance moved" in " ".join(shown.split())
 
 
+@pytest.mark.slow
 def test_json_is_alone_on_stdout_and_in_the_folder_with_the_pictures(
     config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -164,6 +165,7 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_module_of_ones_own(factories: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert parity("parity_factories:plain", "parity_factories:whole", "--backends", "ours,cpu") == 0
     shown = " ".join(capsys.readouterr().out.split())
@@ -212,6 +214,7 @@ def test_an_error_is_one_line_and_one_of_help(
     assert help.startswith("help: ")
 
 
+@pytest.mark.slow
 def test_the_picture_names_lanes_and_marks_where_one_left(tmp_path: Path) -> None:
     steps = 12
     budget = {

@@ -218,6 +218,7 @@ def test_the_scheme_that_is_searched_is_the_workloads_own_where_it_frees_all_but
     assert free_scheme(null(1)).name == "free"
 
 
+@pytest.mark.slow
 def test_the_command_searches_once_says_the_price_and_can_be_read_by_machines(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(WORKLOADS, "planted", lambda: Planted(gain=valley, report_seeds=29))
     monkeypatch.setattr("lrdiff_bench.study.pictures.draw_document", lambda *_: [])

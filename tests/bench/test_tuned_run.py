@@ -34,6 +34,7 @@ def rows_of(task, target, rows, classes=("0", "1"), features=2):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.2}, {"schedule": "cosine"}, {"class_weight": "balanced"}])
 def test_a_trial_has_what_the_training_loop_keeps(changes):
     """Early stopping in populations and one by one, against the loop that ships the model."""
@@ -151,6 +152,7 @@ def test_a_tuned_run_trains_what_it_chose_and_its_settings_repeat_it(tmp_path):
     assert "chosen" not in again["comparison"]
 
 
+@pytest.mark.slow
 def test_dropout_and_muon_are_tuned_by_the_loop_of_the_run():
     for changes in ({"dropout": 0.3}, {"optimizer": "muon", "hidden": [8, 8]}):
         config = small(epochs=2, **changes)

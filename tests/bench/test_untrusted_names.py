@@ -113,6 +113,7 @@ def test_commands_show_names_as_they_are(tmp_path, monkeypatch, capsys):
     assert said("predict", "a.onnx", "--data", "a.csv").startswith("[/id],[/y],p(")
 
 
+@pytest.mark.slow
 def test_commands_show_layers_as_they_are(tmp_path, monkeypatch, capsys):
     layers = {name.replace(".", "_"): None for name in MARKUP}
     (tmp_path / "marked_layers.py").write_text(f"""

@@ -30,6 +30,7 @@ def check(estimator):
     assert len(done) > 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_checks_of_scikit_learn(kind):
     check(kind(epochs=20, patience=0))
@@ -132,6 +133,7 @@ def test_rare_classes_and_their_weights():
         LrdiffClassifier(class_weight={"rar": 2.0}).fit(rows, labels)
 
 
+@pytest.mark.slow
 def test_text_dates_and_holes_of_a_dataframe(tmp_path):
     import onnxruntime
 
@@ -158,6 +160,7 @@ def test_text_dates_and_holes_of_a_dataframe(tmp_path):
         LrdiffClassifier(categorical=["room"]).fit(rows[["size"]].to_numpy(), labels)
 
 
+@pytest.mark.slow
 def test_the_exported_file_predicts_as_the_estimator(wine, fitted, tmp_path):
     import onnxruntime
 

@@ -125,6 +125,7 @@ def population(path: str, **options: Any) -> Population:
     return train_population(network, data, rates, [i % 3 for i in range(40)], settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_a_population_that_does_not_fit_halves_its_tile(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = population(path)
@@ -152,6 +153,7 @@ def test_a_population_that_does_not_fit_halves_its_tile(path: str, monkeypatch: 
             torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fits", [7, 0])
 def test_a_training_that_does_not_fit_says_the_batch_to_use(fits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     setup = set_up(load_table("seed"), make_config({"epochs": 1, "batch_size": 32, "hidden": [5]}))

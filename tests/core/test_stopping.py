@@ -167,6 +167,7 @@ def test_balanced_weights_are_those_of_scikit_learn_and_of_a_class_by_name():
         class_weights(table, split, {"nobody": 2.0})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["kernel", "general"])
 @pytest.mark.parametrize("data", ["breast_cancer", "wine"])
 def test_a_weighted_member_ends_where_the_weighted_loop_ends(data, path):

@@ -104,6 +104,7 @@ HEALTHY: dict[str, tuple[Callable[..., Any], np.ndarray, tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HEALTHY)
 def test_a_healthy_model_is_published(kind: str, tmp_path: Path) -> None:
     answer, rows, names = HEALTHY[kind]
@@ -157,6 +158,7 @@ def test_a_graph_without_a_batch_is_tried_at_other_numbers_of_nodes_and_edges(tm
     np.testing.assert_allclose(found["output"], right, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sizes_at_which_the_module_goes_another_way_are_refused_before_a_run(tmp_path: Path) -> None:
     class Branching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -170,6 +172,7 @@ def test_sizes_at_which_the_module_goes_another_way_are_refused_before_a_run(tmp
         predictor.run(rows[:, :3])
 
 
+@pytest.mark.slow
 def test_height_and_width_are_free_where_they_are_named(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     rows = np.random.default_rng(0).standard_normal((8, 1, 6, 7)).astype(np.float32)

@@ -220,6 +220,7 @@ class Projected(nn.Module):
         return self.lstm(steps)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch, of its own speed
 def test_a_file_that_loads_and_does_not_run_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(VerificationFailed) as caught:

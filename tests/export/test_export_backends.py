@@ -93,6 +93,7 @@ def test_it_says_what_it_promises_and_why_it_is_not_here(name: str) -> None:
 
 
 # AOTInductor's package takes half a minute: it is built for whole models in test_export_parity_everywhere.py.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", each([name for name in BACKENDS if name != "aotinductor"]))
 def test_it_runs_several_models_and_tells_where(name: str, request: pytest.FixtureRequest) -> None:
     backend, models = here(name, request), []

@@ -170,6 +170,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoiled", SPOILED)
 def test_a_changed_bundle_never_holds(spoiled: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spoil, said = SPOILED[spoiled]
@@ -240,6 +241,7 @@ def test_without_onnxruntime_it_says_what_is_missing(whole: Path) -> None:
     assert "help: pip install numpy onnxruntime" in ran.stderr
 
 
+@pytest.mark.slow
 def test_node_says_the_same_as_python(
     whole: Path, tmp_path: Path, javascript: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -75,6 +75,7 @@ def other_operator(old: str, new: str) -> Callable[[onnx.ModelProto], None]:
     return fault
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("units", [(1e6, 1.0), (1e6, 1.0, 1e3), (1e4, 1e-3)])
 def test_a_bias_missing_in_the_smallest_of_several_columns_is_caught(units: tuple[float, ...]) -> None:
     smallest = int(np.argmin(units))
@@ -90,6 +91,7 @@ def test_a_missing_bias_is_caught_among_rows_with_an_outlier() -> None:
     assert problems(seeded(lambda: Scaled(1.0)), rows, without_bias(0))[0].startswith("output 'output': error ")
 
 
+@pytest.mark.slow
 def test_columns_of_zeros_small_probabilities_and_steep_sums_stay_healthy(tmp_path: Path) -> None:
     rows = torch.tensor(ROWS)
     steep = nn.Linear(6, 3)
@@ -121,6 +123,7 @@ def test_a_threshold_that_is_off_by_its_boundary_is_caught(
     assert "round numbers" in problems(Calls(function), ROWS, other_operator(old, new))[0]
 
 
+@pytest.mark.slow
 def test_a_threshold_on_which_the_last_bit_decides_stays_healthy(tmp_path: Path) -> None:
     for function in (lambda x: 0.1 * x > 0.3, lambda x: torch.floor(x * 0.1 * 10)):
         assert export(Calls(function), torch.tensor(ROWS[:2]), out=tmp_path / "m.onnx", rows=ROWS).verification.passed
@@ -155,12 +158,14 @@ def other_filling(model: onnx.ModelProto) -> None:
     where.input[1] = "quarter"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [without_filling, other_filling])
 def test_a_module_that_fills_missing_values_is_held_to_it(fault: Callable[[onnx.ModelProto], None]) -> None:
     found = problems(seeded(Fills), ROWS, fault)  # no row of these has a missing value
     assert "one NaN" in found[0]
 
 
+@pytest.mark.slow
 def test_what_becomes_of_nan_otherwise_is_not_asked(tmp_path: Path) -> None:
     for function in (lambda x: x.sign() + x, lambda x: x.amax(1), lambda x: x.argmax(1), lambda x: torch.relu(x)):
         assert export(Calls(function), torch.tensor(ROWS[:2]), out=tmp_path / "m.onnx", rows=ROWS).verification.passed

@@ -22,6 +22,7 @@ def test_every_feature_is_seen_on_a_model() -> None:
     assert row.ours["bytes of the model file"] < row.theirs["bytes of the model file"]
 
 
+@pytest.mark.slow
 def test_the_fault_is_planted_in_their_file_too(tmp_path: Path) -> None:
     sample = ZOO["main, binary"]
     values = []

@@ -56,6 +56,7 @@ def test_the_callers_module_keeps_its_mode_and_weights() -> None:
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_every_kind_of_model_passes_the_full_checker(name: str) -> None:
     make, rows = MODELS[name]

@@ -49,6 +49,7 @@ def coded_rows(count: int = 40) -> np.ndarray:
     return np.column_stack([generator.standard_normal((count, 2)), generator.integers(0, 5, count)]).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_codes_in_a_float_column_are_tried_as_codes_and_others_refused(tmp_path: Path) -> None:
     rows, file = coded_rows(), tmp_path / "model.onnx"
     ports = [Port(name="features", categories={2: 5})]
@@ -68,6 +69,7 @@ def test_codes_in_a_float_column_are_tried_as_codes_and_others_refused(tmp_path:
         verify_onnx(file, Coded(), rows=rows)
 
 
+@pytest.mark.slow
 def test_numbers_are_tried_within_their_range_alone(tmp_path: Path) -> None:
     """The arc sine is NaN beyond 1, and the place where it begins to be hangs on the last bit."""
     rows, file = np.random.default_rng(0).uniform(0, 1, (40, 3)).astype(np.float32), tmp_path / "model.onnx"
@@ -118,6 +120,7 @@ def test_a_branch_on_a_free_size_is_stated_and_checked(tmp_path: Path) -> None:
         OnnxPredictor(file).run(np.ones((1, 501), np.float32))
 
 
+@pytest.mark.slow
 def test_a_whole_number_may_be_off_by_one_where_that_is_declared(tmp_path: Path) -> None:
     class Image(nn.Module):
         """Halves are rounded up by adding; the file is another module that rounds them to even."""

@@ -107,6 +107,7 @@ def test_two_files_are_published_and_everything_says_both_hashes(made: tuple[Pat
     assert str(folder).encode() not in file.read_bytes() + data.read_bytes()
 
 
+@pytest.mark.slow
 def test_every_reader_answers_as_the_module_does(model: Path) -> None:
     module = seeded(large)
     right = module(torch.tensor(ROWS)).detach().numpy()
@@ -156,6 +157,7 @@ def test_two_exports_give_the_same_bytes(made: tuple[Path, Any], tmp_path: Path)
     assert all((tmp_path / name).read_bytes() == (made[0] / name).read_bytes() for name in names(tmp_path))
 
 
+@pytest.mark.slow
 def test_weights_of_a_replaced_model_go_and_those_of_others_stay(model: Path) -> None:
     old = weights_of(model)
     other = model.parent / "other.onnx.0123456789abcdef.data"
@@ -182,6 +184,7 @@ def test_a_failed_verification_leaves_both_files_as_they_were(model: Path, monke
     assert {name: (model.parent / name).read_bytes() for name in names(model.parent)} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("existing", "renames"), [(False, 1), (False, 3), (True, 0), (True, 1), (True, 3)])
 def test_a_failure_between_the_renames_leaves_no_part(
     model: Path, existing: bool, renames: int, monkeypatch: pytest.MonkeyPatch

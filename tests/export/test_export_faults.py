@@ -62,6 +62,7 @@ def found(kind: str, fault: object) -> Diagnosis:
     return diagnosis
 
 
+@pytest.mark.slow
 def test_the_first_node_at_fault_is_named_with_its_module_and_the_rest_only_inherits() -> None:
     diagnosis = found("deep", wrong_mean)
     first = diagnosis.first
@@ -77,6 +78,7 @@ def test_the_first_node_at_fault_is_named_with_its_module_and_the_rest_only_inhe
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "fault", "expected"),
     [
@@ -92,6 +94,7 @@ def test_the_fault_is_found_where_it_was_planted(kind: str, fault: object, expec
     assert (first.value, first.operator, first.module) == expected
 
 
+@pytest.mark.slow
 def test_all_intermediates_come_from_one_inference_call(monkeypatch: pytest.MonkeyPatch) -> None:
     import lrdiff_export.verify.diagnose as module
 
@@ -118,6 +121,7 @@ def test_all_intermediates_come_from_one_inference_call(monkeypatch: pytest.Monk
     assert len(nodes) > 20
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_finite_are_left_out_of_a_diagnosis() -> None:
     converted, battery = prepared("binary", 0)
     rows = battery.rows[0].copy()

@@ -38,6 +38,7 @@ def copied(published: Path, folder: Path) -> Path:
     return folder / published.name
 
 
+@pytest.mark.slow
 def test_three_files_agree_in_onnx_runtime_without_torch(published: Path, tmp_path: Path) -> None:
     file = copied(published, tmp_path)
     script = (
@@ -149,6 +150,7 @@ def main_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_wrong_weight_and_another_file_are_problems(plain: Path) -> None:
     spoil(plain)
     problems = verify_golden(plain).problems
@@ -216,6 +218,7 @@ def test_no_budget_is_believed_that_arithmetic_does_not_explain(plain: Path, key
         verify_golden(plain)
 
 
+@pytest.mark.slow
 def test_labels_are_exact_whatever_is_allowed(tmp_path: Path) -> None:
     sample, file = ZOO["scores and label"], tmp_path / "model.onnx"
     export(sample.module(), sample.example(), out=file, rows=sample.rows["rows"], output_names=sample.outputs)

@@ -63,6 +63,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_line_says_what_is_wrong(name: str, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError) as caught:
@@ -86,6 +87,7 @@ def test_no_more_than_one_gibibyte_is_taken(name: str, tmp_path: Path) -> None:
     assert max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) < 2**20 or before >= 2**20  # KiB
 
 
+@pytest.mark.slow
 def test_devices_pipes_and_folders_are_no_models(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.onnx"
     os.mkfifo(pipe)
@@ -114,6 +116,7 @@ with Sandbox(Limits(seconds=100)) as sandbox:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="children are looked up as Linux tells them")
 def test_no_process_of_the_sandbox_outlives_one_that_is_killed(tmp_path: Path) -> None:
     whole = tmp_path / "whole.onnx"

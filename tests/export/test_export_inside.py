@@ -69,6 +69,7 @@ def test_no_times_or_paths_are_inside(published: tuple[Path, Any]) -> None:
             assert trace.encode() not in data, (path, trace)
 
 
+@pytest.mark.slow
 def test_a_module_that_is_not_ours_says_less_and_nothing_wrong(tmp_path: Path) -> None:
     export(nn.Linear(3, 1), torch.zeros(1, 3), out=tmp_path / "model.onnx", golden=False)
     assert sorted(read_model_card(tmp_path / "model.onnx")) == [

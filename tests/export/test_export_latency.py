@@ -85,6 +85,7 @@ def test_a_file_from_elsewhere_is_timed_where_it_can_do_no_harm(tmp_path: Path, 
         measure_latency(file, PAIRS, module=beside, batches=(1,), provider="NoSuchProvider")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beside", [None, torch.nn.ReLU()])
 @pytest.mark.parametrize("data", [endless_above(40), large_at_run_time()], ids=["endless", "large"])
 def test_a_batch_without_end_or_measure_is_named_within_its_limit(tmp_path: Path, data: bytes, beside: Any) -> None:

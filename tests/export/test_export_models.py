@@ -20,6 +20,7 @@ MASK[::3, 5:] = 0
 PIXELS = np.random.default_rng(0).standard_normal((24, 3, 16, 16)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 def test_every_model_of_the_zoo_is_published_and_its_golden_vectors_agree(name: str, tmp_path: Path) -> None:
     sample = ZOO[name]
@@ -41,6 +42,7 @@ def test_tied_weights_stand_once_in_the_file(tmp_path: Path) -> None:
     assert [tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2] == ["encode.weight"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile, of its own imports
 def test_a_compiled_model_gives_the_same_file(tmp_path: Path) -> None:
     sample = ZOO["two inputs"]

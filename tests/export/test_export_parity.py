@@ -269,6 +269,7 @@ class OfOne(nn.Module):
         return self.linear(rows) / heat
 
 
+@pytest.mark.slow
 def test_modules_of_one_sample_are_compared_and_their_own_buffers_put_back() -> None:
     """With an input that is a number, and one of rows: neither has a batch."""
     rows = {"rows": torch.randn(4, 5, 3), "heat": torch.rand(4) + 0.5}
@@ -291,6 +292,7 @@ def test_a_backend_that_gives_nothing_differs(plant: Any) -> None:
     assert (result.status, result.reason) == ("differs", "all outputs: 0 outputs instead of 1")
 
 
+@pytest.mark.slow
 def test_onnx_bytes_and_files_given_are_what_is_run(tmp_path: Path) -> None:
     other = convert_to_onnx(seeded(Classifier, 1), example=torch.zeros(1, 10))
     file = tmp_path / "model.onnx"
@@ -318,6 +320,7 @@ def test_an_unknown_backend_is_named() -> None:
     assert str(caught.value).startswith('no backend "eagre"\nhelp: backends: eager, eager-bf16, compiled, ')
 
 
+@pytest.mark.slow
 def test_the_module_is_left_as_it_was() -> None:
     module = seeded(Classifier).train()
     before = {name: value.clone() for name, value in module.state_dict().items()}

@@ -109,6 +109,7 @@ UNROUNDED = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "name", "right", "least"), UNROUNDED)
 def test_numbers_that_are_not_rounded_to_nearest_get_no_wrong_name(
     change: Any, name: str, right: str, least: int

@@ -346,6 +346,7 @@ class Silent(TorchBackend):
         return {"runtime": "mine 1.0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "reason", "names"),
     [

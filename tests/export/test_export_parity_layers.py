@@ -20,6 +20,7 @@ from lrdiff_export.runtimes import Predict, TorchBackend
 QUICK = ["eager", "eager-bf16", "onnxruntime", "onnx-reference"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["main, binary", "transformer block", "two inputs"])
 def test_every_backend_shows_the_same_layers(name: str) -> None:
     sample = ZOO[name]

@@ -29,6 +29,7 @@ def kinds(model: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimise", [False, True])
 def test_the_answers_have_the_same_bits(optimise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     spread = convert_to_onnx(MAIN.module(), example=MAIN.example())

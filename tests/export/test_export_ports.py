@@ -39,6 +39,7 @@ IDS = np.random.default_rng(0).integers(0, 11, size=(40, 6))
 MASK = np.random.default_rng(1).integers(0, 2, size=(40, 6)) > 0
 
 
+@pytest.mark.slow
 def test_two_inputs_are_named_after_the_arguments_and_both_have_a_free_batch(tmp_path: Path) -> None:
     report = export(TWO.module(), TWO.example(), out=tmp_path / "model.onnx", rows=ROWS, output_names=["p"])
     assert [(port.name, port.dtype, port.shape) for port in report.inputs] == [
@@ -49,6 +50,7 @@ def test_two_inputs_are_named_after_the_arguments_and_both_have_a_free_batch(tmp
     assert {case.batch for case in report.verification.cases} >= {1, 2, 3, 7, 64, 1000}
 
 
+@pytest.mark.slow
 def test_units_stand_in_the_report_and_in_the_file(tmp_path: Path) -> None:
     card = ModelCard(units={"speed": "m/s", "p": "probability"})
     options: dict[str, Any] = {"rows": ROWS, "input_names": ["speed", "kind"], "output_names": ["p"], "card": card}

@@ -38,6 +38,7 @@ class Counted(nn.Module):
 ROWS = rows_of(40, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("use", "copies"),
     [

@@ -52,6 +52,7 @@ def test_what_is_published_is_what_was_verified(tmp_path: Path) -> None:
     assert document["verification"]["passed"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["multi-class", "convolutional", "two outputs"])
 def test_other_models_pass_the_gate(name: str, tmp_path: Path) -> None:
     make, rows = MODELS[name]
@@ -67,6 +68,7 @@ def test_without_rows_they_are_drawn_around_the_example_and_the_report_says_so(t
     assert (report.rows_are, report.verification.rows) == ("drawn", 69)
 
 
+@pytest.mark.slow
 def test_a_failed_verification_leaves_nothing(tmp_path: Path, faulty: None) -> None:
     with pytest.raises(VerificationFailed) as caught:
         export_onnx(seeded(Classifier), tmp_path / "model.onnx", example=EXAMPLE, rows=ROWS)
@@ -95,6 +97,7 @@ def test_a_failed_verification_leaves_an_existing_file_as_it_was(tmp_path: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.slow
 def test_an_existing_file_is_replaced_after_it_passed(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(b"old")
@@ -175,6 +178,7 @@ def test_a_kill_at_any_rename_leaves_whole_files_alone_under_the_names(tmp_path:
     assert {name: (tmp_path / "again" / name).read_bytes() for name in names} == whole
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Path, data: bytes) -> int:
         raise OSError(28, "No space left on device")

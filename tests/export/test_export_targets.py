@@ -193,6 +193,7 @@ def exported(tmp_path: Path, **options: Any) -> Any:
     return export(nn.Linear(3, 1), torch.zeros(1, 3), out=tmp_path / "model.onnx", golden=False, **options)
 
 
+@pytest.mark.slow
 def test_a_target_sets_opset_and_ir_and_a_newer_opset_is_refused(tmp_path: Path) -> None:
     report = exported(tmp_path, target="onnxruntime==1.16.3")
     assert (report.opset, report.ir_version, report.target) == (19, 9, "onnxruntime==1.16.3")

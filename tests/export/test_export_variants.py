@@ -27,6 +27,7 @@ def exported(name: str, folder: Path, **options: Any) -> Any:
     return export(sample.module(), sample.example(), out=folder / "model.onnx", **{**defaults, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["main, binary", "convolution, batch norm", "dropout, buffer, tied", "two inputs"])
 def test_each_variant_is_measured_and_published(name: str, tmp_path: Path) -> None:
     report = exported(name, tmp_path)
@@ -55,6 +56,7 @@ def test_flips_and_the_change_of_the_metric_are_told_where_there_are_classes(tmp
         assert one.score == 1 - one.flipped / 100
 
 
+@pytest.mark.slow
 def test_raw_rows_beyond_float16_do_not_overflow(tmp_path: Path) -> None:
     """Standardising stays in float32: raw columns may be larger than 65 504."""
     sample = ZOO["main, binary"]
@@ -67,6 +69,7 @@ def test_raw_rows_beyond_float16_do_not_overflow(tmp_path: Path) -> None:
     assert np.isfinite(answer).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("allowance", "said"),
     [
@@ -119,6 +122,7 @@ def test_noise_in_a_small_output_is_not_hidden_by_a_large_one() -> None:
     assert _snr([np.arange(4)], (np.arange(4),)) == 300.0
 
 
+@pytest.mark.slow
 def test_wrong_options_are_named(tmp_path: Path) -> None:
     for options, message in (
         ({"variants": ["fp8"]}, 'no variant "fp8"'),

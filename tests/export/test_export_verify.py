@@ -27,6 +27,7 @@ def converted(module: nn.Module, *, width: int = 10) -> bytes:
     return convert_to_onnx(module, example=torch.zeros(1, width))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_healthy_models_pass(name: str) -> None:
     make, rows = MODELS[name]
@@ -65,6 +66,7 @@ def test_a_path_is_read(tmp_path: Path) -> None:
     assert verify_onnx(str(file), seeded(Classifier), rows=ROWS).passed
 
 
+@pytest.mark.slow
 def test_a_sandbox_answers_as_this_process_does(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(converted(seeded(Classifier)))
@@ -127,6 +129,7 @@ def test_planted_faults_are_caught(classes: int, seed: int) -> None:
         assert report.worst[0].error > 10 * report.worst[0].allowed, (fault, report.worst)
 
 
+@pytest.mark.slow
 def test_a_file_of_another_module_is_caught() -> None:
     assert not verify_onnx(converted(seeded(Classifier, 1)), seeded(Classifier, 0), rows=ROWS).passed
 

@@ -192,6 +192,7 @@ FAULTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_whole_file_is_proven_and_every_planted_fault_is_refused(proven: Proven) -> None:
     """Without a fault it passes; with one it does not, whichever it is."""
     sound = verify_words(proven.report, whole(proven), TEXT, proven.converted, proven.battery)

@@ -113,6 +113,7 @@ RULES: dict[str, Function] = {
 }
 
 
+@pytest.mark.slow
 def test_places_where_float32_and_float64_disagree_blind_no_output() -> None:
     """One such place was the measure of the whole output: a file that was 3 % off everywhere agreed."""
     forms = {name: lambda m, x, rule=rule: 10 * rule(m, x).float() + m.scale * x for name, rule in RULES.items()}
@@ -137,6 +138,7 @@ GUARDS: dict[str, Function] = {
 }
 
 
+@pytest.mark.slow
 def test_a_small_constant_that_guards_against_zero_is_kept_and_its_loss_is_seen() -> None:
     """onnxscript's rewriter takes 1e-8 for 0: a row whose mask hides everything was NaN, and never tried."""
     ids = np.random.default_rng(0).integers(0, 7, (40, 5))
@@ -159,6 +161,7 @@ def test_a_factor_next_to_one_is_kept() -> None:
     assert Tried(module, normal(40, 3)).wrong() == set()
 
 
+@pytest.mark.slow
 def test_an_option_that_the_exporter_forgets_is_seen() -> None:
     """Without any input: where the pool is multiplied by nothing that is tried, the numbers would agree."""
     module = One(lambda m, x: functional.avg_pool2d(x, 2, divisor_override=3) * (x[:, :, :1, :1] > 1e30))
@@ -191,6 +194,7 @@ ATTRIBUTES = {
 CONSTANTS = {1e-8, -2.5, 2.25, 3.0, 3.5, 0.125, 0.375, 0.0625, 7.0, 0.75}
 
 
+@pytest.mark.slow
 def test_constants_and_attributes_of_file_and_program_are_compared() -> None:
     torch.manual_seed(0)
     converted = convert(prepare(Structured(), torch.randn(2, 2, 8, 8)))
@@ -283,6 +287,7 @@ THRESHOLDS: dict[str, Function] = {
 }
 
 
+@pytest.mark.slow
 def test_a_threshold_that_is_off_by_one_unit_in_the_last_place_is_seen() -> None:
     rows = np.random.default_rng(0).uniform(0, 23, (60, 1)).astype(np.float32)  # on no threshold
     limits = {"limit": torch.tensor(7.3), "step": torch.tensor(0.37), "edges": torch.arange(1, 20) * 0.73}
@@ -313,6 +318,7 @@ MEETS_NAN: dict[str, Function] = {
 }
 
 
+@pytest.mark.slow
 def test_a_single_nan_is_answered_as_the_module_answers_it() -> None:
     """ONNX Runtime's ReduceMax and MaxPool pass over a NaN, where PyTorch keeps it."""
     assert Tried(Forms(MEETS_NAN), normal(40, 6)).wrong() == {"largest", "pooled"}
@@ -344,6 +350,7 @@ INTEGERS: dict[str, tuple[Function, bool]] = {  # and whether ONNX Runtime is ri
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("right", [True, False])
 def test_integers_of_every_size_are_tried(right: bool, tmp_path: Path) -> None:
     rows = tuple(np.random.default_rng(0).integers(0, high, (40, 3)) for high in (9, 4))
@@ -365,6 +372,7 @@ def test_integers_of_every_size_are_tried(right: bool, tmp_path: Path) -> None:
             predictor.run(*large)
 
 
+@pytest.mark.slow
 def test_an_allowance_that_is_given_is_applied_without_classes_too(tmp_path: Path) -> None:
     rows = normal(1000, 6)
     torch.manual_seed(0)
@@ -399,6 +407,7 @@ EMPTY: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_but_for({"layers", "LSTM"}, EMPTY))
 def test_a_batch_of_no_rows_is_tried_elsewhere_and_stated(name: str, tmp_path: Path) -> None:
     make, shape, answered = EMPTY[name]

@@ -81,6 +81,7 @@ def test_every_kind_of_model_and_optimizer_is_among_them() -> None:
 DEAR = {("transformer block", "sgd"), *(("main", name) for name in OPTIMIZERS if name not in ("adamw", "sgd"))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "optimizer"), [pytest.param(*one, marks=pytest.mark.long if one in DEAR else []) for one in MODELS]
 )
@@ -372,6 +373,7 @@ def chaotic_job(first: float, last: float, momentum: float, steps: int) -> Train
     return replace(made, groups=groups)
 
 
+@pytest.mark.slow
 def test_a_chaotic_training_gets_a_budget_that_grows_and_still_catches_faults(plant: Any) -> None:
     job = chaotic_job(0.3, 0.1, 0.9, steps=60)  # after 40, whether it is still sharp depends on the processor
     report = check_training_parity(job, [Lane(implementation="ours"), Lane(implementation="torch-fused")], repeat=False)

@@ -13,6 +13,7 @@ NEEDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", OF_LIBRARIES, ids=lambda script: script.stem)
 def test_a_script_prints_the_same_as_with_torchs_fused_step(script):
     library = NEEDS[script.stem]

@@ -61,6 +61,7 @@ def test_a_document_and_nothing_else(tmp_path, capsys):
     assert err == "trained\n"
 
 
+@pytest.mark.slow
 def test_what_torchs_own_step_would_have_taken_is_told(tmp_path, capsys):
     assert main(["boost", "--json", write(tmp_path, TRAIN)]) == 0
     document = json.loads(capsys.readouterr().out)

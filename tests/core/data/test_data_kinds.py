@@ -287,6 +287,7 @@ CELLS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     column=st.one_of(

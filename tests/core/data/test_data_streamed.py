@@ -122,6 +122,7 @@ def test_moments_in_one_pass_are_those_of_two(sizes, centre, seed):
     assert np.allclose(moments.variance, rows.var(axis=0), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["t.parquet", "t.csv"])
 def test_a_streamed_training_sees_the_rows_of_one_in_memory(table, name):
     config = make_config({"data": name, "target": "y", "stream": "always", "epochs": 6, "patience": 0, "hidden": [4]})

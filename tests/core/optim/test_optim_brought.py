@@ -74,6 +74,7 @@ def trained() -> list[torch.Tensor]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", RUNNABLE, ids=lambda variant: variant.name)
 def test_a_variant_needs_no_compiler_and_has_the_same_bits(
     variant: compiled.Variant, home: Path, monkeypatch: pytest.MonkeyPatch
@@ -93,6 +94,7 @@ def test_a_variant_needs_no_compiler_and_has_the_same_bits(
         assert torch.equal(mine, other)
 
 
+@pytest.mark.slow
 def test_a_library_that_cannot_be_opened_is_passed_over(home: Path) -> None:
     variant = next(one for one in RUNNABLE if one.features <= compiled.processor_features())
     build(home, variant).write_bytes(b"cut short")
@@ -146,6 +148,7 @@ def test_without_library_and_compiler_torchs_kernels_step(home: Path, monkeypatc
     assert set(optimizer.forms()) == {"fused"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="wheels bring the kernel for glibc alone")
 def test_the_wheel_holds_a_library_for_each_level_and_names_its_platform(
     hook: ModuleType, monkeypatch: pytest.MonkeyPatch

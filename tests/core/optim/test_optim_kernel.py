@@ -27,6 +27,7 @@ def afresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     kernel.attempt.cache_clear()
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_is_built_once_and_leaves_nothing_else(afresh: Path) -> None:
     assert kernel.load() is not None
@@ -39,6 +40,7 @@ def test_is_built_once_and_leaves_nothing_else(afresh: Path) -> None:
     assert built.stat().st_mtime_ns == made
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_cache_that_others_can_write_is_not_used(afresh: Path) -> None:
     afresh.mkdir()
@@ -47,6 +49,7 @@ def test_a_cache_that_others_can_write_is_not_used(afresh: Path) -> None:
     assert list(afresh.iterdir()) == []
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_without_a_cache_the_kernel_is_built_for_this_process_alone(afresh: Path, monkeypatch, tmp_path: Path) -> None:
     """A home that cannot be written, as in many containers: nothing is left behind in the temporary folder either."""
@@ -58,6 +61,7 @@ def test_without_a_cache_the_kernel_is_built_for_this_process_alone(afresh: Path
     assert not list(scratch.glob("lrdiff-*"))
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("damage", [b"", b"\x7fELF cut short"], ids=["empty", "cut short"])
 def test_a_damaged_file_in_the_cache_is_built_again(damage: bytes, afresh: Path) -> None:
@@ -68,6 +72,7 @@ def test_a_damaged_file_in_the_cache_is_built_again(damage: bytes, afresh: Path)
     assert built.stat().st_size > 1000
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_another_processor_gets_a_file_of_its_own(afresh: Path, monkeypatch, tmp_path: Path) -> None:
     """A home shared by machines: what was built with AVX-512 is never loaded where that is missing."""
@@ -191,6 +196,7 @@ said("helpers flush denormals if the caller does", flushed)
 """
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_in_a_process_of_its_own() -> None:
     done = subprocess.run([sys.executable, "-c", IN_A_PROCESS_OF_ITS_OWN], capture_output=True, text=True)

@@ -142,6 +142,7 @@ def test_a_module_gives_one_tensor() -> None:
         attempt(model_factory=lambda seed: _Two(7, 1), rates=[[0.1], [0.1]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [np.int64(3), torch.tensor(3), np.array([3, 3]), [3, 3], range(3, 5)], ids=repr)
 def test_seeds_may_come_from_arrays_and_tensors(seeds: Any) -> None:
     found = train_members(seeds=seeds, epochs=1, batch_size=9)

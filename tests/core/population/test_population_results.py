@@ -58,6 +58,7 @@ def test_losses_and_scores_of_every_epoch_are_those_of_the_loop(path: str) -> No
             assert scores[0].tolist() == pytest.approx([row.score for row in rows], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_the_score_of_a_regression_is_r2(path: str) -> None:
     data = rows_for("regression")
@@ -69,6 +70,7 @@ def test_the_score_of_a_regression_is_r2(path: str) -> None:
     torch.testing.assert_close(found.held_score, 1 - found.held_loss / spread, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_second_rows_are_judged_as_if_they_were_held_out_alone(path: str, task: str) -> None:
@@ -133,6 +135,7 @@ def test_what_needs_no_gradient_stays(path: str) -> None:
     assert not torch.equal(found.weights["5.weight"][0], first[5].weight)  # type: ignore[index]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_rows_by_seed(path: str) -> None:
     data = {seed: rows_for("binary", seed=seed) for seed in (1, 2)}

@@ -47,6 +47,7 @@ RATES["adamw"] = RATES["rmsprop"] = RATES["adam"]
 SEEDS = [0, 0, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     ("optimizer", "options"),
@@ -93,6 +94,7 @@ def test_a_member_ends_where_the_loop_takes_it_alone(
         assert distance(member(single.weights, i), exact) < MARGIN * distance(alone, exact) + FLOOR
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     ("activation", "task", "outputs"),
