@@ -95,6 +95,9 @@ measure: $(VENV)/.dev
 	-$(BIN)/lrdiff parity --training --record $(RECORDS)/training-parity.json.gz
 	-$(BIN)/python -m benchmarks.state_formats.cost --out docs/results/state-formats.md --record $(RECORDS)/state-formats.json
 	-$(BIN)/python -m benchmarks.overhead.shards --out docs/results/shards.md --record $(RECORDS)/shards.json
+	-$(BIN)/python -m benchmarks.overhead.large --out docs/results/large.md --record $(RECORDS)/large.json
+	-$(BIN)/python -m benchmarks.overhead.step_check --out docs/results/step-check.md --record $(RECORDS)/step-check.json
+	-$(BIN)/python -m benchmarks.overhead.clip --out docs/results/clip.md --record $(RECORDS)/clip.json
 	-$(BIN)/python -m benchmarks.optimizers_table --out docs/results/optimizers.md --record $(RECORDS)/optimizers.json
 	-$(BIN)/python -m benchmarks.boost --out docs/results/boost.md --record $(RECORDS)/boost.json
 	-$(BIN)/python -m benchmarks.compare_exporters --out docs/results/export-compare.md --record $(RECORDS)/export-compare.json

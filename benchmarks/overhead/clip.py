@@ -1,16 +1,19 @@
 """Clip, step and zero: ours against torch's ``clip_grad_norm_``, fused AdamW and ``zero_grad``, paired in one run.
 
 ``hot`` has fresh gradients put in place before each turn, ``loop`` comes after a forward and backward pass; only what
-follows is timed. Ours is ``clipped_step``, or with ``--calls 3`` the three calls. Running this file prints torch's time
-over ours: the larger the better.
+follows is timed. Ours is ``clipped_step``, and the three calls. ``python -m benchmarks.overhead.clip --out
+docs/results/clip.md --record docs/results/records/clip.json`` writes torch's time over ours: the larger the better.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +21,17 @@ from torch.nn.utils import clip_grad_norm_
 
 from lrdiff_bench.measure.cases.models import MODELS
 from lrdiff_bench.measure.cases.state import rate_groups
+from lrdiff_bench.report.page import as_given, markdown_table, render
+from lrdiff_bench.report.record import PageFiles, add_page_options
+from lrdiff_bench.report.tables import seconds
 from lrdiff_bench.stats.intervals import bootstrap_interval
-from lrdiff_bench.system.machine import pinned
+from lrdiff_bench.stats.verdict import Goal
+from lrdiff_bench.system.machine import pinned, provenance
 from lrdiff_core.optim import AdamW, clip_grad_norms_, clipped_step
 
-LINE = "{:<18} {:>6} {:<5} {:<9} {:<5} {:>10} {:>10}  {}"
+CLIP: Mapping[str, Any] = {"format": "lrdiff.clip", "version": 1}
+HEADS = ("model", "groups", "in", "norm", "gradients", "caches", "torch", "ours", "torch over ours [95 %]", "goal")
+GOAL = Goal(least=1.3, text="at least 1.3x")
 NAMES = ("mlp", "transformer", "convolution", "splats")
 LIMITS = {"clipped": 1e-3, "unclipped": 1e6}
 WARM = 10
@@ -49,6 +58,10 @@ def in_one(optimizer: torch.optim.Optimizer, by: str, limit: float) -> None:
     clipped_step(optimizer, limit, by=by)
 
 
+CALLS = {"one call": in_one, "three calls": in_three}
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+
+
 class Side:
     """One model in training."""
 
@@ -73,37 +86,69 @@ class Side:
         return self.clock() - began
 
 
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    origin, rows = provenance(), []
+    Side.clock = staticmethod(CLOCKS[given.clock])
+    with pinned(given.threads):
+        for name, (calls, take), where in itertools.product(given.models, CALLS.items(), ("hot", "loop")):
+            a = Side(name, AdamW, take, where)
+            b = Side(name, partial(torch.optim.AdamW, fused=True), theirs, where)
+            for by, (kind, limit) in itertools.product(("all", "group"), LIMITS.items()):
+                times = paired(partial(a.turn, by, limit), partial(b.turn, by, limit), given.rounds)
+                found = bootstrap_interval((times[:, 1] / times[:, 0]).tolist())
+                ours, other = np.median(times, axis=0).tolist()
+                rows.append({"model": name, "groups": len(a.optimizer.param_groups), "calls": calls, "by": by,
+                             "kind": kind, "where": where, "torch": other, "ours": ours,
+                             "ratio": [found.low, found.estimate, found.high]})  # fmt: skip
+                print(" | ".join(cells(rows[-1])), file=sys.stderr, flush=True)
+    return {"command": as_given(), **origin, "threads": given.threads, "rounds": given.rounds, "clock": given.clock,
+            "rows": rows}  # fmt: skip
+
+
+def paired(ours: Callable[[], float], other: Callable[[], float], rounds: int) -> np.ndarray:
+    """Seconds of a turn of each, ``[rounds, 2]``."""
+    for _ in range(WARM):
+        ours(), other()
+    found = []
+    for _ in range(rounds):
+        a1, b1, b2, a2 = ours(), other(), other(), ours()
+        found.append(((a1 + a2) / 2, (b1 + b2) / 2))
+    return np.array(found)
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    low, ratio, high = row["ratio"]
+    judged = row["model"] == "transformer" and row["calls"] == "one call"
+    norm = "over all" if row["by"] == "all" else "by group"
+    return [row["model"], str(row["groups"]), row["calls"], norm, row["kind"], row["where"],
+            seconds(row["torch"]), seconds(row["ours"]), f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
+            f"{GOAL.text}: {GOAL.verdict(low, high)}" if judged else ""]  # fmt: skip
+
+
+def page(document: Mapping[str, Any]) -> str:
+    return f"""# Clipping, step and zero
+
+{render("written_by.md", **document, quick=False).rstrip()}
+
+Torch's `clip_grad_norm_`, fused AdamW and `zero_grad` beside ours: `clipped_step` in *one call*, or the *three calls*
+that it stands for. *loop*: after a forward and backward pass, as in training; *hot*: on gradients just put in place.
+*unclipped*: norms are measured and nothing is above its limit. Threads: {document["threads"]}. Medians by
+{document["clock"]} time of {document["rounds"]} rounds in turn, ratios with 95 % intervals; more is better.
+
+{markdown_table(HEADS, [cells(one) for one in document["rows"]], "lrllllrrrl")}
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=NAMES, choices=list(MODELS))
     parser.add_argument("--rounds", type=int, default=60, help="of two turns each [60]")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--calls", type=int, default=1, choices=[1, 3], help="ours: clipped_step, or three calls [1]")
-    parser.add_argument("--processor", action="store_true", help="processor time: for machines with other load")
+    parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="processor: beside other load [wall]")
+    add_page_options(parser)
     given = parser.parse_args()
-    if given.processor:
-        Side.clock = staticmethod(time.process_time)
-    print(LINE.format("model", "groups", "norm", "", "", "torch", "ours", "torch / ours"))
-    with pinned(given.threads):
-        for name in given.models:
-            for where in ("hot", "loop"):
-                a = Side(name, AdamW, in_one if given.calls == 1 else in_three, where)
-                b = Side(name, partial(torch.optim.AdamW, fused=True), theirs, where)
-                for by in ("all", "group"):
-                    for kind, limit in LIMITS.items():
-                        turn_a, turn_b = partial(a.turn, by, limit), partial(b.turn, by, limit)
-                        for _ in range(WARM):
-                            turn_a(), turn_b()
-                        rows = []
-                        for _ in range(given.rounds):
-                            a1, b1, b2, a2 = turn_a(), turn_b(), turn_b(), turn_a()
-                            rows.append((a1 + a2, b1 + b2))
-                        times = np.array(rows)  # [rounds, 2]
-                        found = bootstrap_interval((times[:, 1] / times[:, 0]).tolist())
-                        mine, other = (f"{1e6 * value / 2:.0f} us" for value in np.median(times, axis=0))
-                        ratio = f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
-                        count = len(a.optimizer.param_groups)
-                        print(LINE.format(name, count, by, kind, where, other, mine, ratio), flush=True)
+    files = PageFiles.of(given)
+    files.write(page(files.document(lambda: measure(given), **CLIP)))
 
 
 if __name__ == "__main__":

@@ -1,27 +1,36 @@
 """What a whole step costs beside its kernel alone, each after a forward and backward pass: the price of the check.
 
 Processor time of one thread; the kernel is called on the same tensors with its table filled. ``python`` has the
-compiled check switched off. ``python benchmarks/overhead/step_check.py`` prints the step's time over the kernel's: the
-goal is at most 1.3.
+compiled check switched off. ``python -m benchmarks.overhead.step_check --out docs/results/step-check.md --record
+docs/results/records/step-check.json`` writes the step's time over the kernel's: the goal is at most 1.3.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 
 from lrdiff_bench.measure.cases.models import MODELS
 from lrdiff_bench.measure.cases.state import rate_groups
+from lrdiff_bench.report.page import as_given, markdown_table, render
+from lrdiff_bench.report.record import PageFiles, add_page_options
+from lrdiff_bench.report.tables import seconds
 from lrdiff_bench.stats.intervals import bootstrap_interval
-from lrdiff_bench.system.machine import pinned
+from lrdiff_bench.stats.verdict import Goal
+from lrdiff_bench.system.machine import pinned, provenance
 from lrdiff_core.optim import AdamW, guard
 from lrdiff_core.optim.forms import KernelForm
 from lrdiff_core.optim.memory.layout import data_ptr
 
-LINE = "{:<18} {:>7} {:<8} {:>10} {:>10}  {}"
+CHECK: Mapping[str, Any] = {"format": "lrdiff.step_check", "version": 1}
+HEADS = ("model", "tensors", "check", "whole step", "kernel alone", "step over kernel [95 %]", "goal")
+GOAL = Goal(most=1.3, text="at most 1.3x")
 NAMES = ("mlp", "transformer", "convolution", "splats")
 WARM = 10
 
@@ -57,13 +66,8 @@ class Side:
         return time.thread_time() - began
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=NAMES, choices=list(MODELS))
-    parser.add_argument("--rates", default="layers", help="layers, or each for a rate a tensor [layers]")
-    parser.add_argument("--rounds", type=int, default=100, help="of two turns each [100]")
-    given = parser.parse_args()
-    print(LINE.format("model", "tensors", "check", "step", "kernel", "step / kernel"))
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    origin, rows = provenance(), []
     with pinned(1):
         for name in given.models:
             for compiled in (True, False):
@@ -71,16 +75,49 @@ def main() -> None:
                 with nullcontext() if compiled else guard.switched_off():
                     for _ in range(WARM):
                         side.step(), side.kernel()
-                    rows = []
+                    turns = []
                     for _ in range(given.rounds):
                         a1, b1, b2, a2 = side.step(), side.kernel(), side.kernel(), side.step()
-                        rows.append((a1 + a2, b1 + b2))
-                times = np.array(rows)  # [rounds, 2]
+                        turns.append((a1 + a2, b1 + b2))
+                times = np.array(turns)  # [rounds, 2]
                 found = bootstrap_interval((times[:, 0] / times[:, 1]).tolist())
-                whole, alone = (f"{1e6 * value / 2:.1f} us" for value in np.median(times, axis=0))
-                ratio = f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
-                kind = "compiled" if compiled else "python"
-                print(LINE.format(name, len(side.prepared.params), kind, whole, alone, ratio), flush=True)
+                whole, alone = (np.median(times, axis=0) / 2).tolist()
+                rows.append({"model": name, "tensors": len(side.prepared.params), "compiled": compiled, "step": whole,
+                             "kernel": alone, "ratio": [found.low, found.estimate, found.high]})  # fmt: skip
+                print(" | ".join(cells(rows[-1])), file=sys.stderr, flush=True)
+    return {"command": as_given(), **origin, "rates": given.rates, "rounds": given.rounds, "rows": rows}
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    low, ratio, high = row["ratio"]
+    return [row["model"], str(row["tensors"]), "compiled" if row["compiled"] else "python", seconds(row["step"]),
+            seconds(row["kernel"]), f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
+            f"{GOAL.text}: {GOAL.verdict(low, high)}" if row["compiled"] else ""]  # fmt: skip
+
+
+def page(document: Mapping[str, Any]) -> str:
+    return f"""# What the check before a step costs
+
+{render("written_by.md", **document, quick=False).rstrip()}
+
+Before each step AdamW looks whether parameters, gradients, state and rates are where they were and what they were. Here
+the whole call stands beside the kernel alone on the same tensors, each after a forward and backward pass of the model;
+processor time of one thread, medians of {document["rounds"]} rounds in turn, with a 95 % interval. *python*: the check
+as it is where no C++ compiler is.
+
+{markdown_table(HEADS, [cells(one) for one in document["rows"]], "lrlrrrl")}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=NAMES, choices=list(MODELS))
+    parser.add_argument("--rates", default="layers", help="layers, or each for a rate a tensor [layers]")
+    parser.add_argument("--rounds", type=int, default=100, help="of two turns each [100]")
+    add_page_options(parser)
+    given = parser.parse_args()
+    files = PageFiles.of(given)
+    files.write(page(files.document(lambda: measure(given), **CHECK)))
 
 
 if __name__ == "__main__":
