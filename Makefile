@@ -89,7 +89,7 @@ measure: $(VENV)/.dev
 	@mkdir -p $(RECORDS)
 	-$(BIN)/lrdiff bench --to docs/results/benchmarks.md --record $(RECORDS)/benchmarks.json
 	-$(BIN)/lrdiff bench step --training --out docs/results/training.md --record $(RECORDS)/training.json
-	-$(BIN)/lrdiff bench step --peers --out docs/results/step.md --record $(RECORDS)/step.json
+	-$(BIN)/lrdiff bench step --peers --out docs/results/step.md --record $(RECORDS)/step.json.gz
 	-$(BIN)/lrdiff bench population --out docs/results/population.md --record $(RECORDS)/population.json
 	-$(BIN)/lrdiff parity --record $(RECORDS)/parity.json.gz
 	-$(BIN)/lrdiff parity --training --record $(RECORDS)/training-parity.json.gz

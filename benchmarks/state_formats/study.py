@@ -1,11 +1,11 @@
 """Does training with ``state_format`` come to the same? Three workloads for ``lrdiff study`` and its court.
 
-The schemes have one rate each, tuned with the same budget, and differ in how numbers are kept; the first is float32. NO
-DIFFERENCE means that the whole interval of the gain is within the workload's smallest difference that matters. From the
-checkout's root::
+The schemes have one rate each, tuned with the same budget, and differ in how weights and state are kept; the first is
+float32, and all compute in float32. NO DIFFERENCE means that the whole interval of the gain is within the workload's
+smallest difference that matters. From the checkout's root::
 
     lrdiff study benchmarks.state_formats.study:digits benchmarks.state_formats.study:tokens \
-        benchmarks.state_formats.study:relearn --quick
+        benchmarks.state_formats.study:relearn --budget 16
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from lrdiff_bench.study.workloads.workload import FEWEST, Outcomes, Scheme, Tria
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.optim import Optimizer
 
-    from lrdiff_core.population import PopulationData
     from lrdiff_core.population.members import ModelFactory
 
 __all__ = ["FormatWorkload", "digits", "relearn", "tokens"]
@@ -54,7 +54,7 @@ class FormatWorkload(Workload):
     @property
     @override
     def at_once(self) -> int:
-        return 1
+        return 64
 
     @override
     def train(self, trials: Trials) -> Outcomes:
@@ -62,58 +62,16 @@ class FormatWorkload(Workload):
         self.inner.prepare(trials)
         factory = self.inner.network(trials)
         begin = time.perf_counter()
-        found = np.array(
-            [
-                self._train(factory, float(rates[0]), int(seed), trials)
-                for rates, seed in zip(trials.rates, trials.seeds, strict=True)
-            ]
-        )  # [trials, evaluations, 2]
-        each = (time.perf_counter() - begin) / (len(found) * self.steps)
+        members = _Members.of(self.inner, factory, trials, steps=self.steps)
+        found = np.array(members.train(self.steps, set(self.evaluated_after())))  # [evaluations, 2, trials]
+        each = (time.perf_counter() - begin) / (len(trials.seeds) * self.steps)
         return mask_diverged(
-            found[..., 0], found[..., 1], evaluated_after=np.array(self.evaluated_after()), seconds_a_step=each
+            found[:, 0].T, found[:, 1].T, evaluated_after=np.array(self.evaluated_after()), seconds_a_step=each
         )
 
     def evaluated_after(self) -> list[int]:
         """Numbers of steps after which the metric is taken."""
         return [round(self.steps * (i + 1) / self.evaluations) for i in range(self.evaluations)]
-
-    def _train(self, factory: ModelFactory, rate: float, seed: int, trials: Trials) -> list[tuple[float, float]]:
-        """The metric on the rows to be judged on, and the loss on those of training, at each evaluation."""
-        import torch
-
-        from lrdiff_core import optim
-        from lrdiff_core.population.members import build, row_order
-
-        options = dict(trials.scheme.options)
-        dtype = getattr(torch, options.pop("weights", "float32"))
-        data = self.inner.rows(seed, trials.judged_on)
-        net = build(factory, seed).to(dtype)
-        kind: Any = {"adam": optim.Adam, "adamw": optim.AdamW}[self.inner.optimizer]
-        optimizer = kind(net.parameters(), lr=rate, **options)
-        inputs, size = data.inputs.to(dtype), self.inner.batch_size
-        an_epoch = -(-data.rows // size)
-        order = row_order(seed, data.rows, -(-self.steps // an_epoch)).long().view(-1, data.rows)  # [epochs, rows]
-        found, wanted = [], set(self.evaluated_after())
-        for step in range(self.steps):
-            epoch, batch = divmod(step, an_epoch)
-            rows = order[epoch, batch * size : (batch + 1) * size]
-            optimizer.zero_grad()
-            _loss(net(inputs[rows]), data.targets[rows]).backward()
-            optimizer.step()
-            if step + 1 in wanted:
-                found.append(self._judge(net, data, inputs))
-        return found
-
-    def _judge(self, net: nn.Module, data: PopulationData, inputs: Tensor) -> tuple[float, float]:
-        import torch
-
-        assert data.held_inputs is not None
-        assert data.held_targets is not None
-        with torch.no_grad():
-            held, train = net(data.held_inputs.to(inputs.dtype)), _loss(net(inputs), data.targets)
-            right = held.argmax(1) == data.held_targets
-            metric = right.double().mean() if self.metric == "accuracy" else _loss(held, data.held_targets)
-            return float(metric) if held.isfinite().all() else float("nan"), float(train)
 
     @override
     def tiny(self) -> FormatWorkload:
@@ -121,17 +79,121 @@ class FormatWorkload(Workload):
         return replace(self, inner=inner, steps=10, evaluations=2)
 
 
-def _loss(logits: Tensor, targets: Tensor) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class _Members:
+    """Networks that are trained side by side by one optimizer, each a group of its own.
+
+    Args:
+        net: any of them: how inputs become outputs.
+        params: of each network by name, the leaves that the optimizer steps.
+        optimizer: of all.
+        inputs, targets: rows of training, ``[members, rows, ...]``.
+        held, right: rows to be judged on and what is right there.
+        order: rows in the order of training, ``[members, epochs, rows]``.
+        size: of a batch.
+        metric: that is taken on the rows to be judged on.
+    """
+
+    net: nn.Module
+    params: list[dict[str, Tensor]]
+    optimizer: Optimizer
+    inputs: Tensor
+    targets: Tensor
+    held: Tensor
+    right: Tensor
+    order: Tensor
+    size: int
+    metric: str
+
+    @classmethod
+    def of(cls, inner: PopulationWorkload, factory: ModelFactory, trials: Trials, *, steps: int) -> _Members:
+        """Networks, rows and optimizer of the trials, by their seeds."""
+        import torch
+
+        from lrdiff_core import optim
+        from lrdiff_core.population.members import build, row_order
+
+        options = dict(trials.scheme.options)
+        dtype = getattr(torch, options.pop("weights", "float32"))
+        seeds = [int(seed) for seed in trials.seeds]
+        nets = [build(factory, seed).to(dtype) for seed in seeds]
+        assert not list(nets[0].buffers()), "one network stands for all"
+        data = [inner.rows(seed, trials.judged_on) for seed in seeds]
+        an_epoch = -(-data[0].rows // inner.batch_size)
+        epochs = -(-steps // an_epoch)
+        kind: Any = {"adam": optim.Adam, "adamw": optim.AdamW}[inner.optimizer]
+        groups = [
+            {"params": list(net.parameters()), "lr": float(rates[0])}
+            for net, rates in zip(nets, trials.rates, strict=True)
+        ]
+        held = [(one.held_inputs, one.held_targets) for one in data]
+        return cls(
+            net=nets[0],
+            params=[dict(net.named_parameters()) for net in nets],
+            optimizer=kind(groups, **options),
+            inputs=torch.stack([one.inputs for one in data]),
+            targets=torch.stack([one.targets for one in data]),
+            held=torch.stack([inputs for inputs, _ in held if inputs is not None]),
+            right=torch.stack([targets for _, targets in held if targets is not None]),
+            order=torch.stack([row_order(seed, data[0].rows, epochs).long().view(epochs, -1) for seed in seeds]),
+            size=inner.batch_size,
+            metric=inner.metric,
+        )
+
+    def train(self, steps: int, wanted: set[int]) -> list[tuple[list[float], list[float]]]:
+        """Metric and loss on the rows of training of each member, after the steps that are wanted."""
+        import torch
+
+        found, member = [], torch.arange(len(self.params))[:, None]
+        an_epoch = -(-self.inputs.shape[1] // self.size)
+        for step in range(steps):
+            epoch, batch = divmod(step, an_epoch)
+            rows = self.order[:, epoch, batch * self.size : (batch + 1) * self.size]
+            self.optimizer.zero_grad()
+            _losses(self.outputs(self.inputs[member, rows]), self.targets[member, rows]).sum().backward()
+            self.optimizer.step()
+            if step + 1 in wanted:
+                found.append(self.judge())
+        return found
+
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """Of all members, each on its own rows: ``[members, rows, classes]``, computed in float32.
+
+        Weights in bfloat16 get gradients in bfloat16.
+        """
+        import torch
+        from torch.func import functional_call, vmap
+
+        stacked = {name: torch.stack([one[name] for one in self.params]).float() for name in self.params[0]}
+        found: Tensor = vmap(lambda params, rows: functional_call(self.net, params, (rows,)))(stacked, inputs)
+        return found
+
+    def judge(self) -> tuple[list[float], list[float]]:
+        import torch
+
+        with torch.no_grad():
+            held, train = self.outputs(self.held), _losses(self.outputs(self.inputs), self.targets)
+            if self.metric == "accuracy":
+                metric = (held.argmax(2) == self.right).double().mean(1)
+            else:
+                metric = _losses(held, self.right)
+            return metric.where(held.isfinite().flatten(1).all(1), torch.nan).tolist(), train.tolist()
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean loss of each member."""
     from torch.nn import functional
 
-    return functional.cross_entropy(logits.float(), targets)
+    return (
+        functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape).mean(1)
+    )
 
 
 def _formats(name: str, **changes: Any) -> FormatWorkload:
     inner: Any = replace(make_workload(name), **changes)
     return FormatWorkload(
         name=f"formats-{name}",
-        title=f"{inner.title}: numbers in fewer bytes",
+        title=f"{inner.title}: weights and state in fewer bytes",
         question="Does training come to the same with weights and state in fewer bytes?",
         groups=("all",),
         schemes=tuple(Scheme(name=one, ratios={"all": 1.0}, options=options) for one, options in SCHEMES.items()),

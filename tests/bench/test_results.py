@@ -29,7 +29,7 @@ WITHOUT_RECORD: dict[str, tuple[str, set[str]]] = {  # why, and what the page do
     "maps": ("what `lrdiff map` printed, of maps whose folders were not kept: twenty minutes of two cores", set()),
     "parity": (EARLIER, {"commit"}),
     "population": (EARLIER, set()),
-    "step": (EARLIER, set()),
+    "state-formats-studies": ("written from docs/results/state-formats-studies by `lrdiff study export`", set()),
     "tables": (EARLIER, {"machine", "commit"}),
     "training": (EARLIER, set()),
     "training-busy": ("the table of `training` once more, beside five other programs on two cores", set()),
@@ -79,6 +79,16 @@ def test_the_page_of_claims_is_what_the_records_of_studies_give(tmp_path: Path, 
     assert rest.startswith(f"{command}`. ")
     after = written.partition(first)[2].partition("`. ")[2]
     assert kept == f"{head}{first}{command}`. {after}", "write it again, by its command"
+
+
+def test_the_page_of_formats_is_what_the_records_of_its_studies_give(tmp_path: Path, monkeypatch) -> None:
+    records = RESULTS / "state-formats-studies"
+    monkeypatch.chdir(tmp_path)  # where no studies lie
+    assert main(["study", "export", "--records", str(records), "--out", "page.md", "--no-pictures"]) == 0
+    written, kept = (file.read_text(encoding="utf-8") for file in (Path("page.md"), records.with_suffix(".md")))
+    assert "lrdiff study export --records docs/results/state-formats-studies --out" in kept
+    same = [re.sub(r"`lrdiff study export [^`]*`", "", text) for text in (written, kept)]
+    assert same[0] == same[1], "write it again, by its command"
 
 
 BOOST = MEASURED | {

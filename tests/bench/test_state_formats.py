@@ -50,3 +50,26 @@ def test_schemes_train_the_same_rows_in_other_formats(make) -> None:
         assert one.metric.shape == (2, 2)
         assert not np.array_equal(one.train_loss, found[0].train_loss)
         np.testing.assert_allclose(one.train_loss, found[0].train_loss, rtol=0.2)
+
+
+@pytest.mark.parametrize("scheme", [0, 2, 4])
+def test_a_network_is_trained_as_alone_whoever_stands_beside_it(scheme: int) -> None:
+    workload = replace(study.digits().tiny(), steps=20, evaluations=2)
+    rates, seeds = np.array([[0.001], [0.01], [1e4]]), np.array([3, 1, 2])
+    together = Trials(rates=rates, seeds=seeds, scheme=workload.schemes[scheme], judged_on="validation")
+    found = workload.train(together)
+    for i in range(3):
+        alone = workload.train(replace(together, rates=rates[i : i + 1], seeds=seeds[i : i + 1]))
+        np.testing.assert_array_equal(alone.train_loss[0], found.train_loss[i])
+        np.testing.assert_array_equal(alone.metric[0], found.metric[i])
+
+
+def test_float32_is_the_workloads_own_training() -> None:
+    """The population of the workload itself, from the same seeds, comes to the same losses."""
+    workload = study.digits().tiny()
+    inner = workload.inner
+    workload = replace(workload, steps=inner.steps)
+    given = trials(workload, 0)
+    alike = replace(given, rates=np.repeat(given.rates, len(inner.groups), axis=1), scheme=inner.schemes[0])
+    theirs = inner.train(alike)
+    np.testing.assert_allclose(workload.train(given).metric[:, -1], theirs.metric[:, -1], rtol=1e-4)
