@@ -28,7 +28,7 @@ from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.compare import TimingComparison, compare_cases
 from lrdiff_core.devices import repeatable
 from lrdiff_core.population import Population, PopulationData, PopulationOptions, train_population
-from lrdiff_core.population.members import build
+from lrdiff_core.population.members import build, row_order
 from lrdiff_core.seeds import make_generator
 
 __all__ = ["FLOPS_A_ROW", "SpeedRow", "SpeedCase", "jax_status", "measure"]
@@ -145,25 +145,32 @@ def jax_status() -> str | None:
     return None if importlib.util.find_spec("jax") is not None else "not installed: pip install jax"
 
 
-def jax_training(case: SpeedCase) -> Callable[[], object]:
-    """A training by JAX: ``jit(vmap(scan))``, compiled before it is handed out."""
+def jax_training(case: SpeedCase, *, own_seeds: bool = False) -> Callable[[], object]:
+    """A training by JAX: ``jit(vmap(scan))``, compiled before it is handed out.
+
+    Args:
+        case: the training.
+        own_seeds: each member has weights and an order of the rows of its own, made before, as in the row of lrdiff.
+    """
     import jax
     import jax.numpy as jnp
 
     data = case.data()
     inputs, targets = jnp.asarray(data.inputs.numpy()), jnp.asarray(data.targets.numpy())
     rates = jnp.asarray(case.rates().to(torch.float32).numpy())
-    generator = make_generator(0, "order")
-    order = torch.stack([torch.randperm(case.rows, generator=generator) for _ in range(case.epochs)])
-    batches = jnp.asarray(order.reshape(-1, case.batch_size).to(torch.int32).numpy())
-    first = [jnp.asarray(p.detach().numpy()) for p in build(network, 0).parameters()]
+    seeds = range(case.members) if own_seeds else (0,)
+    order = torch.stack([row_order(seed, case.rows, case.epochs) for seed in seeds])
+    every = jnp.asarray(order.reshape(len(seeds), -1, case.batch_size).numpy())
+    nets = [[p.detach() for p in build(network, seed).parameters()] for seed in seeds]
+    stacked = [jnp.asarray(torch.stack(one).numpy()) for one in zip(*nets, strict=True)]
+    first, order_of = (stacked, every) if own_seeds else ([one[0] for one in stacked], every[0])
 
     def loss(p: Any, x: Any, y: Any) -> Any:
         hidden = jax.nn.relu(x @ p[0].T + p[1])
         z = hidden @ p[2].T + p[3]
         return jnp.mean(jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z))))
 
-    def member(params: Any, rate: Any) -> Any:
+    def member(params: Any, rate: Any, batches: Any) -> Any:
         group = (rate[0], rate[0], rate[1], rate[1])
 
         def sgd(carry: Any, batch: Any) -> Any:
@@ -186,9 +193,9 @@ def jax_training(case: SpeedCase) -> Callable[[], object]:
         zeros = [jnp.zeros_like(w) for w in params]
         return jax.lax.scan(adam, (params, zeros, zeros, 0.0), batches)[0][0]
 
-    run = jax.jit(jax.vmap(member, in_axes=(None, 0)))
-    jax.block_until_ready(run(first, rates))
-    return lambda: jax.block_until_ready(run(first, rates))
+    run = jax.jit(jax.vmap(member, in_axes=(0, 0, 0) if own_seeds else (None, 0, None)))
+    jax.block_until_ready(run(first, rates, order_of))
+    return lambda: jax.block_until_ready(run(first, rates, order_of))
 
 
 def matmul(size: int) -> Callable[[], Tensor]:
