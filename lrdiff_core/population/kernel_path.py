@@ -50,8 +50,7 @@ def train_tile(tile: Tile, layers: tuple[LinearLayer, ...], group_of: dict[str, 
     first = tile.data[tile.seeds[0]]
     kernel = library(layers, first.task, settings.dtype, weighted=first.class_weight is not None)
     names = [name for layer in layers for name in (layer.weight, layer.bias) if name is not None]
-    initial = torch.stack([_flat(tile.seeded.state(seed), names) for seed in tile.seeds]).to(settings.dtype)
-    weights = initial[tile.seed_of].contiguous()  # [members, parameters]
+    weights = torch.cat([tile.stacked(name).flatten(1) for name in names], dim=1)  # [members, parameters]
     evaluated_after = torch.tensor(settings.evaluated_after(), dtype=torch.int64)
     shape = (members, len(evaluated_after))
     loss, score, held_loss, held_score, second_loss, second_score = (
@@ -62,13 +61,16 @@ def train_tile(tile: Tile, layers: tuple[LinearLayer, ...], group_of: dict[str, 
     names_of_layers = [(layer.weight, layer.bias) for layer in layers]
     group = torch.tensor([group_of[name] if name else 0 for pair in names_of_layers for name in pair])
     factor = settings.factors()
-    rows = {seed: _numeric(data, settings.dtype) for seed, data in tile.data.items()}
+    different = list({id(data): data for data in tile.data.values()}.values())  # most seeds share their rows
+    place = {id(data): i for i, data in enumerate(different)}
+    rows_of = torch.tensor([place[id(tile.data[seed])] for seed in tile.seeds])[tile.seed_of]
+    rows = [_numeric(data, settings.dtype) for data in different]
 
-    def pointers(of: list[Tensor]) -> Tensor:  # one of each seed -> one of each member
-        return torch.tensor([tensor.data_ptr() for tensor in of])[tile.seed_of].contiguous()
+    def pointers(of: list[Tensor], which: Tensor) -> Tensor:  # one of each member
+        return torch.tensor([tensor.data_ptr() for tensor in of])[which].contiguous()
 
-    parts = [pointers([rows[seed][part] for seed in tile.seeds]) for part in range(6)]
-    order = pointers([tile.seeded.order(seed) for seed in tile.seeds])
+    parts = [pointers([one[part] for one in rows], rows_of) for part in range(6)]
+    order = pointers([tile.seeded.order(seed) for seed in tile.seeds], tile.seed_of)
     columns = tile.columns
     class_weight = None if first.class_weight is None else first.class_weight.to(settings.dtype).contiguous()
     job = Job(
@@ -147,10 +149,6 @@ def _numeric(data: PopulationData, dtype: torch.dtype) -> tuple[Tensor, ...]:
     held = whole if data.held_inputs is None else (data.held_inputs, data.held_targets)
     second = whole if data.second_inputs is None else (data.second_inputs, data.second_targets)
     return tuple(v.to(dtype).contiguous() for v in (*whole, *held, *second) if v is not None)
-
-
-def _flat(state: dict[str, Tensor], names: list[str]) -> Tensor:
-    return torch.cat([state[name].flatten() for name in names])
 
 
 def _named(weights: Tensor, tile: Tile, names: list[str]) -> dict[str, Tensor]:

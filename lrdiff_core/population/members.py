@@ -17,7 +17,16 @@ from lrdiff_core.population.settings import PopulationOptions
 from lrdiff_core.rates import RatePlan
 from lrdiff_core.seeds import derive_seed, make_generator
 
-__all__ = ["Hyperparameters", "ModelFactory", "build", "hyperparameters", "parameter_groups", "row_order", "seed_list"]
+__all__ = [
+    "Hyperparameters",
+    "ModelFactory",
+    "build",
+    "build_inside",
+    "hyperparameters",
+    "parameter_groups",
+    "row_order",
+    "seed_list",
+]
 
 ModelFactory = Callable[[int], nn.Module]
 
@@ -68,8 +77,13 @@ def build(model_factory: ModelFactory, seed: int) -> nn.Module:
         ConfigError: the factory gives no module, or one with parameters that have no shape yet.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(seed, "init"))
-        model = model_factory(seed)
+        return build_inside(model_factory, seed)
+
+
+def build_inside(model_factory: ModelFactory, seed: int) -> nn.Module:
+    """As :func:`build`, for many: the caller puts torch's global generator back, once for all of them."""
+    torch.default_generator.manual_seed(derive_seed(seed, "init"))
+    model = model_factory(seed)
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"the model factory returned {type(model).__name__}", help="return a torch.nn.Module for a seed"

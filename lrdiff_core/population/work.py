@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff_core.errors import ConfigError
-from lrdiff_core.population.members import Hyperparameters, ModelFactory, build, row_order
+from lrdiff_core.population.members import Hyperparameters, ModelFactory, build_inside, row_order
 from lrdiff_core.population.rows import PopulationData
 from lrdiff_core.population.settings import Settings
 
@@ -37,7 +37,10 @@ class Seeded:
     def keep(self, seeds: list[int]) -> None:
         """Make what ``seeds`` need and forget all others."""
         rows = self._settings.rows
-        self._states = {s: self._states.get(s) or self._alike(s, _state(build(self._factory, s))) for s in seeds}
+        with torch.random.fork_rng(devices=[]):
+            self._states = {
+                s: self._states.get(s) or self._alike(s, _state(build_inside(self._factory, s))) for s in seeds
+            }
         self._orders = {s: self._orders[s] if s in self._orders else row_order(s, rows, self._epochs) for s in seeds}
 
     def _alike(self, seed: int, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,8 +5,11 @@ members with their own two rates, weights and batches shared. A training ends wi
 evaluates anything.
 
 - ``lrdiff`` is the whole call of :func:`lrdiff_core.population.train_population`: weights and row order are made in it.
-- JAX runs ``jit(vmap(scan))`` over the members; compiling, weights and row order are not counted. Without JAX the row
-  says so. It wants an environment that holds both: ``pip install jax`` beside lrdiff.
+- ``lrdiff, own seeds`` has weights and a row order for each member: the whole call, which makes them, and the training
+  alone, once they are made.
+- JAX runs ``jit(vmap(scan))`` over the members; compiling, weights and row order are not counted. With own seeds it
+  stands beside lrdiff's training alone. Without JAX the row says so. It wants an environment that holds both:
+  ``pip install jax`` beside lrdiff.
 - The plain loop is PyTorch's own optimizer around an ``nn.Sequential``, one member, one thread; its time is
   multiplied.
 
@@ -28,7 +31,12 @@ from lrdiff_bench.measure.engine.case import Case, Workload
 from lrdiff_bench.measure.engine.compare import TimingComparison, compare_cases
 from lrdiff_core.devices import repeatable
 from lrdiff_core.population import Population, PopulationData, PopulationOptions, train_population
-from lrdiff_core.population.members import build, row_order
+from lrdiff_core.population.kernel_path import train_tile
+from lrdiff_core.population.members import build, hyperparameters, parameter_groups, row_order
+from lrdiff_core.population.network import linear_layers
+from lrdiff_core.population.settings import Settings
+from lrdiff_core.population.tiles import make_tile
+from lrdiff_core.population.work import Seeded
 from lrdiff_core.seeds import make_generator
 
 __all__ = ["FLOPS_A_ROW", "SpeedRow", "SpeedCase", "jax_status", "measure"]
@@ -114,6 +122,32 @@ def ours(case: SpeedCase, *, seeds: Any = 0, path: str = "auto") -> Callable[[],
             path=path,
         ),
     )
+
+
+def ours_alone(case: SpeedCase) -> Callable[[], object]:
+    """A training by lrdiff's kernel with own seeds; weights and the order of the rows are made before, as JAX's are."""
+    data, seeds = case.data(), list(range(case.members))
+    options = PopulationOptions(
+        optimizer=case.optimizer, epochs=case.epochs, batch_size=case.batch_size, evaluate="never", keep_weights=True
+    )
+    settings, model = Settings.of(options, data.rows), build(network, 0)
+    layers = linear_layers(model)
+    assert layers is not None
+    group_of = {name: i for i, names in enumerate(parameter_groups(model, None, 2)) for name in names}
+    tile = make_tile(
+        seeds,
+        hyperparameters(case.rates(), settings),
+        dict.fromkeys(seeds, data),
+        {id(data): data},
+        Seeded(network, (0, model), settings),
+        settings,
+    )
+
+    def train() -> object:
+        with repeatable(torch.device("cpu"), threads=1):  # the kernel brings its own
+            return train_tile(tile, layers, group_of, threads=case.threads)
+
+    return train
 
 
 def plain_loop(case: SpeedCase) -> Callable[[], nn.Module]:
@@ -218,8 +252,8 @@ def measure(case: SpeedCase, *, rounds: int = 6, every_path: bool = True) -> Ite
 
     base = timed("lrdiff", ours(case))
 
-    def compared(name: str, train: Callable[[], object]) -> TimingComparison:
-        return compare_cases(base, timed(name, train), rounds=rounds, threads=case.threads)
+    def compared(name: str, train: Callable[[], object], over: Case = base) -> TimingComparison:
+        return compare_cases(over, timed(name, train), rounds=rounds, threads=case.threads)
 
     # Rates are compared in one run, too: on a machine that others use, a rate taken before says little.
     product = compared("matmul", matmul(case.matmul_size))
@@ -233,20 +267,29 @@ def measure(case: SpeedCase, *, rounds: int = 6, every_path: bool = True) -> Ite
         f"matrix products {2 * case.matmul_size**3 / product.b.median / 1e9:.0f} GFLOP/s",
     )
 
-    def against(name: str, train: Callable[[], object], *, times: int = 1, note: str = "") -> SpeedRow:
-        found = compared(name, train)
+    def against(
+        name: str, train: Callable[[], object], *, over: Case = base, times: int = 1, note: str = ""
+    ) -> SpeedRow:
+        found = compared(name, train, over)
         estimate, low, high = (times * r for r in (found.ratio.estimate, found.ratio.low, found.ratio.high))
         return SpeedRow(
             optimizer=case.optimizer,
             name=name,
             seconds=found.b.median * times,
             ratio=(estimate, low, high),
-            share=share / estimate,
+            share=share / estimate if over is base else None,
             note=note,
         )
 
+    reason = jax_status()
     if every_path:
         yield against("lrdiff, own seeds", ours(case, seeds=range(case.members)), note="own weights and row order")
+        alone = timed("lrdiff, own seeds, alone", ours_alone(case))
+        made = "weights and row order made before"
+        yield against(alone.name, ours_alone(case), note=f"the same, {made}")
+        if reason is None:
+            note = f"over {alone.name}; {made} for both"
+            yield against("JAX, own seeds", jax_training(case, own_seeds=True), over=alone, note=note)
         fewer = replace(case, members=max(1, case.members // GENERAL_SHARE))
         yield against(
             "lrdiff, general path",
@@ -254,7 +297,6 @@ def measure(case: SpeedCase, *, rounds: int = 6, every_path: bool = True) -> Ite
             times=case.members // fewer.members,
             note=f"vmap of grad, one thread; {fewer.members} members, times {case.members // fewer.members}",
         )
-    reason = jax_status()
     if reason is None:
         yield against("JAX jit(vmap(scan))", jax_training(case))
     else:
