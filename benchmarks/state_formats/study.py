@@ -210,7 +210,7 @@ def _formats(name: str, **changes: Any) -> FormatWorkload:
 
 def digits() -> FormatWorkload:
     """Two hidden layers of 64 units on digits."""
-    return _formats("width-64", tuned_at=64)
+    return _formats("width-64", tuned_at=64, title="digits, width 64")
 
 
 def tokens() -> FormatWorkload:
