@@ -111,12 +111,13 @@ def export(
     storage: StorageOption = None,
     records: RecordsOption = None,
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Write only the page.")] = False,
+    title: Annotated[str, typer.Option("--title", metavar="TEXT", help="The heading of the page.")] = "Does it help?",
 ) -> int:  # fmt: skip
     """Write finished studies as one page with pictures."""
     from lrdiff_bench.study.commands import finished
 
     return finished.export(
-        names or [], to=out, storage=storage, source=source, records=records, pictures=not no_pictures
+        names or [], to=out, storage=storage, source=source, records=records, pictures=not no_pictures, title=title
     )
 
 

@@ -16,7 +16,12 @@ Document = Mapping[str, Any]
 
 
 def studies_page(
-    documents: Sequence[Document], suite: Mapping[str, Any] | None, pictures: Sequence[Path], command: str
+    documents: Sequence[Document],
+    suite: Mapping[str, Any] | None,
+    pictures: Sequence[Path],
+    command: str,
+    *,
+    title: str,
 ) -> str:
     """Return the page.
 
@@ -25,9 +30,11 @@ def studies_page(
         suite: of all of them together; None for one.
         pictures: that lie beside the page.
         command: that wrote it.
+        title: of the page.
     """
     return render(
         "studies.md",
+        title=title,
         command=command,
         reduced={document["mode"] for document in documents} != {"full"},
         verdicts=describe.suite_rows(documents, suite),

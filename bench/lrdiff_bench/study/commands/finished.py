@@ -98,6 +98,7 @@ def export(
     source: Path | None,
     records: Path | None = None,
     pictures: bool,
+    title: str,
 ) -> int:
     """Write finished studies as one page with its pictures beside it, and those whose records are kept."""
     from lrdiff_bench.study.page import studies_page
@@ -117,7 +118,7 @@ def export(
         files += draw_suite_pictures(documents, suite, to.parent, prefix)
         for document in documents:
             files += draw_document(document, to.parent, prefix)
-    write_text(to, studies_page(documents, suite, files, as_given()))
+    write_text(to, studies_page(documents, suite, files, as_given(), title=title))
     console = make_console()
     line(console, f"{to}: {len(documents)} {'study' if len(documents) == 1 else 'studies'}, {len(files)} pictures")
     return 0
