@@ -84,22 +84,8 @@ def test_the_page_of_claims_is_what_the_records_of_studies_give(tmp_path: Path, 
 def test_the_page_of_formats_is_what_the_records_of_its_studies_give(tmp_path: Path, monkeypatch) -> None:
     records = RESULTS / "state-formats-studies"
     monkeypatch.chdir(tmp_path)  # where no studies lie
-    assert (
-        main(
-            [
-                "study",
-                "export",
-                "--records",
-                str(records),
-                "--out",
-                "page.md",
-                "--no-pictures",
-                "--title",
-                "What is learnt in fewer bytes",
-            ]
-        )
-        == 0
-    )
+    named = ["--title", "What is learnt in fewer bytes"]
+    assert main(["study", "export", "--records", str(records), "--out", "page.md", "--no-pictures", *named]) == 0
     written, kept = (file.read_text(encoding="utf-8") for file in (Path("page.md"), records.with_suffix(".md")))
     assert "lrdiff study export --records docs/results/state-formats-studies --out" in kept
     same = [re.sub(r"`lrdiff study export [^`]*`", "", text) for text in (written, kept)]
