@@ -15,16 +15,15 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from benchmarks.overhead.turns import in_turn, ratio_text
 from lrdiff_bench.measure.cases.models import MODELS
 from lrdiff_bench.measure.cases.state import rate_groups
 from lrdiff_bench.report.page import as_given, markdown_table, render
 from lrdiff_bench.report.record import PageFiles, add_page_options
 from lrdiff_bench.report.tables import seconds
-from lrdiff_bench.stats.intervals import bootstrap_interval
 from lrdiff_bench.stats.verdict import Goal
 from lrdiff_bench.system.machine import pinned, provenance
 from lrdiff_core.optim import AdamW, clip_grad_norms_, clipped_step
@@ -34,7 +33,6 @@ HEADS = ("model", "groups", "in", "norm", "gradients", "caches", "torch", "ours"
 GOAL = Goal(least=1.3, text="at least 1.3x")
 NAMES = ("mlp", "transformer", "convolution", "splats")
 LIMITS = {"clipped": 1e-3, "unclipped": 1e6}
-WARM = 10
 
 
 def theirs(optimizer: torch.optim.Optimizer, by: str, limit: float) -> None:
@@ -94,34 +92,21 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             a = Side(name, AdamW, take, where)
             b = Side(name, partial(torch.optim.AdamW, fused=True), theirs, where)
             for by, (kind, limit) in itertools.product(("all", "group"), LIMITS.items()):
-                times = paired(partial(a.turn, by, limit), partial(b.turn, by, limit), given.rounds)
-                found = bootstrap_interval((times[:, 1] / times[:, 0]).tolist())
-                ours, other = np.median(times, axis=0).tolist()
+                found = in_turn(partial(a.turn, by, limit), partial(b.turn, by, limit), given.rounds)
                 rows.append({"model": name, "groups": len(a.optimizer.param_groups), "calls": calls, "by": by,
-                             "kind": kind, "where": where, "torch": other, "ours": ours,
-                             "ratio": [found.low, found.estimate, found.high]})  # fmt: skip
+                             "kind": kind, "where": where, "torch": found.second, "ours": found.first,
+                             "ratio": found.ratio})  # fmt: skip
                 print(" | ".join(cells(rows[-1])), file=sys.stderr, flush=True)
     return {"command": as_given(), **origin, "threads": given.threads, "rounds": given.rounds, "clock": given.clock,
             "rows": rows}  # fmt: skip
 
 
-def paired(ours: Callable[[], float], other: Callable[[], float], rounds: int) -> np.ndarray:
-    """Seconds of a turn of each, ``[rounds, 2]``."""
-    for _ in range(WARM):
-        ours(), other()
-    found = []
-    for _ in range(rounds):
-        a1, b1, b2, a2 = ours(), other(), other(), ours()
-        found.append(((a1 + a2) / 2, (b1 + b2) / 2))
-    return np.array(found)
-
-
 def cells(row: Mapping[str, Any]) -> list[str]:
-    low, ratio, high = row["ratio"]
+    low, _, high = row["ratio"]
     judged = row["model"] == "transformer" and row["calls"] == "one call"
     norm = "over all" if row["by"] == "all" else "by group"
     return [row["model"], str(row["groups"]), row["calls"], norm, row["kind"], row["where"],
-            seconds(row["torch"]), seconds(row["ours"]), f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
+            seconds(row["torch"]), seconds(row["ours"]), ratio_text(row["ratio"]),
             f"{GOAL.text}: {GOAL.verdict(low, high)}" if judged else ""]  # fmt: skip
 
 

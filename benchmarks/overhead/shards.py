@@ -18,10 +18,10 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+from benchmarks.overhead.turns import ratio_of, ratio_text
 from lrdiff_bench.report.page import as_given, markdown_table, render
 from lrdiff_bench.report.record import PageFiles, add_page_options
 from lrdiff_bench.report.tables import seconds as seconds_text
-from lrdiff_bench.stats.intervals import bootstrap_interval
 from lrdiff_bench.stats.verdict import Goal
 from lrdiff_bench.system.machine import pinned, provenance
 from lrdiff_core.optim import AdamW
@@ -68,10 +68,9 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
                 seconds(plain), seconds(other)
             rounds = given.rounds if kind is AdamW else TORCH_ROUNDS
             times = np.array([(seconds(plain), seconds(other)) for _ in range(rounds)])  # [rounds, 2]
-            found = bootstrap_interval((times[:, 1] / times[:, 0]).tolist())
             ours, theirs = np.median(times, axis=0).tolist()
             rows.append({"step": name, "rounds": rounds, "plain": ours, "sharded": theirs,
-                         "ratio": [found.low, found.estimate, found.high]})  # fmt: skip
+                         "ratio": ratio_of(times[:, 1], times[:, 0])})  # fmt: skip
             print(" | ".join(cells(rows[-1])), file=sys.stderr, flush=True)
     dist.destroy_process_group()
     return {"command": as_given(), **origin, "tensors": given.tensors, "rates": given.rates, "size": given.size,
@@ -79,10 +78,10 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    low, ratio, high = row["ratio"]
+    low, _, high = row["ratio"]
     ours = row["step"] == "lrdiff"
     return [row["step"], str(row["rounds"]), seconds_text(row["plain"]), seconds_text(row["sharded"]),
-            f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
+            ratio_text(row["ratio"]),
             f"{GOAL.text}: {GOAL.verdict(low, high)}" if ours else ""]  # fmt: skip
 
 

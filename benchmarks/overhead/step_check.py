@@ -14,14 +14,12 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
-
+from benchmarks.overhead.turns import in_turn, ratio_text
 from lrdiff_bench.measure.cases.models import MODELS
 from lrdiff_bench.measure.cases.state import rate_groups
 from lrdiff_bench.report.page import as_given, markdown_table, render
 from lrdiff_bench.report.record import PageFiles, add_page_options
 from lrdiff_bench.report.tables import seconds
-from lrdiff_bench.stats.intervals import bootstrap_interval
 from lrdiff_bench.stats.verdict import Goal
 from lrdiff_bench.system.machine import pinned, provenance
 from lrdiff_core.optim import AdamW, guard
@@ -32,7 +30,6 @@ CHECK: Mapping[str, Any] = {"format": "lrdiff.step_check", "version": 1}
 HEADS = ("model", "tensors", "check", "whole step", "kernel alone", "step over kernel [95 %]", "goal")
 GOAL = Goal(most=1.3, text="at most 1.3x")
 NAMES = ("mlp", "transformer", "convolution", "splats")
-WARM = 10
 
 
 class Side:
@@ -73,25 +70,17 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             for compiled in (True, False):
                 side = Side(name, given.rates, compiled)
                 with nullcontext() if compiled else guard.switched_off():
-                    for _ in range(WARM):
-                        side.step(), side.kernel()
-                    turns = []
-                    for _ in range(given.rounds):
-                        a1, b1, b2, a2 = side.step(), side.kernel(), side.kernel(), side.step()
-                        turns.append((a1 + a2, b1 + b2))
-                times = np.array(turns)  # [rounds, 2]
-                found = bootstrap_interval((times[:, 0] / times[:, 1]).tolist())
-                whole, alone = (np.median(times, axis=0) / 2).tolist()
-                rows.append({"model": name, "tensors": len(side.prepared.params), "compiled": compiled, "step": whole,
-                             "kernel": alone, "ratio": [found.low, found.estimate, found.high]})  # fmt: skip
+                    found = in_turn(side.kernel, side.step, given.rounds)
+                rows.append({"model": name, "tensors": len(side.prepared.params), "compiled": compiled,
+                             "step": found.second, "kernel": found.first, "ratio": found.ratio})  # fmt: skip
                 print(" | ".join(cells(rows[-1])), file=sys.stderr, flush=True)
     return {"command": as_given(), **origin, "rates": given.rates, "rounds": given.rounds, "rows": rows}
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    low, ratio, high = row["ratio"]
+    low, _, high = row["ratio"]
     return [row["model"], str(row["tensors"]), "compiled" if row["compiled"] else "python", seconds(row["step"]),
-            seconds(row["kernel"]), f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
+            seconds(row["kernel"]), ratio_text(row["ratio"]),
             f"{GOAL.text}: {GOAL.verdict(low, high)}" if row["compiled"] else ""]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from lrdiff_core.optim import guard, kernel
 
 pytestmark = pytest.mark.skipif(kernel.load() is None, reason=f"no kernel: {kernel.missing_reason()}")
 COMMANDS = {
-    "large": (large, large.LARGE, ["--parameters", "80000", "--threads", "1,2", "--rounds", "6"], 2),
+    "large": (large, large.LARGE, ["--parameters", "80000", "--threads", "1,2", "--rounds", "6", "--past"], 2),
     "clip": (clip, clip.CLIP, ["--models", "mlp", "--rounds", "6"], 16),
     "step-check": (step_check, step_check.CHECK, ["--models", "mlp", "--rounds", "6"], 2),
 }
@@ -41,13 +41,16 @@ def test_a_command_measures_keeps_and_writes(name: str, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_streams_touch_every_number_once(threads: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("past", [False, True])
+def test_streams_touch_every_number_once(past: bool, threads: int, tmp_path: Path) -> None:
     library = large.streams_library(tmp_path)
     assert isinstance(library, ctypes.CDLL)
+    if past and not library.writes_past():
+        pytest.skip("this processor has no AVX")
     for count in (1, 7, 1001, 70_003):
         param, grad, first, second = torch.rand(4, count).unbind()
         expected = [one + grad for one in (param, first, second)]
         four = [one.data_ptr() for one in (param, grad, first, second)]
-        library.streams(*four, count, threads, 16_384)
+        library.streams(*four, count, threads, 16_384, past)
         for found, wanted in zip((param, first, second), expected, strict=True):
             torch.testing.assert_close(found, wanted, rtol=0, atol=0)
