@@ -93,6 +93,8 @@ BY_PEER = {"default": [2.0, 1.5, 2.5], "fused": [1.5, 1.25, 1.75]}
 TIMES = {"ours": 0.001, "default": 0.002, "fused": 0.0015}
 TRAINING_STEP = MEASURED | {
     "quick": True,
+    "rounds": 3,
+    "builds": 10,
     "rows": [{"model": "MLP 10-5-1, 25 rows", "tensors": 4, "parameters": 1234, "threads": 1, "whole": TIMES,
               "share": dict.fromkeys(TIMES, 0.25), "gain": BY_PEER, "faster": BY_PEER}],
 }  # fmt: skip

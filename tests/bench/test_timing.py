@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import random
 import subprocess
 import sys
 import time
@@ -120,6 +121,27 @@ def test_comparison_alternates_and_keeps_every_sample() -> None:
     dataclasses.asdict(comparison)  # plain enough for JSON
 
 
+def test_where_a_build_comes_to_lie_is_no_difference() -> None:
+    machine, lot, built = Machine(lambda step: 0.0), random.Random(0), []
+
+    def case(name: str) -> Case:
+        def factory() -> Workload:
+            built.append(name)
+            cost = lot.choice([1.0, 1.2])  # as long as this build lives
+            return Workload(lambda: setattr(machine, "now", machine.now + cost))
+
+        return Case(name=name, version="1", factory=factory)
+
+    options = {"target_block_seconds": 0.5, "clock": machine.clock}
+    assert {str(compare_cases(case("a"), case("a"), rounds=6, **options).verdict) for _ in range(20)} > {"equivalent"}
+    built.clear()
+    a, b = case("a"), case("b")
+    many = [compare_cases(a, b, rounds=2, builds=10, **options) for _ in range(20)]
+    assert built == [*"abba"] * 100
+    assert all(one.ratio.low <= 1 <= one.ratio.high for one in many)
+    assert all(len(one.ratios) == 20 and len(one.b.samples) == 40 for one in many)
+
+
 def busy(seconds: float) -> Case:
     def step() -> None:
         end = time.process_time() + seconds
@@ -158,7 +180,7 @@ def test_real_comparisons_of_the_same_and_of_a_planted_slow_down() -> None:
     """
     same = count_verdicts(1.0, 12, rounds=8)
     assert same["faster"] + same["slower"] <= 1, same
-    slower = count_verdicts(1.05, 8, rounds=16)
+    slower = count_verdicts(1.05, 8, rounds=24)
     assert slower["slower"] >= 6, slower
     assert slower["faster"] == 0
 
@@ -221,6 +243,8 @@ def test_wrong_options(options: dict, text: str) -> None:
 def test_too_few_rounds() -> None:
     with pytest.raises(ConfigError, match=r"rounds is 5\nhelp: write a whole number from 6 up"):
         compare_cases(busy(1e-6), busy(1e-6), rounds=5)
+    with pytest.raises(ConfigError, match=r"builds is 5\nhelp: write a whole number from 6 up"):
+        compare_cases(busy(1e-6), busy(1e-6), rounds=6, builds=5)
 
 
 def test_clock_that_stands_still(monkeypatch) -> None:

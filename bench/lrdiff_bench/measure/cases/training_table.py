@@ -25,8 +25,8 @@ from lrdiff_core.errors import ConfigError
 __all__ = ["TRAINING", "TrainingRow", "measure_model", "run_training_table", "training_page"]
 
 PEERS = ("default", "fused")
-TRAINING: Mapping[str, Any] = {"format": "lrdiff.training_table", "version": 1}
-ROUNDS, QUICK_ROUNDS = 12, 6
+TRAINING: Mapping[str, Any] = {"format": "lrdiff.training_table", "version": 2}
+BUILDS, ROUNDS, QUICK_ROUNDS = 10, 3, 6  # quick: of one build
 TITLES = {
     "mlp": "MLP 10-5-1, 25 rows",
     "transformer": "transformer, 12 layers of width 64, 8 x 32 tokens",
@@ -65,22 +65,22 @@ class TrainingRow:
     faster: dict[str, tuple[float, float, float]]
 
 
-def measure_model(name: str, *, threads: int = 1, rounds: int = ROUNDS) -> TrainingRow:
+def measure_model(name: str, *, threads: int = 1, rounds: int = ROUNDS, builds: int = BUILDS) -> TrainingRow:
     """Measure one of :data:`~lrdiff_bench.measure.cases.models.MODELS`, with a rate a layer.
 
     Args:
         name: of the model.
         threads: torch's intra-op threads.
-        rounds: of each comparison.
+        rounds, builds: as for :func:`~lrdiff_bench.measure.engine.compare.compare_cases`.
     """
     sizes = [p.numel() for p in MODELS[name]().trainable().values()]
     whole, update = {}, {}
     for peer in PEERS:
         pair = [find_case("training_step", model=name, implementation=one) for one in ("ours", peer)]
-        whole[peer] = compare_cases(*pair, rounds=rounds, threads=threads)
+        whole[peer] = compare_cases(*pair, rounds=rounds, builds=builds, threads=threads)
         cold = {"shapes": name, "rates": "layers", "caches": "cold"}
         pair = [find_case("optimizer_step", **cold, implementation=one) for one in ("ours", peer)]
-        update[peer] = compare_cases(*pair, rounds=rounds, threads=threads)
+        update[peer] = compare_cases(*pair, rounds=rounds, builds=builds, threads=threads)
         gc.collect()
     whole_seconds, update_seconds = _medians(whole), _medians(update)
     return TrainingRow(
@@ -118,7 +118,7 @@ def run_training_table(
     Args:
         models: some of :data:`~lrdiff_bench.measure.cases.models.MODELS`; None: all.
         threads: torch's; None: one.
-        quick: with the fewest rounds.
+        quick: with the fewest rounds, of models that are built once.
         files: a Markdown file to write too, a record to keep, or one to read instead of measuring.
         on_row: called with a line after each model.
 
@@ -135,12 +135,12 @@ def run_training_table(
         raise ConfigError(f"threads is {threads}", help="write a whole number from 1 up")
 
     def measured() -> dict[str, Any]:
-        before = provenance()
-        rows = []
+        before, rows = provenance(), []
+        effort = {"rounds": QUICK_ROUNDS, "builds": 1} if quick else {"rounds": ROUNDS, "builds": BUILDS}
         for name in models or MODELS:
-            rows.append(measure_model(name, threads=threads or 1, rounds=QUICK_ROUNDS if quick else ROUNDS))
+            rows.append(measure_model(name, threads=threads or 1, **effort))
             on_row(table_row(_cells(asdict(rows[-1]))))
-        return {"command": as_given(), "quick": quick, **before, "rows": [asdict(row) for row in rows]}
+        return {"command": as_given(), "quick": quick, **before, **effort, "rows": [asdict(row) for row in rows]}
 
     document = files.document(measured, **TRAINING)
     text = training_page(document)
