@@ -26,7 +26,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long"
 
-# Browsers, compilers, killed processes, real measurements. CI runs an eighth of the files, as PART=3/8 does.
+# Browsers, compilers, killed processes, real measurements. CI runs a part of the files, as PART=3/24 does.
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not long" $(if $(PART),--part $(PART))
 
@@ -85,11 +85,14 @@ results: $(VENV)/.dev
 
 # The records, and the pages with them. A goal that is missed ends a command with 1, and is part of what is measured.
 RECORDS := docs/results/records
+BESIDE := $(BIN)/python -m benchmarks.ab_counts.neighbours 2
 measure: $(VENV)/.dev
 	@mkdir -p $(RECORDS)
 	-$(BIN)/lrdiff bench --to docs/results/benchmarks.md --record $(RECORDS)/benchmarks.json
 	-$(BIN)/lrdiff bench step --training --out docs/results/training.md --record $(RECORDS)/training.json
 	-$(BIN)/lrdiff bench step --peers --out docs/results/step.md --record $(RECORDS)/step.json.gz
+	-$(BESIDE) $(BIN)/lrdiff bench step --training --out docs/results/training-busy.md --record $(RECORDS)/training-busy.json
+	-$(BESIDE) $(BIN)/lrdiff bench step --peers --shape mlp --shape transformer --threads 1 --out docs/results/step-busy.md --record $(RECORDS)/step-busy.json
 	-$(BIN)/lrdiff bench population --out docs/results/population.md --record $(RECORDS)/population.json
 	-$(BIN)/lrdiff parity --record $(RECORDS)/parity.json.gz
 	-$(BIN)/lrdiff parity --training --record $(RECORDS)/training-parity.json.gz

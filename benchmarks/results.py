@@ -70,9 +70,13 @@ PAGES: Mapping[str, Page] = {
     "state-formats": Page(module="benchmarks.state_formats.cost", spec="FORMATS", text="page"),
     "step": Page(module=f"{CASES}.step_table", spec="STEP", text="step_page",
                  pictures=("lrdiff_bench.measure.pictures", "draw_roofline")),
+    "step-busy": Page(module=f"{CASES}.step_table", spec="STEP", text="step_page",
+                      pictures=("lrdiff_bench.measure.pictures", "draw_roofline"),
+                      beside={"picture": "step-busy-roofline"}),
     "step-check": Page(module="benchmarks.overhead.step_check", spec="CHECK", text="page"),
     "tables": Page(module="benchmarks.tables.__main__", spec="TWENTY", text="tables_page"),
     "training": Page(module=f"{CASES}.training_table", spec="TRAINING", text="training_page"),
+    "training-busy": Page(module=f"{CASES}.training_table", spec="TRAINING", text="training_page"),
     "training-parity": Page(module=f"{PARITY}.training_command", spec="TRAINING_PARITY", text="training_parity_page",
                             pictures=(f"{PARITY}.training_command", "write_training_parity"), beside=GUIDE),
 }  # fmt: skip
@@ -113,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_text(RESULTS / f"{name}.md", text)
         drawn = PAGES[name].pictures
         if drawn is not None:
-            _draw(partial(_named(*drawn), document=document))
+            _draw(partial(_named(*drawn), document={**document, **(PAGES[name].beside or {})}))
         print(f"{name}: written from {file.name}")
     return 0
 

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,3 +36,20 @@ def neighbours(count: int, *, seed: int = 0) -> Iterator[None]:
         ended.set()
         for thread in threads:
             thread.join()
+
+
+def main() -> int:
+    """``python -m benchmarks.ab_counts.neighbours 2 COMMAND``: the command beside two, which it joins after a minute.
+
+    By then the load average, which its page tells, has them in it.
+    """
+    if len(sys.argv) < 3 or not sys.argv[1].isdecimal():
+        print("usage: python -m benchmarks.ab_counts.neighbours COUNT COMMAND", file=sys.stderr)
+        return 2
+    with neighbours(int(sys.argv[1])):
+        time.sleep(60)
+        return subprocess.run(sys.argv[2:]).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

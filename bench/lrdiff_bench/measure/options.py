@@ -242,7 +242,7 @@ def step(
         if files.out is not None:
             from lrdiff_bench.measure.pictures import draw_roofline
 
-            draw_roofline(files.out.parent, document)
+            draw_roofline(files.out.parent, {**document, "picture": f"{files.out.stem}-roofline"})
     if json:
         print_json(document)
     else:

@@ -178,7 +178,7 @@ def draw_roofline(folder: Path, document: Mapping[str, Any]) -> list[Path]:
     Above that line the caches help; a step that reaches it waits for memory, and one below it for something else.
 
     Args:
-        folder: where to; the files are ``step-roofline.png`` and ``.svg``.
+        folder: where to; the files are ``step-roofline.png`` and ``.svg``, or as its ``picture`` says.
         document: of the table of steps.
 
     Nothing is drawn where no row compares us with torch's fused step.
@@ -204,7 +204,7 @@ def draw_roofline(folder: Path, document: Mapping[str, Any]) -> list[Path]:
     _decimal(panel.yaxis)
     cpu = document["machine"]["cpu"]
     title = f"AdamW step, {threads} thread{'s' if threads > 1 else ''}, {cpu}"
-    return _finish(panel, title, folder, "step-roofline")
+    return _finish(panel, title, folder, document.get("picture", "step-roofline"))
 
 
 def draw_history(runs: Sequence[Sequence[Record]], folder: Path) -> list[Path]:

@@ -78,6 +78,18 @@ class SpeedCase:
         generator = make_generator(0, "population rates")
         return 10 ** (low + (high - low) * torch.rand(self.members, 2, generator=generator, dtype=torch.float64))
 
+    def options(self, path: str = "auto") -> PopulationOptions:
+        """Of a training without evaluation."""
+        return PopulationOptions(
+            optimizer=self.optimizer,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            evaluate="never",
+            keep_weights=True,
+            threads=self.threads,
+            path=path,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedRow:
@@ -107,30 +119,13 @@ def network(seed: int = 0) -> nn.Module:
 def ours(case: SpeedCase, *, seeds: Any = 0, path: str = "auto") -> Callable[[], Population]:
     """A training by lrdiff."""
     data, rates = case.data(), case.rates()
-    return lambda: train_population(
-        network,
-        data,
-        rates,
-        seeds,
-        PopulationOptions(
-            optimizer=case.optimizer,
-            epochs=case.epochs,
-            batch_size=case.batch_size,
-            evaluate="never",
-            keep_weights=True,
-            threads=case.threads,
-            path=path,
-        ),
-    )
+    return lambda: train_population(network, data, rates, seeds, case.options(path))
 
 
 def ours_alone(case: SpeedCase) -> Callable[[], object]:
     """A training by lrdiff's kernel with own seeds; weights and the order of the rows are made before, as JAX's are."""
     data, seeds = case.data(), list(range(case.members))
-    options = PopulationOptions(
-        optimizer=case.optimizer, epochs=case.epochs, batch_size=case.batch_size, evaluate="never", keep_weights=True
-    )
-    settings, model = Settings.of(options, data.rows), build(network, 0)
+    settings, model = Settings.of(case.options(), data.rows), build(network, 0)
     layers = linear_layers(model)
     assert layers is not None
     group_of = {name: i for i, names in enumerate(parameter_groups(model, None, 2)) for name in names}
@@ -284,9 +279,10 @@ def measure(case: SpeedCase, *, rounds: int = 6, every_path: bool = True) -> Ite
     reason = jax_status()
     if every_path:
         yield against("lrdiff, own seeds", ours(case, seeds=range(case.members)), note="own weights and row order")
-        alone = timed("lrdiff, own seeds, alone", ours_alone(case))
+        train = ours_alone(case)
+        alone = timed("lrdiff, own seeds, alone", train)
         made = "weights and row order made before"
-        yield against(alone.name, ours_alone(case), note=f"the same, {made}")
+        yield against(alone.name, train, note=f"the same, {made}")
         if reason is None:
             note = f"over {alone.name}; {made} for both"
             yield against("JAX, own seeds", jax_training(case, own_seeds=True), over=alone, note=note)

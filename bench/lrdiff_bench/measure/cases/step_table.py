@@ -229,7 +229,7 @@ def run_table(
     pairs = select_pairs(chosen, peers=peers)
     counts = [threads] if threads is not None else [1, 2]
     document = files.document(lambda: measure_pairs(pairs, threads=counts, quick=quick, on_row=tell), **STEP)
-    text = step_page(document)
+    text = step_page(document if files.out is None else {**document, "picture": f"{files.out.stem}-roofline"})
     files.write(text)
     return document, text
 
@@ -270,8 +270,11 @@ def _forms() -> str:
     return ", ".join(optimizer.forms())
 
 
-def step_page(document: dict[str, Any]) -> str:
-    """The document as Markdown: a header that says where the numbers come from, and a table a thread count."""
+def step_page(document: Mapping[str, Any]) -> str:
+    """The document as Markdown: a header that says where the numbers come from, and a table a thread count.
+
+    It may be told the name of its ``picture``, else that is ``step-roofline``.
+    """
     parts = [
         {
             "threads": threads,
@@ -280,7 +283,8 @@ def step_page(document: dict[str, Any]) -> str:
         }
         for threads in dict.fromkeys(row["threads"] for row in document["rows"])
     ]
-    return render("step.md", **document, heads=HEADS, parts=parts, pictured=bool(beside_fused(document)))
+    told = {"picture": "step-roofline", **document}
+    return render("step.md", **told, heads=HEADS, parts=parts, pictured=bool(beside_fused(document)))
 
 
 def beside_fused(document: Mapping[str, Any]) -> list[dict[str, Any]]:
