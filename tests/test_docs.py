@@ -229,7 +229,20 @@ def test_the_readmes_updates_by_themselves_are_those_of_the_page_of_steps():
     assert (
         f"it is {bert[0]:g} times as fast as the fused one on one thread and {bert[1]:g} times as fast on two" in said
     )
-    assert f"takes {ratio(one, 'transformer, 32 rates', 'hot', 'one rate'):g} times as long as with one" in said
+    rates = [ratio(text, "transformer, 32 rates", "hot", "one rate") for text in (one, two)]
+    assert f"takes {rates[0]:g} times as long as with one, on two threads with hot caches {rates[1]:g} times" in said
+
+
+def test_the_guides_speeds_of_clipping_are_those_of_its_page():
+    page = (ROOT / "docs" / "results" / "clip.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines() if "| transformer |" in line]
+    found = {(row[3], row[4]): row[9].split()[0] for row in rows if row[5:7] == ["clipped", "loop"]}
+    said = " ".join((ROOT / "docs" / "guide" / "rates.md").read_text(encoding="utf-8").split())
+    for words, calls in (("take {} times as long with torch's functions", "three calls"),
+                         ("with `clipped_step`, below, {} and", "one call")):  # fmt: skip
+        assert words.format(found[calls, "over all"]) in said
+    assert f"and {found['three calls', 'by group']} times where each group's is" in said
+    assert f"and {found['one call', 'by group']} times" in said
 
 
 def test_every_page_is_in_the_site():

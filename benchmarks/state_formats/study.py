@@ -118,7 +118,7 @@ class _Members:
         seeds = [int(seed) for seed in trials.seeds]
         nets = [build(factory, seed).to(dtype) for seed in seeds]
         assert not list(nets[0].buffers()), "one network stands for all"
-        data = [inner.rows(seed, trials.judged_on) for seed in seeds]
+        data: list[Any] = [inner.rows(seed, trials.judged_on) for seed in seeds]  # all of them with rows held back
         an_epoch = -(-data[0].rows // inner.batch_size)
         epochs = -(-steps // an_epoch)
         kind: Any = {"adam": optim.Adam, "adamw": optim.AdamW}[inner.optimizer]
@@ -126,15 +126,14 @@ class _Members:
             {"params": list(net.parameters()), "lr": float(rates[0])}
             for net, rates in zip(nets, trials.rates, strict=True)
         ]
-        held = [(one.held_inputs, one.held_targets) for one in data]
         return cls(
             net=nets[0],
             params=[dict(net.named_parameters()) for net in nets],
             optimizer=kind(groups, **options),
             inputs=torch.stack([one.inputs for one in data]),
             targets=torch.stack([one.targets for one in data]),
-            held=torch.stack([inputs for inputs, _ in held if inputs is not None]),
-            right=torch.stack([targets for _, targets in held if targets is not None]),
+            held=torch.stack([one.held_inputs for one in data]),
+            right=torch.stack([one.held_targets for one in data]),
             order=torch.stack([row_order(seed, data[0].rows, epochs).long().view(epochs, -1) for seed in seeds]),
             size=inner.batch_size,
             metric=inner.metric,

@@ -193,7 +193,10 @@ def test_in_a_sandbox_an_endless_loop_and_twelve_gib_end_in_one_line(
             said = problem.message
         assert word in said
         assert "\n" not in said
-        assert said.endswith(": 0 numbers") == (name.startswith("openvino") and word == file.name)
+        if said.endswith("numbers"):  # beside load, the second is found at work on its memory
+            assert said.endswith(": 0 numbers")
+            assert name.startswith("openvino")
+            assert word == file.name
         assert time.monotonic() - begun < 15  # a busy machine
 
 
