@@ -19,7 +19,6 @@ EARLIER = "measured by its command as it was before --record; the next `make mea
 WITHOUT_RECORD: dict[str, tuple[str, set[str]]] = {  # why, and what the page does not say
     "ab": ("a campaign over days: its comparisons are ab.jsonl, and test_ab_counts.py holds the page to them", set()),
     "benchmarks": (EARLIER, set()),
-    "boost": (EARLIER, set()),
     "claims": ("written from docs/results/studies by `lrdiff study claims`", set()),
     "convergence": ("two of its studies are by an earlier protocol and have none; thirteen are in docs/results/studies",
                     set()),
@@ -31,7 +30,6 @@ WITHOUT_RECORD: dict[str, tuple[str, set[str]]] = {  # why, and what the page do
     "state-formats-studies": ("written from docs/results/state-formats-studies by `lrdiff study export`", set()),
     "tables": (EARLIER, {"machine", "commit"}),
     "training": (EARLIER, set()),
-    "training-busy": ("the table of `training` once more, beside five other programs on two cores", set()),
     "tune": ("benchmarks.tune_rates keeps its parts in build/, and no record", {"machine", "commit"}),
 }  # fmt: skip
 SAYS = {
