@@ -82,6 +82,7 @@ def test_the_blocker_blocks(bare: tuple[Any, Path]) -> None:
     assert subprocess.run([sys.executable, "-c", code], env=environment(bare[1]), check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_it_runs_with_nothing_optional_installed(bare: tuple[Any, Path]) -> None:
     done, folder = bare
     assert done.returncode == 0, done.stdout + done.stderr
@@ -95,6 +96,7 @@ def test_it_runs_with_nothing_optional_installed(bare: tuple[Any, Path]) -> None
     assert held["population"] >= 2
 
 
+@pytest.mark.slow
 def test_it_says_what_was_left_out(bare: tuple[Any, Path]) -> None:
     done, folder = bare
     text = (folder / "out" / "gpu.md").read_text(encoding="utf-8")
@@ -107,6 +109,7 @@ def test_it_says_what_was_left_out(bare: tuple[Any, Path]) -> None:
         assert "needs cuda: " in text
 
 
+@pytest.mark.slow
 def test_it_leaves_nothing_else_behind(bare: tuple[Any, Path]) -> None:
     assert sorted(file.name for file in (bare[1] / "out").iterdir()) == ["gpu.json", "gpu.md"]
 

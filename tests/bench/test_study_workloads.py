@@ -198,6 +198,7 @@ def test_a_group_learns_at_its_rate_and_a_frozen_group_does_not_move(tiny: Workl
         assert {name for name in expected if not name.endswith("bias")} <= moved
 
 
+@pytest.mark.slow
 def test_rates_of_0_leave_the_metric_where_it_starts(tiny: Workload) -> None:
     found = tiny.train(trials(tiny, [(0.0, 2)]))
     assert np.isfinite(found.metric).all()
@@ -239,6 +240,7 @@ def test_validation_and_test_are_different_rows_and_training_knows_neither(tiny:
     assert not np.array_equal(validation.metric[:, -common:], test.metric[:, -common:])
 
 
+@pytest.mark.slow
 def test_only_the_split_that_is_asked_for_is_made(tiny: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     kind, name = (SideBySide, "given") if isinstance(tiny, SideBySide) else ((PopulationWorkload, FineTuning), "rows")

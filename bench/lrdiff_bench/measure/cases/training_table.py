@@ -26,7 +26,7 @@ __all__ = ["TRAINING", "TrainingRow", "measure_model", "run_training_table", "tr
 
 PEERS = ("default", "fused")
 TRAINING: Mapping[str, Any] = {"format": "lrdiff.training_table", "version": 2}
-BUILDS, ROUNDS, QUICK_ROUNDS = 10, 3, 6  # quick: of one build
+BUILDS, ROUNDS, QUICK_ROUNDS = 8, 3, 6  # quick: of one build
 TITLES = {
     "mlp": "MLP 10-5-1, 25 rows",
     "transformer": "transformer, 12 layers of width 64, 8 x 32 tokens",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lrdiff_bench.measure.engine.case import Case
-from lrdiff_bench.measure.engine.timer import Clock, Timer, relative_iqr
+from lrdiff_bench.measure.engine.timer import WARMUP_SECONDS, Clock, Timer, relative_iqr
 from lrdiff_bench.measure.engine.timing import Timing, at_least, positive, timing_of
 from lrdiff_bench.stats.intervals import Interval, bootstrap_interval
 from lrdiff_bench.stats.verdict import BAND, Verdict, speed_verdict
@@ -88,11 +88,12 @@ def compare_cases(
     load = load_average()
     timings: list[tuple[Timing, Timing]] = []
     ratios = np.empty((builds, rounds))
+    warmup = WARMUP_SECONDS if builds == 1 else WARMUP_SECONDS / 4  # all but the first find torch and its threads warm
     with pinned(threads) as counted:
         for build in range(builds):
             moved = bytearray(random.Random(build).randrange(_MOST_MOVED))  # what is built now comes to lie elsewhere
             order = (a, b) if build % 2 == 0 else (b, a)
-            made = [Timer(case, clock, target_block_seconds) for case in order]
+            made = [Timer(case, clock, target_block_seconds, warmup_seconds=warmup) for case in order]
             for side in made:
                 side.warm_up()
             first, second = made if build % 2 == 0 else reversed(made)
