@@ -29,7 +29,6 @@ WITHOUT_RECORD: dict[str, tuple[str, set[str]]] = {  # why, and what the page do
     "parity": (EARLIER, {"commit"}),
     "state-formats-studies": ("written from docs/results/state-formats-studies by `lrdiff study export`", set()),
     "tables": (EARLIER, {"machine", "commit"}),
-    "training": (EARLIER, set()),
     "tune": ("benchmarks.tune_rates keeps its parts in build/, and no record", {"machine", "commit"}),
 }  # fmt: skip
 SAYS = {
