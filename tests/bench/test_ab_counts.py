@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.ab_counts import __main__ as counts, rules
+from benchmarks.ab_counts.neighbours import main as run_beside
 from benchmarks.ab_counts.neighbours import neighbours
 from benchmarks.ab_counts.page import write_counts
 from benchmarks.ab_counts.suites import SUITES
@@ -101,6 +103,18 @@ def test_the_campaign_goes_on_where_it_ended(tmp_path: Path, monkeypatch) -> Non
     kept = [(one["kind"], one["number"]) for one in counts.read(records)]
     assert sorted(kept) == [("five", 0), ("same", 0), ("same", 1), ("same", 2)]
     assert len(measured) == 5
+
+
+def test_a_command_is_run_beside_them_and_its_status_is_theirs(monkeypatch, capfd) -> None:
+    waited = []
+    monkeypatch.setattr("benchmarks.ab_counts.neighbours.time.sleep", waited.append)
+    for given, status in ((["2", sys.executable, "-c", "print(6 * 7); exit(3)"], 3), (["two", "ls"], 2), (["2"], 2)):
+        monkeypatch.setattr(sys, "argv", ["neighbours", *given])
+        assert run_beside() == status
+    assert waited == [60]
+    out, err = capfd.readouterr()
+    assert out == "42\n"
+    assert err.count("usage: python -m benchmarks.ab_counts.neighbours COUNT COMMAND\n") == 2
 
 
 def test_neighbours_come_and_are_gone_afterwards() -> None:
