@@ -95,7 +95,6 @@ class Planted(Workload):
             train_loss=curve,
             evaluated_after=np.arange(1, self.evaluations + 1) * self.steps // self.evaluations,
             seconds_a_step=1e-3,
-            seconds_to_compile=0.5,
         )
 
     def tiny(self) -> Planted:

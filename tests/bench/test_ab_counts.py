@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.ab_counts import __main__ as counts, rules
-from benchmarks.ab_counts.neighbours import main as run_beside
-from benchmarks.ab_counts.neighbours import neighbours
+from benchmarks.ab_counts.neighbours import main as run_beside, neighbours
 from benchmarks.ab_counts.page import write_counts
 from benchmarks.ab_counts.suites import SUITES
 from lrdiff_bench.measure.foreign.inside.blocks import planted

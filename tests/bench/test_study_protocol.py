@@ -10,6 +10,7 @@ from scipy import stats
 from benchmarks.simulate_study import SINGLE, SMALLEST, TEN, TENTH, Planted, _free
 from lrdiff_bench.study.analysis.analyse import analyse
 from lrdiff_bench.study.analysis.document import document_of
+from lrdiff_bench.study.describe import time_text
 from lrdiff_bench.study.search.engine import check_workload, run_study, trainings
 from lrdiff_bench.study.search.ledger import MemoryLedger
 from lrdiff_bench.study.search.plan import FEWEST_SEARCHES, Plan, make_plan
@@ -358,30 +359,19 @@ class Clock(Planted):
             train_loss=path + 0.05 * base,
             evaluated_after=10 * at,
             seconds_a_step=0.01,
-            seconds_to_compile=2.0,
         )
 
 
-def test_time_to_target_is_in_steps_and_seconds_with_compiling_and_a_miss_is_infinite():
+def test_time_to_target_is_in_steps_and_seconds_and_a_miss_is_infinite():
     finished = run_study(Clock(schemes=(SINGLE, TENTH, TEN)), replace(SMALL, budget=64), MemoryLedger())
     found = analyse(finished, draws=400)
     assert found.target == pytest.approx(0.2, abs=0.02)  # what the single rate has after 80 of 100 steps
     assert found.times["ratio 10"].steps.estimate == 40
-    assert found.times["ratio 10"].seconds == pytest.approx(0.4 + 2.0)
+    assert found.times["ratio 10"].seconds == pytest.approx(0.4)
     assert found.times["single"].steps.estimate in (80, 90)
     assert found.times["ratio 0.1"].steps.estimate == math.inf
     assert found.times["ratio 0.1"].reached == 0.0
     assert found.times["untuned default"].steps.estimate == 90  # later than the tuned one
-
-
-def test_compiling_is_on_every_columns_clock_whoever_was_trained_first():
-    """One batch met a network that was not compiled yet: the restart of a study, not a scheme, decides which."""
-    finished = run_study(Clock(schemes=(SINGLE, TENTH, TEN)), SMALL, MemoryLedger())
-    rows = {
-        id: replace(row, seconds_to_compile=2.0 * id.startswith("untuned/")) for id, row in finished.results.items()
-    }
-    found = analyse(replace(finished, results=rows), draws=400)
-    assert found.times["ratio 10"].seconds == pytest.approx(0.4 + 2.0)
 
 
 def test_the_target_comes_from_seeds_of_its_own_and_the_best_of_all_searches(studied):
@@ -452,3 +442,10 @@ def test_batches_depend_on_the_tasks_alone_and_never_mix_schemes(studied):
         assert len({task.scheme.name for task in batch}) == 1
         assert sum(len(task.seeds) for task in batch) <= 10
     assert batches_of(tasks, at_once=1) == [[task] for task in tasks]
+
+
+def test_a_record_whose_time_has_a_compiler_in_it_tells_steps_alone():
+    column = {"steps_to_target": [140.0, 130.0, 150.0], "seconds_to_target": 4.97, "reached": 1.0}
+    assert time_text(column) == "140 steps"
+    assert time_text(column | {"training_seconds_to_target": 135e-6}) == "140 steps, 135 µs"
+    assert time_text(column | {"steps_to_target": [None] * 3, "reached": 0.29}) == "29 % get there"

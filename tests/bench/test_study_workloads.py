@@ -146,7 +146,6 @@ def test_outcomes_have_the_shapes_and_repeat_bit_for_bit(tiny: Workload) -> None
     assert np.isfinite(found.metric).all()
     assert np.isfinite(found.train_loss).all()
     assert 0 < found.seconds_a_step < 10
-    assert found.seconds_to_compile >= 0
     if tiny.metric == "accuracy":
         assert (found.metric >= 0).all()
         assert (found.metric <= 1).all()

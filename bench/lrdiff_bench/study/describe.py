@@ -85,9 +85,11 @@ def time_text(column: Mapping[str, Any]) -> str:
     """Steps and seconds to the target; where the median run misses it, the share of the runs that do not."""
     if column["steps_to_target"] is None:
         return "no target"
-    steps, taken = column["steps_to_target"][0], column["seconds_to_target"]
-    share = f"{100 * column['reached']:.0f} %"
-    return f"{share} get there" if steps is None else f"{steps:.0f} steps, {seconds(taken)}"
+    steps = column["steps_to_target"][0]
+    if steps is None:
+        return f"{100 * column['reached']:.0f} % get there"
+    taken = column.get("training_seconds_to_target")  # earlier records have another time, with a compiler's in it
+    return f"{steps:.0f} steps" if taken is None else f"{steps:.0f} steps, {seconds(taken)}"
 
 
 def scheme_rows(document: Document, corrected: Mapping[str, Any] | None = None) -> list[list[str]]:

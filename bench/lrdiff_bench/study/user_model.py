@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lrdiff_bench.study.workloads.outcomes import mask_diverged, outcomes, time_compiling, time_step
+from lrdiff_bench.study.workloads.outcomes import mask_diverged, outcomes, time_step
 from lrdiff_bench.study.workloads.workload import AT_ONCE, FEWEST, Outcomes, Trials, Workload
 from lrdiff_core.errors import DataError, InputError, LrdiffError
 
@@ -246,17 +246,12 @@ class UserModelWorkload(Workload):
             found,
             self.metric,
             seconds_a_step=self._seconds_side_by_side if self.timed else math.nan,
-            seconds_to_compile=self._seconds_compiling if self.timed else math.nan,
         )
 
     @cached_property
     def _seconds_side_by_side(self) -> float:
         parameters = sum(p.numel() for p in self.build(0).parameters())
         return time_step(self._standing_still, parameters=parameters, steps=self.steps)
-
-    @cached_property
-    def _seconds_compiling(self) -> float:
-        return time_compiling(self._standing_still)
 
     @cached_property
     def _standing_still(self) -> Callable[[int, int], Any]:

@@ -58,7 +58,7 @@ class TimeToTarget:
 
     Attributes:
         steps: median over searches (the median over seeds of each), with its 95 % interval.
-        seconds: the same times the seconds of a step, compiling included; evaluation is not.
+        seconds: the same times the seconds of a step; neither evaluation nor what is compiled once is in it.
         reached: share of the runs that got there.
     """
 
@@ -232,8 +232,6 @@ def _target(study: StudyResult) -> float | None:
 def _times(study: StudyResult, target: float) -> dict[str, TimeToTarget]:
     goal = -target if _rising(study) else target
     columns = _columns(study)
-    # Once for all columns: which of them was trained first, or after a restart, has nothing to do with its rates.
-    compile_ = max((one.seconds_to_compile for column in columns for one in study.of(*column)), default=0.0)
     times = {}
     for kind, name in columns:
         steps = np.full((study.plan.searches, study.plan.report_seeds), math.inf)
@@ -247,7 +245,7 @@ def _times(study: StudyResult, target: float) -> dict[str, TimeToTarget]:
         found = study.of(kind, name)
         each = float(np.median([one.seconds_a_step for one in found])) if found else math.nan
         times[name] = TimeToTarget(
-            steps=middle, seconds=middle.estimate * each + compile_, reached=float(np.isfinite(steps).mean())
+            steps=middle, seconds=middle.estimate * each, reached=float(np.isfinite(steps).mean())
         )
     return times
 

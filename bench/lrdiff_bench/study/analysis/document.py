@@ -173,7 +173,7 @@ def _column(column: Column, time: TimeToTarget | None) -> dict[str, Any]:
         "train_low": _nested(column.train_low),
         "train_high": _nested(column.train_high),
         "steps_to_target": None if time is None else _interval(time.steps),
-        "seconds_to_target": None if time is None else _finite(time.seconds),
+        "training_seconds_to_target": None if time is None else _finite(time.seconds),
         "reached": None if time is None else time.reached,
     }
 

@@ -56,7 +56,6 @@ class TaskResult:
         metric, train_loss: by evaluation, kept for reports alone. [seeds, evaluations]
         evaluated_after: steps. [evaluations]
         seconds_a_step: of one trial.
-        seconds_to_compile: of the call it was trained in.
         trial: its number in the storage; -1 in memory.
     """
 
@@ -68,7 +67,6 @@ class TaskResult:
     train_loss: NDArray[np.float64]
     evaluated_after: tuple[int, ...]
     seconds_a_step: float
-    seconds_to_compile: float
     trial: int = field(default=-1, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,7 +79,6 @@ class TaskResult:
             "train_loss": _plain(self.train_loss),
             "evaluated_after": list(self.evaluated_after),
             "seconds_a_step": self.seconds_a_step,
-            "seconds_to_compile": self.seconds_to_compile,
         }
 
     @classmethod
@@ -98,7 +95,6 @@ class TaskResult:
             train_loss=_array(kept["train_loss"]).reshape(-1, len(steps)) if kept["train_loss"] else np.empty((0, len(steps))),  # noqa: E501
             evaluated_after=steps,
             seconds_a_step=float(kept["seconds_a_step"]),
-            seconds_to_compile=float(kept["seconds_to_compile"]),
             trial=trial,
         )  # fmt: skip
 
@@ -153,7 +149,6 @@ def results_of(batch: Sequence[Task], outcomes: Outcomes) -> list[TaskResult]:
                 train_loss=loss if whole else none,
                 evaluated_after=steps,
                 seconds_a_step=float(outcomes.seconds_a_step),
-                seconds_to_compile=float(outcomes.seconds_to_compile),
             )
         )
     return found

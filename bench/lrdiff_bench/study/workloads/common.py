@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from typing_extensions import override
 
-from lrdiff_bench.study.workloads.outcomes import Courses, outcomes, time_compiling, time_step
+from lrdiff_bench.study.workloads.outcomes import Courses, outcomes, time_step
 from lrdiff_bench.study.workloads.workload import Outcomes, Trials, UntunedSetting, Workload
 from lrdiff_core.errors import ConfigError
 from lrdiff_core.optimizers import STACKED
@@ -65,10 +65,9 @@ class PopulationWorkload(Workload):
         check_trials(self, trials)
         self.prepare(trials)
         factory = self.network(trials)
-        compiling = self._compile(factory, trials) if self.timed else math.nan
         population = self.population_of(factory, trials, evaluate=max(1, self.steps // self.evaluations))
         seconds = self._seconds_a_step(factory, trials) if self.timed else math.nan
-        return outcomes(population, self.metric, seconds_a_step=seconds, seconds_to_compile=compiling)
+        return outcomes(population, self.metric, seconds_a_step=seconds)
 
     def population_of(self, factory: ModelFactory, trials: Trials, **options: Any) -> Population:
         """The population that trains these trials."""
@@ -99,21 +98,14 @@ class PopulationWorkload(Workload):
         """Which path of the population; ``"auto"`` unless there is a reason."""
         return "auto"
 
-    def _compile(self, factory: ModelFactory, trials: Trials) -> float:
-        """Seconds of compiling this network; measured before its first batch, the same for every later one."""
-        key = ("compiled", *self._shapes(factory, trials))
-        if key not in self._timed:
-            self._timed[key] = time_compiling(self._stander(factory, trials))
-        return self._timed[key]
-
     def _seconds_a_step(self, factory: ModelFactory, trials: Trials) -> float:
         """Measured once for a network."""
         shapes = self._shapes(factory, trials)
-        if ("step", *shapes) not in self._timed:
-            self._timed["step", *shapes] = time_step(
+        if shapes not in self._timed:
+            self._timed[shapes] = time_step(
                 self._stander(factory, trials), parameters=sum(map(math.prod, shapes)), steps=self.steps
             )
-        return self._timed["step", *shapes]
+        return self._timed[shapes]
 
     def _stander(self, factory: ModelFactory, trials: Trials) -> Callable[[int, int], Any]:
         """What trains so many trials for so many steps without moving them."""

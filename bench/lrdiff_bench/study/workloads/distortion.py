@@ -88,7 +88,6 @@ class Distortion(PopulationWorkload):
             return super().train(trials)
         check_trials(self, trials)
         factory = self.network(trials)
-        compiling = self._compile(factory, trials)
         every = max(1, self.steps // self.evaluations)
         probe = every * max(1, round(share * self.steps / every))
         head_only = replace(trials, rates=trials.rates * np.array([0.0, 1.0]))
@@ -102,7 +101,6 @@ class Distortion(PopulationWorkload):
             parts["train_loss"],
             evaluated_after=np.concatenate([first.evaluated_after, probe + second.evaluated_after]),
             seconds_a_step=self._seconds_a_step(factory, trials),
-            seconds_to_compile=compiling,
         )
 
     def _go_on(self, first: Population, trials: Trials, *, steps: int, evaluate: int) -> Population:

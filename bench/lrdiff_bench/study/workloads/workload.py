@@ -141,14 +141,12 @@ class Outcomes:
         score: [trials] accuracy or R2 on that split at the end, shown beside a loss; None where the task has none.
         evaluated_after: [evaluations] steps.
         seconds_a_step: of one trial, evaluation not counted; a share of the batch where trials ran side by side.
-        seconds_to_compile: of the network, once; the same for every batch of it.
     """
 
     metric: np.ndarray
     train_loss: np.ndarray
     evaluated_after: np.ndarray
     seconds_a_step: float
-    seconds_to_compile: float = 0.0
     score: np.ndarray | None = None
 
 
