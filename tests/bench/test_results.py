@@ -20,7 +20,7 @@ WITHOUT_RECORD: dict[str, tuple[str, set[str]]] = {  # why, and what the page do
     "ab": ("a campaign over days: its comparisons are ab.jsonl, and test_ab_counts.py holds the page to them", set()),
     "benchmarks": (EARLIER, set()),
     "claims": ("written from docs/results/studies by `lrdiff study claims`", set()),
-    "convergence": ("two of its studies are by an earlier protocol and have none; thirteen are in docs/results/studies",
+    "convergence": ("one of its studies is by an earlier protocol and has none; fourteen are in docs/results/studies",
                     set()),
     "export-compare": (EARLIER, set()),
     "export-models": (EARLIER, {"commit"}),
