@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ WITHOUT_RECORD: dict[str, tuple[str, set[str]]] = {  # why, and what the page do
     "ab": ("a campaign over days: its comparisons are ab.jsonl, and test_ab_counts.py holds the page to them", set()),
     "benchmarks": (EARLIER, set()),
     "claims": ("written from docs/results/studies by `lrdiff study claims`", set()),
+    "claims-studies": ("written from docs/results/studies by `lrdiff study export`", set()),
     "convergence": ("one of its studies is by an earlier protocol and has none; fourteen are in docs/results/studies",
                     set()),
     "export-compare": (EARLIER, set()),
@@ -77,14 +79,23 @@ def test_the_page_of_claims_is_what_the_records_of_studies_give(tmp_path: Path, 
     assert kept == f"{head}{first}{command}`. {after}", "write it again, by its command"
 
 
-def test_the_page_of_formats_is_what_the_records_of_its_studies_give(tmp_path: Path, monkeypatch) -> None:
-    records = RESULTS / "state-formats-studies"
-    monkeypatch.chdir(tmp_path)  # where no studies lie
-    named = ["--title", "What is learnt in fewer bytes"]
-    assert main(["study", "export", "--records", str(records), "--out", "page.md", "--no-pictures", *named]) == 0
-    written, kept = (file.read_text(encoding="utf-8") for file in (Path("page.md"), records.with_suffix(".md")))
-    assert "lrdiff study export --records docs/results/state-formats-studies --out" in kept
-    same = [re.sub(r"`lrdiff study export [^`]*`", "", text) for text in (written, kept)]
+@pytest.mark.parametrize(
+    ("page", "records"), [("state-formats-studies", "state-formats-studies"), ("claims-studies", "studies")]
+)
+def test_a_page_of_studies_is_what_their_records_give(page: str, records: str, tmp_path: Path, monkeypatch) -> None:
+    kept = (RESULTS / f"{page}.md").read_text(encoding="utf-8")
+    said = re.search(r"`lrdiff (study export [^`]*)`", kept)
+    assert said is not None
+    command = shlex.split(said[1])
+    assert command[command.index("--records") + 1] == f"docs/results/{records}"
+    assert command[command.index("--out") + 1] == f"docs/results/{page}.md"
+    monkeypatch.chdir(tmp_path)
+    command[command.index("--records") + 1] = str(RESULTS / records)
+    command[command.index("--out") + 1] = f"{page}.md"
+    assert main([*command, *([] if "--no-pictures" in command else ["--no-pictures"])]) == 0
+    written = Path(f"{page}.md").read_text(encoding="utf-8")
+    pictures = re.compile(r"\n!\[[^\n]*\)\n")  # drawn for the page alone
+    same = [pictures.sub("", re.sub(r"`lrdiff study export [^`]*`", "", text)) for text in (written, kept)]
     assert same[0] == same[1], "write it again, by its command"
 
 
