@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +16,6 @@ from lrdiff_bench.stats.verdict import BAND, Verdict, speed_verdict
 from lrdiff_bench.system.machine import load_average, pinned
 
 __all__ = ["TimingComparison", "compare_cases"]
-
-_MOST_MOVED = 1 << 21  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +54,8 @@ def compare_cases(
     In that order a drift of the machine that is linear over a round cancels. The interval is over rounds, which are
     paired and independent, not over blocks.
 
-    Where the arrays of a case come to lie, and which case is built first, favours one of them for as long as they live:
-    of two identical cases, the second was up to 15 % faster. Several builds make that a part of the interval.
+    Which case is built first favours one of them for as long as both live: of two identical cases, the second was up to
+    15 % faster. Several builds make that a part of the interval.
 
     Args:
         a, b: what to compare; both are built and warmed up before the first round.
@@ -91,7 +88,6 @@ def compare_cases(
     warmup = WARMUP_SECONDS if builds == 1 else WARMUP_SECONDS / 4  # all but the first find torch and its threads warm
     with pinned(threads) as counted:
         for build in range(builds):
-            moved = bytearray(random.Random(build).randrange(_MOST_MOVED))  # what is built now comes to lie elsewhere
             order = (a, b) if build % 2 == 0 else (b, a)
             made = [Timer(case, clock, target_block_seconds, warmup_seconds=warmup) for case in order]
             for side in made:
@@ -101,7 +97,7 @@ def compare_cases(
                 a1, b1, b2, a2 = (side.sample().seconds for side in (first, second, second, first))
                 ratios[build, i] = (b1 + b2) / (a1 + a2)
             timings.append((timing_of(first, load, counted), timing_of(second, load, counted)))
-            del made, first, second, side, moved
+            del made, first, second, side
     ratio = bootstrap_interval(ratios.ravel() if builds == 1 else np.median(ratios, axis=1))
     one, other = (_together(of) for of in zip(*timings, strict=True))
     return TimingComparison(
