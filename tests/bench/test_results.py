@@ -28,7 +28,6 @@ WITHOUT_RECORD: dict[str, tuple[str, set[str]]] = {  # why, and what the page do
     "export-models": (EARLIER, {"commit"}),
     "export-mutations": (EARLIER, {"commit"}),
     "maps": ("what `lrdiff map` printed, of maps whose folders were not kept: twenty minutes of two cores", set()),
-    "parity": (EARLIER, {"commit"}),
     "state-formats-studies": ("written from docs/results/state-formats-studies by `lrdiff study export`", set()),
     "tables": (EARLIER, {"machine", "commit"}),
     "tune": ("benchmarks.tune_rates keeps its parts in build/, and no record", {"machine", "commit"}),
