@@ -159,9 +159,22 @@ def verdicts():
     page = (ROOT / "docs" / "results" / "convergence.md").read_text(encoding="utf-8")
     table = page.partition("## Verdicts")[2].partition("\n\n![")[0]
     rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if re.search(r"\d \[", line)
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if re.match(r"\|.*\d \[", line)
     ]
     return {tuple(float(cell.split()[0]) for cell in row[2:5]): row[8] for row in rows}
+
+
+def test_the_readmes_replications_and_searches_are_those_of_the_pages():
+    studies, replications = (
+        (ROOT / "docs" / "results" / f"{name}.md").read_text("utf-8") for name in ("convergence", "replications")
+    )
+    (first,) = re.findall(r"^\| seed-adam \|.*\| ([A-Z ]+) \|$", studies, flags=re.MULTILINE)
+    again = re.findall(r"^\| seed-adam, seeds from \d+ \|.*\| ([A-Z ]+) \|$", replications, flags=re.MULTILINE)
+    readme = README.read_text(encoding="utf-8")
+    assert f"[{again.count(first)} of {len(again)} replications]" in readme
+    searches = [int(number) for number in re.findall(r"^- (\d+) searches of 64 points", studies, flags=re.MULTILINE)]
+    assert len(searches) == 15
+    assert f"in each of {min(searches)} to {max(searches)} independent searches" in readme
 
 
 @pytest.mark.parametrize("file", [README, ROOT / "docs" / "index.md"], ids=["README", "index"])
@@ -178,7 +191,7 @@ def test_what_is_said_of_the_studies_is_what_they_found(file):
 
 def test_the_readmes_rows_are_those_of_the_studies():
     rows = re.findall(
-        r"^\|.*\| (?:loss|accuracy) ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([A-Z ]+?) ?[†*]? \|$",
+        r"^\|.*\| (?:loss|accuracy) ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([A-Z ]+) \|$",
         README.read_text(encoding="utf-8"),
         flags=re.MULTILINE,
     )

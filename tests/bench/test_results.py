@@ -22,12 +22,12 @@ WITHOUT_RECORD: dict[str, tuple[str, set[str]]] = {  # why, and what the page do
     "benchmarks": (EARLIER, set()),
     "claims": ("written from docs/results/studies by `lrdiff study claims`", set()),
     "claims-studies": ("written from docs/results/studies by `lrdiff study export`", set()),
-    "convergence": ("one of its studies is by an earlier protocol and has none; fourteen are in docs/results/studies",
-                    set()),
+    "convergence": ("written from docs/results/studies by `lrdiff study export`", set()),
     "export-compare": (EARLIER, set()),
     "export-models": (EARLIER, {"commit"}),
     "export-mutations": (EARLIER, {"commit"}),
     "maps": ("what `lrdiff map` printed, of maps whose folders were not kept: twenty minutes of two cores", set()),
+    "replications": ("written from docs/results/replications by `lrdiff study export`", set()),
     "state-formats-studies": ("written from docs/results/state-formats-studies by `lrdiff study export`", set()),
     "tables": (EARLIER, {"machine", "commit"}),
     "tune": ("benchmarks.tune_rates keeps its parts in build/, and no record", {"machine", "commit"}),
@@ -79,7 +79,13 @@ def test_the_page_of_claims_is_what_the_records_of_studies_give(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("page", "records"), [("state-formats-studies", "state-formats-studies"), ("claims-studies", "studies")]
+    ("page", "records"),
+    [
+        ("convergence", "studies"),
+        ("claims-studies", "studies"),
+        ("replications", "replications"),
+        ("state-formats-studies", "state-formats-studies"),
+    ],
 )
 def test_a_page_of_studies_is_what_their_records_give(page: str, records: str, tmp_path: Path, monkeypatch) -> None:
     kept = (RESULTS / f"{page}.md").read_text(encoding="utf-8")

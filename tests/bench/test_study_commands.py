@@ -203,7 +203,7 @@ def test_all_of_them_with_holm_over_workloads(capsys, suite, studies):
     text = Path("convergence.md").read_text()
     assert "| helpful QUICK | loss |" in text
     assert "| nothing (control) QUICK |" in text
-    assert "Holm's correction over 3 workloads" in text
+    assert "Holm's correction over 3 studies" in text
     assert "torch" in text
     assert "tuning seeds 1000000 to 1000005, reporting seeds 1000 to 1035" in text
     for picture in re.findall(r"\]\(([^)]+\.png)\)", text):
@@ -227,6 +227,9 @@ def test_a_page_is_written_again_from_records_without_the_storage(capsys, suite,
         return page.partition("\n| ")[2].replace(" QUICK", "")  # the command above it is another
 
     assert rows(Path("again.md").read_text()) == rows(Path("first.md").read_text())
+    run(capsys, "export", "nothing-quick", "helpful-quick", *elsewhere, "--out", "turned.md")
+    turned = re.findall(r"^## (\S+)-quick: ", Path("turned.md").read_text(), flags=re.MULTILINE)
+    assert turned == ["nothing", "helpful"]  # as they were asked for
     run(capsys, "export", "helpful-quick", "nothing-quick", *elsewhere, "--out", "again.md")
     assert rows(Path("again.md").read_text()) == rows(both)
     for names, said in (

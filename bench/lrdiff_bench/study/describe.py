@@ -189,10 +189,12 @@ def suite_rows(documents: Sequence[Document], suite: Mapping[str, Any] | None) -
         one = document["gain"] if suite is None else suite["gains"][document["name"]]
         label = f" ({document['workload']['label']})" if document["workload"]["label"] else ""
         mode = "" if document["mode"] == "full" else f" {document['mode'].upper()}"
+        moved = document["plan"]["seeds_from"]
+        seeds = f", seeds from {moved}" if moved else ""
         medians = [row[1] for row in column_rows(document)]
         rows.append(
             [
-                f"{document['workload']['name']}{label}{mode}",
+                f"{document['workload']['name']}{label}{seeds}{mode}",
                 document["workload"]["metric"],
                 *medians,
                 document["chosen"],

@@ -121,7 +121,7 @@ def draw_suite(console: Console, documents: Sequence[Document], suite: Mapping[s
         table.add_row(row[0], row[5], row[6], Text(row[8], style=COLORS[row[8]]))
     console.print(table)
     if suite is not None:
-        line(console, f"verdicts after Holm's correction over {len(documents)} workloads")
+        line(console, f"verdicts after Holm's correction over {len(documents)} studies")
         line(
             console,
             "gain over the tuned single rate, interquartile mean over all searches in smallest differences: "

@@ -137,7 +137,7 @@ def _with_records(
     fresh = _documents(wanted, storage, source) if wanted or (there and not names) else []
     keep_records(fresh, records)
     kept |= {document["name"]: document for document in fresh}
-    return [kept[name] for name in sorted(kept) if not names or name in names]
+    return [kept[name] for name in dict.fromkeys(names or sorted(kept))]
 
 
 def _has_storage(source: Path | None) -> bool:
