@@ -157,7 +157,7 @@ class OnnxPredictor:
 
         Args:
             rows: one array an input, ``[batch, ...]``, in the order of the file; other real dtypes are converted.
-            Words may be any array of strings; None, NaN and a word that is not known mean the same.
+                Words may be any array of strings; None, NaN and a word that is not known mean the same.
             named: the same by name.
 
         Raises:
