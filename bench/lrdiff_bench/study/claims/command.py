@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,10 @@ def _draw(findings: Sequence[Finding]) -> None:
         line(console, f"not run yet: lrdiff study {' '.join(open_ones)} --until-resolved", "dim")
 
 
+def _counted(words: Sequence[str]) -> str:
+    return ", ".join(word if times == 1 else f"{word} ({times})" for word, times in Counter(words).items())
+
+
 def _page(findings: Sequence[Finding]) -> str:
     by_claim: dict[str, list[Finding]] = {}
     for one in findings:
@@ -102,8 +107,8 @@ def _page(findings: Sequence[Finding]) -> str:
             found[0].claim.title,
             ", ".join(one.study for one in found),
             found[0].claim.expects,
-            ", ".join(dict.fromkeys("not run" if one.gain is None else str(one.gain.verdict) for one in found)),
-            ", ".join(dict.fromkeys(one.outcome for one in found)),
+            _counted(["not run" if one.gain is None else str(one.gain.verdict) for one in found]),
+            _counted([one.outcome for one in found]),
         ]
         for found in by_claim.values()
     ]
