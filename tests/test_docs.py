@@ -187,6 +187,9 @@ def test_what_is_said_of_the_studies_is_what_they_found(file):
     )
     assert said is not None
     assert list(map(int, said.groups())) == counts
+    assert "on 15 workloads" in text
+    if file == README:
+        assert "HELPS on {}, NO DIFFERENCE on {}, INCONCLUSIVE on {}]".format(*counts) in text
 
 
 def test_the_readmes_rows_are_those_of_the_studies():

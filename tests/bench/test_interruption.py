@@ -74,9 +74,8 @@ def is_there(process):
 
 
 def ends_soon(process):
-    deadline = (
-        time.monotonic() + 5
-    )  # what was killed is there until its memory is given back; left alone it sleeps 60 s
+    # What was killed is there until its memory is given back; left alone it sleeps 60 s.
+    deadline = time.monotonic() + 5
     while is_there(process) and time.monotonic() < deadline:
         time.sleep(0.001)
     return not is_there(process)

@@ -72,6 +72,11 @@ def test_the_page_of_claims_is_what_the_records_of_studies_give(tmp_path: Path, 
     written, kept = (file.read_text(encoding="utf-8") for file in (Path("claims.md"), RESULTS / "claims.md"))
     assert ", commit " in kept
     first, command = "Written by `", "lrdiff study claims --records docs/results/studies --out docs/results/claims.md"
+    rows = [line.split(" | ") for line in kept.partition("\n\n## ")[0].splitlines() if re.search("HELPS|NO DIFF", line)]
+    for _, studies, _, *counted in rows:
+        for words in counted:  # "HELPS (2), not run": one word for each study
+            times = [int(found[1]) if (found := re.search(r"\((\d+)\)", word)) else 1 for word in words.split(", ")]
+            assert sum(times) == len(studies.split(", ")), words
     head, _, rest = kept.partition(first)
     assert rest.startswith(f"{command}`. ")
     after = written.partition(first)[2].partition("`. ")[2]

@@ -153,4 +153,4 @@ def _documents(names: Sequence[str], storage: str | None, out: Path | None) -> l
         names = full or [one["name"] for one in found]
         if not names:
             raise ConfigError("there is no finished study", help="run one: lrdiff study NAME --quick")
-    return [read_study(url, name) for name in names]
+    return [read_study(url, name) for name in dict.fromkeys(names)]
