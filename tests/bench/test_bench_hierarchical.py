@@ -22,7 +22,7 @@ from lrdiff_bench.measure.engine.timer import Sample
 from lrdiff_bench.stats.hierarchical import compare_paired, compare_unpaired
 from lrdiff_core.errors import CheckFailed, ConfigError, DataError
 
-PROCESSES, ROUNDS = 8, 30  # what `lrdiff bench ab` takes
+PROCESSES, ROUNDS = 8, 30  # `lrdiff bench ab` takes ten times the rounds, of blocks that scatter more
 BETWEEN, WITHIN, BURSTS = 0.01, 0.03, 0.05
 
 

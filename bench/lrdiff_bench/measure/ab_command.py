@@ -130,16 +130,15 @@ def _one_case(name: str, parameters: Sequence[str], device: str | None) -> Case:
 
 
 def _paired_effort(processes: int, *, quick: bool) -> Effort:
-    """Rounds of four or six blocks of 10 ms, thirty a group of processes.
+    """Many rounds of short blocks, three hundred of a millisecond a group of processes; a quick one a hundred.
 
-    Starting the processes takes longer than the rounds; with eight groups, a slow-down of 5 % is found in 99 of 100
-    (tests/bench/test_bench_hierarchical.py), with ten rounds in 60. A quick one takes fifteen rounds of 5 ms: blocks
-    that are shorter than a slice of the scheduler are hit by it or not, which is what makes them spread.
+    Starting the processes takes longer than the rounds. A block of ten milliseconds is hit by a change of the
+    processor's speed or by a neighbour, or is not; in blocks of one, both sides are hit alike (docs/decisions.md).
     """
     return Effort(
         processes=processes,
-        samples=15 if quick else 30,
-        block_seconds=0.005 if quick else 0.01,
+        samples=100 if quick else 300,
+        block_seconds=0.001,
         warmup_seconds=0.2 if quick else 1.0,
         most_seconds=4.0 if quick else 10.0,
     )
