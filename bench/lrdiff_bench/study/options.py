@@ -110,6 +110,7 @@ def export(
     source: FromOption = None,
     storage: StorageOption = None,
     records: RecordsOption = None,
+    against: Annotated[Path | None, typer.Option("--against", metavar="DIR", help="Records of the same studies on other seeds; the page tells which numbers come again.")] = None,
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Write only the page.")] = False,
     title: Annotated[str, typer.Option("--title", metavar="TEXT", help="The heading of the page.")] = "Does it help?",
 ) -> int:  # fmt: skip
@@ -117,8 +118,9 @@ def export(
     from lrdiff_bench.study.commands import finished
 
     return finished.export(
-        names or [], to=out, storage=storage, source=source, records=records, pictures=not no_pictures, title=title
-    )
+        names or [], to=out, storage=storage, source=source, records=records, against=against,
+        pictures=not no_pictures, title=title,
+    )  # fmt: skip
 
 
 def claims(

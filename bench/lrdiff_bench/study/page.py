@@ -9,6 +9,7 @@ from typing import Any
 from lrdiff_bench.report import gains
 from lrdiff_bench.report.page import render
 from lrdiff_bench.study import describe
+from lrdiff_bench.study.again import Again
 
 __all__ = ["studies_page"]
 
@@ -22,6 +23,7 @@ def studies_page(
     command: str,
     *,
     title: str,
+    repeated: Again | None = None,
 ) -> str:
     """Return the page.
 
@@ -31,6 +33,7 @@ def studies_page(
         pictures: that lie beside the page.
         command: that wrote it.
         title: of the page.
+        repeated: which numbers of these came again on other seeds; None where that was not asked.
     """
     return render(
         "studies.md",
@@ -39,6 +42,7 @@ def studies_page(
         reduced={document["mode"] for document in documents} != {"full"},
         verdicts=describe.suite_rows(documents, suite),
         overall=None if suite is None else gains.interval(suite["interquartile_mean"], sign=True),
+        repeated=repeated,
         shown=_shown(pictures, "verdicts", "profile"),
         studies=[_study(document, suite, pictures) for document in documents],
     )

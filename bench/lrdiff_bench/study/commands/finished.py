@@ -97,10 +97,12 @@ def export(
     storage: str | None,
     source: Path | None,
     records: Path | None = None,
+    against: Path | None = None,
     pictures: bool,
     title: str,
 ) -> int:
     """Write finished studies as one page with its pictures beside it, and those whose records are kept."""
+    from lrdiff_bench.study.again import again
     from lrdiff_bench.study.page import studies_page
     from lrdiff_bench.study.pictures import draw_document, draw_suite_pictures
 
@@ -111,6 +113,7 @@ def export(
     documents = (
         _documents(names, storage, source) if records is None else _with_records(names, storage, source, records)
     )
+    repeated = None if against is None else again(documents, read_records(against))
     suite = suite_of(documents)
     files: list[Path] = []
     if pictures:
@@ -118,7 +121,7 @@ def export(
         files += draw_suite_pictures(documents, suite, to.parent, prefix)
         for document in documents:
             files += draw_document(document, to.parent, prefix)
-    write_text(to, studies_page(documents, suite, files, as_given(), title=title))
+    write_text(to, studies_page(documents, suite, files, as_given(), title=title, repeated=repeated))
     console = make_console()
     line(console, f"{to}: {len(documents)} {'study' if len(documents) == 1 else 'studies'}, {len(files)} pictures")
     return 0
