@@ -107,6 +107,7 @@ measure: $(VENV)/.dev
 	-$(BIN)/python -m benchmarks.export_models --out docs/results/export-models.md --record $(RECORDS)/export-models.json
 	-$(BIN)/python -m benchmarks.mutate_exports --count 1000 --healthy 200 --out docs/results/export-mutations.md --record $(RECORDS)/export-mutations.json
 	-$(BIN)/python -m benchmarks.tables --out docs/results/tables.md --record $(RECORDS)/tables.json
+	-$(BIN)/python -m benchmarks.tune_rates --out docs/results/tune.md --record $(RECORDS)/tune.json
 	$(BIN)/python -m benchmarks.results
 
 # With the Python and the torch that are there, and nothing from the network: a torch that knows the GPU is not ours to install.

@@ -79,6 +79,7 @@ PAGES: Mapping[str, Page] = {
     "training-busy": Page(module=f"{CASES}.training_table", spec="TRAINING", text="training_page"),
     "training-parity": Page(module=f"{PARITY}.training_command", spec="TRAINING_PARITY", text="training_parity_page",
                             pictures=(f"{PARITY}.training_command", "write_training_parity"), beside=GUIDE),
+    "tune": Page(module="benchmarks.tune_rates", spec="TUNE", text="tune_page"),
 }  # fmt: skip
 """By name: ``docs/results/NAME.md`` from ``docs/results/records/NAME.json`` (or ``.json.gz``)."""
 

@@ -4,8 +4,8 @@
 free ratios by the protocol (448 trainings a search) against what tune finds in 56, on the same fresh seeds; and forty
 nulls, whose groups have no reason to differ. What is done is kept in ``--parts``, so a run that was stopped goes on.
 
-With ``--seeds-from 1000`` forty other nulls, on seeds of their own, are judged and nothing else is: their counts take
-the place of the page's last section. What a rule was made after seeing says little about it.
+Forty other nulls, on seeds of their own from ``--seeds-from`` on, are judged and counted apart: what a rule was made
+after seeing says little about it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.simulate_study import Planted
-from lrdiff_bench.report.page import render
+from lrdiff_bench.report.page import as_given, render
+from lrdiff_bench.report.record import PageFiles, add_page_options
 from lrdiff_bench.stats.location import interquartile_mean
 from lrdiff_bench.study.search.plan import Plan
 from lrdiff_bench.study.search.points import group_rates, space_of, unit_points
@@ -34,19 +35,19 @@ from lrdiff_bench.study.workloads.common import PopulationWorkload
 from lrdiff_bench.study.workloads.registry import make_workload
 from lrdiff_bench.study.workloads.workload import Scheme, Trials, Workload, usual_schemes
 from lrdiff_bench.system.machine import joined_provenance, provenance
-from lrdiff_core.files import write_text
 
 if TYPE_CHECKING:
     from lrdiff_core.population import PopulationData
     from lrdiff_core.population.members import ModelFactory
 
-__all__ = ["WORKLOADS", "Halves", "main", "null", "workload_of"]
+__all__ = ["TUNE", "WORKLOADS", "Halves", "main", "null", "tune_page", "workload_of"]
 
+TUNE: Mapping[str, Any] = {"format": "lrdiff.tune_rates", "version": 1}
 WORKLOADS = ("seed-adam", "seed-sgd", "distortion", "relearn-adam", "control-classes", "tokens-sgd", "ring", "splats")
 SEARCHES, TUNINGS, FRESH = 2, 3, 60
 FROM = 900_000  # fresh seeds of this comparison: no study and no search has them
 NULLS = 40
-AGAIN = "## The same of other nulls"  # the section that a run with --seeds-from writes
+OTHERS = 1000  # seeds of the other nulls begin here
 MOST = 100  # searches of a null's verdict
 Numbers = NDArray[np.float64]
 
@@ -260,29 +261,24 @@ def null_row(number: int, parts: _Parts, seeds_from: int = 0) -> dict[str, Any]:
     return dict(parts.get(f"null {number}" + (f" from {seeds_from}" if seeds_from else ""), judged)["is"])
 
 
-def null_counts(nulls: Sequence[dict[str, Any]]) -> list[str]:
+def null_counts(nulls: Sequence[Mapping[str, Any]]) -> list[str]:
     """The table of verdicts and the share of right answers."""
     right = sum(one["answer"] == "one rate" for one in nulls)
     lines = ["| | by formula | trained |", "| --- | ---: | ---: |"]
     for word in dict.fromkeys(one["verdict"] for one in nulls):
         counts = (str(sum(one["verdict"] == word for one in kind)) for kind in (nulls[::2], nulls[1::2]))
         lines.append(f"| {word} | {' | '.join(counts)} |")
-    return [*lines, "", f"The answer is *one rate suffices* in {right} of {len(nulls)}.", ""]
+    return [*lines, "", f"The answer is *one rate suffices* in {right} of {len(nulls)}."]
 
 
-def again(nulls: Sequence[dict[str, Any]], head: str) -> str:
-    """The section about other nulls, below where its numbers come from."""
-    about = "Workloads and seeds that no rule of `lrdiff tune` was made after seeing."
-    return "\n".join([AGAIN, "", about, head, "", *null_counts(nulls)])
-
-
-def page(rows: Sequence[dict[str, Any]], nulls: Sequence[dict[str, Any]], head: str) -> str:
-    """The page of results, below where its numbers come from."""
+def tune_page(document: Mapping[str, Any]) -> tuple[str, bool]:
+    """The document as Markdown, and whether its bars are held."""
+    rows, nulls, others = document["rows"], document["nulls"], document["others"]
     within = sum(row["gap"] <= 1.0 for row in rows)
     lines = [
         "# Rates in 56 trainings, put to the test",
         "",
-        head,
+        render("written_by.md", **document).rstrip(),
         "",
         "`lrdiff tune` searches 56 trainings: one rate, then ratios, then the best again. A search of free ratios",
         "by the [protocol](../guide/protocol.md) makes 448. Both are compared on the same fresh seeds and test data",
@@ -312,43 +308,45 @@ def page(rows: Sequence[dict[str, Any]], nulls: Sequence[dict[str, Any]], head: 
         f"Each is tuned, and what was found is judged, by {MOST} searches at most.",
         "",
         *null_counts(nulls),
+        "",
+        "## The same of other nulls",
+        "",
+        "Workloads and seeds that no rule of `lrdiff tune` was made after seeing: those from "
+        f"{document['others_from']} on.",
+        "",
+        *null_counts(others),
     ]
-    return "\n".join(lines)
+    right = [sum(one["answer"] == "one rate" for one in each) >= 0.95 * len(each) for each in (nulls, others)]
+    return "\n".join(lines) + "\n", within >= 0.75 * len(rows) and all(right)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Count, print and write; the status is 1 where a bar is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tune_rates", description=__doc__)
-    parser.add_argument("--out", type=Path, help="the page to write")
+    add_page_options(parser)
     parser.add_argument("--parts", type=Path, default=Path("build", "tune-parts.jsonl"), help="what is done already")
-    parser.add_argument("--seeds-from", type=int, default=0, metavar="N", help="other nulls, and nothing else; even")
+    parser.add_argument("--seeds-from", type=int, default=OTHERS, metavar="N", help="of the other nulls; even, above 0")
     given = parser.parse_args(arguments)
-    if given.seeds_from % 2 or given.seeds_from < 0:
-        parser.error("--seeds-from: write an even number from 0 up, so that every other null is one by formula")
+    if given.seeds_from % 2 or given.seeds_from < NULLS:
+        parser.error(f"--seeds-from: write an even number from {NULLS} up: below, and among odd ones, nulls come twice")
+    files = PageFiles.of(given)
+    document = files.document(lambda: _measured(_Parts(given.parts), given.seeds_from), **TUNE)
+    text, held = tune_page(document)
+    print(text)
+    files.write(text)
+    return int(not held)
+
+
+def _measured(parts: _Parts, seeds_from: int) -> dict[str, Any]:
+    """What the page tells; what the parts lack is measured."""
     import torch
 
     torch.set_num_threads(1)
-    parts = _Parts(given.parts)
-    nulls = [null_row(number, parts, given.seeds_from) for number in range(NULLS)]
-    rows = [] if given.seeds_from else [workload_row(name, parts) for name in WORKLOADS]
-    written = given.out.read_text(encoding="utf-8") if given.out is not None and given.out.is_file() else ""
-    first, _, others = written.partition(AGAIN)
-    command = "python -m benchmarks.tune_rates --out docs/results/tune.md"
-    if given.seeds_from:
-        command += f" --seeds-from {given.seeds_from}"
-    head = render("written_by.md", command=command, quick=False, **joined_provenance(parts.origins)).rstrip()
-    if given.seeds_from:
-        text = again(nulls, head)
-        whole = f"{first.rstrip()}\n\n{text}".lstrip()
-    else:
-        text = page(rows, nulls, head)
-        whole = f"{text}\n{AGAIN}{others}" if others else text
-    print(text)
-    if given.out is not None:
-        write_text(given.out, whole)
-    within = sum(row["gap"] <= 1.0 for row in rows)
-    right = sum(one["answer"] == "one rate" for one in nulls)
-    return int(within < 0.75 * len(rows) or right < 0.95 * len(nulls))
+    nulls, others = ([null_row(i, parts, begin) for i in range(NULLS)] for begin in (0, seeds_from))
+    rows = [workload_row(name, parts) for name in WORKLOADS]
+    origin = joined_provenance(parts.origins)
+    return {"command": as_given(), "quick": False, **origin, "rows": rows, "nulls": nulls, "others": others,
+            "others_from": seeds_from}  # fmt: skip
 
 
 if __name__ == "__main__":

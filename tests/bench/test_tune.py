@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks import tune_rates as tune_rates_benchmark
 from benchmarks.simulate_study import Planted
-from benchmarks.tune_rates import null
+from benchmarks.tune_rates import null, tune_page
 from lrdiff_bench.cli import main
 from lrdiff_bench.study import training
 from lrdiff_bench.study.tune import FoundRates, TuneOptions, find_rates, tune_rates
@@ -22,6 +22,7 @@ from lrdiff_bench.study.tune.proof import answer_of
 from lrdiff_bench.study.tune.surface import Surface, capped
 from lrdiff_bench.study.user_model import UserModelWorkload
 from lrdiff_bench.study.workloads.workload import WORKLOADS
+from lrdiff_bench.system.machine import provenance
 from lrdiff_core.errors import ConfigError, InputError
 
 
@@ -165,17 +166,26 @@ def test_the_page_of_results_counts_what_its_bars_ask_for():
         workload = tune_rates_benchmark.workload_of(name)
         assert len(free_scheme(workload).free) == len(workload.groups) - 1
     row = {"name": "x", "metric": "accuracy", "free": -0.9, "tune": -0.89, "seconds": 1.0, "time": 12.0, "gap": 1.0}
-    nulls = [{"verdict": "NO DIFFERENCE", "answer": "one rate"}] * 39 + [
-        {"verdict": "HELPS", "answer": "rates by group"}
-    ]
-    page = tune_rates_benchmark.page([row] * 7 + [{**row, "gap": 1.01}], nulls, "the command")
-    assert "Within one smallest difference in 7 of 8" in page
-    assert "| `x` | accuracy | 0.9000 | 0.8900 | +1.01 | 1.0 | 12 |" in page
-    assert "| HELPS | 0 | 1 |" in page
-    assert "*one rate suffices* in 39 of 40" in page
+    far = {**row, "gap": 1.01}
+    right = [{"verdict": "NO DIFFERENCE", "answer": "one rate"}] * 40
+    wrong = {"verdict": "HELPS", "answer": "rates by group"}
+    document = {"command": "the command", "quick": False, **provenance(), "others_from": 1000}
+
+    def page(rows, nulls, others):
+        return tune_page({**document, "rows": rows, "nulls": nulls, "others": others})
+
+    text, held = page([row] * 6 + [far] * 2, [*right[:39], wrong], right)
+    assert held
+    assert "Within one smallest difference in 6 of 8" in text
+    assert "| `x` | accuracy | 0.9000 | 0.8900 | +1.01 | 1.0 | 12 |" in text
+    assert "| HELPS | 0 | 1 |" in text
+    assert [f"*one rate suffices* in {count} of 40" in text for count in (39, 40)] == [True, True]
+    assert not page([row] * 5 + [far] * 3, right, right)[1]
+    assert not page([row] * 8, [*right[:37], *[wrong] * 3], right)[1]
+    assert not page([row] * 8, right, [*right[:37], *[wrong] * 3])[1]
 
 
-def test_other_nulls_have_other_seeds_and_a_section_of_their_own(tmp_path, monkeypatch):
+def test_nulls_are_judged_once_others_have_other_seeds_and_the_page_is_written_again(tmp_path, monkeypatch, capsys):
     judged = []
 
     def fake(workload, options):
@@ -184,25 +194,23 @@ def test_other_nulls_have_other_seeds_and_a_section_of_their_own(tmp_path, monke
 
     monkeypatch.setattr(tune_rates_benchmark, "tune_rates", fake)
     monkeypatch.setattr(tune_rates_benchmark, "WORKLOADS", ())
-    out, where = tmp_path / "page.md", ["--out", str(tmp_path / "page.md"), "--parts", str(tmp_path / "parts.jsonl")]
-    assert tune_rates_benchmark.main(where) == 0
-    first = out.read_text()
-    assert tune_rates_benchmark.main([*where, "--seeds-from", "1000"]) == 0
-    both = out.read_text()
-    assert both.startswith(first.rstrip())
-    assert both.count("*one rate suffices* in 40 of 40") == 2
-    assert "--seeds-from 1000`" in both
-    assert both.count("- commit: ") == 2
-    for again in ([], ["--seeds-from", "1000"]):  # each keeps what the other wrote
-        assert tune_rates_benchmark.main([*where, *again]) == 0
-        assert out.read_text() == both
-    assert len(judged) == len(set(judged)) == 80  # and judges nothing twice
+    out, record, parts = (tmp_path / name for name in ("page.md", "tune.json", "parts.jsonl"))
+    where = ["--out", str(out), "--parts", str(parts)]
+    assert tune_rates_benchmark.main([*where, "--record", str(record)]) == 0
+    text = out.read_text()
+    assert text.count("*one rate suffices* in 40 of 40") == 2
+    assert len(judged) == len(set(judged)) == 80
     assert judged[0] == ("formula-0", 0)
     assert judged[40:42] == [("formula-1000", 1000), ("halves-1001", 1000)]
-    with pytest.raises(SystemExit):
-        tune_rates_benchmark.main([*where, "--seeds-from", "7"])
+    for again in (where, ["--from", str(record), "--out", str(out)]):
+        assert tune_rates_benchmark.main(again) == 0
+        assert out.read_text() == text
+    assert len(judged) == 80, "judges nothing twice"
+    for few in ("7", "1001", "-2", "38"):
+        with pytest.raises(SystemExit):
+            tune_rates_benchmark.main([*where, "--seeds-from", few])
+    assert "write an even number from 40 up" in capsys.readouterr().err
 
-    parts = tmp_path / "parts.jsonl"
     lines = parts.read_text().replace('"cpu": "', '"cpu": "another, ').splitlines(keepends=True)
     parts.write_text("".join(lines))
     assert tune_rates_benchmark.main(where) == 0
