@@ -80,6 +80,13 @@ def test_a_study_that_is_described_in_other_words_is_the_same(first, repeated) -
     assert again([repeated], first).numbers == 8
 
 
+def test_a_study_from_its_storage_is_held_against_a_record_of_fewer_digits(first, repeated) -> None:
+    first["seed-adam"]["workload"]["schemes"][1]["ratios"]["output"] = 0.3846154
+    repeated["workload"]["schemes"][1]["ratios"]["output"] = 1 / 2.6
+    repeated["workload"]["groups"] = tuple(repeated["workload"]["groups"])
+    assert again([repeated], first).numbers == 8
+
+
 def test_the_shares_that_the_page_tells_are_those_of_two_normal_estimates() -> None:
     """The distance of two estimates of one spread has sqrt(2) times it."""
     half = NormalDist().inv_cdf(0.975)

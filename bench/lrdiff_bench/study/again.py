@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lrdiff_bench.report.gains import gain, interval
+from lrdiff_bench.study.records import as_recorded
 from lrdiff_core.errors import ConfigError
 
 __all__ = ["Again", "again"]
@@ -82,7 +83,8 @@ def _origin(document: Document, first: Mapping[str, Document]) -> Document:
 def _asked(document: Document) -> tuple[Any, ...]:
     """What was studied and how, but for its description."""
     described = ("title", "question", "label")
-    return document["mode"], {key: value for key, value in document["workload"].items() if key not in described}
+    asked = {key: value for key, value in document["workload"].items() if key not in described}
+    return document["mode"], as_recorded(asked)  # one may come from a record, the other from its storage
 
 
 def _numbers(first: Document, document: Document) -> list[Number]:

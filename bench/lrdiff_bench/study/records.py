@@ -15,7 +15,7 @@ from lrdiff_bench.report.record import read_record, write_record
 from lrdiff_bench.study.analysis.document import FORMAT
 from lrdiff_core.errors import CheckpointError, ConfigError
 
-__all__ = ["keep_records", "read_records"]
+__all__ = ["as_recorded", "keep_records", "read_records"]
 
 ENDING = ".json.gz"
 DIGITS = 7  # of a number in a record: float32 has no more
@@ -32,8 +32,7 @@ def keep_records(documents: Sequence[Mapping[str, Any]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for document in documents:
         schemes = [{key: value for key, value in one.items() if key != "points"} for one in document["schemes"]]
-        record = _rounded(json_ready({**document, "schemes": schemes}))
-        write_record(folder / f"{document['name']}{ENDING}", record)
+        write_record(folder / f"{document['name']}{ENDING}", as_recorded({**document, "schemes": schemes}))
 
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -52,6 +51,17 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
             raise CheckpointError(f"{file} is the record of another study: {document.get('name')}", help=HELP)
         found[document["name"]] = document
     return found
+
+
+def as_recorded(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A document, or a part of one, as a record has it.
+
+    Example:
+        >>> as_recorded({"ratios": (1 / 2.6, 1.0)})
+        {'ratios': [0.3846154, 1.0]}
+    """
+    ready: dict[str, Any] = _rounded(json_ready(part))
+    return ready
 
 
 def _rounded(value: Any) -> Any:

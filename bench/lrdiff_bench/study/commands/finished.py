@@ -139,7 +139,7 @@ def _with_records(
     wanted = [name for name in names if name in there]
     fresh = _documents(wanted, storage, source) if wanted or (there and not names) else []
     keep_records(fresh, records)
-    kept |= {document["name"]: document for document in fresh}
+    kept = read_records(records)  # not what was just computed: a page written again must be the same
     return [kept[name] for name in dict.fromkeys(names or sorted(kept))]
 
 
