@@ -172,6 +172,13 @@ def test_the_readmes_replications_and_searches_are_those_of_the_pages():
     again = re.findall(r"^\| seed-adam, seeds from \d+ \|.*\| ([A-Z ]+) \|$", replications, flags=re.MULTILINE)
     readme = README.read_text(encoding="utf-8")
     assert f"[{again.count(first)} of {len(again)} replications]" in readme
+    other = (ROOT / "docs" / "results" / "again.md").read_text("utf-8")
+    repeated = len(set(re.findall(r"^\| ([a-z0-9-]+)-from-\d+ \| ", other, flags=re.MULTILINE)))
+    inside, numbers = re.findall(r"^(\d+) of (\d+) numbers lie in the interval", other, flags=re.MULTILINE)[0]
+    verdicts, same = re.findall(r"Of (\d+) verdicts, .*, (\d+) are the same", other)[0]
+    assert f"On other seeds again, {repeated} of the 15 studies" in readme
+    assert f"[{inside} of their {numbers} medians and gains](docs/results/again.md)" in readme
+    assert f"{same} of their {verdicts} verdicts are the same" in " ".join(readme.split())
     searches = [int(number) for number in re.findall(r"^- (\d+) searches of 64 points", studies, flags=re.MULTILINE)]
     assert len(searches) == 15
     assert f"in each of {min(searches)} to {max(searches)} independent searches" in readme

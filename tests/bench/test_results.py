@@ -18,6 +18,7 @@ from lrdiff_core.errors import CheckpointError, InputError
 
 EARLIER = "measured by its command as it was before --record; the next `make measure` keeps the record"
 WITHOUT_RECORD: dict[str, tuple[str, set[str]]] = {  # why, and what the page does not say
+    "again": ("written from docs/results/replications by `lrdiff study export`", set()),
     "ab": ("a campaign over days: its comparisons are ab.jsonl, and test_ab_counts.py holds the page to them", set()),
     "benchmarks": (EARLIER, set()),
     "claims": ("written from docs/results/studies by `lrdiff study claims`", set()),
@@ -89,6 +90,7 @@ def test_the_page_of_claims_is_what_the_records_of_studies_give(tmp_path: Path, 
         ("convergence", "studies"),
         ("claims-studies", "studies"),
         ("replications", "replications"),
+        ("again", "replications"),
         ("state-formats-studies", "state-formats-studies"),
     ],
 )
@@ -102,6 +104,10 @@ def test_a_page_of_studies_is_what_their_records_give(page: str, records: str, t
     monkeypatch.chdir(tmp_path)
     command[command.index("--records") + 1] = str(RESULTS / records)
     command[command.index("--out") + 1] = f"{page}.md"
+    if "--against" in command:
+        at = command.index("--against") + 1
+        assert command[at] == "docs/results/studies"
+        command[at] = str(RESULTS / "studies")
     assert main([*command, *([] if "--no-pictures" in command else ["--no-pictures"])]) == 0
     written = Path(f"{page}.md").read_text(encoding="utf-8")
     pictures = re.compile(r"\n!\[[^\n]*\)\n")  # drawn for the page alone
