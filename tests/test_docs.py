@@ -184,6 +184,21 @@ def test_the_readmes_replications_and_searches_are_those_of_the_pages():
     assert f"in each of {min(searches)} to {max(searches)} independent searches" in readme
 
 
+def test_what_the_readme_says_of_the_pretrained_transformer_is_on_the_page_of_its_study():
+    results, readme = ROOT / "docs" / "results", " ".join(README.read_text(encoding="utf-8").split())
+    section = (results / "claims-studies.md").read_text("utf-8").partition("\n## minilm: ")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([a-z0-9. ]+?)(?: \*)? \| [-+].* \| ([A-Z ]+) \| \d", section, flags=re.MULTILINE)
+    assert [name for name, _ in rows] == [
+        "layer decay 0.95", "layer decay 0.8", "discriminative", "head 10x", "frozen embeddings"
+    ]  # fmt: skip
+    assert {verdict for _, verdict in rows} == {"NO DIFFERENCE"}
+    assert "[NO DIFFERENCE, five times](docs/results/claims-studies.md)" in readme
+    claims = (results / "claims.md").read_text("utf-8").partition("\n\nGains are")[0]
+    assert (
+        f"[{len(re.findall(r'^[|] ', claims, flags=re.MULTILINE)) - 1} published claims]" in readme
+    )  # but the heading
+
+
 @pytest.mark.parametrize("file", [README, ROOT / "docs" / "index.md"], ids=["README", "index"])
 def test_what_is_said_of_the_studies_is_what_they_found(file):
     found, text = list(verdicts().values()), file.read_text(encoding="utf-8")
