@@ -184,14 +184,28 @@ def test_the_readmes_replications_and_searches_are_those_of_the_pages():
     assert f"in each of {min(searches)} to {max(searches)} independent searches" in readme
 
 
+def _verdicts_of_schemes(study):
+    """Those of the study's section on the page of the studies of claims: scheme and verdict."""
+    page = (ROOT / "docs" / "results" / "claims-studies.md").read_text("utf-8")
+    section = page.partition(f"\n## {study}: ")[2].partition("\n## ")[0]
+    return dict(re.findall(r"^\| (\S[^|*]*?)(?: \*)? \| [-+].* \| ([A-Z ]+) \| \d", section, flags=re.MULTILINE))
+
+
+def test_what_the_guide_says_was_found_in_transformers_is_on_the_page_of_their_studies():
+    guide = (ROOT / "docs" / "guide" / "workloads.md").read_text("utf-8")
+    assert "rates by kind of block HELP, and Muon HELPS at AdamW's rate and at one of its own" in guide
+    assert _verdicts_of_schemes("characters-blocks") == {"blockwise": "HELPS"}
+    assert _verdicts_of_schemes("characters-muon") == {"Muon, AdamW's rate": "HELPS", "Muon": "HELPS"}
+    assert "(NO DIFFERENCE, five times); `minilm-lora` is open (INCONCLUSIVE)" in guide
+    assert list(_verdicts_of_schemes("minilm").values()) == ["NO DIFFERENCE"] * 5
+    assert _verdicts_of_schemes("minilm-lora") == {"B 16x": "INCONCLUSIVE"}
+
+
 def test_what_the_readme_says_of_the_pretrained_transformer_is_on_the_page_of_its_study():
     results, readme = ROOT / "docs" / "results", " ".join(README.read_text(encoding="utf-8").split())
-    section = (results / "claims-studies.md").read_text("utf-8").partition("\n## minilm: ")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| ([a-z0-9. ]+?)(?: \*)? \| [-+].* \| ([A-Z ]+) \| \d", section, flags=re.MULTILINE)
-    assert [name for name, _ in rows] == [
-        "layer decay 0.95", "layer decay 0.8", "discriminative", "head 10x", "frozen embeddings"
-    ]  # fmt: skip
-    assert {verdict for _, verdict in rows} == {"NO DIFFERENCE"}
+    found = _verdicts_of_schemes("minilm")
+    assert list(found) == ["layer decay 0.95", "layer decay 0.8", "discriminative", "head 10x", "frozen embeddings"]
+    assert set(found.values()) == {"NO DIFFERENCE"}
     assert "[NO DIFFERENCE, five times](docs/results/claims-studies.md)" in readme
     claims = (results / "claims.md").read_text("utf-8").partition("\n\nGains are")[0]
     assert (

@@ -57,7 +57,7 @@ def again(documents: Sequence[Document], first: Mapping[str, Document]) -> Again
             inside = before[1] <= after[0] <= before[2]
             overlapping += before[1] <= after[2] and after[1] <= before[2]
             rows.append((document["name"], name, *shown, "yes" if inside else "no"))
-        for one, other in _gains(origin, document):
+        for _, one, other in _gains(origin, document):
             verdicts += 1
             same += one["verdict"] == other["verdict"]
     return Again(
@@ -95,18 +95,14 @@ def _numbers(first: Document, document: Document) -> list[Number]:
         before, after = medians.get(column["name"]), column["median"]
         if before is not None and None not in (*before, *after):
             found.append((f"median, {column['name']}", before, after, (interval(before), interval(after))))
-    for name, (one, other) in zip(_names(document), _gains(first, document), strict=True):
+    for name, one, other in _gains(first, document):
         before, after = ([each[key] for key in ("estimate", "low", "high")] for each in (one, other))
         texts = (f"{gain(one)} {one['verdict']}", f"{gain(other)} {other['verdict']}")
         found.append((f"gain, {name}", before, after, texts))
     return found
 
 
-def _names(document: Document) -> list[str]:
-    return [scheme["name"] for scheme in document["schemes"] if scheme["gain"] is not None]
-
-
-def _gains(first: Document, document: Document) -> list[tuple[Document, Document]]:
-    """Every scheme's gain here and there; the schemes are those of one workload."""
+def _gains(first: Document, document: Document) -> list[tuple[str, Document, Document]]:
+    """Every scheme with its gain there and here; the schemes are those of one workload."""
     before = {scheme["name"]: scheme["gain"] for scheme in first["schemes"]}
-    return [(before[one["name"]], one["gain"]) for one in document["schemes"] if one["gain"] is not None]
+    return [(one["name"], before[one["name"]], one["gain"]) for one in document["schemes"] if one["gain"] is not None]

@@ -138,8 +138,9 @@ def _with_records(
         raise ConfigError(f'there is no study "{unknown[0]}"', help=nearest(unknown[0], [*there, *kept], "studies"))
     wanted = [name for name in names if name in there]
     fresh = _documents(wanted, storage, source) if wanted or (there and not names) else []
-    keep_records(fresh, records)
-    kept = read_records(records)  # not what was just computed: a page written again must be the same
+    if fresh:
+        keep_records(fresh, records)
+        kept = read_records(records)  # not what was just computed: a page written again must be the same
     return [kept[name] for name in dict.fromkeys(names or sorted(kept))]
 
 
