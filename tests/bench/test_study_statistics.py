@@ -1,6 +1,8 @@
 """The numbers behind a verdict: simulated studies of known truth, best of k, suites."""
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,17 @@ def test_simulated_studies_give_the_wrong_verdict_at_most_5_percent_of_the_time(
         counts = simulate(luck, truth, 60)
         assert sum(counts.verdicts.values()) == 60
         assert counts.wrong <= 7, (truth, counts)  # 8 of 60 at 5 %: 1 in 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("luck", LUCKS, ids=lambda luck: luck.name)
+def test_the_counts_of_the_guide_are_those_of_the_command(luck):
+    guide = Path(__file__).parents[2].joinpath("docs", "guide", "protocol.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| {re.escape(luck.name.removeprefix('luck of '))} \| (.*) \|$", guide, flags=re.MULTILINE)
+    assert row is not None
+    none, edge, twice = (simulate(luck, truth, 200) for truth in (0.0, 1.0, 2.0))
+    found = [none.verdicts["NO DIFFERENCE"], none.wrong, edge.wrong, edge.student, twice.verdicts["HELPS"], twice.wrong]
+    assert [int(cell) for cell in row[1].split(" | ")] == found
 
 
 def test_a_study_of_no_effect_is_settled_and_never_the_other_way():
