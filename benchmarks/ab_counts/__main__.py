@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import sys
 import time
@@ -31,12 +32,10 @@ from lrdiff_bench.measure.foreign.checkouts import Checkout, find_suite, open_ch
 from lrdiff_bench.measure.foreign.inside.blocks import Blocks, Work, planted
 from lrdiff_bench.measure.foreign.process import ForeignCase, ForeignProcess, list_cases
 from lrdiff_bench.system.machine import provenance
-from lrdiff_core.errors import LrdiffError
+from lrdiff_core.errors import CheckFailed, LrdiffError
 
-FASTEST = 1e-3  # seconds a call: what takes longer would make the campaign take days
-LOOKS = 2  # processes that say how long a call takes
-LOOKED, LOOKING = 50, 2.0  # blocks of each, within so many seconds: the least one met nobody
-MOST = 12  # cases of a suite, spread evenly over it
+LOOKS = 2  # groups of processes that say what a planted turn adds to a call
+LOOKED, LOOKING = 50, 2.0  # blocks, within so many seconds, that say how long a call takes: the least one met nobody
 
 
 def main() -> int:
@@ -48,8 +47,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the page to write; left out: it is printed")
     parser.add_argument("--minutes", type=float, help="begin no comparison after so long")
     parser.add_argument("--python", default=sys.executable, help="runs the suites; left out: the one that runs this")
-    parser.add_argument("--case-seconds", type=float, default=120.0,
-                        help="begin no group of processes of a comparison after so long (default 120)")  # fmt: skip
+    parser.add_argument("--case-seconds", type=float, default=240.0,
+                        help="begin no group of processes of a comparison after so long (default 240)")  # fmt: skip
     parser.add_argument("--load", type=int, default=2, help="busy loops beside it (default 2)")
     parser.add_argument("--suites", help="names, separated by commas; left out: all")
     parser.add_argument("--only-page", action="store_true", help="measure nothing: write the page from the records")
@@ -87,7 +86,8 @@ def measure(suites: Sequence[ForeignSuite], given: argparse.Namespace, *, ends: 
     where = {"cpu": said["machine"]["cpu"], "cpus": said["machine"]["cpus"], "versions": said["versions"],
              "commit": said["commit"], "load": given.load, "case_seconds": given.case_seconds}  # fmt: skip
     with ExitStack() as stack:
-        opened: dict[str, tuple[tuple[Checkout, Checkout], list[tuple[ForeignCase, float]]]] = {}
+        opened: dict[str, tuple[tuple[Checkout, Checkout], list[ForeignCase]]] = {}
+        added: dict[str, float] = {}
         for number, kind in plan():
             suite = suites[number % len(suites)]
             if ends is not None and time.monotonic() >= ends:
@@ -97,14 +97,21 @@ def measure(suites: Sequence[ForeignSuite], given: argparse.Namespace, *, ends: 
             if suite.name not in opened:
                 found = find_suite(given.clones / suite.name / suite.path)
                 pair = stack.enter_context(open_checkouts(suite.commit, suite.commit, found, python=given.python))
-                opened[suite.name] = pair, quick_cases(suite, pair)
+                # Of both sides: that compiles what is imported there, so their first processes start alike.
+                listed = [list_cases(side.place)[0] for side in pair]
+                opened[suite.name] = pair, job.choose(listed[0], suite.cases)
             pair, cases = opened[suite.name]
-            case, seconds = cases[(number // len(suites)) % len(cases)]
-            turns = round(KINDS[kind][0] * seconds / turn_seconds())
+            case = cases[(number // len(suites)) % len(cases)]
+            share, turns = KINDS[kind][0], 0
+            if share:
+                if case.id not in added:
+                    added[case.id] = share_of_a_turn(case, pair)
+                turns = max(1, round(share / added[case.id]))
             with neighbours(given.load, seed=number):
                 row = compare(case, pair, turns, seed=number, case_seconds=given.case_seconds)
             append(given.records, {"kind": kind, "number": number, "suite": suite.name, "case": case.id,
-                                   "call": seconds, "turns": turns, **where, **row})  # fmt: skip
+                                   "turns": turns, "planted": turns * added.get(case.id, 0.0),
+                                   **where, **row})  # fmt: skip
             print(f"{kind} {number}  {suite.name} {case.id}: {row['verdict']}, {row['seconds']:.0f} s", flush=True)
 
 
@@ -115,36 +122,19 @@ def plan() -> Iterator[tuple[int, str]]:
     yield from every
 
 
-def quick_cases(suite: ForeignSuite, pair: tuple[Checkout, Checkout]) -> list[tuple[ForeignCase, float]]:
-    """The suite's cases that are quick enough, each with the processor's seconds of a call."""
-    side = pair[0]
-    list_cases(pair[1].place)  # compiles what is imported there, too: the first processes of both sides start alike
-    every = job.choose(list_cases(side.place)[0], suite.only)
-    cases = every[:: max(1, len(every) // MOST)][:MOST]
-    known = {one.id: one for one in cases}
-    found = []
-    for one in cases:
-        times = []
-        for _ in range(LOOKS):
-            process = ForeignProcess(side.place, known)
-            try:
-                process.start(one.case(), job.foreign_effort(1))
-                ends = time.monotonic() + LOOKING
-                for _ in range(LOOKED):
-                    times.append(process.block().processor or 0.0)
-                    if time.monotonic() > ends:
-                        break
-                process.end()
-            except LrdiffError as problem:
-                print(f"left out, {suite.name} {one.id}: {problem.message}", file=sys.stderr)
-                break
-            finally:
-                process.close()
-            if min(times) > FASTEST:
-                break
-        else:
-            found.append((one, min(times)))
-    return found
+def call_seconds(case: ForeignCase, side: Checkout) -> float:
+    """The processor's seconds of a call of a case, the least of several blocks."""
+    process = ForeignProcess(side.place, {case.id: case})
+    times: list[float] = []
+    try:
+        process.start(case.case(), job.foreign_effort(1))
+        ends = time.monotonic() + LOOKING
+        while len(times) < LOOKED and (not times or time.monotonic() < ends):
+            times.append(process.block().processor or math.inf)
+        process.end()
+    finally:
+        process.close()
+    return min(times)
 
 
 def turn_seconds() -> float:
@@ -159,13 +149,34 @@ def turn_seconds() -> float:
 _TURN: list[float] = []
 
 
+def share_of_a_turn(case: ForeignCase, pair: tuple[Checkout, Checkout]) -> float:
+    """What one turn of the empty loop adds to a call, as a share of it, between processes like those of the comparison.
+
+    Found with so many turns that a call takes about twice as long: a few would drown in noise. What the loop takes in
+    this process says little: under another load processors are not equally fast at all that they do.
+
+    Raises:
+        CheckFailed: the case cannot be measured.
+    """
+    turns = max(1, round(call_seconds(case, pair[0]) / turn_seconds()))
+    row = slowed(case, pair, turns, groups=LOOKS)
+    if row.comparison is None:
+        raise CheckFailed(f"{case.id} cannot be measured: {row.reason}", help="leave its suite out with --suites")
+    return (row.comparison.ratio - 1.0) / turns
+
+
+def slowed(case: ForeignCase, pair: tuple[Checkout, Checkout], turns: int, **options: Any) -> job.CaseResult:
+    """The second side with so many turns of an empty loop after each call, against the first without."""
+    a, b = (replace(side, place=replace(side.place, planted={case.id: count}))
+            for side, count in zip(pair, (0, turns), strict=True))  # fmt: skip
+    return job.run_cases([case], a, b, **options)[0]
+
+
 def compare(
     case: ForeignCase, pair: tuple[Checkout, Checkout], turns: int, *, seed: int, case_seconds: float
 ) -> dict[str, Any]:
     """One comparison as `lrdiff ab` makes it, and what the others' rules say of the same blocks."""
-    a, b = (replace(side, place=replace(side.place, planted={case.id: count}))
-            for side, count in zip(pair, (0, turns), strict=True))  # fmt: skip
-    (row,) = job.run_cases([case], a, b, seed=seed, case_seconds=case_seconds)
+    row = slowed(case, pair, turns, seed=seed, case_seconds=case_seconds)
     one = row.comparison
     if one is None or row.records is None:
         return {"verdict": "failed", "reason": row.reason, "seconds": row.comparing.seconds, "asv": "same",

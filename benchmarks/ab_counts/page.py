@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from benchmarks.ab_counts.suites import SUITES
@@ -31,21 +32,24 @@ def write_counts(rows: Sequence[dict[str, Any]], arguments: Sequence[str] = ()) 
         "# How often `lrdiff ab` is wrong",
         "",
         f"Written by `{command}`: {len(rows)} comparisons beside",
-        "busy loops that come and go. Both sides are one commit; what is planted is an empty loop after each call.",
+        "busy loops that come and go. Both sides are one commit; what is planted is an empty loop after each call,",
+        "of as many turns as lengthen the call by that share, which was measured of each case beforehand.",
         "",
         *_where(rows),
         *(f"- {one.name}: {one.url} at {one.commit[:12]}, `{one.path}`" for one in SUITES),
         "",
-        "| planted | comparisons | faster | slower | equivalent | unresolved | asv's rule | compare-fail min:5% "
-        "| compare-fail median:5% |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| planted | comparisons | median ratio | faster | slower | equivalent | unresolved | asv's rule "
+        "| compare-fail min:5% | compare-fail median:5% |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for kind, (share, _) in KINDS.items():
         words = [sum(row["verdict"] == word for row in by[kind]) for word in
                  ("faster", "slower", "equivalent", "unresolved")]  # fmt: skip
         asv = sum(row["asv"] in (("faster", "slower") if kind == "same" else ("slower",)) for row in by[kind])
         fails = [sum(row[f"fail_{field}"] for row in by[kind]) for field in ("min", "median")]
-        cells = [f"{100 * share:.0f} %" if share else "nothing", len(by[kind]), *words, asv, *fails]
+        ratios = [row["ratio"] for row in by[kind] if "ratio" in row]  # one that failed has none
+        middle = f"{median(ratios):.3f}" if ratios else ""
+        cells = [f"{100 * share:.0f} %" if share else "nothing", len(by[kind]), middle, *words, asv, *fails]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += [
         "",

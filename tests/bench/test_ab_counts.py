@@ -17,14 +17,15 @@ from benchmarks.ab_counts.neighbours import main as run_beside, neighbours
 from benchmarks.ab_counts.page import write_counts
 from benchmarks.ab_counts.suites import SUITES
 from lrdiff_bench.measure.foreign.inside.blocks import planted
+from lrdiff_core.errors import CheckFailed
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 def row(kind: str, number: int, verdict: str, **more) -> dict:
-    return {"kind": kind, "number": number, "verdict": verdict, "seconds": 30.0, "asv": "same", "fail_min": False,
-            "fail_median": False, "cpu": "a processor", "cpus": 2, "load": 2, "case_seconds": 120.0, "commit": "abc",
-            "versions": {"python": "3.11"}, **more}  # fmt: skip
+    return {"kind": kind, "number": number, "verdict": verdict, "ratio": 1.01, "seconds": 30.0, "asv": "same",
+            "fail_min": False, "fail_median": False, "cpu": "a processor", "cpus": 2, "load": 2, "case_seconds": 120.0,
+            "commit": "abc", "versions": {"python": "3.11"}, **more}  # fmt: skip
 
 
 def whole(same: str = "equivalent", wrong: int = 2, missed: int = 5, **more) -> list[dict]:
@@ -38,8 +39,8 @@ def test_the_bar_is_held_only_where_all_of_it_is() -> None:
     for rows in (whole(wrong=3), whole(missed=6), whole(seconds=61.0), whole()[:-1]):
         assert not write_counts(rows)[1]
     text, _ = write_counts(whole(asv="slower", fail_min=True))
-    assert "| nothing | 200 | 0 | 2 | 198 | 0 | 0 | 0 | 0 |" in text
-    assert "| 20 % | 40 | 0 | 40 | 0 | 0 | 40 | 40 | 0 |" in text
+    assert "| nothing | 200 | 1.010 | 0 | 2 | 198 | 0 | 0 | 0 | 0 |" in text
+    assert "| 20 % | 40 | 1.010 | 0 | 40 | 0 | 0 | 40 | 40 | 0 |" in text
     assert "- false verdicts: 2 of 200 (2 of 200 are allowed)" in text
     assert all(one.commit[:12] in text for one in SUITES)
     assert "- a processor, 2 CPUs; commit abc; 2 busy loops; no group of processes begun after 120 s" in text
@@ -69,6 +70,27 @@ def test_what_is_planted_takes_time() -> None:
     assert 1e-9 < counts.turn_seconds() < 1e-6
 
 
+def test_as_much_is_planted_as_is_said(monkeypatch) -> None:
+    asked = []
+
+    def slowed(case, pair, turns, *, groups):
+        asked.append((turns, groups))
+        return Namespace(comparison=Namespace(ratio=1.0 + 0.004 * turns), reason=None)
+
+    monkeypatch.setattr(counts, "slowed", slowed)
+    monkeypatch.setattr(counts, "turn_seconds", lambda: 1e-8)
+    monkeypatch.setattr(counts, "call_seconds", lambda case, side: 1e-6)
+    case = Namespace(id="case")
+    assert counts.share_of_a_turn(case, (None, None)) == pytest.approx(0.004)
+    assert asked == [(100, 2)]
+    monkeypatch.setattr(counts, "slowed", lambda *_, **__: Namespace(comparison=None, reason="it ended"))
+    with pytest.raises(CheckFailed, match="case cannot be measured: it ended"):
+        counts.share_of_a_turn(case, (None, None))
+    shares = {kind: share for kind, (share, _) in counts.KINDS.items()}
+    for one in counts.read(RESULTS / "ab.jsonl"):
+        assert one["planted"] == pytest.approx(shares[one["kind"]], rel=0.1), one["case"]  # turns are whole
+
+
 def test_the_campaign_goes_on_where_it_ended(tmp_path: Path, monkeypatch) -> None:
     measured: list[tuple[str, int]] = []
 
@@ -81,12 +103,15 @@ def test_the_campaign_goes_on_where_it_ended(tmp_path: Path, monkeypatch) -> Non
     class Case(str):
         id = "case"
 
+    side = Namespace(place=None)
     monkeypatch.setattr(counts, "compare", compare)
+    monkeypatch.setattr(counts, "share_of_a_turn", lambda case, pair: 0.004)
     monkeypatch.setattr(counts, "find_suite", lambda path: None)
-    monkeypatch.setattr(counts, "quick_cases", lambda suite, side: [(Case(), 1e-4)])
+    monkeypatch.setattr(counts, "list_cases", lambda place: ([], {}))
+    monkeypatch.setattr(counts.job, "choose", lambda cases, names: [Case()])
     monkeypatch.setattr(counts, "open_checkouts", lambda *_, **__: neighbours(0))
     monkeypatch.setattr(counts, "KINDS", {"same": (0.0, 3), "five": (0.05, 1)})
-    monkeypatch.setattr(counts.ExitStack, "enter_context", lambda self, one: (None, None))
+    monkeypatch.setattr(counts.ExitStack, "enter_context", lambda self, one: (side, side))
     records = tmp_path / "counts.jsonl"
 
     def run(ends: float | None = None) -> None:
@@ -102,6 +127,9 @@ def test_the_campaign_goes_on_where_it_ended(tmp_path: Path, monkeypatch) -> Non
     kept = [(one["kind"], one["number"]) for one in counts.read(records)]
     assert sorted(kept) == [("five", 0), ("same", 0), ("same", 1), ("same", 2)]
     assert len(measured) == 5
+    assert {one["kind"]: (one["turns"], one["planted"]) for one in counts.read(records)} == {
+        "same": (0, 0.0), "five": (12, pytest.approx(0.048))
+    }  # fmt: skip
 
 
 def test_a_command_is_run_beside_them_and_its_status_is_theirs(monkeypatch, capfd) -> None:

@@ -20,6 +20,7 @@ from lrdiff_bench.measure.engine.pairs.ab import Side, compare_sides
 from lrdiff_bench.measure.engine.process import Effort
 from lrdiff_bench.measure.engine.timer import Sample
 from lrdiff_bench.stats.hierarchical import compare_paired, compare_unpaired
+from lrdiff_bench.stats.intervals import t_quantile
 from lrdiff_core.errors import CheckFailed, ConfigError, DataError
 
 PROCESSES, ROUNDS = 8, 30  # `lrdiff bench ab` takes ten times the rounds, of blocks that scatter more
@@ -104,6 +105,22 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(processes: int) -> Non
         ratio = compare(1.03, seed, processes=processes, rounds=6).outcome.ratio
         held += ratio.low <= 1.03 <= ratio.high
     assert held / 300 >= 0.925
+
+
+@pytest.mark.slow
+def test_a_few_processes_that_are_far_off_neither_decide_nor_widen() -> None:
+    """24 processes that differ by 1.2 %, but one in ten by 12 %: what foreign suites do beside busy neighbours."""
+    held, widths, plain = 0, [], []
+    for seed in range(300):
+        generator = np.random.default_rng(seed)
+        off = generator.random(24) < 0.1
+        logs = generator.normal(0, np.where(off, 0.12, 0.012))
+        ratio = compare_paired([[math.exp(one)] * 5 for one in logs]).ratio
+        held += ratio.low <= 1.0 <= ratio.high
+        widths.append(math.log(ratio.high / ratio.low))
+        plain.append(2 * t_quantile(0.95, 23) * logs.std(ddof=1) / math.sqrt(24))
+    assert held / 300 >= 0.925
+    assert np.median(widths) < 0.6 * np.median(plain)
 
 
 def test_blocks_of_one_process_are_no_independent_evidence() -> None:

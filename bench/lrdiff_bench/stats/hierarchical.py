@@ -3,7 +3,8 @@
 Two processes that run the same code differ by more than two blocks of one process do (memory layout, hash seeds,
 which core), so blocks are no independent evidence. The bootstrap here draws processes first, then pairs (or blocks)
 inside each drawn process. The statistic is the mean over processes of the median of the logarithms inside a process:
-bursts of the machine spoil single blocks, not the median.
+bursts of the machine spoil single blocks, not the median. From a dozen processes on it is their interquartile mean:
+beside load single processes have run a fifth slower than their twins from start to end (docs/decisions.md).
 
 Source: Davison and Hinkley 1997, Bootstrap Methods and their Application, 3.8 (hierarchical data); Hesterberg 2015,
 https://doi.org/10.1080/00031305.2015.1089789 (percentile intervals of few values are too narrow, and how to widen).
@@ -14,17 +15,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lrdiff_bench.stats.intervals import LEVEL, Interval, t_quantile, widening
+from lrdiff_bench.stats.location import interquartile_mean
 from lrdiff_bench.stats.verdict import BAND, Verdict, speed_verdict
 from lrdiff_core.errors import DataError
 
 __all__ = ["Outcome", "compare_paired", "compare_unpaired", "same_code_band"]
 
 DRAWS = 2000
+ROBUST = 12  # processes from which on the interquartile mean costs little: of fewer, none is to spare
 MOST_MORE = 1000.0  # an unresolved comparison that needs so many times more is not worth it
 
 Groups = Sequence[Sequence[float]]  # [processes][values]
@@ -75,7 +79,7 @@ def compare_paired(ratios: Groups, *, band: float = BAND, level: float = LEVEL, 
     """
     logs = _logarithms(ratios)
     medians = np.array([np.median(group) for group in logs])
-    estimate = float(medians.mean())
+    estimate = float(_middle(medians))
     if len(logs) == 1:
         return _outcome(estimate, math.inf, math.inf, band, logs, level)
     draws = _draw(logs, np.random.default_rng(seed))
@@ -120,7 +124,8 @@ def compare_unpaired(a: Groups, b: Groups, *, band: float = BAND, seed: int = 0)
         'unresolved'
     """
     first, second = _logarithms(a), _logarithms(b)
-    estimate = float(np.mean([np.median(x) for x in second]) - np.mean([np.median(x) for x in first]))
+    middles = [_middle(np.array([np.median(group) for group in side])) for side in (first, second)]
+    estimate = float(middles[1] - middles[0])
     fewer = min(first, second, key=len)
     if len(fewer) == 1:
         return _outcome(estimate, math.inf, math.inf, band, fewer)
@@ -140,7 +145,7 @@ def _logarithms(groups: Groups) -> list[NDArray[np.float64]]:
 
 
 def _draw(groups: Sequence[NDArray[np.float64]], generator: np.random.Generator) -> NDArray[np.float64]:
-    """Bootstrap draws of the mean over processes of the medians inside, [draws]."""
+    """Bootstrap draws of the middle over processes of the medians inside, [draws]."""
     count = len(groups)
     chosen = generator.integers(0, count, (DRAWS, count))
     medians = np.empty((DRAWS, count))
@@ -148,7 +153,12 @@ def _draw(groups: Sequence[NDArray[np.float64]], generator: np.random.Generator)
         where = chosen == i
         inside = groups[i][generator.integers(0, groups[i].size, (int(where.sum()), groups[i].size))]
         medians[where] = np.median(inside, axis=1)
-    return np.asarray(medians.mean(axis=1))
+    return np.asarray(_middle(medians))
+
+
+def _middle(medians: NDArray[np.float64]) -> Any:
+    """Of the last axis, over processes."""
+    return interquartile_mean(medians) if medians.shape[-1] >= ROBUST else medians.mean(axis=-1)
 
 
 def _widened(draws: NDArray[np.float64], estimate: float, processes: int, level: float = LEVEL) -> tuple[float, float]:
