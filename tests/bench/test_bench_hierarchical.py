@@ -110,17 +110,21 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(processes: int) -> Non
 @pytest.mark.slow
 def test_a_few_processes_that_are_far_off_neither_decide_nor_widen() -> None:
     """24 processes that differ by 1.2 %, but one in ten by 12 %: what foreign suites do beside busy neighbours."""
-    held, widths, plain = 0, [], []
-    for seed in range(300):
-        generator = np.random.default_rng(seed)
-        off = generator.random(24) < 0.1
-        logs = generator.normal(0, np.where(off, 0.12, 0.012))
-        ratio = compare_paired([[math.exp(one)] * 5 for one in logs]).ratio
-        held += ratio.low <= 1.0 <= ratio.high
-        widths.append(math.log(ratio.high / ratio.low))
-        plain.append(2 * t_quantile(0.95, 23) * logs.std(ddof=1) / math.sqrt(24))
-    assert held / 300 >= 0.925
-    assert np.median(widths) < 0.6 * np.median(plain)
+    for share, of_the_mean in (
+        (0.1, 0.6),
+        (0.0, 1.2),
+    ):  # of its width; none off: it costs a little
+        held, widths, plain = 0, [], []
+        for seed in range(300):
+            generator = np.random.default_rng(seed)
+            off = generator.random(24) < share
+            logs = generator.normal(0, np.where(off, 0.12, 0.012))
+            ratio = compare_paired([[math.exp(one)] * 5 for one in logs]).ratio
+            held += ratio.low <= 1.0 <= ratio.high
+            widths.append(math.log(ratio.high / ratio.low))
+            plain.append(2 * t_quantile(0.95, 23) * logs.std(ddof=1) / math.sqrt(24))
+        assert held / 300 >= 0.925
+        assert np.median(widths) < of_the_mean * np.median(plain)
 
 
 def test_blocks_of_one_process_are_no_independent_evidence() -> None:
