@@ -27,7 +27,10 @@ from lrdiff_core.text import nearest
 
 __all__ = ["ERROR", "LOOKS", "CaseResult", "choose", "foreign_effort", "level_of", "run_cases"]
 
-LOOKS = (Look(4, 0.002), Look(6, 0.002), Look(9, 0.003), Look(13, 0.003), Look(18, 0.005), Look(24, 0.005))
+LOOKS = (
+    Look(4, 0.002), Look(6, 0.002), Look(9, 0.003), Look(13, 0.003), Look(18, 0.003), Look(24, 0.003),
+    Look(34, 0.002), Look(48, 0.002),
+)  # fmt: skip
 """Groups of processes after which a case is judged, and the error that each look may spend."""
 
 ERROR = sum(look.error for look in LOOKS)
@@ -183,7 +186,7 @@ def level_of(groups: int, *, last: bool) -> float:
 
     Example:
         >>> level_of(4, last=False), level_of(4, last=True), round(level_of(24, last=True), 4)
-        (0.998, 0.98, 0.995)
+        (0.998, 0.98, 0.993)
     """
     if last:
         return 1.0 - (ERROR - sum(look.error for look in LOOKS if look.searches < groups))
