@@ -1,6 +1,7 @@
 """Each point of the protocol, with a test that breaks when the point is violated; workloads are formulas."""
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy import stats
 
 from benchmarks.simulate_study import SINGLE, SMALLEST, TEN, TENTH, Planted, _free
 from lrdiff_bench.study.analysis.analyse import analyse
-from lrdiff_bench.study.analysis.document import document_of
+from lrdiff_bench.study.analysis.document import document_of, seconds_a_search
 from lrdiff_bench.study.describe import time_text
 from lrdiff_bench.study.search.engine import check_workload, run_study, trainings
 from lrdiff_bench.study.search.ledger import MemoryLedger
@@ -372,6 +373,22 @@ def test_time_to_target_is_in_steps_and_seconds_and_a_miss_is_infinite():
     assert found.times["ratio 0.1"].steps.estimate == math.inf
     assert found.times["ratio 0.1"].reached == 0.0
     assert found.times["untuned default"].steps.estimate == 90  # later than the tuned one
+
+
+class Slow(Clock):
+    """A training takes 2 ms although its steps take 0.1 ms: evaluation, starts, what is compiled."""
+
+    def train(self, trials):
+        time.sleep(2e-3 * len(trials.seeds))
+        return replace(super().train(trials), seconds_a_step=1e-4 / self.steps)
+
+
+def test_the_price_of_a_search_is_the_time_that_passed():
+    finished = run_study(Slow(schemes=(SINGLE, TEN)), SMALL, MemoryLedger())
+    made = sum(len(task.seeds) for task in finished.tasks.values() if task.kind != "target") / SMALL.searches
+    assert 2e-3 * made <= seconds_a_search(finished) < 4e-3 * made
+    earlier = {id: replace(one, seconds_a_training=math.nan) for id, one in finished.results.items()}
+    assert seconds_a_search(replace(finished, results=earlier)) == pytest.approx(1e-4 * made)
 
 
 def test_the_target_comes_from_seeds_of_its_own_and_the_best_of_all_searches(studied):

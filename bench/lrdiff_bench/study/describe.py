@@ -49,7 +49,8 @@ def _settled(document: Document) -> str:
         of = document["plan"]["searches"]
         return f"; settled after {one['searches']} searches" + (f" of {of}" if of > one["searches"] else "")
     more = (one["searches_needed"] or 0) - one["searches"]
-    return f", about {duration(more * document['seconds_a_search'])} here" if more > 0 else ""
+    about = "about" if document.get("seconds_are_whole") else "at least"  # earlier records count training steps alone
+    return f", {about} {duration(more * document['seconds_a_search'])} here" if more > 0 else ""
 
 
 def look_lines(document: Document) -> list[str]:

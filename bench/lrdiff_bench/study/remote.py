@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lrdiff_bench.study.search.ledger import TrainBatches
-from lrdiff_bench.study.search.tasks import Task, TaskResult, results_of, trials_of
+from lrdiff_bench.study.search.tasks import Task, TaskResult, trained
 from lrdiff_bench.system.cluster import Tasks, ask_workers, cluster_trouble, wait_for_workers
 from lrdiff_bench.system.factory import user_code
 from lrdiff_core.errors import UnavailableError
@@ -119,7 +119,7 @@ def train_batch(source: dict[str, Any], batch: list[Task]) -> list[TaskResult]:
     """What a worker does."""
     with user_code():
         workload = _workload(source)
-        return results_of(batch, workload.train(trials_of(batch)))
+        return trained(workload, batch)
 
 
 def _workload(source: dict[str, Any]) -> Any:

@@ -50,6 +50,7 @@ def document_of(study: StudyResult, analysis: Analysis, facts: Mapping[str, Any]
         },
         "void": study.void,
         "seconds_a_search": seconds_a_search(study),
+        "seconds_are_whole": all(math.isfinite(one.seconds_a_training) for one in study.results.values()),
         "chosen": analysis.chosen,
         "gain": _gain(analysis.gain),
         "schemes": [_scheme(study, one, analysis) for one in study.searches],
@@ -196,12 +197,17 @@ def _curves(curves: Curves, study: StudyResult, metric: str) -> dict[str, Any]:
 
 
 def seconds_a_search(study: StudyResult) -> float:
-    """What one more search of every scheme takes here: seconds of a training, as measured, times trainings."""
-    seconds = sum(
-        study.results[task.id].seconds_a_step * study.workload.steps * len(task.seeds)
-        for task in study.tasks.values()
-        if task.kind != "target"
-    )
+    """What one more search of every scheme takes here: seconds of a training, as measured, times trainings.
+
+    Of trainings that an earlier lrdiff made, the steps alone are known: evaluation and starts are missing.
+    """
+    seconds = 0.0
+    for task in study.tasks.values():
+        if task.kind != "target":
+            one = study.results[task.id]
+            known = math.isfinite(one.seconds_a_training)
+            each = one.seconds_a_training if known else one.seconds_a_step * study.workload.steps
+            seconds += each * len(task.seeds)
     return seconds / study.plan.searches
 
 

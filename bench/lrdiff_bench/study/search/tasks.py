@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrdiff_bench.study.workloads.workload import AT_ONCE, Outcomes, Scheme, Trials
+from lrdiff_bench.study.workloads.workload import AT_ONCE, Scheme, Trials, Workload
 
-__all__ = ["KINDS", "Task", "TaskResult", "batches_of", "results_of", "trials_of"]
+__all__ = ["KINDS", "Task", "TaskResult", "batches_of", "trained", "trials_of"]
 
 KINDS = ("search", "final", "untrained", "untuned", "target", "report")
 
@@ -56,6 +57,7 @@ class TaskResult:
         metric, train_loss: by evaluation, kept for reports alone. [seeds, evaluations]
         evaluated_after: steps. [evaluations]
         seconds_a_step: of one trial.
+        seconds_a_training: that passed, an equal share of those of the call; NaN where an earlier lrdiff wrote it.
         trial: its number in the storage; -1 in memory.
     """
 
@@ -67,6 +69,7 @@ class TaskResult:
     train_loss: NDArray[np.float64]
     evaluated_after: tuple[int, ...]
     seconds_a_step: float
+    seconds_a_training: float = field(default=math.nan, compare=False)
     trial: int = field(default=-1, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,6 +82,7 @@ class TaskResult:
             "train_loss": _plain(self.train_loss),
             "evaluated_after": list(self.evaluated_after),
             "seconds_a_step": self.seconds_a_step,
+            "seconds_a_training": self.seconds_a_training,
         }
 
     @classmethod
@@ -95,6 +99,7 @@ class TaskResult:
             train_loss=_array(kept["train_loss"]).reshape(-1, len(steps)) if kept["train_loss"] else np.empty((0, len(steps))),  # noqa: E501
             evaluated_after=steps,
             seconds_a_step=float(kept["seconds_a_step"]),
+            seconds_a_training=float(kept.get("seconds_a_training", math.nan)),
             trial=trial,
         )  # fmt: skip
 
@@ -127,8 +132,11 @@ def trials_of(batch: Sequence[Task]) -> Trials:
     )
 
 
-def results_of(batch: Sequence[Task], outcomes: Outcomes) -> list[TaskResult]:
-    """The results of a batch, in the order of its tasks."""
+def trained(workload: Workload, batch: Sequence[Task]) -> list[TaskResult]:
+    """Train a batch in one call: the results in the order of its tasks."""
+    begin = time.perf_counter()
+    outcomes = workload.train(trials_of(batch))
+    seconds = (time.perf_counter() - begin) / sum(len(task.seeds) for task in batch)
     found, start = [], 0
     steps = tuple(int(step) for step in outcomes.evaluated_after)
     score = np.full(len(outcomes.metric), np.nan) if outcomes.score is None else outcomes.score
@@ -149,6 +157,7 @@ def results_of(batch: Sequence[Task], outcomes: Outcomes) -> list[TaskResult]:
                 train_loss=loss if whole else none,
                 evaluated_after=steps,
                 seconds_a_step=float(outcomes.seconds_a_step),
+                seconds_a_training=seconds,
             )
         )
     return found

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from lrdiff_bench.study.search.ledger import TrainBatches
-from lrdiff_bench.study.search.tasks import Task, TaskResult, results_of, trials_of
+from lrdiff_bench.study.search.tasks import Task, TaskResult, trained
 from lrdiff_bench.study.workloads.workload import Workload
 
 __all__ = ["train_here", "train_together"]
@@ -21,7 +21,7 @@ def train_here(workload: Workload) -> TrainBatches:
 
     def train(batches: Sequence[Sequence[Task]], on_batch: OnBatch) -> None:
         for number, batch in enumerate(batches):
-            on_batch(number, results_of(batch, workload.train(trials_of(batch))))
+            on_batch(number, trained(workload, batch))
 
     return train
 
@@ -41,7 +41,7 @@ def train_together(workload: Workload) -> TrainBatches:
             if new:
                 # one task for each seed, so that the results of any batch can be put together from these
                 alone = [replace(tasks[0], kind="report", rates=rates, seeds=(seed,)) for _, rates, seed in new]
-                known.update(zip(new, results_of(alone, workload.train(trials_of(alone))), strict=True))
+                known.update(zip(new, trained(workload, alone), strict=True))
         for number, batch in enumerate(batches):
             on_batch(number, [_together(task, known) for task in batch])
 
