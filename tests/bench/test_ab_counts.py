@@ -89,6 +89,7 @@ def test_as_much_is_planted_as_is_said(monkeypatch) -> None:
     shares = {kind: share for kind, (share, _) in counts.KINDS.items()}
     for one in counts.read(RESULTS / "ab.jsonl"):
         assert one["planted"] == pytest.approx(shares[one["kind"]], rel=0.1), one["case"]  # turns are whole
+        assert one["turns"] >= 10 or one["kind"] == "same", one["case"]
 
 
 def test_the_campaign_goes_on_where_it_ended(tmp_path: Path, monkeypatch) -> None:
