@@ -81,13 +81,15 @@ def main() -> int:
 
 def measure(suites: Sequence[ForeignSuite], given: argparse.Namespace, *, ends: float | None) -> None:
     """Every comparison that is not in the records yet, until the time is up."""
-    done = {(row["kind"], row["number"]) for row in read(given.records)}
+    kept = read(given.records)
+    done = {(row["kind"], row["number"]) for row in kept}
     said = provenance("asv_runner", "pytest-benchmark")
     where = {"cpu": said["machine"]["cpu"], "cpus": said["machine"]["cpus"], "versions": said["versions"],
              "commit": said["commit"], "load": given.load, "case_seconds": given.case_seconds}  # fmt: skip
     with ExitStack() as stack:
         opened: dict[str, tuple[tuple[Checkout, Checkout], list[ForeignCase]]] = {}
-        added: dict[str, float] = {}
+        added = {row["case"]: row["planted"] / row["turns"] for row in kept
+                 if row["turns"] and all(row[name] == where[name] for name in ("cpu", "versions"))}  # fmt: skip
         for number, kind in plan():
             suite = suites[number % len(suites)]
             if ends is not None and time.monotonic() >= ends:

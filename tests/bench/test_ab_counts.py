@@ -106,12 +106,13 @@ def test_the_campaign_goes_on_where_it_ended(tmp_path: Path, monkeypatch) -> Non
 
     side = Namespace(place=None)
     monkeypatch.setattr(counts, "compare", compare)
-    monkeypatch.setattr(counts, "share_of_a_turn", lambda case, pair: 0.004)
+    found: list[str] = []
+    monkeypatch.setattr(counts, "share_of_a_turn", lambda case, pair: found.append(case) or 0.004)
     monkeypatch.setattr(counts, "find_suite", lambda path: None)
     monkeypatch.setattr(counts, "list_cases", lambda place: ([], {}))
     monkeypatch.setattr(counts.job, "choose", lambda cases, names: [Case()])
     monkeypatch.setattr(counts, "open_checkouts", lambda *_, **__: neighbours(0))
-    monkeypatch.setattr(counts, "KINDS", {"same": (0.0, 3), "five": (0.05, 1)})
+    monkeypatch.setattr(counts, "KINDS", {"same": (0.0, 3), "five": (0.05, 2)})
     monkeypatch.setattr(counts.ExitStack, "enter_context", lambda self, one: (side, side))
     records = tmp_path / "counts.jsonl"
 
@@ -126,11 +127,16 @@ def test_the_campaign_goes_on_where_it_ended(tmp_path: Path, monkeypatch) -> Non
     assert len(counts.read(records)) == 2
     run()
     kept = [(one["kind"], one["number"]) for one in counts.read(records)]
-    assert sorted(kept) == [("five", 0), ("same", 0), ("same", 1), ("same", 2)]
-    assert len(measured) == 5
+    assert sorted(kept) == [("five", 0), ("five", 1), ("same", 0), ("same", 1), ("same", 2)]
+    assert len(measured) == 6
     assert {one["kind"]: (one["turns"], one["planted"]) for one in counts.read(records)} == {
         "same": (0, 0.0), "five": (12, pytest.approx(0.048))
     }  # fmt: skip
+    lines = records.read_text(encoding="utf-8").splitlines(keepends=True)
+    records.write_text("".join(one for one in lines if '"five", "number": 1' not in one), encoding="utf-8")
+    found.clear()
+    run()  # what a turn adds is known from the other comparison
+    assert (len(measured), found) == (7, [])
 
 
 def test_a_command_is_run_beside_them_and_its_status_is_theirs(monkeypatch, capfd) -> None:
