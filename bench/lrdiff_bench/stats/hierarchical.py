@@ -157,7 +157,7 @@ def _draw(groups: Sequence[NDArray[np.float64]], generator: np.random.Generator)
 
 
 def _middle(medians: NDArray[np.float64]) -> Any:
-    """Of the last axis, over processes."""
+    """The middle over processes, which are the last axis."""
     return interquartile_mean(medians) if medians.shape[-1] >= ROBUST else medians.mean(axis=-1)
 
 
