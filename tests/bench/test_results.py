@@ -19,8 +19,7 @@ from lrdiff_core.errors import CheckpointError, InputError
 EARLIER = "measured by its command as it was before --record; the next `make measure` keeps the record"
 WITHOUT_RECORD: dict[str, tuple[str, set[str]]] = {  # why, and what the page does not say
     "again": ("written from docs/results/replications by `lrdiff study export`", set()),
-    "ab": ("a campaign over days: its comparisons are ab.jsonl, and test_ab_counts.py holds the page to them",
-           {"machine", "commit"}),
+    "ab": ("a campaign over days: its comparisons are ab.jsonl, and test_ab_counts.py holds the page to them", set()),
     "benchmarks": (EARLIER, set()),
     "claims": ("written from docs/results/studies by `lrdiff study claims`", set()),
     "claims-studies": ("written from docs/results/studies by `lrdiff study export`", set()),
