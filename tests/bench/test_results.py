@@ -25,7 +25,6 @@ WITHOUT_RECORD: dict[str, tuple[str, set[str]]] = {  # why, and what the page do
     "claims-studies": ("written from docs/results/studies by `lrdiff study export`", set()),
     "convergence": ("written from docs/results/studies by `lrdiff study export`", set()),
     "export-compare": (EARLIER, set()),
-    "export-models": (EARLIER, {"commit"}),
     "export-mutations": (EARLIER, {"commit"}),
     "maps": ("what `lrdiff map` printed, of maps whose folders were not kept: twenty minutes of two cores", set()),
     "replications": ("written from docs/results/replications by `lrdiff study export`", set()),
