@@ -110,10 +110,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(processes: int) -> Non
 @pytest.mark.slow
 def test_a_few_processes_that_are_far_off_neither_decide_nor_widen() -> None:
     """24 processes that differ by 1.2 %, but one in ten by 12 %: what foreign suites do beside busy neighbours."""
-    for share, of_the_mean in (
-        (0.1, 0.6),
-        (0.0, 1.2),
-    ):  # of its width; none off: it costs a little
+    for share, of_the_mean in ((0.1, 0.6), (0.0, 1.2)):  # of its width; none off: it costs a little
         held, widths, plain = 0, [], []
         for seed in range(300):
             generator = np.random.default_rng(seed)
@@ -125,6 +122,13 @@ def test_a_few_processes_that_are_far_off_neither_decide_nor_widen() -> None:
             plain.append(2 * t_quantile(0.95, 23) * logs.std(ddof=1) / math.sqrt(24))
         assert held / 300 >= 0.925
         assert np.median(widths) < of_the_mean * np.median(plain)
+
+
+def test_sides_with_more_and_with_fewer_processes_are_judged_by_the_same_statistic() -> None:
+    """One process in four is half as slow again on either side: eight of them, and sixteen."""
+    few, many = [[1.0]] * 6 + [[1.5]] * 2, [[1.0]] * 12 + [[1.5]] * 4
+    assert compare_unpaired(few, many).ratio.estimate == pytest.approx(1.0)
+    assert compare_unpaired(many, few).ratio.estimate == pytest.approx(1.0)
 
 
 def test_blocks_of_one_process_are_no_independent_evidence() -> None:

@@ -79,10 +79,11 @@ def compare_paired(ratios: Groups, *, band: float = BAND, level: float = LEVEL, 
     """
     logs = _logarithms(ratios)
     medians = np.array([np.median(group) for group in logs])
-    estimate = float(_middle(medians))
+    robust = len(logs) >= ROBUST
+    estimate = float(_middle(medians, robust))
     if len(logs) == 1:
         return _outcome(estimate, math.inf, math.inf, band, logs, level)
-    draws = _draw(logs, np.random.default_rng(seed))
+    draws = _draw(logs, np.random.default_rng(seed), robust)
     low, high = _widened(draws, estimate, len(logs), level)
     return _outcome(estimate, low, high, band, logs, level)
 
@@ -104,7 +105,7 @@ def same_code_band(ratios: Groups, *, seed: int = 0) -> float:
     logs = _logarithms(ratios)
     if len(logs) == 1:
         return math.inf
-    draws = np.abs(_draw(logs, np.random.default_rng(seed)))
+    draws = np.abs(_draw(logs, np.random.default_rng(seed), len(logs) >= ROBUST))
     return math.expm1(min(float(np.quantile(draws, LEVEL)) * widening(len(logs)), 700.0))
 
 
@@ -124,13 +125,14 @@ def compare_unpaired(a: Groups, b: Groups, *, band: float = BAND, seed: int = 0)
         'unresolved'
     """
     first, second = _logarithms(a), _logarithms(b)
-    middles = [_middle(np.array([np.median(group) for group in side])) for side in (first, second)]
+    robust = min(len(first), len(second)) >= ROBUST  # of both or of none: luck is skewed
+    middles = [_middle(np.array([np.median(group) for group in side]), robust) for side in (first, second)]
     estimate = float(middles[1] - middles[0])
     fewer = min(first, second, key=len)
     if len(fewer) == 1:
         return _outcome(estimate, math.inf, math.inf, band, fewer)
     generator = np.random.default_rng(seed)
-    draws = _draw(second, generator) - _draw(first, generator)
+    draws = _draw(second, generator, robust) - _draw(first, generator, robust)
     low, high = _widened(draws, estimate, len(fewer))
     return _outcome(estimate, low, high, band, fewer)
 
@@ -144,7 +146,7 @@ def _logarithms(groups: Groups) -> list[NDArray[np.float64]]:
     return [np.log(array) for array in arrays]
 
 
-def _draw(groups: Sequence[NDArray[np.float64]], generator: np.random.Generator) -> NDArray[np.float64]:
+def _draw(groups: Sequence[NDArray[np.float64]], generator: np.random.Generator, robust: bool) -> NDArray[np.float64]:
     """Bootstrap draws of the middle over processes of the medians inside, [draws]."""
     count = len(groups)
     chosen = generator.integers(0, count, (DRAWS, count))
@@ -153,12 +155,12 @@ def _draw(groups: Sequence[NDArray[np.float64]], generator: np.random.Generator)
         where = chosen == i
         inside = groups[i][generator.integers(0, groups[i].size, (int(where.sum()), groups[i].size))]
         medians[where] = np.median(inside, axis=1)
-    return np.asarray(_middle(medians))
+    return np.asarray(_middle(medians, robust))
 
 
-def _middle(medians: NDArray[np.float64]) -> Any:
+def _middle(medians: NDArray[np.float64], robust: bool) -> Any:
     """The middle over processes, which are the last axis."""
-    return interquartile_mean(medians) if medians.shape[-1] >= ROBUST else medians.mean(axis=-1)
+    return interquartile_mean(medians) if robust else medians.mean(axis=-1)
 
 
 def _widened(draws: NDArray[np.float64], estimate: float, processes: int, level: float = LEVEL) -> tuple[float, float]:
