@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from waiting import runs, wait_until
 
 from lrdiff_bench.system import ownership
 from lrdiff_bench.system.ownership import OWNER, Owner, release_all
@@ -23,7 +24,7 @@ interruption._GRACE_SECONDS = 0.5
 how = sys.argv[1]
 
 def command():
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     print(child.pid, flush=True)
     if how == "has a thread that misses the child":
         def miss():
@@ -65,22 +66,6 @@ sys.exit(main())
 """
 
 
-def is_there(process):
-    try:
-        with open(f"/proc/{process}/stat") as file:  # nobody waits for an orphan in a container without init
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def ends_soon(process):
-    # What was killed is there until its memory is given back; left alone it sleeps 60 s.
-    deadline = time.monotonic() + 5
-    while is_there(process) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    return not is_there(process)
-
-
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="processes are looked up in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
@@ -104,7 +89,7 @@ def test_a_signal_ends_the_command_and_its_children(number, how):
     assert err.startswith("error: interrupted\nhelp: ")
     assert len(err.splitlines()) == 2
     assert out == ("cleaned up\n" if how == "cleans up" else "")
-    assert ends_soon(child)
+    wait_until(lambda: not runs(child), "the child of an interrupted command ended")
 
 
 def test_a_forked_child_is_ended_as_ever():

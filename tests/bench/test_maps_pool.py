@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import psutil
 import pytest
 import xarray
 from map_helpers import dies_of_many, same, small, write_own
+from waiting import PATIENCE_S, runs, wait_until
 
 from lrdiff_bench.maps import MapRequest, compute_map, make_plan, pool
 from lrdiff_bench.maps.plan import MapPlan
@@ -26,19 +27,11 @@ from lrdiff_bench.maps.tiles import Tile
 from lrdiff_bench.system import cluster as cluster_module
 from lrdiff_core.errors import ConfigError, UnavailableError
 
-PATIENCE_S = 240  # for processes to start on a busy machine; nothing is judged by it
 MODELS = 9  # that a worker makes before it stops: two for the fingerprint, two a tile
 FREE = 1.85  # of two cores: less, and the machine is busy with something else
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "maps.md"
 
 pytestmark = pytest.mark.slow
-
-
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.05)
 
 
 def stopped_workers(folder: Path) -> set[int]:
@@ -110,7 +103,7 @@ def test_a_killed_driver_goes_on_from_whole_tiles(held_map: tuple[Path, str, sub
     assert 0 < len(whole) < 16
     driver.kill()
     driver.communicate()
-    wait_until(lambda: not any(map(_runs, workers)), "the workers of a killed driver ended")
+    wait_until(lambda: not any(map(runs, workers)), "the workers of a killed driver ended")
     assert {file.name: file.stat().st_mtime_ns for file in tiles_there(folder)} == whole
     assert not (folder / "out" / "map.zarr").exists()
     (folder / "go").touch()
@@ -136,7 +129,7 @@ def test_an_interrupt_ends_everything_without_a_traceback(held_map: tuple[Path, 
         "help: nothing was left half-written; start it again when you like",
     ]
     assert "Traceback" not in err
-    wait_until(lambda: not any(map(_runs, workers)), "the workers of an interrupted driver ended")
+    wait_until(lambda: not any(map(runs, workers)), "the workers of an interrupted driver ended")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
@@ -149,7 +142,7 @@ def test_an_interrupt_while_workers_start_ends_the_command(tmp_path: Path) -> No
     out, err = driver.communicate(timeout=PATIENCE_S)
     assert (driver.returncode, out) == (130, ""), err
     assert err == "error: interrupted\nhelp: nothing was left half-written; start it again when you like\n"
-    wait_until(lambda: not any(_runs(one.pid) for one in workers), "the workers of an interrupted driver ended")
+    wait_until(lambda: not any(runs(one.pid) for one in workers), "the workers of an interrupted driver ended")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are not blocked there")
@@ -197,13 +190,6 @@ def test_tiles_of_which_workers_die_are_done_in_smaller_parts(tmp_path: Path, mo
     assert same(one, other)
     text = "workers died of 4 cells at once, perhaps for want of memory; going on with 2 at once"
     assert [one for one in said if "silent" not in one] == [text]
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.fixture(scope="module")

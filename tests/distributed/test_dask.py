@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import psutil
 import pytest
 from map_helpers import same, write_own
+from waiting import PATIENCE_S, wait_until
 
 from lrdiff_bench.maps import MapRequest, compute_map, make_plan
 from lrdiff_bench.study.remote import missing, workers_for
@@ -27,7 +28,6 @@ xarray = pytest.importorskip("xarray")
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
-PATIENCE_S = 180
 MODELS = 9  # that a worker makes before it stops: two for the fingerprint, two a tile
 
 
@@ -35,13 +35,6 @@ def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
-
-
-def wait_until(holds, what):
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.05)
 
 
 def run(folder, *words, timeout=PATIENCE_S):
