@@ -139,9 +139,9 @@ def test_steps_timed_one_by_one_have_a_processor_time_too() -> None:
     workload = Workload(lambda: sum(range(10_000)), before=lambda: None)
     timer = Timer(Case(name="x", version="1", factory=lambda: workload), target_seconds=1e-3)
     timer.warm_up()
-    sample = timer.sample()
-    assert sample.processor is not None
-    assert 0.3 * sample.seconds < sample.processor < 1.5 * sample.seconds
+    shares = [sample.processor / sample.seconds for sample in (timer.sample() for _ in range(10)) if sample.processor]
+    assert len(shares) == 10
+    assert 0.3 < max(shares) < 1.5  # that of the least interrupted one
 
 
 def test_the_control_runs_in_turn_and_its_samples_are_kept() -> None:
