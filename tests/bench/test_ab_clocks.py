@@ -199,7 +199,7 @@ def test_one_process_a_side_says_so(capsys, tmp_path: Path) -> None:
 
 
 def test_settling_has_a_price_in_time() -> None:
-    pairing = compare(1.03, 1, processes=3)
+    pairing = compare(1.03, 2, processes=3)
     assert pairing.outcome.verdict == "unresolved"
-    if pairing.minutes is not None:
-        assert pairing.minutes == pytest.approx(pairing.outcome.more_processes * pairing.seconds / 60)
+    assert pairing.outcome.more_processes is not None
+    assert pairing.minutes == pytest.approx(pairing.outcome.more_processes * pairing.seconds / 60)

@@ -1,10 +1,16 @@
 """Ratios of times from several processes: interval, verdict, and how much is missing for one.
 
 Two processes that run the same code differ by more than two blocks of one process do (memory layout, hash seeds,
-which core), so blocks are no independent evidence. The bootstrap here draws processes first, then pairs (or blocks)
-inside each drawn process. The statistic is the mean over processes of the median of the logarithms inside a process:
-bursts of the machine spoil single blocks, not the median. From a dozen processes on it is their interquartile mean:
-beside load single processes have run a fifth slower than their twins from start to end (docs/decisions.md).
+which core), so blocks are no independent evidence. The statistic is the mean over processes of the median of the
+logarithms inside a process: bursts of the machine spoil single blocks, not the median. Its interval is Student's, from
+what processes differ by; what pairs (or blocks) scatter by is a part of that, and would count twice if it were added.
+
+From a dozen processes on it is their interquartile mean, with a bootstrap over processes: beside load single processes
+have run a fifth slower than their twins from start to end (docs/decisions.md).
+
+A process may be compared with several twins at a time. Each twin has a median of its own, and their mean counts: the
+median of a ratio to the twins' mean would not be 1 where they are equal, because bursts only lengthen a block, and of
+two blocks one is hit more often than of one. Of two blocks that are alike the median ratio is 1, whatever hits them.
 
 Source: Davison and Hinkley 1997, Bootstrap Methods and their Application, 3.8 (hierarchical data); Hesterberg 2015,
 https://doi.org/10.1080/00031305.2015.1089789 (percentile intervals of few values are too narrow, and how to widen).
@@ -18,20 +24,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lrdiff_bench.stats.intervals import LEVEL, Interval, t_quantile, widening
 from lrdiff_bench.stats.location import interquartile_mean
 from lrdiff_bench.stats.verdict import BAND, Verdict, speed_verdict
 from lrdiff_core.errors import DataError
 
-__all__ = ["Outcome", "compare_paired", "compare_unpaired", "same_code_band"]
+__all__ = ["Outcome", "compare_paired", "compare_unpaired", "middles", "same_code_band"]
 
 DRAWS = 2000
 ROBUST = 12  # processes from which on the interquartile mean costs little: of fewer, none is to spare
 MOST_MORE = 1000.0  # an unresolved comparison that needs so many times more is not worth it
 
-Groups = Sequence[Sequence[float]]  # [processes][values]
+Groups = Sequence[ArrayLike]  # [processes][values], or [processes][values][twins]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,8 @@ def compare_paired(ratios: Groups, *, band: float = BAND, level: float = LEVEL, 
     """Judge ratios that were taken in pairs, a pair being blocks of both sides right after one another.
 
     Args:
-        ratios: time of ``b`` over time of ``a``. [processes][pairs]
+        ratios: time of ``b`` over time of ``a``. [processes][pairs], or with several processes of ``a`` measured beside
+            each of ``b`` [processes][pairs][twins]
         band: relative difference that is of no consequence.
         level: of the interval; more than 0.95 where it is looked at several times.
         seed: of the bootstrap's draws.
@@ -78,13 +85,14 @@ def compare_paired(ratios: Groups, *, band: float = BAND, level: float = LEVEL, 
         'slower'
     """
     logs = _logarithms(ratios)
-    medians = np.array([np.median(group) for group in logs])
-    robust = len(logs) >= ROBUST
+    medians, robust = _middles(logs), len(logs) >= ROBUST
     estimate = float(_middle(medians, robust))
     if len(logs) == 1:
         return _outcome(estimate, math.inf, math.inf, band, logs, level)
-    draws = _draw(logs, np.random.default_rng(seed), robust)
-    low, high = _widened(draws, estimate, len(logs), level)
+    if not robust:
+        half = t_quantile(level, len(logs) - 1) * math.sqrt(_variance(medians))
+        return _outcome(estimate, half, half, band, logs, level)
+    low, high = _widened(_draw(medians, np.random.default_rng(seed), robust), estimate, len(logs), level)
     return _outcome(estimate, low, high, band, logs, level)
 
 
@@ -105,7 +113,7 @@ def same_code_band(ratios: Groups, *, seed: int = 0) -> float:
     logs = _logarithms(ratios)
     if len(logs) == 1:
         return math.inf
-    draws = np.abs(_draw(logs, np.random.default_rng(seed), len(logs) >= ROBUST))
+    draws = np.abs(_draw(_middles(logs), np.random.default_rng(seed), len(logs) >= ROBUST))
     return math.expm1(min(float(np.quantile(draws, LEVEL)) * widening(len(logs)), 700.0))
 
 
@@ -126,15 +134,35 @@ def compare_unpaired(a: Groups, b: Groups, *, band: float = BAND, seed: int = 0)
     """
     first, second = _logarithms(a), _logarithms(b)
     robust = min(len(first), len(second)) >= ROBUST  # of both or of none: luck is skewed
-    middles = [_middle(np.array([np.median(group) for group in side]), robust) for side in (first, second)]
-    estimate = float(middles[1] - middles[0])
+    before, after = _middles(first), _middles(second)
+    estimate = float(_middle(after, robust) - _middle(before, robust))
     fewer = min(first, second, key=len)
     if len(fewer) == 1:
         return _outcome(estimate, math.inf, math.inf, band, fewer)
+    if not robust:
+        half = t_quantile(LEVEL, len(fewer) - 1) * math.sqrt(_variance(before) + _variance(after))
+        return _outcome(estimate, half, half, band, fewer)
     generator = np.random.default_rng(seed)
-    draws = _draw(second, generator, robust) - _draw(first, generator, robust)
+    draws = _draw(after, generator, robust) - _draw(before, generator, robust)
     low, high = _widened(draws, estimate, len(fewer))
     return _outcome(estimate, low, high, band, fewer)
+
+
+def middles(groups: Groups) -> NDArray[np.float64]:
+    """Of each process the median of the logarithms, or with twins the mean of the medians with each, [processes].
+
+    Raises:
+        DataError: a process without values, or one that is not positive and finite.
+
+    Example:
+        >>> np.exp(middles([[1.0, 2.0, 64.0], [[1.0, 4.0]] * 3])).round(6).tolist()
+        [2.0, 2.0]
+    """
+    return _middles(_logarithms(groups))
+
+
+def _middles(logs: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return np.array([np.median(group, axis=0).mean() for group in logs])
 
 
 def _logarithms(groups: Groups) -> list[NDArray[np.float64]]:
@@ -143,19 +171,17 @@ def _logarithms(groups: Groups) -> list[NDArray[np.float64]]:
         raise DataError("a process has no samples to compare", help="measure again: every process needs one at least")
     if any(not np.all(np.isfinite(array) & (array > 0)) for array in arrays):
         raise DataError("a time to compare is not a positive number", help="measure again; see `lrdiff bench show`")
-    return [np.log(array) for array in arrays]
+    return [np.log(array).reshape(len(array), -1) for array in arrays]
 
 
-def _draw(groups: Sequence[NDArray[np.float64]], generator: np.random.Generator, robust: bool) -> NDArray[np.float64]:
-    """Bootstrap draws of the middle over processes of the medians inside, [draws]."""
-    count = len(groups)
-    chosen = generator.integers(0, count, (DRAWS, count))
-    medians = np.empty((DRAWS, count))
-    for i in range(count):
-        where = chosen == i
-        inside = groups[i][generator.integers(0, groups[i].size, (int(where.sum()), groups[i].size))]
-        medians[where] = np.median(inside, axis=1)
-    return np.asarray(_middle(medians, robust))
+def _draw(medians: NDArray[np.float64], generator: np.random.Generator, robust: bool) -> NDArray[np.float64]:
+    """Bootstrap draws of the middle over processes, [draws]."""
+    return np.asarray(_middle(medians[generator.integers(0, len(medians), (DRAWS, len(medians)))], robust))
+
+
+def _variance(medians: NDArray[np.float64]) -> float:
+    """Of their mean."""
+    return float(medians.var(ddof=1)) / len(medians)
 
 
 def _middle(medians: NDArray[np.float64], robust: bool) -> Any:
@@ -196,6 +222,6 @@ def _outcome(
         band=band,
         verdict=verdict,
         processes=processes,
-        values=sum(group.size for group in groups),
+        values=sum(map(len, groups)),
         more_processes=more,
     )

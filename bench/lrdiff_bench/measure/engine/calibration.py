@@ -15,6 +15,7 @@ from lrdiff_bench.measure.engine.pairs.judge import WIDEST
 from lrdiff_bench.measure.engine.record import Part
 from lrdiff_bench.measure.engine.store import DEFAULT_FOLDER
 from lrdiff_bench.report.json import write_document
+from lrdiff_bench.stats.hierarchical import middles
 from lrdiff_bench.stats.intervals import widening
 from lrdiff_bench.stats.verdict import BAND
 from lrdiff_core.errors import CheckFailed, DataError
@@ -74,8 +75,8 @@ def calibration_of(pairing: Pairing, *, processes: int, seed: int = 0) -> Calibr
     """
     a, b = pairing.records
     generator = np.random.default_rng(seed)
-    paired = np.array([np.median(np.log(one)) for one in pairing.ratios])
-    apart = [np.array([np.median(np.log(one)) for one in record.by_process()]) for record in (a, b)]
+    paired = middles(pairing.ratios)
+    apart = [middles(record.by_process()) for record in (a, b)]
     count = len(paired)
     drawn = paired[generator.integers(0, count, (DRAWS, processes))].mean(axis=1)
     sides = [side[generator.integers(0, count, (DRAWS, processes))].mean(axis=1) for side in apart]

@@ -3,7 +3,8 @@
 A side is a commit, the working tree (``.``), or a value of one of the case's parameters. For every group of processes
 all are built and warmed up, then measured in rounds that run forwards and backwards: a b b a, or with a control, which
 is a second process of side ``a``, a b c c b a, in an order drawn by lot. Each block is taken in its own process while
-the others wait: a drift of the machine hits all of them. Then these processes end and the next group begins, because
+the others wait: a drift of the machine hits all of them. Blocks are compared within one way through the round, forwards
+or backwards: a burst that hits one of them spoils one pair. Then these processes end and the next group begins, because
 two processes differ although they run the same code.
 
 Processors of one machine are not equally fast at the same time: rented ones have been seen to lose a third of their
@@ -85,13 +86,14 @@ class Pairing:
 
     Args:
         judgement: b judged against a.
-        ratios: wall time of b over that of a, one a round. [processes][rounds]
+        ratios: wall time of b over that of a, and where there is one over that of the control, twice a round: forwards
+            and backwards. [processes][2 * rounds][twins]
         records: of a and of b, with every sample; that of a has the control's, too.
         seconds: that one more group of processes takes.
     """
 
     judgement: Judgement
-    ratios: tuple[tuple[float, ...], ...]
+    ratios: tuple[tuple[tuple[float, ...], ...], ...]
     records: tuple[Record, Record]
     seconds: float
 
@@ -137,7 +139,7 @@ class Comparing:
         self.groups = 0
         self._lot = random.Random(seed)
         self._building = RecordBuilder(a.case), RecordBuilder(b.case)
-        # By clock: what each process of a group took in each round. [groups][rounds][processes]
+        # By clock: what each process of a group took forwards and backwards. [groups][2 * rounds][processes]
         self._wall: list[list[list[float]]] = []
         self._processor: list[list[list[float | None]]] = []
         self._busy: list[list[bool | None]] = [[], []]
@@ -162,8 +164,8 @@ class Comparing:
                 processes[i].start(self.sides[i].case, self.effort)
             began = time.perf_counter()
             shared: list[int] = []
-            while len(wall) < self.effort.samples and (
-                len(wall) < LEAST_ROUNDS or time.perf_counter() - began < self.effort.most_seconds
+            while len(wall) < 2 * self.effort.samples and (
+                len(wall) < 2 * LEAST_ROUNDS or time.perf_counter() - began < self.effort.most_seconds
             ):
                 forwards = self._lot.sample(range(count), count)
                 seconds: list[list[Sample]] = [[] for _ in range(count)]
@@ -172,9 +174,10 @@ class Comparing:
                     seconds[i].append(taken)
                     self._keep(taken, i, blocks[i])
                     blocks[i] += 1
-                wall.append([sum(one.seconds for one in two) for two in seconds])
-                processor.append([_sum([one.processor for one in two]) for two in seconds])
-                if len(wall) == 1 and self.affinity and all(one.busy for two in seconds for one in two):
+                for way in zip(*seconds, strict=True):
+                    wall.append([one.seconds for one in way])
+                    processor.append([one.processor for one in way])
+                if len(wall) == 2 and self.affinity and all(one.busy for two in seconds for one in two):
                     shared = [self._lot.choice(self.affinity)]
                     for process in processes:
                         process.keep_to(shared)
@@ -201,7 +204,7 @@ class Comparing:
         a, b = (_of_commit(building.record(), side) for building, side in zip(self._building, self.sides, strict=False))
         return Pairing(
             judgement=self.judge(band=band, widest=widest, level=level),
-            ratios=tuple(map(tuple, _rounds(self._wall).ratios)),
+            ratios=tuple(tuple(map(tuple, group)) for group in _rounds(self._wall).ratios),
             records=(a, b),
             seconds=self.seconds / max(1, self.groups),
         )
@@ -256,16 +259,10 @@ def compare_sides(
 
 
 def _rounds(groups: list[list[list[float]]]) -> ClockRounds:
-    """Ratios of b over a, or over the geometric mean of a and its control; and of the control over a."""
-    if len(groups[0][0]) == 2:
-        return ClockRounds([[b / a for a, b in group] for group in groups], None)
-    ratios = [[b / (a * c) ** 0.5 for a, b, c in group] for group in groups]
-    return ClockRounds(ratios, [[c / a for a, _, c in group] for group in groups])
-
-
-def _sum(times: Sequence[float | None]) -> float | None:
-    known = [time for time in times if time is not None]
-    return sum(known) if len(known) == len(times) else None
+    """Ratios of b over a, and where there is one over its control; and of the control over a."""
+    ratios = [[[b / one for one in (a, *control)] for a, b, *control in group] for group in groups]
+    control = [[c / a for a, _, c in group] for group in groups] if len(groups[0][0]) > 2 else None
+    return ClockRounds(ratios, control)
 
 
 def _of_commit(record: Record, side: Side) -> Record:

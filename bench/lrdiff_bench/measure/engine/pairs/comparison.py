@@ -37,7 +37,7 @@ class ClockSays(Part):
     low: float
     high: float | None
     verdict: Verdict
-    noise: float  # spread of the rounds
+    noise: float  # spread of the pairs
     same_ratio: float | None  # of a against itself
     same_band: float | None  # how far the same code differs from itself, in 95 of 100
 
@@ -109,7 +109,7 @@ def comparison_of(pairing: Pairing, a: Side, b: Side) -> Comparison:
         wall=_says(judgement.wall),
         processor=None if judgement.processor is None else _says(judgement.processor),
         processes=outcome.processes,
-        rounds=outcome.values,
+        rounds=outcome.values // 2,  # forwards and backwards, a pair each
         more_processes=outcome.more_processes,
         minutes=pairing.minutes,
         seconds=pairing.seconds * outcome.processes,

@@ -33,7 +33,7 @@ WIDEST = 0.1
 
 
 class ClockRounds(NamedTuple):
-    """One clock's ratios, [processes][rounds]: ``b`` over ``a``, and the second ``a`` over the first."""
+    """One clock's ratios, [processes][pairs]: ``b`` over ``a`` (or over each ``a``), and the second over the first."""
 
     ratios: Groups
     control: Groups | None
@@ -47,7 +47,7 @@ class ClockOutcome:
         outcome: ``b`` judged against ``a`` by this clock alone.
         control: ``a`` judged against itself; None where that was not measured.
         same: relative difference of the same code from itself, in 95 of 100 such comparisons; None likewise.
-        noise: spread of the rounds (1.48 times the median deviation of logarithms).
+        noise: spread of the pairs (1.48 times the median deviation of logarithms).
     """
 
     outcome: Outcome
@@ -94,7 +94,7 @@ def judge(
     """Judge ``b`` against ``a``.
 
     Args:
-        wall, processor: the rounds by each clock.
+        wall, processor: the pairs by each clock.
         busy: of either side, the share of blocks that did nothing but compute; None where that is not known.
         band: relative difference that is of no consequence.
         widest: the A/A band may be so wide for "equivalent" to be said.
@@ -133,8 +133,8 @@ def _choose(wall: ClockOutcome, processor: ClockOutcome | None, busy: Sequence[f
         return "wall", "it waits, or several threads or processes work: the processor's time is not the whole"
     # By the noise of the same code, not by the width of the interval: choosing the narrower of two is choosing luck.
     if processor.noise <= wall.noise:
-        return "processor", f"rounds spread by {_percent(processor.noise)}, by the wall clock {_percent(wall.noise)}"
-    return "wall", f"rounds spread by {_percent(wall.noise)}, by the processor's clock {_percent(processor.noise)}"
+        return "processor", f"pairs spread by {_percent(processor.noise)}, by the wall clock {_percent(wall.noise)}"
+    return "wall", f"pairs spread by {_percent(wall.noise)}, by the processor's clock {_percent(processor.noise)}"
 
 
 def _hold_back(chosen: ClockOutcome, band: float, widest: float) -> tuple[Outcome, str | None]:
