@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lrdiff_bench.stats.intervals import LEVEL, Interval, t_quantile, widening
 from lrdiff_bench.stats.location import interquartile_mean
@@ -37,7 +37,7 @@ DRAWS = 2000
 ROBUST = 12  # processes from which on the interquartile mean costs little: of fewer, none is to spare
 MOST_MORE = 1000.0  # an unresolved comparison that needs so many times more is not worth it
 
-Groups = Sequence[ArrayLike]  # [processes][values], or [processes][values][twins]
+Groups = Sequence[Sequence[float] | Sequence[Sequence[float]]]  # [processes][values], or [processes][values][twins]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from lrdiff_bench.measure.engine.process import Effort, MeasuringProcess
 from lrdiff_bench.measure.engine.record import Record
 from lrdiff_bench.measure.engine.record_builder import RecordBuilder
 from lrdiff_bench.measure.engine.timer import Sample
-from lrdiff_bench.stats.hierarchical import Outcome
+from lrdiff_bench.stats.hierarchical import Groups, Outcome
 from lrdiff_bench.stats.intervals import LEVEL
 from lrdiff_bench.stats.verdict import BAND
 from lrdiff_bench.system.machine import usable_processors
@@ -93,7 +93,7 @@ class Pairing:
     """
 
     judgement: Judgement
-    ratios: tuple[tuple[tuple[float, ...], ...], ...]
+    ratios: Groups
     records: tuple[Record, Record]
     seconds: float
 
@@ -204,7 +204,7 @@ class Comparing:
         a, b = (_of_commit(building.record(), side) for building, side in zip(self._building, self.sides, strict=False))
         return Pairing(
             judgement=self.judge(band=band, widest=widest, level=level),
-            ratios=tuple(tuple(map(tuple, group)) for group in _rounds(self._wall).ratios),
+            ratios=_rounds(self._wall).ratios,
             records=(a, b),
             seconds=self.seconds / max(1, self.groups),
         )
