@@ -97,7 +97,9 @@ def compare_paired(ratios: Groups, *, band: float = BAND, level: float = LEVEL, 
 
 
 def same_code_band(ratios: Groups, *, seed: int = 0) -> float:
-    """How far a comparison of as many processes of one and the same code lies from 1, in 95 of 100.
+    """How far a comparison of as many processes of one and the same code lies from 1, in 95 of 100 at least.
+
+    What these processes lie off by themselves is in it, in case it stays: of luck alone it holds 98 of 100.
 
     Args:
         ratios: of times of one and the same code, taken in pairs. [processes][pairs]
